@@ -1,0 +1,205 @@
+"""Every option of the suite, once: its default, its unit, its check.
+
+One tree per experiment (`RcpConfig`, `RcConfig`, `ProposeConfig`, `ClassifyConfig`, `DemoConfig`). The defaults are the
+paper's for DocRED (arXiv 2408.13889, tables 6 and 7). `lmrc.options` reads YAML and the command line into these trees.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
+
+LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Options(BaseModel):
+    """A node of the tree: unknown keys are errors, defaults are checked too, values do not change once read."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class RunOptions(Options):
+    """Which run this is. The same name resumes the same run."""
+
+    name: str = Field("", pattern=r"^[\w.-]*$", description="name of the run; empty: that of the config file")
+    folder: Path = Field(Path("runs"), description="folder that holds the run folders")
+    seed: int = Field(66, ge=0, description="seed of initialisation, data order and dropout")
+
+
+class TrainingData(Options):
+    """Corpora to learn from and to be measured on (folders made by `lmrc data build`)."""
+
+    train: Path = Field(Path("data/docred/train"), description="corpus to train on")
+    dev: Path = Field(Path("data/docred/dev"), description="corpus that chooses the best weights")
+
+
+class Training(Options):
+    """The training loop, for both stages."""
+
+    epochs: Count = Field(30, description="passes over the training corpus")
+    max_steps: Count | None = Field(None, description="stop after this many optimizer steps; none: all epochs")
+    batch_size: Count = Field(4, description="examples an optimizer step, over all processes")
+    micro_batch_size: Count = Field(4, description="examples a forward pass and process; the rest is accumulated")
+    learning_rate: Rate = Field(3e-5, description="peak learning rate of the pretrained or adapted weights")
+    warmup: float = Field(0.06, ge=0.0, description="linear warm-up: below 1 a share of all steps, from 1 on steps")
+    weight_decay: Share = Field(0.0, description="AdamW's decoupled weight decay")
+    adam_epsilon: Rate = Field(1e-6, description="AdamW's epsilon")
+    gradient_clip: float = Field(1.0, gt=0.0, description="largest norm of the gradient")
+    precision: Literal["fp32", "bf16"] = Field("bf16", description="of the forward pass; trained weights stay fp32")
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
+    backend: Literal["auto", "deepspeed", "torch"] = Field("auto", description="auto: DeepSpeed where it runs")
+    eval_every: int = Field(200, ge=0, description="optimizer steps between evaluations; 0: only after each epoch")
+    eval_at_start: bool = Field(False, description="evaluate before the first step too")
+    metric: str = Field("f1", description="dev metric that chooses the best weights; a name with 'loss' is minimised")
+    patience: Count | None = Field(None, description="stop after this many evaluations without a better one")
+    checkpoint_minutes: float = Field(10.0, gt=0.0, description="minutes between checkpoints, besides each epoch's")
+    checkpoint_keep: Count = Field(2, description="checkpoints kept besides the best weights")
+
+
+class ClusterOptions(Options):
+    """Where it runs. `auto` submits to SLURM where sbatch is found and runs here elsewhere."""
+
+    where: Literal["auto", "slurm", "local"] = Field("auto", description="SLURM or this machine")
+    nodes: Count = Field(1, description="nodes")
+    gpus: Count | None = Field(None, description="GPUs in all; none: all of this machine's, or 8 a node on SLURM")
+    partition: str | None = Field(None, description="SLURM partition")
+    account: str | None = Field(None, description="SLURM account")
+    qos: str | None = Field(None, description="SLURM quality of service")
+    constraint: str | None = Field(None, description="SLURM node features")
+    time: Count = Field(1440, description="time limit in minutes")
+    cpus_per_gpu: Count = Field(4, description="CPU cores a process")
+    mem_per_gpu: str | None = Field(None, pattern=r"^\d+[KMGT]$", description="host memory a process, such as 64G")
+
+
+class RcpModelOptions(Options):
+    """Relation Candidate Proposal: section 3.1."""
+
+    encoder: str = Field("roberta-large", description="BERT- or RoBERTa-like encoder: folder, hub or embedded: name")
+    max_length: int = Field(1024, ge=16, description="word pieces a document; mentions beyond get zero vectors")
+
+
+class RcpTraining(Training):
+    """Table 6, DocRED."""
+
+    classifier_learning_rate: Rate = Field(1e-4, description="peak learning rate of the new layers")
+
+
+class RcpConfig(Options):
+    """launch/rcp.py: train the candidate classifier."""
+
+    run: RunOptions = RunOptions()
+    data: TrainingData = TrainingData()
+    model: RcpModelOptions = RcpModelOptions()
+    train: RcpTraining = RcpTraining()
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class RcModelOptions(Options):
+    """The causal LM of Relation Classification: section 3.2."""
+
+    base: str = Field("meta-llama/Llama-2-13b-chat-hf", description="causal LM: folder, hub or embedded: name")
+    attn_implementation: Literal["flash_attention_2", "sdpa", "eager"] = Field(
+        "flash_attention_2", description="attention kernel; flash_attention_2 falls back to sdpa where it is missing"
+    )
+
+
+class LoraOptions(Options):
+    """Low-rank adaptation, table 7."""
+
+    r: Count = Field(8, description="rank")
+    alpha: Count = Field(16, description="scale: updates are multiplied by alpha / r")
+    dropout: Share = Field(0.05, description="dropout before the adapter")
+    targets: tuple[str, ...] = Field(LLAMA_PROJECTIONS, min_length=1, description="linear layers that are adapted")
+
+
+class PromptOptions(Options):
+    """What the LM reads: table 12 (`rc`, pairs with a relation) or table 11 (`direct`, all pairs, may answer None)."""
+
+    kind: Literal["rc", "direct"] = Field("rc", description="rc: table 12; direct: table 11")
+    pairs_per_query: Count | None = Field(None, description="most pairs a query; none: as many as fit max_length")
+    max_length: int = Field(4096, ge=64, description="tokens of prompt and answer together")
+
+
+class RcTraining(Training):
+    """Table 7, RC stage on DocRED."""
+
+    epochs: Count = Field(8, description="passes over the training corpus")
+    learning_rate: Rate = Field(1e-4, description="peak learning rate of the adapter")
+    warmup: float = Field(100, ge=0.0, description="linear warm-up: below 1 a share of all steps, from 1 on steps")
+    micro_batch_size: Count = Field(1, description="queries a forward pass and process; the rest is accumulated")
+    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
+    eval_every: int = Field(0, ge=0, description="optimizer steps between evaluations; 0: only after each epoch")
+    metric: str = Field("loss", description="dev metric that chooses the best weights; a name with 'loss' is minimised")
+
+
+class RcConfig(Options):
+    """launch/rc.py: fine-tune the LM with LoRA."""
+
+    run: RunOptions = RunOptions()
+    data: TrainingData = TrainingData()
+    model: RcModelOptions = RcModelOptions()
+    lora: LoraOptions = LoraOptions()
+    prompt: PromptOptions = PromptOptions()
+    train: RcTraining = RcTraining()
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class ProposeConfig(Options):
+    """launch/propose.py: candidates of a corpus."""
+
+    run: RunOptions = RunOptions()
+    corpus: Path = Field(Path("data/docred/dev"), description="corpus to propose candidates for")
+    rcp: Path = Field(Path("runs/rcp/best"), description="folder with the trained classifier")
+    threshold: Share = Field(0.5, description="pairs with at least this P(relation) are candidates")
+    batch_size: Count = Field(8, description="documents a forward pass")
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class DecodeOptions(Options):
+    """How the LM answers."""
+
+    batch_size: Count = Field(8, description="queries decoded together")
+    max_new_tokens: Count = Field(1024, description="longest answer in tokens")
+    min_name_score: int = Field(
+        80, ge=0, le=100, description="least fuzz.ratio of a name in an answer and its entity; 0: the published code's"
+    )
+
+
+class ClassifyConfig(Options):
+    """launch/classify.py: name the relations of candidates."""
+
+    run: RunOptions = RunOptions()
+    corpus: Path = Field(Path("data/docred/dev"), description="corpus the candidates belong to")
+    candidates: Path | None = Field(None, description="folder written by propose; none: the gold pairs (rc-gold)")
+    rc: Path = Field(Path("runs/rc/best"), description="folder with the trained adapter")
+    documents: Count | None = Field(None, description="only the first this many documents; none: all")
+    decode: DecodeOptions = DecodeOptions()
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class SyntheticData(Options):
+    """Sizes of the demo's synthetic corpora."""
+
+    train_documents: Count = Field(600, description="documents to train on")
+    dev_documents: Count = Field(40, description="documents that choose the best weights")
+    test_documents: Count = Field(40, description="held-out documents that are scored")
+    seed: int = Field(2408, ge=0, description="seed of the synthetic text")
+
+
+class DemoConfig(Options):
+    """`lmrc demo`: the whole chain on synthetic documents. Paths inside the stages are filled in by the demo."""
+
+    run: RunOptions = RunOptions(name="demo")
+    synthetic: SyntheticData = SyntheticData()
+    rc_documents: Count = Field(300, description="training documents the LM is fine-tuned on")
+    rcp: RcpConfig = RcpConfig()
+    propose: ProposeConfig = ProposeConfig()
+    rc: RcConfig = RcConfig()
+    classify: ClassifyConfig = ClassifyConfig()

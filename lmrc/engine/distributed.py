@@ -1,0 +1,91 @@
+"""The processes of one run: who am I, how many are we, and the few things said between us."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+# A rank that dies must not leave the others waiting for the default of half an hour.
+TIMEOUT = timedelta(minutes=10)
+
+
+@dataclass(frozen=True)
+class World:
+    """This process among its peers: `rank` of `size`, on `device`."""
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def is_first(self) -> bool:
+        """True on the process that writes files and prints."""
+        return self.rank == 0
+
+    def share(self, count: int) -> tuple[list[int], int]:
+        """This rank's part of `range(count)`, of equal length on every rank.
+
+        Returns (indices, real): the first `real` indices are this rank's own; the rest repeat one of them (or 0) so that
+        all ranks make the same number of forward passes, and must not be counted.
+        """
+        own = list(range(self.rank, count, self.size))
+        longest = -(-count // self.size)
+        return own + [own[0] if own else 0] * (longest - len(own)), len(own)
+
+    def sum(self, values: list[float]) -> list[float]:
+        """Elementwise sum over all ranks, in float64."""
+        if self.size == 1:
+            return list(values)
+        # gloo and NCCL both take float64.
+        total = torch.tensor(values, dtype=torch.float64, device=self.device)
+        dist.all_reduce(total)
+        return [float(value) for value in total.tolist()]
+
+    def max(self, value: float) -> float:
+        """The largest value over all ranks."""
+        if self.size == 1:
+            return value
+        largest = torch.tensor([value], dtype=torch.float64, device=self.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return float(largest.item())
+
+    def gather(self, value: Any) -> list[Any]:
+        """Every rank's (picklable) value, in order of rank, on every rank."""
+        if self.size == 1:
+            return [value]
+        values: list[Any] = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        """Wait for all ranks."""
+        if self.size > 1:
+            dist.barrier()
+
+
+ALONE = World(rank=0, size=1, device=torch.device("cpu"))
+
+
+def join() -> World:
+    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR/PORT describe; alone without them."""
+    size = int(os.environ.get("WORLD_SIZE", "1"))
+    rank = int(os.environ.get("RANK", "0"))
+    if torch.cuda.is_available():
+        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
+        torch.cuda.set_device(device)
+    else:
+        device = torch.device("cpu")
+    if size > 1 and not dist.is_initialized():
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+    return World(rank=rank, size=size, device=device)
+
+
+def leave() -> None:
+    """Leave the process group, if there is one."""
+    if dist.is_initialized():
+        dist.destroy_process_group()

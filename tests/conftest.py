@@ -1,0 +1,19 @@
+"""What several tests lean on."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    """Real documents and vocabularies, where this machine has them beside the project."""
+    folder = Path(os.environ.get("LMRC_SHARED", ROOT.parent / "shared")) / "data"
+    if not folder.is_dir():
+        pytest.skip(f"real data absent: no {folder} (set LMRC_SHARED to the folder that holds data/)")
+    return folder
