@@ -1,0 +1,95 @@
+"""The user's cache: folders that are made once from something else, and exist whole or not at all.
+
+It is $LMRC_CACHE, else $XDG_CACHE_HOME/lmrc, else ~/.cache/lmrc.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+from filelock import FileLock
+from safetensors import SafetensorError
+
+from lmrc.errors import UserError
+
+MANIFEST = "manifest.json"
+
+
+def cache_folder() -> Path:
+    """Where converted and made models live: $LMRC_CACHE, else $XDG_CACHE_HOME/lmrc, else ~/.cache/lmrc."""
+    if own := os.environ.get("LMRC_CACHE"):
+        return Path(own).expanduser().absolute()
+    if shared := os.environ.get("XDG_CACHE_HOME"):
+        return Path(shared).expanduser().absolute() / "lmrc"
+    return Path.home() / ".cache" / "lmrc"
+
+
+def cached(key: str, make: Callable[[Path], None], notice: str | None = None) -> Path:
+    """The folder `key` of the cache, made by `make(folder)` if it is not there whole.
+
+    `notice` is printed before, and the seconds it took after. Several processes may ask at once: one makes it, the
+    others wait. Raises UserError where the cache cannot be written.
+    """
+    folder = cache_folder() / key
+    parent = folder.parent
+    if _is_whole(folder):
+        return folder
+    try:
+        parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(parent / f"{folder.name}.lock"):
+            # Another process may have made it while we waited.
+            if not _is_whole(folder):
+                _make(folder, make, notice)
+    except (OSError, SafetensorError) as error:
+        raise UserError(
+            f"cannot write to {parent} ({error}); set LMRC_CACHE to a folder with 500 MB of room"
+        ) from error
+    return folder
+
+
+def _make(folder: Path, make: Callable[[Path], None], notice: str | None) -> None:
+    started = time.monotonic()
+    if folder.exists():
+        print(f"{folder} is damaged (files are missing or of the wrong size); making it again", file=sys.stderr)
+    if notice:
+        print(notice, end=" ", file=sys.stderr, flush=True)
+    # A random name: where the file system knows no locks, two writers must not share it.
+    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    try:
+        make(temporary)
+        sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
+        (temporary / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1) + "\n")
+        # mkdtemp and safetensors write for the owner alone, which would lock the others out of a shared cache.
+        temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
+            with file.open("rb") as handle:
+                os.fsync(handle.fileno())
+        if folder.exists() and not _is_whole(folder):
+            shutil.rmtree(folder)
+        try:
+            temporary.rename(folder)
+        except OSError:
+            # The first rename wins; ours is the same model.
+            if not _is_whole(folder):
+                raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+        if notice:
+            print(f"{time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+
+
+def _is_whole(folder: Path) -> bool:
+    """All files of the manifest are there in their sizes."""
+    try:
+        sizes = json.loads((folder / MANIFEST).read_text())["files"]
+        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return False
