@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrc.corpus.docred import (
@@ -123,7 +123,7 @@ LABEL = ("labels", 0)
         (changed((*LABEL, "t"), -1), "t is -1, but the document has 2 entities"),
         (changed((*LABEL, "t"), "1"), "t is a string, expected a whole number"),
         (changed((*LABEL, "t"), 0), "h and t are both 0"),
-        (changed((*LABEL, "r"), "P552"), "unknown relation 'P552'; did you mean P55"),
+        (changed((*LABEL, "r"), "P5511"), r"unknown relation 'P5511'; did you mean P551\?"),
         (changed((*LABEL, "evidence"), [2]), "evidence names the number 2, but the document has 2 sentences"),
         (changed((*LABEL, "evidence"), [False]), "evidence names true or false"),
         (changed((*LABEL, "evidence"), 0), "evidence is the number 0, expected a list"),
@@ -137,7 +137,8 @@ def test_each_breach_is_refused_with_its_place(raw: object, says: str) -> None:
 def test_message_has_the_title_or_says_that_there_is_none() -> None:
     with pytest.raises(DocumentError, match=r"\('Ada'\)"):
         parse(changed(("vertexSet",), []))
-    for raw in (3, [], without(("title",)), changed(("title",), 3)):
+    others: tuple[object, ...] = (3, [], without(("title",)), changed(("title",), 3))
+    for raw in others:
         with pytest.raises(DocumentError, match=r"\(without a title\)"):
             parse(raw)
 
@@ -182,11 +183,13 @@ def test_repeated_labels_are_merged_and_counted() -> None:
     assert parse(GOOD).duplicate_labels == 0
 
 
+@settings(max_examples=40, deadline=None)
 @given(documents())
 def test_json_round_trips(document: Document) -> None:
     assert parse_document(json.loads(json.dumps(to_json(document))), "x", 0, DOCRED) == document
 
 
+@settings(max_examples=25, deadline=None)
 @given(corpora())
 def test_a_file_of_documents_is_read_back(tmp_path_factory: pytest.TempPathFactory, given: list[Document]) -> None:
     path = write(tmp_path_factory.mktemp("d") / "docs.json", [to_json(document) for document in given])

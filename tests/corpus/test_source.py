@@ -32,7 +32,7 @@ def test_hash_is_of_the_file_on_disk(tmp_path: Path) -> None:
 @pytest.mark.parametrize("use", [read, sha256_of])
 def test_what_stands_in_the_way_is_said(tmp_path: Path, use: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(use)
-    with pytest.raises(UserError, match="none.json: no such file"):
+    with pytest.raises(UserError, match=r"none\.json: no such file"):
         use(tmp_path / "none.json")
     with pytest.raises(UserError, match="is a folder, expected a file"):
         use(tmp_path)
