@@ -1,0 +1,140 @@
+"""Candidates: for each document of a corpus the pairs that may have a relation, with their probability."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pyarrow as pa
+from pydantic import Field
+
+from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.shards import FolderManifest, Shard, ShardFolder, read_manifest, write_folder
+from lmrc.errors import CorpusError
+
+SCHEMA = pa.schema(
+    [
+        ("title", pa.string()),
+        (
+            "candidates",
+            pa.list_(pa.struct([("head", pa.int32()), ("tail", pa.int32()), ("probability", pa.float64())])),
+        ),
+    ]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An ordered pair of entities and P(relation) of equation 6."""
+
+    head: int
+    tail: int
+    probability: float
+
+
+class CandidatesManifest(FolderManifest):
+    """Which corpus the candidates were proposed for, and with which threshold on the probability."""
+
+    kind: Literal["candidates"] = "candidates"
+    corpus_fingerprint: str
+    threshold: float = Field(ge=0.0, le=1.0)
+    candidates: int = Field(ge=0)
+
+
+def write_candidates(
+    rows: Iterable[tuple[str, Sequence[Candidate]]],
+    out: Path,
+    corpus_fingerprint: str,
+    threshold: float,
+    docs_per_shard: int = 256,
+) -> CandidatesManifest:
+    """Writes the candidates of each document (title, candidates), in the order of the corpus, as a new folder.
+
+    Pairs are sorted by (head, tail) on the way. Raises ValueError at a pair that occurs twice, pairs an entity with
+    itself, or has no probability; UserError where `out` exists and is no empty folder, cannot be written, or the disk
+    is full. On any failure nothing is left of the folder.
+    """
+    total = 0
+
+    def checked() -> Iterator[dict[str, Any]]:
+        nonlocal total
+        for title, candidates in rows:
+            ordered = sorted(candidates, key=lambda candidate: (candidate.head, candidate.tail))
+            previous = None
+            for candidate in ordered:
+                pair = (candidate.head, candidate.tail)
+                if candidate.head == candidate.tail or min(pair) < 0:
+                    raise ValueError(f"{title!r}: {pair} is no pair of two entities")
+                if pair == previous:
+                    raise ValueError(f"{title!r}: the pair {pair} occurs twice")
+                if not 0.0 <= candidate.probability <= 1.0:
+                    raise ValueError(f"{title!r}: {candidate.probability} of the pair {pair} is no probability")
+                previous = pair
+            total += len(ordered)
+            yield {
+                "title": title,
+                "candidates": [{"head": c.head, "tail": c.tail, "probability": c.probability} for c in ordered],
+            }
+
+    def manifest(shards: tuple[Shard, ...]) -> CandidatesManifest:
+        return CandidatesManifest(
+            documents=sum(shard.rows for shard in shards),
+            docs_per_shard=docs_per_shard,
+            shards=shards,
+            corpus_fingerprint=corpus_fingerprint,
+            threshold=threshold,
+            candidates=total,
+        )
+
+    return write_folder(Path(out), SCHEMA, checked(), docs_per_shard, manifest)
+
+
+class Candidates:
+    """Candidates on disk: item i are those of document i of the corpus, sorted by (head, tail)."""
+
+    def __init__(self, folder: Path, manifest: CandidatesManifest) -> None:
+        self.folder = folder
+        self.manifest = manifest
+        self.threshold = manifest.threshold
+        self._shards = ShardFolder(folder, manifest.shards)
+
+    @classmethod
+    def open(cls, folder: str | Path) -> Candidates:
+        """Raises CorpusError where the folder is missing, damaged, holds no candidates, or is by a newer version."""
+        return cls(Path(folder), read_manifest(folder, "candidates", CandidatesManifest))
+
+    def __len__(self) -> int:
+        return len(self._shards)
+
+    def __getitem__(self, index: int) -> tuple[Candidate, ...]:
+        """Raises IndexError beyond the last document, CorpusError where its shard is damaged."""
+        batch, row = self._shards.find(index)
+        return tuple(Candidate(**values) for values in batch.column("candidates")[row].as_py())
+
+    def __iter__(self) -> Iterator[tuple[Candidate, ...]]:
+        return (self[index] for index in range(len(self)))
+
+    def title(self, index: int) -> str:
+        """The title of document `index`. Raises as indexing does."""
+        batch, row = self._shards.find(index)
+        title: str = batch.column("title")[row].as_py()
+        return title
+
+    def check(self, corpus: Corpus) -> None:
+        """Raises CorpusError where the candidates were made from another corpus, or not from all of it."""
+        if self.manifest.corpus_fingerprint != corpus.fingerprint:
+            raise CorpusError(
+                f"{self.folder}: made from another corpus (fingerprint {self.manifest.corpus_fingerprint[:12]}) than "
+                f"{corpus.folder} ({corpus.fingerprint[:12]}); propose candidates for this corpus"
+            )
+        if len(self) != len(corpus):
+            raise CorpusError(
+                f"{self.folder}: covers {len(self)} documents, but {corpus.folder} has {len(corpus)}; "
+                "propose its candidates again"
+            )
+
+    def verify(self) -> None:
+        """Checks the sha256 of every shard. Raises CorpusError at the first that differs."""
+        self._shards.verify()

@@ -1,0 +1,105 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
+from lmrc.corpus.docred import Document, Mention
+from lmrc.corpus.relations import DOCRED
+from lmrc.errors import CorpusError
+
+PAIRS = st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda pair: pair[0] != pair[1])
+ROWS = st.lists(st.tuples(st.text(max_size=5), st.dictionaries(PAIRS, st.floats(0, 1), max_size=8)), max_size=6)
+
+
+def corpus(out: Path, titles: Sequence[str]) -> Corpus:
+    entities = ((Mention("A", 0, 0, 1, "PER"),), (Mention("B", 0, 1, 2, "PER"),))
+    documents = [Document(title, (("A", "B"),), entities, None) for title in titles]
+    write_corpus(documents, out, DOCRED, "docs.json", "0" * 64)
+    return Corpus.open(out)
+
+
+@settings(max_examples=40, deadline=None)
+@given(ROWS)
+def test_candidates_come_back_sorted(
+    tmp_path_factory: pytest.TempPathFactory, given: list[tuple[str, dict[tuple[int, int], float]]]
+) -> None:
+    out = tmp_path_factory.mktemp("c") / "out"
+    rows = [(title, [Candidate(h, t, p) for (h, t), p in found.items()]) for title, found in given]
+    manifest = write_candidates(rows, out, "f" * 64, 0.25, docs_per_shard=2)
+    read = Candidates.open(out)
+    assert list(read) == [tuple(Candidate(h, t, p) for (h, t), p in sorted(found.items())) for _, found in given]
+    assert [read.title(index) for index in range(len(read))] == [title for title, _ in given]
+    assert read.threshold == 0.25
+    assert manifest.candidates == sum(len(found) for _, found in given)
+    assert manifest.documents == len(read) == len(given)
+
+
+@pytest.mark.parametrize(
+    ("candidates", "says"),
+    [
+        ([Candidate(1, 1, 0.5)], r"\(1, 1\) is no pair of two entities"),
+        ([Candidate(-1, 1, 0.5)], r"\(-1, 1\) is no pair of two entities"),
+        ([Candidate(1, 2, 0.5), Candidate(0, 1, 0.5), Candidate(1, 2, 0.6)], r"the pair \(1, 2\) occurs twice"),
+        ([Candidate(0, 1, 1.5)], "1.5 of the pair"),
+        ([Candidate(0, 1, float("nan"))], "nan of the pair"),
+    ],
+)
+def test_bad_candidates_leave_nothing(tmp_path: Path, candidates: list[Candidate], says: str) -> None:
+    with pytest.raises(ValueError, match=f"'b': .*{says}"):
+        write_candidates([("a", []), ("b", candidates)], tmp_path / "out", "f" * 64, 0.5, docs_per_shard=1)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_rows_are_drawn_one_shard_at_a_time(tmp_path: Path) -> None:
+    def rows() -> Iterator[tuple[str, list[Candidate]]]:
+        for number in range(6):
+            assert len(list(tmp_path.rglob("*.arrow"))) == number // 2
+            yield str(number), [Candidate(0, 1, 0.5)]
+
+    assert write_candidates(rows(), tmp_path / "out", "f" * 64, 0.5, docs_per_shard=2).documents == 6
+
+
+def test_candidates_fit_only_their_corpus(tmp_path: Path) -> None:
+    mine, other = corpus(tmp_path / "mine", ["a", "b"]), corpus(tmp_path / "other", ["a", "c"])
+    write_candidates([("a", []), ("b", [])], tmp_path / "out", mine.fingerprint, 0.5)
+    candidates = Candidates.open(tmp_path / "out")
+    candidates.check(mine)
+    with pytest.raises(CorpusError, match=r"made from another corpus .*propose candidates for this corpus"):
+        candidates.check(other)
+
+
+def test_candidates_must_cover_the_corpus(tmp_path: Path) -> None:
+    mine = corpus(tmp_path / "mine", ["a", "b"])
+    write_candidates([("a", [])], tmp_path / "out", mine.fingerprint, 0.5)
+    with pytest.raises(CorpusError, match=r"covers 1 documents, but .* has 2"):
+        Candidates.open(tmp_path / "out").check(mine)
+
+
+def test_corpora_and_damaged_folders_are_refused(tmp_path: Path) -> None:
+    corpus(tmp_path / "mine", ["a"])
+    with pytest.raises(CorpusError, match="holds corpus, expected candidates"):
+        Candidates.open(tmp_path / "mine")
+    write_candidates([("a", [Candidate(0, 1, 0.5)])], tmp_path / "out", "f" * 64, 0.5)
+    shard = tmp_path / "out" / "shard-00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[-1] ^= 1
+    shard.write_bytes(content)
+    candidates = Candidates.open(tmp_path / "out")
+    for attempt in (lambda: candidates[0], lambda: candidates.title(0), candidates.verify):
+        with pytest.raises(CorpusError, match="sha256"):
+            attempt()
+
+
+def test_newer_candidates_are_refused(tmp_path: Path) -> None:
+    write_candidates([("a", [])], tmp_path / "out", "f" * 64, 0.5)
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
+    with pytest.raises(CorpusError, match="newer version"):
+        Candidates.open(tmp_path / "out")
