@@ -1,0 +1,189 @@
+"""Fetching the published data sets and building their corpora.
+
+DocRED comes from its authors' Hugging Face repository at a fixed revision (the official links need a browser),
+Re-DocRED from its authors' GitHub repository. For a mirror, set the environment variable LMRC_DOWNLOAD_BASE: the files
+are then fetched from $LMRC_DOWNLOAD_BASE/docred/train_annotated.json.gz, $LMRC_DOWNLOAD_BASE/redocred/dev_revised.json
+and their likes.
+
+A file whose SHA-256 its publisher states is checked against that. For the others the hash of the first download is kept
+in `sha256.json` beside the files and every later use is checked against it (trust on first use), which is said.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+from tqdm import tqdm
+
+from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.corpus.docred import read_documents
+from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.source import reading, sha256_of
+from lmrc.errors import UserError, nearest
+
+BASE_VARIABLE = "LMRC_DOWNLOAD_BASE"
+HASHES = "sha256.json"
+TIMEOUT_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class Published:
+    """A file of a data set, the split it holds, and its SHA-256 where it is known from the publisher."""
+
+    split: str
+    file: str
+    sha256: str | None = None
+
+
+# DocRED: the SHA-256 that the repository states for its large files. Its distantly supervised part is not fetched.
+# Re-DocRED: the dev file was hashed from a copy of the publication.
+BASES = {
+    "docred": "https://huggingface.co/datasets/thunlp/docred/resolve/7985b4e0371e6c61a756feb41b7b27becf71c666/data",
+    "redocred": "https://raw.githubusercontent.com/tonytan48/Re-DocRED/main/data",
+}
+FILES = {
+    "docred": (
+        Published(
+            "train",
+            "train_annotated.json.gz",
+            "0d01cd07cabd7f9077db6ea8628832cf60281b4228ec1ba54647f836a3b17d02",
+        ),
+        Published("dev", "dev.json.gz", "6ae4d7f5b0b9d2cbe74b9634ed43b35b7cb5b7c0dc3a16226dbe343139a4ae05"),
+        Published("test", "test.json.gz"),
+    ),
+    "redocred": (
+        Published("train", "train_revised.json"),
+        Published("dev", "dev_revised.json", "051ee1d057204a5d08ef5502beacdadf191245b5eaf0e29ec2c607cf002c016f"),
+        Published("test", "test_revised.json"),
+    ),
+}
+
+
+def download(dataset: str, folder: Path) -> list[Path]:
+    """Fetches "docred" or "redocred" and builds its corpora `folder/<dataset>/{train,dev,test}`, which it returns.
+
+    The published files are kept in `folder/<dataset>/source`; what is there already, fetched or put there by hand, is
+    verified and used. Progress goes to standard error. Raises UserError where the data set is unknown, the network or
+    the disk fails, or a SHA-256 differs.
+    """
+    if dataset not in FILES:
+        raise UserError(f"unknown data set {dataset!r}; {nearest(dataset, FILES)}")
+    mirror = os.environ.get(BASE_VARIABLE)
+    base = f"{mirror.rstrip('/')}/{dataset}" if mirror else BASES[dataset]
+    home = Path(folder) / dataset
+    source = home / "source"
+    try:
+        source.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{source}: cannot be made ({error.strerror or error}); choose another folder") from None
+    for published in FILES[dataset]:
+        path = source / published.file
+        if not path.exists():
+            _fetch(f"{base}/{published.file}", path, f"lmrc data download {dataset}")
+        _verify(path, published)
+    return [_build(source / published.file, home / published.split) for published in FILES[dataset]]
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
+
+
+def _fetch(url: str, path: Path, command: str) -> None:
+    """Fetches `url` to a temporary name beside `path` and renames it."""
+    temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
+    _say(f"fetching {url}")
+    try:
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
+            length = int(answer.headers.get("Content-Length") or 0)
+            received = _save(answer, temporary, length)
+        if length and received != length:
+            raise ConnectionError(f"the connection broke after {received} of {length} bytes")
+        temporary.rename(path)
+    except UserError:
+        raise
+    except (OSError, http.client.HTTPException, ValueError) as error:
+        reason = getattr(error, "reason", None) or error
+        raise UserError(
+            f"cannot fetch {url} ({reason}); fetch it by hand on a machine with network access, put it at {path} "
+            f"and run `{command}` again, or set {BASE_VARIABLE} to a mirror"
+        ) from None
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _save(answer: http.client.HTTPResponse, path: Path, length: int) -> int:
+    received = 0
+    # The bar shows on a terminal only (disable=None).
+    with tqdm(total=length or None, unit="B", unit_scale=True, disable=None, leave=False) as progress:
+        try:
+            file = path.open("wb")
+        except OSError as error:
+            raise _unwritable(path, error) from None
+        with file:
+            while block := answer.read(1 << 16):
+                try:
+                    file.write(block)
+                except OSError as error:
+                    raise _unwritable(path, error) from None
+                received += len(block)
+                progress.update(len(block))
+    return received
+
+
+def _unwritable(path: Path, error: OSError) -> UserError:
+    return UserError(
+        f"{path.parent}: cannot be written ({error.strerror or error}); free some space or choose another folder"
+    )
+
+
+def _verify(path: Path, published: Published) -> None:
+    """Checks a file against its published SHA-256 or, where none is known, against that of its first download."""
+    known_here = path.with_name(HASHES)
+    recorded: dict[str, str] = {}
+    if known_here.exists():
+        with reading(known_here) as stream:
+            try:
+                recorded = dict(json.load(stream))
+            except (ValueError, TypeError):
+                raise UserError(
+                    f"{known_here}: is damaged; remove it to accept the files beside it as they are"
+                ) from None
+    found = sha256_of(path)
+    expected = published.sha256 or recorded.get(published.file)
+    if expected is None:
+        temporary = known_here.with_name(f".{HASHES}.tmp-{os.getpid()}")
+        temporary.write_text(json.dumps({**recorded, published.file: found}, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(known_here)
+        _say(
+            f"{path}: no published sha256 is known; trusted on first use: {found}, "
+            f"kept in {known_here} and checked from now on"
+        )
+    elif found != expected:
+        origin = "published" if published.sha256 else f"kept in {HASHES}"
+        raise UserError(
+            f"{path}: its sha256 is {found}, the {origin} one is {expected}: the file is damaged or was changed; "
+            "remove it and run the command again"
+        )
+
+
+def _build(source: Path, out: Path) -> Path:
+    source_sha256 = sha256_of(source)
+    if out.exists() and any(out.iterdir()):
+        manifest = Corpus.open(out).manifest
+        if manifest.source_sha256 != source_sha256:
+            raise UserError(
+                f"{out}: holds a corpus of another file ({manifest.source}); remove it or choose another folder"
+            )
+        _say(f"{out}: {manifest.documents} documents, built before")
+        return out
+    documents = read_documents(source, DOCRED)
+    progress = tqdm(documents, desc=str(out), unit=" documents", disable=None, leave=False)
+    manifest = write_corpus(progress, out, DOCRED, source.name, source_sha256)
+    _say(f"{out}: {manifest.documents} documents, {manifest.triples} triples")
+    return out
