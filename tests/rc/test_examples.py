@@ -1,0 +1,115 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from lmrc.config import PromptOptions
+from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
+from lmrc.errors import UserError
+from lmrc.rc.examples import Query, QueryBuilder, answer_ids, collate, encode, gold_pairs, prompt_ids
+from lmrc.rc.prompts import prompt
+from tests.rc.tiny import RELATIONS, document, tokenizer
+
+TOKENIZER = tokenizer()
+DOCUMENT = document(
+    ["Ada", "Bob (singer)", "U.S.", "Zoë"], [(1, 2, "P495"), (0, 1, "P26"), (1, 2, "P17"), (3, 0, "P361")]
+)
+GOLD = relations_by_pair(DOCUMENT)
+
+
+def builder(answer_limit: int | None = None, **options: object) -> QueryBuilder:
+    return QueryBuilder(TOKENIZER, RELATIONS, PromptOptions(**options), answer_limit)  # type: ignore[arg-type]
+
+
+def tokens(query: Query) -> int:
+    assert query.answer is not None
+    return len(query.prompt.encode()) + len(query.answer.encode()) + 1
+
+
+def test_one_query_a_document_when_it_fits() -> None:
+    (query,) = builder().build(7, DOCUMENT, gold_pairs(DOCUMENT), GOLD)
+    assert (query.document, query.title, query.pairs) == (7, "A title", ((0, 1), (1, 2), (3, 0)))
+    assert query.prompt == prompt(DOCUMENT, query.pairs, RELATIONS, "rc")
+    assert query.answer == (
+        "(Ada| spouse| Bob (singer))\n(Bob (singer)| country| U.S.)\n(Bob (singer)| country of origin| U.S.)\n"
+        "(Zoë| part of| Ada)"
+    )
+
+
+def test_pairs_per_query() -> None:
+    queries = list(builder(pairs_per_query=2, kind="direct").build(0, DOCUMENT, candidate_pairs(4), GOLD))
+    assert [len(query.pairs) for query in queries] == [2] * 6
+    assert sum((query.pairs for query in queries), ()) == tuple(candidate_pairs(4))
+    assert queries[0].answer == "(Ada| spouse| Bob (singer))\n(Ada| None| U.S.)"
+
+
+def test_no_pairs_no_query() -> None:
+    assert list(builder().build(0, DOCUMENT, [])) == []
+
+
+@settings(deadline=None, max_examples=25)
+@given(st.integers(960, 2200), st.booleans())
+def test_as_many_pairs_as_fit(max_length: int, known: bool) -> None:
+    """Greedy and maximal: every query fits, and would not with the first pair of the next one."""
+    build = builder(max_length=max_length, kind="direct")
+    gold = GOLD if known else None
+    queries = list(build.build(0, DOCUMENT, candidate_pairs(4), gold))
+    assert sum((query.pairs for query in queries), ()) == tuple(candidate_pairs(4))
+    for query, following in zip(queries, [*queries[1:], None], strict=True):
+        if known:
+            assert tokens(query) <= max_length
+            if following is not None:
+                (longer,) = builder(kind="direct").build(0, DOCUMENT, [*query.pairs, following.pairs[0]], GOLD)
+                assert tokens(longer) > max_length
+        else:
+            assert len(query.prompt.encode()) + query.answer_room <= max_length
+
+
+def test_answers_that_may_not_be_long_take_fewer_pairs() -> None:
+    queries = list(builder(answer_limit=120).build(0, DOCUMENT, candidate_pairs(4)))
+    assert len(queries) > 1
+    assert all(query.answer_room <= 120 for query in queries)
+
+
+def test_text_that_does_not_fit_alone_is_refused() -> None:
+    long = document(["a", "b"], [(0, 1, "P17")], title="Long one", text="word " * 300)
+    needed = len(prompt(long, [(0, 1)], RELATIONS, "rc")) + len("(a| country| b)") + 1
+    with pytest.raises(UserError, match=f"'Long one' needs {needed} tokens .* is 1024"):
+        list(builder(max_length=1024).build(0, long, [(0, 1)], relations_by_pair(long)))
+    (query,) = builder(max_length=needed).build(0, long, [(0, 1)], relations_by_pair(long))
+    assert tokens(query) == needed
+
+
+def test_gold_pairs_need_labels() -> None:
+    unlabelled = Document("No labels", DOCUMENT.sentences, DOCUMENT.entities, None)
+    with pytest.raises(UserError, match="'No labels' has no labels"):
+        gold_pairs(unlabelled)
+
+
+def test_example_is_prompt_answer_and_end() -> None:
+    (query,) = builder().build(0, DOCUMENT, gold_pairs(DOCUMENT), GOLD)
+    example = encode(query, TOKENIZER)
+    before = prompt_ids(query.prompt, TOKENIZER)
+    assert query.answer is not None
+    after = answer_ids(query.answer, TOKENIZER)
+    assert after[-1] == TOKENIZER.eos_token_id
+    assert example.input_ids.tolist() == before + after
+    assert example.labels.tolist() == [-100] * len(before) + after
+    assert example.answer_tokens == len(query.answer.encode()) + 1
+    assert TOKENIZER.decode(example.input_ids) == query.prompt + query.answer + "</s>"
+
+
+def test_padding_is_masked_and_the_end_is_learnt_though_they_share_an_id() -> None:
+    assert TOKENIZER.pad_token_id == TOKENIZER.eos_token_id
+    queries = builder(pairs_per_query=1).build(0, DOCUMENT, gold_pairs(DOCUMENT), GOLD)
+    examples = [encode(query, TOKENIZER) for query in queries]
+    batch = collate(examples, TOKENIZER.pad_token_id)
+    longest = max(len(example.input_ids) for example in examples)
+    assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape == (3, longest)
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (longest - length)
+        assert batch["labels"][row].tolist() == example.labels.tolist() + [-100] * (longest - length)
+        assert batch["labels"][row, length - 1] == TOKENIZER.eos_token_id
+        assert batch["input_ids"][row, :length].tolist() == example.input_ids.tolist()
