@@ -30,8 +30,8 @@ class World:
     def share(self, count: int) -> tuple[list[int], int]:
         """This rank's part of `range(count)`, of equal length on every rank.
 
-        Returns (indices, real): the first `real` indices are this rank's own; the rest repeat one of them (or 0) so that
-        all ranks make the same number of forward passes, and must not be counted.
+        Returns (indices, real): the first `real` indices are this rank's own; the rest repeat one of them (or 0), so
+        that all ranks make the same number of forward passes, and must not be counted.
         """
         own = list(range(self.rank, count, self.size))
         longest = -(-count // self.size)
@@ -61,6 +61,10 @@ class World:
         values: list[Any] = [None] * self.size
         dist.all_gather_object(values, value)
         return values
+
+    def broadcast(self, value: Any) -> Any:
+        """The first rank's (picklable) value, on every rank."""
+        return self.gather(value)[0]
 
     def barrier(self) -> None:
         """Wait for all ranks."""

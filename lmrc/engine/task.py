@@ -16,8 +16,8 @@ Batch = dict[str, Any]
 class Task(Protocol):
     """A model, its examples, its loss and its measure.
 
-    Every process holds the same task. Anything that steers the order or the weight of the data must be the same on all of
-    them, and must not depend on how many there are.
+    Every process holds the same task. Anything that steers the order or the weight of the data must be the same on all
+    of them, and must not depend on how many there are.
     """
 
     model: nn.Module
@@ -56,4 +56,4 @@ class Task(Protocol):
         """
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write what later stages load. Rank 0 only; `weights` are the whole trained parameters, float32, on the CPU."""
+        """Write what later stages load. Rank 0 only; `weights`: the whole trained parameters, float32, on the CPU."""

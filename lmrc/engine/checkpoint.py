@@ -1,0 +1,177 @@
+"""Checkpoints that do not depend on the number of processes or on the ZeRO stage.
+
+    checkpoints/step-000123/state-00000.safetensors …   float32 masters and Adam moments by parameter name
+                            progress.json               step, epoch, best score, what it was trained with
+                            manifest.json               sha256 of each file, written last
+    checkpoints/latest                                  the name of a folder
+
+A folder is written under a temporary name and renamed, so that a kill at any instruction leaves the previous checkpoint
+whole. Frozen weights are never written.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import socket
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from safetensors.torch import save_file
+
+from lmrc.engine.backend import STATE_KEYS, Backend
+from lmrc.engine.distributed import World
+from lmrc.errors import RunError
+from lmrc.run import write_atomically
+
+FORMAT = 1
+
+
+@dataclass
+class Progress:
+    """Where a training stands: everything besides tensors that a resume needs."""
+
+    step: int = 0
+    """Optimizer steps done; also the data cursor, as the order of data is a function of it."""
+    best: float | None = None
+    best_step: int = 0
+    evaluations_since_best: int = 0
+    fingerprint: str = ""
+    """Identity of the training examples."""
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def _fsync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class Checkpoints:
+    """The checkpoints folder of one run, seen from one rank."""
+
+    def __init__(self, folder: Path, backend: Backend, names: Iterable[str], world: World, keep: int) -> None:
+        self._folder = folder
+        self._backend = backend
+        self._names = list(names)
+        self._world = world
+        self._keep = keep
+
+    def save(self, progress: Progress) -> Path:
+        """Write a checkpoint; collective. Raises RunError on all ranks where one of them could not write."""
+        final = self._folder / f"step-{progress.step:06d}"
+        temporary = self._folder / f".{final.name}.tmp"
+        self._together(lambda: self._make_empty(temporary) if self._world.is_first else None)
+        checksums = self._together(lambda: self._write_state(temporary))
+        if self._world.is_first:
+            files = dict(sorted(pair for pair in checksums if pair is not None))
+        self._together(lambda: self._publish(temporary, final, files, progress) if self._world.is_first else None)
+        return final
+
+    def _together(self, act: Any) -> list[Any]:
+        """Every rank's outcome of `act`; a failure on one rank is a failure on all, named by rank, host and cause."""
+        try:
+            outcome = (act(), "")
+        except OSError as error:
+            outcome = (None, f"rank {self._world.rank} on {socket.gethostname()}: {error}")
+        outcomes = self._world.gather(outcome)
+        problems = [problem for _, problem in outcomes if problem]
+        if problems:
+            raise RunError(f"no checkpoint could be written under {self._folder} ({'; '.join(problems)})")
+        return [value for value, _ in outcomes]
+
+    @staticmethod
+    def _make_empty(folder: Path) -> None:
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+
+    def _write_state(self, folder: Path) -> tuple[str, str] | None:
+        """Gather every parameter; write those that fall to this rank. Returns (file name, sha256)."""
+        own = {}
+        for index, name in enumerate(self._names):
+            for key in STATE_KEYS:
+                value = self._backend.get(name, key)
+                if index % self._world.size == self._world.rank:
+                    own[f"{name}/{key}"] = value
+        if not own:
+            return None
+        path = folder / f"state-{self._world.rank:05d}.safetensors"
+        save_file(own, path)
+        _fsync(path)
+        return path.name, _sha256(path)
+
+    def _publish(self, temporary: Path, final: Path, files: dict[str, str], progress: Progress) -> None:
+        write_atomically(temporary / "progress.json", json.dumps(asdict(progress), indent=2) + "\n")
+        files = {**files, "progress.json": _sha256(temporary / "progress.json")}
+        manifest = {"format": FORMAT, "world_size": self._world.size, "backend": self._backend.name, "sha256": files}
+        write_atomically(temporary / "manifest.json", json.dumps(manifest, indent=2) + "\n")
+        _fsync(temporary)
+        shutil.rmtree(final, ignore_errors=True)  # one that was found damaged
+        temporary.rename(final)
+        write_atomically(self._folder / "latest", final.name + "\n")
+        _fsync(self._folder)
+        for old in self._present()[: -self._keep]:
+            shutil.rmtree(old, ignore_errors=True)
+
+    def _present(self) -> list[Path]:
+        return sorted(self._folder.glob("step-*"))
+
+    def newest(self) -> Path | None:
+        """The newest checkpoint whose checksums hold; says which ones were passed over."""
+        for folder in reversed(self._present()):
+            problem = self._damage(folder)
+            if problem is None:
+                return folder
+            print(f"{folder} is damaged ({problem}): taking the one before it.", flush=True)
+        return None
+
+    @staticmethod
+    def _damage(folder: Path) -> str | None:
+        try:
+            manifest = json.loads((folder / "manifest.json").read_text())
+            if manifest["format"] > FORMAT:
+                raise RunError(f"{folder} was written by a newer version of lmrc: update this one to resume it")
+            for name, expected in manifest["sha256"].items():
+                if _sha256(folder / name) != expected:
+                    return f"the checksum of {name} differs"
+        except (OSError, ValueError, KeyError) as error:
+            if isinstance(error, RunError):
+                raise
+            return str(error)
+        return None
+
+    def load(self, folder: Path) -> Progress:
+        """Put a checkpoint's values in place; collective. The backend must have taken a step (of rate 0) before.
+
+        Raises RunError where the checkpoint's parameters are not those of the model.
+        """
+        progress = Progress(**json.loads((folder / "progress.json").read_text()))
+        files: dict[str, Path] = {}
+        for path in sorted(folder.glob("state-*.safetensors")):
+            with safe_open(path, framework="pt") as tensors:
+                files.update(dict.fromkeys(tensors.keys(), path))
+        expected = {f"{name}/{key}" for name in self._names for key in STATE_KEYS}
+        if files.keys() != expected:
+            example = sorted(files.keys() ^ expected)[0]
+            raise RunError(f"{folder} is of another model ({example} is in only one of them): use another --run name")
+        # One file open at a time, parameters in the same order on every rank.
+        for name in self._names:
+            for key in STATE_KEYS:
+                with safe_open(files[f"{name}/{key}"], framework="pt") as tensors:
+                    self._backend.put(name, key, tensors.get_tensor(f"{name}/{key}"))
+        self._backend.set_step(progress.step)
+        return progress

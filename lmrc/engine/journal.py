@@ -1,0 +1,94 @@
+"""What a training tells: metrics.jsonl, TensorBoard, and its progress on the terminal or once a minute."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+from torch.utils.tensorboard import SummaryWriter
+from tqdm import tqdm
+
+SECONDS_BETWEEN_LINES = 60.0
+
+
+def clock(seconds: float) -> str:
+    """A duration as people read it: 0:42, 12:05, 3:20:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+def keep_until(path: Path, step: int) -> None:
+    """Drop the lines of steps after `step`: they will be made again, and each step stands in the file once."""
+    if not path.exists():
+        return
+    lines = []
+    for line in path.read_text().splitlines():
+        try:
+            if json.loads(line)["step"] <= step:
+                lines.append(line + "\n")
+        except ValueError:
+            continue  # the line that was being written when the process was killed
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text("".join(lines))
+    temporary.replace(path)
+
+
+class Journal:
+    """Written by rank 0 only."""
+
+    def __init__(self, folder: Path, first_step: int, total_steps: int, unit: str) -> None:
+        keep_until(folder / "metrics.jsonl", first_step)
+        self._file = (folder / "metrics.jsonl").open("a")
+        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        self._unit = unit
+        self._total = total_steps
+        self._first = first_step
+        self._start = self._last_line = time.monotonic()
+        self._units = 0
+        self._dev = ""
+        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
+
+    def train(self, step: int, epoch: int, loss: float, rate: float, norm: float, units: int) -> None:
+        """One optimizer step (from 1) with its mean loss, learning rate scale, gradient norm and `units` seen."""
+        now = time.monotonic()
+        self._units += units
+        speed = self._units / max(now - self._start, 1e-9)
+        self._write("train", step, {"epoch": epoch, "loss": loss, "rate": rate, "gradient_norm": norm, "units": units})
+        self._board.add_scalar(f"{self._unit}_per_second", speed, step)
+        left = (now - self._start) / (step - self._first) * (self._total - step)
+        self._bar.set_postfix_str(f"loss {loss:.3f}{self._dev}, {speed:.1f} {self._unit}/s", refresh=False)
+        self._bar.update()
+        if self._bar.disable and (now - self._last_line > SECONDS_BETWEEN_LINES or step == self._total):
+            self._last_line = now
+            self.say(
+                f"step {step}/{self._total} (epoch {epoch + 1}), loss {loss:.3f}{self._dev}, "
+                f"{speed:.1f} {self._unit}/s, {clock(left)} left"
+            )
+
+    def dev(self, step: int, metrics: dict[str, float], metric: str, best: bool) -> None:
+        """An evaluation after `step` steps."""
+        self._write("dev", step, metrics)
+        self._dev = f", dev {metric} {metrics[metric]:.2f}"
+        figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        self.say(f"step {step}/{self._total}: dev {figures}{' (best so far)' if best else ''}")
+
+    def _write(self, split: str, step: int, values: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+        self._file.flush()
+        for name, value in values.items():
+            self._board.add_scalar(f"{split}/{name}", value, step)
+
+    def say(self, line: str) -> None:
+        """A line that stays on the terminal."""
+        self._bar.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Flush and close everything."""
+        self._bar.close()
+        self._board.close()
+        self._file.close()
