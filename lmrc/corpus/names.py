@@ -163,7 +163,7 @@ class Namer:
         if roll < 0.4:
             full = short = ("University", "of", word)
         elif roll < 0.6:
-            full, short = (word, "Institute", "of", "Technology"), (word[0] + "IT",)
+            full, short = (word, "School", "of", "Mines"), (word[0] + "SM",)
         things = (("the", "school"), ("its",), ("the", "school"))
         return Name("ORG", full, short, article=("the",) if len(full) > 2 else (), pronouns=things)
 
