@@ -1,9 +1,16 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
+import torch
 
+from lmrc.config import LoraOptions, PromptOptions, RcConfig, RcModelOptions, RcTraining, TrainingData
+from lmrc.corpus.arrow import Corpus
+from lmrc.engine.distributed import ALONE
+from lmrc.rc.prompts import Kind
+from lmrc.rc.train import RcTask
 from tests.rc import tiny
 
 
@@ -11,3 +18,58 @@ from tests.rc import tiny
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Folder of a tiny random causal LM with its tokenizer."""
     return tiny.save_base(tmp_path_factory.mktemp("base"))
+
+
+class Learnt(NamedTuple):
+    """A task that knows its corpus by heart."""
+
+    task: RcTask
+    corpus: Corpus
+    adapter: Path
+    """What the task exported."""
+    loss_before: float
+    loss: float
+    """A token, of the corpus itself."""
+
+
+def by_heart(base: Path, folder: Path, kind: Kind, steps: int = 150) -> Learnt:
+    corpus = tiny.corpus(folder / "corpus", tiny.DOCUMENTS)
+    config = RcConfig(
+        data=TrainingData(train=corpus.folder, dev=corpus.folder),
+        model=RcModelOptions(base=str(base), attn_implementation="sdpa"),
+        lora=LoraOptions(r=16, alpha=32, dropout=0.0),
+        prompt=PromptOptions(kind=kind),
+        train=RcTraining(learning_rate=0.02, precision="fp32"),
+    )
+    task = RcTask(config, corpus, corpus)
+    with torch.no_grad():
+        before = task.evaluate(task.model, ALONE)["loss"]
+    everything = range(len(task))
+    batch = task.collate(everything)
+    weight = sum(task.weight(index) for index in everything)
+    optimizer = torch.optim.AdamW(task.parameter_groups())
+    schedule = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 0.1, steps)
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (task.loss(task.model, batch) / weight).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(task.model.parameters(), 1.0)
+        optimizer.step()
+        schedule.step()
+    task.model.eval()
+    with torch.no_grad():
+        after = task.evaluate(task.model, ALONE)["loss"]
+    weights = {name: p.detach().clone() for name, p in task.model.named_parameters() if p.requires_grad}
+    task.export(folder / "adapter", weights)
+    return Learnt(task, corpus, folder / "adapter", before, after)
+
+
+@pytest.fixture(scope="session")
+def learnt(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    """Knows the relations of the gold pairs."""
+    return by_heart(base, tmp_path_factory.mktemp("learnt"), "rc")
+
+
+@pytest.fixture(scope="session")
+def learnt_direct(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    """Knows the relations of all pairs, and where there is none."""
+    return by_heart(base, tmp_path_factory.mktemp("direct"), "direct")

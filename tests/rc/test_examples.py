@@ -19,7 +19,7 @@ GOLD = relations_by_pair(DOCUMENT)
 
 
 def builder(answer_limit: int | None = None, **options: object) -> QueryBuilder:
-    return QueryBuilder(TOKENIZER, RELATIONS, PromptOptions(**options), answer_limit)  # type: ignore[arg-type]
+    return QueryBuilder(TOKENIZER, RELATIONS, PromptOptions(**options), answer_limit)
 
 
 def tokens(query: Query) -> int:

@@ -1,0 +1,161 @@
+"""The base LM and its low-rank adapter (LoRA): load, add, save, load again. PEFT's formats, nothing of ours in them."""
+
+from __future__ import annotations
+
+import functools
+import os
+from pathlib import Path
+from typing import Literal
+
+import torch
+from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from safetensors.torch import save_file
+from torch import Tensor, nn
+from transformers import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    GenerationConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+)
+from transformers.utils import is_flash_attn_2_available
+
+from lmrc.config import LoraOptions
+from lmrc.errors import UserError
+
+Precision = Literal["fp32", "bf16"]
+DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+
+
+@functools.cache
+def _say_once(message: str) -> None:
+    if os.environ.get("RANK", "0") == "0":
+        print(message, flush=True)
+
+
+def attention_kernel(wanted: str) -> str:
+    """The attention implementation that runs here: sdpa in place of flash_attention_2 without flash-attn or CUDA."""
+    if wanted == "flash_attention_2" and not is_flash_attn_2_available():
+        _say_once("attention: flash_attention_2 needs CUDA and the package flash-attn; using sdpa")
+        return "sdpa"
+    return wanted
+
+
+def _resolve(name: str) -> str:
+    from lmrc import embedded
+
+    return embedded.resolve(name)
+
+
+def load_base(name: str, attn_implementation: str, precision: Precision) -> PreTrainedModel:
+    """The frozen causal LM `name`: a folder, a hub name, or an `embedded:` one.
+
+    Raises UserError where there is no such model.
+    """
+    folder = _resolve(name)
+    try:
+        model = AutoModelForCausalLM.from_pretrained(
+            folder, dtype=DTYPES[precision], attn_implementation=attention_kernel(attn_implementation)
+        )
+    except (OSError, ValueError) as error:
+        raise _not_loaded("causal LM", name, error) from error
+    # Sampling and penalties that a model brings along would change what "greedy" means.
+    model.generation_config = GenerationConfig()
+    model.requires_grad_(False)
+    return model
+
+
+def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
+    """The tokenizer of `name`; where it has no padding token, the end of sequence serves (batches have masks).
+
+    Raises UserError where there is none, or where it has no end of sequence.
+    """
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(_resolve(name))
+    except (OSError, ValueError) as error:
+        raise _not_loaded("tokenizer", name, error) from error
+    if tokenizer.eos_token_id is None:
+        raise UserError(
+            f"the tokenizer of {name} has no end-of-sequence token, which ends an answer: set its eos_token"
+        )
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    return tokenizer
+
+
+def _not_loaded(what: str, name: str, error: Exception) -> UserError:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    return UserError(
+        f"no {what} could be loaded from {name!r} ({reason}): give a folder with a transformers model, a name on the "
+        "hub that this machine can reach, or embedded:smollm2"
+    )
+
+
+def add_adapter(model: PreTrainedModel, options: LoraOptions, base_name: str, seed: int) -> PeftModel:
+    """The model with a new adapter on `options.targets`; the adapter is float32 and alone is trained.
+
+    `base_name` is what adapter_config.json will name as the base. The same `seed` gives the same adapter.
+
+    Raises UserError where a target is no linear layer of the model.
+    """
+    linear = {path.rsplit(".", 1)[-1] for path, module in model.named_modules() if isinstance(module, nn.Linear)}
+    missing = [target for target in options.targets if target not in linear]
+    if missing:
+        raise UserError(
+            f"lora.targets: {', '.join(missing)} not among the linear layers of {base_name}, "
+            f"which are {', '.join(sorted(linear - {'lm_head'}))}"
+        )
+    config = LoraConfig(
+        task_type="CAUSAL_LM",
+        r=options.r,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=list(options.targets),
+        bias="none",
+    )
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        adapted = get_peft_model(model, config)
+    assert isinstance(adapted, PeftModel)
+    adapted.peft_config["default"].base_model_name_or_path = base_name
+    return adapted
+
+
+def save_adapter(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
+    """Write adapter_model.safetensors and adapter_config.json; `weights` by the names of `model.named_parameters()`.
+
+    Raises ValueError where a weight is missing or has another shape than the model's (as sharded weights would).
+    """
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            shape = getattr(parameter, "ds_shape", parameter.shape)
+            if name not in weights or weights[name].shape != shape:
+                got = tuple(weights[name].shape) if name in weights else "nothing"
+                raise ValueError(f"adapter weight {name}: expected shape {tuple(shape)}, got {got}")
+    folder.mkdir(parents=True, exist_ok=True)
+    # Never ask the hub or the base whether its vocabulary was resized: embeddings are not adapted.
+    state = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
+    temporary = folder / "adapter_model.safetensors.tmp"
+    save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata={"format": "pt"})
+    temporary.rename(folder / "adapter_model.safetensors")
+    config = model.peft_config["default"]
+    training, config.inference_mode = config.inference_mode, True
+    config.save_pretrained(str(folder))
+    config.inference_mode = training
+
+
+def adapter_base(folder: Path) -> str:
+    """The name of the base an adapter was trained on. Raises UserError where `folder` holds no adapter."""
+    if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
+        raise UserError(
+            f"{folder} holds no adapter (adapter_config.json, adapter_model.safetensors): train one with launch/rc.py"
+        )
+    name = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
+    if not name:
+        raise UserError(f"{folder}/adapter_config.json does not name its base: set base_model_name_or_path")
+    return str(name)
+
+
+def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
+    """The base with a trained adapter, for inference."""
+    return PeftModel.from_pretrained(base, str(folder)).eval()

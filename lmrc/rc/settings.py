@@ -1,0 +1,59 @@
+"""What an adapter says about itself beside PEFT's files: how it wants to be asked."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import ValidationError
+
+from lmrc.config import PromptOptions
+from lmrc.errors import UserError
+from lmrc.rc.lora import DTYPES, Precision
+
+SETTINGS = "lmrc.json"
+"""The file beside the adapter that says how it wants to be asked."""
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What inference must do as training did."""
+
+    prompt: PromptOptions
+    precision: Precision
+    attn_implementation: str
+    relations_sha256: str
+
+    def write(self, folder: Path) -> None:
+        """Write SETTINGS into the folder."""
+        content = {
+            "prompt": self.prompt.model_dump(mode="json"),
+            "precision": self.precision,
+            "attn_implementation": self.attn_implementation,
+            "relations_sha256": self.relations_sha256,
+        }
+        temporary = folder / (SETTINGS + ".tmp")
+        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        temporary.rename(folder / SETTINGS)
+
+    @classmethod
+    def read(cls, folder: Path) -> Settings:
+        """Read SETTINGS from the folder of an adapter. Raises UserError where it is missing or damaged."""
+        path = folder / SETTINGS
+        try:
+            content = json.loads(path.read_text(encoding="utf-8"))
+            if content["precision"] not in DTYPES:
+                raise KeyError(content["precision"])
+            return cls(
+                PromptOptions(**content["prompt"]),
+                content["precision"],
+                content["attn_implementation"],
+                content["relations_sha256"],
+            )
+        except OSError as error:
+            raise UserError(
+                f"{path} cannot be read ({error.strerror}): give the folder of a trained adapter"
+            ) from error
+        except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+            raise UserError(f"{path} is damaged ({error!r}): export the adapter again") from error

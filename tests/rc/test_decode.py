@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmrc.config import DecodeOptions, PromptOptions
+from lmrc.rc.decode import generate
+from lmrc.rc.examples import Query, QueryBuilder, prompt_ids
+from tests.rc.conftest import Learnt
+from tests.rc.tiny import DOCUMENTS, RELATIONS
+
+
+def queries(learnt: Learnt) -> list[Query]:
+    """One pair a query: short ones of unequal length."""
+    build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(kind="direct", pairs_per_query=1))
+    pairs = [[(0, 1), (1, 0), (1, 2)], [(0, 1)], [(0, 1)]]
+    return [
+        query
+        for index, (document, asked) in enumerate(zip(DOCUMENTS, pairs, strict=True))
+        for query in build.build(index, document, asked)
+    ]
+
+
+def one_by_one(learnt: Learnt, query: Query) -> tuple[str, bool]:
+    """transformers' own generate, without padding."""
+    ids = prompt_ids(query.prompt, learnt.task.tokenizer)
+    with torch.no_grad():
+        output = learnt.task.model.generate(  # type: ignore[operator]
+            input_ids=torch.tensor([ids]),
+            attention_mask=torch.ones(1, len(ids), dtype=torch.long),
+            max_new_tokens=query.answer_room,
+            do_sample=False,
+            eos_token_id=learnt.task.tokenizer.eos_token_id,
+            pad_token_id=learnt.task.tokenizer.pad_token_id,
+        )[0, len(ids) :].tolist()
+    ended = learnt.task.tokenizer.eos_token_id in output
+    return learnt.task.tokenizer.decode(output, skip_special_tokens=True), ended
+
+
+@pytest.mark.parametrize("batch_size", [1, 3])
+def test_equals_generation_one_by_one_in_order(learnt: Learnt, batch_size: int) -> None:
+    asked = queries(learnt)
+    answers = list(generate(learnt.task.model, learnt.task.tokenizer, asked, DecodeOptions(batch_size=batch_size)))
+    assert [answer.query for answer in answers] == asked
+    assert [(answer.text, answer.finished) for answer in answers] == [one_by_one(learnt, query) for query in asked]
+    assert len({answer.text for answer in answers}) > 2
+
+
+def test_windows_keep_the_order(learnt: Learnt, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked = queries(learnt)
+    options = DecodeOptions(batch_size=2)
+    wanted = list(generate(learnt.task.model, learnt.task.tokenizer, asked, options))
+    monkeypatch.setattr("lmrc.rc.decode._WINDOW", 1)
+    assert list(generate(learnt.task.model, learnt.task.tokenizer, iter(asked), options)) == wanted
+
+
+def test_stops_where_there_is_no_more_room_and_says_so(learnt: Learnt) -> None:
+    build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(pairs_per_query=1))
+    asked = list(build.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
+    answers = list(generate(learnt.task.model, learnt.task.tokenizer, asked, DecodeOptions(max_new_tokens=3)))
+    assert not any(answer.finished for answer in answers)
+    for answer in answers:
+        wanted, _ = one_by_one(learnt, answer.query)
+        assert wanted.startswith(answer.text)
+        assert len(answer.text) < len(wanted)
+
+
+def test_what_was_learnt_is_answered(learnt: Learnt) -> None:
+    build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
+    asked = list(build.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
+    (answer,) = generate(learnt.task.model, learnt.task.tokenizer, asked, DecodeOptions())
+    assert answer.text == (
+        "(Ada| spouse| Bob (singer))\n(Bob (singer)| country| U.S.)\n(Bob (singer)| country of origin| U.S.)"
+    )
+    assert answer.finished

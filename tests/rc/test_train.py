@@ -1,0 +1,243 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from peft import PeftModel
+from torch import nn
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from lmrc.config import LoraOptions, PromptOptions, RcConfig, RcModelOptions, RcTraining, TrainingData
+from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.relations import RelationSet
+from lmrc.engine.distributed import ALONE, World
+from lmrc.errors import UserError
+from lmrc.rc.settings import Settings
+from lmrc.rc.train import RcTask
+from tests.rc.conftest import Learnt
+from tests.rc.tiny import DOCUMENTS, RELATIONS, corpus, document
+
+DEV = [document(["Eve", "Spain"], [(0, 1, "P17")], f"dev {i}", text="word " * i) for i in range(5)]
+
+
+@pytest.fixture
+def make(base: Path, tmp_path: Path) -> Callable[..., RcTask]:
+    def make_task(prompt: PromptOptions | None = None, **train: object) -> RcTask:
+        options = {"learning_rate": 0.01, "precision": "fp32", **train}
+        config = RcConfig(
+            data=TrainingData(train=tmp_path / "train", dev=tmp_path / "dev"),
+            model=RcModelOptions(base=str(base), attn_implementation="sdpa"),
+            lora=LoraOptions(dropout=0.0),
+            prompt=prompt or PromptOptions(),
+            train=RcTraining(**options),
+        )
+        paths = {name: tmp_path / name for name in ("train", "dev")}
+        corpora = [
+            Corpus.open(path) if path.exists() else corpus(path, documents)
+            for path, documents in zip(paths.values(), (DOCUMENTS, DEV), strict=True)
+        ]
+        return RcTask(config, *corpora)
+
+    return make_task
+
+
+def wake(task: RcTask) -> None:
+    """Give the adapter values: at its start half of it is zero, and so are the gradients of the other half."""
+    torch.manual_seed(4)
+    with torch.no_grad():
+        for parameter in task.model.parameters():
+            if parameter.requires_grad:
+                parameter.normal_(std=0.1)
+
+
+def slow_loss(task: RcTask, index: int) -> float:
+    """Token by token from plain text, without batches, masks or padding."""
+    batch = task.collate([index])
+    ids = batch["input_ids"][0].tolist()
+    text = task.tokenizer.decode(ids)
+    before = text[: text.index("### Response:\n") + len("### Response:\n")]
+    start = len(task.tokenizer(before)["input_ids"])
+    total = 0.0
+    for position in range(start, len(ids)):
+        with torch.no_grad():
+            logits = task.model(input_ids=torch.tensor([ids[:position]])).logits[0, -1]
+        total -= torch.log_softmax(logits.double(), -1)[ids[position]].item()
+    return total
+
+
+def test_examples(make: Callable[..., RcTask]) -> None:
+    task = make()
+    assert len(task) == 2  # The document without a relation has nothing to classify.
+    answers = [
+        "(Ada| spouse| Bob (singer))\n(Bob (singer)| country| U.S.)\n(Bob (singer)| country of origin| U.S.)",
+        "(Zoë| country| France)",
+    ]
+    for index, wanted in enumerate(answers):
+        assert task.weight(index) == len(task.tokenizer(wanted)["input_ids"]) + 1
+        batch = task.collate([index])
+        learnt = batch["labels"][0][batch["labels"][0] != -100]
+        assert task.tokenizer.decode(learnt) == wanted + "</s>"
+        assert task.size(index) == batch["input_ids"].shape[1]
+
+
+def test_loss_is_the_sum_over_answer_tokens(make: Callable[..., RcTask]) -> None:
+    task = make()
+    wake(task)
+    wanted = [slow_loss(task, 0), slow_loss(task, 1)]
+    with torch.no_grad():
+        alone = [task.loss(task.model, task.collate([index])).item() for index in (0, 1)]
+        together = task.loss(task.model, task.collate([0, 1]))
+    assert alone == pytest.approx(wanted, rel=1e-5)
+    assert together.item() == pytest.approx(sum(wanted), rel=1e-5)  # Padding changes nothing.
+    assert together.dtype == torch.float32
+    assert together.dim() == 0
+
+
+def test_loss_without_selected_logits_is_the_same(make: Callable[..., RcTask]) -> None:
+    """Models that always give all logits."""
+    task = make()
+    wake(task)
+
+    class All(nn.Module):
+        def forward(self, logits_to_keep: torch.Tensor, **inputs: torch.Tensor) -> object:
+            return task.model(**inputs)
+
+    batch = task.collate([0, 1])
+    with torch.no_grad():
+        assert torch.allclose(task.loss(All(), batch), task.loss(task.model, batch), rtol=1e-6)
+
+
+def test_logits_only_where_a_token_is_learnt(make: Callable[..., RcTask]) -> None:
+    task = make()
+    rows: list[int] = []
+    head = task.model.get_submodule("base_model.model.lm_head")
+    head.register_forward_hook(lambda module, inputs, output: rows.append(output.numel() // output.shape[-1]))
+    task.loss(task.model, task.collate([0, 1]))
+    assert rows == [task.weight(0) + task.weight(1)]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_gradient_reaches_the_adapter_and_nothing_else(make: Callable[..., RcTask], checkpointing: bool) -> None:
+    plain, task = make(), make(gradient_checkpointing=checkpointing)
+    for each in (plain, task):
+        wake(each)
+        each.model.train()
+        each.loss(each.model, each.collate([0, 1])).backward()  # type: ignore[no-untyped-call]
+    for (name, parameter), other in zip(task.model.named_parameters(), plain.model.parameters(), strict=True):
+        if "lora_" in name:
+            assert parameter.grad is not None and parameter.grad.abs().sum() > 0
+            assert torch.allclose(parameter.grad, other.grad, rtol=1e-4, atol=1e-6)  # type: ignore[arg-type]
+        else:
+            assert parameter.grad is None
+    (group,) = task.parameter_groups()
+    assert group["lr"] == 0.01
+    assert len(group["params"]) == 28
+
+
+def test_gradient_checkpointing_recomputes(make: Callable[..., RcTask]) -> None:
+    task = make(gradient_checkpointing=True)
+    task.model.train()
+    calls = []
+    layer = task.model.get_submodule("base_model.model.model.layers.0.self_attn")
+    layer.register_forward_hook(lambda *_: calls.append(1))
+    task.loss(task.model, task.collate([1])).backward()  # type: ignore[no-untyped-call]
+    assert len(calls) == 2
+
+
+def test_evaluate_is_per_token_and_the_same_however_many_share_it(make: Callable[..., RcTask]) -> None:
+    task = make(micro_batch_size=2)
+    wake(task)
+    task.model.eval()
+    texts = [(example.input_ids.tolist(), example.prompt_tokens) for example in task._dev]
+    loss, correct, tokens = 0.0, 0, 0
+    with torch.no_grad():
+        for ids, start in texts:
+            logits = task.model(input_ids=torch.tensor([ids])).logits[0].double()
+            for position in range(start, len(ids)):
+                loss -= torch.log_softmax(logits[position - 1], -1)[ids[position]].item()
+                correct += int(logits[position - 1].argmax() == ids[position])
+                tokens += 1
+        found = task.evaluate(task.model, ALONE)
+    assert found == pytest.approx({"loss": loss / tokens, "token_accuracy": 100 * correct / tokens}, rel=1e-5)
+
+    # Two processes, five queries: the second repeats one, which must not count, and both forward as often.
+    passes = [0, 0]
+    sums: list[list[float]] = []
+
+    class Half(World):
+        def sum(self, values: list[float]) -> list[float]:
+            sums.append(values)
+            return values
+
+    for rank in (0, 1):
+        handle = task.model.register_forward_hook(lambda *_, rank=rank: passes.__setitem__(rank, passes[rank] + 1))
+        with torch.no_grad():
+            task.evaluate(task.model, Half(rank, 2, torch.device("cpu")))
+        handle.remove()
+    assert passes == [2, 2]
+    assert [sum(values) for values in zip(*sums, strict=True)] == pytest.approx([loss, correct, tokens], rel=1e-5)
+
+
+def test_fingerprint_is_that_of_the_examples(make: Callable[..., RcTask]) -> None:
+    assert make().fingerprint() == make(learning_rate=0.5).fingerprint()
+    assert make().fingerprint() != make(PromptOptions(pairs_per_query=1)).fingerprint()
+
+
+def test_direct_asks_for_all_pairs(make: Callable[..., RcTask]) -> None:
+    task = make(PromptOptions(kind="direct"))
+    assert len(task) == 3
+    batch = task.collate([1])
+    assert "(X| None| Y)\n(Y| None| X)</s>" in task.tokenizer.decode(batch["input_ids"][0])
+
+
+def test_bf16(make: Callable[..., RcTask]) -> None:
+    single, half = make(), make(precision="bf16")
+    for task in (single, half):
+        wake(task)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        loss = half.loss(half.model, half.collate([0, 1]))
+    assert loss.dtype == torch.float32
+    assert loss.item() == pytest.approx(single.loss(single.model, single.collate([0, 1])).item(), rel=0.02)
+
+
+def test_learns_its_queries_by_heart(learnt: Learnt) -> None:
+    assert learnt.loss < 0.2 < 2 < learnt.loss_before
+
+
+def test_export_loads_with_peft_alone_and_gives_the_same_logits(learnt: Learnt, base: Path) -> None:
+    plain = AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32)
+    loaded = PeftModel.from_pretrained(plain, learnt.adapter).eval()
+    ids = learnt.task.collate([0])["input_ids"]
+    with torch.no_grad():
+        assert torch.equal(loaded(input_ids=ids).logits, learnt.task.model(input_ids=ids).logits)
+    tokenizer = AutoTokenizer.from_pretrained(learnt.adapter)
+    assert tokenizer.decode(tokenizer("Zoë\n(é| x")["input_ids"]) == "Zoë\n(é| x"
+    assert tokenizer.eos_token == "</s>"
+    assert Settings.read(learnt.adapter) == Settings(PromptOptions(), "fp32", "sdpa", RELATIONS.sha256)
+
+
+def test_corpora_with_other_relations_are_refused(base: Path, tmp_path: Path) -> None:
+    config = RcConfig(model=RcModelOptions(base=str(base)))
+    train = corpus(tmp_path / "train", DOCUMENTS)
+    dev = corpus(tmp_path / "dev", DEV, RelationSet(RELATIONS.ids[:3], RELATIONS.names[:3]))
+    with pytest.raises(UserError, match="different relation sets"):
+        RcTask(config, train, dev)
+
+
+def test_corpus_without_pairs_is_refused(base: Path, tmp_path: Path) -> None:
+    config = RcConfig(model=RcModelOptions(base=str(base)))
+    dev = corpus(tmp_path / "dev", DEV)
+    empty = corpus(tmp_path / "train", [document(["X", "Y"], [])])
+    with pytest.raises(UserError, match="no document has a pair to learn from"):
+        RcTask(config, empty, dev)
+
+
+def test_settings_that_are_missing_or_damaged(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"lmrc\.json cannot be read"):
+        Settings.read(tmp_path)
+    for content in ("{", "{}", '{"prompt": {"kind": "x"}, "precision": "fp32"}'):
+        (tmp_path / "lmrc.json").write_text(content)
+        with pytest.raises(UserError, match=r"lmrc\.json is damaged"):
+            Settings.read(tmp_path)
