@@ -35,9 +35,9 @@ PATIENCE = 10.0
 def environment() -> dict[str, Any]:
     """What environment.json holds, as plain JSON values; what is not known is None.
 
-    Keys: lmrc (version), command (list of arguments), git (`commit`, `dirty`; None outside a checkout), python, packages
-    (name to version), host, platform, cpus (usable by this process), memory (bytes), gpus (name, memory in bytes,
-    driver), slurm_job. Environment variables are not recorded, as they may hold secrets.
+    Keys: lmrc (version), command (list of arguments), git (`commit`, `dirty`; None outside a checkout), python,
+    packages (name to version), host, platform, cpus (usable by this process), memory (bytes), gpus (name, memory in
+    bytes, driver), slurm_job. Environment variables are not recorded, as they may hold secrets.
     """
     from lmrc import __version__
 
