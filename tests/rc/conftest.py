@@ -8,6 +8,7 @@ import torch
 
 from lmrc.config import LoraOptions, PromptOptions, RcConfig, RcModelOptions, RcTraining, TrainingData
 from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.docred import Document
 from lmrc.engine.distributed import ALONE
 from lmrc.rc.prompts import Kind
 from lmrc.rc.train import RcTask
@@ -32,8 +33,8 @@ class Learnt(NamedTuple):
     """A token, of the corpus itself."""
 
 
-def by_heart(base: Path, folder: Path, kind: Kind, steps: int = 150) -> Learnt:
-    corpus = tiny.corpus(folder / "corpus", tiny.DOCUMENTS)
+def by_heart(base: Path, folder: Path, kind: Kind, documents: list[Document], steps: int) -> Learnt:
+    corpus = tiny.corpus(folder / "corpus", documents)
     config = RcConfig(
         data=TrainingData(train=corpus.folder, dev=corpus.folder),
         model=RcModelOptions(base=str(base), attn_implementation="sdpa"),
@@ -66,10 +67,10 @@ def by_heart(base: Path, folder: Path, kind: Kind, steps: int = 150) -> Learnt:
 @pytest.fixture(scope="session")
 def learnt(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     """Knows the relations of the gold pairs."""
-    return by_heart(base, tmp_path_factory.mktemp("learnt"), "rc")
+    return by_heart(base, tmp_path_factory.mktemp("learnt"), "rc", tiny.DOCUMENTS, 130)
 
 
 @pytest.fixture(scope="session")
 def learnt_direct(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
-    """Knows the relations of all pairs, and where there is none."""
-    return by_heart(base, tmp_path_factory.mktemp("direct"), "direct")
+    """Knows the relations of all pairs of the last two documents, and where there is none."""
+    return by_heart(base, tmp_path_factory.mktemp("direct"), "direct", tiny.DOCUMENTS[1:], 80)
