@@ -133,6 +133,7 @@ class RcTraining(Training):
     epochs: Count = Field(8, description="passes over the training corpus")
     learning_rate: Rate = Field(1e-4, description="peak learning rate of the adapter")
     warmup: float = Field(100, ge=0.0, description="linear warm-up: below 1 a share of all steps, from 1 on steps")
+    adam_epsilon: Rate = Field(1e-8, description="AdamW's epsilon")
     micro_batch_size: Count = Field(1, description="queries a forward pass and process; the rest is accumulated")
     zero_stage: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
     eval_every: int = Field(0, ge=0, description="optimizer steps between evaluations; 0: only after each epoch")

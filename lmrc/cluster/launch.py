@@ -23,7 +23,10 @@ def read_config(stage: Stage, arguments: Sequence[str]) -> StageConfig:
     config, file = parse(stage.tree, arguments, ALIASES)
     if config.run.name:
         return config
-    name = stage.name if file is None else f"{stage.name}-{file.stem}"
+    # configs/direct/docred-13b.yaml is the run direct-docred-13b; a file of the user's own takes the stage's name.
+    name = stage.name
+    if file is not None:
+        name = f"{file.parent.name if 'configs' in file.parts else stage.name}-{file.stem}"
     return config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
 
 

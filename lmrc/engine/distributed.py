@@ -10,6 +10,10 @@ from typing import Any
 import torch
 import torch.distributed as dist
 
+if not torch.cuda.is_available():
+    # Whoever imports DeepSpeed first (peft and accelerate do) would have it warn that it found no accelerator.
+    os.environ.setdefault("DS_ACCELERATOR", "cpu")
+
 # A rank that dies must not leave the others waiting for the default of half an hour.
 TIMEOUT = timedelta(minutes=10)
 

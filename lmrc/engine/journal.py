@@ -57,7 +57,7 @@ class Journal:
         now = time.monotonic()
         self._units += units
         speed = self._units / max(now - self._start, 1e-9)
-        self._write("train", step, {"epoch": epoch, "loss": loss, "rate": rate, "gradient_norm": norm, "units": units})
+        self._write(step, {"epoch": epoch, "loss": loss, "rate": rate, "gradient_norm": norm, self._unit: units})
         self._board.add_scalar(f"{self._unit}_per_second", speed, step)
         left = (now - self._start) / (step - self._first) * (self._total - step)
         self._bar.set_postfix_str(f"loss {loss:.3f}{self._dev}, {speed:.1f} {self._unit}/s", refresh=False)
@@ -71,16 +71,16 @@ class Journal:
 
     def dev(self, step: int, metrics: dict[str, float], metric: str, best: bool) -> None:
         """An evaluation after `step` steps."""
-        self._write("dev", step, metrics)
+        self._write(step, {f"dev_{name}": value for name, value in metrics.items()})
         self._dev = f", dev {metric} {metrics[metric]:.2f}"
         figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
         self.say(f"step {step}/{self._total}: dev {figures}{' (best so far)' if best else ''}")
 
-    def _write(self, split: str, step: int, values: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"step": step, "split": split, **values}) + "\n")
+    def _write(self, step: int, values: dict[str, Any]) -> None:
+        self._file.write(json.dumps({"step": step, **values}) + "\n")
         self._file.flush()
         for name, value in values.items():
-            self._board.add_scalar(f"{split}/{name}", value, step)
+            self._board.add_scalar(name, value, step)
 
     def say(self, line: str) -> None:
         """A line that stays on the terminal."""

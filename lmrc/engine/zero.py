@@ -12,9 +12,12 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import deepspeed
+import deepspeed.ops
 import torch
 import torch.distributed as dist
 import yaml
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
 
@@ -23,14 +26,6 @@ from lmrc.engine.backend import Objective, StateKey, make_optimizer, scale_rates
 from lmrc.engine.distributed import TIMEOUT, World
 from lmrc.engine.task import Batch, Task
 from lmrc.errors import ConfigError
-
-if not torch.cuda.is_available():
-    # Without this DeepSpeed looks for accelerators and warns that it found none.
-    os.environ.setdefault("DS_ACCELERATOR", "cpu")
-
-import deepspeed
-import deepspeed.ops
-from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 
 CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
 

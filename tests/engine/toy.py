@@ -76,7 +76,7 @@ class ToyTask:
         indices, real = world.share(len(self))
         loss = weight = 0.0
         for number, index in enumerate(indices):
-            value = float(self.loss(model, {"x": self.inputs[index], "y": self.targets[index]}))
+            value = float(self.loss(model, {"x": self.inputs[index], "y": self.targets[index]}).detach())
             if number < real:
                 loss, weight = loss + value, weight + self.weight(index)
         loss, weight = world.sum([loss, weight])

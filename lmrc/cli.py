@@ -1,0 +1,206 @@
+"""The `lmrc` command."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import click
+
+from lmrc import __version__
+from lmrc.errors import UserError
+from lmrc.exits import exit_status
+from lmrc.run import write_atomically
+
+FOLDER = click.Path(path_type=Path)
+# Options of the demo's tree are read by lmrc.options, like those of the launchers.
+PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="lmrc")
+def lmrc() -> None:
+    """Document-level relation extraction with a candidate classifier and an LLM."""
+
+
+@lmrc.command(context_settings=PASS_ON)
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def demo(arguments: tuple[str, ...]) -> None:
+    """The whole chain on the embedded corpus and models, on this machine."""
+    from lmrc.config import DemoConfig
+    from lmrc.options import parse, table
+
+    if "--help" in arguments:
+        click.echo(f"lmrc demo [--config FILE] [--run NAME] [--any.option VALUE …]\n\n{table(DemoConfig)}")
+        return
+    given = list(arguments)
+    if not any(word.split("=")[0] == "--config" for word in given):
+        given = ["--config", str(_project_file("configs/demo.yaml")), *given]
+    config, _ = parse(DemoConfig, given, {"run": "run.name"})
+
+    from lmrc.demo import Demo
+
+    Demo(config).run()
+
+
+def _project_file(name: str) -> Path:
+    path = Path(__file__).resolve().parents[1] / name
+    if not path.is_file():
+        raise UserError(f"{path} is missing: run lmrc from a checkout installed with pip install -e, or give --config")
+    return path
+
+
+@lmrc.group()
+def data() -> None:
+    """Corpora: build, count, make up, download."""
+
+
+@data.command()
+@click.argument("documents", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="Folder of the new corpus.")
+@click.option("--relations", type=FOLDER, help="Relation set as JSON {id: name}; the 96 of DocRED without it.")
+@click.option("--docs-per-shard", type=click.IntRange(min=1), default=256, show_default=True)
+def build(documents: Path, out: Path, relations: Path | None, docs_per_shard: int) -> None:
+    """Read and check DOCUMENTS (DocRED JSON) into a corpus."""
+    from lmrc.corpus.arrow import write_corpus
+    from lmrc.corpus.docred import read_documents
+    from lmrc.corpus.relations import DOCRED, read_relations
+    from lmrc.corpus.source import sha256_of
+
+    known = DOCRED if relations is None else read_relations(relations)
+    manifest = write_corpus(
+        read_documents(documents, known), out, known, documents.name, sha256_of(documents), docs_per_shard
+    )
+    click.echo(
+        f"{out}: {manifest.documents:,} documents, {manifest.candidate_pairs:,} candidate pairs, "
+        f"{manifest.triples:,} triples in {len(manifest.shards)} shards"
+        + (f"; {manifest.duplicate_labels:,} repeated labels kept once" if manifest.duplicate_labels else "")
+    )
+
+
+@data.command()
+@click.argument("corpus", type=FOLDER)
+@click.option("--json", "as_json", is_flag=True, help="For programs.")
+def stats(corpus: Path, as_json: bool) -> None:
+    """What a CORPUS holds (table 1 of the paper)."""
+    from lmrc.corpus.arrow import Corpus
+    from lmrc.corpus.statistics import statistics
+
+    figures = statistics(Corpus.open(corpus))
+    if as_json:
+        click.echo(json.dumps(figures))
+        return
+    width = max(len(name) for name in figures)
+    for name, value in figures.items():
+        click.echo(f"{name:<{width}}  {value:>14,}" if isinstance(value, int) else f"{name:<{width}}  {value:>14,.3f}")
+
+
+@data.command()
+@click.option("--docs", required=True, type=click.IntRange(min=1), help="Number of documents.")
+@click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
+@click.option("--out", required=True, type=FOLDER, help="The file to write; its relation set goes beside it.")
+def synth(docs: int, seed: int, out: Path) -> None:
+    """Make up documents in DocRED format, deterministically."""
+    from lmrc.corpus import synthetic
+    from lmrc.corpus.docred import to_json
+    from lmrc.evaluation.files import replacing
+
+    with replacing(out) as file:
+        for index, document in enumerate(synthetic.generate(docs, seed)):
+            file.write(("[\n" if index == 0 else ",\n") + json.dumps(to_json(document), ensure_ascii=False))
+        file.write("\n]\n")
+    relations = out.with_name(out.stem + ".relations.json")
+    names = dict(zip(synthetic.RELATIONS.ids, synthetic.RELATIONS.names, strict=True))
+    write_atomically(relations, json.dumps(names, indent=1) + "\n")
+    click.echo(f"{out}: {docs:,} documents; relations in {relations}")
+
+
+@data.command()
+@click.argument("dataset", type=click.Choice(["docred", "redocred"]))
+@click.option("--folder", type=FOLDER, default=Path("data"), show_default=True)
+def download(dataset: str, folder: Path) -> None:
+    """Fetch a published data set, verify it and build its corpora."""
+    from lmrc.corpus.download import download
+
+    for path in download(dataset, folder):
+        click.echo(path)
+
+
+@lmrc.command()
+@click.option("--gold", required=True, type=FOLDER, help="Documents or corpus with labels.")
+@click.option("--pred", required=True, type=FOLDER, help="Predictions in the submission format.")
+@click.option("--train-facts", type=FOLDER, help="Training documents, corpus or facts, for Ign F1.")
+@click.option("--ign-variant", type=click.Choice(["docred", "redocred"]), default="docred", show_default=True)
+@click.option("--relations", type=FOLDER, help="Relation set of gold documents given as JSON.")
+@click.option("--json", "as_json", type=FOLDER, help="File for all figures.")
+def score(
+    gold: Path, pred: Path, train_facts: Path | None, ign_variant: Any, relations: Path | None, as_json: Path | None
+) -> None:
+    """Score predictions: P, R, F1, Ign F1, intra and inter."""
+    from lmrc.corpus.arrow import Corpus
+    from lmrc.corpus.docred import read_documents
+    from lmrc.corpus.relations import DOCRED, read_relations
+    from lmrc.evaluation.facts import read_facts
+    from lmrc.evaluation.metrics import score as measure
+    from lmrc.evaluation.predictions import read_predictions
+    from lmrc.evaluation.tables import remarks, score_table
+
+    known = DOCRED if relations is None else read_relations(relations)
+    if gold.is_dir():
+        corpus = Corpus.open(gold)
+        documents, known = iter(corpus), corpus.relations
+    else:
+        documents = read_documents(gold, known)
+    facts = None if train_facts is None else read_facts(train_facts, known)
+    scores = measure(documents, read_predictions(pred), known, facts, ign_variant)
+    click.echo(score_table([(pred.name, scores)]).text())
+    for line in remarks(scores):
+        click.echo(line)
+    if as_json is not None:
+        write_atomically(as_json, json.dumps(scores.as_json(), indent=1) + "\n")
+    click.echo(f"F1 {scores.all.f1:.2f}")
+
+
+@lmrc.command()
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option("--out", type=FOLDER, default=Path("report.html"), show_default=True)
+@click.option("--train-facts", type=FOLDER, help="Training corpus or facts, for Ign F1.")
+def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None) -> None:
+    """Tables, figures and documents of RUNS in one HTML page."""
+    from lmrc.corpus.arrow import Corpus
+    from lmrc.corpus.relations import DOCRED
+    from lmrc.evaluation.facts import read_facts
+    from lmrc.evaluation.report import write_report
+    from lmrc.evaluation.runs import read_evaluated, sections
+
+    known = Corpus.open(train_facts).relations if train_facts and train_facts.is_dir() else DOCRED
+    facts = None if train_facts is None else read_facts(train_facts, known)
+    evaluated = [run for run in (read_evaluated(folder, facts) for folder in runs) if run is not None]
+    trained = [folder for folder in runs if (folder / "metrics.jsonl").exists()]
+    if not evaluated and not trained:
+        raise UserError(f"nothing to report: {', '.join(map(str, runs))} hold neither predictions nor metrics yet")
+    write_report(out, "LMRC report", *sections(evaluated, trained))
+    click.echo(out)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The entry point: click's own complaints become one line too."""
+
+    def command() -> None:
+        try:
+            lmrc.main(args=None if arguments is None else list(arguments), prog_name="lmrc", standalone_mode=False)
+        except click.exceptions.NoArgsIsHelpError as error:
+            click.echo(error.format_message())
+        except click.ClickException as error:
+            raise UserError(" ".join(error.format_message().split())) from None
+        except click.Abort:
+            raise KeyboardInterrupt from None
+
+    return exit_status(command)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,197 @@
+"""`lmrc demo`: the whole chain on synthetic documents, through the code that runs on a cluster.
+
+Each stage is a run of its own below runs/demo/, so that a second start goes on where the first one stopped.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+from lmrc.cluster.launch import launch
+from lmrc.cluster.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig
+from lmrc.config import ClusterOptions, DemoConfig, RunOptions, TrainingData
+from lmrc.corpus import synthetic
+from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.corpus.candidates import Candidates
+from lmrc.evaluation.facts import Facts, facts_of
+from lmrc.evaluation.metrics import candidate_scores
+from lmrc.evaluation.report import write_report
+from lmrc.evaluation.runs import Evaluated, read_evaluated, sections
+from lmrc.evaluation.tables import Table, score_table
+from lmrc.run import RunFolder, write_atomically
+
+HERE = ClusterOptions(where="local")
+
+
+class Demo:
+    """The chain, stage by stage, in one run folder."""
+
+    def __init__(self, config: DemoConfig) -> None:
+        self._config = config
+        self._run = RunFolder.of(config.run)
+        self._data = self._run.path / "data"
+
+    def run(self) -> dict[str, Any]:
+        """Run what is missing; returns and prints the summary (design: rcp_f1, final_f1, untrained_f1, seconds)."""
+        self._run.prepare(self._config)
+        summary = self._run.result()
+        if summary is None:
+            start = time.monotonic()
+            self._build()
+            self._train()
+            self._infer()
+            self._untrained()
+            summary = self._summarise(time.monotonic() - start)
+            self._run.finish(summary)
+        self._show(summary)
+        return summary
+
+    def _corpus(self, part: str) -> Path:
+        return self._data / part
+
+    def _build(self) -> None:
+        sizes = self._config.synthetic
+        # Each part has a seed of its own: other names, the same phrasings.
+        parts = {
+            "train": (sizes.train_documents, sizes.seed),
+            "rc-train": (self._config.rc_documents, sizes.seed),
+            "dev": (sizes.dev_documents, sizes.seed + 1),
+            "test": (sizes.test_documents, sizes.seed + 2),
+        }
+        for part, (documents, seed) in parts.items():
+            out = self._corpus(part)
+            if out.exists():
+                continue
+            source = f"synthetic documents={documents} seed={seed}"
+            self._data.mkdir(parents=True, exist_ok=True)
+            write_corpus(
+                synthetic.generate(documents, seed),
+                out,
+                synthetic.RELATIONS,
+                source=source,
+                source_sha256=hashlib.sha256(source.encode()).hexdigest(),
+            )
+            print(f"{out}: {documents} synthetic documents", flush=True)
+
+    def _stage(self, stage: Stage, config: StageConfig, name: str, **changes: Any) -> Path:
+        """Run a stage below the demo's folder under `name`; returns its run folder."""
+        run = RunOptions(name=name, folder=self._run.path, seed=self._config.run.seed)
+        launch(stage, config.model_copy(update={"run": run, "cluster": HERE, **changes}))
+        return self._run.path / name
+
+    def _train(self) -> None:
+        config, dev = self._config, self._corpus("dev")
+        self._stage(RCP, config.rcp, "rcp", data=TrainingData(train=self._corpus("train"), dev=dev))
+        self._stage(RC, config.rc, "rc", data=TrainingData(train=self._corpus("rc-train"), dev=dev))
+
+    def _infer(self) -> None:
+        test, path = self._corpus("test"), self._run.path
+        propose = self._stage(PROPOSE, self._config.propose, "propose", corpus=test, rcp=path / "rcp" / "best")
+        self._stage(
+            CLASSIFY,
+            self._config.classify,
+            "lmrc",
+            corpus=test,
+            candidates=propose / "candidates",
+            rc=path / "rc" / "best",
+        )
+
+    def _untrained(self) -> None:
+        """The same chain as initialised, given as many pairs as the trained one proposes."""
+        test, path = self._corpus("test"), self._run.path
+        export_untrained(self._config, TrainingData(train=self._corpus("dev"), dev=self._corpus("dev")), path)
+        everything = self._stage(
+            PROPOSE, self._config.propose, "untrained-all", corpus=test, rcp=path / "untrained-rcp", threshold=0.0
+        )
+        proposed = sum(len(row) for row in Candidates.open(path / "propose" / "candidates"))
+        probabilities = sorted(
+            candidate.probability for row in Candidates.open(everything / "candidates") for candidate in row
+        )
+        threshold = probabilities[-min(max(proposed, 1), len(probabilities))]
+        propose = self._stage(
+            PROPOSE,
+            self._config.propose,
+            "untrained-propose",
+            corpus=test,
+            rcp=path / "untrained-rcp",
+            threshold=threshold,
+        )
+        self._stage(
+            CLASSIFY,
+            self._config.classify,
+            "untrained",
+            corpus=test,
+            candidates=propose / "candidates",
+            rc=path / "untrained-rc",
+        )
+
+    def _evaluated(self) -> list[Evaluated]:
+        train = Corpus.open(self._corpus("train"))
+        facts = Facts(frozenset(facts_of(train)), str(self._corpus("train")), train.fingerprint)
+        runs = (read_evaluated(self._run.path / name, facts) for name in ("lmrc", "untrained"))
+        return [run for run in runs if run is not None]
+
+    def _summarise(self, seconds: float) -> dict[str, Any]:
+        evaluated = self._evaluated()
+        test = Corpus.open(self._corpus("test"))
+        candidates = Candidates.open(self._run.path / "propose" / "candidates")
+        rows = (
+            (document.title, [(c.head, c.tail) for c in row]) for document, row in zip(test, candidates, strict=True)
+        )
+        rcp = candidate_scores(test, rows)
+        page = self._run.path / "report.html"
+        write_report(page, "LMRC demo", *sections(evaluated, [self._run.path / "rcp", self._run.path / "rc"]))
+        return {
+            "rcp_f1": rcp.f1,
+            "rcp_precision": rcp.precision,
+            "rcp_recall": rcp.recall,
+            "final_f1": evaluated[0].scores.all.f1,
+            "untrained_f1": evaluated[1].scores.all.f1,
+            "seconds": round(seconds, 1),
+        }
+
+    def _show(self, summary: dict[str, Any]) -> None:
+        write_atomically(self._run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        print()
+        print(_rcp_table(summary).text())
+        print()
+        print(score_table([(run.name, run.scores) for run in self._evaluated()]).text())
+        print(f"\nReport: {self._run.path / 'report.html'}")
+        print(
+            f"RCP F1 {summary['rcp_f1']:.1f}, final F1 {summary['final_f1']:.1f} "
+            f"(untrained {summary['untrained_f1']:.1f}) in {summary['seconds']:.0f} s"
+        )
+
+
+def _rcp_table(summary: dict[str, Any]) -> Table:
+    cells = (f"{summary[key]:.2f}" for key in ("rcp_precision", "rcp_recall", "rcp_f1"))
+    return Table(("held-out documents", "P", "R", "F1"), (("RCP (pairs)", *cells),))
+
+
+def export_untrained(config: DemoConfig, data: TrainingData, folder: Path) -> None:
+    """Both models as they are before the first step, in the layout that inference loads."""
+    from lmrc.engine.backend import trained_parameters
+    from lmrc.engine.loop import seed_everything
+    from lmrc.rc.train import RcTask
+    from lmrc.rcp.train import RcpTask
+
+    corpus = Corpus.open(data.train)
+    builders = {
+        "untrained-rcp": lambda: RcpTask(config.rcp, corpus, corpus),
+        "untrained-rc": lambda: RcTask(config.rc, corpus, corpus),
+    }
+    for name, build in builders.items():
+        out = folder / name
+        if out.exists():
+            continue
+        seed_everything(config.run.seed)
+        task = build()
+        temporary = folder / f".{name}.tmp"
+        temporary.mkdir(exist_ok=True)
+        weights = {key: value.detach().float().cpu() for key, value in trained_parameters(task).items()}
+        task.export(temporary, weights)
+        temporary.rename(out)

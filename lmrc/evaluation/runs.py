@@ -1,0 +1,76 @@
+"""Run folders as the report sees them: predictions with their gold documents, learning curves."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import yaml
+
+from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.statistics import statistics
+from lmrc.errors import RunError
+from lmrc.evaluation.facts import Facts
+from lmrc.evaluation.figures import Series, learning_curves, read_curves, relation_bars
+from lmrc.evaluation.metrics import Scores, score
+from lmrc.evaluation.predictions import Prediction, read_predictions
+from lmrc.evaluation.report import Section, documents_section, figure_section, table_section
+from lmrc.evaluation.tables import relation_table, remarks, score_table, statistics_table
+
+CURVES = ("loss", "dev_f1", "dev_loss")
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run that classified: its predictions beside the gold documents."""
+
+    name: str
+    corpus: Corpus
+    predictions: list[Prediction]
+    scores: Scores
+
+
+def read_evaluated(folder: Path, facts: Facts | None = None) -> Evaluated | None:
+    """The predictions of a classify run with their scores; None for a run that made none.
+
+    Raises RunError where the folder is no run, CorpusError where its corpus is not there any more.
+    """
+    try:
+        config = yaml.safe_load((folder / "config.yaml").read_text())
+    except OSError as error:
+        raise RunError(f"{folder} is no run folder: its config.yaml cannot be read ({error.strerror})") from None
+    if not (folder / "predictions.json").exists():
+        return None
+    corpus = Corpus.open(config["corpus"])
+    predictions = read_predictions(folder / "predictions.json")
+    # A run over the first documents is measured on these.
+    documents = [corpus[index] for index in range(config.get("documents") or len(corpus))]
+    return Evaluated(folder.name, corpus, predictions, score(documents, predictions, corpus.relations, facts))
+
+
+def curves_of(folders: Sequence[Path]) -> list[tuple[str, dict[str, Series]]]:
+    """The learning curves of those runs that trained."""
+    return [(folder.name, read_curves(folder / "metrics.jsonl")) for folder in folders if _trained(folder)]
+
+
+def _trained(folder: Path) -> bool:
+    return (folder / "metrics.jsonl").exists()
+
+
+def sections(evaluated: Sequence[Evaluated], trained: Sequence[Path]) -> list[Section]:
+    """The parts of the report: scores, relations, learning curves, data, documents (of the first run)."""
+    parts: list[Section] = []
+    if evaluated:
+        first = evaluated[0]
+        parts.append(
+            table_section("Scores", score_table([(run.name, run.scores) for run in evaluated]), remarks(first.scores))
+        )
+        parts.append(figure_section("F1 by relation", relation_bars(first.scores, first.corpus.relations), first.name))
+        parts.append(table_section("Relations", relation_table(first.scores, first.corpus.relations)))
+    for name, curves in curves_of(trained):
+        parts.append(figure_section(f"Learning curves: {name}", learning_curves([(name, curves)], CURVES)))
+    if evaluated:
+        parts.append(table_section("Data", statistics_table([(first.name, statistics(first.corpus))])))
+        parts.append(documents_section("Documents", first.corpus, first.predictions, first.corpus.relations))
+    return parts

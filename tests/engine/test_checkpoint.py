@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+import errno
+import json
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from lmrc.config import Training
+from lmrc.engine.backend import STATE_KEYS
+from lmrc.engine.checkpoint import Checkpoints, Progress
+from lmrc.engine.distributed import ALONE
+from lmrc.engine.plain import PlainBackend
+from lmrc.errors import RunError
+from tests.engine.toy import ToyTask
+
+NAMES = ("first.weight", "first.bias", "second.weight", "second.bias")
+OPTIONS = Training(precision="fp32", backend="torch")
+
+
+def stepped(scale: float = 1.0) -> PlainBackend:
+    """A backend after one step."""
+    task = ToyTask()
+    backend = PlainBackend(task, OPTIONS, ALONE)
+    backend.backward(backend.loss(task.collate([0, 1, 2])))
+    backend.step(scale)
+    return backend
+
+
+def checkpoints(folder: Path, backend: PlainBackend, keep: int = 2) -> Checkpoints:
+    return Checkpoints(folder, backend, NAMES, ALONE, keep)
+
+
+def state(backend: PlainBackend) -> dict[str, torch.Tensor]:
+    return {f"{name}/{key}": backend.get(name, key) for name in NAMES for key in STATE_KEYS}
+
+
+def test_round_trip_is_bit_exact(tmp_path: Path) -> None:
+    backend = stepped()
+    saved = checkpoints(tmp_path, backend).save(Progress(step=7, best=0.5, best_step=3, fingerprint="toy"))
+    assert (tmp_path / "latest").read_text() == "step-000007\n" == saved.name + "\n"
+    other = stepped(scale=0.0)
+    progress = checkpoints(tmp_path, other).load(saved)
+    assert progress == Progress(step=7, best=0.5, best_step=3, fingerprint="toy")
+    before, after = state(backend), state(other)
+    assert all(torch.equal(before[key], after[key]) for key in before)
+    steps = {float(values["step"]) for values in other._optimizer.state.values()}
+    assert steps == {7.0}
+
+
+def test_frozen_weights_are_not_written(tmp_path: Path) -> None:
+    from safetensors import safe_open
+
+    folder = checkpoints(tmp_path, stepped()).save(Progress(step=1))
+    with safe_open(folder / "state-00000.safetensors", framework="pt") as tensors:
+        assert set(tensors.keys()) == {f"{name}/{key}" for name in NAMES for key in STATE_KEYS}
+
+
+def test_the_last_ones_are_kept(tmp_path: Path) -> None:
+    saver = checkpoints(tmp_path, stepped(), keep=2)
+    for step in (1, 2, 3, 4):
+        saver.save(Progress(step=step))
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["latest", "step-000003", "step-000004"]
+
+
+@pytest.mark.parametrize("damage", ["torn tensors", "no manifest", "changed progress", "missing tensors"])
+def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+    saver = checkpoints(tmp_path, stepped())
+    good = saver.save(Progress(step=1))
+    bad = saver.save(Progress(step=2))
+    tensors = bad / "state-00000.safetensors"
+    if damage == "torn tensors":
+        tensors.write_bytes(tensors.read_bytes()[:-4])
+    elif damage == "no manifest":
+        (bad / "manifest.json").unlink()
+    elif damage == "changed progress":
+        (bad / "progress.json").write_text('{"step": 9}')
+    else:
+        tensors.unlink()
+    assert saver.newest() == good
+    assert "step-000002 is damaged" in capsys.readouterr().out
+
+
+def test_a_killed_save_leaves_the_previous_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saver = checkpoints(tmp_path, stepped())
+    good = saver.save(Progress(step=1))
+
+    def killed(self: Path, target: Path) -> None:
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch, pytest.raises(KeyboardInterrupt):
+        patch.setattr(Path, "rename", killed)
+        saver.save(Progress(step=2))
+    assert saver.newest() == good
+    assert saver.save(Progress(step=2)).name == "step-000002"  # what the killed one left is no obstacle
+
+
+def test_a_full_disk_is_named_with_rank_and_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    saver = checkpoints(tmp_path, stepped())
+    good = saver.save(Progress(step=1))
+
+    def full(descriptor: int) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"rank 0 on .*No space left on device"):
+        patch.setattr(os, "fsync", full)
+        saver.save(Progress(step=2))
+    assert saver.newest() == good
+
+
+def test_a_newer_format_is_refused(tmp_path: Path) -> None:
+    saver = checkpoints(tmp_path, stepped())
+    manifest = saver.save(Progress(step=1)) / "manifest.json"
+    manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
+    with pytest.raises(RunError, match="newer version"):
+        saver.newest()
+
+
+def test_another_model_is_refused(tmp_path: Path) -> None:
+    folder = checkpoints(tmp_path, stepped()).save(Progress(step=1))
+    with pytest.raises(RunError, match=r"of another model \(second.bias"):
+        Checkpoints(tmp_path, stepped(), NAMES[:3], ALONE, 2).load(folder)

@@ -1,0 +1,120 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import yaml
+
+from lmrc.config import ClassifyConfig, DemoConfig, Options, ProposeConfig, RcConfig, RcpConfig
+from lmrc.errors import ConfigError
+from lmrc.options import options_of, parse, table
+from tests.conftest import ROOT
+
+ALIASES = {"run": "run.name", "nodes": "cluster.nodes"}
+TREES: list[type[Options]] = [RcpConfig, RcConfig, ProposeConfig, ClassifyConfig, DemoConfig]
+
+
+def test_command_line_is_above_yaml_is_above_defaults(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("train: {epochs: 3, learning_rate: 1e-4}\nmodel: {encoder: bert-base-cased}\n")
+    config, path = parse(RcpConfig, ["--config", str(file), "--train.epochs", "5", "--nodes=2"], ALIASES)
+    assert path == file
+    assert config.train.epochs == 5
+    assert config.train.learning_rate == 1e-4  # YAML 1.1 reads 1e-4 as a string
+    assert config.model.encoder == "bert-base-cased"
+    assert config.cluster.nodes == 2
+    assert config.train.batch_size == 4
+
+
+def test_values_of_the_command_line() -> None:
+    config, _ = parse(
+        RcConfig,
+        ["--lora.targets", "q_proj, v_proj", "--train.max_steps", "none", "--train.gradient_checkpointing", "true"],
+        {},
+    )
+    assert config.lora.targets == ("q_proj", "v_proj")
+    assert config.train.max_steps is None
+    assert config.train.gradient_checkpointing is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--train.epoch", "3"], r"unknown option --train.epoch: did you mean train.epochs\?"),
+        (["--node", "3"], r"unknown option --node: did you mean nodes\?"),
+        (["--train.epochs", "many"], r"train.epochs is 'many': .*integer"),
+        (["--train.epochs", "0"], r"train.epochs is '0': .*greater than or equal to 1"),
+        (["--train.precision", "fp16"], r"train.precision is 'fp16': .*'fp32' or 'bf16'"),
+        (["--train.learning_rate", "-1"], r"train.learning_rate is '-1': .*greater than 0"),
+        (["--train.epochs"], r"--train.epochs needs a value"),
+        (["--train.epochs", "--nodes", "1"], r"--train.epochs needs a value"),
+        (["epochs=3"], r"'epochs=3' is no option"),
+        (["--config", "nowhere.yaml"], r"cannot read the config nowhere.yaml: No such file"),
+        (["--run", "a/b"], r"run.name is 'a/b'"),
+    ],
+)
+def test_mistakes_are_one_sentence(arguments: list[str], sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence) as caught:
+        parse(RcpConfig, arguments, ALIASES)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "sentence"),
+    [
+        ("train: {epoch: 3}", r"my.yaml: unknown option train.epoch: did you mean train.epochs\?"),
+        ("train: {epochs: [3]}", r"my.yaml: train.epochs is \[3\]"),
+        ("train: 3", r"my.yaml: unknown option train"),
+        ("- train", r"my.yaml holds a list, expected options"),
+        ("train: {", r"my.yaml is not YAML"),
+    ],
+)
+def test_mistakes_in_a_file_name_the_file(tmp_path: Path, content: str, sentence: str) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=sentence):
+        parse(RcpConfig, ["--config", str(file)], ALIASES)
+
+
+@pytest.mark.parametrize("tree", TREES)
+def test_every_option_has_a_meaning_and_stands_in_the_table(tree: type[Options]) -> None:
+    shown = table(tree)
+    for name, field in options_of(tree):
+        assert field.description, name
+        assert f"--{name} " in shown
+
+
+def _tree_of(path: Path) -> type[Options]:
+    kinds: dict[str, type[Options]] = {"rcp": RcpConfig, "rc": RcConfig, "direct": RcConfig, "configs": DemoConfig}
+    return kinds[path.parent.name]
+
+
+CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "deepspeed")
+
+
+@pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
+def test_every_config_file_is_read(path: Path) -> None:
+    parse(_tree_of(path), ["--config", str(path)], {})
+
+
+@pytest.mark.parametrize("dataset", ["docred", "redocred"])
+def test_hyperparameters_of_tables_6_and_7(dataset: str) -> None:
+    """The figures of the paper, written out; both data sets share them."""
+    rcp, _ = parse(RcpConfig, ["--config", str(ROOT / f"configs/rcp/{dataset}.yaml")], {})
+    train = rcp.train
+    assert (train.batch_size, train.epochs, train.learning_rate, train.classifier_learning_rate) == (4, 30, 3e-5, 1e-4)
+    assert (train.gradient_clip, train.warmup, rcp.model.encoder) == (1.0, 0.06, "roberta-large")
+    for size in ("7b", "13b"):
+        rc, _ = parse(RcConfig, ["--config", str(ROOT / f"configs/rc/{dataset}-{size}.yaml")], {})
+        direct, _ = parse(RcConfig, ["--config", str(ROOT / f"configs/direct/{dataset}-{size}.yaml")], {})
+        assert (rc.train.epochs, rc.train.warmup, rc.prompt.kind) == (8, 100, "rc")
+        assert (direct.train.epochs, direct.train.warmup, direct.prompt.kind) == (2, 200, "direct")
+        for config in (rc, direct):
+            assert (config.train.batch_size, config.train.learning_rate) == (4, 1e-4)
+            assert (config.lora.r, config.lora.alpha, config.lora.dropout, len(config.lora.targets)) == (8, 16, 0.05, 7)
+            assert config.model.base == f"meta-llama/Llama-2-{size}-chat-hf"
+
+
+def test_config_trees_travel_through_yaml() -> None:
+    config, _ = parse(DemoConfig, ["--rcp.train.epochs", "2"], {})
+    assert DemoConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
