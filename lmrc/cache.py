@@ -12,6 +12,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from pathlib import Path
 
 from filelock import FileLock
@@ -63,7 +64,9 @@ def _make(folder: Path, make: Callable[[Path], None], notice: str | None) -> Non
     # A random name: where the file system knows no locks, two writers must not share it.
     temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        make(temporary)
+        # Libraries' progress bars would bury the one line that was announced; what goes wrong is raised.
+        with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
+            make(temporary)
         sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
         (temporary / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1) + "\n")
         # mkdtemp and safetensors write for the owner alone, which would lock the others out of a shared cache.

@@ -14,9 +14,7 @@ from __future__ import annotations
 
 import copy
 import importlib.util
-import os
 from collections.abc import Callable
-from contextlib import redirect_stderr
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -140,8 +138,7 @@ def _convert_gguf(folder: Path, file: str, out: Path) -> None:
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
 
-    # The progress bars of the reader would bury the one line that was announced; what goes wrong is raised.
-    with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere), torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]):
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True)
         loaded = AutoModelForCausalLM.from_pretrained(
             folder,

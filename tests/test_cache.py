@@ -49,6 +49,16 @@ def test_made_once_and_announced(cache: Path, capsys: pytest.CaptureFixture[str]
     assert capsys.readouterr().err == ""
 
 
+def test_progress_bars_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None:
+    def make(folder: Path) -> None:
+        (folder / "model").touch()
+        print("50 %", file=sys.stderr)
+
+    cached("model", make, "converting …")
+    said = capsys.readouterr().err
+    assert "50 %" not in said and said.startswith("converting … ")
+
+
 def test_others_can_read_it() -> None:
     def make(folder: Path) -> None:
         (folder / "model").touch(mode=0o600)
