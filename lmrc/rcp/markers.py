@@ -1,0 +1,109 @@
+"""Word pieces of a document with a `*` before and after each mention (section 3.1, "entity marker technique").
+
+Words become word pieces one by one, as the published code does (`tokenizer.tokenize(word)`): for a RoBERTa vocabulary
+that means without the space that would precede the word in running text. The marker is the vocabulary's own `*`,
+without a space too.
+
+Where several mentions start at the same word they share one `*`, likewise where they end. An end followed by a start is
+two: the second is the opening marker whose embedding stands for the mention. Nested and overlapping mentions have a
+marker at each of their ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from itertools import chain
+
+import numpy as np
+from numpy.typing import NDArray
+from transformers import PreTrainedTokenizerBase
+
+from lmrc.corpus.docred import Document
+from lmrc.errors import UserError
+
+MARKER = "*"
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class EncodedDocument:
+    """Word pieces of a document and where its mentions' opening markers are."""
+
+    input_ids: NDArray[np.int32]
+    """[length], the special tokens at both ends included."""
+    markers: tuple[tuple[int, ...], ...]
+    """Per entity, for each mention that was not cut off, the position of its opening marker in `input_ids`."""
+    cut: int
+    """Mentions whose opening marker lies beyond the longest length."""
+
+    @property
+    def entities(self) -> int:
+        """Number of entities, those without a mention left included."""
+        return len(self.markers)
+
+    @property
+    def pairs(self) -> int:
+        """Number of ordered pairs (h, t), h != t."""
+        return self.entities * (self.entities - 1)
+
+
+class Encoder:
+    """Documents to word pieces. Remembers the word pieces of every word, for words repeat."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
+        """`max_length`: most word pieces of a document, the two special tokens included.
+
+        Raises UserError where the tokenizer lacks the marker or the special tokens around a text.
+        """
+        marker = tokenizer.convert_tokens_to_ids(MARKER)
+        for what, token in (
+            (f"no word piece {MARKER!r}", marker if marker != tokenizer.unk_token_id else None),
+            ("no token that opens a text (cls_token)", tokenizer.cls_token_id),
+            ("no token that closes a text (sep_token)", tokenizer.sep_token_id),
+        ):
+            if token is None:
+                raise UserError(
+                    f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has {what}; "
+                    "choose a BERT- or RoBERTa-like encoder in model.encoder"
+                )
+        self._tokenizer = tokenizer
+        self._pieces: dict[str, list[int]] = {}
+        self._marker = [marker]
+        self._open = [tokenizer.cls_token_id]
+        self._close = [tokenizer.sep_token_id]
+        self.max_length = max_length
+
+    def _learn(self, words: Iterable[str]) -> None:
+        unseen = [word for word in set(words) if word not in self._pieces]
+        if unseen:
+            pieces = self._tokenizer(unseen, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+            self._pieces.update(zip(unseen, pieces, strict=True))
+
+    def encode(self, document: Document) -> EncodedDocument:
+        """The document's word pieces, at most `max_length`, and its opening markers."""
+        self._learn(chain.from_iterable(document.sentences))
+        mentions = [mention for entity in document.entities for mention in entity]
+        starts = {(mention.sentence, mention.start) for mention in mentions}
+        lasts = {(mention.sentence, mention.end - 1) for mention in mentions}
+
+        ids = list(self._open)
+        opening: dict[tuple[int, int], int] = {}
+        for sentence, words in enumerate(document.sentences):
+            for index, word in enumerate(words):
+                place = (sentence, index)
+                if place in starts:
+                    opening[place] = len(ids)
+                    ids += self._marker
+                ids += self._pieces[word]
+                if place in lasts:
+                    ids += self._marker
+        limit = self.max_length - len(self._close)
+        markers = tuple(
+            tuple(at for mention in entity if (at := opening[mention.sentence, mention.start]) < limit)
+            for entity in document.entities
+        )
+        return EncodedDocument(
+            input_ids=np.array(ids[:limit] + self._close, dtype=np.int32),
+            markers=markers,
+            cut=len(mentions) - sum(map(len, markers)),
+        )

@@ -1,0 +1,69 @@
+"""Documents longer than the encoder's positions: two overlapping windows, put together again.
+
+As in the published code (ATLOP's long_seq.py): the first window holds the document's beginning and closes with the
+separator (two of them for RoBERTa-like encoders), the second opens with the start token and holds the end. Where they
+overlap, hidden states are averaged; attention is added and each row normalised. The published code lets a document be
+as long as both windows, which leaves two or three word pieces between them unseen; here `longest` leaves no gap.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor
+
+# Guards the division where a marker's attention goes to nothing but tokens outside the document.
+EPSILON = 1e-10
+
+
+@dataclass(frozen=True, slots=True)
+class Windows:
+    """How documents are cut: `size` positions a window, `separators` closing tokens of the first of two windows."""
+
+    size: int
+    separators: int
+
+    @property
+    def longest(self) -> int:
+        """The longest document in word pieces that two windows cover without a gap."""
+        return 2 * self.size - 1 - self.separators
+
+    def cut(self, input_ids: NDArray[np.int32]) -> list[NDArray[np.int32]]:
+        """The one or two windows of a document, its word pieces [length] with length <= `longest`."""
+        if len(input_ids) <= self.size:
+            return [input_ids]
+        closing = np.repeat(input_ids[-1:], self.separators)
+        return [
+            np.concatenate([input_ids[: self.size - self.separators], closing]),
+            np.concatenate([input_ids[:1], input_ids[len(input_ids) - self.size + 1 :]]),
+        ]
+
+    def places(self, positions: NDArray[np.int64], length: int) -> list[tuple[NDArray[np.int64], NDArray[np.bool_]]]:
+        """Per window of a document of `length`: where its `positions` are in the window, and whether they are in it.
+
+        A position that is not in the window is given as 0.
+        """
+        if length <= self.size:
+            return [(positions, np.ones(len(positions), dtype=np.bool_))]
+        second = positions - (length - self.size)
+        inside = [positions < self.size - self.separators, second >= 1]
+        return [(np.where(held, place, 0), held) for place, held in zip([positions, second], inside, strict=True)]
+
+    def join(self, hidden: Tensor, attention: Tensor, length: int) -> tuple[Tensor, Tensor]:
+        """Put a document together.
+
+        hidden: [1 or 2 windows, width, d]; attention: [1 or 2 windows, rows, heads, width], zero for rows that are not
+        in the window. Returns hidden [length, d] and attention [rows, heads, length].
+        """
+        if length <= self.size:
+            return hidden[0, :length], attention[0, ..., :length]
+        end, begin = self.size - self.separators, length - self.size + 1
+        seen = torch.ones(length, 1, dtype=hidden.dtype, device=hidden.device)
+        seen[begin:end] = 2
+        joined = F.pad(hidden[0, :end], (0, 0, 0, length - end)) + F.pad(hidden[1, 1 : self.size], (0, 0, begin, 0))
+        rows = F.pad(attention[0, ..., :end], (0, length - end)) + F.pad(attention[1, ..., 1 : self.size], (begin, 0))
+        return joined / seen, rows / (rows.sum(-1, keepdim=True) + EPSILON)
