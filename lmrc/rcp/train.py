@@ -1,0 +1,164 @@
+"""Relation Candidate Proposal as the engine trains it: examples, loss, dev scores (section 3.1, table 6)."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from lmrc.config import RcpConfig
+from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.docred import Document, relations_by_pair
+from lmrc.engine.distributed import World
+from lmrc.errors import CorpusError, UserError
+from lmrc.rcp.batching import Batch, to_device
+from lmrc.rcp.markers import EncodedDocument, Encoder
+from lmrc.rcp.measure import binary_scores
+from lmrc.rcp.model import RelationCandidateModel
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Example:
+    """A document and its gold pairs."""
+
+    document: EncodedDocument
+    positive: NDArray[np.int64]
+    """Numbers of the pairs with a relation, among the ordered pairs sorted by (h, t)."""
+
+    def targets(self) -> NDArray[np.bool_]:
+        """[pairs], True where the pair has a relation."""
+        targets = np.zeros(self.document.pairs, dtype=np.bool_)
+        targets[self.positive] = True
+        return targets
+
+
+def gold_pairs(document: Document) -> NDArray[np.int64]:
+    """Numbers of the document's pairs with a relation, among its ordered pairs sorted by (h, t)."""
+    others = len(document.entities) - 1
+    # Row h of the pairs leaves out t = h.
+    return np.array([h * others + t - (t > h) for h, t in relations_by_pair(document)], dtype=np.int64)
+
+
+class RcpTask:
+    """The engine's task for RCP: binary cross entropy over all ordered entity pairs of a document."""
+
+    unit = "documents"
+    model: nn.Module
+
+    def __init__(self, config: RcpConfig, train: Corpus, dev: Corpus) -> None:
+        """Loads the encoder and turns both corpora into word pieces.
+
+        Raises UserError where the encoder is not found or does not fit, CorpusError where a document has no labels.
+        """
+        model, self.tokenizer = RelationCandidateModel.from_encoder(config.model.encoder, config.model.max_length)
+        if config.train.gradient_checkpointing:
+            if not model.encoder.supports_gradient_checkpointing:
+                raise UserError(
+                    f"the encoder {config.model.encoder} does not support gradient checkpointing; "
+                    "set train.gradient_checkpointing to false"
+                )
+            model.encoder.activation_checkpointing_enable()
+        self.model = self._own = model
+        self._config = config
+        self._fingerprint = train.fingerprint
+        encoder = Encoder(self.tokenizer, model.max_length)
+        self._train = self._prepare("train", train, encoder)
+        dev_examples = self._prepare("dev", dev, encoder)
+        # Documents of like length together: less padding. The scores do not depend on the order.
+        self._dev = sorted(dev_examples, key=lambda example: len(example.document.input_ids))
+
+    @staticmethod
+    def _prepare(what: str, corpus: Corpus, encoder: Encoder) -> list[Example]:
+        examples = list(_examples(corpus, encoder))
+        cut = sum(example.document.cut for example in examples)
+        lost = sum(not markers for example in examples for markers in example.document.markers)
+        if os.environ.get("RANK", "0") == "0":
+            pairs = sum(example.document.pairs for example in examples)
+            positive = sum(len(example.positive) for example in examples)
+            print(
+                f"{what}: {len(examples)} documents, {pairs} pairs, {positive} with a relation; beyond "
+                f"{encoder.max_length} word pieces: {cut} mentions, {lost} entities without any mention left",
+                flush=True,
+            )
+        return examples
+
+    def __len__(self) -> int:
+        return len(self._train)
+
+    def fingerprint(self) -> str:
+        """The training corpus."""
+        return self._fingerprint
+
+    def weight(self, index: int) -> int:
+        """Ordered pairs of the document; 0 for a single entity."""
+        return self._train[index].document.pairs
+
+    def size(self, index: int) -> int:
+        """One document."""
+        return 1
+
+    def collate(self, indices: Sequence[int]) -> Batch:
+        """The batch of the model, and "targets" [pairs] in {0, 1}, float32."""
+        return self._batch([self._train[index] for index in indices])
+
+    def _batch(self, examples: Sequence[Example]) -> Batch:
+        targets = np.concatenate([example.targets() for example in examples])
+        batch = self._own.collate([example.document for example in examples])
+        return {**batch, "targets": torch.from_numpy(targets.astype(np.float32))}
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Binary cross entropy of P(relation), summed over pairs."""
+        return F.binary_cross_entropy_with_logits(model(batch), batch["targets"], reduction="sum")
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The pretrained encoder and the new layers, each at its own rate (table 6)."""
+        options = self._config.train
+        return [
+            {"params": [p for p in self._own.encoder.parameters() if p.requires_grad], "lr": options.learning_rate},
+            {"params": list(self._own.classifier.parameters()), "lr": options.classifier_learning_rate},
+        ]
+
+    def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
+        """Dev scores of `binary_scores`, and "loss", the mean over pairs."""
+        size = self._config.train.micro_batch_size
+        indices, real = world.share(len(self._dev))
+        loss, logits, gold = 0.0, [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
+        for start in range(0, len(indices), size):
+            examples = [self._dev[index] for index in indices[start : start + size]]
+            batch = to_device(self._batch(examples), world.device)
+            scores = model(batch)
+            # The rest of this rank's documents repeats one of them.
+            pairs = sum(example.document.pairs for example in examples[: max(real - start, 0)])
+            scores, targets = scores[:pairs].double(), batch["targets"][:pairs].double()
+            loss += float(F.binary_cross_entropy_with_logits(scores, targets, reduction="sum"))
+            logits.append(scores.cpu().numpy())
+            gold.append(targets.cpu().numpy() > 0)
+        parts = world.gather((loss, np.concatenate(logits), np.concatenate(gold)))
+        probabilities = 1 / (1 + np.exp(-np.concatenate([part[1] for part in parts])))
+        total = sum(part[0] for part in parts)
+        return {
+            **binary_scores(probabilities, np.concatenate([part[2] for part in parts])),
+            "loss": total / max(len(probabilities), 1),
+        }
+
+    def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write what `RelationCandidateModel.load` reads."""
+        self._own.save(folder, self.tokenizer, weights)
+
+
+def _examples(corpus: Corpus, encoder: Encoder) -> Iterable[Example]:
+    for document in corpus:
+        if document.labels is None:
+            raise CorpusError(
+                f"{corpus.folder}: document {document.title!r} has no labels to learn from or be measured on; "
+                "build the corpus from documents with labels"
+            )
+        yield Example(encoder.encode(document), gold_pairs(document))
