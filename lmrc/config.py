@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
+Precision = Literal["auto", "fp32", "bf16"]
 
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -51,7 +52,7 @@ class Training(Options):
     weight_decay: Share = Field(0.0, description="AdamW's decoupled weight decay")
     adam_epsilon: Rate = Field(1e-6, description="AdamW's epsilon")
     gradient_clip: float = Field(1.0, gt=0.0, description="largest norm of the gradient")
-    precision: Literal["fp32", "bf16"] = Field("bf16", description="of the forward pass; trained weights stay fp32")
+    precision: Precision = Field("auto", description="of the forward pass; auto: bf16 where the hardware has it")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
     zero_stage: Literal[0, 1, 2, 3] = Field(0, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
     backend: Literal["auto", "deepspeed", "torch"] = Field("auto", description="auto: DeepSpeed where it runs")

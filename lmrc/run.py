@@ -23,6 +23,7 @@ MAY_CHANGE = (
     "train.zero_stage",
     "train.micro_batch_size",
     "train.backend",
+    "train.precision",
     "train.checkpoint_",
 )
 

@@ -194,7 +194,7 @@ def _setting(options: Training, world_size: int) -> str:
 
 
 def _element(options: Training) -> int:
-    return BF16 if options.precision == "bf16" else FP32
+    return FP32 if options.precision == "fp32" else BF16
 
 
 def _micro_batch(options: Training, world_size: int) -> int:

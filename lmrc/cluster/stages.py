@@ -24,6 +24,17 @@ class Stage:
     trains: bool
 
 
+def quieten() -> None:
+    """Keep the libraries' bars and deprecations out of the log: the engine has its own progress."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # transformers tells peft of a name that it has changed; there is nothing a user could do about it.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
 # torch and transformers are imported when a stage runs, so that --help and --dry-run answer at once.
 def _train_rcp(config: RcpConfig, world: World) -> dict[str, Any]:
     from lmrc.corpus.arrow import Corpus
@@ -31,6 +42,7 @@ def _train_rcp(config: RcpConfig, world: World) -> dict[str, Any]:
     from lmrc.rcp.train import RcpTask
     from lmrc.run import RunFolder
 
+    quieten()
     train_corpus, dev_corpus = Corpus.open(config.data.train), Corpus.open(config.data.dev)
     seed_everything(config.run.seed)
     task = RcpTask(config, train_corpus, dev_corpus)
@@ -43,6 +55,7 @@ def _train_rc(config: RcConfig, world: World) -> dict[str, Any]:
     from lmrc.rc.train import RcTask
     from lmrc.run import RunFolder
 
+    quieten()
     train_corpus, dev_corpus = Corpus.open(config.data.train), Corpus.open(config.data.dev)
     seed_everything(config.run.seed)
     task = RcTask(config, train_corpus, dev_corpus)
@@ -52,12 +65,14 @@ def _train_rc(config: RcConfig, world: World) -> dict[str, Any]:
 def _propose(config: ProposeConfig, world: World) -> dict[str, Any]:
     from lmrc.rcp.propose import run
 
+    quieten()
     return run(config).as_json()
 
 
 def _classify(config: ClassifyConfig, world: World) -> dict[str, Any]:
     from lmrc.rc.classify import run
 
+    quieten()
     return run(config)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from lmrc.config import Training
 from lmrc.engine.distributed import World
+from lmrc.engine.precision import settle
 from lmrc.engine.task import Batch, Task
 
 StateKey = Literal["master", "exp_avg", "exp_avg_sq"]
@@ -68,7 +69,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model = task.model
         self._task_loss = task.loss
-        self._precision = options.precision
+        self._precision = settle(options.precision)
         self._device_type = device.type
 
     def forward(self, batch: Batch) -> Tensor:

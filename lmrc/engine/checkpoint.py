@@ -43,6 +43,8 @@ class Progress:
     evaluations_since_best: int = 0
     fingerprint: str = ""
     """Identity of the training examples."""
+    precision: str = ""
+    """What the forward passes ran in."""
 
 
 def _sha256(path: Path) -> str:

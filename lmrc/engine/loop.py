@@ -18,6 +18,7 @@ from lmrc.engine.checkpoint import Checkpoints, Progress
 from lmrc.engine.distributed import World
 from lmrc.engine.journal import Journal
 from lmrc.engine.order import DataOrder, MicroBatches, step_seed
+from lmrc.engine.precision import settle
 from lmrc.engine.preemption import Preempted, StopRequest
 from lmrc.engine.task import Batch, Task
 from lmrc.errors import ConfigError, RunError
@@ -67,7 +68,8 @@ class Trainer:
         self._trained = sum(parameter.numel() for parameter in parameters.values())
         self._backend = choose_backend(task, options, world, self._plan.count)
         self._checkpoints = Checkpoints(run.checkpoints, self._backend, self._names, world, options.checkpoint_keep)
-        self._progress = Progress(fingerprint=task.fingerprint())
+        self._precision = settle(options.precision)
+        self._progress = Progress(fingerprint=task.fingerprint(), precision=self._precision)
         self._saved_at = time.monotonic()
 
     def run(self) -> dict[str, Any]:
@@ -97,7 +99,7 @@ class Trainer:
         options = self._options
         journal.say(
             f"{self._backend.name}, {self._world.size} process{'es' if self._world.size > 1 else ''} on "
-            f"{self._world.device.type}, {options.precision}: {len(self._task)} examples, {self._total} steps of "
+            f"{self._world.device.type}, {self._precision}: {len(self._task)} examples, {self._total} steps of "
             f"{options.batch_size} ({self._plan.count} x {self._plan.size} a process), "
             f"{self._trained:,} trained parameters"
         )
@@ -158,7 +160,7 @@ class Trainer:
     def _evaluate(self, journal: Journal | None) -> None:
         model = self._backend.model
         model.eval()
-        with autocast(self._options.precision, self._world.device.type):
+        with autocast(self._precision, self._world.device.type):
             metrics = self._task.evaluate(model, self._world)
         metric = self._options.metric
         if metric not in metrics:
@@ -207,6 +209,11 @@ class Trainer:
         if progress.fingerprint != self._progress.fingerprint:
             raise RunError(
                 f"{folder} was trained on other data than {self._run.path} now names: use another --run name"
+            )
+        if progress.precision != self._precision:
+            raise RunError(
+                f"{folder} was trained in {progress.precision}, and this machine would go on in {self._precision}: "
+                f"give --train.precision {progress.precision}"
             )
         self._progress = progress
         if self._world.is_first:

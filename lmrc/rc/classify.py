@@ -15,6 +15,7 @@ from lmrc.config import ClassifyConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.docred import candidate_pairs
+from lmrc.engine.precision import bf16_is_native
 from lmrc.errors import RunError, UserError
 from lmrc.evaluation.predictions import Prediction, write_predictions
 from lmrc.rc.decode import Generation, generate
@@ -52,7 +53,11 @@ def run(config: ClassifyConfig) -> dict[str, int]:
         )
     base_name = adapter_base(config.rc)
     tokenizer = load_tokenizer(str(config.rc))
-    base = load_base(base_name, settings.attn_implementation, settings.precision)
+    precision = settings.precision
+    if precision == "bf16" and not bf16_is_native():
+        print("bf16 is only emulated on this machine, and slow: loading the LM in fp32", flush=True)
+        precision = "fp32"
+    base = load_base(base_name, settings.attn_implementation, precision)
     model = load_adapter(base, config.rc).to("cuda" if torch.cuda.is_available() else "cpu")
 
     counts: Counter[str] = Counter(documents_without_pairs=0, queries=0, pairs=0, predictions=0, unfinished=0, none=0)

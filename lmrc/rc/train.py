@@ -17,6 +17,7 @@ from lmrc.config import RcConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.engine.distributed import World
+from lmrc.engine.precision import settle
 from lmrc.engine.task import Batch
 from lmrc.errors import UserError
 from lmrc.rc.examples import IGNORED, Example, QueryBuilder, collate, encode, gold_pairs
@@ -47,7 +48,7 @@ class RcTask:
         self.tokenizer = load_tokenizer(config.model.base)
         self._train = self._examples(train, config.data.train)
         self._dev = self._examples(dev, config.data.dev)
-        base = load_base(config.model.base, config.model.attn_implementation, config.train.precision)
+        base = load_base(config.model.base, config.model.attn_implementation, settle(config.train.precision))
         base.config.use_cache = False
         if config.train.gradient_checkpointing:
             # The reentrant kind wants inputs that need a gradient, which frozen embeddings do not give.
@@ -156,7 +157,7 @@ class RcTask:
         self.tokenizer.save_pretrained(str(folder))
         Settings(
             prompt=self._config.prompt,
-            precision=self._config.train.precision,
+            precision=settle(self._config.train.precision),
             attn_implementation=self._config.model.attn_implementation,
             relations_sha256=self._relations.sha256,
         ).write(folder)

@@ -1,0 +1,23 @@
+"""bf16 where the hardware multiplies in it: elsewhere it is emulated, at a fortieth of fp32's speed on some CPUs."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+
+from lmrc.config import Precision
+
+
+def bf16_is_native() -> bool:
+    """Whether this process's device (GPU, else CPU) has instructions for bfloat16 products."""
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
+
+
+def settle(precision: Precision) -> Literal["fp32", "bf16"]:
+    """The precision that `auto` means here; the others mean themselves."""
+    if precision == "auto":
+        return "bf16" if bf16_is_native() else "fp32"
+    return precision
