@@ -1,0 +1,79 @@
+"""Facts of a training set, which Ign F1 takes out of the precision."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.docred import Document, Entity, read_documents
+from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.source import sha256_of
+from lmrc.errors import UserError, nearest
+from lmrc.evaluation.files import json_list
+
+Fact = tuple[str, str, str]
+"""Name of a head mention, name of a tail mention, relation id; case-sensitive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Facts:
+    """Name-level facts and where they come from: published scores differ because scorers read different facts files."""
+
+    triples: frozenset[Fact]
+    source: str
+    """The file or folder they were read from, as given."""
+    sha256: str
+    """Of the file; of a corpus folder its fingerprint."""
+
+    def known(self, head: Entity, tail: Entity, relation: str) -> bool:
+        """Whether any name of the head with any name of the tail is a fact with this relation."""
+        tails = {mention.name for mention in tail}
+        return any((h, t, relation) in self.triples for h in {mention.name for mention in head} for t in tails)
+
+
+def facts_of(documents: Iterable[Document]) -> Iterator[Fact]:
+    """Every (head name, tail name, relation) that the labels of training documents state; repeats occur.
+
+    This is `gen_train_facts` of the official scorer (thunlp/DocRED, code/evaluation.py).
+    """
+    for document in documents:
+        for label in document.labels or ():
+            for head in document.entities[label.head]:
+                for tail in document.entities[label.tail]:
+                    yield head.name, tail.name, label.relation
+
+
+def read_facts(path: str | Path, relations: RelationSet) -> Facts:
+    """Read facts from training documents, a corpus folder, or a JSON list of [head name, tail name, relation id].
+
+    Raises:
+        UserError: the file is missing, of neither form, names an unknown relation, or holds no fact.
+    """
+    path = Path(path)
+    if path.is_dir():
+        corpus = Corpus.open(path)
+        triples, sha256 = frozenset(facts_of(corpus)), corpus.fingerprint
+    else:
+        expected = "training documents, or facts [head name, tail name, relation id]"
+        first = next(json_list(path, f"a list of {expected}"), None)
+        if isinstance(first, dict):
+            triples = frozenset(facts_of(read_documents(path, relations)))
+        else:
+            triples = frozenset(_listed(path, relations, expected))
+        sha256 = sha256_of(path)
+    if not triples:
+        raise UserError(f"{path}: holds no facts; give the labelled training set, or leave the facts away")
+    return Facts(triples, str(path), sha256)
+
+
+def _listed(path: Path, relations: RelationSet, expected: str) -> Iterator[Fact]:
+    """The facts of a facts file, checked."""
+    for index, raw in enumerate(json_list(path, f"a list of {expected}")):
+        if not (isinstance(raw, list) and len(raw) == 3 and all(isinstance(part, str) for part in raw)):
+            raise UserError(f"{path}: element {index} is not a fact; expected {expected}")
+        head, tail, relation = raw
+        if relation not in relations:
+            raise UserError(f"{path}: fact {index}: unknown relation {relation!r}; {nearest(relation, relations.ids)}")
+        yield head, tail, relation

@@ -1,0 +1,39 @@
+"""Small documents for the tests of the evaluation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from lmrc.corpus.docred import Document, Label, Mention
+from lmrc.corpus.relations import RelationSet
+
+RELATIONS = RelationSet(("P1", "P2", "P3"), ("country", "born in", "part of"))
+
+
+def document(
+    title: str,
+    entities: Sequence[Sequence[tuple[str, int]]],
+    labels: Sequence[tuple[int, int, str]] | None,
+    type: str = "PER",
+) -> Document:
+    """A document from the (name, sentence) of every mention: its sentences are the names that occur in them."""
+    sentences: list[list[str]] = [[] for _ in range(1 + max((s for e in entities for _, s in e), default=0))]
+    made = []
+    for entity in entities:
+        mentions = []
+        for name, sentence in entity:
+            start = len(sentences[sentence])
+            sentences[sentence].append(name)
+            mentions.append(Mention(name, sentence, start, start + 1, type))
+        made.append(tuple(mentions))
+    gold = None if labels is None else tuple(Label(h, t, r) for h, t, r in labels)
+    return Document(title, tuple(map(tuple, sentences)), tuple(made), gold)
+
+
+def family() -> Document:
+    """Ann and Bob share sentence 0; Paris is alone in sentence 1. Gold: two intra, one inter triple."""
+    return document(
+        "Family",
+        [[("Ann", 0)], [("Bob", 0), ("Robert", 2)], [("Paris", 1)]],
+        [(0, 1, "P1"), (0, 1, "P2"), (1, 2, "P3")],
+    )
