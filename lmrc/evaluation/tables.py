@@ -1,0 +1,141 @@
+"""Tables for people: built once, rendered as aligned plain text, Markdown or HTML."""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lmrc.corpus.relations import RelationSet
+from lmrc.evaluation.metrics import Scores
+
+ABSENT = "-"
+"""Stands where there is no number, as in the paper."""
+
+STATISTICS = {
+    "candidate_pairs": "Candidate space",
+    "na_pairs": "NA entity pairs",
+    "relation_pairs": "Relation entity pairs",
+    "triples": "Annotated triples",
+}
+"""The rows of the paper's table 1, by the names of `lmrc data stats`."""
+
+
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Cells as text. The first `labels` columns are words, set left; the others numbers, set right."""
+
+    header: tuple[str, ...]
+    rows: tuple[tuple[str, ...], ...]
+    labels: int = 1
+
+    def text(self) -> str:
+        """Aligned plain text; lines do not end in spaces."""
+        lines = [self.header, *self.rows]
+        widths = [max(len(_line(line[column])) for line in lines) for column in range(len(self.header))]
+
+        def aligned(line: tuple[str, ...]) -> str:
+            cells = (
+                _line(cell).ljust(width) if column < self.labels else _line(cell).rjust(width)
+                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
+            )
+            return "  ".join(cells).rstrip()
+
+        rule = "  ".join("-" * width for width in widths)
+        return "\n".join([aligned(self.header), rule, *map(aligned, self.rows)])
+
+    def markdown(self) -> str:
+        """A table of GitHub's Markdown."""
+        rule = tuple("---" if column < self.labels else "---:" for column in range(len(self.header)))
+        escaped = [tuple(_line(cell).replace("|", "\\|") for cell in line) for line in (self.header, *self.rows)]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (escaped[0], rule, *escaped[1:]))
+
+    def html(self) -> str:
+        """A `<table>`, cells escaped: the first of a row is its heading, those of numbers have the class `number`."""
+        head = "".join(f'<th scope="col"{self._number(i)}>{html.escape(c)}</th>' for i, c in enumerate(self.header))
+        body = "".join(f"<tr>{self._html_row(row)}</tr>\n" for row in self.rows)
+        return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+
+    def _html_row(self, row: tuple[str, ...]) -> str:
+        first, *others = (html.escape(cell) for cell in row)
+        cells = "".join(f"<td{self._number(i)}>{cell}</td>" for i, cell in enumerate(others, 1))
+        return f'<th scope="row">{first}</th>{cells}'
+
+    def _number(self, column: int) -> str:
+        return ' class="number"' if column >= self.labels else ""
+
+
+def score_table(rows: Sequence[tuple[str, Scores]]) -> Table:
+    """One row a system: P, R, F1, Ign F1, intra and inter F1, in percent (tables 3 and 4 of the paper)."""
+    return Table(
+        ("", "P", "R", "F1", "Ign F1", "Intra F1", "Inter F1"),
+        tuple(
+            (name, *map(_percent, (s.all.precision, s.all.recall, s.all.f1, s.ign_f1, s.intra.f1, s.inter.f1)))
+            for name, s in rows
+        ),
+    )
+
+
+def relation_table(scores: Scores, relations: RelationSet) -> Table:
+    """One row a relation that is gold or predicted, the most frequent gold one first (tables 9 and 10)."""
+    present = [(id, counts) for id, counts in scores.per_relation.items() if counts.gold or counts.predicted]
+    present.sort(key=lambda item: (-item[1].gold, relations.index(item[0])))
+    return Table(
+        ("Relation", "Name", "P", "R", "F1", "Gold", "Predicted"),
+        tuple(
+            (id, relations.name(id), *map(_percent, (c.precision, c.recall, c.f1)), f"{c.gold:,}", f"{c.predicted:,}")
+            for id, c in present
+        ),
+        labels=2,
+    )
+
+
+def statistics_table(columns: Sequence[tuple[str, Mapping[str, int | float]]]) -> Table:
+    """Table 1 of the paper: one column a data set, from the mappings of `lmrc.corpus.statistics`."""
+    return Table(
+        ("", *(name for name, _ in columns)),
+        tuple((title, *(_statistic(column, key) for _, column in columns)) for key, title in STATISTICS.items()),
+    )
+
+
+def remarks(scores: Scores) -> list[str]:
+    """What a reader must know to trust the scores, as sentences: the facts used, predictions that cannot be right."""
+    if scores.facts is None:
+        lines = ["No Ign F1: no training facts were given."]
+    else:
+        facts = scores.facts
+        lines = [
+            f"Ign F1 ({scores.ign_variant}) leaves out {scores.correct_in_train:,} of {scores.all.correct:,} correct "
+            f"predictions: those among the {len(facts.triples):,} facts of {facts.source} (sha256 {facts.sha256})."
+        ]
+    if scores.duplicates:
+        lines.append(f"{_predictions(scores.duplicates)} given again; each counts once.")
+    words = {
+        "unknown_title": "for a title that is not in the gold documents",
+        "unknown_entity": "with an entity index that the document does not have",
+        "same_entity": "with the same entity as head and tail",
+        "unknown_relation": "with a relation outside the relation set",
+    }
+    for kind, example in scores.examples.items():
+        shown = f"({example.title!r}, {example.head}, {example.tail}, {example.relation!r})"
+        lines.append(f"{_predictions(scores.problems[kind])} {words[kind]}, such as {shown}: wrong.")
+    return lines
+
+
+def _predictions(count: int) -> str:
+    return "1 prediction" if count == 1 else f"{count:,} predictions"
+
+
+def _percent(value: float | None) -> str:
+    return ABSENT if value is None else f"{value:.2f}"
+
+
+def _statistic(column: Mapping[str, int | float], key: str) -> str:
+    # Of a data set without labels, such as DocRED's test set, only the candidate space is known.
+    unknown = key != "candidate_pairs" and column.get("labelled_documents") == 0
+    return ABSENT if unknown else f"{column[key]:,}"
+
+
+def _line(cell: str) -> str:
+    """A cell on one line."""
+    return " ".join(cell.split())

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+from lmrc.corpus.docred import read_documents
+from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.statistics import statistics
+from lmrc.evaluation.facts import Facts
+from lmrc.evaluation.metrics import score
+from lmrc.evaluation.predictions import Prediction
+from lmrc.evaluation.tables import Table, relation_table, remarks, score_table, statistics_table
+from tests.evaluation.examples import RELATIONS, document, family
+
+RIGHT = [Prediction("Family", 0, 1, "P1"), Prediction("Family", 1, 2, "P3")]
+FACTS = Facts(frozenset({("Ann", "Bob", "P1")}), "train.json", "ab" * 32)
+
+
+def test_score_table_as_text_and_markdown() -> None:
+    table = score_table(
+        [
+            ("LMRC", score([family()], RIGHT, RELATIONS, FACTS)),
+            ("no facts", score([family()], RIGHT[:1], RELATIONS)),
+            ("untrained", score([family()], [], RELATIONS, FACTS)),
+        ]
+    )
+    assert table.text() == (
+        "                P      R     F1  Ign F1  Intra F1  Inter F1\n"
+        "---------  ------  -----  -----  ------  --------  --------\n"
+        "LMRC       100.00  66.67  80.00   80.00     66.67    100.00\n"
+        "no facts   100.00  33.33  50.00       -     66.67      0.00\n"
+        "untrained    0.00   0.00   0.00    0.00      0.00      0.00"
+    )
+    assert table.markdown().splitlines()[:3] == [
+        "|  | P | R | F1 | Ign F1 | Intra F1 | Inter F1 |",
+        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| LMRC | 100.00 | 66.67 | 80.00 | 80.00 | 66.67 | 100.00 |",
+    ]
+
+
+def test_relation_table_lists_what_is_gold_or_predicted_by_frequency() -> None:
+    gold = [family(), document("x", [[("a", 0)], [("b", 0)]], [(0, 1, "P3")])]
+    table = relation_table(score(gold, RIGHT, RELATIONS), RELATIONS)
+    assert table.rows == (
+        ("P3", "part of", "100.00", "50.00", "66.67", "2", "1"),
+        ("P1", "country", "100.00", "100.00", "100.00", "1", "1"),
+        ("P2", "born in", "0.00", "0.00", "0.00", "1", "0"),
+    )
+    assert relation_table(score([], [], RELATIONS), RELATIONS).rows == ()
+
+
+def test_hostile_cells_break_no_form() -> None:
+    table = Table(("<b>", "n"), (("a|b\n# c", "1"), ("<script>x</script>", "&")))
+    assert len(table.text().splitlines()) == 4
+    assert table.markdown().splitlines()[2] == "| a\\|b # c | 1 |"
+    page = table.html()
+    assert "<script>" not in page
+    assert "&lt;script&gt;x&lt;/script&gt;" in page
+    assert '<td class="number">&amp;</td>' in page
+
+
+def test_table_1_of_the_paper(shared_data: Path) -> None:
+    dev = statistics(read_documents(shared_data / "redocred_dev.json", DOCRED))
+    unlabelled = statistics([document("Test", [[("a", 0)], [("b", 0)]], None)])
+    assert statistics_table([("Re-DocRED dev", dev), ("DocRED test", unlabelled)]).rows == (
+        ("Candidate space", "193,232", "2"),
+        ("NA entity pairs", "179,870", "-"),
+        ("Relation entity pairs", "13,362", "-"),
+        ("Annotated triples", "17,284", "-"),
+    )
+
+
+def test_remarks_name_the_facts_and_what_went_wrong() -> None:
+    predictions = [*RIGHT, RIGHT[0], Prediction("Nobody", 0, 1, "P1"), Prediction("Nobody", 0, 2, "P1")]
+    predictions.append(Prediction("Family", 0, 7, "P1"))
+    lines = remarks(score([family()], predictions, RELATIONS, FACTS))
+    assert lines == [
+        "Ign F1 (docred) leaves out 1 of 2 correct predictions: those among the 1 facts of train.json "
+        f"(sha256 {'ab' * 32}).",
+        "1 prediction given again; each counts once.",
+        "2 predictions for a title that is not in the gold documents, such as ('Nobody', 0, 1, 'P1'): wrong.",
+        "1 prediction with an entity index that the document does not have, such as ('Family', 0, 7, 'P1'): wrong.",
+    ]
+    assert remarks(score([family()], RIGHT, RELATIONS)) == ["No Ign F1: no training facts were given."]
