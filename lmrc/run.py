@@ -88,7 +88,7 @@ class RunFolder:
         """
         resolved = config.model_dump(mode="json")
         path = self.path / "config.yaml"
-        if path.exists():
+        if path.exists() and self._has_begun():
             self._check(resolved, path)
             return True
         try:
@@ -101,6 +101,10 @@ class RunFolder:
         # Last: a folder with a config is a run.
         write_atomically(path, yaml.safe_dump(resolved, sort_keys=False))
         return False
+
+    def _has_begun(self) -> bool:
+        """Whether there is anything to resume: what failed before its first result may start again otherwise."""
+        return any(entry.name not in ("config.yaml", "environment.json", "log") for entry in self.path.iterdir())
 
     def _check(self, resolved: dict[str, Any], path: Path) -> None:
         before, now = flatten(yaml.safe_load(path.read_text()) or {}), flatten(resolved)

@@ -24,12 +24,23 @@ def test_a_new_run_records_its_config_and_environment(tmp_path: Path) -> None:
     assert run.prepare(config(tmp_path)) is False
     assert RcpConfig.model_validate(yaml.safe_load((run.path / "config.yaml").read_text())) == config(tmp_path)
     assert "python" in json.loads((run.path / "environment.json").read_text())
+    run.checkpoints.mkdir()
     assert run.prepare(config(tmp_path)) is True
+
+
+def test_what_failed_before_its_first_result_may_start_otherwise(tmp_path: Path) -> None:
+    first = config(tmp_path)
+    RunFolder.of(first.run).prepare(first)
+    other = first.model_copy(update={"train": first.train.model_copy(update={"epochs": 3})})
+    assert RunFolder.of(first.run).prepare(other) is False
+    assert "epochs: 3" in (tmp_path / "one" / "config.yaml").read_text()
 
 
 def test_another_config_is_refused_and_the_differing_keys_are_named(tmp_path: Path) -> None:
     first = config(tmp_path)
-    RunFolder.of(first.run).prepare(first)
+    run = RunFolder.of(first.run)
+    run.prepare(first)
+    run.checkpoints.mkdir()
     other = first.model_copy(update={"train": first.train.model_copy(update={"epochs": 3, "learning_rate": 1e-3})})
     with pytest.raises(
         RunError, match=r"train\.epochs \(was 30, now 3\); train\.learning_rate \(was 3e-05, now 0.001\)"
@@ -39,7 +50,9 @@ def test_another_config_is_refused_and_the_differing_keys_are_named(tmp_path: Pa
 
 def test_where_it_runs_may_change(tmp_path: Path) -> None:
     first = config(tmp_path)
-    RunFolder.of(first.run).prepare(first)
+    run = RunFolder.of(first.run)
+    run.prepare(first)
+    run.checkpoints.mkdir()
     moved = first.model_copy(
         update={
             "cluster": ClusterOptions(nodes=2, gpus=16),

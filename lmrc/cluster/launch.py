@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import sys
+import time
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -38,6 +39,8 @@ def on_slurm(options: ClusterOptions) -> bool:
 def launch(stage: Stage, config: StageConfig) -> None:
     """Submit the stage, or run it here to its end; a finished run only shows its result."""
     folder = RunFolder.of(config.run)
+    if folder.result() is None:
+        stage.check(config)
     found = folder.prepare(config)
     result = folder.result()
     if result is not None:
@@ -54,7 +57,8 @@ def launch(stage: Stage, config: StageConfig) -> None:
     count, sentence = processes_here(stage, config.cluster.gpus)
     state = "was begun before: resuming" if found else "is new"
     print(f"{folder.path} {state}. {stage.name} runs on this machine: {sentence}.", flush=True)
-    result = run_here(stage, config, count)
+    start = time.monotonic()
+    result = run_here(stage, config, count) | {"seconds": round(time.monotonic() - start, 1)}
     folder.finish(result)
     print(f"{folder.path} is finished: {json.dumps(result)}", flush=True)
 

@@ -1,12 +1,16 @@
-"""What can be launched: each stage's options and the function that every process of it runs."""
+"""What can be launched: each stage's options, its inputs, and the function that every process of it runs."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmrc.config import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
+from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.candidates import Candidates
+from lmrc.errors import UserError
 
 if TYPE_CHECKING:
     from lmrc.engine.distributed import World
@@ -16,12 +20,38 @@ StageConfig = RcpConfig | RcConfig | ProposeConfig | ClassifyConfig
 
 @dataclass(frozen=True)
 class Stage:
-    """`run(config, world)` is called once in every process and returns what DONE will hold."""
+    """`run(config, world)` is called once in every process and returns what DONE will hold.
+
+    `check(config)` raises UserError before anything is written where an input is not there.
+    """
 
     name: str
     tree: type[StageConfig]
     run: Callable[[Any, World], dict[str, Any]]
+    check: Callable[[Any], None]
     trains: bool
+
+
+def _check_training(config: RcpConfig | RcConfig) -> None:
+    for folder in (config.data.train, config.data.dev):
+        Corpus.open(folder)
+
+
+def _check_propose(config: ProposeConfig) -> None:
+    Corpus.open(config.corpus)
+    _check_model(config.rcp, "rcp")
+
+
+def _check_classify(config: ClassifyConfig) -> None:
+    corpus = Corpus.open(config.corpus)
+    if config.candidates is not None:
+        Candidates.open(config.candidates).check(corpus)
+    _check_model(config.rc, "rc")
+
+
+def _check_model(folder: Path, stage: str) -> None:
+    if not folder.is_dir():
+        raise UserError(f"{folder} is no folder: give --{stage} the best/ folder of a finished launch/{stage}.py run")
 
 
 def quieten() -> None:
@@ -37,7 +67,6 @@ def quieten() -> None:
 
 # torch and transformers are imported when a stage runs, so that --help and --dry-run answer at once.
 def _train_rcp(config: RcpConfig, world: World) -> dict[str, Any]:
-    from lmrc.corpus.arrow import Corpus
     from lmrc.engine.loop import seed_everything, train
     from lmrc.rcp.train import RcpTask
     from lmrc.run import RunFolder
@@ -50,7 +79,6 @@ def _train_rcp(config: RcpConfig, world: World) -> dict[str, Any]:
 
 
 def _train_rc(config: RcConfig, world: World) -> dict[str, Any]:
-    from lmrc.corpus.arrow import Corpus
     from lmrc.engine.loop import seed_everything, train
     from lmrc.rc.train import RcTask
     from lmrc.run import RunFolder
@@ -76,8 +104,8 @@ def _classify(config: ClassifyConfig, world: World) -> dict[str, Any]:
     return run(config)
 
 
-RCP = Stage("rcp", RcpConfig, _train_rcp, trains=True)
-RC = Stage("rc", RcConfig, _train_rc, trains=True)
-PROPOSE = Stage("propose", ProposeConfig, _propose, trains=False)
-CLASSIFY = Stage("classify", ClassifyConfig, _classify, trains=False)
+RCP = Stage("rcp", RcpConfig, _train_rcp, _check_training, trains=True)
+RC = Stage("rc", RcConfig, _train_rc, _check_training, trains=True)
+PROPOSE = Stage("propose", ProposeConfig, _propose, _check_propose, trains=False)
+CLASSIFY = Stage("classify", ClassifyConfig, _classify, _check_classify, trains=False)
 STAGES = {stage.name: stage for stage in (RCP, RC, PROPOSE, CLASSIFY)}

@@ -1,0 +1,134 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmrc.cluster import launch as launch_module
+from lmrc.cluster.launch import launch, main, on_slurm, read_config
+from lmrc.cluster.local import processes_here
+from lmrc.cluster.stages import PROPOSE, RC, RCP, Stage
+from lmrc.cluster.submit import gpus_per_node, parameters, sbatch_script
+from lmrc.config import ClusterOptions, RcpConfig
+from lmrc.errors import ConfigError, UserError
+from tests.conftest import ROOT
+
+
+def test_a_run_is_named_after_its_config_or_stage() -> None:
+    assert read_config(RCP, []).run.name == "rcp"
+    assert read_config(RCP, ["--config", str(ROOT / "configs/rcp/redocred.yaml")]).run.name == "rcp-redocred"
+    assert read_config(RC, ["--config", str(ROOT / "configs/direct/docred-7b.yaml")]).run.name == "direct-docred-7b"
+    assert read_config(RCP, ["--run", "mine"]).run.name == "mine"
+
+
+def test_short_options_are_those_of_the_cluster() -> None:
+    config = read_config(RC, ["--nodes", "2", "--gpus", "16", "--partition", "long", "--cpus-per-gpu", "6"])
+    assert config.cluster == ClusterOptions(nodes=2, gpus=16, partition="long", cpus_per_gpu=6)
+
+
+def test_slurm_is_used_where_sbatch_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    for found in (None, "/usr/bin/sbatch"):
+        monkeypatch.setattr(shutil, "which", lambda name, found=found: found)
+        assert on_slurm(ClusterOptions()) is (found is not None)
+        assert on_slurm(ClusterOptions(where="local")) is False
+        assert on_slurm(ClusterOptions(where="slurm")) is True
+
+
+def test_gpus_are_a_total() -> None:
+    assert gpus_per_node(ClusterOptions(nodes=2, gpus=8)) == 4
+    assert gpus_per_node(ClusterOptions(nodes=2)) == 8
+    with pytest.raises(ConfigError, match=r"--gpus 7 is the total and does not divide by --nodes 2"):
+        gpus_per_node(ClusterOptions(nodes=2, gpus=7))
+
+
+def test_the_job_has_one_task_a_gpu() -> None:
+    options = ClusterOptions(nodes=2, gpus=8, partition="long", time=90, mem_per_gpu="64G")
+    given = parameters(RCP, options)
+    assert (given["nodes"], given["ntasks_per_node"], given["gpus_per_node"], given["time"]) == (2, 4, 4, 90)
+    assert "account" not in given
+    script = sbatch_script(RCP, RcpConfig(cluster=options))
+    for line in ("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--partition=long", "--signal=USR2@120"):
+        assert line in script
+    # Inference is one process until work is shared out in units.
+    assert parameters(PROPOSE, options)["ntasks_per_node"] == 1
+
+
+def test_the_number_of_processes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    assert processes_here(RCP, None) == (1, "1 process on the CPU")
+    assert processes_here(RCP, 8) == (2, "2 gloo processes on the CPU (8 asked for; this machine has 2 CPU cores)")
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
+    assert processes_here(RCP, None) == (4, "4 processes, one a GPU")
+    assert processes_here(PROPOSE, 4) == (1, "one process on the GPU")
+
+
+def _stage(outcomes: list[Any]) -> Stage:
+    def run(config: RcpConfig, world: Any) -> dict[str, Any]:
+        outcome = outcomes.pop(0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return outcome  # type: ignore[no-any-return]
+
+    return Stage("rcp", RcpConfig, run, check=lambda config: None, trains=True)
+
+
+def config_in(folder: Path) -> RcpConfig:
+    return RcpConfig.model_validate({"run": {"name": "one", "folder": folder}, "cluster": {"where": "local"}})
+
+
+def test_a_finished_run_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = _stage([{"best": 1.0}])
+    launch(stage, config_in(tmp_path))
+    assert "is new" in capsys.readouterr().out
+    launch(stage, config_in(tmp_path))
+    assert capsys.readouterr().out.startswith(f'{tmp_path / "one"} is finished: {{"best": 1.0')
+    assert json.loads((tmp_path / "one" / "DONE").read_text())["best"] == 1.0
+
+
+def test_an_interrupted_run_is_resumed_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    stage = _stage([UserError("no"), {"best": 1.0}])
+    with pytest.raises(UserError):
+        launch(stage, config_in(tmp_path))
+    (tmp_path / "one" / "checkpoints").mkdir()
+    launch(stage, config_in(tmp_path))
+    assert "was begun before: resuming" in capsys.readouterr().out
+
+
+def test_mistakes_end_with_status_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(RCP, ["--run.folder", str(tmp_path), "--where", "local", "--data.train", str(tmp_path / "no")]) == 2
+    error = capsys.readouterr().err
+    assert error.startswith("Error: ")
+    assert error.count("\n") == 1
+    assert main(RCP, ["--epochs", "3"]) == 2
+    assert "did you mean" in capsys.readouterr().err
+
+
+def test_a_mistake_in_the_data_leaves_no_run_folder(tmp_path: Path) -> None:
+    main(RCP, ["--run.folder", str(tmp_path), "--where", "local", "--data.train", str(tmp_path / "no")])
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(RCP, ["--help"]) == 0
+    assert "--train.classifier_learning_rate" in capsys.readouterr().out
+
+
+def test_dry_run_submits_and_writes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(launch_module, "launch", lambda *given: pytest.fail("launched"))
+    arguments = ["--run.folder", str(tmp_path), "--model.encoder", "roberta-large", "--where", "slurm", "--gpus", "8"]
+    assert main(RCP, [*arguments, "--train.batch_size", "16", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "encoder: roberta-large" in shown
+    assert "Steps: unknown until the training corpus is there" in shown
+    assert "16 examples a step = 8 processes x 1 passes x 2" in shown
+    assert "#SBATCH --ntasks-per-node=8" in shown
+    assert "GiB" in shown
+    assert list(tmp_path.iterdir()) == []
