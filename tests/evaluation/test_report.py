@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 import random
-import time
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -115,7 +114,6 @@ def test_all_of_redocred_dev_fits_in_ten_megabytes(shared_data: Path, tmp_path: 
         for label in d.labels or ()
     ]
     scores = score(dev, predictions, DOCRED)
-    start = time.perf_counter()
     out = write_report(
         tmp_path / "index.html",
         "Re-DocRED dev",
@@ -124,6 +122,5 @@ def test_all_of_redocred_dev_fits_in_ten_megabytes(shared_data: Path, tmp_path: 
         figure_section("F1 by relation", relation_bars(scores, DOCRED)),
         documents_section("Documents", dev, predictions, DOCRED),
     )
-    assert time.perf_counter() - start < 15  # about 1 s
     assert out.stat().st_size < 10_000_000
     assert out.read_text(encoding="utf-8").count("<summary>") == 500
