@@ -1,0 +1,63 @@
+"""The whole chain, end to end, on tiny random models."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from lmrc.cli import main
+from tests.conftest import ROOT
+
+
+@pytest.mark.slow
+def test_the_chain_from_documents_to_report(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LMRC_CACHE", str(tmp_path / "cache"))
+    arguments = ["demo", "--config", str(ROOT / "configs/smoke.yaml"), "--run.folder", str(tmp_path), "--run", "smoke"]
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    run = tmp_path / "smoke"
+    summary = json.loads((run / "summary.json").read_text())
+    assert {"rcp_f1", "final_f1", "untrained_f1", "seconds"} <= summary.keys()
+    assert all(0.0 <= summary[key] <= 100.0 for key in ("rcp_f1", "final_f1", "untrained_f1"))
+    assert shown.splitlines()[-1].startswith(f"RCP F1 {summary['rcp_f1']:.1f}, final F1 {summary['final_f1']:.1f}")
+    # Every stage is a run of its own, done.
+    for stage in ("rcp", "propose", "rc", "lmrc", "untrained"):
+        assert (run / stage / "DONE").exists(), stage
+        assert (run / stage / "config.yaml").exists(), stage
+    # Predictions are about held-out documents, and only about pairs that were proposed.
+    from lmrc.corpus.arrow import Corpus
+    from lmrc.corpus.candidates import Candidates
+
+    corpus, candidates = Corpus.open(run / "data" / "test"), Candidates.open(run / "propose" / "candidates")
+    proposed = {
+        (document.title, candidate.head, candidate.tail)
+        for document, row in zip(corpus, candidates, strict=True)
+        for candidate in row
+    }
+    predictions = json.loads((run / "lmrc" / "predictions.json").read_text())
+    assert {(p["title"], p["h_idx"], p["t_idx"]) for p in predictions} <= proposed
+    page = (run / "report.html").read_text()
+    assert corpus[0].title.split("'")[0] in page
+    assert "http://" not in page.replace("http://www.w3.org", "")
+
+    # The published score of the same files is the summary's.
+    out = tmp_path / "scores.json"
+    pred = run / "lmrc" / "predictions.json"
+    assert main(["score", "--gold", str(run / "data" / "test"), "--pred", str(pred), "--json", str(out)]) == 0
+    assert json.loads(out.read_text())["f1"] == summary["final_f1"]
+
+    # A second start shows the finished result; a stage that was lost is made again, and nothing else.
+    capsys.readouterr()
+    assert main(arguments) == 0
+    assert "is new" not in capsys.readouterr().out
+    (run / "DONE").unlink()
+    (run / "lmrc" / "DONE").unlink()
+    assert main(arguments) == 0
+    shown = capsys.readouterr().out
+    assert "rcp is finished" in shown
+    assert "lmrc was begun before: resuming" in shown
+    assert json.loads((run / "summary.json").read_text())["final_f1"] == summary["final_f1"]
