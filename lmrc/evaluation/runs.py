@@ -9,6 +9,8 @@ from pathlib import Path
 import yaml
 
 from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.docred import Document
+from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.statistics import statistics
 from lmrc.errors import RunError
 from lmrc.evaluation.facts import Facts
@@ -26,7 +28,9 @@ class Evaluated:
     """A run that classified: its predictions beside the gold documents."""
 
     name: str
-    corpus: Corpus
+    documents: Sequence[Document]
+    """Those that were classified: of a run over the first n documents, these."""
+    relations: RelationSet
     predictions: list[Prediction]
     scores: Scores
 
@@ -44,9 +48,9 @@ def read_evaluated(folder: Path, facts: Facts | None = None) -> Evaluated | None
         return None
     corpus = Corpus.open(config["corpus"])
     predictions = read_predictions(folder / "predictions.json")
-    # A run over the first documents is measured on these.
-    documents = [corpus[index] for index in range(config.get("documents") or len(corpus))]
-    return Evaluated(folder.name, corpus, predictions, score(documents, predictions, corpus.relations, facts))
+    documents = [corpus[index] for index in range(min(config.get("documents") or len(corpus), len(corpus)))]
+    scores = score(documents, predictions, corpus.relations, facts)
+    return Evaluated(folder.name, documents, corpus.relations, predictions, scores)
 
 
 def curves_of(folders: Sequence[Path]) -> list[tuple[str, dict[str, Series]]]:
@@ -66,11 +70,11 @@ def sections(evaluated: Sequence[Evaluated], trained: Sequence[Path]) -> list[Se
         parts.append(
             table_section("Scores", score_table([(run.name, run.scores) for run in evaluated]), remarks(first.scores))
         )
-        parts.append(figure_section("F1 by relation", relation_bars(first.scores, first.corpus.relations), first.name))
-        parts.append(table_section("Relations", relation_table(first.scores, first.corpus.relations)))
+        parts.append(figure_section("F1 by relation", relation_bars(first.scores, first.relations), first.name))
+        parts.append(table_section("Relations", relation_table(first.scores, first.relations)))
     for name, curves in curves_of(trained):
         parts.append(figure_section(f"Learning curves: {name}", learning_curves([(name, curves)], CURVES)))
     if evaluated:
-        parts.append(table_section("Data", statistics_table([(first.name, statistics(first.corpus))])))
-        parts.append(documents_section("Documents", first.corpus, first.predictions, first.corpus.relations))
+        parts.append(table_section("Data", statistics_table([(first.name, statistics(first.documents))])))
+        parts.append(documents_section("Documents", first.documents, first.predictions, first.relations))
     return parts

@@ -1,0 +1,57 @@
+"""Arrows point one way: launch → cluster → (rcp | rc) → engine, and everything → corpus, config."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.conftest import ROOT
+
+FORBIDDEN = {
+    "corpus": {"rcp", "rc", "engine", "cluster", "evaluation", "demo", "cli"},
+    "engine": {"rcp", "rc", "cluster", "evaluation", "demo", "cli"},
+    "rcp": {"rc", "cluster", "demo", "cli"},
+    "rc": {"rcp", "cluster", "demo", "cli"},
+    "evaluation": {"rcp", "rc", "engine", "cluster", "demo", "cli"},
+    "cluster": {"demo", "cli"},
+}
+
+
+def imported(path: Path) -> set[str]:
+    """The first part below lmrc of every module that a file imports, wherever in the file."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        if isinstance(node, ast.ImportFrom):
+            names = [node.module or ""] if node.module != "lmrc" else [f"lmrc.{alias.name}" for alias in node.names]
+        found |= {name.split(".")[1] for name in names if name.startswith("lmrc.")}
+    return found
+
+
+@pytest.mark.parametrize("package", FORBIDDEN)
+def test_arrows_point_one_way(package: str) -> None:
+    for path in sorted((ROOT / "lmrc" / package).glob("*.py")):
+        wrong = imported(path) & FORBIDDEN[package]
+        assert not wrong, f"{path.relative_to(ROOT)} imports lmrc.{', lmrc.'.join(sorted(wrong))}"
+
+
+def test_launchers_know_the_cluster_only() -> None:
+    for path in sorted((ROOT / "launch").glob("*.py")):
+        assert imported(path) == {"cluster"}
+        assert len(path.read_text().splitlines()) < 60
+
+
+@pytest.mark.parametrize("module", ["lmrc.cli", "lmrc.corpus.arrow", "lmrc.evaluation.report", "lmrc.evaluation.runs"])
+def test_no_torch_for_data_and_scores(module: str) -> None:
+    code = f"import sys, {module}; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0
+
+
+def test_modules_are_short() -> None:
+    long = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "lmrc").rglob("*.py")}
+    # templates.py is a table of sentences.
+    assert {name for name, lines in long.items() if lines > 300} <= {"templates.py"}

@@ -1,0 +1,73 @@
+"""What the README says is so: its commands are understood, its files exist, its tables are the options."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import click
+import pytest
+
+from lmrc import config as config_module
+from lmrc.cli import lmrc
+from lmrc.cluster.launch import read_config
+from lmrc.cluster.stages import STAGES
+from lmrc.options import table
+from tests.conftest import ROOT
+
+PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/*.md")])
+
+
+def commands() -> list[tuple[str, str]]:
+    """Every command after `$ ` in the consoles of all pages, with its page."""
+    found = []
+    for page in PAGES:
+        for block in re.findall(r"```console\n(.*?)```", page.read_text(), re.DOTALL):
+            block = block.replace("\\\n", " ")
+            found += [(page.name, line[2:].split("   #")[0].strip()) for line in block.splitlines() if line[:2] == "$ "]
+    return found
+
+
+@pytest.mark.parametrize(("page", "command"), commands())
+def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(ROOT)
+    program, *arguments = shlex.split(command)
+    if program == "make":
+        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        assert arguments[0] in targets
+    elif program == "lmrc":
+        group: click.Command = lmrc
+        while isinstance(group, click.Group):
+            found = group.get_command(click.Context(group), arguments.pop(0))
+            assert found is not None, command
+            group = found
+        group.make_context("lmrc", arguments)  # parses the options, runs nothing
+    elif program == "python" and arguments[0].startswith("launch/"):
+        assert (ROOT / arguments[0]).is_file()
+        read_config(STAGES[Path(arguments[0]).stem], [word for word in arguments[1:] if word != "--dry-run"])
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file()
+    else:
+        pytest.fail(f"{page}: nothing checks the command {command!r}")
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_files_that_a_page_names_exist(page: Path) -> None:
+    text = page.read_text()
+    named = re.findall(r"\]\((?!http)([^)#]+)\)", text)
+    named += re.findall(r"`((?:configs|lmrc|launch|tests|benchmarks|slurm)/[\w./-]*)`", text)
+    missing = [name for name in named if not (ROOT / name).exists()]
+    assert not missing
+
+
+def test_option_tables_are_the_options() -> None:
+    blocks = re.findall(r"<!-- options: (\w+) -->\n(.*?)\n<!-- end -->", (ROOT / "README.md").read_text(), re.DOTALL)
+    assert {name for name, _ in blocks} == {"RcpConfig", "RcConfig", "ProposeConfig", "ClassifyConfig"}
+    for name, block in blocks:
+        expected = table(getattr(config_module, name), markdown=True)
+        assert block == expected, f"renew the README's table of {name}: lmrc.options.table({name}, markdown=True)"
+
+
+def test_consoles_are_found() -> None:
+    assert len(commands()) >= 12
