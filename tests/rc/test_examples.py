@@ -48,11 +48,13 @@ def test_no_pairs_no_query() -> None:
     assert list(builder().build(0, DOCUMENT, [])) == []
 
 
-@settings(deadline=None, max_examples=25)
-@given(st.integers(960, 2200), st.booleans())
-def test_as_many_pairs_as_fit(max_length: int, known: bool) -> None:
-    """Greedy and maximal: every query fits, and would not with the first pair of the next one."""
+@settings(deadline=None, max_examples=40)
+@given(st.integers(960, 2200), st.booleans(), st.sampled_from([None, 1, 12]))
+def test_as_many_pairs_as_fit(max_length: int, known: bool, guess: int | None) -> None:
+    """Greedy and maximal: every query fits, and would not with the first pair of the next one. Wherever it begins."""
     build = builder(max_length=max_length, kind="direct")
+    if guess is not None:
+        build._first_guess = lambda costs, frame: min(guess, len(costs))  # type: ignore[method-assign]
     gold = GOLD if known else None
     queries = list(build.build(0, DOCUMENT, candidate_pairs(4), gold))
     assert sum((query.pairs for query in queries), ()) == tuple(candidate_pairs(4))

@@ -55,6 +55,13 @@ def test_none_ends_a_namesake() -> None:
     assert not parsed.failures
 
 
+def test_none_is_the_only_answer_of_its_pair() -> None:
+    """Otherwise the first pair could have None and country, the second spouse."""
+    parsed = read("(U.S.| None| Ada)\n(U.S.| country| Ada)\n(U.S.| spouse| Ada)", [(2, 0), (2, 3)])
+    assert parsed.triples == (Triple(2, 3, "P17"), Triple(2, 3, "P26"))
+    assert not parsed.failures
+
+
 def test_what_text_cannot_tell_is_counted() -> None:
     # country, part of, spouse over two namesake pairs: 1 + 2 or 2 + 1 relations.
     parsed = read("(U.S.| country| Ada)\n(U.S.| part of| Ada)\n(U.S.| spouse| Ada)", [(2, 0), (2, 3)])
