@@ -14,6 +14,7 @@ from pydantic import BaseModel, ConfigDict, Field
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
+ZeroStage = Annotated[int, Field(ge=0, le=3)]
 Precision = Literal["auto", "fp32", "bf16"]
 
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -54,7 +55,7 @@ class Training(Options):
     gradient_clip: float = Field(1.0, gt=0.0, description="largest norm of the gradient")
     precision: Precision = Field("auto", description="of the forward pass; auto: bf16 where the hardware has it")
     gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
-    zero_stage: Literal[0, 1, 2, 3] = Field(0, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
+    zero_stage: ZeroStage = Field(0, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
     backend: Literal["auto", "deepspeed", "torch"] = Field("auto", description="auto: DeepSpeed where it runs")
     eval_every: int = Field(200, ge=0, description="optimizer steps between evaluations; 0: only after each epoch")
     eval_at_start: bool = Field(False, description="evaluate before the first step too")
@@ -136,7 +137,7 @@ class RcTraining(Training):
     warmup: float = Field(100, ge=0.0, description="linear warm-up: below 1 a share of all steps, from 1 on steps")
     adam_epsilon: Rate = Field(1e-8, description="AdamW's epsilon")
     micro_batch_size: Count = Field(1, description="queries a forward pass and process; the rest is accumulated")
-    zero_stage: Literal[0, 1, 2, 3] = Field(2, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
+    zero_stage: ZeroStage = Field(2, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
     eval_every: int = Field(0, ge=0, description="optimizer steps between evaluations; 0: only after each epoch")
     metric: str = Field("loss", description="dev metric that chooses the best weights; a name with 'loss' is minimised")
 

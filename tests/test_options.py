@@ -29,12 +29,16 @@ def test_command_line_is_above_yaml_is_above_defaults(tmp_path: Path) -> None:
 def test_values_of_the_command_line() -> None:
     config, _ = parse(
         RcConfig,
-        ["--lora.targets", "q_proj, v_proj", "--train.max_steps", "none", "--train.gradient_checkpointing", "true"],
+        [
+            *("--lora.targets", "q_proj, v_proj", "--train.max_steps", "none"),
+            *("--train.gradient_checkpointing", "true", "--train.zero_stage", "3"),
+        ],
         {},
     )
     assert config.lora.targets == ("q_proj", "v_proj")
     assert config.train.max_steps is None
     assert config.train.gradient_checkpointing is True
+    assert config.train.zero_stage == 3
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import islice
@@ -128,6 +129,8 @@ def run(config: ProposeConfig) -> Proposed:
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     proposed = Proposed()
     out: Path = config.run.folder / config.run.name / "candidates"
+    # Left by a start that ended before it was marked as done: made again, the same.
+    shutil.rmtree(out, ignore_errors=True)
     write_candidates(
         proposals(model, tokenizer, corpus, config.threshold, config.batch_size, proposed),
         out,

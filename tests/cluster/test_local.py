@@ -1,0 +1,96 @@
+"""Launchers on this machine, in one process and in two, on tiny models."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from lmrc import embedded
+from lmrc.corpus import synthetic
+from lmrc.corpus.arrow import write_corpus
+from tests.conftest import ROOT
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    for part, documents, seed in (("train", 16, 1), ("dev", 4, 2)):
+        write_corpus(synthetic.generate(documents, seed), folder / part, synthetic.RELATIONS, part, "0" * 64)
+    # Dropout is drawn by rank: without it the numbers of one and of two processes must agree.
+    shutil.copytree(embedded.resolve("embedded:tiny-encoder"), folder / "encoder")
+    config = json.loads((folder / "encoder" / "config.json").read_text())
+    (folder / "encoder" / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}))
+    return folder
+
+
+def command(data: Path, folder: Path, *more: str) -> list[str]:
+    options = {
+        "where": "local",
+        "run.folder": folder,
+        "data.train": data / "train",
+        "data.dev": data / "dev",
+        "model.encoder": data / "encoder",
+        "train.epochs": 3,
+        "train.batch_size": 4,
+        "train.precision": "fp32",
+        "train.eval_every": 0,
+    }
+    given = [f"--{name}={value}" for name, value in options.items()]
+    return [sys.executable, str(ROOT / "launch" / "rcp.py"), *given, *more]
+
+
+def run(words: list[str]) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=240)
+
+
+def losses(folder: Path) -> list[float]:
+    lines = (folder / "rcp" / "metrics.jsonl").read_text().splitlines()
+    return [row["loss"] for row in map(json.loads, lines) if "loss" in row]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
+def test_two_processes_train_what_one_does_and_resume_on_one(data: Path, tmp_path: Path) -> None:
+    alone = run(command(data, tmp_path / "alone", "--train.zero_stage=0"))
+    assert alone.returncode == 0, alone.stderr
+    assert "1 process on the CPU" in alone.stdout
+
+    # Two processes are stopped on the way, with a signal to the launcher as a batch system sends it.
+    words = command(data, tmp_path / "two", "--gpus", "2", "--train.zero_stage=2")
+    with (tmp_path / "log").open("w") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        metrics = tmp_path / "two" / "rcp" / "metrics.jsonl"
+        deadline = time.monotonic() + 200
+        while process.poll() is None and time.monotonic() < deadline:
+            if metrics.exists() and metrics.read_text().count("\n") >= 2:
+                process.send_signal(signal.SIGTERM)
+                break
+            time.sleep(0.02)
+        status = process.wait(timeout=120)
+    log_text = (tmp_path / "log").read_text()
+    assert "2 gloo processes on the CPU" in log_text
+    if status:  # it may have been quicker than the signal
+        assert status == 1, log_text
+        assert "saved; the same command resumes from there" in log_text
+        assert "Traceback" not in log_text
+        resumed = run(command(data, tmp_path / "two", "--train.zero_stage=0"))
+        assert resumed.returncode == 0, resumed.stderr
+        assert "was begun before: resuming" in resumed.stdout
+    assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+
+
+def test_a_mistake_in_a_process_is_one_line_and_status_2(data: Path, tmp_path: Path) -> None:
+    wrong = run(command(data, tmp_path, "--gpus", "2", "--model.encoder", str(tmp_path / "no-encoder")))
+    assert wrong.returncode == 2
+    assert wrong.stderr.splitlines()[-1].startswith("Error: ")
+    assert "no-encoder" in wrong.stderr.splitlines()[-1]
+    assert "Traceback" not in wrong.stderr
