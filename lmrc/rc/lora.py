@@ -9,7 +9,7 @@ from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
-from safetensors.torch import save_file
+from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
@@ -136,7 +136,8 @@ def save_adapter(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> 
     # Never ask the hub or the base whether its vocabulary was resized: embeddings are not adapted.
     state = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     temporary = folder / "adapter_model.safetensors.tmp"
-    save_file({name: tensor.contiguous() for name, tensor in state.items()}, temporary, metadata={"format": "pt"})
+    # save_file would make it unreadable for the rest of the group.
+    temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}, {"format": "pt"}))
     temporary.rename(folder / "adapter_model.safetensors")
     config = model.peft_config["default"]
     training, config.inference_mode = config.inference_mode, True

@@ -76,6 +76,8 @@ def test_saved_files_hold_the_given_weights_and_no_more(base: Path, tmp_path: Pa
     lora.save_adapter(model, weights, tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
     assert len(saved) == 28
+    modes = {path.stat().st_mode for path in tmp_path.iterdir() if path.suffix in (".json", ".safetensors")}
+    assert len(modes) == 1  # Whoever may read the config may read the weights.
     assert all((tensor == 7.0).all() and tensor.dtype == torch.float32 for tensor in saved.values())
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (4, 8, True)
