@@ -169,7 +169,7 @@ class DecodeOptions(Options):
     """How the LM answers."""
 
     batch_size: Count = Field(8, description="queries decoded together")
-    max_new_tokens: Count = Field(1024, description="longest answer in tokens")
+    max_new_tokens: Count = Field(2048, description="longest answer in tokens")
     min_name_score: int = Field(
         80, ge=0, le=100, description="least fuzz.ratio of a name in an answer and its entity; 0: the published code's"
     )
