@@ -190,9 +190,9 @@ class ClassifyConfig(Options):
 class SyntheticData(Options):
     """Sizes of the demo's synthetic corpora."""
 
-    train_documents: Count = Field(600, description="documents to train on")
+    train_documents: Count = Field(500, description="documents to train on")
     dev_documents: Count = Field(40, description="documents that choose the best weights")
-    test_documents: Count = Field(40, description="held-out documents that are scored")
+    test_documents: Count = Field(20, description="held-out documents that are scored")
     seed: int = Field(2408, ge=0, description="seed of the synthetic text")
 
 
@@ -201,7 +201,8 @@ class DemoConfig(Options):
 
     run: RunOptions = RunOptions(name="demo")
     synthetic: SyntheticData = SyntheticData()
-    rc_documents: Count = Field(300, description="training documents the LM is fine-tuned on")
+    rc_documents: Count = Field(64, description="training documents the LM is fine-tuned on: the first ones")
+    rc_dev_documents: Count = Field(8, description="dev documents that measure the LM while it learns: the first ones")
     rcp: RcpConfig = RcpConfig()
     propose: ProposeConfig = ProposeConfig()
     rc: RcConfig = RcConfig()

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrc.cluster.launch import launch
-from lmrc.cluster.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig
+from lmrc.cluster.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig, quieten
 from lmrc.config import ClusterOptions, DemoConfig, RunOptions, TrainingData
 from lmrc.corpus import synthetic
 from lmrc.corpus.arrow import Corpus, write_corpus
@@ -60,6 +60,7 @@ class Demo:
             "train": (sizes.train_documents, sizes.seed),
             "rc-train": (self._config.rc_documents, sizes.seed),
             "dev": (sizes.dev_documents, sizes.seed + 1),
+            "rc-dev": (self._config.rc_dev_documents, sizes.seed + 1),
             "test": (sizes.test_documents, sizes.seed + 2),
         }
         for part, (documents, seed) in parts.items():
@@ -84,9 +85,10 @@ class Demo:
         return self._run.path / name
 
     def _train(self) -> None:
-        config, dev = self._config, self._corpus("dev")
-        self._stage(RCP, config.rcp, "rcp", data=TrainingData(train=self._corpus("train"), dev=dev))
-        self._stage(RC, config.rc, "rc", data=TrainingData(train=self._corpus("rc-train"), dev=dev))
+        config = self._config
+        self._stage(RCP, config.rcp, "rcp", data=TrainingData(train=self._corpus("train"), dev=self._corpus("dev")))
+        rc_data = TrainingData(train=self._corpus("rc-train"), dev=self._corpus("rc-dev"))
+        self._stage(RC, config.rc, "rc", data=rc_data)
 
     def _infer(self) -> None:
         test, path = self._corpus("test"), self._run.path
@@ -103,7 +105,8 @@ class Demo:
     def _untrained(self) -> None:
         """The same chain as initialised, given as many pairs as the trained one proposes."""
         test, path = self._corpus("test"), self._run.path
-        export_untrained(self._config, TrainingData(train=self._corpus("dev"), dev=self._corpus("dev")), path)
+        small = self._corpus("rc-dev")
+        export_untrained(self._config, TrainingData(train=small, dev=small), path)
         everything = self._stage(
             PROPOSE, self._config.propose, "untrained-all", corpus=test, rcp=path / "untrained-rcp", threshold=0.0
         )
@@ -179,6 +182,7 @@ def export_untrained(config: DemoConfig, data: TrainingData, folder: Path) -> No
     from lmrc.rc.train import RcTask
     from lmrc.rcp.train import RcpTask
 
+    quieten()
     corpus = Corpus.open(data.train)
     builders = {
         "untrained-rcp": lambda: RcpTask(config.rcp, corpus, corpus),
