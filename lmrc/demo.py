@@ -8,6 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -179,12 +180,13 @@ def export_untrained(config: DemoConfig, data: TrainingData, folder: Path) -> No
     """Both models as they are before the first step, in the layout that inference loads."""
     from lmrc.engine.backend import trained_parameters
     from lmrc.engine.loop import seed_everything
+    from lmrc.engine.task import Task
     from lmrc.rc.train import RcTask
     from lmrc.rcp.train import RcpTask
 
     quieten()
     corpus = Corpus.open(data.train)
-    builders = {
+    builders: dict[str, Callable[[], Task]] = {
         "untrained-rcp": lambda: RcpTask(config.rcp, corpus, corpus),
         "untrained-rc": lambda: RcTask(config.rc, corpus, corpus),
     }

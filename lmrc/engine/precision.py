@@ -12,7 +12,7 @@ from lmrc.config import Precision
 def bf16_is_native() -> bool:
     """Whether this process's device (GPU, else CPU) has instructions for bfloat16 products."""
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
