@@ -168,6 +168,9 @@ class ProposeConfig(Options):
 class DecodeOptions(Options):
     """How the LM answers."""
 
+    mode: Literal["constrained", "free"] = Field(
+        "constrained", description="constrained: only the relations of the asked pairs can be written; free: any text"
+    )
     batch_size: Count = Field(8, description="queries decoded together")
     max_new_tokens: Count = Field(2048, description="longest answer in tokens")
     min_name_score: int = Field(

@@ -20,6 +20,7 @@ from lmrc.errors import RunError, UserError
 from lmrc.evaluation.predictions import Prediction, write_predictions
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, QueryBuilder, gold_pairs
+from lmrc.rc.grammar import Grammar
 from lmrc.rc.lora import adapter_base, load_adapter, load_base, load_tokenizer
 from lmrc.rc.prompts import Kind, Pair
 from lmrc.rc.settings import Settings
@@ -70,13 +71,16 @@ def run(config: ClassifyConfig) -> dict[str, int]:
         counts["documents_without_pairs"] += not pairs
         queries += builder.build(index, corpus[index], pairs)
 
+    def grammar_of(query: Query) -> Grammar:
+        return Grammar(query, corpus[query.document], corpus.relations, settings.prompt.kind, tokenizer)
+
     folder = config.run.folder / config.run.name
     predictions: dict[Prediction, None] = {}
     temporary = folder / (GENERATIONS + ".tmp")
     try:
         folder.mkdir(parents=True, exist_ok=True)
         with temporary.open("w", encoding="utf-8") as file:
-            for generation in _progress(generate(model, tokenizer, queries, config.decode), len(queries)):
+            for generation in _progress(generate(model, tokenizer, queries, config.decode, grammar_of), len(queries)):
                 query = generation.query
                 document = corpus[query.document]
                 parsed = parse(generation.text, document, query.pairs, corpus.relations, config.decode.min_name_score)

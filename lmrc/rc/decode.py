@@ -1,8 +1,8 @@
-"""Greedy decoding of answers in batches."""
+"""Greedy decoding of answers in batches: along the grammar of possible answers, or freely."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from itertools import islice
 from typing import NamedTuple
 
@@ -11,7 +11,9 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrc.config import DecodeOptions
+from lmrc.rc import constrained
 from lmrc.rc.examples import Query, prompt_ids
+from lmrc.rc.grammar import Grammar
 
 _WINDOW = 16
 """Batches that are sorted by length together. Answers are given out in order: this bounds what waits for its turn."""
@@ -30,11 +32,12 @@ def generate(
     tokenizer: PreTrainedTokenizerBase,
     queries: Iterable[Query],
     options: DecodeOptions,
+    grammar_of: Callable[[Query], Grammar],
 ) -> Iterator[Generation]:
     """The greedy answers to `queries`, in their order.
 
-    Padded on the left; an answer does not depend on the others of its batch but for rounding. Each ends at the end of
-    sequence or after min(`options.max_new_tokens`, its `answer_room`) tokens.
+    An answer does not depend on the others of its batch but for rounding. Each ends at the end of sequence or after
+    min(`options.max_new_tokens`, its `answer_room`) tokens. `grammar_of` is asked unless `options.mode` is free.
     """
     model.eval()
     source = iter(queries)
@@ -46,9 +49,13 @@ def generate(
         answers: dict[int, Generation] = {}
         for start in range(0, len(order), options.batch_size):
             batch = order[start : start + options.batch_size]
-            outputs = _greedy(
-                model, tokenizer, [prompts[index] for index in batch], max(rooms[index] for index in batch)
-            )
+            asked = [prompts[index] for index in batch]
+            if options.mode == "constrained":
+                grammars = [grammar_of(window[index]) for index in batch]
+                limits = [rooms[index] for index in batch]
+                outputs = constrained.decode(model, asked, grammars, limits, tokenizer.pad_token_id)
+            else:
+                outputs = _greedy(model, tokenizer, asked, max(rooms[index] for index in batch))
             for index, output in zip(batch, outputs, strict=True):
                 kept = output[: rooms[index]]
                 finished = tokenizer.eos_token_id in kept

@@ -85,7 +85,8 @@ def test_answers_cut_short_are_counted(learnt: Learnt, tmp_path: Path) -> None:
         (untrained / path.name).write_bytes(path.read_bytes())
     weights = load_file(untrained / "adapter_model.safetensors")
     save_file({name: 0 * tensor for name, tensor in weights.items()}, untrained / "adapter_model.safetensors")
-    counts = classify.run(config(learnt, tmp_path).model_copy(update={"rc": untrained}))
+    free = config(learnt, tmp_path, decode=DecodeOptions(mode="free"))
+    counts = classify.run(free.model_copy(update={"rc": untrained}))
     assert counts["unfinished"] == 2
     assert counts["unanswered_pair"] == 3
     assert read_predictions(tmp_path / "classify" / "predictions.json") == []

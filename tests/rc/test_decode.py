@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from typing import NoReturn
+
 import pytest
 import torch
 
 from lmrc.config import DecodeOptions, PromptOptions
-from lmrc.rc.decode import generate
+from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, QueryBuilder, prompt_ids
 from tests.rc.conftest import Learnt
 from tests.rc.tiny import DOCUMENTS, RELATIONS
@@ -22,6 +25,15 @@ def queries(learnt: Learnt) -> list[Query]:
         for index, (document, asked) in enumerate(zip(DOCUMENTS, pairs, strict=True))
         for query in build.build(index, document, asked)
     ]
+
+
+def free(learnt: Learnt, asked: Iterable[Query], options: DecodeOptions) -> Iterator[Generation]:
+    """What is written without a grammar: none is asked for."""
+
+    def no_grammar(query: Query) -> NoReturn:
+        raise AssertionError(query)
+
+    return generate(learnt.task.model, learnt.task.tokenizer, asked, options, no_grammar)
 
 
 def one_by_one(learnt: Learnt, query: Query) -> tuple[str, bool]:
@@ -43,11 +55,7 @@ def one_by_one(learnt: Learnt, query: Query) -> tuple[str, bool]:
 @pytest.mark.parametrize("batch_size", [1, 3])
 def test_equals_generation_one_by_one_in_order(learnt: Learnt, batch_size: int) -> None:
     asked = queries(learnt)
-    answers = list(
-        generate(
-            learnt.task.model, learnt.task.tokenizer, asked, DecodeOptions(batch_size=batch_size, max_new_tokens=LIMIT)
-        )
-    )
+    answers = list(free(learnt, asked, DecodeOptions(mode="free", batch_size=batch_size, max_new_tokens=LIMIT)))
     assert [answer.query for answer in answers] == asked
     assert [(answer.text, answer.finished) for answer in answers] == [one_by_one(learnt, query) for query in asked]
     assert len({answer.text for answer in answers}) > 2
@@ -55,16 +63,16 @@ def test_equals_generation_one_by_one_in_order(learnt: Learnt, batch_size: int) 
 
 def test_windows_keep_the_order(learnt: Learnt, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = queries(learnt)
-    options = DecodeOptions(batch_size=2, max_new_tokens=8)
-    wanted = list(generate(learnt.task.model, learnt.task.tokenizer, asked, options))
+    options = DecodeOptions(mode="free", batch_size=2, max_new_tokens=8)
+    wanted = list(free(learnt, asked, options))
     monkeypatch.setattr("lmrc.rc.decode._WINDOW", 1)
-    assert list(generate(learnt.task.model, learnt.task.tokenizer, iter(asked), options)) == wanted
+    assert list(free(learnt, iter(asked), options)) == wanted
 
 
 def test_stops_where_there_is_no_more_room_and_says_so(learnt: Learnt) -> None:
     build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(pairs_per_query=1))
     asked = list(build.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
-    answers = list(generate(learnt.task.model, learnt.task.tokenizer, asked, DecodeOptions(max_new_tokens=3)))
+    answers = list(free(learnt, asked, DecodeOptions(mode="free", max_new_tokens=3)))
     assert not any(answer.finished for answer in answers)
     for answer in answers:
         wanted, _ = one_by_one(learnt, answer.query)
@@ -75,7 +83,7 @@ def test_stops_where_there_is_no_more_room_and_says_so(learnt: Learnt) -> None:
 def test_what_was_learnt_is_answered(learnt: Learnt) -> None:
     build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
     asked = list(build.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
-    (answer,) = generate(learnt.task.model, learnt.task.tokenizer, asked, DecodeOptions())
+    (answer,) = free(learnt, asked, DecodeOptions(mode="free"))
     assert answer.text == (
         "(Ada| spouse| Bob (singer))\n(Bob (singer)| country| U.S.)\n(Bob (singer)| country of origin| U.S.)"
     )

@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from lmrc.config import DecodeOptions, PromptOptions
+from lmrc.rc.constrained import decode
+from lmrc.rc.decode import generate
+from lmrc.rc.examples import Query, QueryBuilder, prompt_ids
+from lmrc.rc.grammar import Grammar, PartialAnswer
+from lmrc.rc.prompts import Kind
+from lmrc.rc.triples import parse
+from tests.rc.conftest import Learnt
+from tests.rc.tiny import DOCUMENTS, RELATIONS
+
+
+def queries(learnt: Learnt, kind: Kind) -> list[Query]:
+    """Of unequal length, with one to three pairs."""
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
+    pairs = [[(0, 1), (1, 2)], [(0, 1)], [(0, 1), (1, 0)]]
+    pairs[0] += [(2, 0)]
+    return [
+        query
+        for index, (document, asked) in enumerate(zip(DOCUMENTS, pairs, strict=True))
+        for query in builder.build(index, document, asked)
+    ]
+
+
+def grammar_of(learnt: Learnt, query: Query, kind: Kind) -> Grammar:
+    return Grammar(query, DOCUMENTS[query.document], RELATIONS, kind, learnt.task.tokenizer)
+
+
+def one_by_one(learnt: Learnt, query: Query, kind: Kind) -> list[int]:
+    """No cache, no batch, no runs of tokens: the whole text through the model for each token."""
+    ids = prompt_ids(query.prompt, learnt.task.tokenizer)
+    answer = PartialAnswer(grammar_of(learnt, query, kind))
+    while not answer.ended and len(answer.ids) < query.answer_room:
+        with torch.no_grad():
+            logits = learnt.task.model(input_ids=torch.tensor([ids + answer.ids])).logits[0, -1]
+        forbidden = torch.full_like(logits, float("-inf"))
+        allowed = answer.allowed()
+        forbidden[allowed] = 0.0
+        answer.write(int((logits + forbidden).argmax()))
+    return answer.ids
+
+
+@pytest.mark.parametrize("kind", ["rc", "direct"])
+def test_equals_one_token_after_another(learnt: Learnt, learnt_direct: Learnt, kind: Kind) -> None:
+    model = learnt if kind == "rc" else learnt_direct
+    asked = queries(model, kind)
+    wanted = [one_by_one(model, query, kind) for query in asked]
+    prompts = [prompt_ids(query.prompt, model.task.tokenizer) for query in asked]
+    grammars = [grammar_of(model, query, kind) for query in asked]
+    rooms = [query.answer_room for query in asked]
+    found = decode(model.task.model, prompts, grammars, rooms, model.task.tokenizer.pad_token_id)
+    assert found == wanted
+    assert len({tuple(ids) for ids in found}) == len(found)
+
+
+def test_every_pair_is_answered_and_nothing_else_is_said(learnt: Learnt) -> None:
+    """Also where the model has never seen the document: no failure of any kind is possible."""
+    asked = queries(learnt, "rc")
+    answers = generate(
+        learnt.task.model,
+        learnt.task.tokenizer,
+        asked,
+        DecodeOptions(batch_size=2),
+        lambda query: grammar_of(learnt, query, "rc"),
+    )
+    for query, generation in zip(asked, answers, strict=True):
+        assert generation.finished
+        parsed = parse(generation.text, DOCUMENTS[query.document], query.pairs, RELATIONS)
+        assert not +parsed.failures
+        assert {(triple.head, triple.tail) for triple in parsed.triples} == set(query.pairs)
+
+
+def test_an_answer_stops_where_there_is_no_more_room(learnt: Learnt) -> None:
+    query = queries(learnt, "rc")[0]
+    prompts = [prompt_ids(query.prompt, learnt.task.tokenizer)]
+    for room in (1, 2, 7):
+        (ids,) = decode(learnt.task.model, prompts, [grammar_of(learnt, query, "rc")], [room], 0)
+        assert len(ids) == room
+        assert ids == one_by_one(learnt, query, "rc")[:room]

@@ -1,0 +1,117 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import AutoTokenizer, PreTrainedTokenizerBase
+
+from lmrc.corpus.docred import Document
+from lmrc.rc.examples import Query, answer_ids
+from lmrc.rc.grammar import Grammar, PartialAnswer
+from lmrc.rc.prompts import Kind, Pair, answer
+from lmrc.rc.triples import parse
+from tests.rc.tiny import KINDS, RELATIONS, document, merging_tokenizer, tokenizer
+
+BYTES = tokenizer()
+names = st.sampled_from(["Ada", "B", "B)", "(C|", "U.S.", "Zoë the 2nd", "B) (x"])
+
+
+def query(kind: Kind, pairs: list[Pair]) -> Query:
+    return Query(0, "t", tuple(pairs), "", None, 10_000)
+
+
+def grammar(words: PreTrainedTokenizerBase, kind: Kind, made: Document, pairs: list[Pair]) -> Grammar:
+    return Grammar(query(kind, pairs), made, RELATIONS, kind, words)
+
+
+def is_possible(written: PartialAnswer, ids: list[int]) -> bool:
+    for token in ids:
+        if written.ended or token not in written.allowed():
+            return False
+        written.write(token)
+    return written.ended
+
+
+@given(data=st.data(), kind=st.sampled_from(KINDS), given_names=st.lists(names, min_size=2, max_size=4))
+def test_every_gold_answer_is_possible(data: st.DataObject, kind: Kind, given_names: list[str]) -> None:
+    """Also with names that end like a line, hold bars, or belong to two entities."""
+    made = document(given_names, [])
+    everything = [(h, t) for h in range(len(given_names)) for t in range(len(given_names)) if h != t]
+    pairs = sorted(data.draw(st.lists(st.sampled_from(everything), min_size=1, unique=True)))
+    least = 0 if kind == "direct" else 1
+    gold = {
+        pair: data.draw(st.lists(st.sampled_from(RELATIONS.ids), min_size=least, max_size=3, unique=True))
+        for pair in pairs
+    }
+    ids = answer_ids(answer(made, gold, RELATIONS), BYTES)
+    assert is_possible(PartialAnswer(grammar(BYTES, kind, made, pairs)), ids)
+
+
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(KINDS))
+def test_whatever_is_written_answers_every_pair(seed: int, kind: Kind) -> None:
+    """A random walk through what is allowed ends in a well-formed answer about just the pairs that were asked."""
+    chance = random.Random(seed)
+    made, pairs = document(["Ada", "Bob (singer)", "U.S."], []), [(0, 1), (1, 2), (2, 0)]
+    written = PartialAnswer(grammar(BYTES, kind, made, pairs))
+    while not written.ended:
+        written.write(chance.choice(written.allowed()))
+    parsed = parse(BYTES.decode(written.ids, skip_special_tokens=True), made, pairs, RELATIONS)
+    assert not +parsed.failures
+    answered = {(triple.head, triple.tail) for triple in parsed.triples}
+    if kind == "rc":
+        assert answered == set(pairs)
+        assert parsed.none == 0
+    else:
+        assert answered <= set(pairs)
+        assert len(answered) + parsed.none == len(pairs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("spouse", "sibling"),
+        lambda text: text.replace("Bob", "Bab", 1),
+        lambda text: text.split("\n")[0],
+        lambda text: "\n".join(reversed(text.split("\n"))),
+        lambda text: text + "\n" + text.split("\n")[-1],
+    ],
+    ids=["relation out of the set", "another name", "a pair left out", "out of order", "said twice"],
+)
+def test_nothing_else_is_possible(change: Callable[[str], str]) -> None:
+    made, pairs = document(["Ada", "Bob", "U.S."], []), [(0, 1), (1, 2)]
+    right = answer(made, {(0, 1): ["P26"], (1, 2): ["P17"]}, RELATIONS)
+    assert is_possible(PartialAnswer(grammar(BYTES, "rc", made, pairs)), answer_ids(right, BYTES))
+    wrong = answer_ids(change(right), BYTES)
+    assert not is_possible(PartialAnswer(grammar(BYTES, "rc", made, pairs)), wrong)
+
+
+def test_what_is_forced_is_written_at_once() -> None:
+    made = document(["Ada", "Bob"], [])
+    written = PartialAnswer(grammar(BYTES, "rc", made, [(0, 1)]))
+    assert BYTES.decode(written.write_forced(100)) == "(Ada| "
+    assert len(written.allowed()) == 3  # country …, pa…, spouse
+    written.write(BYTES.convert_tokens_to_ids("s"))
+    assert BYTES.decode(written.write_forced(100)) == "pouse| Bob)</s>"
+    assert written.ended
+
+
+def test_room_bounds_what_is_forced() -> None:
+    written = PartialAnswer(grammar(BYTES, "rc", document(["Ada", "Bob"], []), [(0, 1)]))
+    assert len(written.write_forced(3)) == 3
+
+
+@pytest.mark.parametrize("name", ["merging", "llama2"])
+def test_ids_are_those_of_the_whole_answer(name: str, request: pytest.FixtureRequest) -> None:
+    """A line's tokens depend on what stands before it: LLaMA's tokenizer begins each text with a space of its own."""
+    words: PreTrainedTokenizerBase = merging_tokenizer()
+    if name == "llama2":
+        folder: Path = request.getfixturevalue("shared_data")
+        words = AutoTokenizer.from_pretrained(folder / "tokenizers" / "llama2")
+    made, pairs = document(["Ada", "Bob (singer)", "U.S."], []), [(0, 1), (1, 2)]
+    gold = {(0, 1): ["P26"], (1, 2): ["P17", "P495"]}
+    ids = answer_ids(answer(made, gold, RELATIONS), words)
+    assert is_possible(PartialAnswer(grammar(words, "rc", made, pairs)), ids)
