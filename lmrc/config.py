@@ -195,7 +195,7 @@ class SyntheticData(Options):
 
     train_documents: Count = Field(500, description="documents to train on")
     dev_documents: Count = Field(40, description="documents that choose the best weights")
-    test_documents: Count = Field(20, description="held-out documents that are scored")
+    test_documents: Count = Field(12, description="held-out documents that are scored")
     seed: int = Field(2408, ge=0, description="seed of the synthetic text")
 
 
