@@ -204,7 +204,7 @@ class DemoConfig(Options):
 
     run: RunOptions = RunOptions(name="demo")
     synthetic: SyntheticData = SyntheticData()
-    rc_documents: Count = Field(64, description="training documents the LM is fine-tuned on: the first ones")
+    rc_documents: Count = Field(80, description="training documents the LM is fine-tuned on: the first ones")
     rc_dev_documents: Count = Field(8, description="dev documents that measure the LM while it learns: the first ones")
     rcp: RcpConfig = RcpConfig()
     propose: ProposeConfig = ProposeConfig()

@@ -47,6 +47,8 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
     elif program == "python" and arguments[0].startswith("launch/"):
         assert (ROOT / arguments[0]).is_file()
         read_config(STAGES[Path(arguments[0]).stem], [word for word in arguments[1:] if word != "--dry-run"])
+    elif program == "python":
+        assert (ROOT / arguments[0]).is_file()
     elif "/" in program:
         assert os.access(ROOT / program, os.X_OK)
     else:
@@ -56,9 +58,9 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_files_that_a_page_names_exist(page: Path) -> None:
     text = page.read_text()
-    named = re.findall(r"\]\((?!http)([^)#]+)\)", text)
-    named += re.findall(r"`((?:configs|lmrc|launch|tests|benchmarks|slurm)/[\w./-]*)`", text)
-    missing = [name for name in named if not (ROOT / name).exists()]
+    linked = [page.parent / name for name in re.findall(r"\]\((?!http)([^)#]+)\)", text)]
+    named = re.findall(r"`((?:configs|lmrc|launch|tests|benchmarks|slurm)/[\w./-]*)`", text)
+    missing = [path for path in [*linked, *(ROOT / name for name in named)] if not path.exists()]
     assert not missing
 
 
