@@ -14,6 +14,7 @@ from lmrc.errors import UserError
 
 if TYPE_CHECKING:
     from lmrc.engine.distributed import World
+    from lmrc.engine.task import Task
 
 StageConfig = RcpConfig | RcConfig | ProposeConfig | ClassifyConfig
 
@@ -66,28 +67,29 @@ def quieten() -> None:
 
 
 # torch and transformers are imported when a stage runs, so that --help and --dry-run answer at once.
-def _train_rcp(config: RcpConfig, world: World) -> dict[str, Any]:
+def _train(
+    config: RcpConfig | RcConfig, world: World, make_task: Callable[[Any, Corpus, Corpus], Task]
+) -> dict[str, Any]:
     from lmrc.engine.loop import seed_everything, train
-    from lmrc.rcp.train import RcpTask
     from lmrc.run import RunFolder
 
     quieten()
     train_corpus, dev_corpus = Corpus.open(config.data.train), Corpus.open(config.data.dev)
     seed_everything(config.run.seed)
-    task = RcpTask(config, train_corpus, dev_corpus)
+    task = make_task(config, train_corpus, dev_corpus)
     return train(task, config.train, config.run.seed, RunFolder.of(config.run), world)
+
+
+def _train_rcp(config: RcpConfig, world: World) -> dict[str, Any]:
+    from lmrc.rcp.train import RcpTask
+
+    return _train(config, world, RcpTask)
 
 
 def _train_rc(config: RcConfig, world: World) -> dict[str, Any]:
-    from lmrc.engine.loop import seed_everything, train
     from lmrc.rc.train import RcTask
-    from lmrc.run import RunFolder
 
-    quieten()
-    train_corpus, dev_corpus = Corpus.open(config.data.train), Corpus.open(config.data.dev)
-    seed_everything(config.run.seed)
-    task = RcTask(config, train_corpus, dev_corpus)
-    return train(task, config.train, config.run.seed, RunFolder.of(config.run), world)
+    return _train(config, world, RcTask)
 
 
 def _propose(config: ProposeConfig, world: World) -> dict[str, Any]:
