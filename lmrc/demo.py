@@ -91,17 +91,16 @@ class Demo:
         rc_data = TrainingData(train=self._corpus("rc-train"), dev=self._corpus("rc-dev"))
         self._stage(RC, config.rc, "rc", data=rc_data)
 
+    def _chain(self, propose: str, classify: str, rcp: Path, rc: Path, **changes: Any) -> None:
+        """Propose on the held-out documents and name the relations, with the models of these folders."""
+        test = self._corpus("test")
+        proposed = self._stage(PROPOSE, self._config.propose, propose, corpus=test, rcp=rcp, **changes)
+        candidates = proposed / "candidates"
+        self._stage(CLASSIFY, self._config.classify, classify, corpus=test, candidates=candidates, rc=rc)
+
     def _infer(self) -> None:
-        test, path = self._corpus("test"), self._run.path
-        propose = self._stage(PROPOSE, self._config.propose, "propose", corpus=test, rcp=path / "rcp" / "best")
-        self._stage(
-            CLASSIFY,
-            self._config.classify,
-            "lmrc",
-            corpus=test,
-            candidates=propose / "candidates",
-            rc=path / "rc" / "best",
-        )
+        path = self._run.path
+        self._chain("propose", "lmrc", rcp=path / "rcp" / "best", rc=path / "rc" / "best")
 
     def _untrained(self) -> None:
         """The same chain as initialised, given as many pairs as the trained one proposes."""
@@ -116,22 +115,8 @@ class Demo:
             candidate.probability for row in Candidates.open(everything / "candidates") for candidate in row
         )
         threshold = probabilities[-min(max(proposed, 1), len(probabilities))]
-        propose = self._stage(
-            PROPOSE,
-            self._config.propose,
-            "untrained-propose",
-            corpus=test,
-            rcp=path / "untrained-rcp",
-            threshold=threshold,
-        )
-        self._stage(
-            CLASSIFY,
-            self._config.classify,
-            "untrained",
-            corpus=test,
-            candidates=propose / "candidates",
-            rc=path / "untrained-rc",
-        )
+        rcp, rc = path / "untrained-rcp", path / "untrained-rc"
+        self._chain("untrained-propose", "untrained", rcp=rcp, rc=rc, threshold=threshold)
 
     def _evaluated(self) -> list[Evaluated]:
         train = Corpus.open(self._corpus("train"))

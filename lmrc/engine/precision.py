@@ -1,4 +1,4 @@
-"""bf16 where the hardware multiplies in it: elsewhere it is emulated, at a fortieth of fp32's speed on some CPUs."""
+"""bf16 where the hardware multiplies in it: elsewhere it is emulated, far slower than fp32 (benchmarks/bf16.py)."""
 
 from __future__ import annotations
 
