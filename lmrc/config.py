@@ -66,18 +66,39 @@ class Training(Options):
 
 
 class ClusterOptions(Options):
-    """Where it runs. `auto` submits to SLURM where sbatch is found and runs here elsewhere."""
+    """Where it runs; a site keeps its own in configs/cluster/NAME.yaml, named by `--cluster NAME`."""
 
-    where: Literal["auto", "slurm", "local"] = Field("auto", description="SLURM or this machine")
+    where: Literal["auto", "slurm", "local", "here"] = Field(
+        "auto", description="SLURM, local processes, or this process; auto: SLURM where sbatch is found"
+    )
     nodes: Count = Field(1, description="nodes")
     gpus: Count | None = Field(None, description="GPUs in all; none: all of this machine's, or 8 a node on SLURM")
     partition: str | None = Field(None, description="SLURM partition")
     account: str | None = Field(None, description="SLURM account")
     qos: str | None = Field(None, description="SLURM quality of service")
     constraint: str | None = Field(None, description="SLURM node features")
+    exclude: str | None = Field(None, description="SLURM nodes to avoid, such as n[3-5]")
     time: Count = Field(1440, description="time limit in minutes")
     cpus_per_gpu: Count = Field(4, description="CPU cores a process")
     mem_per_gpu: str | None = Field(None, pattern=r"^\d+[KMGT]$", description="host memory a process, such as 64G")
+    signal_delay: Count = Field(120, description="seconds before the time limit at which the job saves and requeues")
+    max_requeues: int = Field(100, ge=0, description="times a job comes back by itself")
+    max_running: Count | None = Field(None, description="inference workers that run at once; none: all")
+    hang_minutes: float = Field(10.0, gt=0.0, description="minutes a process waits for the others before it gives up")
+    setup: str = Field("", description="shell lines run before Python, such as 'module load cuda'")
+    sbatch: dict[str, str] = Field({}, description="more sbatch options: 'reservation=maint licenses=x:2'")
+    interface: str | None = Field(None, description="network interface of NCCL and gloo, such as ib0")
+    cache_folder: str | None = Field(None, description="caches of Hugging Face, torch and Triton; may hold $VARIABLES")
+    temporary_folder: str | None = Field(None, description="TMPDIR; may hold $VARIABLES, such as $SLURM_TMPDIR")
+    extensions_folder: str | None = Field(None, description="TORCH_EXTENSIONS_DIR: DeepSpeed's compiled operators")
+
+
+class WorkOptions(Options):
+    """How inference is cut into units that workers claim."""
+
+    unit_documents: Count = Field(16, description="documents a unit: what is lost at most when a worker dies")
+    attempts: Count = Field(3, description="times a unit is tried before it is given up and named")
+    lease_seconds: float = Field(60.0, gt=0.0, description="seconds without a sign of life that make a worker dead")
 
 
 class RcpModelOptions(Options):
@@ -162,6 +183,7 @@ class ProposeConfig(Options):
     rcp: Path = Field(Path("runs/rcp/best"), description="folder with the trained classifier")
     threshold: Share = Field(0.5, description="pairs with at least this P(relation) are candidates")
     batch_size: Count = Field(8, description="documents a forward pass")
+    work: WorkOptions = WorkOptions()
     cluster: ClusterOptions = ClusterOptions()
 
 
@@ -187,6 +209,7 @@ class ClassifyConfig(Options):
     rc: Path = Field(Path("runs/rc/best"), description="folder with the trained adapter")
     documents: Count | None = Field(None, description="only the first this many documents; none: all")
     decode: DecodeOptions = DecodeOptions()
+    work: WorkOptions = WorkOptions()
     cluster: ClusterOptions = ClusterOptions()
 
 

@@ -25,7 +25,7 @@ from lmrc.evaluation.runs import Evaluated, read_evaluated, sections
 from lmrc.evaluation.tables import Table, score_table
 from lmrc.run import RunFolder, write_atomically
 
-HERE = ClusterOptions(where="local")
+HERE = ClusterOptions(where="here")
 
 
 class Demo:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -27,8 +27,11 @@ def options_of(tree: type[Options], prefix: str = "") -> Iterator[tuple[str, Fie
             yield f"{prefix}{name}", field
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """The options of a YAML file by dotted name. Raises ConfigError where it is missing or no mapping of options."""
+def read_yaml(path: Path, known: Collection[str], prefix: str = "") -> dict[str, Any]:
+    """The options of a YAML file by dotted name, below `prefix`; `known` tells where an option's own mapping begins.
+
+    Raises ConfigError where the file is missing or no mapping of options.
+    """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -39,15 +42,25 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}, expected options such as 'train: {{epochs: 3}}'")
-    return dict(_flatten(content, ""))
+    return dict(_flatten(content, prefix, known))
 
 
-def _flatten(content: Mapping[Any, Any], prefix: str) -> Iterator[tuple[str, Any]]:
+def _flatten(content: Mapping[Any, Any], prefix: str, known: Collection[str]) -> Iterator[tuple[str, Any]]:
     for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flatten(value, f"{prefix}{key}.")
+        name = f"{prefix}{key}"
+        if isinstance(value, dict) and name not in known:
+            yield from _flatten(value, f"{name}.", known)
         else:
-            yield f"{prefix}{key}", value
+            yield name, value
+
+
+def _read_preset(folder: Path, part: str, name: str, known: Collection[str]) -> dict[str, Any]:
+    """The options that a site keeps for one part of the tree, in `folder`/`name`.yaml."""
+    path = folder / f"{name}.yaml"
+    if not path.is_file():
+        names = sorted(file.stem for file in folder.glob("*.yaml"))
+        raise ConfigError(f"{part} is {name!r}, but there is no {path}: {nearest(name, names)}")
+    return read_yaml(path, known, f"{part}.")
 
 
 def build(tree: type[Tree], values: Mapping[str, Any], source: str = "") -> Tree:
@@ -77,22 +90,30 @@ def _sentence(problem: Any) -> str:
 
 
 def _from_text(text: str, field: FieldInfo) -> Any:
-    """A value of the command line: `none` for no value, commas between the parts of a list."""
+    """A value of the command line: `none` for no value, commas between the parts of a list, spaces in a mapping."""
     if text.lower() in ("none", "null"):
         return None
+    if typing.get_origin(field.annotation) is dict:
+        # --sbatch "reservation=maint exclusive": a flag without a value stands alone.
+        return {key: value for key, _, value in (part.partition("=") for part in text.split())}
     if typing.get_origin(field.annotation) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return text
 
 
 def parse(
-    tree: type[Tree], arguments: Sequence[str], aliases: Mapping[str, str], preset: Mapping[str, Any] | None = None
+    tree: type[Tree],
+    arguments: Sequence[str],
+    aliases: Mapping[str, str],
+    presets: Mapping[str, Path] | None = None,
 ) -> tuple[Tree, Path | None]:
-    """A tree from `--config FILE` and `--any.option value` (or `=value`) over it; `preset` stands below both.
+    """A tree from `--config FILE` and `--any.option value` (or `=value`) over it.
 
-    `aliases` are short names, such as {"nodes": "cluster.nodes"}. Returns the tree and the config file.
+    `aliases` are short names, such as {"nodes": "cluster.nodes"}. `presets` are the parts of the tree that a site's
+    file may stand for, and those files' folder: with {"cluster": folder}, `cluster: NAME` in YAML or `--cluster NAME`
+    reads NAME.yaml, below what else is said of that part. Returns the tree and the config file.
     """
-    fields = dict(options_of(tree))
+    fields, presets = dict(options_of(tree)), presets or {}
     config: Path | None = None
     given: dict[str, Any] = {}
     rest = list(arguments)
@@ -102,8 +123,9 @@ def parse(
             raise ConfigError(f"{word!r} is no option: give options as --name value, such as --train.epochs 3")
         name, equals, text = word[2:].partition("=")
         name = aliases.get(name, name)
-        if name != "config" and name not in fields:
-            raise ConfigError(f"unknown option --{name}: {nearest(name, [*fields, *aliases, 'config', 'dry-run'])}")
+        if name not in ("config", *fields, *presets):
+            choices = [*fields, *aliases, *presets, "config", "dry-run", "follow"]
+            raise ConfigError(f"unknown option --{name}: {nearest(name, choices)}")
         if not equals:
             if not rest or rest[0].startswith("--"):
                 raise ConfigError(f"--{name} needs a value: --{name} VALUE")
@@ -111,11 +133,19 @@ def parse(
         if name == "config":
             config = Path(text)
         else:
-            given[name] = _from_text(text, fields[name])
-    values = {**(preset or {}), **(read_yaml(config) if config else {})}
+            given[name] = _from_text(text, fields[name]) if name in fields else text
+    values = read_yaml(config, fields) if config else {}
+    below: dict[str, Any] = {}
+    for part, folder in presets.items():
+        chosen = given.pop(part, values.get(part))
+        values.pop(part, None)
+        if chosen is not None:
+            below |= _read_preset(folder, part, str(chosen), fields)
+    if below:
+        build(tree, below, source=f"{folder}: ")
     if config:
         build(tree, values, source=f"{config}: ")  # so that a mistake in the file names the file
-    return build(tree, {**values, **given}), config
+    return build(tree, {**below, **values, **given}), config
 
 
 def table(tree: type[Options], markdown: bool = False) -> str:
@@ -134,4 +164,6 @@ def _default(field: FieldInfo) -> str:
         return "none"
     if isinstance(value, tuple):
         return ",".join(value)
+    if isinstance(value, dict):
+        return " ".join(f"{key}={text}" for key, text in value.items())
     return str(value)

@@ -25,6 +25,8 @@ MAY_CHANGE = (
     "train.backend",
     "train.precision",
     "train.checkpoint_",
+    "work.attempts",
+    "work.lease_seconds",
 )
 
 

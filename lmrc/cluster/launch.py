@@ -16,12 +16,13 @@ from lmrc.exits import exit_status
 from lmrc.options import parse, table
 from lmrc.run import RunFolder
 
+PRESETS = Path(__file__).resolve().parents[2] / "configs" / "cluster"
 ALIASES = {"run": "run.name", **{name.replace("_", "-"): f"cluster.{name}" for name in ClusterOptions.model_fields}}
 
 
 def read_config(stage: Stage, arguments: Sequence[str]) -> StageConfig:
     """The stage's config from a launcher's arguments; a run without a name gets that of its config file or stage."""
-    config, file = parse(stage.tree, arguments, ALIASES)
+    config, file = parse(stage.tree, arguments, ALIASES, {"cluster": PRESETS})
     if config.run.name:
         return config
     # configs/direct/docred-13b.yaml is the run direct-docred-13b; a file of the user's own takes the stage's name.
