@@ -18,7 +18,7 @@ for part in train_992 dev; do
   [ -d "$data/$part" ] || lmrc data build "$folder/redocred_$part.json" --out "$data/$part"
 done
 [ -d "$data/dev-20" ] || lmrc data build "$data/dev-20.json" --out "$data/dev-20"
-lmrc data stats "$data/dev" | head -5
+lmrc data stats "$data/dev"
 
 run() { python "launch/$1.py" --where local --run.folder runs/real "${@:2}"; }
 run rcp --config "$here/rcp.yaml" --run rcp
