@@ -14,6 +14,7 @@ from lmrc.errors import UserError
 
 if TYPE_CHECKING:
     from lmrc.engine.distributed import World
+    from lmrc.engine.inference import Inference
     from lmrc.engine.task import Task
 
 StageConfig = RcpConfig | RcConfig | ProposeConfig | ClassifyConfig
@@ -92,18 +93,25 @@ def _train_rc(config: RcConfig, world: World) -> dict[str, Any]:
     return _train(config, world, RcTask)
 
 
+def _infer(inference: Inference, unit: int) -> dict[str, Any]:
+    """Unit after unit, in this process."""
+    everything = range(inference.documents)
+    units = (everything[start : start + unit] for start in everything[::unit])
+    return inference.finish(row for documents in units for row in inference.rows(documents))
+
+
 def _propose(config: ProposeConfig, world: World) -> dict[str, Any]:
-    from lmrc.rcp.propose import run
+    from lmrc.rcp.propose import Proposing
 
     quieten()
-    return run(config).as_json()
+    return _infer(Proposing(config), config.work.unit_documents)
 
 
 def _classify(config: ClassifyConfig, world: World) -> dict[str, Any]:
-    from lmrc.rc.classify import run
+    from lmrc.rc.classify import Classifying
 
     quieten()
-    return run(config)
+    return _infer(Classifying(config), config.work.unit_documents)
 
 
 RCP = Stage("rcp", RcpConfig, _train_rcp, _check_training, trains=True)

@@ -3,130 +3,184 @@
 from __future__ import annotations
 
 import json
-import sys
-import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
+from functools import cached_property
+from typing import Any
 
+import pyarrow as pa
 import torch
-from tqdm import tqdm
+from peft import PeftModel
+from transformers import PreTrainedTokenizerBase
 
 from lmrc.config import ClassifyConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.docred import candidate_pairs
+from lmrc.engine.identity import identity
 from lmrc.engine.precision import bf16_is_native
-from lmrc.errors import RunError, UserError
+from lmrc.errors import UserError
+from lmrc.evaluation.files import replacing
 from lmrc.evaluation.predictions import Prediction, write_predictions
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, QueryBuilder, gold_pairs
 from lmrc.rc.grammar import Grammar
 from lmrc.rc.lora import adapter_base, load_adapter, load_base, load_tokenizer
-from lmrc.rc.prompts import Kind, Pair
+from lmrc.rc.prompts import Pair
 from lmrc.rc.settings import Settings
 from lmrc.rc.triples import Parsed, parse
 
 GENERATIONS = "generations.jsonl"
 PREDICTIONS = "predictions.json"
-_SECONDS_BETWEEN_LINES = 60.0
+
+_PAIR = [("head", pa.int32()), ("tail", pa.int32())]
+_TRIPLES = pa.list_(pa.struct([*_PAIR, ("relation", pa.string())]))
+_GENERATION = pa.struct(
+    [
+        ("pairs", pa.list_(pa.struct(_PAIR))),
+        ("answer", pa.string()),
+        ("finished", pa.bool_()),
+        ("none", pa.int64()),
+        ("failures", pa.list_(pa.struct([("kind", pa.string()), ("count", pa.int64())]))),
+        ("unknown_relations", _TRIPLES),
+    ]
+)
+SCHEMA = pa.schema([("title", pa.string()), ("generations", pa.list_(_GENERATION)), ("triples", _TRIPLES)])
 
 
-def run(config: ClassifyConfig) -> dict[str, int]:
-    """Ask the LM about the candidates of a corpus, in this process.
+class Classifying:
+    """The relations of the candidates of `config.corpus`, as `lmrc.engine.inference.Inference`.
 
-    Without `config.candidates` the pairs are the gold ones (`rc`), or all (`direct`). Writes into the run folder
-    GENERATIONS (one object a query: title, pairs, answer, finished, failures) and PREDICTIONS (the submission format).
-
-    Returns counts: documents, documents_without_pairs, queries, pairs, predictions, answers cut short (`unfinished`),
-    pairs answered `none`, and the failures of `lmrc.rc.triples.Parsed` by kind.
-
-    Raises UserError where an input is missing, damaged or does not belong to the others.
+    Without `config.candidates` the pairs are the gold ones (`rc`), or all (`direct`).
     """
-    corpus = Corpus.open(config.corpus)
-    candidates = None if config.candidates is None else Candidates.open(config.candidates)
-    if candidates is not None:
-        candidates.check(corpus)
-    settings = Settings.read(config.rc)
-    if settings.relations_sha256 != corpus.relations.sha256:
-        raise UserError(
-            f"{config.rc} was trained with another relation set than that of {config.corpus}: "
-            "build the corpus with the relations of the training corpus"
+
+    schema = SCHEMA
+
+    def __init__(self, config: ClassifyConfig) -> None:
+        """Raises UserError where an input is missing, damaged or does not belong to the others. Loads no LM."""
+        self._config = config
+        self._corpus = Corpus.open(config.corpus)
+        self._candidates = None if config.candidates is None else Candidates.open(config.candidates)
+        if self._candidates is not None:
+            self._candidates.check(self._corpus)
+        self._settings = Settings.read(config.rc)
+        if self._settings.relations_sha256 != self._corpus.relations.sha256:
+            raise UserError(
+                f"{config.rc} was trained with another relation set than that of {config.corpus}: "
+                "build the corpus with the relations of the training corpus"
+            )
+        self._base = adapter_base(config.rc)
+        total = len(self._corpus)
+        self.documents = total if config.documents is None else min(config.documents, total)
+        if self._corpus.manifest.labelled_documents < total:
+            for index in range(self.documents):
+                # Here, where gold pairs are asked for and not known.
+                self._pairs(index)
+        self.identity = identity(
+            config.rc,
+            SCHEMA,
+            corpus=self._corpus.fingerprint,
+            candidates="gold" if self._candidates is None else self._candidates.manifest.fingerprint,
+            base=self._base,
+            decode=config.decode.model_dump(mode="json"),
+            documents=self.documents,
         )
-    base_name = adapter_base(config.rc)
-    tokenizer = load_tokenizer(str(config.rc))
-    precision = settings.precision
-    if precision == "bf16" and not bf16_is_native():
-        print("bf16 is only emulated on this machine, and slow: loading the LM in fp32", flush=True)
-        precision = "fp32"
-    base = load_base(base_name, settings.attn_implementation, precision)
-    model = load_adapter(base, config.rc).to("cuda" if torch.cuda.is_available() else "cpu")
 
-    counts: Counter[str] = Counter(documents_without_pairs=0, queries=0, pairs=0, predictions=0, unfinished=0, none=0)
-    counts["documents"] = len(corpus) if config.documents is None else min(config.documents, len(corpus))
-    builder = QueryBuilder(tokenizer, corpus.relations, settings.prompt, config.decode.max_new_tokens)
-    # All queries before the first answer: what does not fit is refused at once, and the time left is known.
-    queries: list[Query] = []
-    for index in range(counts["documents"]):
-        pairs = _pairs(corpus, candidates, index, settings.prompt.kind)
-        counts["documents_without_pairs"] += not pairs
-        queries += builder.build(index, corpus[index], pairs)
+    def _pairs(self, index: int) -> list[Pair]:
+        """The pairs to ask for in document `index`."""
+        if self._candidates is not None:
+            return [(candidate.head, candidate.tail) for candidate in self._candidates[index]]
+        document = self._corpus[index]
+        return gold_pairs(document) if self._settings.prompt.kind == "rc" else candidate_pairs(len(document.entities))
 
-    def grammar_of(query: Query) -> Grammar:
-        return Grammar(query, corpus[query.document], corpus.relations, settings.prompt.kind, tokenizer)
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(str(self._config.rc))
 
-    folder = config.run.folder / config.run.name
-    predictions: dict[Prediction, None] = {}
-    temporary = folder / (GENERATIONS + ".tmp")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with temporary.open("w", encoding="utf-8") as file:
-            for generation in _progress(generate(model, tokenizer, queries, config.decode, grammar_of), len(queries)):
-                query = generation.query
-                document = corpus[query.document]
-                parsed = parse(generation.text, document, query.pairs, corpus.relations, config.decode.min_name_score)
-                file.write(json.dumps(_row(generation, parsed), ensure_ascii=False) + "\n")
-                file.flush()
-                predictions |= {Prediction(query.title, *triple): None for triple in parsed.triples}
-                counts.update(queries=1, pairs=len(query.pairs), unfinished=not generation.finished, none=parsed.none)
-                counts.update(parsed.failures)
-        temporary.replace(folder / GENERATIONS)
-    except OSError as error:
-        raise RunError(f"{folder}: cannot be written ({error.strerror or error}): mend that and start again") from error
-    write_predictions(predictions, folder / PREDICTIONS)
-    counts["predictions"] = len(predictions)
-    return dict(counts)
+    @cached_property
+    def _model(self) -> PeftModel:
+        """On a GPU where there is one."""
+        precision = self._settings.precision
+        if precision == "bf16" and not bf16_is_native():
+            print("bf16 is only emulated on this machine, and slow: loading the LM in fp32", flush=True)
+            precision = "fp32"
+        base = load_base(self._base, self._settings.attn_implementation, precision)
+        model: PeftModel = load_adapter(base, self._config.rc).to("cuda" if torch.cuda.is_available() else "cpu")
+        return model
+
+    def _grammar(self, query: Query) -> Grammar:
+        document, kind = self._corpus[query.document], self._settings.prompt.kind
+        return Grammar(query, document, self._corpus.relations, kind, self._tokenizer)
+
+    def rows(self, documents: range) -> list[dict[str, Any]]:
+        """For each document its title, the answers of the LM and the triples they say; decoded in batches.
+
+        Raises UserError, naming the document, where a query would not fit; where a model is damaged or not to be had.
+        """
+        tokenizer, decode, relations = self._tokenizer, self._config.decode, self._corpus.relations
+        builder = QueryBuilder(tokenizer, relations, self._settings.prompt, decode.max_new_tokens)
+        rows: dict[int, dict[str, Any]] = {}
+        queries: list[Query] = []
+        for index in documents:
+            document = self._corpus[index]
+            rows[index] = {"title": document.title, "generations": [], "triples": []}
+            queries += builder.build(index, document, self._pairs(index))
+        if not queries:
+            return list(rows.values())
+        for generation in generate(self._model, tokenizer, queries, decode, self._grammar):
+            query = generation.query
+            document = self._corpus[query.document]
+            parsed = parse(generation.text, document, query.pairs, relations, decode.min_name_score)
+            rows[query.document]["generations"].append(_generation(generation, parsed))
+            rows[query.document]["triples"] += [triple._asdict() for triple in parsed.triples]
+        return list(rows.values())
+
+    def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int]:
+        """Write into the run folder GENERATIONS (one object a query: document, title, pairs, answer, finished,
+        failures, unknown_relations) and PREDICTIONS (the submission format).
+
+        Returns counts: documents, documents_without_pairs, queries, pairs, predictions, answers cut short
+        (`unfinished`), pairs answered `none`, and the failures of `lmrc.rc.triples.Parsed` by kind.
+
+        Raises UserError where the folder cannot be written.
+        """
+        folder = self._config.run.folder / self._config.run.name
+        counts = Counter(documents_without_pairs=0, queries=0, pairs=0, predictions=0, unfinished=0, none=0)
+        counts["documents"] = self.documents
+        predictions: dict[Prediction, None] = {}
+        with replacing(folder / GENERATIONS) as file:
+            for index, row in zip(range(self.documents), rows, strict=True):
+                counts["documents_without_pairs"] += not row["generations"]
+                for generation in row["generations"]:
+                    shown = _shown(generation)
+                    line = {"document": index, "title": row["title"], **shown}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    counts.update(queries=1, pairs=len(shown["pairs"]), none=generation["none"])
+                    counts.update(shown["failures"], unfinished=not generation["finished"])
+                predictions |= {Prediction(row["title"], **triple): None for triple in row["triples"]}
+        write_predictions(predictions, folder / PREDICTIONS)
+        counts["predictions"] = len(predictions)
+        return dict(counts)
 
 
-def _pairs(corpus: Corpus, candidates: Candidates | None, index: int, kind: Kind) -> list[Pair]:
-    """The pairs to ask for in document `index`."""
-    if candidates is not None:
-        return [(candidate.head, candidate.tail) for candidate in candidates[index]]
-    document = corpus[index]
-    return gold_pairs(document) if kind == "rc" else candidate_pairs(len(document.entities))
-
-
-def _row(generation: Generation, parsed: Parsed) -> dict[str, object]:
+def _generation(generation: Generation, parsed: Parsed) -> dict[str, Any]:
+    """As a row carries it: of the types of SCHEMA."""
     return {
-        "document": generation.query.document,
-        "title": generation.query.title,
-        "pairs": generation.query.pairs,
+        "pairs": [{"head": head, "tail": tail} for head, tail in generation.query.pairs],
         "answer": generation.text,
         "finished": generation.finished,
-        "failures": dict(parsed.failures),
-        "unknown_relations": parsed.unknown,
+        "none": parsed.none,
+        "failures": [{"kind": kind, "count": count} for kind, count in parsed.failures.items()],
+        "unknown_relations": [unknown._asdict() for unknown in parsed.unknown],
     }
 
 
-def _progress(generations: Iterable[Generation], total: int) -> Iterator[Generation]:
-    """The same, with a bar on a terminal and a line a minute elsewhere."""
-    if sys.stderr.isatty():
-        yield from tqdm(generations, total=total, desc="classify", unit="query")
-        return
-    begin = said = time.monotonic()
-    for done, generation in enumerate(generations, start=1):
-        yield generation
-        now = time.monotonic()
-        if now - said >= _SECONDS_BETWEEN_LINES:
-            said = now
-            left = (now - begin) / done * (total - done) / 60
-            print(f"classify: {done:,} of {total:,} queries, about {left:.0f} min left", file=sys.stderr, flush=True)
+def _shown(generation: dict[str, Any]) -> dict[str, Any]:
+    """As GENERATIONS shows it."""
+    return {
+        "pairs": [[pair["head"], pair["tail"]] for pair in generation["pairs"]],
+        "answer": generation["answer"],
+        "finished": generation["finished"],
+        "failures": {failure["kind"]: failure["count"] for failure in generation["failures"]},
+        "unknown_relations": [list(unknown.values()) for unknown in generation["unknown_relations"]],
+    }

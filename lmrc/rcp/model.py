@@ -21,6 +21,13 @@ from lmrc.rcp.windows import Windows
 
 # Our part of config.json, beside the encoder's own keys.
 KEY = "relation_candidate_proposal"
+_REMEDY = "give the folder that training wrote, such as runs/<name>/best"
+
+
+def check_folder(folder: Path) -> None:
+    """Raises UserError where no model was saved in `folder`; its weights are not looked at."""
+    if not (folder / "config.json").is_file():
+        raise UserError(f"{folder}: no relation candidate model (config.json is missing); {_REMEDY}")
 
 
 class PairClassifier(nn.Module):
@@ -107,15 +114,13 @@ class RelationCandidateModel(nn.Module):
     @classmethod
     def load(cls, folder: Path) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
         """The model and tokenizer that `save` wrote, in evaluation mode. Raises UserError where they are not there."""
-        remedy = "give the folder that training wrote, such as runs/<name>/best"
-        if not (folder / "config.json").is_file():
-            raise UserError(f"{folder}: no relation candidate model (config.json is missing); {remedy}")
+        check_folder(folder)
         try:
             config = AutoConfig.from_pretrained(folder)
             options = getattr(config, KEY, None)
             if options is None:
                 raise UserError(
-                    f"{folder}: config.json is not a relation candidate model's ({KEY!r} missing); {remedy}"
+                    f"{folder}: config.json is not a relation candidate model's ({KEY!r} missing); {_REMEDY}"
                 )
             model = cls(AutoModel.from_config(config, dtype=torch.float32), **options)
             model.load_state_dict(load_file(folder / "model.safetensors"))
@@ -123,7 +128,7 @@ class RelationCandidateModel(nn.Module):
         except UserError:
             raise
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
-            raise UserError(f"{folder}: damaged relation candidate model ({_first_line(error)}); {remedy}") from error
+            raise UserError(f"{folder}: damaged relation candidate model ({_first_line(error)}); {_REMEDY}") from error
         return model.eval(), tokenizer
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None = None) -> None:

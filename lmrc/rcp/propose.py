@@ -3,27 +3,29 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
-from itertools import islice
+from functools import cached_property
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import torch
 from numpy.typing import NDArray
-from transformers import PreTrainedTokenizerBase
 
 from lmrc.config import ProposeConfig
 from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.candidates import SCHEMA as CANDIDATES_SCHEMA
 from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
+from lmrc.engine.identity import identity
 from lmrc.rcp.batching import to_device
 from lmrc.rcp.markers import EncodedDocument, Encoder
 from lmrc.rcp.measure import f1_score
-from lmrc.rcp.model import RelationCandidateModel
+from lmrc.rcp.model import RelationCandidateModel, check_folder
 
-# Batches of documents of like length are made among this many batches' documents.
-BATCHES_SORTED = 16
+SCHEMA = pa.schema([*CANDIDATES_SCHEMA, ("pairs", pa.int64()), ("cut_mentions", pa.int64())])
 
 
 @dataclass(slots=True)
@@ -39,12 +41,12 @@ class Proposed:
     gold: int = 0
     correct: int = 0
 
-    def count(self, document: Document, encoded: EncodedDocument, candidates: list[Candidate]) -> None:
+    def count(self, document: Document, pairs: int, cut_mentions: int, candidates: list[Candidate]) -> None:
         """Add a document."""
         self.documents += 1
-        self.pairs += encoded.pairs
+        self.pairs += pairs
         self.kept += len(candidates)
-        self.cut_mentions += encoded.cut
+        self.cut_mentions += cut_mentions
         if document.labels is not None:
             gold = relations_by_pair(document).keys()
             self.labelled_documents += 1
@@ -90,52 +92,75 @@ def probabilities(model: RelationCandidateModel, documents: list[EncodedDocument
     return np.split(scores, np.cumsum([document.pairs for document in documents])[:-1])
 
 
-def proposals(
-    model: RelationCandidateModel,
-    tokenizer: PreTrainedTokenizerBase,
-    documents: Iterable[Document],
-    threshold: float,
-    batch_size: int,
-    proposed: Proposed,
-) -> Iterator[tuple[str, list[Candidate]]]:
-    """For each document in turn its title and the pairs with P(relation) >= threshold, sorted by (h, t).
+class Proposing:
+    """The candidates of `config.corpus`, as `lmrc.engine.inference.Inference`."""
 
-    `proposed` is counted up on the way. Documents are drawn some batches ahead, so that those of like length share one.
-    """
-    encoder = Encoder(tokenizer, model.max_length)
-    stream = iter(documents)
-    while chunk := list(islice(stream, BATCHES_SORTED * batch_size)):
+    schema = SCHEMA
+
+    def __init__(self, config: ProposeConfig) -> None:
+        """Raises UserError where the corpus is not as it should be or no model is there; does not load the model."""
+        self._config = config
+        self._corpus = Corpus.open(config.corpus)
+        check_folder(config.rcp)
+        self.documents = len(self._corpus)
+        self.identity = identity(
+            config.rcp,
+            SCHEMA,
+            corpus=self._corpus.fingerprint,
+            threshold=config.threshold,
+            batch_size=config.batch_size,
+        )
+
+    @cached_property
+    def _model(self) -> tuple[RelationCandidateModel, Encoder]:
+        """On a GPU where there is one."""
+        model, tokenizer = RelationCandidateModel.load(self._config.rcp)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu"), Encoder(tokenizer, model.max_length)
+
+    def rows(self, documents: range) -> list[dict[str, Any]]:
+        """For each document its title, the pairs with P(relation) >= threshold sorted by (h, t), and counts.
+
+        Documents of like length share a batch, so that little is padding. Raises UserError where the model is damaged.
+        """
+        model, encoder = self._model
+        chunk = [self._corpus[index] for index in documents]
         encoded = [encoder.encode(document) for document in chunk]
         by_length = sorted(range(len(chunk)), key=lambda index: len(encoded[index].input_ids))
         scores: dict[int, NDArray[np.float64]] = {}
-        for start in range(0, len(chunk), batch_size):
-            batch = by_length[start : start + batch_size]
+        for start in range(0, len(chunk), self._config.batch_size):
+            batch = by_length[start : start + self._config.batch_size]
             scores.update(zip(batch, probabilities(model, [encoded[index] for index in batch]), strict=True))
-        for index, document in enumerate(chunk):
-            pairs = candidate_pairs(len(document.entities))
-            kept = np.flatnonzero(scores[index] >= threshold)
-            candidates = [Candidate(*pairs[number], float(scores[index][number])) for number in kept]
-            proposed.count(document, encoded[index], candidates)
-            yield document.title, candidates
+        return [self._row(document, encoded[index], scores[index]) for index, document in enumerate(chunk)]
 
+    def _row(self, document: Document, encoded: EncodedDocument, scores: NDArray[np.float64]) -> dict[str, Any]:
+        pairs = candidate_pairs(len(document.entities))
+        kept = np.flatnonzero(scores >= self._config.threshold)
+        return {
+            "title": document.title,
+            "candidates": [
+                {"head": pairs[number][0], "tail": pairs[number][1], "probability": float(scores[number])}
+                for number in kept
+            ],
+            "pairs": encoded.pairs,
+            "cut_mentions": encoded.cut,
+        }
 
-def run(config: ProposeConfig) -> Proposed:
-    """Write the candidates of `config.corpus` to the folder `candidates` of the run, on a GPU where there is one.
+    def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int | float]:
+        """Write the folder `candidates` of the run; returns and prints what was proposed.
 
-    Raises UserError where the model, the corpus or the output folder is not as it should be.
-    """
-    corpus = Corpus.open(config.corpus)
-    model, tokenizer = RelationCandidateModel.load(config.rcp)
-    model.to("cuda" if torch.cuda.is_available() else "cpu")
-    proposed = Proposed()
-    out: Path = config.run.folder / config.run.name / "candidates"
-    # Left by a start that ended before it was marked as done: made again, the same.
-    shutil.rmtree(out, ignore_errors=True)
-    write_candidates(
-        proposals(model, tokenizer, corpus, config.threshold, config.batch_size, proposed),
-        out,
-        corpus_fingerprint=corpus.fingerprint,
-        threshold=config.threshold,
-    )
-    print(f"{out}: {proposed}", flush=True)
-    return proposed
+        Raises UserError where it cannot be written.
+        """
+        out: Path = self._config.run.folder / self._config.run.name / "candidates"
+        proposed = Proposed()
+
+        def counted() -> Iterator[tuple[str, list[Candidate]]]:
+            for document, row in zip(self._corpus, rows, strict=True):
+                candidates = [Candidate(**values) for values in row["candidates"]]
+                proposed.count(document, row["pairs"], row["cut_mentions"], candidates)
+                yield row["title"], candidates
+
+        # Left by an attempt that ended before the run was marked as done.
+        shutil.rmtree(out, ignore_errors=True)
+        write_candidates(counted(), out, corpus_fingerprint=self._corpus.fingerprint, threshold=self._config.threshold)
+        print(f"{out}: {proposed}", flush=True)
+        return proposed.as_json()

@@ -1,19 +1,24 @@
 from __future__ import annotations
 
+import random
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 import torch
 
 from lmrc.config import ProposeConfig
 from lmrc.corpus.arrow import Corpus
-from lmrc.corpus.candidates import Candidate, Candidates
+from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.engine.inference import Inference
 from lmrc.errors import UserError
 from lmrc.evaluation.metrics import candidate_scores
 from lmrc.rcp.markers import Encoder
 from lmrc.rcp.model import RelationCandidateModel
-from lmrc.rcp.propose import Proposed, proposals, run
+from lmrc.rcp.propose import Proposed, Proposing
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus
 
@@ -27,6 +32,9 @@ DOCUMENTS = [
     )
     for n in range(40)
 ]
+UNIT = 6
+UNITS = [range(start, min(start + UNIT, len(DOCUMENTS))) for start in range(0, len(DOCUMENTS), UNIT)]
+MakeConfig = Callable[..., ProposeConfig]
 
 
 @pytest.fixture
@@ -36,88 +44,131 @@ def model() -> RelationCandidateModel:
     return model.eval()
 
 
-@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
-def test_proposals(model: RelationCandidateModel, threshold: float) -> None:
-    tokenizer, proposed = tiny.tokenizer("bert"), Proposed()
-    found = list(proposals(model, tokenizer, DOCUMENTS, threshold, batch_size=2, proposed=proposed))
-    assert [title for title, _ in found] == [document.title for document in DOCUMENTS]
+@pytest.fixture
+def make_config(model: RelationCandidateModel, make_corpus: MakeCorpus, tmp_path: Path) -> MakeConfig:
+    corpus = make_corpus("corpus", DOCUMENTS)
+    model.save(tmp_path / "rcp", tiny.tokenizer("bert"))
 
-    encoder = Encoder(tokenizer, model.max_length)
-    for document, (_, candidates) in zip(DOCUMENTS, found, strict=True):
+    def make(**options: object) -> ProposeConfig:
+        run = {"name": "proposed", "folder": tmp_path / "runs"}
+        given = {"run": run, "corpus": corpus.folder, "rcp": tmp_path / "rcp", "batch_size": 2, **options}
+        return ProposeConfig.model_validate(given)
+
+    return make
+
+
+def all_rows(inference: Inference) -> list[dict[str, Any]]:
+    return [row for unit in UNITS for row in inference.rows(unit)]
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeConfig, threshold: float) -> None:
+    config = make_config(threshold=threshold)
+    proposing = Proposing(config)
+    assert proposing.documents == len(DOCUMENTS)
+    result = proposing.finish(iter(all_rows(proposing)))
+
+    candidates = Candidates.open(config.run.folder / "proposed" / "candidates")
+    candidates.check(Corpus.open(config.corpus))
+    assert candidates.threshold == threshold
+    assert [candidates.title(index) for index in range(len(candidates))] == [document.title for document in DOCUMENTS]
+    encoder = Encoder(tiny.tokenizer("bert"), model.max_length)
+    for document, found in zip(DOCUMENTS, candidates, strict=True):
         with torch.no_grad():
             alone = torch.sigmoid(model(model.collate([encoder.encode(document)]))).tolist()
         pairs = candidate_pairs(len(document.entities))
         expected = {pair: p for pair, p in zip(pairs, alone, strict=True) if p >= threshold}
-        assert {(c.head, c.tail): c.probability for c in candidates} == pytest.approx(expected, abs=1e-5)
-        assert candidates == sorted(candidates, key=lambda c: (c.head, c.tail))
+        assert {(c.head, c.tail): c.probability for c in found} == pytest.approx(expected, abs=1e-5)
 
     labelled = [document for document in DOCUMENTS if document.labels is not None]
-    titles = {document.title for document in labelled}
-    counts = candidate_scores(labelled, [(t, [(c.head, c.tail) for c in cs]) for t, cs in found if t in titles])
-    assert proposed.documents == len(DOCUMENTS)
-    assert proposed.pairs == sum(len(d.entities) * (len(d.entities) - 1) for d in DOCUMENTS)
-    assert proposed.kept == sum(len(candidates) for _, candidates in found)
-    assert proposed.gold == sum(len(relations_by_pair(document)) for document in labelled)
-    result = proposed.as_json()
-    assert result["f1"] == pytest.approx(counts.f1)
+    proposed = [
+        (document.title, [(c.head, c.tail) for c in found])
+        for document, found in zip(DOCUMENTS, candidates, strict=True)
+        if document.labels is not None
+    ]
+    assert result["documents"] == len(DOCUMENTS)
+    assert result["pairs"] == sum(len(d.entities) * (len(d.entities) - 1) for d in DOCUMENTS)
+    assert result["kept"] == sum(map(len, candidates))
+    assert result["gold"] == sum(len(relations_by_pair(document)) for document in labelled)
+    assert result["cut_mentions"] == sum(encoder.encode(document).cut for document in DOCUMENTS) > 0
+    assert result["f1"] == pytest.approx(candidate_scores(labelled, proposed).f1)
     assert result["recall"] == {0.0: 100.0, 1.0: 0.0}.get(threshold, result["recall"])
     if threshold == 0.5:
-        assert 0 < proposed.kept < proposed.pairs
-        assert 0 < proposed.correct < proposed.gold
+        assert 0 < result["kept"] < result["pairs"]
+        assert 0 < result["correct"] < result["gold"]
 
 
-def test_a_pair_at_the_threshold_is_a_candidate(model: RelationCandidateModel) -> None:
-    tokenizer, documents = tiny.tokenizer("bert"), DOCUMENTS[:1]
-    (_, everything), *_ = proposals(model, tokenizer, documents, 0.0, batch_size=1, proposed=Proposed())
-    wanted = max(everything, key=lambda candidate: candidate.probability)
-    (_, found), *_ = proposals(model, tokenizer, documents, wanted.probability, batch_size=1, proposed=Proposed())
-    assert found == [wanted]
+def test_a_pair_at_the_threshold_is_a_candidate(make_config: MakeConfig) -> None:
+    (everything,) = Proposing(make_config(threshold=0.0)).rows(range(1))
+    wanted = max(everything["candidates"], key=lambda candidate: candidate["probability"])
+    (row,) = Proposing(make_config(threshold=wanted["probability"])).rows(range(1))
+    assert row["candidates"] == [wanted]
 
 
-def test_documents_are_drawn_as_they_are_needed(model: RelationCandidateModel) -> None:
-    drawn = 0
+def test_many_workers_write_what_one_writes(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Units in any order, by whichever instance, by way of Arrow; and a second attempt to finish."""
+    one = Proposing(make_config(threshold=0.4))
+    result = one.finish(iter(all_rows(one)))
+    folder = one._config.run.folder / "proposed" / "candidates"
+    expected, said = written(folder), capsys.readouterr().out
+    assert said.startswith(f"{folder}: {result['kept']} of {result['pairs']} pairs kept")
 
-    def endless() -> object:
-        nonlocal drawn
-        while True:
-            drawn += 1
-            yield DOCUMENTS[drawn % 5]
-
-    stream = proposals(model, tiny.tokenizer("bert"), endless(), 0.5, batch_size=2, proposed=Proposed())  # type: ignore[arg-type]
-    next(stream)
-    assert drawn <= 32
-
-
-def test_run(model: RelationCandidateModel, make_corpus: MakeCorpus, tmp_path: Path) -> None:
-    corpus = make_corpus("corpus", DOCUMENTS)
-    model.save(tmp_path / "rcp", tiny.tokenizer("bert"))
-    config = ProposeConfig.model_validate(
-        {
-            "run": {"name": "proposed", "folder": tmp_path / "runs"},
-            "corpus": corpus.folder,
-            "rcp": tmp_path / "rcp",
-            "threshold": 0.4,
-            "batch_size": 3,
-        }
-    )
-    proposed = run(config)
-    written = Candidates.open(tmp_path / "runs" / "proposed" / "candidates")
-    written.check(Corpus.open(corpus.folder))
-    assert written.threshold == 0.4
-    expected = list(proposals(model, tiny.tokenizer("bert"), DOCUMENTS, 0.4, batch_size=3, proposed=Proposed()))
-    assert [(written.title(index), list(written[index])) for index in range(len(written))] == expected
-    assert proposed.kept == sum(len(candidates) for _, candidates in expected)
-    assert isinstance(written[0][0], Candidate)
+    workers = [Proposing(make_config(threshold=0.4)) for _ in range(3)]
+    parts = {}
+    for number in random.Random(1).sample(range(len(UNITS)), len(UNITS)):
+        worker = workers[number % 3]
+        parts[number] = pa.Table.from_pylist(worker.rows(UNITS[number]), schema=worker.schema)
+    merged = pa.concat_tables(parts[number] for number in range(len(UNITS)))
+    # What an attempt that was killed has left is replaced.
+    (folder / "shard-00001.arrow").write_bytes(b"torn")
+    for _ in range(2):
+        assert Proposing(make_config(threshold=0.4)).finish(iter(merged.to_pylist())) == result
+        assert capsys.readouterr().out == said
+        assert written(folder) == expected
 
 
-def test_run_without_a_model(make_corpus: MakeCorpus, tmp_path: Path) -> None:
-    corpus = make_corpus("corpus", DOCUMENTS[:1])
-    config = ProposeConfig.model_validate(
-        {"run": {"name": "p", "folder": tmp_path}, "corpus": corpus.folder, "rcp": tmp_path / "nothing"}
-    )
+def test_the_model_is_loaded_for_rows_only(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = all_rows(Proposing(make_config()))
+    monkeypatch.setattr(RelationCandidateModel, "load", None)
+    proposing = Proposing(make_config())
+    assert proposing.finish(iter(rows))["documents"] == len(DOCUMENTS)
+    with pytest.raises(TypeError):
+        proposing.rows(range(1))
+
+
+def test_rows_that_are_too_few_are_refused(make_config: MakeConfig) -> None:
+    proposing = Proposing(make_config())
+    with pytest.raises(ValueError, match="shorter"):
+        proposing.finish(iter(proposing.rows(UNITS[0])))
+    assert not (proposing._config.run.folder / "proposed" / "candidates").exists()
+
+
+def test_identity_is_of_all_that_decides(make_config: MakeConfig, make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    identity = Proposing(make_config()).identity
+    assert Proposing(make_config(run={"name": "other", "folder": tmp_path})).identity == identity
+    # A temporary file of somebody else.
+    (tmp_path / "rcp" / ".partial").write_text("")
+    assert Proposing(make_config()).identity == identity
+    others = {
+        Proposing(make_config(threshold=0.3)).identity,
+        Proposing(make_config(batch_size=3)).identity,
+        Proposing(make_config(corpus=make_corpus("fewer", DOCUMENTS[:-1]).folder)).identity,
+    }
+    weights = bytearray((tmp_path / "rcp" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "rcp" / "model.safetensors").write_bytes(weights)
+    others.add(Proposing(make_config()).identity)
+    assert len(others | {identity}) == 5
+
+
+def test_without_a_model(make_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"no relation candidate model"):
-        run(config)
-    assert not (tmp_path / "p").exists()
+        Proposing(make_config(rcp=tmp_path / "nothing"))
+    assert not (tmp_path / "runs").exists()
 
 
 def test_what_is_said_without_labels() -> None:
