@@ -1,10 +1,11 @@
 from __future__ import annotations
 
 import json
+import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
+import pyarrow as pa
 import pytest
 from safetensors.torch import load_file, save_file
 
@@ -13,7 +14,7 @@ from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError
 from lmrc.evaluation.predictions import Prediction, read_predictions
-from lmrc.rc import classify
+from lmrc.rc.classify import Classifying
 from tests.rc import tiny
 from tests.rc.conftest import Learnt
 
@@ -30,9 +31,19 @@ def config(learnt: Learnt, runs: Path, **options: object) -> ClassifyConfig:
     return ClassifyConfig(run=run, corpus=learnt.corpus.folder, rc=learnt.adapter, **options)
 
 
+def units(documents: int, size: int) -> list[range]:
+    return [range(start, min(start + size, documents)) for start in range(0, documents, size)]
+
+
+def run(config: ClassifyConfig, unit: int = 2) -> dict[str, int]:
+    """Unit after unit in one process."""
+    classifying = Classifying(config)
+    return classifying.finish(row for part in units(classifying.documents, unit) for row in classifying.rows(part))
+
+
 def test_gold_pairs(learnt: Learnt, tmp_path: Path) -> None:
     """What was learnt by heart comes back, through files alone."""
-    counts = classify.run(config(learnt, tmp_path))
+    counts = run(config(learnt, tmp_path))
     assert counts == {
         "documents": 3,
         "documents_without_pairs": 1,
@@ -58,7 +69,7 @@ def test_gold_pairs(learnt: Learnt, tmp_path: Path) -> None:
 
 
 def test_direct_asks_for_all_pairs(learnt_direct: Learnt, tmp_path: Path) -> None:
-    counts = classify.run(config(learnt_direct, tmp_path))
+    counts = run(config(learnt_direct, tmp_path))
     assert read_predictions(tmp_path / "classify" / "predictions.json") == [Prediction("three", 0, 1, "P17")]
     assert (counts["pairs"], counts["none"], counts["documents_without_pairs"]) == (4, 3, 0)
 
@@ -66,14 +77,14 @@ def test_direct_asks_for_all_pairs(learnt_direct: Learnt, tmp_path: Path) -> Non
 def test_candidates(learnt: Learnt, tmp_path: Path) -> None:
     rows = [("one", [Candidate(0, 1, 0.9), Candidate(1, 2, 0.6)]), ("two", []), ("three", [])]
     write_candidates(rows, tmp_path / "candidates", learnt.corpus.fingerprint, 0.5)
-    counts = classify.run(config(learnt, tmp_path, candidates=tmp_path / "candidates"))
+    counts = run(config(learnt, tmp_path, candidates=tmp_path / "candidates"))
     assert counts["documents_without_pairs"] == 2
     predictions = set(read_predictions(tmp_path / "classify" / "predictions.json"))
     assert predictions == {prediction for prediction in GOLD if prediction.title == "one"}
 
 
 def test_first_documents_only(learnt: Learnt, tmp_path: Path) -> None:
-    counts = classify.run(config(learnt, tmp_path, documents=2))
+    counts = run(config(learnt, tmp_path, documents=2))
     assert (counts["documents"], counts["queries"]) == (2, 1)
 
 
@@ -86,7 +97,7 @@ def test_answers_cut_short_are_counted(learnt: Learnt, tmp_path: Path) -> None:
     weights = load_file(untrained / "adapter_model.safetensors")
     save_file({name: 0 * tensor for name, tensor in weights.items()}, untrained / "adapter_model.safetensors")
     free = config(learnt, tmp_path, decode=DecodeOptions(mode="free"))
-    counts = classify.run(free.model_copy(update={"rc": untrained}))
+    counts = run(free.model_copy(update={"rc": untrained}))
     assert counts["unfinished"] == 2
     assert counts["unanswered_pair"] == 3
     assert read_predictions(tmp_path / "classify" / "predictions.json") == []
@@ -95,7 +106,7 @@ def test_answers_cut_short_are_counted(learnt: Learnt, tmp_path: Path) -> None:
 def test_candidates_of_another_corpus_are_refused(learnt: Learnt, tmp_path: Path) -> None:
     write_candidates([("one", [])], tmp_path / "candidates", "0" * 64, 0.5)
     with pytest.raises(UserError, match="made from another corpus"):
-        classify.run(config(learnt, tmp_path, candidates=tmp_path / "candidates"))
+        Classifying(config(learnt, tmp_path, candidates=tmp_path / "candidates"))
     assert not (tmp_path / "classify").exists()
 
 
@@ -103,33 +114,97 @@ def test_corpus_with_other_relations_is_refused(learnt: Learnt, tmp_path: Path) 
     fewer = RelationSet((*tiny.RELATIONS.ids, "P1"), (*tiny.RELATIONS.names, "new one"))
     other = tiny.corpus(tmp_path / "other", tiny.DOCUMENTS, fewer)
     with pytest.raises(UserError, match="trained with another relation set"):
-        classify.run(config(learnt, tmp_path).model_copy(update={"corpus": other.folder}))
+        Classifying(config(learnt, tmp_path).model_copy(update={"corpus": other.folder}))
 
 
 def test_documents_without_labels_need_candidates(learnt: Learnt, tmp_path: Path) -> None:
-    unlabelled = tiny.corpus(tmp_path / "unlabelled", [replace(document, labels=None) for document in tiny.DOCUMENTS])
-    with pytest.raises(UserError, match="'one' has no labels"):
-        classify.run(config(learnt, tmp_path).model_copy(update={"corpus": unlabelled.folder}))
+    documents = [replace(document, labels=None if n else document.labels) for n, document in enumerate(tiny.DOCUMENTS)]
+    unlabelled = config(learnt, tmp_path).model_copy(
+        update={"corpus": tiny.corpus(tmp_path / "unlabelled", documents).folder}
+    )
+    with pytest.raises(UserError, match="'two' has no labels"):
+        Classifying(unlabelled)
+    assert Classifying(unlabelled.model_copy(update={"documents": 1})).documents == 1
 
 
 def test_answers_too_short_for_a_single_pair_are_refused(learnt: Learnt, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"raise decode\.max_new_tokens"):
-        classify.run(config(learnt, tmp_path, decode=DecodeOptions(max_new_tokens=5)))
+    """By the units they are in, naming the document, before the LM is loaded; the others are answered."""
+    classifying = Classifying(config(learnt, tmp_path, decode=DecodeOptions(max_new_tokens=5)))
+    with pytest.raises(UserError, match=r"'three'.* raise decode\.max_new_tokens"):
+        classifying.rows(range(1, 3))
+    assert "_model" not in vars(classifying)
+    assert classifying.rows(range(1, 2)) == [{"title": "two", "generations": [], "triples": []}]
 
 
 def test_adapter_folder_that_is_none(learnt: Learnt, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="give the folder of a trained adapter"):
-        classify.run(config(learnt, tmp_path).model_copy(update={"rc": tmp_path}))
+        Classifying(config(learnt, tmp_path).model_copy(update={"rc": tmp_path}))
 
 
-def test_progress_off_a_terminal_is_a_line_a_minute(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    clock = iter(range(0, 1000, 25))
-    monkeypatch.setattr("lmrc.rc.classify.time.monotonic", lambda: next(clock))
-    numbers: list[Any] = list(range(7))
-    assert list(classify._progress(numbers, 7)) == numbers
-    assert capsys.readouterr().err.splitlines() == [
-        "classify: 3 of 7 queries, about 2 min left",
-        "classify: 6 of 7 queries, about 0 min left",
+@pytest.fixture
+def many(learnt: Learnt, tmp_path: Path) -> ClassifyConfig:
+    """Twelve documents, of which the LM does not know every fourth; free answers, so that those fail."""
+    lengthened = [
+        replace(document, title=f"{document.title} {n}", sentences=document.sentences * (1 + n % 4 // 3))
+        for n, document in enumerate(tiny.DOCUMENTS * 4)
     ]
+    corpus = tiny.corpus(tmp_path / "many", lengthened)
+    decode = DecodeOptions(mode="free", max_new_tokens=150, batch_size=3)
+    return config(learnt, tmp_path, decode=decode).model_copy(update={"corpus": corpus.folder})
+
+
+def written(config: ClassifyConfig) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (config.run.folder / "classify").iterdir()}
+
+
+def test_many_workers_write_what_one_writes(many: ClassifyConfig) -> None:
+    """Units in any order, by whichever instance, by way of Arrow; and a second attempt to finish."""
+    result = run(many, unit=6)
+    assert result["documents"] == 12
+    assert result["predictions"] > 0
+    assert result.get("unanswered_pair", 0) > 0
+    expected = written(many)
+    assert expected.keys() == {"generations.jsonl", "predictions.json"}
+
+    parts = {}
+    for unit in reversed(units(12, 6)):
+        worker = Classifying(many)
+        parts[unit.start] = pa.Table.from_pylist(worker.rows(unit), schema=worker.schema)
+    merged = pa.concat_tables(parts[start] for start in sorted(parts))
+    for _ in range(2):
+        finisher = Classifying(many)
+        assert finisher.finish(iter(merged.to_pylist())) == result
+        assert "_model" not in vars(finisher)
+        assert written(many) == expected
+        # What an attempt that was killed has left is replaced.
+        (many.run.folder / "classify" / "generations.jsonl").write_text("torn")
+
+
+def test_rows_that_are_too_few_leave_the_files_as_they_were(learnt: Learnt, tmp_path: Path) -> None:
+    options = config(learnt, tmp_path)
+    run(options)
+    before = written(options)
+    classifying = Classifying(options)
+    with pytest.raises(ValueError, match="shorter"):
+        classifying.finish(iter(classifying.rows(range(1))))
+    assert written(options) == before
+
+
+def test_identity_is_of_all_that_decides(learnt: Learnt, many: ClassifyConfig, tmp_path: Path) -> None:
+    options = config(learnt, tmp_path)
+    identity = Classifying(options).identity
+    assert Classifying(config(learnt, tmp_path / "elsewhere", documents=3)).identity == identity
+    rows = [("one", [Candidate(0, 1, 0.9)]), ("two", []), ("three", [])]
+    write_candidates(rows, tmp_path / "candidates", learnt.corpus.fingerprint, 0.5)
+    adapter = tmp_path / "adapter"
+    shutil.copytree(learnt.adapter, adapter)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, adapter / "adapter_model.safetensors")
+    others = [
+        config(learnt, tmp_path, documents=2),
+        config(learnt, tmp_path, candidates=tmp_path / "candidates"),
+        config(learnt, tmp_path, decode=DecodeOptions(min_name_score=0)),
+        options.model_copy(update={"rc": adapter}),
+        options.model_copy(update={"corpus": many.corpus}),
+    ]
+    assert len({identity, *(Classifying(other).identity for other in others)}) == 1 + len(others)
