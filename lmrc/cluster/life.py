@@ -74,7 +74,16 @@ class Process:
         here = (observer.host, observer.boot, observer.space)
         if not self.boot or not self.space or (self.host, self.boot, self.space) != here:
             return False
-        return _started(self.pid) != self.started
+        started = _started(self.pid)
+        if started is not None:
+            return started != self.started
+        try:
+            os.kill(self.pid, 0)  # /proc may hide the processes of other users
+        except ProcessLookupError:
+            return True
+        except PermissionError:
+            pass
+        return False
 
     def __str__(self) -> str:
         job = f" (SLURM job {self.job})" if self.job else ""
@@ -96,13 +105,13 @@ def _space() -> str:
 
 
 def _started(pid: int) -> int | None:
-    """Field 22 of proc(5)'s stat; None where there is no such process, or only what its parent has not yet reaped."""
+    """Field 22 of proc(5)'s stat; -1 of what is dead and not yet reaped by its parent; None where it is not shown."""
     try:
         # The second field is the program's name in brackets, and may hold both spaces and brackets.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
-    return None if fields[0] in "ZX" else int(fields[19])
+    return -1 if fields[0] in "ZX" else int(fields[19])
 
 
 class Heartbeat:

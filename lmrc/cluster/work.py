@@ -8,6 +8,7 @@ and in the end one worker merges the parts.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -48,8 +49,10 @@ def work(
     The caller then writes DONE and calls `clean`. `stop` is asked between units, and `rows` may raise Interrupted.
 
     Raises Interrupted once the unit in hand is given back, UnitsFailed where units failed `options.attempts` times,
-    and RunError where RUN/units holds other work, is damaged or cannot be written.
+    WorkerFailed where every unit fails in this worker, and RunError where RUN/units holds other work, is damaged or
+    cannot be written. `job` is SLURM's unless given.
     """
+    job = os.environ.get("SLURM_JOB_ID") if job is None else job
     files = files or Files()
     units = Units(run_folder, files)
     plan = Plan.of(inference, options.unit_documents)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lmrc.cluster.attempts import Attempts
+from lmrc.cluster.unit_attempts import Attempts
 from lmrc.cluster.files import Files
 from lmrc.cluster.life import Heartbeat, Process
 from lmrc.cluster.units import Plan, Units
@@ -54,6 +54,8 @@ class Worker:
         self._files.write(self._card, self._process.content())
         self._heartbeat = Heartbeat(self._beat, self._options.lease_seconds / 4)
         self._begun, self._done_before = time.monotonic(), len(self._units.done)
+        if self._done_before:
+            self._progress(f"{self._done_before} of {self._plan.units} units were done before")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -77,13 +79,15 @@ class Worker:
     def _begin_round(self) -> None:
         """Forgive what failed in an earlier submission, where nobody is at work: the user asks to try again."""
         units = self._units
-        failed = [(unit, attempt) for unit in units.unfinished() for attempt in sorted(units.failures(unit))]
+        # Only what was given up: an attempt that killed its worker must count when the worker comes back.
+        failed = [unit for unit in units.unfinished() if len(units.failures(unit)) >= self._options.attempts]
         if not failed or any(self._lives(name) for name in sorted(units.workers)):
             return
-        for unit, attempt in failed:
-            submission = units.error(unit, attempt)["submission"]
-            if submission is None or submission != self._process.submission:
-                units.release(unit, attempt)
+        for unit in failed:
+            for attempt in sorted(units.failures(unit)):
+                submission = units.error(unit, attempt)["submission"]
+                if submission is None or submission != self._process.submission:
+                    units.release(unit, attempt)
 
     def _lives(self, card: str) -> bool:
         """Whether the worker of this card does, as far as one can tell before having a card of one's own."""

@@ -12,7 +12,7 @@ from typing import Any
 from lmrc.cluster.life import Process
 from lmrc.cluster.units import Plan, Units, encode
 from lmrc.engine.inference import Inference
-from lmrc.errors import ConfigError, RunError
+from lmrc.errors import ConfigError, RunError, UserError
 from lmrc.exits import Interrupted
 
 BROKEN = 5
@@ -21,6 +21,10 @@ BROKEN = 5
 
 class Culprits(Exception):
     """Documents of a unit failed when each was tried by itself."""
+
+
+class WorkerFailed(Exception):
+    """Every unit fails in this worker, whatever the others do."""
 
 
 class Attempts:
@@ -51,7 +55,7 @@ class Attempts:
     def make(self, unit: int, attempt: int) -> bool:
         """Compute the unit and publish its part; False where that failed, which is published then.
 
-        Raises Interrupted, and what failed where this worker is to blame: its config, or every unit fails in it.
+        Raises Interrupted, and WorkerFailed or a UserError where this worker is to blame and not the unit.
         """
         begun = time.monotonic()
         failures = self._units.failures(unit)
@@ -143,8 +147,11 @@ class Attempts:
         # What this worker failed does not count against the units.
         for one in self._in_a_row:
             self._units.release(*one)
-        self._progress(f"{BROKEN} units in a row failed here, and so would any other: this worker stops")
-        raise error
+        if isinstance(error, UserError):
+            raise error
+        raise WorkerFailed(
+            f"{BROKEN} units in a row failed in {self._process}, the last by {one_line(error)}"
+        ) from error
 
 
 def one_line(error: BaseException) -> str:
