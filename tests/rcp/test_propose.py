@@ -5,9 +5,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 import torch
+from numpy.typing import NDArray
 
 from lmrc.config import ProposeConfig
 from lmrc.corpus.arrow import Corpus
@@ -16,9 +18,9 @@ from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.engine.inference import Inference
 from lmrc.errors import UserError
 from lmrc.evaluation.metrics import candidate_scores
-from lmrc.rcp.markers import Encoder
+from lmrc.rcp.markers import EncodedDocument, Encoder
 from lmrc.rcp.model import RelationCandidateModel
-from lmrc.rcp.propose import Proposed, Proposing
+from lmrc.rcp.propose import Proposed, Proposing, probabilities
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus
 
@@ -138,6 +140,20 @@ def test_the_model_is_loaded_for_rows_only(make_config: MakeConfig, monkeypatch:
     assert proposing.finish(iter(rows))["documents"] == len(DOCUMENTS)
     with pytest.raises(TypeError):
         proposing.rows(range(1))
+
+
+def test_documents_of_like_length_share_a_batch(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[list[int]] = []
+
+    def watched(model: RelationCandidateModel, documents: list[EncodedDocument]) -> list[NDArray[np.float64]]:
+        batches.append([len(document.input_ids) for document in documents])
+        return probabilities(model, documents)
+
+    monkeypatch.setattr("lmrc.rcp.propose.probabilities", watched)
+    Proposing(make_config()).rows(range(7))
+    assert [len(batch) for batch in batches] == [2, 2, 2, 1]
+    lengths = [length for batch in batches for length in batch]
+    assert lengths == sorted(lengths)
 
 
 def test_rows_that_are_too_few_are_refused(make_config: MakeConfig) -> None:
