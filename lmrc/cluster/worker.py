@@ -8,9 +8,9 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lmrc.cluster.unit_attempts import Attempts
 from lmrc.cluster.files import Files
 from lmrc.cluster.life import Heartbeat, Process
+from lmrc.cluster.unit_attempts import Attempts
 from lmrc.cluster.units import Plan, Units
 from lmrc.config import WorkOptions
 from lmrc.engine.inference import Inference
