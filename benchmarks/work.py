@@ -104,6 +104,11 @@ class NfsFiles(CountingFiles):
             self._missing[path] = time.monotonic()
             raise
 
+    def refresh(self, folder: Path) -> None:
+        super().refresh(folder)
+        self._listings.pop(folder, None)
+        self._missing = {path: time_ for path, time_ in self._missing.items() if path.parent != folder}
+
     def link(self, source: Path, target: Path) -> bool:
         self._missing.pop(target, None)
         return super().link(source, target)

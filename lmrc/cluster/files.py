@@ -82,6 +82,12 @@ class Files:
         """Remove a name, if it is there."""
         path.unlink(missing_ok=True)
 
+    def refresh(self, folder: Path) -> None:
+        """Have the next listing come from the server: an NFS client drops its own, up to 60 s old, with a change."""
+        temporary = temporary_beside(folder / "look")
+        self.write(temporary, b"")
+        self.remove(temporary)
+
     def publish(self, target: Path, content: bytes) -> bool:
         """Make `target` with this content, whole and on the disk or not at all; False where another has done so."""
         temporary = temporary_beside(target)

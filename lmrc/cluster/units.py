@@ -30,6 +30,9 @@ from lmrc.cluster.files import Files, temporary_beside
 from lmrc.engine.inference import Inference
 from lmrc.errors import RunError
 
+STALE_SECONDS = 5.0
+"""How long NFS may go on calling a file missing after it was told of a change in the folder."""
+
 
 @dataclass(frozen=True)
 class Plan:
@@ -184,12 +187,26 @@ class Units:
         for unit in range(plan.units):
             path, documents = self.path("part", unit, suffix=".arrow"), plan.range(unit)
             try:
-                rows = decode(self.files.read(path)[0])
-            except (FileNotFoundError, pa.ArrowInvalid) as error:
+                rows = decode(self._read_listed(path))
+            except FileNotFoundError:
+                raise _damaged(path, "missing") from None
+            except pa.ArrowInvalid as error:
                 raise _damaged(path, str(error)) from None
             if len(rows) != len(documents):
                 raise _damaged(path, f"{len(rows)} rows for {len(documents)} documents")
             yield from rows
+
+    def _read_listed(self, path: Path) -> bytes:
+        """Read what a listing showed, though NFS may still remember that it was missing when last asked for."""
+        end = time.monotonic() + STALE_SECONDS
+        while True:
+            try:
+                return self.files.read(path)[0]
+            except FileNotFoundError:
+                if time.monotonic() > end:
+                    raise
+                time.sleep(0.2)
+                self.files.refresh(self.folder)
 
 
 def encode(rows: list[dict[str, Any]], schema: pa.Schema) -> bytes:

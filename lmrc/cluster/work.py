@@ -7,6 +7,7 @@ and in the end one worker merges the parts.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from collections.abc import Callable, Iterator
@@ -67,13 +68,21 @@ def work(
             if failed:
                 raise UnitsFailed(_failures(units, plan, failed))
     except OSError as error:
-        if _finished(run_folder, files):  # and cleaned away, while this worker was at a unit that another did too
+        if _cleaned(run_folder, units):  # while this worker was at a unit that another did too
             return None
         raise RunError(
             f"cannot work in {units.folder}: {error.strerror}; free space or mend the permissions, then repeat the "
             f"command: finished units are kept"
         ) from error
-    return _merge(run_folder, units, plan, inference, options, job, stop, progress)
+    try:
+        return _merge(run_folder, units, plan, inference, options, job, stop, progress)
+    except LeaseHeld as held:
+        progress(f"all {plan.units} units are done; {held.holder.process or 'another process'} merges them")
+        return None
+    except RunError:
+        if _cleaned(run_folder, units):  # while this worker was about to look whether it should merge
+            return None
+        raise
 
 
 def _finished(run_folder: Path, files: Files) -> bool:
@@ -81,6 +90,16 @@ def _finished(run_folder: Path, files: Files) -> bool:
         files.read(run_folder / "DONE")
     except FileNotFoundError:
         return False
+    return True
+
+
+def _cleaned(run_folder: Path, units: Units) -> bool:
+    """Whether the run was finished by another, though it was not when last asked; leaves nothing behind."""
+    with contextlib.suppress(OSError):  # a full disk is told of elsewhere
+        units.files.refresh(run_folder)
+    if not _finished(run_folder, units.files):
+        return False
+    clean(run_folder)
     return True
 
 
@@ -94,29 +113,25 @@ def _merge(
     stop: Callable[[], bool],
     progress: Callable[[str], None],
 ) -> dict[str, Any] | None:
-    """Make the outputs from the parts, in one worker at a time; None where another live one is at it."""
+    """Make the outputs from the parts, in one worker at a time. Raises LeaseHeld where another live one is at it."""
     merged = units.folder / "merged.json"
-    try:
-        with Lease(units.folder / "merge", options.lease_seconds, job, files=units.files):
-            if _finished(run_folder, units.files):
-                clean(run_folder)
-                return None
-            try:
-                # An earlier one got so far and died before DONE was written.
-                result: dict[str, Any] = json.loads(units.files.read(merged)[0])
-                return result
-            except FileNotFoundError:
-                pass
-            progress(f"all {plan.units} units are done: merging them")
-            rows = _Rows(units.rows(plan), stop)
-            result = inference.finish(rows)
-            if rows.drawn != plan.documents:
-                raise RuntimeError(f"the stage took {rows.drawn} of {plan.documents} rows")
-            units.files.publish(merged, json.dumps(result).encode())
+    with Lease(units.folder / "merge", options.lease_seconds, job, files=units.files):
+        try:
+            # An earlier one got so far, and may have died before DONE was written.
+            result: dict[str, Any] = json.loads(units.files.read(merged)[0])
             return result
-    except LeaseHeld as held:
-        progress(f"all {plan.units} units are done; {held.holder.process or 'another process'} merges them")
-        return None
+        except FileNotFoundError:
+            pass
+        # Asked only now: what is not merged yet was not cleaned away either, unless DONE was written before.
+        if _cleaned(run_folder, units):
+            return None
+        progress(f"all {plan.units} units are done: merging them")
+        rows = _Rows(units.rows(plan), stop)
+        result = inference.finish(rows)
+        if rows.drawn != plan.documents:
+            raise RuntimeError(f"the stage took {rows.drawn} of {plan.documents} rows")
+        units.files.publish(merged, json.dumps(result).encode())
+        return result
 
 
 class _Rows(Iterator[dict[str, Any]]):

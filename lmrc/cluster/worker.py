@@ -186,6 +186,7 @@ class Worker:
     def _take_over(self) -> tuple[int, int] | None:
         """Claim a unit whose worker failed, gave it back, died, or is slow."""
         units = self._units
+        self._files.refresh(units.folder)
         units.look()
         unfinished = units.unfinished()
         self._random.shuffle(unfinished)
