@@ -1,8 +1,8 @@
 """What happened to a run: log/history.jsonl, one event a line, for `lmrc status` and for people.
 
-Events: submitted, started, preempted, requeued, died, failed, finished. Every one has `time` (UTC) and `event`; the
-rest are plain JSON values: `job` (SLURM's id, or local-PID), `restart`, `host`, `rank`, `step`, `signal`, `cause` (a
-line).
+Events: submitted, started, preempted, requeued, died, failed, cancelled, stopped, finished. Every one has `time` (UTC)
+and `event`; the rest are plain JSON values: `job` (SLURM's id, or local-PID), `restart`, `hosts` (one a rank, with
+commas), `step`, `cause` (a line).
 """
 
 from __future__ import annotations

@@ -30,6 +30,10 @@ MAY_CHANGE = (
 )
 
 
+# What a run folder holds before its first result.
+NOT_RESULTS = ("config.yaml", "environment.json", "log", "code", "lease")
+
+
 def write_atomically(path: Path, text: str) -> None:
     """Write `text` so that `path` holds all of it or what it held before. Raises RunError where the disk refuses."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
@@ -106,7 +110,7 @@ class RunFolder:
 
     def _has_begun(self) -> bool:
         """Whether there is anything to resume: what failed before its first result may start again otherwise."""
-        return any(entry.name not in ("config.yaml", "environment.json", "log") for entry in self.path.iterdir())
+        return any(entry.name not in NOT_RESULTS for entry in self.path.iterdir())
 
     def _check(self, resolved: dict[str, Any], path: Path) -> None:
         before, now = flatten(yaml.safe_load(path.read_text()) or {}), flatten(resolved)

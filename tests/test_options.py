@@ -93,12 +93,42 @@ def _tree_of(path: Path) -> type[Options]:
     return kinds[path.parent.name]
 
 
-CONFIGS = sorted(path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name != "deepspeed")
+CONFIGS = sorted(
+    path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in ("deepspeed", "cluster")
+)
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_config_file_is_read(path: Path) -> None:
     parse(_tree_of(path), ["--config", str(path)], {})
+
+
+@pytest.mark.parametrize("name", ["local", "example"])
+def test_every_preset_is_read(name: str) -> None:
+    config, _ = parse(RcpConfig, ["--cluster", name], {}, {"cluster": ROOT / "configs" / "cluster"})
+    assert config.cluster != RcpConfig().cluster
+
+
+def test_a_preset_is_below_what_is_said_of_its_part(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("partition: gpu\ntime: 60\nnodes: 2\nsbatch: {reservation: maint}\n")
+    presets = {"cluster": tmp_path}
+    given = ["--cluster", "site", "--nodes", "4", "--cluster.sbatch", "licenses=x:2 exclusive"]
+    config, _ = parse(RcpConfig, given, ALIASES, presets)
+    assert (config.cluster.partition, config.cluster.time, config.cluster.nodes) == ("gpu", 60, 4)
+    assert config.cluster.sbatch == {"licenses": "x:2", "exclusive": ""}
+    file = tmp_path / "mine.yaml"
+    file.write_text("cluster: site\ntrain: {epochs: 2}\n")
+    config, _ = parse(RcpConfig, ["--config", str(file)], ALIASES, presets)
+    assert (config.cluster.partition, config.cluster.sbatch, config.train.epochs) == (
+        "gpu",
+        {"reservation": "maint"},
+        2,
+    )
+    with pytest.raises(ConfigError, match=r"cluster is 'sit', but there is no .*sit.yaml: did you mean site\?"):
+        parse(RcpConfig, ["--cluster", "sit"], ALIASES, presets)
+    (tmp_path / "wrong.yaml").write_text("partitoin: gpu\n")
+    with pytest.raises(ConfigError, match=r"unknown option cluster.partitoin: did you mean cluster.partition\?"):
+        parse(RcpConfig, ["--cluster", "wrong"], ALIASES, presets)
 
 
 @pytest.mark.parametrize("dataset", ["docred", "redocred"])

@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import json
-import shutil
 import sys
-import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmrc.cluster import slurm
+from lmrc.cluster.follow import follow_job
 from lmrc.cluster.plan import dry_run
 from lmrc.cluster.stages import Stage, StageConfig
+from lmrc.cluster.submit import submit
 from lmrc.config import ClusterOptions
 from lmrc.exits import exit_status
 from lmrc.options import parse, table
 from lmrc.run import RunFolder
 
+FLAGS = ("--dry-run", "--follow")
 PRESETS = Path(__file__).resolve().parents[2] / "configs" / "cluster"
 ALIASES = {"run": "run.name", **{name.replace("_", "-"): f"cluster.{name}" for name in ClusterOptions.model_fields}}
 
@@ -32,12 +34,18 @@ def read_config(stage: Stage, arguments: Sequence[str]) -> StageConfig:
     return config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
 
 
-def on_slurm(options: ClusterOptions) -> bool:
-    """Whether the stage is submitted rather than run here."""
-    return options.where == "slurm" or (options.where == "auto" and shutil.which("sbatch") is not None)
+def place_of(stage: Stage, options: ClusterOptions) -> str:
+    """Where the stage runs: `slurm`, `local` (processes of this machine) or `here` (this process)."""
+    if options.where != "auto":
+        return options.where
+    if slurm.is_here():
+        return "slurm"
+    from lmrc.cluster.local import processes_here
+
+    return "local" if processes_here(stage, options)[0] > 1 else "here"
 
 
-def launch(stage: Stage, config: StageConfig) -> None:
+def launch(stage: Stage, config: StageConfig, following: bool = False) -> None:
     """Submit the stage, or run it here to its end; a finished run only shows its result."""
     folder = RunFolder.of(config.run)
     if folder.result() is None:
@@ -47,21 +55,21 @@ def launch(stage: Stage, config: StageConfig) -> None:
     if result is not None:
         print(f"{folder.path} is finished: {json.dumps(result)}")
         return
-    if on_slurm(config.cluster):
-        from lmrc.cluster.submit import submit
-
-        job = submit(stage, config)
-        print(f"{folder.path}: submitted as SLURM job {job}; its output is in {folder.path / 'log'}")
-        return
-    from lmrc.cluster.local import processes_here, run_here
-
-    count, sentence = processes_here(stage, config.cluster.gpus)
     state = "was begun before: resuming" if found else "is new"
+    place = place_of(stage, config.cluster)
+    if place == "slurm":
+        jobs = submit(stage, config)
+        print(f"{folder.path} {state}. {stage.name} is SLURM job {', '.join(jobs)}; see lmrc status {folder.path}")
+        if following:
+            follow_job(jobs[0], folder.path, stage.trains)
+        return
+    from lmrc.cluster.local import processes_here, run_here, run_processes
+
+    count, sentence = processes_here(stage, config.cluster)
     print(f"{folder.path} {state}. {stage.name} runs on this machine: {sentence}.", flush=True)
-    start = time.monotonic()
-    result = run_here(stage, config, count) | {"seconds": round(time.monotonic() - start, 1)}
-    folder.finish(result)
-    print(f"{folder.path} is finished: {json.dumps(result)}", flush=True)
+    result = run_here(stage, config) if place == "here" else run_processes(stage, config, count)
+    if result is not None:
+        print(f"{folder.path} is finished: {json.dumps(result)}", flush=True)
 
 
 def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
@@ -70,17 +78,19 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
     if "--help" in given:
         program = Path(sys.argv[0]).name
         short = ", ".join(f"--{name}" for name in ALIASES)
-        print(f"python launch/{program} [--config FILE] [--dry-run] [--any.option VALUE …]\n\nShort: {short}\n")
+        print(
+            f"python launch/{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] [--dry-run] [--follow]"
+        )
+        print(f"\nShort: {short}\n")
         print(table(stage.tree))
         return 0
-    dry = "--dry-run" in given
-    given = [word for word in given if word != "--dry-run"]
+    options = [word for word in given if word not in FLAGS]
 
     def command() -> None:
-        config = read_config(stage, given)
-        if dry:
-            print(dry_run(stage, config, on_slurm(config.cluster)))
+        config = read_config(stage, options)
+        if "--dry-run" in given:
+            print(dry_run(stage, config, place_of(stage, config.cluster) == "slurm"))
         else:
-            launch(stage, config)
+            launch(stage, config, following="--follow" in given)
 
     return exit_status(command)

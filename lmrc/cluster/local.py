@@ -1,32 +1,39 @@
-"""Running a stage on this machine: one process a GPU, or gloo processes on the CPU."""
+"""Running a stage on this machine: in this process, or in several that submitit's local executor starts and logs."""
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
-import socket
+import time
+from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
-import torch
-import torch.multiprocessing as mp
-from torch.multiprocessing.spawn import ProcessExitedException, ProcessRaisedException, start_processes
-
-from lmrc.cluster.stages import STAGES, Stage, StageConfig
-from lmrc.engine import distributed
+from lmrc.cluster.attempt import run_attempt
+from lmrc.cluster.failure import Attempt, end_of
+from lmrc.cluster.follow import follow
+from lmrc.cluster.job import Job
+from lmrc.cluster.stages import Stage, StageConfig
+from lmrc.cluster.variables import variables
+from lmrc.config import ClusterOptions
 from lmrc.errors import UserError
 from lmrc.exits import Interrupted
+from lmrc.history import History
+from lmrc.run import RunFolder
 
-# After one process has failed, the others get this long to notice by themselves.
-SECONDS_TO_FAIL = 30.0
+SECONDS_BETWEEN_LOOKS = 0.2
+# A stop is asked for again and again: a process that is still importing does not listen yet.
+SECONDS_BETWEEN_REQUESTS = 2.0
 
 
-def processes_here(stage: Stage, wanted: int | None) -> tuple[int, str]:
-    """How many processes this machine runs for `wanted` GPUs, and the sentence that says so."""
+def processes_here(stage: Stage, options: ClusterOptions) -> tuple[int, str]:
+    """How many processes this machine runs of the GPUs that are asked for, and the sentence that says so."""
+    import torch
+
     devices, cores = torch.cuda.device_count(), os.cpu_count() or 1
     kind, most = ("GPU", devices) if devices else ("CPU core", cores)
-    if not stage.trains:
-        return 1, f"one process on the {kind.split()[0]}"
+    wanted = 1 if options.where == "here" else options.gpus
     # On the CPU a single process uses all cores, so that more of them is a wish, not the default.
     count = min(wanted or (devices or 1), most)
     asked = (
@@ -36,81 +43,112 @@ def processes_here(stage: Stage, wanted: int | None) -> tuple[int, str]:
     )
     if devices:
         return count, f"{count} process{'es' if count > 1 else ''}, one a GPU{asked}"
-    return count, f"{count} {'gloo processes' if count > 1 else 'process'} on the CPU{asked}"
+    # Workers of an inference do not talk to each other.
+    several = "gloo processes" if stage.trains else "processes"
+    return count, f"{count} {several if count > 1 else 'process'} on the CPU{asked}"
 
 
-def run_here(stage: Stage, config: StageConfig, processes: int) -> dict[str, Any]:
-    """Run the stage in this process, or in `processes` new ones; returns rank 0's result.
+def run_here(stage: Stage, config: StageConfig) -> dict[str, Any] | None:
+    """Run the stage in this process. Returns its result; None where another worker's process makes it."""
+    return run_attempt(stage, config, Attempt(f"local-{os.getpid()}"))
+
+
+def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str, Any] | None:
+    """Run the stage in `processes` new ones, showing rank 0's output. Returns its result as `run_here` does.
 
     Raises UserError where one of them did, Interrupted after they saved on a signal, RuntimeError where one died.
     """
-    if processes == 1:
-        return stage.run(config, distributed.join())
-    context = mp.get_context("spawn")
-    outcomes = context.SimpleQueue()
-    group = start_processes(  # type: ignore[no-untyped-call]
-        _worker,
-        args=(processes, _free_port(), stage.name, config, outcomes),
-        nprocs=processes,
-        join=False,
-        start_method="spawn",
+    import submitit
+    import torch
+
+    run, options = RunFolder.of(config.run), config.cluster
+    devices = torch.cuda.device_count()
+    executor = submitit.LocalExecutor(folder=run.path / "log")
+    executor.update_parameters(
+        timeout_min=options.time,
+        tasks_per_node=processes,
+        gpus_per_node=processes if devices else 0,
+        signal_delay_s=options.signal_delay,
+        setup=options.setup.strip().splitlines(),
     )
-    previous = {number: signal.signal(number, _Forward(group.pids())) for number in (signal.SIGTERM, signal.SIGUSR2)}
-    # A terminal sends Ctrl-C to the processes too: they save, this one waits for them.
-    previous[signal.SIGINT] = signal.signal(signal.SIGINT, signal.SIG_IGN)
-    failure: Exception | None = None
+    with _environment(options, None if devices else processes):
+        job = executor.submit(Job(stage.name, config))
+    controller = job._process
+    with _Stops() as stops:
+
+        def running() -> bool:
+            if stops.is_due():
+                controller.send_signal(signal.SIGTERM)
+            return controller.poll() is None
+
+        follow(job.paths.stdout, running, SECONDS_BETWEEN_LOOKS)
+    return _outcome(run, Attempt(f"local-{job.job_id}"), processes, stops.asked)
+
+
+@contextlib.contextmanager
+def _environment(options: ClusterOptions, sharing_cores: int | None) -> Iterator[None]:
+    """What the processes inherit: the config's variables, their part of the cores, and deaf ears for Ctrl-C.
+
+    submitit's controller would kill its processes a second after Ctrl-C; they listen themselves once they can save.
+    """
+    chosen = {name: os.path.expandvars(value) for name, value in variables(options).items()}
+    if sharing_cores is not None:
+        chosen["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // sharing_cores))
+    before = {name: os.environ.get(name) for name in chosen}
+    os.environ.update(chosen)
+    previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
     try:
-        while not group.join(grace_period=SECONDS_TO_FAIL):
-            pass
-    except (ProcessRaisedException, ProcessExitedException) as error:
-        failure = error
+        yield
     finally:
-        for number, handler in previous.items():
+        signal.signal(signal.SIGINT, previous)
+        for name, value in before.items():
+            if value is None:
+                del os.environ[name]
+            else:
+                os.environ[name] = value
+
+
+def _outcome(run: RunFolder, attempt: Attempt, processes: int, stopped: bool) -> dict[str, Any] | None:
+    result = run.result()
+    if result is not None:
+        return result
+    for event in History(run.path).read():
+        if event["event"] == "preempted" and event.get("job") == attempt.job:
+            raise Interrupted(str(event["cause"]))
+    end = end_of(run.path, attempt)
+    if end.is_mistake:
+        raise UserError(end.cause)
+    if stopped and not end.cause:
+        raise Interrupted("stopped; the same command resumes")
+    job = attempt.job.removeprefix("local-")
+    logs = run.path / "log" / f"{job}_*_log.err"
+    raise RuntimeError(f"{end.cause or f'one of {processes} processes died'}; what they said is in {logs}")
+
+
+class _Stops:
+    """Signals to the launcher while its processes run: they are asked to save and end."""
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._last = 0.0
+        self._previous: dict[int, Any] = {}
+
+    def __enter__(self) -> _Stops:
+        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._ask)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._previous.items():
             signal.signal(number, handler)
-    # A sentence of a process is worth more than the exit of another that it left alone.
-    while not outcomes.empty():
-        kind, value = outcomes.get()
-        if kind == "result":
-            result: dict[str, Any] = value
-            if failure is None:
-                return result
-        else:
-            raise (UserError if kind == "mistake" else Interrupted)(value)
-    raise RuntimeError(f"a process of {stage.name} died: {failure}") from None
 
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
 
-class _Forward:
-    def __init__(self, pids: list[int]) -> None:
-        self._pids = pids
-
-    def __call__(self, number: int, frame: FrameType | None) -> None:
-        for pid in self._pids:
-            os.kill(pid, number)
-
-
-def _free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
-
-
-def _worker(rank: int, size: int, port: int, name: str, config: StageConfig, outcomes: Any) -> None:
-    os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
-    )
-    if not torch.cuda.is_available():
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // size))
-    try:
-        result = STAGES[name].run(config, distributed.join())
-    except UserError as error:
-        outcomes.put(("mistake", str(error)))
-        raise
-    except Interrupted as error:
-        outcomes.put(("interrupted", str(error)))
-        return
-    else:
-        if rank == 0:
-            outcomes.put(("result", result))
-    finally:
-        distributed.leave()
+    def is_due(self) -> bool:
+        """Whether the processes are to be asked (again) now."""
+        now = time.monotonic()
+        if not self.asked or now - self._last < SECONDS_BETWEEN_REQUESTS:
+            return False
+        self._last = now
+        return True

@@ -5,7 +5,8 @@ from __future__ import annotations
 import yaml
 
 from lmrc.cluster.stages import Stage, StageConfig
-from lmrc.cluster.submit import gpus_per_node, sbatch_script
+from lmrc.cluster.submit import processes as submitted_processes
+from lmrc.cluster.submit import sbatch_script
 from lmrc.config import RcConfig, RcpConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import Document, relations_by_pair
@@ -18,12 +19,13 @@ def dry_run(stage: Stage, config: StageConfig, slurm: bool) -> str:
     processes = 1
     if slurm:
         job = sbatch_script(stage, config)
-        processes = config.cluster.nodes * gpus_per_node(config.cluster) if stage.trains else 1
-        where = f"Would be submitted to SLURM ({processes} tasks), as:\n{job}"
+        processes = submitted_processes(config.cluster)
+        kind = "tasks" if stage.trains else "workers"
+        where = f"Would be submitted to SLURM ({processes} {kind}), as:\n{job}"
     else:
         from lmrc.cluster.local import processes_here
 
-        processes, sentence = processes_here(stage, config.cluster.gpus)
+        processes, sentence = processes_here(stage, config.cluster)
         where = f"Would run on this machine: {sentence}."
     if isinstance(config, (RcpConfig, RcConfig)):
         parts += [_steps(config, processes), _memory(config, processes)]

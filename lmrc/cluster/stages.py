@@ -22,16 +22,22 @@ StageConfig = RcpConfig | RcConfig | ProposeConfig | ClassifyConfig
 
 @dataclass(frozen=True)
 class Stage:
-    """`run(config, world)` is called once in every process and returns what DONE will hold.
+    """A training has `train(config, world)`, called once in every process, which returns what DONE will hold; an
+    inference has `infer(config)`, whose documents any number of workers share.
 
     `check(config)` raises UserError before anything is written where an input is not there.
     """
 
     name: str
     tree: type[StageConfig]
-    run: Callable[[Any, World], dict[str, Any]]
     check: Callable[[Any], None]
-    trains: bool
+    train: Callable[[Any, World], dict[str, Any]] | None = None
+    infer: Callable[[Any], Inference] | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Whether its processes are ranks of one world, rather than workers that come and go."""
+        return self.train is not None
 
 
 def _check_training(config: RcpConfig | RcConfig) -> None:
@@ -93,29 +99,22 @@ def _train_rc(config: RcConfig, world: World) -> dict[str, Any]:
     return _train(config, world, RcTask)
 
 
-def _infer(inference: Inference, unit: int) -> dict[str, Any]:
-    """Unit after unit, in this process."""
-    everything = range(inference.documents)
-    units = (everything[start : start + unit] for start in everything[::unit])
-    return inference.finish(row for documents in units for row in inference.rows(documents))
-
-
-def _propose(config: ProposeConfig, world: World) -> dict[str, Any]:
+def _propose(config: ProposeConfig) -> Inference:
     from lmrc.rcp.propose import Proposing
 
     quieten()
-    return _infer(Proposing(config), config.work.unit_documents)
+    return Proposing(config)
 
 
-def _classify(config: ClassifyConfig, world: World) -> dict[str, Any]:
+def _classify(config: ClassifyConfig) -> Inference:
     from lmrc.rc.classify import Classifying
 
     quieten()
-    return _infer(Classifying(config), config.work.unit_documents)
+    return Classifying(config)
 
 
-RCP = Stage("rcp", RcpConfig, _train_rcp, _check_training, trains=True)
-RC = Stage("rc", RcConfig, _train_rc, _check_training, trains=True)
-PROPOSE = Stage("propose", ProposeConfig, _propose, _check_propose, trains=False)
-CLASSIFY = Stage("classify", ClassifyConfig, _classify, _check_classify, trains=False)
+RCP = Stage("rcp", RcpConfig, _check_training, train=_train_rcp)
+RC = Stage("rc", RcConfig, _check_training, train=_train_rc)
+PROPOSE = Stage("propose", ProposeConfig, _check_propose, infer=_propose)
+CLASSIFY = Stage("classify", ClassifyConfig, _check_classify, infer=_classify)
 STAGES = {stage.name: stage for stage in (RCP, RC, PROPOSE, CLASSIFY)}

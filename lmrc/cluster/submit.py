@@ -1,27 +1,32 @@
-"""Submitting a stage to SLURM through submitit: one task a GPU."""
+"""Submitting a stage to SLURM through submitit: one task a GPU; of an inference, one array task a worker."""
 
 from __future__ import annotations
 
+import contextlib
 import os
-import subprocess
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from lmrc.cluster.stages import STAGES, Stage, StageConfig
+from lmrc.cluster import slurm, snapshot
+from lmrc.cluster.job import Job
+from lmrc.cluster.stages import Stage, StageConfig
+from lmrc.cluster.variables import variables
 from lmrc.config import ClusterOptions
-from lmrc.errors import ConfigError
+from lmrc.errors import ConfigError, RunError
+from lmrc.history import History
 from lmrc.run import RunFolder
 
 GPUS_PER_NODE = 8
-# Seconds before the time limit at which SLURM warns, enough for a checkpoint.
-SIGNAL_DELAY = 120
-# Every preemption in a short slot counts as a time-out: the default of 3 would end a job that is merely unlucky.
-MAX_REQUEUES = 100
+# What SLURM's own default is where a site sets none.
+MAX_ARRAY_SIZE = 1001
 
 
 def gpus_per_node(options: ClusterOptions) -> int:
     """GPUs a node. Raises ConfigError where the total does not divide by the nodes."""
-    total = options.gpus or options.nodes * GPUS_PER_NODE
+    total = processes(options)
     if total % options.nodes:
         raise ConfigError(
             f"--gpus {total} is the total and does not divide by --nodes {options.nodes}: give a multiple"
@@ -29,84 +34,142 @@ def gpus_per_node(options: ClusterOptions) -> int:
     return total // options.nodes
 
 
-def parameters(stage: Stage, options: ClusterOptions) -> dict[str, Any]:
+def processes(options: ClusterOptions) -> int:
+    """GPUs in all: the ranks of a training, the workers of an inference."""
+    return options.gpus or options.nodes * GPUS_PER_NODE
+
+
+def setup_lines(options: ClusterOptions, code: Path) -> list[str]:
+    """Shell lines before Python: the site's own, then what the config names; the code is that of the folder `code`."""
+    exports = {"PYTHONPATH": f"{code}${{PYTHONPATH:+:$PYTHONPATH}}", **variables(options)}
+    # Double quotes: $VARIABLES are the node's.
+    return [*options.setup.strip().splitlines(), *(f'export {name}="{value}"' for name, value in exports.items())]
+
+
+def parameters(stage: Stage, config: StageConfig, dependency: str | None = None) -> dict[str, Any]:
     """What submitit's SlurmExecutor is given."""
-    each = gpus_per_node(options) if stage.trains else 1
+    options, run = config.cluster, RunFolder.of(config.run).path
+    each, nodes = (gpus_per_node(options), options.nodes) if stage.trains else (1, 1)
     optional = {
         "partition": options.partition,
         "account": options.account,
         "qos": options.qos,
         "constraint": options.constraint,
+        "exclude": options.exclude,
         "mem_per_gpu": options.mem_per_gpu,
+        "dependency": dependency,
     }
+    more: dict[str, Any] = {"requeue": True}
+    if dependency is not None:
+        # Otherwise a job whose predecessor failed waits for ever.
+        more["kill-on-invalid-dep"] = "yes"
+    again = [shlex.quote(sys.executable), "-m", "lmrc.cluster.requeue", shlex.quote(str(run.resolve())), "$status"]
     return {
-        "job_name": f"lmrc-{stage.name}",
-        "nodes": options.nodes if stage.trains else 1,
+        "job_name": f"lmrc-{config.run.name}",
+        "nodes": nodes,
         "ntasks_per_node": each,
         "gpus_per_node": each,
         "cpus_per_task": options.cpus_per_gpu,
         "time": options.time,
-        "signal_delay_s": SIGNAL_DELAY,
+        "signal_delay_s": options.signal_delay,
+        "array_parallelism": options.max_running or processes(options),
+        "stderr_to_stdout": True,
+        # One rank that ends in an error ends all.
+        "srun_args": ["--kill-on-bad-exit=1"],
+        # A preempted job's script must live as long as its processes need to save.
+        "setup": [*setup_lines(options, run.resolve() / "code"), "trap : TERM USR2"],
+        "teardown": [
+            "status=$?",
+            f"[ $status -eq 0 ] || {' '.join(again)} {options.max_requeues}",
+            "exit $status",
+        ],
+        "additional_parameters": more | {name: value or True for name, value in options.sbatch.items()},
         **{name: value for name, value in optional.items() if value is not None},
     }
 
 
 def sbatch_script(stage: Stage, config: StageConfig) -> str:
     """The sbatch script that would be submitted, for --dry-run."""
-    from submitit.slurm import slurm
+    from submitit.slurm import slurm as of_submitit
 
     folder = RunFolder.of(config.run).path / "log"
-    script: str = slurm._make_sbatch_string(
-        command="python -m submitit.core._submit", folder=folder, **parameters(stage, config.cluster)
+    count = None if stage.trains else processes(config.cluster)
+    script: str = of_submitit._make_sbatch_string(
+        command="python -u -m submitit.core._submit", folder=folder, map_count=count, **parameters(stage, config)
     )
     return script
 
 
-class Job:
-    """What each task runs; submitit pickles it, and calls `checkpoint` on a preempted job's rank 0."""
+def running_job(folder: Path) -> slurm.SlurmJob | None:
+    """The job that was submitted for the run and is still in the queue, or None."""
+    submitted = [str(event["job"]) for event in History(folder).read() if event["event"] == "submitted"]
+    try:
+        return next((job for job in slurm.jobs(submitted) if job.is_active), None)
+    except slurm.SlurmError:
+        return None  # a controller that does not answer will not take the job either
 
-    def __init__(self, stage: str, config: StageConfig) -> None:
-        self._stage = stage
-        self._config = config
 
-    def __call__(self) -> dict[str, Any]:
-        import submitit
+def submit(stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
+    """Submit the stage, to start when the jobs `after` have succeeded. Returns the ids of its jobs.
 
-        from lmrc.engine import distributed
+    Raises RunError where a job of this training waits or runs already, or SLURM refuses.
+    """
+    import submitit
+    from submitit.core.utils import FailedJobError
 
-        job = submitit.JobEnvironment()
-        hosts = subprocess.run(["scontrol", "show", "hostnames"], capture_output=True, text=True, check=True)
-        os.environ.update(
-            RANK=str(job.global_rank),
-            LOCAL_RANK=str(job.local_rank),
-            WORLD_SIZE=str(job.num_tasks),
-            MASTER_ADDR=hosts.stdout.split()[0],
-            # One port a job, so that two jobs on a node do not meet.
-            MASTER_PORT=str(20000 + int(os.environ["SLURM_JOB_ID"]) % 20000),
+    run = RunFolder.of(config.run)
+    present = running_job(run.path) if stage.trains else None
+    if present is not None:
+        raise RunError(
+            f"{run.path} is {present.state.lower()} as SLURM job {present.id} already: look at it with "
+            f"lmrc status {run.path}, or cancel it with scancel {present.id} first"
         )
-        stage = STAGES[self._stage]
-        world = distributed.join()
-        try:
-            result = stage.run(self._config, world)
-        finally:
-            distributed.leave()
-        if world.is_first:
-            RunFolder.of(self._config.run).finish(result)
-        return result
+    snapshot.take(run.path)
+    executor = submitit.SlurmExecutor(folder=run.path / "log", max_num_timeout=config.cluster.max_requeues)
+    executor.update_parameters(**parameters(stage, config, f"afterok:{':'.join(after)}" if after else None))
+    made = []
+    try:
+        with _outside_of_jobs():
+            if stage.trains:
+                made.append(str(executor.submit(Job(stage.name, config)).job_id))
+            else:
+                made += _submit_workers(executor, stage, config)
+    except (FailedJobError, slurm.SlurmError) as error:
+        raise RunError(f"SLURM refused the job: {_said(error)}") from None
+    finally:
+        for identifier in made:
+            History(run.path).add("submitted", job=identifier)
+    return made
 
-    def checkpoint(self) -> Any:
-        """The same again: the run folder holds the state."""
-        import submitit
 
-        return submitit.helpers.DelayedSubmission(self)
-
-
-def submit(stage: Stage, config: StageConfig) -> str:
-    """Submit the stage; returns the job id."""
+@contextlib.contextmanager
+def _outside_of_jobs() -> Iterator[None]:
+    """Without the variables of the job that this process may be part of; where SLURM's configuration is stays known."""
     import submitit
 
-    folder: Path = RunFolder.of(config.run).path / "log"
-    executor = submitit.SlurmExecutor(folder=folder, max_num_timeout=MAX_REQUEUES)
-    executor.update_parameters(**parameters(stage, config.cluster))
+    configuration = os.environ.get("SLURM_CONF")
     with submitit.helpers.clean_env():
-        return str(executor.submit(Job(stage.name, config)).job_id)
+        if configuration is not None:
+            os.environ["SLURM_CONF"] = configuration
+        yield
+
+
+def _submit_workers(executor: Any, stage: Stage, config: StageConfig) -> list[str]:
+    """Arrays of workers, as many as the site's limit on an array's size makes necessary."""
+    workers = processes(config.cluster)
+    largest = int(slurm.setting("MaxArraySize") or MAX_ARRAY_SIZE) - 1  # the greatest index is one less
+    arrays = []
+    for first in range(0, workers, largest):
+        size = min(largest, workers - first)
+        cap = -(-(config.cluster.max_running or workers) * size // workers)
+        executor.update_parameters(array_parallelism=cap)
+        with executor.batch():
+            jobs = [executor.submit(Job(stage.name, config)) for _ in range(size)]
+        arrays.append(str(jobs[0].job_id).partition("_")[0])
+    return arrays
+
+
+def _said(error: Exception) -> str:
+    """The line of sbatch's own complaint."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else repr(error))

@@ -79,7 +79,7 @@ class World:
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def join() -> World:
+def join(timeout: timedelta = TIMEOUT) -> World:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR/PORT describe; alone without them."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
@@ -89,7 +89,7 @@ def join() -> World:
     else:
         device = torch.device("cpu")
     if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=TIMEOUT)
+        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     return World(rank=rank, size=size, device=device)
 
 

@@ -1,4 +1,5 @@
-"""Signals that ask a training to stop: they only set a flag, which the ranks agree on at a step boundary.
+"""Signals that ask to stop. In a training they only set a flag, which the ranks agree on at a step boundary; a worker
+of an inference drops the unit in hand, which others take over.
 
 SLURM's warning is USR2 where the site sends one and TERM elsewhere; Ctrl-C is treated alike. NCCL keeps USR1 to itself.
 """
@@ -7,9 +8,14 @@ from __future__ import annotations
 
 import signal
 from types import FrameType, TracebackType
+from typing import TYPE_CHECKING, Any
 
 from lmrc.engine.distributed import World
+from lmrc.engine.inference import Inference
 from lmrc.exits import Interrupted
+
+if TYPE_CHECKING:
+    from typing_extensions import Self
 
 SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
@@ -18,17 +24,15 @@ class Preempted(Interrupted):
     """The training stopped on a signal after saving: the same command resumes it."""
 
 
-class StopRequest:
-    """Listens while it is entered; a second Ctrl-C stops at once."""
+class _Listener:
+    """Listens to SIGNALS while it is entered."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
-        self._signal = 0
+    def __init__(self) -> None:
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
 
-    def __enter__(self) -> StopRequest:
+    def __enter__(self) -> Self:
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._remember)
+            self._previous[number] = signal.signal(number, self._hear)
         return self
 
     def __exit__(
@@ -37,7 +41,19 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
-    def _remember(self, number: int, frame: FrameType | None) -> None:
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        raise NotImplementedError
+
+
+class StopRequest(_Listener):
+    """A training's: a second Ctrl-C stops at once."""
+
+    def __init__(self, world: World) -> None:
+        super().__init__()
+        self._world = world
+        self._signal = 0
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
         if self._signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self._signal = number
@@ -46,3 +62,33 @@ class StopRequest:
         """The name of the signal that any rank has received, or "". Collective: all ranks get the same answer."""
         number = int(self._world.max(self._signal))
         return signal.Signals(number).name if number else ""
+
+
+class Stoppable(_Listener):
+    """An inference that a signal interrupts while it computes rows, and at no other place."""
+
+    def __init__(self, inference: Inference) -> None:
+        super().__init__()
+        self.documents, self.identity, self.schema = inference.documents, inference.identity, inference.schema
+        self.finish = inference.finish
+        self._inference = inference
+        self._signal = 0
+        self._computes = False
+
+    def _hear(self, number: int, frame: FrameType | None) -> None:
+        self._signal = number
+        if self._computes:
+            self._computes = False  # once: what follows must be able to give the unit back
+            raise Preempted(f"{signal.Signals(number).name}: the unit in hand is given back; the same command goes on")
+
+    def is_asked_to_stop(self) -> bool:
+        """Whether a signal has come."""
+        return bool(self._signal)
+
+    def rows(self, documents: range) -> list[dict[str, Any]]:
+        """As of the inference; raises Preempted when a signal comes meanwhile."""
+        self._computes = True
+        try:
+            return self._inference.rows(documents)
+        finally:
+            self._computes = False

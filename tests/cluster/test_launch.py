@@ -8,11 +8,11 @@ from typing import Any
 import pytest
 
 from lmrc.cluster import launch as launch_module
-from lmrc.cluster.launch import launch, main, on_slurm, read_config
+from lmrc.cluster.launch import launch, main, place_of, read_config
 from lmrc.cluster.local import processes_here
 from lmrc.cluster.stages import PROPOSE, RC, RCP, Stage
 from lmrc.cluster.submit import gpus_per_node, parameters, sbatch_script
-from lmrc.config import ClusterOptions, RcpConfig
+from lmrc.config import ClusterOptions, ProposeConfig, RcpConfig
 from lmrc.errors import ConfigError, UserError
 from tests.conftest import ROOT
 
@@ -32,9 +32,12 @@ def test_short_options_are_those_of_the_cluster() -> None:
 def test_slurm_is_used_where_sbatch_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for found in (None, "/usr/bin/sbatch"):
         monkeypatch.setattr(shutil, "which", lambda name, found=found: found)
-        assert on_slurm(ClusterOptions()) is (found is not None)
-        assert on_slurm(ClusterOptions(where="local")) is False
-        assert on_slurm(ClusterOptions(where="slurm")) is True
+        assert place_of(RCP, ClusterOptions()) == ("here" if found is None else "slurm")
+        assert place_of(RCP, ClusterOptions(where="local")) == "local"
+        assert place_of(RCP, ClusterOptions(where="slurm")) == "slurm"
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    assert place_of(RCP, ClusterOptions(gpus=2)) == "local"
 
 
 def test_gpus_are_a_total() -> None:
@@ -45,15 +48,43 @@ def test_gpus_are_a_total() -> None:
 
 
 def test_the_job_has_one_task_a_gpu() -> None:
-    options = ClusterOptions(nodes=2, gpus=8, partition="long", time=90, mem_per_gpu="64G")
-    given = parameters(RCP, options)
+    options = ClusterOptions(nodes=2, gpus=8, partition="long", time=90, mem_per_gpu="64G", exclude="n[3-5]")
+    given = parameters(RCP, RcpConfig(cluster=options))
     assert (given["nodes"], given["ntasks_per_node"], given["gpus_per_node"], given["time"]) == (2, 4, 4, 90)
     assert "account" not in given
     script = sbatch_script(RCP, RcpConfig(cluster=options))
-    for line in ("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--partition=long", "--signal=USR2@120"):
-        assert line in script
-    # Inference is one process until work is shared out in units.
-    assert parameters(PROPOSE, options)["ntasks_per_node"] == 1
+    for line in (
+        *("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--partition=long", "--signal=USR2@120"),
+        *("--requeue", "--exclude='n[3-5]'", "--mem-per-gpu=64G", "--time=90"),
+    ):
+        assert f"#SBATCH {line}\n" in script
+
+
+def test_an_inference_is_an_array_of_workers_with_one_gpu() -> None:
+    options = ClusterOptions(gpus=40, max_running=8)
+    script = sbatch_script(PROPOSE, ProposeConfig(cluster=options))
+    for line in ("--array=0-39%8", "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"):
+        assert f"#SBATCH {line}\n" in script
+
+
+def test_a_site_names_its_places_once() -> None:
+    options = ClusterOptions(
+        setup="module purge\nmodule load cuda",
+        interface="ib0",
+        cache_folder="$HOME/.cache",
+        temporary_folder="$SLURM_TMPDIR",
+        extensions_folder="/opt/extensions",
+        sbatch={"reservation": "maint", "exclusive": ""},
+    )
+    lines = sbatch_script(RCP, RcpConfig(cluster=options)).splitlines()
+    setup = lines[lines.index("# setup") : lines.index("# command")]
+    assert setup[1:3] == ["module purge", "module load cuda"]
+    for line in (
+        *('export NCCL_SOCKET_IFNAME="ib0"', 'export GLOO_SOCKET_IFNAME="ib0"', 'export TMPDIR="$SLURM_TMPDIR"'),
+        *('export HF_HOME="$HOME/.cache/huggingface"', 'export TORCH_EXTENSIONS_DIR="/opt/extensions"'),
+    ):
+        assert line in setup
+    assert {"#SBATCH --reservation=maint", "#SBATCH --exclusive"} <= set(lines)
 
 
 def test_the_number_of_processes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -61,11 +92,13 @@ def test_the_number_of_processes_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr("os.cpu_count", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    assert processes_here(RCP, None) == (1, "1 process on the CPU")
-    assert processes_here(RCP, 8) == (2, "2 gloo processes on the CPU (8 asked for; this machine has 2 CPU cores)")
+    eight = ClusterOptions(gpus=8)
+    assert processes_here(RCP, ClusterOptions()) == (1, "1 process on the CPU")
+    assert processes_here(RCP, eight) == (2, "2 gloo processes on the CPU (8 asked for; this machine has 2 CPU cores)")
+    assert processes_here(PROPOSE, ClusterOptions(gpus=2)) == (2, "2 processes on the CPU")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert processes_here(RCP, None) == (4, "4 processes, one a GPU")
-    assert processes_here(PROPOSE, 4) == (1, "one process on the GPU")
+    assert processes_here(RCP, ClusterOptions()) == (4, "4 processes, one a GPU")
+    assert processes_here(RCP, ClusterOptions(where="here")) == (1, "1 process, one a GPU")
 
 
 def _stage(outcomes: list[Any]) -> Stage:
@@ -75,11 +108,11 @@ def _stage(outcomes: list[Any]) -> Stage:
             raise outcome
         return outcome  # type: ignore[no-any-return]
 
-    return Stage("rcp", RcpConfig, run, check=lambda config: None, trains=True)
+    return Stage("rcp", RcpConfig, check=lambda config: None, train=run)
 
 
 def config_in(folder: Path) -> RcpConfig:
-    return RcpConfig.model_validate({"run": {"name": "one", "folder": folder}, "cluster": {"where": "local"}})
+    return RcpConfig.model_validate({"run": {"name": "one", "folder": folder}, "cluster": {"where": "here"}})
 
 
 def test_a_finished_run_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -101,7 +134,7 @@ def test_an_interrupted_run_is_resumed_and_says_so(tmp_path: Path, capsys: pytes
 
 
 def test_mistakes_end_with_status_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(RCP, ["--run.folder", str(tmp_path), "--where", "local", "--data.train", str(tmp_path / "no")]) == 2
+    assert main(RCP, ["--run.folder", str(tmp_path), "--where", "here", "--data.train", str(tmp_path / "no")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("Error: ")
     assert error.count("\n") == 1
@@ -110,7 +143,7 @@ def test_mistakes_end_with_status_2_and_one_line(tmp_path: Path, capsys: pytest.
 
 
 def test_a_mistake_in_the_data_leaves_no_run_folder(tmp_path: Path) -> None:
-    main(RCP, ["--run.folder", str(tmp_path), "--where", "local", "--data.train", str(tmp_path / "no")])
+    main(RCP, ["--run.folder", str(tmp_path), "--where", "here", "--data.train", str(tmp_path / "no")])
     assert list(tmp_path.iterdir()) == []
 
 

@@ -1,0 +1,100 @@
+"""What is asked of SLURM, by its own commands; nothing here knows of runs."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+# A controller that is being restarted answers within this.
+SECONDS_TO_ANSWER = 30.0
+# Of squeue and sacct: in these a job may still do something.
+ACTIVE = frozenset(
+    {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "SIGNALING", "STAGE_OUT"}
+)
+
+
+class SlurmError(Exception):
+    """A SLURM command failed; the message is what it said."""
+
+
+@dataclass(frozen=True, slots=True)
+class SlurmJob:
+    """A job, or one task of an array (`id` is then ARRAY_TASK)."""
+
+    id: str
+    state: str
+    reason: str
+    restarts: int
+    nodes: str
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it waits, runs, or comes back."""
+        return self.state in ACTIVE
+
+
+def is_here() -> bool:
+    """Whether this machine can submit to SLURM."""
+    return shutil.which("sbatch") is not None
+
+
+def ask(*command: str) -> str:
+    """The output of a SLURM command. Raises SlurmError where it is missing, fails, or does not answer."""
+    try:
+        done = subprocess.run(command, capture_output=True, text=True, timeout=SECONDS_TO_ANSWER)
+    except FileNotFoundError:
+        raise SlurmError(f"{command[0]} is not on this machine") from None
+    except subprocess.TimeoutExpired:
+        raise SlurmError(f"{command[0]} did not answer within {SECONDS_TO_ANSWER:.0f} s") from None
+    if done.returncode:
+        raise SlurmError(f"{' '.join(command)}: {' '.join((done.stderr or done.stdout).split())}")
+    return done.stdout
+
+
+def hostnames(nodelist: str) -> list[str]:
+    """The names in a list such as n[1-3]."""
+    return ask("scontrol", "show", "hostnames", nodelist).split()
+
+
+def setting(name: str) -> str | None:
+    """A value of the site's configuration, such as MaxArraySize; None where it has none of that name."""
+    found = re.search(rf"^{re.escape(name)}\s*=\s*(.*)$", ask("scontrol", "show", "config"), re.MULTILINE)
+    return found[1].strip() if found else None
+
+
+def job(identifier: str) -> SlurmJob | None:
+    """The job as the controller knows it; None where it has forgotten it (minutes after its end)."""
+    return next(iter(jobs([identifier])), None)
+
+
+def jobs(identifiers: Iterable[str]) -> list[SlurmJob]:
+    """The jobs among `identifiers` (also of whole arrays) that the controller knows, an array's task by task."""
+    wanted = sorted(set(identifiers))
+    if not wanted:
+        return []
+    try:
+        text = ask(
+            *("squeue", "--noheader", "--array", "--states=all", f"--jobs={','.join(wanted)}"),
+            "--Format=JobArrayID:64,State:32,Reason:64,RestartCnt:16,NodeList:256",
+        )
+    except SlurmError as error:
+        if "Invalid job id" in str(error):
+            return [] if len(wanted) == 1 else [found for one in wanted for found in jobs([one])]
+        raise
+    widths = (64, 32, 64, 16, 256)
+    found = []
+    for line in text.splitlines():
+        cells, start = [], 0
+        for width in widths:
+            cells.append(line[start : start + width].strip())
+            start += width
+        found.append(SlurmJob(cells[0], cells[1], cells[2], int(cells[3] or 0), cells[4]))
+    return found
+
+
+def requeue(identifier: str) -> None:
+    """Put a running job back into the queue: SLURM ends its processes and starts it anew. Raises SlurmError."""
+    ask("scontrol", "requeue", identifier)
