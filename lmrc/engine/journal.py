@@ -52,12 +52,18 @@ class Journal:
         self._dev = ""
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
 
-    def train(self, step: int, epoch: int, loss: float, rate: float, norm: float, units: int) -> None:
-        """One optimizer step (from 1) with its mean loss, learning rate scale, gradient norm and `units` seen."""
+    def train(
+        self, step: int, epoch: int, examples: list[int], loss: float, rate: float, norm: float, units: int
+    ) -> None:
+        """One optimizer step (from 1): `examples` of its batch, mean loss, learning rate scale, gradient norm, `units`.
+
+        That each step stands there once, with the same examples, shows that nothing was skipped or seen twice.
+        """
         now = time.monotonic()
         self._units += units
         speed = self._units / max(now - self._start, 1e-9)
-        self._write(step, {"epoch": epoch, "loss": loss, "rate": rate, "gradient_norm": norm, self._unit: units})
+        figures = {"loss": loss, "rate": rate, "gradient_norm": norm, self._unit: units}
+        self._write(step, figures, epoch=epoch, examples=examples)
         self._board.add_scalar(f"{self._unit}_per_second", speed, step)
         left = (now - self._start) / (step - self._first) * (self._total - step)
         self._bar.set_postfix_str(f"loss {loss:.3f}{self._dev}, {speed:.1f} {self._unit}/s", refresh=False)
@@ -76,10 +82,10 @@ class Journal:
         figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
         self.say(f"step {step}/{self._total}: dev {figures}{' (best so far)' if best else ''}")
 
-    def _write(self, step: int, values: dict[str, Any]) -> None:
-        self._file.write(json.dumps({"step": step, **values}) + "\n")
+    def _write(self, step: int, figures: dict[str, float], **more: Any) -> None:
+        self._file.write(json.dumps({"step": step, **more, **figures}) + "\n")
         self._file.flush()
-        for name, value in values.items():
+        for name, value in figures.items():
             self._board.add_scalar(name, value, step)
 
     def say(self, line: str) -> None:

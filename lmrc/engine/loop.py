@@ -154,7 +154,7 @@ class Trainer:
         self._progress.step += 1
         if journal is not None:
             units = sum(self._task.size(index) for index in batch)
-            journal.train(step + 1, self._order.epoch(step), loss, scale, norm, units)
+            journal.train(step + 1, self._order.epoch(step), batch, loss, scale, norm, units)
 
     @torch.no_grad()
     def _evaluate(self, journal: Journal | None) -> None:
