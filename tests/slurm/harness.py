@@ -13,6 +13,11 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+from safetensors.torch import load_file
+
+from lmrc.corpus import synthetic
+from lmrc.corpus.arrow import write_corpus
 from tests.conftest import ROOT
 
 SCRIPT = ROOT / "tests" / "slurm" / "cluster.sh"
@@ -147,3 +152,66 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
         return []
     text = path.read_text()
     return [json.loads(line) for line in text[: text.rfind("\n") + 1].splitlines()]
+
+
+def write_data(folder: Path, documents: int = 64) -> Path:
+    """Synthetic corpora `train` and `dev` below `folder`, which is returned."""
+    for part, count, seed in (("train", documents, 1), ("dev", 4, 2)):
+        if not (folder / part).exists():
+            write_corpus(synthetic.generate(count, seed), folder / part, synthetic.RELATIONS, part, "0" * 64)
+    return folder
+
+
+def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
+    """Options of a training on tiny models with dropout, in the run folder `run`, on 2 nodes x 2 tasks."""
+    model = {
+        "rcp": {"model.encoder": "embedded:tiny-encoder"},
+        "rc": {
+            "model.base": "embedded:tiny-llm", "model.attn_implementation": "sdpa", "lora.dropout": 0.1,
+            "prompt.max_length": 4096, "train.learning_rate": 1e-3, "train.warmup": 0.1,
+        },
+    }  # fmt: skip
+    options = {
+        "where": "slurm", "run": run.name, "run.folder": run.parent, "nodes": 2, "gpus": 4, "cpus-per-gpu": 1,
+        "time": 60, "data.train": data / "train", "data.dev": data / "dev", "train.epochs": 6, "train.batch_size": 4,
+        "train.micro_batch_size": 1, "train.precision": "fp32", "train.eval_every": 0,
+        "train.checkpoint_minutes": 0.03,
+    }  # fmt: skip
+    return options | model[stage] | {name.replace("__", "."): value for name, value in more.items()}
+
+
+def submitted(folder: Path) -> str:
+    """The job that was submitted last for the run."""
+    return str(events(folder, "submitted")[-1]["job"])
+
+
+def wait_until_done(folder: Path, seconds: float = 300.0) -> None:
+    """Wait for DONE."""
+    wait_for("end of the run", (folder / "DONE").exists, seconds, folder)
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """What differs between two finished runs of the same training, to the bit: nothing, if all went well."""
+    found = []
+    if metrics(one) != metrics(other):
+        found.append("metrics.jsonl")
+    results = [json.loads((run / "DONE").read_text()) for run in (one, other)]
+    for key in ("best", "best_step", "steps"):
+        if results[0][key] != results[1][key]:
+            found.append(f"{key} of DONE")
+    for path in sorted((one / "best").rglob("*.safetensors")):
+        if path.read_bytes() != (other / path.relative_to(one)).read_bytes():
+            found.append(str(path.relative_to(one)))
+    states = [_last_state(run) for run in (one, other)]
+    if states[0].keys() != states[1].keys() or not states[0]:
+        found.append("the names in the last checkpoint")
+    found += [name for name, value in states[0].items() if not torch.equal(value, states[1].get(name, value + 1))]
+    return found
+
+
+def _last_state(run: Path) -> dict[str, torch.Tensor]:
+    folder = run / "checkpoints" / (run / "checkpoints" / "latest").read_text().strip()
+    state: dict[str, torch.Tensor] = {}
+    for path in folder.glob("*.safetensors"):
+        state |= load_file(path)
+    return state
