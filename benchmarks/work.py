@@ -216,7 +216,7 @@ def main() -> int:
             f"  {one['claims_per_second']:.1f} claims a second, {one['computed_twice']} units computed twice, "
             f"every document once: {one['every_document_once']}\n"
             f"  calls a unit: {', '.join(f'{call} {count:.2f}' for call, count in one['calls_per_unit'].items())}\n"
-            f"  coordination a unit: {one['coordination_seconds_per_unit']:.4f} s of wall time (and waits for a core); "
+            f"  coordination a unit: {one['coordination_seconds_per_unit']:.4f} s of wall time, waits included; "
             f"{one['processor_and_delay_seconds_per_unit']:.4f} s of processor and of all delays, idle ones too"
         )
     if options.json:
