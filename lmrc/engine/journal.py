@@ -1,7 +1,8 @@
-"""What a training tells: metrics.jsonl, TensorBoard, and its progress on the terminal or once a minute."""
+"""What a training tells: metrics.jsonl, TensorBoard, progress for `lmrc status`, a bar or a line a minute to people."""
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sys
 import time
@@ -12,6 +13,7 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_PROGRESS = 5.0
 
 
 def clock(seconds: float) -> str:
@@ -51,6 +53,10 @@ class Journal:
         self._units = 0
         self._dev = ""
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
+        self._progress_path = folder / "log" / "progress.json"
+        self._progress_path.parent.mkdir(exist_ok=True)
+        self._progress: dict[str, str | int | float] = {}
+        self._last_progress = -SECONDS_BETWEEN_PROGRESS
 
     def train(
         self, step: int, epoch: int, examples: list[int], loss: float, rate: float, norm: float, units: int
@@ -66,6 +72,13 @@ class Journal:
         self._write(step, figures, epoch=epoch, examples=examples)
         self._board.add_scalar(f"{self._unit}_per_second", speed, step)
         left = (now - self._start) / (step - self._first) * (self._total - step)
+        self._progress = {
+            **{"step": step, "total": self._total, "epoch": epoch, "loss": loss},
+            **{"unit": self._unit, "per_second": speed, "seconds_left": left, "time": time.time()},
+        }
+        if now - self._last_progress > SECONDS_BETWEEN_PROGRESS:
+            self._last_progress = now
+            self._write_progress()
         self._bar.set_postfix_str(f"loss {loss:.3f}{self._dev}, {speed:.1f} {self._unit}/s", refresh=False)
         self._bar.update()
         if self._bar.disable and (now - self._last_line > SECONDS_BETWEEN_LINES or step == self._total):
@@ -88,6 +101,13 @@ class Journal:
         for name, value in figures.items():
             self._board.add_scalar(name, value, step)
 
+    def _write_progress(self) -> None:
+        # For the eye alone: not worth an fsync, nor the end of a training whose disk is full.
+        temporary = self._progress_path.with_suffix(".tmp")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(self._progress) + "\n")
+            temporary.replace(self._progress_path)
+
     def say(self, line: str) -> None:
         """A line that stays on the terminal."""
         self._bar.write(line, file=sys.stdout)
@@ -95,6 +115,8 @@ class Journal:
 
     def close(self) -> None:
         """Flush and close everything."""
+        if self._progress:
+            self._write_progress()
         self._bar.close()
         self._board.close()
         self._file.close()
