@@ -12,6 +12,10 @@ class Interrupted(Exception):
     """The work stopped on a signal and was saved; the message says how to go on."""
 
 
+class Failed(Exception):
+    """The work could not be done for a reason outside of what was given; the message says all that is known."""
+
+
 def exit_status(command: Callable[[], object]) -> int:
     """Run `command` and turn its outcome into an exit status; a fault of ours keeps its traceback."""
     try:
@@ -19,7 +23,7 @@ def exit_status(command: Callable[[], object]) -> int:
     except UserError as error:
         print(f"Error: {error}", file=sys.stderr)
         return 2
-    except Interrupted as error:
+    except (Interrupted, Failed) as error:
         print(error, file=sys.stderr)
         return 1
     except KeyboardInterrupt:

@@ -6,13 +6,13 @@ config.yaml  environment.json  log/  metrics.jsonl  tensorboard/  checkpoints/  
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lmrc.config import Options, RunOptions
+from lmrc.durable import write_atomically
 from lmrc.environment import environment
 from lmrc.errors import RunError
 
@@ -32,22 +32,6 @@ MAY_CHANGE = (
 
 # What a run folder holds before its first result.
 NOT_RESULTS = ("config.yaml", "environment.json", "log", "code", "lease")
-
-
-def write_atomically(path: Path, text: str) -> None:
-    """Write `text` so that `path` holds all of it or what it held before. Raises RunError where the disk refuses."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            file.write(text)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    except OSError as error:
-        temporary.unlink(missing_ok=True)
-        raise RunError(
-            f"cannot write {path}: {error.strerror}; free space or mend the permissions, then repeat"
-        ) from None
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
@@ -92,10 +76,9 @@ class RunFolder:
 
         Raises RunError where it was made by another config (naming the keys that differ), or cannot be written.
         """
-        resolved = config.model_dump(mode="json")
         path = self.path / "config.yaml"
         if path.exists() and self._has_begun():
-            self._check(resolved, path)
+            self.check(config)
             return True
         try:
             (self.path / "log").mkdir(parents=True, exist_ok=True)
@@ -105,15 +88,17 @@ class RunFolder:
             ) from None
         write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
         # Last: a folder with a config is a run.
-        write_atomically(path, yaml.safe_dump(resolved, sort_keys=False))
+        write_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         return False
 
     def _has_begun(self) -> bool:
         """Whether there is anything to resume: what failed before its first result may start again otherwise."""
         return any(entry.name not in NOT_RESULTS for entry in self.path.iterdir())
 
-    def _check(self, resolved: dict[str, Any], path: Path) -> None:
-        before, now = flatten(yaml.safe_load(path.read_text()) or {}), flatten(resolved)
+    def check(self, config: Options) -> None:
+        """Raises RunError, naming the keys that differ, where the folder was made by another config."""
+        before = flatten(yaml.safe_load((self.path / "config.yaml").read_text()) or {})
+        now = flatten(config.model_dump(mode="json"))
         differing = [
             f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
             for key in sorted(before.keys() | now.keys())

@@ -10,8 +10,9 @@ import pytest
 import yaml
 
 from lmrc.config import ClusterOptions, RcpConfig, RunOptions
+from lmrc.durable import write_atomically
 from lmrc.errors import RunError
-from lmrc.run import RunFolder, write_atomically
+from lmrc.run import RunFolder
 
 
 def config(folder: Path, **changes: Any) -> RcpConfig:

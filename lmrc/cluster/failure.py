@@ -11,9 +11,9 @@ import traceback
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from lmrc.durable import write_atomically
 from lmrc.errors import RunError, UserError
 from lmrc.history import History
-from lmrc.run import write_atomically
 
 
 @dataclass(frozen=True)

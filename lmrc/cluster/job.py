@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 from typing import Any
 
 from lmrc.cluster import slurm
@@ -20,10 +21,13 @@ class Job:
     def __init__(self, stage: str, config: StageConfig) -> None:
         self._stage = stage
         self._config = config
+        # The config's paths are relative to where the user was; the process starts in the snapshot of the code.
+        self._folder = Path.cwd()
 
     def __call__(self) -> dict[str, Any] | None:
         import submitit
 
+        os.chdir(self._folder)
         place = submitit.JobEnvironment()
         stage = STAGES[self._stage]
         if RunFolder.of(self._config.run).result() is not None:

@@ -21,12 +21,12 @@ from lmrc.cluster.worker import Worker
 from lmrc.config import WorkOptions
 from lmrc.engine.inference import Inference
 from lmrc.errors import RunError
-from lmrc.exits import Interrupted
+from lmrc.exits import Failed, Interrupted
 
 __all__ = ["UnitCounts", "UnitsFailed", "clean", "counts", "work"]
 
 
-class UnitsFailed(Exception):
+class UnitsFailed(Failed):
     """Some units failed at every attempt; all others are done."""
 
 

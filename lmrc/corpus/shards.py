@@ -22,6 +22,7 @@ import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from lmrc.corpus.source import sha256_of
+from lmrc.durable import fsync
 from lmrc.errors import CorpusError, UserError
 
 MANIFEST = "manifest.json"
@@ -96,9 +97,9 @@ def write_folder(
         made = manifest(tuple(shards))
         _write_file(temporary / MANIFEST, made.text().encode(), out)
         try:
-            _sync(temporary)
+            fsync(temporary)
             temporary.rename(place)
-            _sync(place.parent)
+            fsync(place.parent)
         except OSError as error:
             raise (
                 _occupied(out) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else _unwritable(out, error)
@@ -127,15 +128,6 @@ def _write_file(path: Path, content: bytes | memoryview, out: Path) -> None:
             os.fsync(file.fileno())
     except OSError as error:
         raise _unwritable(out, error) from None
-
-
-def _sync(folder: Path) -> None:
-    """Makes the names in a folder survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _occupied(out: Path) -> UserError:

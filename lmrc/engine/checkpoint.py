@@ -13,21 +13,22 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import socket
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
+from torch import Tensor
 
+from lmrc.durable import fsync, write_atomically
 from lmrc.engine.backend import STATE_KEYS, Backend
 from lmrc.engine.distributed import World
 from lmrc.errors import RunError
-from lmrc.run import write_atomically
 
 FORMAT = 1
 
@@ -55,12 +56,37 @@ def _sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+class _Writing:
+    """One rank's part of a checkpoint on its way to the disk."""
+
+    def __init__(self, progress: Progress, temporary: Path, state: dict[str, Tensor], rank: int) -> None:
+        self.progress, self.temporary = progress, temporary
+        self._state, self._rank = state, rank
+        self._checksum: tuple[str, str] | None = None
+        self._error: Exception | None = None
+        self._thread = Thread(target=self._run, daemon=True)
+        self._thread.start()
+
+    def _run(self) -> None:
+        try:
+            if self._state:
+                path = self.temporary / f"state-{self._rank:05d}.safetensors"
+                save_file(self._state, path)
+                fsync(path)
+                self._checksum = path.name, _sha256(path)
+        except Exception as error:
+            self._error = error
+        self._state = {}
+
+    def is_written(self) -> bool:
+        return not self._thread.is_alive()
+
+    def result(self) -> tuple[str, str] | None:
+        """(file name, sha256) once it is on the disk; None where the rank holds nothing. Raises what went wrong."""
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+        return self._checksum
 
 
 class Checkpoints:
@@ -72,23 +98,51 @@ class Checkpoints:
         self._names = list(names)
         self._world = world
         self._keep = keep
+        self._writing: _Writing | None = None
 
     def save(self, progress: Progress) -> Path:
         """Write a checkpoint; collective. Raises RunError on all ranks where one of them could not write."""
-        final = self._folder / f"step-{progress.step:06d}"
-        temporary = self._folder / f".{final.name}.tmp"
+        self.begin(progress)
+        return self.finish()
+
+    def begin(self, progress: Progress) -> None:
+        """Copy the state and write it while the training goes on; `finish` makes it a checkpoint. Collective.
+
+        One that is being written is finished before. Raises RunError as `save` does.
+        """
+        if self._writing is not None:
+            self.finish()
+        temporary = self._folder / f".step-{progress.step:06d}.tmp"
         self._together(lambda: self._make_empty(temporary) if self._world.is_first else None)
-        checksums = self._together(lambda: self._write_state(temporary))
-        if self._world.is_first:
+        self._writing = _Writing(replace(progress), temporary, self._own_state(), self._world.rank)
+
+    def is_begun(self) -> bool:
+        """Whether there is something to finish; the same on all ranks."""
+        return self._writing is not None
+
+    def is_writing(self) -> bool:
+        """Whether this rank's part is not on the disk yet."""
+        return self._writing is not None and not self._writing.is_written()
+
+    def finish(self) -> Path:
+        """Wait for all ranks' parts, and publish them. Collective. Raises RunError as `save` does."""
+        writing, self._writing = self._writing, None
+        assert writing is not None
+        checksums = self._together(writing.result)
+        final = self._folder / f"step-{writing.progress.step:06d}"
+
+        def publish() -> None:
             files = dict(sorted(pair for pair in checksums if pair is not None))
-        self._together(lambda: self._publish(temporary, final, files, progress) if self._world.is_first else None)
+            self._publish(writing.temporary, final, files, writing.progress)
+
+        self._together(lambda: publish() if self._world.is_first else None)
         return final
 
-    def _together(self, act: Any) -> list[Any]:
+    def _together(self, act: Callable[[], Any]) -> list[Any]:
         """Every rank's outcome of `act`; a failure on one rank is a failure on all, named by rank, host and cause."""
         try:
             outcome = (act(), "")
-        except OSError as error:
+        except (OSError, RunError, SafetensorError) as error:  # safetensors has a full disk as an error of its own
             outcome = (None, f"rank {self._world.rank} on {socket.gethostname()}: {error}")
         outcomes = self._world.gather(outcome)
         problems = [problem for _, problem in outcomes if problem]
@@ -101,31 +155,26 @@ class Checkpoints:
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
 
-    def _write_state(self, folder: Path) -> tuple[str, str] | None:
-        """Gather every parameter; write those that fall to this rank. Returns (file name, sha256)."""
+    def _own_state(self) -> dict[str, Tensor]:
+        """Gather every parameter; keep those that fall to this rank."""
         own = {}
         for index, name in enumerate(self._names):
             for key in STATE_KEYS:
                 value = self._backend.get(name, key)
                 if index % self._world.size == self._world.rank:
                     own[f"{name}/{key}"] = value
-        if not own:
-            return None
-        path = folder / f"state-{self._world.rank:05d}.safetensors"
-        save_file(own, path)
-        _fsync(path)
-        return path.name, _sha256(path)
+        return own
 
     def _publish(self, temporary: Path, final: Path, files: dict[str, str], progress: Progress) -> None:
         write_atomically(temporary / "progress.json", json.dumps(asdict(progress), indent=2) + "\n")
         files = {**files, "progress.json": _sha256(temporary / "progress.json")}
         manifest = {"format": FORMAT, "world_size": self._world.size, "backend": self._backend.name, "sha256": files}
         write_atomically(temporary / "manifest.json", json.dumps(manifest, indent=2) + "\n")
-        _fsync(temporary)
+        fsync(temporary)
         shutil.rmtree(final, ignore_errors=True)  # one that was found damaged
         temporary.rename(final)
         write_atomically(self._folder / "latest", final.name + "\n")
-        _fsync(self._folder)
+        fsync(self._folder)
         for old in self._present()[: -self._keep]:
             shutil.rmtree(old, ignore_errors=True)
 

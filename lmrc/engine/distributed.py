@@ -50,13 +50,13 @@ class World:
         dist.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
-    def max(self, value: float) -> float:
-        """The largest value over all ranks."""
+    def max(self, values: list[float]) -> list[float]:
+        """Elementwise the largest over all ranks."""
         if self.size == 1:
-            return value
-        largest = torch.tensor([value], dtype=torch.float64, device=self.device)
+            return list(values)
+        largest = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        return float(largest.item())
+        return [float(value) for value in largest.tolist()]
 
     def gather(self, value: Any) -> list[Any]:
         """Every rank's (picklable) value, in order of rank, on every rank."""

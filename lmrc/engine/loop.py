@@ -19,7 +19,7 @@ from lmrc.engine.distributed import World
 from lmrc.engine.journal import Journal
 from lmrc.engine.order import DataOrder, MicroBatches, step_seed
 from lmrc.engine.precision import settle
-from lmrc.engine.preemption import Preempted, StopRequest
+from lmrc.engine.preemption import Preempted, StopRequest, name_of
 from lmrc.engine.task import Batch, Task
 from lmrc.errors import ConfigError, RunError
 from lmrc.run import RunFolder
@@ -83,7 +83,7 @@ class Trainer:
             journal = Journal(self._run.path, self._progress.step, self._total, self._task.unit)
             self._announce(journal)
         try:
-            with StopRequest(self._world) as stop:
+            with StopRequest() as stop:
                 self._train(journal, stop)
         finally:
             if journal is not None:
@@ -115,15 +115,28 @@ class Trainer:
             due = self._options.eval_every and progress.step % self._options.eval_every == 0
             if due or ends_epoch or last:
                 self._evaluate(journal)
-            # Clocks differ between ranks: the first one's decides.
-            overdue = self._world.is_first and time.monotonic() - self._saved_at > 60 * self._options.checkpoint_minutes
-            if ends_epoch or last or self._world.max(overdue):
-                self._save()
-            if (signal := stop.agreed()) and not last:
-                self._save()
+            signal, overdue, writing = self._agree(stop)
+            if self._checkpoints.is_begun() and not writing:
+                self._checkpoints.finish()
+            if ends_epoch or last or overdue or signal:
+                self._checkpoints.begin(progress)
+                self._saved_at = time.monotonic()
+            if last or signal:
+                self._checkpoints.finish()
+            if signal and not last:
                 raise Preempted(
                     f"{signal} at step {progress.step}/{self._total}: saved; the same command resumes from there"
                 )
+
+        if self._checkpoints.is_begun():  # out of patience
+            self._checkpoints.finish()
+
+    def _agree(self, stop: StopRequest) -> tuple[str, bool, bool]:
+        """(signal's name or "", a checkpoint is due, one is being written): the same on all ranks, in one exchange."""
+        # Clocks differ between ranks: the first one's decides.
+        overdue = self._world.is_first and time.monotonic() - self._saved_at > 60 * self._options.checkpoint_minutes
+        signal, due, writing = self._world.max([stop.signal, overdue, self._checkpoints.is_writing()])
+        return name_of(int(signal)), bool(due), bool(writing)
 
     def _out_of_patience(self) -> bool:
         patience = self._options.patience
@@ -193,10 +206,6 @@ class Trainer:
             self._task.export(new, weights)
             _swap(new, self._run.best, old)
         self._world.barrier()
-
-    def _save(self) -> None:
-        self._checkpoints.save(self._progress)
-        self._saved_at = time.monotonic()
 
     def _resume(self) -> None:
         folder = self._world.broadcast(self._checkpoints.newest() if self._world.is_first else None)

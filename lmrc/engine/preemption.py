@@ -10,7 +10,6 @@ import signal
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
-from lmrc.engine.distributed import World
 from lmrc.engine.inference import Inference
 from lmrc.exits import Interrupted
 
@@ -48,20 +47,20 @@ class _Listener:
 class StopRequest(_Listener):
     """A training's: a second Ctrl-C stops at once."""
 
-    def __init__(self, world: World) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self._world = world
-        self._signal = 0
+        self.signal = 0
+        """The last signal that came; 0 for none. Ranks must agree on it before they act."""
 
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        if self._signal == signal.SIGINT == number:
+        if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
-        self._signal = number
+        self.signal = number
 
-    def agreed(self) -> str:
-        """The name of the signal that any rank has received, or "". Collective: all ranks get the same answer."""
-        number = int(self._world.max(self._signal))
-        return signal.Signals(number).name if number else ""
+
+def name_of(number: int) -> str:
+    """SIGTERM for 15; "" for 0."""
+    return signal.Signals(number).name if number else ""
 
 
 class Stoppable(_Listener):
@@ -79,7 +78,7 @@ class Stoppable(_Listener):
         self._signal = number
         if self._computes:
             self._computes = False  # once: what follows must be able to give the unit back
-            raise Preempted(f"{signal.Signals(number).name}: the unit in hand is given back; the same command goes on")
+            raise Preempted(f"{name_of(number)}: the unit in hand is given back; the same command goes on")
 
     def is_asked_to_stop(self) -> bool:
         """Whether a signal has come."""

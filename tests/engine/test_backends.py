@@ -11,7 +11,7 @@ import torch
 from safetensors.torch import load_file
 
 from lmrc.config import Training
-from lmrc.engine.distributed import World
+from lmrc.engine.distributed import ALONE, World
 from lmrc.engine.loop import train
 from lmrc.run import RunFolder
 from tests.engine.processes import run_in_processes
@@ -72,6 +72,11 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in rows if "loss" in row]
 
 
+def batches(run: Path) -> list[tuple[int, list[int]]]:
+    rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    return [(row["step"], row["examples"]) for row in rows if "loss" in row]
+
+
 @pytest.mark.parametrize("size", [1, 2])
 def test_every_backend_is_the_reference(tmp_path: Path, size: int) -> None:
     names = [name for name, _ in BACKENDS]
@@ -92,13 +97,17 @@ def resume_elsewhere(world: World, folder: Path, stage: int) -> None:
 
 
 def test_resume_on_other_processes_and_stages(tmp_path: Path) -> None:
-    """2 processes → 1 → 2 and ZeRO 2 → 0 → 3: the curve of the uninterrupted run."""
+    """4 processes → 2 → 1 → 4 and ZeRO 2 → 0 → 1 → 3: the batches and the curve of the uninterrupted run."""
     expected, weights = reference()
-    run = tmp_path / "zero2"
+    run, whole = tmp_path / "elastic", tmp_path / "whole"
+    whole.mkdir()
+    train(ToyTask(), OPTIONS.model_copy(update={"backend": "torch"}), 1, RunFolder(whole), ALONE)
     # The schedule looks at the whole training: stop by hand, not by max_steps.
-    run_in_processes(2, stop_at, run, 2, 5)
-    run_in_processes(1, stop_at, run, 0, 9)
-    run_in_processes(2, resume_elsewhere, run, 3)
+    run_in_processes(4, stop_at, run, 2, 3)
+    run_in_processes(2, stop_at, run, 0, 6)
+    run_in_processes(1, stop_at, run, 1, 9)
+    run_in_processes(4, resume_elsewhere, run, 3)
+    assert batches(run) == batches(whole)
     assert losses(run) == pytest.approx(expected, rel=1e-4)
     for key, value in load_file(run / "best" / "weights.safetensors").items():
         torch.testing.assert_close(value, weights[key], rtol=1e-3, atol=1e-5)
@@ -106,17 +115,16 @@ def test_resume_on_other_processes_and_stages(tmp_path: Path) -> None:
 
 def stop_at(world: World, folder: Path, stage: int, step: int) -> None:
     from lmrc.engine.loop import Trainer
-    from lmrc.engine.preemption import Preempted, StopRequest
+    from lmrc.engine.preemption import Preempted
 
     options = OPTIONS.model_copy(update={"backend": "deepspeed", "zero_stage": stage})
     folder.mkdir(parents=True, exist_ok=True)
     trainer = Trainer(ToyTask(), options, 1, RunFolder(folder), world)
-    agreed = StopRequest.agreed
+    agree = trainer._agree
 
-    def at_step(self: StopRequest) -> str:
-        agreed(self)
-        return "SIGUSR2" if trainer._progress.step == step else ""
+    def at_step(stop: Any) -> tuple[str, bool, bool]:
+        return "SIGUSR2" if trainer._progress.step == step else "", *agree(stop)[1:]
 
-    StopRequest.agreed = at_step  # type: ignore[method-assign]
+    trainer._agree = at_step  # type: ignore[method-assign]
     with pytest.raises(Preempted, match=f"step {step}/12"):
         trainer.run()
