@@ -65,15 +65,9 @@ def data() -> None:
 @click.option("--docs-per-shard", type=click.IntRange(min=1), default=256, show_default=True)
 def build(documents: Path, out: Path, relations: Path | None, docs_per_shard: int) -> None:
     """Read and check DOCUMENTS (DocRED JSON) into a corpus."""
-    from lmrc.corpus.arrow import write_corpus
-    from lmrc.corpus.docred import read_documents
-    from lmrc.corpus.relations import DOCRED, read_relations
-    from lmrc.corpus.source import sha256_of
+    from lmrc.corpus.build import build_corpus
 
-    known = DOCRED if relations is None else read_relations(relations)
-    manifest = write_corpus(
-        read_documents(documents, known), out, known, documents.name, sha256_of(documents), docs_per_shard
-    )
+    manifest = build_corpus(documents, out, relations, docs_per_shard)
     click.echo(
         f"{out}: {manifest.documents:,} documents, {manifest.candidate_pairs:,} candidate pairs, "
         f"{manifest.triples:,} triples in {len(manifest.shards)} shards"
@@ -146,7 +140,7 @@ def score(
     from lmrc.evaluation.facts import read_facts
     from lmrc.evaluation.metrics import score as measure
     from lmrc.evaluation.predictions import read_predictions
-    from lmrc.evaluation.tables import remarks, score_table
+    from lmrc.evaluation.runs import told, write_scores
 
     known = DOCRED if relations is None else read_relations(relations)
     if gold.is_dir():
@@ -156,12 +150,9 @@ def score(
         documents = read_documents(gold, known)
     facts = None if train_facts is None else read_facts(train_facts, known)
     scores = measure(documents, read_predictions(pred), known, facts, ign_variant)
-    click.echo(score_table([(pred.name, scores)]).text())
-    for line in remarks(scores):
-        click.echo(line)
     if as_json is not None:
-        write_atomically(as_json, json.dumps(scores.as_json(), indent=1) + "\n")
-    click.echo(f"F1 {scores.all.f1:.2f}")
+        write_scores(as_json, scores)
+    click.echo(told(pred.name, scores))
 
 
 @lmrc.command()
@@ -173,16 +164,11 @@ def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None) -> None:
     from lmrc.corpus.arrow import Corpus
     from lmrc.corpus.relations import DOCRED
     from lmrc.evaluation.facts import read_facts
-    from lmrc.evaluation.report import write_report
-    from lmrc.evaluation.runs import read_evaluated, sections
+    from lmrc.evaluation.runs import report_runs
 
     known = Corpus.open(train_facts).relations if train_facts and train_facts.is_dir() else DOCRED
     facts = None if train_facts is None else read_facts(train_facts, known)
-    evaluated = [run for run in (read_evaluated(folder, facts) for folder in runs) if run is not None]
-    trained = [folder for folder in runs if (folder / "metrics.jsonl").exists()]
-    if not evaluated and not trained:
-        raise UserError(f"nothing to report: {', '.join(map(str, runs))} hold neither predictions nor metrics yet")
-    write_report(out, "LMRC report", *sections(evaluated, trained))
+    report_runs(runs, out, facts)
     click.echo(out)
 
 

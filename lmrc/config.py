@@ -1,7 +1,8 @@
 """Every option of the suite, once: its default, its unit, its check.
 
-One tree per experiment (`RcpConfig`, `RcConfig`, `ProposeConfig`, `ClassifyConfig`, `DemoConfig`). The defaults are the
-paper's for DocRED (arXiv 2408.13889, tables 6 and 7). `lmrc.options` reads YAML and the command line into these trees.
+One tree per experiment (`RcpConfig`, `RcConfig`, `ProposeConfig`, `ClassifyConfig`, `DemoConfig`, `PipelineConfig`).
+The defaults are the paper's for DocRED (arXiv 2408.13889, tables 6 and 7). `lmrc.options` reads YAML and the command
+line into these trees.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
 Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
+IgnVariant = Literal["docred", "redocred"]
 Precision = Literal["auto", "fp32", "bf16"]
 
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
@@ -233,3 +235,48 @@ class DemoConfig(Options):
     propose: ProposeConfig = ProposeConfig()
     rc: RcConfig = RcConfig()
     classify: ClassifyConfig = ClassifyConfig()
+
+
+class PipelineData(TrainingData):
+    """Corpora of the chain, each a folder, or documents (.json, .json.gz) that a corpus is built from."""
+
+    train: Path = Field(Path("data/docred/train"), description="corpus or documents to train on")
+    dev: Path = Field(Path("data/docred/dev"), description="corpus or documents that choose the best weights")
+    test: Path = Field(Path("data/docred/dev"), description="labelled corpus or documents that are scored")
+    relations: Path | None = Field(None, description="relation set of documents, as JSON {id: name}; none: DocRED's")
+
+
+class BuildConfig(Options):
+    """The pipeline's first step: corpora from documents."""
+
+    run: RunOptions = RunOptions()
+    documents: dict[str, Path] = Field({}, description="documents by the name of their corpus")
+    relations: Path | None = Field(None, description="relation set as JSON {id: name}; none: DocRED's")
+    corpora: Path = Field(Path("data"), description="folder of the new corpora")
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class ScoreConfig(Options):
+    """The pipeline's last step: scores.json and report.html."""
+
+    run: RunOptions = RunOptions()
+    classify: Path = Field(Path("runs/classify"), description="run folder of classify")
+    trained: tuple[Path, ...] = Field((), description="run folders whose learning curves are reported")
+    train: Path = Field(Path("data/docred/train"), description="training corpus, for Ign F1")
+    ign_variant: IgnVariant = Field("docred", description="whose formula of Ign F1")
+    out: Path = Field(Path("runs"), description="folder of scores.json and report.html")
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class PipelineConfig(Options):
+    """launch/pipeline.py: the whole chain. Runs, data and models of the stages are filled in by the pipeline."""
+
+    run: RunOptions = RunOptions()
+    data: PipelineData = PipelineData()
+    ign_variant: IgnVariant = Field("docred", description="whose formula of Ign F1")
+    rcp: RcpConfig = RcpConfig()
+    propose: ProposeConfig = ProposeConfig()
+    rc: RcConfig = RcConfig()
+    classify: ClassifyConfig = ClassifyConfig()
+    cluster: ClusterOptions = ClusterOptions()
+    small: ClusterOptions = ClusterOptions()

@@ -54,13 +54,13 @@ def _flatten(content: Mapping[Any, Any], prefix: str, known: Collection[str]) ->
             yield name, value
 
 
-def _read_preset(folder: Path, part: str, name: str, known: Collection[str]) -> dict[str, Any]:
-    """The options that a site keeps for one part of the tree, in `folder`/`name`.yaml."""
-    path = folder / f"{name}.yaml"
+def _preset(folder: Path, part: str, name: str) -> Path:
+    """The file of a part of the tree: `folder`/`name`.yaml, or any other given with its ending."""
+    path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
         names = sorted(file.stem for file in folder.glob("*.yaml"))
         raise ConfigError(f"{part} is {name!r}, but there is no {path}: {nearest(name, names)}")
-    return read_yaml(path, known, f"{part}.")
+    return path
 
 
 def build(tree: type[Tree], values: Mapping[str, Any], source: str = "") -> Tree:
@@ -111,7 +111,8 @@ def parse(
 
     `aliases` are short names, such as {"nodes": "cluster.nodes"}. `presets` are the parts of the tree that a site's
     file may stand for, and those files' folder: with {"cluster": folder}, `cluster: NAME` in YAML or `--cluster NAME`
-    reads NAME.yaml, below what else is said of that part. Returns the tree and the config file.
+    reads NAME.yaml of it (`cluster: some/NAME.yaml` that file), below what else is said of that part. Returns the tree
+    and the config file.
     """
     fields, presets = dict(options_of(tree)), presets or {}
     config: Path | None = None
@@ -140,9 +141,10 @@ def parse(
         chosen = given.pop(part, values.get(part))
         values.pop(part, None)
         if chosen is not None:
-            below |= _read_preset(folder, part, str(chosen), fields)
-    if below:
-        build(tree, below, source=f"{folder}: ")
+            path = _preset(folder, part, str(chosen))
+            kept = read_yaml(path, fields, f"{part}.")
+            build(tree, kept, source=f"{path}: ")
+            below |= kept
     if config:
         build(tree, values, source=f"{config}: ")  # so that a mistake in the file names the file
     return build(tree, {**below, **values, **given}), config

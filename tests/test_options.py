@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmrc.config import ClassifyConfig, DemoConfig, Options, ProposeConfig, RcConfig, RcpConfig
+from lmrc.config import ClassifyConfig, DemoConfig, Options, PipelineConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.errors import ConfigError
 from lmrc.options import options_of, parse, table
 from tests.conftest import ROOT
@@ -93,14 +93,39 @@ def _tree_of(path: Path) -> type[Options]:
     return kinds[path.parent.name]
 
 
+PARTS = {part: ROOT / "configs" / part for part in ("rcp", "rc")}
+
+
 CONFIGS = sorted(
-    path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in ("deepspeed", "cluster")
+    path for path in (ROOT / "configs").rglob("*.yaml") if path.parent.name not in ("deepspeed", "cluster", "pipeline")
 )
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
 def test_every_config_file_is_read(path: Path) -> None:
     parse(_tree_of(path), ["--config", str(path)], {})
+
+
+@pytest.mark.parametrize("name", ["docred-7b", "docred-13b", "redocred-7b", "redocred-13b"])
+def test_a_chain_of_the_paper_is_made_of_its_stages(name: str) -> None:
+    config, _ = parse(PipelineConfig, ["--config", str(ROOT / f"configs/pipeline/{name}.yaml")], {}, PARTS)
+    rcp, _ = parse(RcpConfig, ["--config", str(ROOT / f"configs/rcp/{name.partition('-')[0]}.yaml")], {})
+    rc, _ = parse(RcConfig, ["--config", str(ROOT / f"configs/rc/{name}.yaml")], {})
+    assert (config.rcp, config.rc) == (rcp, rc)
+    assert (config.data.train, config.data.dev) == (rcp.data.train, rcp.data.dev)
+
+
+def test_a_part_may_be_a_file_of_the_users_own(tmp_path: Path) -> None:
+    mine = tmp_path / "mine.yaml"
+    mine.write_text("train: {epochs: 3, batch_size: 2}\n")
+    given = ["--rcp", str(mine), "--rcp.train.batch_size", "8"]
+    config, _ = parse(PipelineConfig, given, {}, PARTS)
+    assert (config.rcp.train.epochs, config.rcp.train.batch_size) == (3, 8)
+    with pytest.raises(ConfigError, match=r"no .*/configs/rcp/redocrd.yaml: did you mean redocred\?"):
+        parse(PipelineConfig, ["--rcp", "redocrd"], {}, PARTS)
+    mine.write_text("train: {epoch: 3}\n")
+    with pytest.raises(ConfigError, match=rf"^{mine}: unknown option rcp.train.epoch: did you mean"):
+        parse(PipelineConfig, given, {}, PARTS)
 
 
 @pytest.mark.parametrize("name", ["local", "example"])

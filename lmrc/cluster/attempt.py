@@ -30,9 +30,13 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
     Raises what the stage raises, after it was noted in the run folder: Interrupted where it saved on a signal,
     UserError on a user's mistake, RunError where another process holds the run.
     """
-    from lmrc.engine import distributed
-
     try:
+        # Of a job that was submitted ahead, what other jobs were to make.
+        stage.check(config)
+        if stage.run is not None:
+            return _run(stage, config, attempt)
+        from lmrc.engine import distributed
+
         world = distributed.join(timedelta(minutes=config.cluster.hang_minutes))
         try:
             if isinstance(config, (ProposeConfig, ClassifyConfig)):
@@ -103,6 +107,16 @@ def _infer(stage: Stage, config: ProposeConfig | ClassifyConfig, attempt: Attemp
     result = _finish(folder, attempt, result, start)
     clean(folder.path)
     return result
+
+
+def _run(stage: Stage, config: StageConfig, attempt: Attempt) -> dict[str, Any]:
+    """What one process does alone."""
+    assert stage.run is not None
+    folder = RunFolder.of(config.run)
+    start = time.monotonic()
+    with Lease(folder.path):
+        History(folder.path).add("started", job=attempt.job, restart=attempt.restart, hosts=socket.gethostname())
+        return _finish(folder, attempt, stage.run(config), start)
 
 
 def _finish(folder: RunFolder, attempt: Attempt, result: dict[str, Any], start: float) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from lmrc.cluster.follow import follow_job
 from lmrc.cluster.plan import dry_run
 from lmrc.cluster.stages import Stage, StageConfig
 from lmrc.cluster.submit import submit
-from lmrc.config import ClusterOptions
+from lmrc.config import ClusterOptions, RunOptions
 from lmrc.exits import exit_status
 from lmrc.options import parse, table
 from lmrc.run import RunFolder
@@ -25,13 +25,18 @@ ALIASES = {"run": "run.name", **{name.replace("_", "-"): f"cluster.{name}" for n
 def read_config(stage: Stage, arguments: Sequence[str]) -> StageConfig:
     """The stage's config from a launcher's arguments; a run without a name gets that of its config file or stage."""
     config, file = parse(stage.tree, arguments, ALIASES, {"cluster": PRESETS})
-    if config.run.name:
-        return config
+    return config.model_copy(update={"run": named(config.run, stage.name, file)})
+
+
+def named(run: RunOptions, stage: str, file: Path | None) -> RunOptions:
+    """The run's options, with a name."""
+    if run.name:
+        return run
     # configs/direct/docred-13b.yaml is the run direct-docred-13b; a file of the user's own takes the stage's name.
-    name = stage.name
+    name = stage
     if file is not None:
-        name = f"{file.parent.name if 'configs' in file.parts else stage.name}-{file.stem}"
-    return config.model_copy(update={"run": config.run.model_copy(update={"name": name})})
+        name = f"{file.parent.name if 'configs' in file.parts else stage}-{file.stem}"
+    return run.model_copy(update={"name": name})
 
 
 def place_of(stage: Stage, options: ClusterOptions) -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from lmrc.config import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
+from lmrc.config import BuildConfig, ClassifyConfig, ProposeConfig, RcConfig, RcpConfig, ScoreConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.candidates import Candidates
 from lmrc.errors import UserError
@@ -17,15 +17,16 @@ if TYPE_CHECKING:
     from lmrc.engine.inference import Inference
     from lmrc.engine.task import Task
 
-StageConfig = RcpConfig | RcConfig | ProposeConfig | ClassifyConfig
+StageConfig = RcpConfig | RcConfig | ProposeConfig | ClassifyConfig | BuildConfig | ScoreConfig
 
 
 @dataclass(frozen=True)
 class Stage:
     """A training has `train(config, world)`, called once in every process, which returns what DONE will hold; an
-    inference has `infer(config)`, whose documents any number of workers share.
+    inference has `infer(config)`, whose documents any number of workers share; what one process does without a GPU has
+    `run(config)`.
 
-    `check(config)` raises UserError before anything is written where an input is not there.
+    `check(config)` raises UserError where an input is not there: before anything is written, and when a job starts.
     """
 
     name: str
@@ -33,6 +34,7 @@ class Stage:
     check: Callable[[Any], None]
     train: Callable[[Any, World], dict[str, Any]] | None = None
     infer: Callable[[Any], Inference] | None = None
+    run: Callable[[Any], dict[str, Any]] | None = None
 
     @property
     def trains(self) -> bool:
@@ -60,6 +62,20 @@ def _check_classify(config: ClassifyConfig) -> None:
 def _check_model(folder: Path, stage: str) -> None:
     if not folder.is_dir():
         raise UserError(f"{folder} is no folder: give --{stage} the best/ folder of a finished launch/{stage}.py run")
+
+
+def _check_build(config: BuildConfig) -> None:
+    from lmrc.corpus.source import reading
+
+    for path in (*config.documents.values(), *([config.relations] if config.relations else [])):
+        with reading(path):
+            pass
+
+
+def _check_score(config: ScoreConfig) -> None:
+    Corpus.open(config.train)
+    if not (config.classify / "predictions.json").is_file():
+        raise UserError(f"{config.classify} holds no predictions.json: finish launch/classify.py there first")
 
 
 def quieten() -> None:
@@ -113,8 +129,35 @@ def _classify(config: ClassifyConfig) -> Inference:
     return Classifying(config)
 
 
+def _build(config: BuildConfig) -> dict[str, Any]:
+    from lmrc.corpus.build import build_corpus
+
+    built = {}
+    for name, documents in config.documents.items():
+        out = config.corpora / name
+        if not out.exists():
+            manifest = build_corpus(documents, out, config.relations)
+            print(f"{out}: {manifest.documents:,} documents of {documents}", flush=True)
+        built[name] = len(Corpus.open(out))
+    return built
+
+
+def _score(config: ScoreConfig) -> dict[str, Any]:
+    from lmrc.evaluation.facts import read_facts
+    from lmrc.evaluation.runs import report_runs, told, write_scores
+
+    facts = read_facts(config.train, Corpus.open(config.train).relations)
+    page = config.out / "report.html"
+    scores = report_runs((config.classify, *config.trained), page, facts, config.ign_variant)[0].scores
+    write_scores(config.out / "scores.json", scores)
+    print(told(config.out.name, scores), flush=True)
+    return {"f1": scores.all.f1, "ign_f1": scores.ign_f1, "report": str(page)}
+
+
+BUILD = Stage("build", BuildConfig, _check_build, run=_build)
+SCORE = Stage("score", ScoreConfig, _check_score, run=_score)
 RCP = Stage("rcp", RcpConfig, _check_training, train=_train_rcp)
 RC = Stage("rc", RcConfig, _check_training, train=_train_rc)
 PROPOSE = Stage("propose", ProposeConfig, _check_propose, infer=_propose)
 CLASSIFY = Stage("classify", ClassifyConfig, _check_classify, infer=_classify)
-STAGES = {stage.name: stage for stage in (RCP, RC, PROPOSE, CLASSIFY)}
+STAGES = {stage.name: stage for stage in (BUILD, RCP, RC, PROPOSE, CLASSIFY, SCORE)}

@@ -53,10 +53,12 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
     optional = {
         "partition": options.partition,
         "account": options.account,
+    on_gpus = stage.run is None
         "qos": options.qos,
         "constraint": options.constraint,
         "exclude": options.exclude,
-        "mem_per_gpu": options.mem_per_gpu,
+        "mem_per_gpu": options.mem_per_gpu if on_gpus else None,
+        "gpus_per_node": each if on_gpus else None,
         "dependency": dependency,
     }
     more: dict[str, Any] = {"requeue": True}
@@ -68,7 +70,6 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
         "job_name": f"lmrc-{config.run.name}",
         "nodes": nodes,
         "ntasks_per_node": each,
-        "gpus_per_node": each,
         "cpus_per_task": options.cpus_per_gpu,
         "time": options.time,
         "signal_delay_s": options.signal_delay,
@@ -93,32 +94,37 @@ def sbatch_script(stage: Stage, config: StageConfig) -> str:
     from submitit.slurm import slurm as of_submitit
 
     folder = RunFolder.of(config.run).path / "log"
-    count = None if stage.trains else processes(config.cluster)
+    count = None if stage.infer is None else processes(config.cluster)
     script: str = of_submitit._make_sbatch_string(
         command="python -u -m submitit.core._submit", folder=folder, map_count=count, **parameters(stage, config)
     )
     return script
 
 
-def running_job(folder: Path) -> slurm.SlurmJob | None:
-    """The job that was submitted for the run and is still in the queue, or None."""
+def active_jobs(folder: Path) -> list[slurm.SlurmJob]:
+    """The jobs (of arrays: tasks) that were submitted for the run and still wait or run. Raises SlurmError."""
     submitted = [str(event["job"]) for event in History(folder).read() if event["event"] == "submitted"]
     try:
-        return next((job for job in slurm.jobs(submitted) if job.is_active), None)
+        return next(iter(active_jobs(folder)), None)
     except slurm.SlurmError:
+    return [job for job in slurm.jobs(submitted) if job.is_active]
+
+
+def running_job(folder: Path) -> slurm.SlurmJob | None:
+    """The first of them, or None."""
         return None  # a controller that does not answer will not take the job either
 
 
 def submit(stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
-    """Submit the stage, to start when the jobs `after` have succeeded. Returns the ids of its jobs.
+    """Submit the stage, to start once `after` holds, such as afterok:12. Returns the ids of its jobs.
 
-    Raises RunError where a job of this training waits or runs already, or SLURM refuses.
+    Raises RunError where a job of this training or step waits or runs already, or SLURM refuses.
     """
     import submitit
     from submitit.core.utils import FailedJobError
 
     run = RunFolder.of(config.run)
-    present = running_job(run.path) if stage.trains else None
+    present = running_job(run.path) if stage.infer is None else None
     if present is not None:
         raise RunError(
             f"{run.path} is {present.state.lower()} as SLURM job {present.id} already: look at it with "
@@ -126,11 +132,11 @@ def submit(stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list
         )
     snapshot.take(run.path)
     executor = submitit.SlurmExecutor(folder=run.path / "log", max_num_timeout=config.cluster.max_requeues)
-    executor.update_parameters(**parameters(stage, config, f"afterok:{':'.join(after)}" if after else None))
+    executor.update_parameters(**parameters(stage, config, ",".join(after) or None))
     made = []
     try:
         with _outside_of_jobs():
-            if stage.trains:
+            if stage.infer is None:
                 made.append(str(executor.submit(Job(stage.name, config)).job_id))
             else:
                 made += _submit_workers(executor, stage, config)

@@ -8,13 +8,12 @@ from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 from typing import Any, Literal, TypeVar, get_args
 
+from lmrc.config import IgnVariant
 from lmrc.corpus.docred import Document, Label
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError, nearest
 from lmrc.evaluation.facts import Facts
 from lmrc.evaluation.predictions import Prediction
-
-IgnVariant = Literal["docred", "redocred"]
 
 IGN_EPSILON: dict[str, float] = {"docred": 0.0, "redocred": 1e-5}
 """Added to the denominator of the precision without training facts. thunlp/DocRED, code/evaluation.py, adds nothing;

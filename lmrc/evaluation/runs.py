@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
 
+from lmrc.config import IgnVariant
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.statistics import statistics
-from lmrc.errors import RunError
+from lmrc.durable import write_atomically
+from lmrc.errors import RunError, UserError
 from lmrc.evaluation.facts import Facts
 from lmrc.evaluation.figures import Series, learning_curves, read_curves, relation_bars
 from lmrc.evaluation.metrics import Scores, score
 from lmrc.evaluation.predictions import Prediction, read_predictions
-from lmrc.evaluation.report import Section, documents_section, figure_section, table_section
+from lmrc.evaluation.report import Section, documents_section, figure_section, table_section, write_report
 from lmrc.evaluation.tables import relation_table, remarks, score_table, statistics_table
 
 CURVES = ("loss", "dev_f1", "dev_loss")
@@ -35,7 +38,7 @@ class Evaluated:
     scores: Scores
 
 
-def read_evaluated(folder: Path, facts: Facts | None = None) -> Evaluated | None:
+def read_evaluated(folder: Path, facts: Facts | None = None, ign_variant: IgnVariant = "docred") -> Evaluated | None:
     """The predictions of a classify run with their scores; None for a run that made none.
 
     Raises RunError where the folder is no run, CorpusError where its corpus is not there any more.
@@ -49,7 +52,7 @@ def read_evaluated(folder: Path, facts: Facts | None = None) -> Evaluated | None
     corpus = Corpus.open(config["corpus"])
     predictions = read_predictions(folder / "predictions.json")
     documents = [corpus[index] for index in range(min(config.get("documents") or len(corpus), len(corpus)))]
-    scores = score(documents, predictions, corpus.relations, facts)
+    scores = score(documents, predictions, corpus.relations, facts, ign_variant)
     return Evaluated(folder.name, documents, corpus.relations, predictions, scores)
 
 
@@ -78,3 +81,29 @@ def sections(evaluated: Sequence[Evaluated], trained: Sequence[Path]) -> list[Se
         parts.append(table_section("Data", statistics_table([(first.name, statistics(first.documents))])))
         parts.append(documents_section("Documents", first.documents, first.predictions, first.relations))
     return parts
+
+
+def report_runs(
+    runs: Sequence[Path], out: Path, facts: Facts | None = None, ign_variant: IgnVariant = "docred"
+) -> list[Evaluated]:
+    """Write the page of these run folders. Returns those that classified, in order.
+
+    Raises UserError where none of them holds predictions or metrics.
+    """
+    found = (read_evaluated(folder, facts, ign_variant) for folder in runs)
+    evaluated = [run for run in found if run is not None]
+    trained = [folder for folder in runs if _trained(folder)]
+    if not evaluated and not trained:
+        raise UserError(f"nothing to report: {', '.join(map(str, runs))} hold neither predictions nor metrics yet")
+    write_report(out, "LMRC report", *sections(evaluated, trained))
+    return evaluated
+
+
+def write_scores(path: Path, scores: Scores) -> None:
+    """All figures, for programs."""
+    write_atomically(path, json.dumps(scores.as_json(), indent=1) + "\n")
+
+
+def told(name: str, scores: Scores) -> str:
+    """The scores for people: table, remarks, and F1 in the last line."""
+    return "\n".join([score_table([(name, scores)]).text(), *remarks(scores), f"F1 {scores.all.f1:.2f}"])

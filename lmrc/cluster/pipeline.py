@@ -1,0 +1,189 @@
+"""The whole chain in one folder: dependent jobs on SLURM, one step after the other elsewhere. Safe to repeat.
+
+Each step is a run of its own below runs/NAME/. What is done is skipped, and what waits or runs is depended upon.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from lmrc.cluster import slurm
+from lmrc.cluster.launch import ALIASES, PRESETS, launch, named
+from lmrc.cluster.stages import BUILD, CLASSIFY, PROPOSE, RC, RCP, SCORE, Stage, StageConfig
+from lmrc.cluster.submit import active_jobs, gpus_per_node, processes, submit
+from lmrc.config import BuildConfig, ClusterOptions, PipelineConfig, RunOptions, ScoreConfig, TrainingData
+from lmrc.errors import ConfigError, RunError
+from lmrc.exits import exit_status
+from lmrc.options import parse, table
+from lmrc.run import RunFolder
+
+# `rcp: redocred` is configs/rcp/redocred.yaml, so that the chain of an experiment repeats nothing of its stages.
+PARTS = {"cluster": PRESETS, **{part: PRESETS.parent / part for part in ("rcp", "rc")}}
+DOCUMENTS = (".json", ".json.gz")
+# A job that can never start is cancelled by SLURM soon.
+NEVER = "DependencyNeverSatisfied"
+
+
+@dataclass(frozen=True)
+class Step:
+    """A stage with its config, and the steps that must be done before it."""
+
+    stage: Stage
+    config: StageConfig
+    after: tuple[str, ...]
+
+    @property
+    def name(self) -> str:
+        """Of the stage and of the folder."""
+        return self.stage.name
+
+    @property
+    def folder(self) -> RunFolder:
+        """Its run folder."""
+        return RunFolder.of(self.config.run)
+
+
+def read_pipeline(arguments: Sequence[str]) -> PipelineConfig:
+    """The config from the launcher's arguments."""
+    config, file = parse(PipelineConfig, arguments, ALIASES, PARTS)
+    return config.model_copy(update={"run": named(config.run, "pipeline", file)})
+
+
+def is_on_slurm(config: PipelineConfig) -> bool:
+    """Whether the steps are submitted. Raises ConfigError where one of them is to run elsewhere than the others."""
+    where = config.cluster.where
+    for name in ("rcp", "propose", "rc", "classify"):
+        if "where" in getattr(config, name).cluster.model_fields_set:
+            raise ConfigError(f"{name}.cluster.where: the steps of a chain run in one place; give --where alone")
+    return where == "slurm" or (where == "auto" and slurm.is_here())
+
+
+def steps(config: PipelineConfig) -> list[Step]:
+    """The chain, each step after those that it needs."""
+    home, on_slurm = RunFolder.of(config.run).path, is_on_slurm(config)
+    given = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
+    documents = {part: path for part, path in given.items() if path.name.endswith(DOCUMENTS)}
+    corpora = {part: home / "data" / part if part in documents else path for part, path in given.items()}
+    data = TrainingData(train=corpora["train"], dev=corpora["dev"])
+
+    def step(stage: Stage, options: StageConfig, *after: str, **inputs: Any) -> Step:
+        own = config.small if stage.run else options.cluster
+        place = {"where": "slurm"} if on_slurm else {"where": "here"} if stage.run else {}
+        filled = {
+            "run": RunOptions(name=stage.name, folder=home, seed=config.run.seed),
+            "cluster": config.cluster.model_copy(update=_given(own) | place),
+            **inputs,
+        }
+        needed = tuple(name for name in after if documents or name != BUILD.name)
+        return Step(stage, options.model_copy(update=filled), needed)
+
+    build = BuildConfig(documents=documents, relations=config.data.relations, corpora=home / "data")
+    score = ScoreConfig(
+        classify=home / CLASSIFY.name,
+        trained=(home / RCP.name, home / RC.name),
+        train=corpora["train"],
+        ign_variant=config.ign_variant,
+        out=home,
+    )
+    test, candidates = corpora["test"], home / PROPOSE.name / "candidates"
+    return [
+        *([step(BUILD, build)] if documents else []),
+        step(RCP, config.rcp, "build", data=data),
+        step(PROPOSE, config.propose, "build", "rcp", corpus=test, rcp=home / RCP.name / "best"),
+        step(RC, config.rc, "build", data=data),
+        step(
+            CLASSIFY, config.classify, "propose", "rc", corpus=test, candidates=candidates, rc=home / RC.name / "best"
+        ),
+        step(SCORE, score, "classify"),
+    ]
+
+
+def _given(options: ClusterOptions) -> dict[str, Any]:
+    """What was said, rather than left to its default."""
+    return {name: getattr(options, name) for name in options.model_fields_set}
+
+
+def run_here(chain: Sequence[Step]) -> None:
+    """Run what is missing on this machine, in order."""
+    for step in chain:
+        launch(step.stage, step.config)
+
+
+def run_on_slurm(chain: Sequence[Step], dry: bool = False) -> None:
+    """Submit what is missing, a line a step; with `dry` only say so.
+
+    Raises RunError where a step was made or submitted with other options, or SLURM refuses or does not answer.
+    """
+    waited: dict[str, list[str]] = {}
+    for step in chain:
+        before = [job for name in step.after for job in waited[name]]
+        waited[step.name], said = _advance(step, before, dry)
+        print(f"{step.name:<9} {said}", flush=True)
+
+
+def _advance(step: Step, before: list[str], dry: bool) -> tuple[list[str], str]:
+    """Submit a step where that is missing. Returns what its successors depend upon, and the rest of its line.
+
+    A dependency stands as sbatch wants it. Of an inference all workers must have ended, but not all well: what counts
+    is that the work is done, and a successor looks for its input when it starts.
+    """
+    folder = step.folder
+    kind = "afterok" if step.stage.infer is None else "afterany"
+    if folder.result() is not None:
+        folder.check(step.config)
+        return [], "done"
+    try:
+        active = [job for job in active_jobs(folder.path) if job.reason != NEVER]
+    except slurm.SlurmError as error:
+        raise RunError(f"cannot ask SLURM whether {step.name} is submitted already: {error}") from None
+    if active:
+        folder.check(step.config)
+        jobs = list(dict.fromkeys(job.id.partition("_")[0] for job in active))
+        state = "running" if any(job.state != "PENDING" for job in active) else "queued"
+        return [f"{kind}:{job}" for job in jobs], f"{state} as job {', '.join(jobs)}"
+    after = f" after {', '.join(job.partition(':')[2] for job in before)}" if before else ""
+    if dry:
+        return [f"{kind}:{step.name}"], f"would be submitted: {_size(step)}{after}"
+    folder.prepare(step.config)
+    jobs = submit(step.stage, step.config, before)
+    return [f"{kind}:{job}" for job in jobs], f"submitted as job {', '.join(jobs)}{after}"
+
+
+def _size(step: Step) -> str:
+    options = step.config.cluster
+    if step.stage.run is not None:
+        return "1 task"
+    if not step.stage.trains:
+        return f"{processes(options)} workers"
+    return f"{options.nodes} x {gpus_per_node(options)} tasks"
+
+
+def _run_or_say(config: PipelineConfig, dry: bool) -> None:
+    chain, home = steps(config), RunFolder.of(config.run).path
+    if is_on_slurm(config):
+        run_on_slurm(chain, dry)
+    elif dry:
+        for step in chain:
+            print(f"{step.name:<9} {'done' if step.folder.result() is not None else 'would run here'}")
+    else:
+        run_here(chain)
+    if not dry:
+        finished = all(step.folder.result() is not None for step in chain)
+        print(f"Report: {home / 'report.html'}" if finished else f"See lmrc status {home}; repeat to go on.")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """The launcher's whole life. Returns its exit status."""
+    given = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in given:
+        print("python launch/pipeline.py [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run]")
+        short = ", ".join(f"--{name}" for name in ALIASES)
+        print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
+        print("cluster is of all steps, STEP.cluster over it of one, small over it of build and score.\n")
+        print(table(PipelineConfig))
+        return 0
+    dry = "--dry-run" in given
+    return exit_status(lambda: _run_or_say(read_pipeline([word for word in given if word != "--dry-run"]), dry))
