@@ -1,0 +1,52 @@
+#!/usr/bin/env bash
+# Evaluate a trained chain on a corpus: workers propose candidates and name relations, a job after them scores.
+#   sbatch slurm/eval.sh RUN [DATASET]     from the checkout; bash slurm/eval.sh RUN [DATASET] is one worker, here
+# RUN holds rcp/ and rc/, as launch/pipeline.py and lmrc demo leave them; DATASET is a labelled corpus, or else that which
+# RCP was measured on. The result is RUN/eval-NAME/{scores.json,report.html}; the same command again does what is missing.
+# Below is what most sites change; options of sbatch win over it: sbatch --array=0-31 --gpus=0 --partition=long slurm/eval.sh …
+#SBATCH --job-name=lmrc-eval
+#SBATCH --array=0-7
+#SBATCH --gpus=1
+#SBATCH --cpus-per-task=4
+#SBATCH --time=12:00:00
+#SBATCH --requeue
+#SBATCH --signal=B:USR2@120
+set -euo pipefail
+cd "${SLURM_SUBMIT_DIR:-.}"
+if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
+export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_ON_NODE:-1}}"
+
+run=${1:?give the folder of a pipeline or demo, such as runs/demo}
+corpus_of_rcp() { python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["data"][sys.argv[2]])' "$run/rcp/config.yaml" "$1"; }
+dataset=${2:-$(corpus_of_rcp dev)}
+out=$run/eval-$(basename "$dataset")
+
+score() {
+  local train; train=$(corpus_of_rcp train)
+  lmrc report "$out/classify" "$run/rcp" "$run/rc" --train-facts "$train" --out "$out/report.html"
+  lmrc score --gold "$dataset" --pred "$out/classify/predictions.json" --train-facts "$train" --json "$out/scores.json"
+}
+
+# work STAGE OPTIONS…: take part in the stage until it is done. A preempted worker saves, and its task comes back.
+work() {
+  local stage=$1 status stopped=; shift
+  local config=(); if [ -f "$run/$stage/config.yaml" ]; then config=(--config "$run/$stage/config.yaml"); fi
+  until [ -e "$out/$stage/DONE" ]; do  # another worker may be merging, and may die of it
+    python "launch/$stage.py" "${config[@]}" --where here --run "$stage" --run.folder "$out" --corpus "$dataset" "$@" &
+    trap "stopped=1; kill -USR2 $! || true" USR2 TERM
+    while status=0; wait $! || status=$?; kill -0 $! 2>/dev/null; do :; done  # a signal ends `wait`, not the worker
+    if [ -n "$stopped" ]; then scontrol requeue "${SLURM_JOB_ID:-}"; fi
+    if [ $status -gt 128 ]; then python -m lmrc.cluster.requeue "$out/$stage" $status 100; fi
+    if [ $status -ne 0 ]; then exit $status; fi
+    sleep 2
+  done
+}
+
+if [ "${LMRC_EVAL_STEP:-}" = score ]; then score; exit; fi
+if [ "${SLURM_ARRAY_TASK_ID:-}" = "${SLURM_ARRAY_TASK_MIN:-none}" ] && [ "${SLURM_RESTART_COUNT:-0}" = 0 ]; then
+  LMRC_EVAL_STEP=score sbatch --job-name=lmrc-score --dependency="afterany:$SLURM_ARRAY_JOB_ID" \
+    --wrap "$(printf '%q ' bash slurm/eval.sh "$run" "$dataset")"
+fi
+work propose --rcp "$run/rcp/best"
+work classify --candidates "$out/propose/candidates" --rc "$run/rc/best"
+if [ -z "${SLURM_JOB_ID:-}" ]; then score; fi
