@@ -11,9 +11,9 @@ from typing import Any
 import click
 
 from lmrc import __version__
+from lmrc.durable import write_atomically
 from lmrc.errors import UserError
 from lmrc.exits import exit_status
-from lmrc.run import write_atomically
 
 FOLDER = click.Path(path_type=Path)
 # Options of the demo's tree are read by lmrc.options, like those of the launchers.
@@ -170,6 +170,39 @@ def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None) -> None:
     facts = None if train_facts is None else read_facts(train_facts, known)
     report_runs(runs, out, facts)
     click.echo(out)
+
+
+@lmrc.command()
+@click.argument("runs", nargs=-1, type=FOLDER)
+@click.option("--watch", is_flag=False, flag_value="5", metavar="[SECONDS]", help="Again and again, until Ctrl-C.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects.")
+def status(runs: tuple[Path, ...], watch: str | None, as_json: bool) -> None:
+    """State, progress and time left of RUNS; of all below runs/ without any."""
+    from lmrc.cluster.status_table import show, watch_runs
+
+    if watch is None:
+        show(runs, as_json)
+        return
+    if as_json:
+        raise UserError("--watch is for people and --json for programs: give one of them")
+    try:
+        seconds = float(watch)
+    except ValueError:  # `lmrc status --watch RUN`
+        seconds, runs = 5.0, (Path(watch), *runs)
+    watch_runs(runs, seconds)
+
+
+@lmrc.command()
+@click.option("--nodes", type=click.IntRange(min=2), help="Also test the shared file system between this many nodes.")
+@click.option("--partition", help="SLURM partition of that test.")
+@click.option("--account", help="SLURM account of that test.")
+@click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects.")
+def doctor(nodes: int | None, partition: str | None, account: str | None, as_json: bool) -> None:
+    """What this machine and its SLURM have and lack, each line with its remedy."""
+    from lmrc.cluster.doctor import examine
+
+    if not examine(nodes, partition, account, as_json):
+        sys.exit(1)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
