@@ -1,0 +1,24 @@
+"""The doctor's job on two nodes of a real SLURM."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+from tests.slurm.harness import Cluster
+
+
+def test_two_nodes_share_a_folder(cluster: Cluster, tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "lmrc.cli", "doctor", "--nodes", "2", "--json")
+    found = json.loads(cluster.run(*command, folder=tmp_path))
+    said = {check["what"]: check["level"] for check in found}
+    for word in ("see each other's files", "exclusive links: of 2 nodes", "atomic rename", "clocks against"):
+        assert [level for what, level in said.items() if word in what] == ["ok"], said
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_partition_that_does_not_exist_is_said_with_its_remedy(cluster: Cluster, tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "lmrc.cli", "doctor", "--nodes", "2", "--partition", "nowhere", "--json")
+    cluster.run(*command, folder=tmp_path, status=1)
+    assert list(tmp_path.iterdir()) == []
