@@ -10,6 +10,7 @@
 #SBATCH --cpus-per-task=4
 #SBATCH --time=12:00:00
 #SBATCH --requeue
+#SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@120
 set -euo pipefail
 cd "${SLURM_SUBMIT_DIR:-.}"
@@ -35,8 +36,8 @@ work() {
     python "launch/$stage.py" "${config[@]}" --where here --run "$stage" --run.folder "$out" --corpus "$dataset" "$@" &
     trap "stopped=1; kill -USR2 $! || true" USR2 TERM
     while status=0; wait $! || status=$?; kill -0 $! 2>/dev/null; do :; done  # a signal ends `wait`, not the worker
-    if [ -n "$stopped" ]; then scontrol requeue "${SLURM_JOB_ID:-}"; fi
-    if [ $status -gt 128 ]; then python -m lmrc.cluster.requeue "$out/$stage" $status 100; fi
+    if [ -n "$stopped" ]; then scontrol requeue "${SLURM_JOB_ID:-}" || true  # SLURM itself may have been first
+    elif [ $status -gt 128 ]; then python -m lmrc.cluster.requeue "$out/$stage" $status 100; fi
     if [ $status -ne 0 ]; then exit $status; fi
     sleep 2
   done
@@ -44,9 +45,10 @@ work() {
 
 if [ "${LMRC_EVAL_STEP:-}" = score ]; then score; exit; fi
 if [ "${SLURM_ARRAY_TASK_ID:-}" = "${SLURM_ARRAY_TASK_MIN:-none}" ] && [ "${SLURM_RESTART_COUNT:-0}" = 0 ]; then
-  LMRC_EVAL_STEP=score sbatch --job-name=lmrc-score --dependency="afterany:$SLURM_ARRAY_JOB_ID" \
-    --wrap "$(printf '%q ' bash slurm/eval.sh "$run" "$dataset")"
+  mkdir -p "$out"
+  LMRC_EVAL_STEP=score sbatch --job-name=lmrc-score --output="$out/score-%j.out" \
+    --dependency="afterany:$SLURM_ARRAY_JOB_ID" --wrap "$(printf '%q ' bash slurm/eval.sh "$run" "$dataset")"
 fi
 work propose --rcp "$run/rcp/best"
 work classify --candidates "$out/propose/candidates" --rc "$run/rc/best"
-if [ -z "${SLURM_JOB_ID:-}" ]; then score; fi
+if [ -z "${SLURM_ARRAY_JOB_ID:-}" ]; then score; fi

@@ -13,6 +13,7 @@ import pytest
 from lmrc import config as config_module
 from lmrc.cli import lmrc
 from lmrc.cluster.launch import read_config
+from lmrc.cluster.pipeline import read_pipeline
 from lmrc.cluster.stages import STAGES
 from lmrc.options import table
 from tests.conftest import ROOT
@@ -44,6 +45,10 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
             assert found is not None, command
             group = found
         group.make_context("lmrc", arguments)  # parses the options, runs nothing
+    elif program == "sbatch":
+        assert os.access(ROOT / arguments[0], os.X_OK)
+    elif program == "python" and arguments[0] == "launch/pipeline.py":
+        read_pipeline([word for word in arguments[1:] if word != "--dry-run"])
     elif program == "python" and arguments[0].startswith("launch/"):
         assert (ROOT / arguments[0]).is_file()
         read_config(STAGES[Path(arguments[0]).stem], [word for word in arguments[1:] if word != "--dry-run"])

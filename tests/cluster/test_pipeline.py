@@ -164,9 +164,7 @@ def test_a_step_that_waits_or_is_done_does_not_change(tmp_path: Path, queue: Que
         run_on_slurm(chain_in(tmp_path))
 
 
-def test_dry_run_says_what_would_be_submitted(
-    tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_dry_run_says_what_would_be_submitted(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--config", str(PAPER), "--run.folder", str(tmp_path), "--where", "slurm", "--gpus", "16", "--nodes", "2"]
     assert main([*given, "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
