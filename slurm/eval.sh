@@ -28,15 +28,17 @@ score() {
   lmrc score --gold "$dataset" --pred "$out/classify/predictions.json" --train-facts "$train" --json "$out/scores.json"
 }
 
-# work STAGE OPTIONS…: take part in the stage until it is done. A preempted worker saves, and its task comes back.
+# work STAGE OPTIONS…: take part in the stage until it is done. A worker that is told to stop gives back what it was at;
+# its task comes back by itself from the time limit (USR2), a preemption, and its worker's death, but not from scancel.
 work() {
   local stage=$1 status stopped=; shift
   local config=(); if [ -f "$run/$stage/config.yaml" ]; then config=(--config "$run/$stage/config.yaml"); fi
   until [ -e "$out/$stage/DONE" ]; do  # another worker may be merging, and may die of it
     python "launch/$stage.py" "${config[@]}" --where here --run "$stage" --run.folder "$out" --corpus "$dataset" "$@" &
-    trap "stopped=1; kill -USR2 $! || true" USR2 TERM
+    trap "kill -USR2 $! 2>/dev/null || true" TERM
+    trap "kill -USR2 $! 2>/dev/null || true; stopped=1" USR2
     while status=0; wait $! || status=$?; kill -0 $! 2>/dev/null; do :; done  # a signal ends `wait`, not the worker
-    if [ -n "$stopped" ]; then scontrol requeue "${SLURM_JOB_ID:-}" || true  # SLURM itself may have been first
+    if [ -n "$stopped" ]; then scontrol requeue "${SLURM_JOB_ID:-}"
     elif [ $status -gt 128 ]; then python -m lmrc.cluster.requeue "$out/$stage" $status 100; fi
     if [ $status -ne 0 ]; then exit $status; fi
     sleep 2
