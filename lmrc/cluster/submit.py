@@ -43,17 +43,20 @@ def setup_lines(options: ClusterOptions, code: Path) -> list[str]:
     """Shell lines before Python: the site's own, then what the config names; the code is that of the folder `code`."""
     exports = {"PYTHONPATH": f"{code}${{PYTHONPATH:+:$PYTHONPATH}}", **variables(options)}
     # Double quotes: $VARIABLES are the node's.
-    return [*options.setup.strip().splitlines(), *(f'export {name}="{value}"' for name, value in exports.items())]
+    # python -m looks into the working folder first: the snapshot, not the checkout that the user may be editing.
+    enter = f"cd {shlex.quote(str(code))}"
+    exported = (f'export {name}="{value}"' for name, value in exports.items())
+    return [*options.setup.strip().splitlines(), *exported, enter]
 
 
 def parameters(stage: Stage, config: StageConfig, dependency: str | None = None) -> dict[str, Any]:
     """What submitit's SlurmExecutor is given."""
     options, run = config.cluster, RunFolder.of(config.run).path
     each, nodes = (gpus_per_node(options), options.nodes) if stage.trains else (1, 1)
+    on_gpus = stage.run is None
     optional = {
         "partition": options.partition,
         "account": options.account,
-    on_gpus = stage.run is None
         "qos": options.qos,
         "constraint": options.constraint,
         "exclude": options.exclude,
@@ -104,14 +107,14 @@ def sbatch_script(stage: Stage, config: StageConfig) -> str:
 def active_jobs(folder: Path) -> list[slurm.SlurmJob]:
     """The jobs (of arrays: tasks) that were submitted for the run and still wait or run. Raises SlurmError."""
     submitted = [str(event["job"]) for event in History(folder).read() if event["event"] == "submitted"]
-    try:
-        return next(iter(active_jobs(folder)), None)
-    except slurm.SlurmError:
     return [job for job in slurm.jobs(submitted) if job.is_active]
 
 
 def running_job(folder: Path) -> slurm.SlurmJob | None:
     """The first of them, or None."""
+    try:
+        return next(iter(active_jobs(folder)), None)
+    except slurm.SlurmError:
         return None  # a controller that does not answer will not take the job either
 
 

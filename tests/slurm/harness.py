@@ -164,14 +164,14 @@ def write_data(folder: Path, documents: int = 64) -> Path:
 
 def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
     """Options of a training on tiny models with dropout, in the run folder `run`, on 2 nodes x 2 tasks."""
-    model = {
+    model: dict[str, dict[str, Any]] = {
         "rcp": {"model.encoder": "embedded:tiny-encoder"},
         "rc": {
             "model.base": "embedded:tiny-llm", "model.attn_implementation": "sdpa", "lora.dropout": 0.1,
             "prompt.max_length": 4096, "train.learning_rate": 1e-3, "train.warmup": 0.1,
         },
     }  # fmt: skip
-    options = {
+    options: dict[str, Any] = {
         "where": "slurm", "run": run.name, "run.folder": run.parent, "nodes": 2, "gpus": 4, "cpus-per-gpu": 1,
         "time": 60, "data.train": data / "train", "data.dev": data / "dev", "train.epochs": 6, "train.batch_size": 4,
         "train.micro_batch_size": 1, "train.precision": "fp32", "train.eval_every": 0,

@@ -1,0 +1,129 @@
+"""Trainings killed at random moments end as if nothing had happened: `python tests/slurm/kill.py --kills 20 --seed 0`.
+
+For each pair of a stage (RCP, LoRA) and a ZeRO stage one training runs to its end, and one is killed (`kill -9` of a
+random rank at a random step, also in the middle of a save) and comes back by itself. Weights, optimizer state,
+metrics.jsonl and the best score of both must be equal to the bit. Needs root and SLURM's packages, or SLURM_CONF.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+if str(ROOT) not in sys.path:
+    sys.path.insert(0, str(ROOT))
+
+from tests.slurm.harness import (  # noqa: E402
+    Cluster,
+    differences,
+    events,
+    missing,
+    steps,
+    submitted,
+    training,
+    wait_for,
+    wait_until_done,
+    write_data,
+)
+
+PAIRS = tuple((stage, zero) for stage in ("rcp", "rc") for zero in (0, 1, 2, 3))
+RANKS = 2
+
+
+def options(stage: str, zero: int, data: Path, run: Path) -> dict[str, Any]:
+    """A training of 96 steps with dropout on one node x 2 tasks, which saves every second or so."""
+    more = {"train__zero_stage": zero, "train__checkpoint_minutes": 0.02}
+    return training(stage, data, run, nodes=1, gpus=RANKS, **more)
+
+
+def kill_points(count: int, steps: int, chance: random.Random) -> list[tuple[int, int, float]]:
+    """(step, rank, seconds after the step) of each kill, a step from each of `count` equal parts of the training."""
+    part = steps / count
+    return [
+        (round(part * number + chance.uniform(0.1, 0.9) * part), chance.randrange(RANKS), chance.uniform(0.0, 0.4))
+        for number in range(count)
+    ]
+
+
+def disturbed(cluster: Cluster, given: dict[str, Any], run: Path, points: list[tuple[int, int, float]]) -> int:
+    """Run a training and kill it at `points`. Returns how many kills found it alive."""
+    cluster.launch(str(given.pop("stage")), given)
+    job, kills = submitted(run), 0
+    for step, rank, delay in points:
+        starts = len(events(run, "started"))
+        wait_for(f"step {step}", lambda step=step: max(steps(run), default=0) >= step or _done(run), 240, run)  # type: ignore[misc]
+        time.sleep(delay)
+        pid = cluster.pid(job, rank)
+        if pid is None or _done(run):
+            continue
+        cluster.kill(job, rank)
+        kills += 1
+        wait_for("restart", lambda starts=starts: len(events(run, "started")) > starts or _done(run), 240, run)  # type: ignore[misc]
+    wait_until_done(run)
+    return kills
+
+
+def _done(run: Path) -> bool:
+    return (run / "DONE").exists()
+
+
+def check(cluster: Cluster, pairs: list[tuple[str, int]], kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Kill trainings of `pairs` `kills` times in all, and compare. Returns the figures of --json."""
+    chance = random.Random(seed)
+    data = write_data(folder / "data")
+    found: dict[str, list[str]] = {}
+    done = 0
+    for number, (stage, zero) in enumerate(pairs):
+        share = (number + 1) * kills // len(pairs) - number * kills // len(pairs)
+        whole, killed = (folder / f"{stage}-zero{zero}-{kind}" for kind in ("whole", "killed"))
+        cluster.launch(stage, options(stage, zero, data, whole))
+        wait_until_done(whole)
+        total = max(steps(whole))
+        given = options(stage, zero, data, killed) | {"stage": stage}
+        alive = disturbed(cluster, given, killed, kill_points(share, total, chance))
+        done += alive
+        found[f"{stage}, ZeRO {zero}"] = differences(whole, killed)
+        resumed = [event["step"] for event in events(killed, "died")]
+        print(
+            f"{stage}, ZeRO {zero}: killed {alive} times, resumed from steps {resumed} of {total}: "
+            f"{found[f'{stage}, ZeRO {zero}'] or 'identical to the bit'}",
+            flush=True,
+        )
+    return {"kills": done, "identical": not any(found.values()), "differences": found, "seed": seed}
+
+
+def main() -> int:
+    """The command. Returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kills", type=int, default=20, help="kills in all [20]")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--pairs", default="all", help="such as rcp:0,rc:2 (stage:ZeRO) [all eight]")
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    given = parser.parse_args()
+    reason = missing()
+    if reason:
+        print(reason, file=sys.stderr)
+        return 2
+    pairs = list(PAIRS)
+    if given.pairs != "all":
+        words = (word.split(":") for word in given.pairs.split(","))
+        pairs = [(stage, int(zero)) for stage, zero in words]
+    cluster = Cluster()
+    cluster.up()
+    with tempfile.TemporaryDirectory() as folder:
+        figures = check(cluster, pairs, given.kills, given.seed, Path(folder))
+    if given.json:
+        given.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print(f"{figures['kills']} kills, {'identical' if figures['identical'] else 'DIFFERENT'}")
+    return 0 if figures["identical"] else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
