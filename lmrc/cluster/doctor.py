@@ -139,7 +139,9 @@ def check_torch() -> Iterator[Check]:
         else:
             yield warning(f"{says}, no bf16", "none needed: trains in fp32, slower than a GPU of 2020 or later")
     if gpus:
-        version = ".".join(map(str, torch.cuda.nccl.version())) if torch.distributed.is_nccl_available() else None
+        version = None
+        if torch.distributed.is_nccl_available():
+            version = ".".join(map(str, torch.cuda.nccl.version()))  # type: ignore[no-untyped-call]
         yield (
             ok(f"NCCL {version}")
             if version

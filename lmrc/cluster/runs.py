@@ -164,6 +164,8 @@ class Work:
     """A line for each unit whose last attempt failed."""
     workers: list[Process] = field(default_factory=list)
     """Those that show signs of life."""
+    submissions: set[str] = field(default_factory=set)
+    """SLURM jobs (whole arrays) that took part lately, also where no history names them."""
 
 
 def work_of(folder: Path, lease_seconds: float) -> Work | None:
@@ -186,6 +188,7 @@ def work_of(folder: Path, lease_seconds: float) -> Work | None:
         documents_per_second=None if speed is None else speed * plan["unit_documents"],
         seconds_left=None if not speed else (plan["units"] - len(units.done)) / speed,
         workers=_alive(units, lease_seconds),
+        submissions=_submissions(units),
     )
     for unit in sorted(failed):
         with contextlib.suppress(OSError, ValueError, KeyError):
@@ -229,6 +232,18 @@ def _alive(units: Units, lease_seconds: float) -> list[Process]:
             process = Process.parse(content)
             if process is not None and now - beat <= lease_seconds and not process.gone(observer):
                 found.append(process)
+    return found
+
+
+def _submissions(units: Units) -> set[str]:
+    """By the claims: they are names of their workers' cards, and stay when a worker has gone."""
+    latest = [*sorted(units.attempts), *sorted(units.unfinished())][-PARTS_LOOKED_AT:]
+    found = set()
+    for unit in latest:
+        with contextlib.suppress(OSError):
+            process = Process.parse(units.files.read(units.path("claim", unit, units.attempts[unit]))[0])
+            if process is not None and process.submission:
+                found.add(process.submission)
     return found
 
 

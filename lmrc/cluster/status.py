@@ -90,11 +90,12 @@ class Status:
 def statuses(folders: Sequence[Path]) -> tuple[list[Status], list[str]]:
     """The state of each run folder, and what could not be found out: a line each."""
     histories = {folder: History(folder).read() for folder in folders}
-    wanted = {job for history in histories.values() for event in history if (job := slurm_id(event)) is not None}
+    works = {folder: _work(folder) for folder in folders}
+    wanted = {job for folder in folders for job in _jobs_of(histories[folder], works[folder])}
     queue = ask_queue(wanted)
     found, remarks = [], [queue.silence] if queue.silence and wanted else []
     for folder, history in histories.items():
-        status, remark = _look(folder, history, queue)
+        status, remark = _look(folder, history, works[folder], queue)
         found.append(status)
         remarks += [remark] if remark else []
     for status in found:
@@ -103,22 +104,33 @@ def statuses(folders: Sequence[Path]) -> tuple[list[Status], list[str]]:
     return found, remarks
 
 
-def _look(folder: Path, history: list[dict[str, Any]], queue: Queue) -> tuple[Status, str]:
+def _work(folder: Path) -> Work | None:
+    options = read_config(folder).get("work")
+    seconds = options.get("lease_seconds", 60.0) if isinstance(options, dict) else 60.0
+    return work_of(folder, seconds) if result(folder) is None else None
+
+
+def _jobs_of(history: list[dict[str, Any]], work: Work | None) -> list[str]:
+    """SLURM's ids, the newest last, of what the run was submitted as; workers of a plain sbatch stand in no history."""
+    named = [job for event in history if (job := slurm_id(event)) is not None]
+    return list(dict.fromkeys([*named, *sorted(work.submissions if work else ())]))
+
+
+def _look(folder: Path, history: list[dict[str, Any]], work: Work | None, queue: Queue) -> tuple[Status, str]:
     config = read_config(folder)
     status = Status(str(folder), kind_of(config), "new", "nothing has run yet", events=history[-5:])
     status.result = result(folder)
     for event in history:
         if event["event"] in ("preempted", "requeued", "died"):
             setattr(status, event["event"], getattr(status, event["event"]) + 1)
-    identifiers = list(dict.fromkeys(job for event in history if (job := slurm_id(event)) is not None))
+    identifiers = _jobs_of(history, work)
     jobs = [job for identifier in identifiers for job in queue.jobs.get(identifier, [])]
     status.jobs = [asdict(job) for job in jobs]
     if history:
         last = str(next((event["job"] for event in reversed(history) if event.get("job")), "")) or None
         status.job = last if last is None or last.startswith("local-") else last.partition("_")[0]
-    options = config.get("work")
-    seconds = options.get("lease_seconds", 60.0) if isinstance(options, dict) else 60.0
-    work = work_of(folder, seconds) if status.result is None else None
+    elif identifiers:
+        status.job = identifiers[-1]
     remark = _judge(folder, status, history, jobs, queue, work)
     _measure(folder, config, status, work)
     status.log = _log(folder, status.job)
@@ -149,9 +161,13 @@ def _judge(
         held = holder(folder)
     except RunError as error:
         remark = str(error)
+    # What SLURM has ended gives no more signs of life, though its last one is less than a lease old.
+    over = {job.id.partition("_")[0] for job in jobs}
+    if held is not None and held.process is not None and held.process.submission in over:
+        held = None
     processes = [held.process] if held and held.silent is not None else list(work.workers if work else [])
-    if processes:
-        known = [process for process in processes if process]
+    known = [process for process in processes if process and process.submission not in over]
+    if known or (processes and None in processes):
         status.state, status.detail = "running", f"{len(known)} workers" if len(known) > 1 else str(*known[:1])
         status.nodes = ",".join(sorted({process.host for process in known})) or None
         status.since = min((process.time for process in known), default=None)
@@ -212,9 +228,10 @@ def _judge_by_end(
         status.state, status.detail = "failed", f"SLURM ended the job: {over.state}; {RESUMES}"
     elif last["event"] == "preempted":
         status.state, status.detail = "stopped", str(last.get("cause", RESUMES))
-    elif queue.silence and slurm_id(last) is not None:
-        status.state, status.detail = "unknown", f"last heard of: {last['event']}"
-    elif last["event"] != "none" or work is not None:
+    elif queue.silence and status.job and not status.job.startswith("local-"):
+        heard = f", last heard of: {last['event']}" if last["event"] != "none" else ""
+        status.state, status.detail = "unknown", f"SLURM cannot be asked of job {status.job}{heard}"
+    elif last["event"] != "none" or work is not None or (folder / "metrics.jsonl").exists():
         status.state, status.detail = "dead", f"{RESUMES} (no job or process of it is left)"
 
 
@@ -240,6 +257,9 @@ def _measure(folder: Path, config: dict[str, Any], status: Status, work: Work | 
             status.unit, status.per_second = "documents", work.documents_per_second
             status.seconds_left = work.seconds_left
     if status.kind not in TRAININGS:
+        f1 = (status.result or {}).get("f1")
+        if f1 is not None:
+            status.metric, status.best = "f1", f1
         return
     found = training_progress(folder, config)
     status.step, status.total, status.epoch, status.loss = found.step, found.total, found.epoch, found.loss

@@ -87,28 +87,15 @@ def _best(status: Status) -> str:
 def _note(status: Status) -> str:
     """What stands at the end of a run's line: where it runs, or what to know of how it ended."""
     where = " on ".join(part for part in (_job(status), status.nodes or "") if part)
-    if status.state in ("running", "queued"):
-        said = [where, status.detail]
-    elif status.state == "done":
-        said = [_outcome(status.result or {})] if status.best is None else []
-    else:
-        said = [status.detail]
+    said = [where, status.detail] if status.state in ("running", "queued") else [status.detail]
     return "; ".join(part for part in (*said, _came_back(status)) if part)
-
-
-def _outcome(result: dict[str, Any]) -> str:
-    return ", ".join(
-        f"{name} {value:.2f}" if isinstance(value, float) else f"{name} {value}"
-        for name, value in result.items()
-        if name != "seconds" and isinstance(value, (int, float))
-    )
 
 
 def table(statuses: Sequence[Status]) -> str:
     """One line each, of at most WIDTH characters; columns that are empty throughout are left out."""
     rows: list[tuple[str, ...]] = [HEADINGS]
     for one in statuses:
-        loss = "" if one.loss is None else f"{one.loss:.3f}"
+        loss = "" if one.loss is None or one.state == "done" else f"{one.loss:.3f}"
         left = "" if one.seconds_left is None else duration(one.seconds_left)
         rows.append(
             (one.run, one.kind, one.state, _progress(one), loss, _speed(one), left, _best(one), _line(_note(one)))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -214,6 +216,18 @@ def test_a_lease_that_lives_runs_and_one_whose_process_is_gone_does_not(run: Pat
     assert "the same command resumes" in look(run).detail
 
 
+@pytest.mark.parametrize("known", [True, False])
+def test_a_job_that_slurm_ended_runs_no_more_though_its_lease_is_young(
+    run: Path, monkeypatch: pytest.MonkeyPatch, known: bool
+) -> None:
+    Site(monkeypatch, *((("7", "CANCELLED", "None", 0, "n1"),) if known else ()))
+    History(run).add("started", job="7", restart=0, hosts="elsewhere")
+    process = dataclasses.replace(Process.current("7"), host="elsewhere")
+    (run / "lease").mkdir()
+    (run / "lease" / "holder-00000001").write_bytes(process.content())
+    assert look(run).state == ("cancelled" if known else "running")
+
+
 def test_a_failure_here_is_told_by_the_notes_of_its_processes(run: Path) -> None:
     History(run).add("started", job="local-5", restart=0, hosts="here")
     (run / "log" / "failures").mkdir()
@@ -285,6 +299,20 @@ def test_a_worker_elsewhere_lives_by_its_signs(tmp_path: Path) -> None:
     seconds = ProposeConfig().work.lease_seconds
     os.utime(path, (time.time() - seconds - 5,) * 2)
     assert look(run).state == "dead"
+
+
+def test_workers_that_no_history_names_are_known_by_their_claims(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = make(tmp_path / "a", "propose")
+    found = units(run, 10, 4)
+    process = dataclasses.replace(Process.current("8"), submission="7", host="elsewhere")
+    found.path("claim", 4, 1).write_bytes(process.content())  # its card is gone, as it is between two starts
+    assert look(run).state == "unknown"
+    Site(monkeypatch, ("7_1", "PENDING", "BeginTime", 1, ""))
+    assert (look(run).state, look(run).job) == ("queued", "7")
+    Site(monkeypatch, ("7_1", "FAILED", "None", 1, "n1"))
+    assert (look(run).state, look(run).job) == ("failed", "7")
 
 
 def test_a_night_without_workers_does_not_count(tmp_path: Path) -> None:
@@ -399,3 +427,8 @@ def test_watch_shows_it_again_until_ctrl_c(run: Path, monkeypatch: pytest.Monkey
     assert main(["status", str(run), "--watch", "2"]) == 0
     assert naps == [2.0, 2.0]
     assert main(["status", str(run), "--watch", "--json"]) == 2
+
+
+def test_it_answers_without_torch() -> None:
+    code = "import sys, lmrc.cluster.status_table; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
