@@ -100,8 +100,16 @@ def _infer(stage: Stage, config: ProposeConfig | ClassifyConfig, attempt: Attemp
     assert stage.infer is not None
     folder = RunFolder.of(config.run)
     start = time.monotonic()
-    with Stoppable(stage.infer(config)) as inference:
-        result = work(folder.path, inference, config.work, stop=inference.is_asked_to_stop, progress=_say)
+    history, alone = History(folder.path), attempt.job.startswith("local-")
+    if alone:  # of SLURM's workers, which may be hundreds, SLURM knows
+        history.add("started", job=attempt.job, restart=attempt.restart, hosts=socket.gethostname())
+    try:
+        with Stoppable(stage.infer(config)) as inference:
+            result = work(folder.path, inference, config.work, stop=inference.is_asked_to_stop, progress=_say)
+    except Interrupted as error:
+        if alone:
+            history.add("stopped", job=attempt.job, restart=attempt.restart, cause=str(error))
+        raise
     if result is None:
         return None
     result = _finish(folder, attempt, result, start)

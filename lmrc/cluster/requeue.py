@@ -41,8 +41,10 @@ def requeue(folder: Path, attempt: Attempt, most: int) -> bool:
     try:
         known = slurm.job(attempt.job)
         if known is not None and known.state != "RUNNING":
-            # Its owner cancelled it, or SLURM has ended it and decides by itself whether it comes back.
-            return stays("cancelled", f"the job is {known.state}")
+            if known.state.startswith("CANCELLED"):
+                return stays("cancelled", "the job was cancelled")
+            print(f"SLURM has ended the job ({known.state}), and decides whether it comes back", flush=True)
+            return False
         if attempt.restart >= most:
             return stays("failed", f"it came back {attempt.restart} times, as often as cluster.max_requeues allows")
         # Before, as this process may not outlive the command.

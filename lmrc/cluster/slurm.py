@@ -61,7 +61,7 @@ def hostnames(nodelist: str) -> list[str]:
 
 def setting(name: str) -> str | None:
     """A value of the site's configuration, such as MaxArraySize; None where it has none of that name."""
-    found = re.search(rf"^{re.escape(name)}\s*=\s*(.*)$", ask("scontrol", "show", "config"), re.MULTILINE)
+    found = re.search(rf"^{re.escape(name)}[ \t]*=[ \t]*(.*)$", ask("scontrol", "show", "config"), re.MULTILINE)
     return found[1].strip() if found else None
 
 

@@ -15,6 +15,7 @@
 #   LMRC_SLURM_USER_SIGNAL  1: a preempted job with --signal gets that signal at once (submitit needs it);
 #                    0: Slurm's default, only SIGCONT and SIGTERM (default 1)
 #   LMRC_SLURM_FAST_REQUEUE  1: requeued jobs restart after ~1 s instead of Slurm's 121 s (default 1)
+#   LMRC_SLURM_MAX_ARRAY  the site's MaxArraySize (default 1001)
 #   LMRC_SLURM_ADDRS   same: every node is 127.0.0.1, all daemons and srun listen on loopback only (default)
 #                    distinct: node i is 127.0.1.i, so that socket.getfqdn() gives nI instead of localhost,
 #                    but then slurmd and srun must listen on 0.0.0.0 (munge-authenticated)
@@ -38,6 +39,7 @@ PORT=${LMRC_SLURM_PORT:-16800}
 GRACE=${LMRC_SLURM_GRACE:-10}
 ADDRS=${LMRC_SLURM_ADDRS:-same}
 FAST_REQUEUE=${LMRC_SLURM_FAST_REQUEUE:-1}
+ARRAY=${LMRC_SLURM_MAX_ARRAY:-1001}
 HOST=$(hostname -s)
 CLUSTER=lab
 P_CTLD=$((PORT+17)) P_DBD=$((PORT+19)) P_SQL=$((PORT+6))   # node i listens on PORT+20+i
@@ -168,7 +170,7 @@ SlurmdTimeout=10
 MessageTimeout=10
 WaitTime=0
 ReturnToService=2
-MaxArraySize=1001
+MaxArraySize=$ARRAY
 $acct
 $(for ((i=1; i<=NODES; i++)); do echo "NodeName=n$i NodeHostname=n$i NodeAddr=$(node_addr $i) Port=$((PORT+20+i)) CPUs=$CPUS RealMemory=$MEM Gres=gpu:$GPUS${FEATURES:+ Features=$FEATURES} State=UNKNOWN"; done)
 PartitionName=$LOW Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=1  PreemptMode=REQUEUE GraceTime=$GRACE
@@ -265,8 +267,12 @@ node_crash() {
 requeue_helper() {
   trap 'exit 0' TERM INT
   local id
+  local -A seen=()
   while [ -d "$STATE/run" ]; do
     for id in $(timeout 5 squeue -h -t PD -O 'JobID:20,Reason:30,RestartCnt:10' 2>/dev/null | awk '$2=="BeginTime" && $3>0 {print $1}'); do
+      # At once would be too soon: the node still refuses the credential of the start before.
+      seen[$id]=$(( ${seen[$id]:-0} + 1 )); [ "${seen[$id]}" -ge 4 ] || continue
+      seen[$id]=0
       timeout 5 scontrol update "jobid=$id" StartTime=now && echo "$(date +%FT%T) job $id released" || true
     done
     sleep 1 & wait $!
@@ -344,6 +350,7 @@ status() {
 export SLURM_CONF="$STATE/etc/slurm.conf"
 case "${1:-}" in
   up) up;;
+  install) install_pkgs;;
   down) down;;
   status) status;;
   env) echo "export SLURM_CONF=$STATE/etc/slurm.conf GLOO_SOCKET_IFNAME=lo TP_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo";;

@@ -51,9 +51,14 @@ class Cluster:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
         return done.stdout
 
-    def up(self, user_signal: bool = True, grace: int = 20) -> None:
-        """Start it, or change how it preempts."""
-        self._script("up", LMRC_SLURM_USER_SIGNAL="1" if user_signal else "0", LMRC_SLURM_GRACE=str(grace))
+    def up(self, user_signal: bool = True, grace: int = 20, array: int = 1001) -> None:
+        """Start it, or change how it preempts and how large an array may be."""
+        self._script(
+            "up",
+            LMRC_SLURM_USER_SIGNAL="1" if user_signal else "0",
+            LMRC_SLURM_GRACE=str(grace),
+            LMRC_SLURM_MAX_ARRAY=str(array),
+        )
 
     def down(self) -> None:
         """End it and everything that runs in it."""
@@ -95,6 +100,15 @@ class Cluster:
 
     def pid(self, job: str, rank: int) -> int | None:
         """The process of this rank of the job; None where it does not run."""
+        return self._find(SLURM_JOB_ID=job, SLURM_PROCID=str(rank))
+
+    def worker(self, task: str) -> int | None:
+        """The process of a task ARRAY_TASK of an array; None where it does not run."""
+        array, _, number = task.partition("_")
+        return self._find(SLURM_ARRAY_JOB_ID=array, SLURM_ARRAY_TASK_ID=number)
+
+    @staticmethod
+    def _find(**wanted: str) -> int | None:
         for place in Path("/proc").glob("[0-9]*"):
             try:
                 if b"submitit.core._submit" not in (place / "cmdline").read_bytes():
@@ -104,7 +118,7 @@ class Cluster:
                 )
             except (OSError, UnicodeDecodeError):
                 continue
-            if variables.get("SLURM_JOB_ID") == job and variables.get("SLURM_PROCID") == str(rank):
+            if wanted.items() <= variables.items():
                 return int(place.name)
         return None
 
@@ -112,6 +126,11 @@ class Cluster:
         """`kill -9` of one rank."""
         pid = self.pid(job, rank)
         assert pid is not None, f"rank {rank} of {job} does not run"
+        self.kill_process(pid)
+
+    @staticmethod
+    def kill_process(pid: int) -> None:
+        """`kill -9`."""
         os.kill(pid, signal.SIGKILL)
 
 
@@ -183,6 +202,11 @@ def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
 def submitted(folder: Path) -> str:
     """The job that was submitted last for the run."""
     return str(events(folder, "submitted")[-1]["job"])
+
+
+def done(folder: Path) -> bool:
+    """Whether the run has finished."""
+    return (folder / "DONE").exists()
 
 
 def wait_until_done(folder: Path, seconds: float = 300.0) -> None:

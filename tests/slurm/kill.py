@@ -23,6 +23,7 @@ if str(ROOT) not in sys.path:
 from tests.slurm.harness import (  # noqa: E402
     Cluster,
     differences,
+    done,
     events,
     missing,
     steps,
@@ -58,20 +59,16 @@ def disturbed(cluster: Cluster, given: dict[str, Any], run: Path, points: list[t
     job, kills = submitted(run), 0
     for step, rank, delay in points:
         starts = len(events(run, "started"))
-        wait_for(f"step {step}", lambda step=step: max(steps(run), default=0) >= step or _done(run), 240, run)  # type: ignore[misc]
+        wait_for(f"step {step}", lambda step=step: max(steps(run), default=0) >= step or done(run), 240, run)  # type: ignore[misc]
         time.sleep(delay)
         pid = cluster.pid(job, rank)
-        if pid is None or _done(run):
+        if pid is None or done(run):
             continue
         cluster.kill(job, rank)
         kills += 1
-        wait_for("restart", lambda starts=starts: len(events(run, "started")) > starts or _done(run), 240, run)  # type: ignore[misc]
+        wait_for("restart", lambda starts=starts: len(events(run, "started")) > starts or done(run), 240, run)  # type: ignore[misc]
     wait_until_done(run)
     return kills
-
-
-def _done(run: Path) -> bool:
-    return (run / "DONE").exists()
 
 
 def check(cluster: Cluster, pairs: list[tuple[str, int]], kills: int, seed: int, folder: Path) -> dict[str, Any]:
@@ -79,7 +76,7 @@ def check(cluster: Cluster, pairs: list[tuple[str, int]], kills: int, seed: int,
     chance = random.Random(seed)
     data = write_data(folder / "data")
     found: dict[str, list[str]] = {}
-    done = 0
+    kills_done = 0
     for number, (stage, zero) in enumerate(pairs):
         share = (number + 1) * kills // len(pairs) - number * kills // len(pairs)
         whole, killed = (folder / f"{stage}-zero{zero}-{kind}" for kind in ("whole", "killed"))
@@ -88,7 +85,7 @@ def check(cluster: Cluster, pairs: list[tuple[str, int]], kills: int, seed: int,
         total = max(steps(whole))
         given = options(stage, zero, data, killed) | {"stage": stage}
         alive = disturbed(cluster, given, killed, kill_points(share, total, chance))
-        done += alive
+        kills_done += alive
         found[f"{stage}, ZeRO {zero}"] = differences(whole, killed)
         resumed = [event["step"] for event in events(killed, "died")]
         print(
@@ -96,7 +93,7 @@ def check(cluster: Cluster, pairs: list[tuple[str, int]], kills: int, seed: int,
             f"{found[f'{stage}, ZeRO {zero}'] or 'identical to the bit'}",
             flush=True,
         )
-    return {"kills": done, "identical": not any(found.values()), "differences": found, "seed": seed}
+    return {"kills": kills_done, "identical": not any(found.values()), "differences": found, "seed": seed}
 
 
 def main() -> int:
