@@ -14,14 +14,13 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
-import socket
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from threading import Thread
 from typing import Any
 
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -54,6 +53,13 @@ def _sha256(path: Path) -> str:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 class _Writing:
@@ -128,31 +134,28 @@ class Checkpoints:
         """Wait for all ranks' parts, and publish them. Collective. Raises RunError as `save` does."""
         writing, self._writing = self._writing, None
         assert writing is not None
-        checksums = self._together(writing.result)
         final = self._folder / f"step-{writing.progress.step:06d}"
 
         def publish() -> None:
             files = dict(sorted(pair for pair in checksums if pair is not None))
             self._publish(writing.temporary, final, files, writing.progress)
 
-        self._together(lambda: publish() if self._world.is_first else None)
+        try:
+            checksums = self._together(writing.result)
+            self._together(lambda: publish() if self._world.is_first else None)
+        except Exception:
+            if self._world.is_first:  # gives the space back to those who want to tell of it
+                shutil.rmtree(writing.temporary, ignore_errors=True)
+            raise
         return final
 
     def _together(self, act: Callable[[], Any]) -> list[Any]:
-        """Every rank's outcome of `act`; a failure on one rank is a failure on all, named by rank, host and cause."""
-        try:
-            outcome = (act(), "")
-        except (OSError, RunError, SafetensorError) as error:  # safetensors has a full disk as an error of its own
-            outcome = (None, f"rank {self._world.rank} on {socket.gethostname()}: {error}")
-        outcomes = self._world.gather(outcome)
-        problems = [problem for _, problem in outcomes if problem]
-        if problems:
-            raise RunError(f"no checkpoint could be written under {self._folder} ({'; '.join(problems)})")
-        return [value for value, _ in outcomes]
+        return self._world.together(act, f"no checkpoint could be written under {self._folder}")
 
-    @staticmethod
-    def _make_empty(folder: Path) -> None:
-        shutil.rmtree(folder, ignore_errors=True)
+    def _make_empty(self, folder: Path) -> None:
+        """Also without what killed processes left: nobody else writes here (`lmrc.cluster.lease`)."""
+        for left in self._folder.glob(".*.tmp"):
+            _remove(left)
         folder.mkdir(parents=True)
 
     def _own_state(self) -> dict[str, Tensor]:
@@ -171,15 +174,20 @@ class Checkpoints:
         manifest = {"format": FORMAT, "world_size": self._world.size, "backend": self._backend.name, "sha256": files}
         write_atomically(temporary / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         fsync(temporary)
-        shutil.rmtree(final, ignore_errors=True)  # one that was found damaged
+        if final.exists():  # one that was found damaged
+            _remove(final)
         temporary.rename(final)
         write_atomically(self._folder / "latest", final.name + "\n")
         fsync(self._folder)
-        for old in self._present()[: -self._keep]:
+        present = self._present()
+        last = present.index(final) + 1
+        # Later ones were passed over as damaged: they must not count among those that are kept.
+        for old in [*present[last:], *present[: max(0, last - self._keep)]]:
             shutil.rmtree(old, ignore_errors=True)
 
     def _present(self) -> list[Path]:
-        return sorted(self._folder.glob("step-*"))
+        """Oldest first; a step of a million has one digit more."""
+        return sorted(self._folder.glob("step-*"), key=lambda folder: (len(folder.name), folder.name))
 
     def newest(self) -> Path | None:
         """The newest checkpoint whose checksums hold; says which ones were passed over."""

@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import os
+import socket
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from safetensors import SafetensorError
+
+from lmrc.errors import RunError, UserError
 
 if not torch.cuda.is_available():
     # Whoever imports DeepSpeed first (peft and accelerate do) would have it warn that it found no accelerator.
@@ -70,10 +75,35 @@ class World:
         """The first rank's (picklable) value, on every rank."""
         return self.gather(value)[0]
 
+    def together(self, act: Callable[[], Any], problem: str) -> list[Any]:
+        """Every rank's (picklable) outcome of `act`, which must not talk to other ranks. Collective.
+
+        Where it fails on a rank, all ranks raise RunError: `problem`, the ranks, their hosts and causes. A fault of
+        ours is raised as it is where it happened.
+        """
+        value, cause, fault = None, "", None
+        try:
+            value = act()
+        except Exception as error:
+            cause = f"rank {self.rank} on {socket.gethostname()}: {str(error) or type(error).__name__}"
+            fault = None if _is_of_the_machine(error) else error
+        outcomes = self.gather((value, cause))
+        if fault is not None:
+            raise fault
+        causes = [cause for _, cause in outcomes if cause]
+        if causes:
+            raise RunError(f"{problem} ({'; '.join(causes)})")
+        return [value for value, _ in outcomes]
+
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
             dist.barrier()
+
+
+def _is_of_the_machine(error: Exception) -> bool:
+    """Whether a file could not be written or read; libraries in Rust have errors of their own for a full disk."""
+    return isinstance(error, (OSError, UserError, SafetensorError)) or "(os error " in str(error)
 
 
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))

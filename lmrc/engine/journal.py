@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import json
+import socket
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
+
+from lmrc.errors import RunError
 
 SECONDS_BETWEEN_LINES = 60.0
 SECONDS_BETWEEN_PROGRESS = 5.0
@@ -39,13 +43,28 @@ def keep_until(path: Path, step: int) -> None:
     temporary.replace(path)
 
 
+@contextlib.contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        raise RunError(
+            f"rank 0 on {socket.gethostname()}: cannot write metrics.jsonl and tensorboard/ in {folder}: "
+            f"{error.strerror or error}; free space or mend the permissions, then repeat"
+        ) from None
+
+
 class Journal:
-    """Written by rank 0 only."""
+    """Written by rank 0 only. Raises RunError where the disk refuses."""
 
     def __init__(self, folder: Path, first_step: int, total_steps: int, unit: str) -> None:
-        keep_until(folder / "metrics.jsonl", first_step)
-        self._file = (folder / "metrics.jsonl").open("a")
-        self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+        self._folder = folder
+        self._progress_path = folder / "log" / "progress.json"
+        with _writing(folder):
+            keep_until(folder / "metrics.jsonl", first_step)
+            self._file = (folder / "metrics.jsonl").open("a")
+            self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
+            self._progress_path.parent.mkdir(exist_ok=True)
         self._unit = unit
         self._total = total_steps
         self._first = first_step
@@ -53,8 +72,6 @@ class Journal:
         self._units = 0
         self._dev = ""
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
-        self._progress_path = folder / "log" / "progress.json"
-        self._progress_path.parent.mkdir(exist_ok=True)
         self._progress: dict[str, str | int | float] = {}
         self._last_progress = -SECONDS_BETWEEN_PROGRESS
 
@@ -70,7 +87,8 @@ class Journal:
         speed = self._units / max(now - self._start, 1e-9)
         figures = {"loss": loss, "rate": rate, "gradient_norm": norm, self._unit: units}
         self._write(step, figures, epoch=epoch, examples=examples)
-        self._board.add_scalar(f"{self._unit}_per_second", speed, step)
+        with _writing(self._folder):
+            self._board.add_scalar(f"{self._unit}_per_second", speed, step)
         left = (now - self._start) / (step - self._first) * (self._total - step)
         self._progress = {
             **{"step": step, "total": self._total, "epoch": epoch, "loss": loss},
@@ -96,10 +114,11 @@ class Journal:
         self.say(f"step {step}/{self._total}: dev {figures}{' (best so far)' if best else ''}")
 
     def _write(self, step: int, figures: dict[str, float], **more: Any) -> None:
-        self._file.write(json.dumps({"step": step, **more, **figures}) + "\n")
-        self._file.flush()
-        for name, value in figures.items():
-            self._board.add_scalar(name, value, step)
+        with _writing(self._folder):
+            self._file.write(json.dumps({"step": step, **more, **figures}) + "\n")
+            self._file.flush()
+            for name, value in figures.items():
+                self._board.add_scalar(name, value, step)
 
     def _write_progress(self) -> None:
         # For the eye alone: not worth an fsync, nor the end of a training whose disk is full.
@@ -118,5 +137,7 @@ class Journal:
         if self._progress:
             self._write_progress()
         self._bar.close()
-        self._board.close()
-        self._file.close()
+        # Every line was flushed when it was written: what fails here has been told of, and must not take its place.
+        for opened in (self._board, self._file):
+            with contextlib.suppress(OSError):
+                opened.close()

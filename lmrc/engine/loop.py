@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from lmrc.config import Training
+from lmrc.durable import fsync
 from lmrc.engine.backend import autocast, choose_backend, trained_parameters
 from lmrc.engine.checkpoint import Checkpoints, Progress
 from lmrc.engine.distributed import World
@@ -114,6 +115,8 @@ class Trainer:
             ends_epoch = self._order.ends_epoch(progress.step - 1)
             due = self._options.eval_every and progress.step % self._options.eval_every == 0
             if due or ends_epoch or last:
+                if self._checkpoints.is_begun():  # an evaluation is long: a kill must not take it
+                    self._checkpoints.finish()
                 self._evaluate(journal)
             signal, overdue, writing = self._agree(stop)
             if self._checkpoints.is_begun() and not writing:
@@ -192,23 +195,39 @@ class Trainer:
             journal.dev(progress.step, metrics, metric, better)
 
     def _export(self) -> None:
-        """Replace the best weights. A kill in between leaves old or new ones, and the resume makes them again."""
+        """Replace the best weights. A kill in between leaves old or new ones, and the resume makes them again.
+
+        Raises RunError on all ranks where they cannot be written.
+        """
         weights: dict[str, Tensor] = {}
         for name in self._names:
             value = self._backend.weight(name)
             if self._world.is_first:
                 weights[name] = value
-        if self._world.is_first:
+
+        def replace() -> None:
             new, old = self._run.path / ".best.new", self._run.path / ".best.old"
             for folder in (new, old):
                 shutil.rmtree(folder, ignore_errors=True)
             new.mkdir(parents=True)
-            self._task.export(new, weights)
+            try:
+                self._task.export(new, weights)
+                # A checkpoint says that they are there: they must outlive a power cut as it does.
+                for path in [*new.rglob("*"), new]:
+                    fsync(path)
+            except Exception:
+                shutil.rmtree(new, ignore_errors=True)
+                raise
             _swap(new, self._run.best, old)
-        self._world.barrier()
+            fsync(self._run.path)
+
+        problem = f"the best weights could not be written to {self._run.best}"
+        self._world.together(lambda: replace() if self._world.is_first else None, problem)
 
     def _resume(self) -> None:
-        folder = self._world.broadcast(self._checkpoints.newest() if self._world.is_first else None)
+        newest = self._checkpoints.newest
+        problem = f"{self._run.path} cannot be resumed"
+        folder = self._world.together(lambda: newest() if self._world.is_first else None, problem)[0]
         if folder is None:
             return
         # Adam's state exists only after a step: take one that moves nothing.
