@@ -1,0 +1,148 @@
+"""How long a training stands still for a checkpoint: written at once, or while the training goes on.
+
+The same loop runs in turn without checkpoints, with `save`, and with `begin` and `finish` at the first step that finds
+the files written, as `lmrc.engine.loop` does. Steps are slower while a thread writes beside them: the whole time lost
+a checkpoint is shown too.
+
+    python benchmarks/checkpoint.py [--megabytes 300] [--every 100] [--saves 3] [--folder FOLDER] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import shutil
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from lmrc.engine.backend import STATE_KEYS, StateKey
+from lmrc.engine.checkpoint import Checkpoints, Progress
+from lmrc.engine.distributed import ALONE
+
+STEP_SECONDS = 0.02
+MATRIX = 1000
+
+
+class State:
+    """A backend that holds as much state as asked for, in tensors of 4 MB, and gives copies of it."""
+
+    name = "benchmark"
+    model = nn.Module()
+
+    def __init__(self, megabytes: int) -> None:
+        count = max(1, megabytes // 4 // len(STATE_KEYS))
+        self.names = [f"layer.{number}.weight" for number in range(count)]
+        self.tensors = {(name, key): torch.randn(1000, 1000) for name in self.names for key in STATE_KEYS}
+
+    @property
+    def megabytes(self) -> float:
+        """Of all tensors."""
+        return sum(value.nbytes for value in self.tensors.values()) / 1e6
+
+    def get(self, name: str, key: StateKey) -> Tensor:
+        return self.tensors[name, key].clone()
+
+    def weight(self, name: str) -> Tensor:
+        return self.get(name, "master")
+
+    def put(self, name: str, key: StateKey, value: Tensor) -> None:
+        self.tensors[name, key].copy_(value)
+
+    def set_step(self, step: int) -> None:
+        """There is nothing that counts."""
+
+    def loss(self, batch: object) -> Tensor:
+        raise NotImplementedError
+
+    def backward(self, loss: Tensor) -> None:
+        raise NotImplementedError
+
+    def step(self, scale: float) -> float:
+        raise NotImplementedError
+
+
+def products_a_step(matrix: Tensor) -> int:
+    """How many products of the matrix take about STEP_SECONDS."""
+    matrix @ matrix
+    begun = time.perf_counter()
+    for _ in range(5):
+        matrix @ matrix
+    return max(1, round(5 * STEP_SECONDS / (time.perf_counter() - begun)))
+
+
+def run(mode: str, saver: Checkpoints, first: int, steps: int, every: int, products: int) -> tuple[float, float]:
+    """(seconds of all, seconds that the loop stood still) of `steps` steps and one checkpoint every `every`."""
+    matrix = torch.randn(MATRIX, MATRIX)
+    still = 0.0
+    begun = time.perf_counter()
+    for step in range(first + 1, first + steps + 1):
+        for _ in range(products):
+            matrix @ matrix
+        before = time.perf_counter()
+        if saver.is_begun() and not saver.is_writing():
+            saver.finish()
+        # In the middle, so that there are steps to go on with after the last one too.
+        if mode != "none" and (step - first) % every == every // 2:
+            (saver.save if mode == "save" else saver.begin)(Progress(step=step))
+        still += time.perf_counter() - before
+    before = time.perf_counter()
+    if saver.is_begun():
+        saver.finish()
+    end = time.perf_counter()
+    return end - begun, still + end - before
+
+
+def main() -> int:
+    """Measure and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--megabytes", type=int, default=300, help="state: weights and Adam's moments")
+    parser.add_argument("--every", type=int, default=100, help="steps between checkpoints")
+    parser.add_argument("--saves", type=int, default=3, help="checkpoints written in each way")
+    parser.add_argument("--folder", type=Path, help="where to write (default: the folder of temporary files)")
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    state = State(options.megabytes)
+    products = products_a_step(torch.randn(MATRIX, MATRIX))
+    folder = Path(tempfile.mkdtemp(prefix="checkpoint-benchmark-", dir=options.folder))
+    seconds = dict.fromkeys(("none", "save", "begin"), 0.0)
+    still = dict(seconds)
+    try:
+        saver = Checkpoints(folder, state, state.names, ALONE, keep=1)
+        saver.save(Progress(step=0))  # the first one finds no file to replace
+        step = 0
+        for _ in range(options.saves):
+            for mode in seconds:
+                spent, stood = run(mode, saver, step, options.every, options.every, products)
+                seconds[mode] += spent / options.saves
+                still[mode] += stood / options.saves
+                step += options.every
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+    figures = {
+        "megabytes": state.megabytes,
+        "saves": options.saves,
+        "step_seconds": seconds["none"] / options.every,
+        "standstill_seconds": {"save": still["save"], "begin_finish": still["begin"]},
+        "standstill_ratio": still["begin"] / still["save"],
+        "lost_seconds": {mode: seconds[mode] - seconds["none"] for mode in ("save", "begin")},
+    }
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    lost = figures["lost_seconds"]
+    print(
+        f"state of {state.megabytes:.0f} MB, steps of {1000 * seconds['none'] / options.every:.1f} ms, {options.saves} "
+        f"checkpoints each way\n"
+        f"  lost in all a checkpoint: save {lost['save']:.3f} s, begin and finish {lost['begin']:.3f} s\n"
+        f"standstill a checkpoint: save {still['save']:.3f} s, begin and finish {still['begin']:.3f} s: "
+        f"{still['begin'] / still['save']:.3f} x"
+    )
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,119 @@
+"""Processes to be killed and disks to be filled, for tests."""
+
+from __future__ import annotations
+
+import os
+import pickle
+import select
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+
+class Child:
+    """A forked process: torch is imported already, so that dozens of them take seconds.
+
+    It runs `function(report, *arguments)`; what it gives to `report` is read by the parent, also after its death.
+    """
+
+    def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
+        self._reader, writer = os.pipe()
+        self.pid = os.fork()
+        if self.pid == 0:
+            status = 1
+            try:
+                torch.set_num_threads(1)  # threads do not survive a fork
+                os.close(self._reader)
+                function(lambda value: _write(writer, value), *arguments)
+                status = 0
+            except BaseException:
+                traceback.print_exc()
+                sys.stderr.flush()
+            finally:
+                os._exit(status)
+        os.close(writer)
+
+    def wait_for_report(self, seconds: float = 30.0) -> None:
+        """Wait until something is reported."""
+        assert select.select([self._reader], [], [], seconds)[0], "no report came"
+
+    def kill(self) -> None:
+        """As the kernel or SLURM does: it cannot be heard."""
+        os.kill(self.pid, signal.SIGKILL)
+
+    def end(self, seconds: float = 30.0) -> tuple[int, list[Any]]:
+        """(exit status, or minus the signal that ended it; its reports). Fails where it hangs."""
+        end = time.monotonic() + seconds
+        reports: list[Any] = []
+        with os.fdopen(self._reader, "rb", buffering=0) as reader:
+            while select.select([reader], [], [], max(0.0, end - time.monotonic()))[0]:
+                try:
+                    reports.append(pickle.load(reader))
+                except (EOFError, pickle.UnpicklingError):  # nothing more, or a report cut short
+                    break
+            else:
+                self.kill()
+                os.waitpid(self.pid, 0)
+                pytest.fail(f"the process hangs: no end within {seconds} s, after {reports}")
+        return os.waitstatus_to_exitcode(os.waitpid(self.pid, 0)[1]), reports
+
+
+def _write(writer: int, value: Any) -> None:
+    os.write(writer, pickle.dumps(value))
+
+
+class Disk:
+    """A file system of a few megabytes that can be filled and made read-only for real."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._ballast = path / "ballast"
+
+    def fill(self, leave: int = 0) -> None:
+        """Fill it but for `leave` bytes."""
+        free = os.statvfs(self.path)
+        size = free.f_bavail * free.f_frsize - leave
+        with self._ballast.open("ab", buffering=0) as file:
+            os.posix_fallocate(file.fileno(), file.tell(), size)
+
+    def free(self) -> None:
+        """Take back `fill`."""
+        self._ballast.unlink()
+
+    def set_writable(self, writable: bool) -> None:
+        """Remount it; waits for whoever has a file open for writing."""
+        command = ["mount", "-o", f"remount,{'rw' if writable else 'ro'}", str(self.path)]
+        for _ in range(100):
+            done = subprocess.run(command, capture_output=True, text=True)
+            if done.returncode == 0:
+                return
+            time.sleep(0.02)
+        pytest.fail(f"{' '.join(command)}: {done.stderr}")
+
+
+@contextmanager
+def small_disk(path: Path, megabytes: int) -> Iterator[Disk]:
+    """Mounted at `path`; skips the test where that is not permitted."""
+    path.mkdir(parents=True, exist_ok=True)
+    if os.geteuid() != 0:
+        pytest.skip("only root may mount the small file system that is to be filled")
+    command = ["mount", "-t", "tmpfs", "-o", f"size={megabytes}m", "tmpfs", str(path)]
+    try:
+        done = subprocess.run(command, capture_output=True, text=True)
+    except FileNotFoundError:
+        pytest.skip("there is no mount command")
+    if done.returncode:
+        pytest.skip(f"mounting a small file system is not permitted here: {done.stderr.strip()}")
+    try:
+        yield Disk(path)
+    finally:
+        subprocess.run(["umount", "--lazy", str(path)], check=True)
