@@ -47,9 +47,9 @@ def follow(path: Path, running: Callable[[], bool], seconds: float = SECONDS_BET
     tail.show()
 
 
-def follow_job(identifier: str, folder: Path, is_training: bool) -> None:
+def follow_job(identifier: str, folder: Path, is_array: bool) -> None:
     """Show the log of rank 0, or of the first worker, of a SLURM job until it has ended; Ctrl-C leaves it alone."""
-    if not is_training:
+    if is_array:
         identifier += "_0"
     path = folder / "log" / f"{identifier}_0_log.out"
     print(f"Following {path}; Ctrl-C leaves the job alone.", flush=True)

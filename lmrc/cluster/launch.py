@@ -11,7 +11,7 @@ from lmrc.cluster import slurm
 from lmrc.cluster.follow import follow_job
 from lmrc.cluster.plan import dry_run
 from lmrc.cluster.stages import Stage, StageConfig
-from lmrc.cluster.submit import submit
+from lmrc.cluster.submit import processes, submit
 from lmrc.config import ClusterOptions, RunOptions
 from lmrc.exits import exit_status
 from lmrc.options import parse, table
@@ -66,7 +66,7 @@ def launch(stage: Stage, config: StageConfig, following: bool = False) -> None:
         jobs = submit(stage, config)
         print(f"{folder.path} {state}. {stage.name} is SLURM job {', '.join(jobs)}; see lmrc status {folder.path}")
         if following:
-            follow_job(jobs[0], folder.path, stage.trains)
+            follow_job(jobs[0], folder.path, is_array=stage.infer is not None and processes(config.cluster) > 1)
         return
     from lmrc.cluster.local import processes_here, run_here, run_processes
 

@@ -192,7 +192,7 @@ def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
     }  # fmt: skip
     options: dict[str, Any] = {
         "where": "slurm", "run": run.name, "run.folder": run.parent, "nodes": 2, "gpus": 4, "cpus-per-gpu": 1,
-        "time": 60, "data.train": data / "train", "data.dev": data / "dev", "train.epochs": 6, "train.batch_size": 4,
+        "time": 60, "data.train": data / "train", "data.dev": data / "dev", "train.epochs": 4, "train.batch_size": 4,
         "train.micro_batch_size": 1, "train.precision": "fp32", "train.eval_every": 0,
         "train.checkpoint_minutes": 0.03,
     }  # fmt: skip

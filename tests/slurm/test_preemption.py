@@ -30,7 +30,7 @@ def undisturbed(cluster: Cluster, data: Path, runs: Path) -> Path:
     folder = runs / "undisturbed"
     cluster.launch("rcp", training("rcp", data, folder))
     wait_until_done(folder)
-    assert steps(folder) == list(range(1, 97))
+    assert steps(folder) == list(range(1, 65))
     assert [event["event"] for event in events(folder, "started", "finished")] == ["started", "finished"]
     return folder
 
