@@ -41,7 +41,8 @@ def held_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
 def test_what_is_published_is_what_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = stepped()
     saver = Checkpoints(tmp_path, backend, NAMES, ALONE, 2)
-    before, progress = state(backend), Progress(step=1, best=0.5)
+    before = {name: value.clone() for name, value in state(backend).items()}
+    progress = Progress(step=1, best=0.5)
     with held_back(monkeypatch) as go_on:
         saver.begin(progress)
         for name in NAMES:  # in place, as an optimizer does
