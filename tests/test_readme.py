@@ -12,7 +12,7 @@ import pytest
 
 from lmrc import config as config_module
 from lmrc.cli import lmrc
-from lmrc.cluster.launch import read_config
+from lmrc.cluster.launch import FLAGS, read_config
 from lmrc.cluster.pipeline import read_pipeline
 from lmrc.cluster.stages import STAGES
 from lmrc.options import table
@@ -51,7 +51,7 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
         read_pipeline([word for word in arguments[1:] if word != "--dry-run"])
     elif program == "python" and arguments[0].startswith("launch/"):
         assert (ROOT / arguments[0]).is_file()
-        read_config(STAGES[Path(arguments[0]).stem], [word for word in arguments[1:] if word != "--dry-run"])
+        read_config(STAGES[Path(arguments[0]).stem], [word for word in arguments[1:] if word not in FLAGS])
     elif program == "python":
         assert (ROOT / arguments[0]).is_file()
     elif "/" in program:
