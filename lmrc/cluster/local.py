@@ -18,7 +18,7 @@ from lmrc.cluster.stages import Stage, StageConfig
 from lmrc.cluster.variables import variables
 from lmrc.config import ClusterOptions
 from lmrc.errors import UserError
-from lmrc.exits import Interrupted
+from lmrc.exits import Failed, Interrupted
 from lmrc.history import History
 from lmrc.run import RunFolder
 
@@ -56,7 +56,7 @@ def run_here(stage: Stage, config: StageConfig) -> dict[str, Any] | None:
 def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str, Any] | None:
     """Run the stage in `processes` new ones, showing rank 0's output. Returns its result as `run_here` does.
 
-    Raises UserError where one of them did, Interrupted after they saved on a signal, RuntimeError where one died.
+    Raises UserError where one of them did, Interrupted after they saved on a signal, Failed where one died.
     """
     import submitit
     import torch
@@ -122,7 +122,7 @@ def _outcome(run: RunFolder, attempt: Attempt, processes: int, stopped: bool) ->
         raise Interrupted("stopped; the same command resumes")
     job = attempt.job.removeprefix("local-")
     logs = run.path / "log" / f"{job}_*_log.err"
-    raise RuntimeError(f"{end.cause or f'one of {processes} processes died'}; what they said is in {logs}")
+    raise Failed(f"{end.cause or f'one of {processes} processes died'}; what they said is in {logs}")
 
 
 class _Stops:
