@@ -44,10 +44,11 @@ def config(stage: str, data: Path, name: str, **train: Any) -> RcpConfig | RcCon
 
 def train_all(world: World, data: Path) -> None:
     for stage in STAGES:
-        for kind, run in (("rcp", RCP.run), ("rc", RC.run)):
+        for kind, run in (("rcp", RCP.train), ("rc", RC.train)):
             options = config(kind, data, f"zero{stage}", backend="deepspeed", zero_stage=stage)
             (options.run.folder / options.run.name).mkdir(parents=True, exist_ok=True)
             world.barrier()
+            assert run is not None
             run(options, world)
 
 
