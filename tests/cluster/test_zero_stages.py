@@ -63,10 +63,11 @@ def test_both_stages_under_every_zero_stage(tmp_path: Path) -> None:
         write_corpus(synthetic.generate(documents, seed), tmp_path / part, synthetic.RELATIONS, part, "0" * 64)
     _without_dropout(tmp_path / "encoder")
     run_in_processes(2, train_all, tmp_path)
-    for kind, run, exported in (("rcp", RCP.run, "model.safetensors"), ("rc", RC.run, "adapter_model.safetensors")):
+    for kind, run, exported in (("rcp", RCP.train, "model.safetensors"), ("rc", RC.train, "adapter_model.safetensors")):
         options = config(kind, tmp_path, "plain", backend="torch")
         reference = options.run.folder / options.run.name
         reference.mkdir(parents=True)
+        assert run is not None
         run(options, ALONE)
         expected, weights = losses(reference), load_file(reference / "best" / exported)
         assert len(expected) == 4  # 3 steps and the evaluation after the epoch
