@@ -17,6 +17,7 @@ from lmrc.cluster.job import Job
 from lmrc.cluster.stages import Stage, StageConfig
 from lmrc.cluster.variables import variables
 from lmrc.config import ClusterOptions
+from lmrc.engine.preemption import Listener
 from lmrc.errors import UserError
 from lmrc.exits import Failed, Interrupted
 from lmrc.history import History
@@ -125,24 +126,15 @@ def _outcome(run: RunFolder, attempt: Attempt, processes: int, stopped: bool) ->
     raise Failed(f"{end.cause or f'one of {processes} processes died'}; what they said is in {logs}")
 
 
-class _Stops:
+class _Stops(Listener):
     """Signals to the launcher while its processes run: they are asked to save and end."""
 
     def __init__(self) -> None:
+        super().__init__()
         self.asked = False
         self._last = 0.0
-        self._previous: dict[int, Any] = {}
 
-    def __enter__(self) -> _Stops:
-        for number in (signal.SIGTERM, signal.SIGUSR2, signal.SIGINT):
-            self._previous[number] = signal.signal(number, self._ask)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
+    def _hear(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
 
     def is_due(self) -> bool:

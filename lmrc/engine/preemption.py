@@ -7,6 +7,7 @@ SLURM's warning is USR2 where the site sends one and TERM elsewhere; Ctrl-C is t
 from __future__ import annotations
 
 import signal
+from abc import ABC, abstractmethod
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -20,10 +21,10 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
 class Preempted(Interrupted):
-    """The training stopped on a signal after saving: the same command resumes it."""
+    """A training saved on a signal, or a worker gave its unit back: the same command goes on."""
 
 
-class _Listener:
+class Listener(ABC):
     """Listens to SIGNALS while it is entered."""
 
     def __init__(self) -> None:
@@ -40,11 +41,12 @@ class _Listener:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
 
+    @abstractmethod
     def _hear(self, number: int, frame: FrameType | None) -> None:
-        raise NotImplementedError
+        """A signal has come."""
 
 
-class StopRequest(_Listener):
+class StopRequest(Listener):
     """A training's: a second Ctrl-C stops at once."""
 
     def __init__(self) -> None:
@@ -63,7 +65,7 @@ def name_of(number: int) -> str:
     return signal.Signals(number).name if number else ""
 
 
-class Stoppable(_Listener):
+class Stoppable(Listener):
     """An inference that a signal interrupts while it computes rows, and at no other place."""
 
     def __init__(self, inference: Inference) -> None:
