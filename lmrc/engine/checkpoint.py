@@ -29,7 +29,8 @@ from lmrc.engine.backend import STATE_KEYS, Backend
 from lmrc.engine.distributed import World
 from lmrc.errors import RunError
 
-FORMAT = 1
+# 1 had no `evaluation_due`: its evaluations were done before it was saved, as the default says.
+FORMAT = 2
 
 
 @dataclass
@@ -45,6 +46,8 @@ class Progress:
     """Identity of the training examples."""
     precision: str = ""
     """What the forward passes ran in."""
+    evaluation_due: bool = False
+    """Whether the evaluation after `step` is yet to be done."""
 
 
 def _sha256(path: Path) -> str:

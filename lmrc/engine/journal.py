@@ -27,17 +27,22 @@ def clock(seconds: float) -> str:
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
 
 
-def keep_until(path: Path, step: int) -> None:
-    """Drop the lines of steps after `step`: they will be made again, and each step stands in the file once."""
+def keep_until(path: Path, step: int, evaluation_due: bool) -> None:
+    """Drop what will be made again: the lines after `step`, and its evaluation's where that is due.
+
+    So each step and each evaluation stand in the file once.
+    """
     if not path.exists():
         return
     lines = []
     for line in path.read_text().splitlines():
         try:
-            if json.loads(line)["step"] <= step:
-                lines.append(line + "\n")
+            row = json.loads(line)
+            is_done = row["step"] <= step and not (row["step"] == step and evaluation_due and "loss" not in row)
         except ValueError:
             continue  # the line that was being written when the process was killed
+        if is_done:
+            lines.append(line + "\n")
     temporary = path.with_suffix(".tmp")
     temporary.write_text("".join(lines))
     temporary.replace(path)
@@ -57,11 +62,12 @@ def _writing(folder: Path) -> Iterator[None]:
 class Journal:
     """Written by rank 0 only. Raises RunError where the disk refuses."""
 
-    def __init__(self, folder: Path, first_step: int, total_steps: int, unit: str) -> None:
+    def __init__(self, folder: Path, first_step: int, evaluation_due: bool, total_steps: int, unit: str) -> None:
+        """`first_step` steps are done, the last one's evaluation unless `evaluation_due`."""
         self._folder = folder
         self._progress_path = folder / "log" / "progress.json"
         with _writing(folder):
-            keep_until(folder / "metrics.jsonl", first_step)
+            keep_until(folder / "metrics.jsonl", first_step, evaluation_due)
             self._file = (folder / "metrics.jsonl").open("a")
             self._board = SummaryWriter(str(folder / "tensorboard"), purge_step=first_step + 1)
             self._progress_path.parent.mkdir(exist_ok=True)

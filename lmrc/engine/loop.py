@@ -4,17 +4,15 @@ from __future__ import annotations
 
 import math
 import random
-import shutil
 import time
-from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from lmrc.config import Training
-from lmrc.durable import fsync
 from lmrc.engine.backend import autocast, choose_backend, trained_parameters
+from lmrc.engine.best import Best
 from lmrc.engine.checkpoint import Checkpoints, Progress
 from lmrc.engine.distributed import World
 from lmrc.engine.journal import Journal
@@ -69,8 +67,12 @@ class Trainer:
         self._trained = sum(parameter.numel() for parameter in parameters.values())
         self._backend = choose_backend(task, options, world, self._plan.count)
         self._checkpoints = Checkpoints(run.checkpoints, self._backend, self._names, world, options.checkpoint_keep)
+        self._best = Best(run, task, self._backend, self._names, world)
         self._precision = settle(options.precision)
-        self._progress = Progress(fingerprint=task.fingerprint(), precision=self._precision)
+        self._progress = Progress(
+            fingerprint=task.fingerprint(), precision=self._precision, evaluation_due=options.eval_at_start
+        )
+        self._saved_step = 0  # the initial weights are made anew
         self._saved_at = time.monotonic()
 
     def run(self) -> dict[str, Any]:
@@ -79,21 +81,28 @@ class Trainer:
         Returns the result (best score and its step, steps done). Raises Preempted after saving on a signal.
         """
         self._resume()
+        progress = self._progress
         journal = None
         if self._world.is_first:
-            journal = Journal(self._run.path, self._progress.step, self._total, self._task.unit)
+            journal = Journal(self._run.path, progress.step, progress.evaluation_due, self._total, self._task.unit)
             self._announce(journal)
         try:
             with StopRequest() as stop:
-                self._train(journal, stop)
+                try:
+                    self._train(journal, stop)
+                except Preempted:
+                    self._save()
+                    raise
         finally:
             if journal is not None:
                 journal.close()
+        # Not the progress: the weights may be of a step that was made on other processes (`lmrc.engine.best`).
+        held = self._best.held
         return {
             "metric": self._options.metric,
-            "best": self._progress.best,
-            "best_step": self._progress.best_step,
-            "steps": self._progress.step,
+            "best": held.score if held else progress.best,
+            "best_step": held.step if held else progress.best_step,
+            "steps": progress.step,
         }
 
     def _announce(self, journal: Journal) -> None:
@@ -106,32 +115,44 @@ class Trainer:
         )
 
     def _train(self, journal: Journal | None, stop: StopRequest) -> None:
-        progress = self._progress
-        if progress.step == 0 and self._options.eval_at_start:
-            self._evaluate(journal)
-        while progress.step < self._total and not self._out_of_patience():
+        progress, every = self._progress, self._options.eval_every
+        while True:
+            if progress.evaluation_due:
+                self._evaluate(journal, stop)
+            if progress.step >= self._total or self._out_of_patience():
+                break
             self._step(journal)
-            last = progress.step == self._total
-            ends_epoch = self._order.ends_epoch(progress.step - 1)
-            due = self._options.eval_every and progress.step % self._options.eval_every == 0
-            if due or ends_epoch or last:
-                if self._checkpoints.is_begun():  # an evaluation is long: a kill must not take it
-                    self._checkpoints.finish()
-                self._evaluate(journal)
-            signal, overdue, writing = self._agree(stop)
-            if self._checkpoints.is_begun() and not writing:
-                self._checkpoints.finish()
-            if ends_epoch or last or overdue or signal:
-                self._checkpoints.begin(progress)
-                self._saved_at = time.monotonic()
-            if last or signal:
-                self._checkpoints.finish()
-            if signal and not last:
-                raise Preempted(
-                    f"{signal} at step {progress.step}/{self._total}: saved; the same command resumes from there"
-                )
+            ends = self._order.ends_epoch(progress.step - 1) or progress.step == self._total
+            progress.evaluation_due = ends or bool(every and progress.step % every == 0)
+            # Before the evaluation, which is long: a kill must not take the steps as well.
+            if self._heed(stop) or ends:
+                self._begin_save()
+        if self._checkpoints.is_begun():
+            self._checkpoints.finish()
 
-        if self._checkpoints.is_begun():  # out of patience
+    def _heed(self, stop: StopRequest) -> bool:
+        """Publish a checkpoint that is written. Returns whether the next is due; raises Preempted on a signal.
+
+        Collective, and the same on all ranks.
+        """
+        signal, overdue, writing = self._agree(stop)
+        if self._checkpoints.is_begun() and not writing:
+            self._checkpoints.finish()
+        if signal:
+            raise Preempted(
+                f"{signal} at step {self._progress.step}/{self._total}: saved; the same command resumes from there"
+            )
+        return overdue
+
+    def _begin_save(self) -> None:
+        self._checkpoints.begin(self._progress)
+        self._saved_step, self._saved_at = self._progress.step, time.monotonic()
+
+    def _save(self) -> None:
+        """Leave with a checkpoint of this step; there is one already where a signal came in its evaluation."""
+        if self._saved_step != self._progress.step:
+            self._begin_save()
+        if self._checkpoints.is_begun():
             self._checkpoints.finish()
 
     def _agree(self, stop: StopRequest) -> tuple[str, bool, bool]:
@@ -173,58 +194,49 @@ class Trainer:
             journal.train(step + 1, self._order.epoch(step), batch, loss, scale, norm, units)
 
     @torch.no_grad()
-    def _evaluate(self, journal: Journal | None) -> None:
+    def _evaluate(self, journal: Journal | None, stop: StopRequest) -> None:
+        """Raises Preempted when a signal comes meanwhile: the evaluation is then done from the start after a resume."""
         model = self._backend.model
         model.eval()
-        with autocast(self._precision, self._world.device.type):
-            metrics = self._task.evaluate(model, self._world)
+
+        def heed(*_: Any) -> None:
+            self._heed(stop)
+
+        # All ranks make the same number of forward passes (`Task.evaluate`): before each they can agree.
+        hook = model.register_forward_pre_hook(heed, prepend=True)
+        try:
+            with autocast(self._precision, self._world.device.type):
+                metrics = self._task.evaluate(model, self._world)
+        finally:
+            hook.remove()
         metric = self._options.metric
         if metric not in metrics:
             raise ConfigError(
                 f"train.metric is {metric!r}, but the evaluation gives {', '.join(metrics)}: name one of these"
             )
-        progress, score = self._progress, metrics[metric]
-        sign = -1.0 if "loss" in metric else 1.0
+        better = self._compare(metrics[metric])
+        self._progress.evaluation_due = False
+        if journal is not None:
+            journal.dev(self._progress.step, metrics, metric, better)
+
+    def _compare(self, score: float) -> bool:
+        """Count the score, and keep the weights where it is the best. Returns whether it is."""
+        progress, held = self._progress, self._best.held
+        sign = -1.0 if "loss" in self._options.metric else 1.0
         better = progress.best is None or sign * score > sign * progress.best
         if better:
+            self._best.replace(progress.step, score)
+        elif held is not None and held.step == progress.step:
+            # It was better before a kill, on other processes, and its weights took the place of those before.
+            better, score = True, held.score
+        if better:
             progress.best, progress.best_step, progress.evaluations_since_best = score, progress.step, 0
-            self._export()
         else:
             progress.evaluations_since_best += 1
-        if journal is not None:
-            journal.dev(progress.step, metrics, metric, better)
-
-    def _export(self) -> None:
-        """Replace the best weights. A kill in between leaves old or new ones, and the resume makes them again.
-
-        Raises RunError on all ranks where they cannot be written.
-        """
-        weights: dict[str, Tensor] = {}
-        for name in self._names:
-            value = self._backend.weight(name)
-            if self._world.is_first:
-                weights[name] = value
-
-        def replace() -> None:
-            new, old = self._run.path / ".best.new", self._run.path / ".best.old"
-            for folder in (new, old):
-                shutil.rmtree(folder, ignore_errors=True)
-            new.mkdir(parents=True)
-            try:
-                self._task.export(new, weights)
-                # A checkpoint says that they are there: they must outlive a power cut as it does.
-                for path in [*new.rglob("*"), new]:
-                    fsync(path)
-            except Exception:
-                shutil.rmtree(new, ignore_errors=True)
-                raise
-            _swap(new, self._run.best, old)
-            fsync(self._run.path)
-
-        problem = f"the best weights could not be written to {self._run.best}"
-        self._world.together(lambda: replace() if self._world.is_first else None, problem)
+        return better
 
     def _resume(self) -> None:
+        self._best.recover()
         newest = self._checkpoints.newest
         problem = f"{self._run.path} cannot be resumed"
         folder = self._world.together(lambda: newest() if self._world.is_first else None, problem)[0]
@@ -243,16 +255,9 @@ class Trainer:
                 f"{folder} was trained in {progress.precision}, and this machine would go on in {self._precision}: "
                 f"give --train.precision {progress.precision}"
             )
-        self._progress = progress
+        self._progress, self._saved_step = progress, progress.step
         if self._world.is_first:
             print(f"Resuming {self._run.path} from step {progress.step} of {self._total}.", flush=True)
-
-
-def _swap(new: Path, current: Path, old: Path) -> None:
-    if current.exists():
-        current.rename(old)
-    new.rename(current)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _to(batch: Batch, device: torch.device) -> Batch:

@@ -52,7 +52,8 @@ class Task(Protocol):
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         """Dev metrics, the same on every rank. Called on all ranks, in eval mode, without gradients.
 
-        Every rank makes the same number of forward passes (ZeRO-3 gathers weights in them): use `World.share`.
+        Every rank calls the model the same number of times (ZeRO-3 gathers weights in the calls, and the ranks agree
+        before each whether a signal ends the training): use `World.share`.
         """
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import hashlib
 import json
 import os
 from pathlib import Path
@@ -116,6 +117,20 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
     manifest.write_text(json.dumps({**json.loads(manifest.read_text()), "format": 99}))
     with pytest.raises(RunError, match="newer version"):
         saver.newest()
+
+
+def test_one_of_the_first_format_has_no_evaluation_due(tmp_path: Path) -> None:
+    saver = checkpoints(tmp_path, stepped())
+    folder = saver.save(Progress(step=1, best=0.5, best_step=1))
+    progress = json.loads((folder / "progress.json").read_text())
+    assert progress.pop("evaluation_due") is False
+    (folder / "progress.json").write_text(json.dumps(progress))
+    manifest = json.loads((folder / "manifest.json").read_text())
+    assert manifest["format"] == 2  # an older version says that it must be updated
+    manifest["sha256"]["progress.json"] = hashlib.sha256(json.dumps(progress).encode()).hexdigest()
+    (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
+    assert saver.newest() == folder
+    assert saver.load(folder) == Progress(step=1, best=0.5, best_step=1, evaluation_due=False)
 
 
 def test_another_model_is_refused(tmp_path: Path) -> None:

@@ -23,7 +23,7 @@ def progress(folder: Path) -> dict[str, Any]:
 
 
 def test_progress_is_there_from_the_first_step_and_right_at_the_end(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 10, 30, "documents")
+    journal = Journal(tmp_path, 10, False, 30, "documents")
     before = time.time()
     step(journal, 11)
     first = progress(tmp_path)
@@ -41,7 +41,7 @@ def test_progress_is_there_from_the_first_step_and_right_at_the_end(tmp_path: Pa
 
 def test_progress_follows_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "SECONDS_BETWEEN_PROGRESS", 0.0)
-    journal = Journal(tmp_path, 0, 3, "tokens")
+    journal = Journal(tmp_path, 0, False, 3, "tokens")
     for number in (1, 2, 3):
         step(journal, number)
         assert progress(tmp_path)["step"] == number
@@ -50,16 +50,29 @@ def test_progress_follows_the_training(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_start_that_made_no_step_leaves_the_progress_of_the_one_before(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0, 3, "tokens")
+    journal = Journal(tmp_path, 0, False, 3, "tokens")
     step(journal, 1)
     journal.close()
-    Journal(tmp_path, 1, 3, "tokens").close()
+    Journal(tmp_path, 1, False, 3, "tokens").close()
     assert progress(tmp_path)["step"] == 1
 
 
 def test_a_disk_that_refuses_does_not_end_a_training(tmp_path: Path) -> None:
-    journal = Journal(tmp_path, 0, 3, "tokens")
+    journal = Journal(tmp_path, 0, False, 3, "tokens")
     (tmp_path / "log" / "progress.tmp").mkdir()
     step(journal, 1)
     journal.close()
     assert not (tmp_path / "log" / "progress.json").exists()
+
+
+@pytest.mark.parametrize("evaluation_due", [False, True])
+def test_what_will_be_made_again_is_dropped(tmp_path: Path, evaluation_due: bool) -> None:
+    journal = Journal(tmp_path, 0, False, 3, "tokens")
+    for number in (1, 2, 3):
+        step(journal, number)
+        journal.dev(number, {"loss": 0.5}, "loss", True)
+    journal.close()
+    Journal(tmp_path, 2, evaluation_due, 3, "tokens").close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    kept = [(row["step"], "dev_loss" in row) for row in rows]
+    assert kept == [(1, False), (1, True), (2, False), (2, True)][: 3 if evaluation_due else 4]

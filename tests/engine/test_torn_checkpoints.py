@@ -266,7 +266,10 @@ class At(ToyTask):
 def same_as(whole: Path, other: Path) -> None:
     """Metrics, best weights and final state are equal to the bit."""
     assert [row["step"] for row in lines(other) if "loss" in row] == list(range(1, 10))
-    for name in ("metrics.jsonl", "best/weights.safetensors", "checkpoints/step-000009/state-00000.safetensors"):
+    for name in (
+        *("metrics.jsonl", "best/weights.safetensors", "best/best.json"),
+        "checkpoints/step-000009/state-00000.safetensors",
+    ):
         assert (other / name).read_bytes() == (whole / name).read_bytes()
 
 
