@@ -49,7 +49,7 @@ def environment() -> dict[str, Any]:
         "packages": {name: found for name in PACKAGES if (found := _version(name))},
         "host": socket.gethostname(),
         "platform": platform.platform(),
-        "cpus": _cpus(),
+        "cpus": cpus(),
         "memory": _memory(),
         "gpus": _gpus(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -85,7 +85,8 @@ def _git(folder: Path) -> dict[str, Any] | None:
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
 
 
-def _cpus() -> int | None:
+def cpus() -> int | None:
+    """CPU cores that this process may use."""
     # SLURM gives a job a part of the node's.
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 

@@ -145,6 +145,21 @@ class Corpus:
     def __iter__(self) -> Iterator[Document]:
         return (self[index] for index in range(len(self)))
 
+    def slices(self, most: int) -> list[range]:
+        """All documents in order, cut into ranges of at most `most` documents of one shard."""
+        slices: list[range] = []
+        first = 0
+        for shard in self.manifest.shards:
+            end = first + shard.rows
+            slices += [range(start, min(start + most, end)) for start in range(first, end, most)]
+            first = end
+        return slices
+
+    def columns(self, documents: range) -> pa.RecordBatch:
+        """The rows of one of the `slices`, as in `SCHEMA`. Raises CorpusError where the shard is damaged."""
+        batch, row = self._shards.find(documents.start)
+        return batch.slice(row, len(documents))
+
     def verify(self) -> None:
         """Checks the sha256 of every shard. Raises CorpusError at the first that differs."""
         self._shards.verify()

@@ -13,7 +13,7 @@ import shutil
 import uuid
 from bisect import bisect_right
 from collections import OrderedDict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from itertools import accumulate, islice
 from pathlib import Path
 from typing import Any, TypeVar
@@ -93,7 +93,8 @@ def write_folder(
         shards: list[Shard] = []
         remaining = iter(rows)
         while chunk := list(islice(remaining, rows_per_shard)):
-            shards.append(_write_shard(temporary / f"shard-{len(shards):05d}.arrow", schema, chunk, out))
+            rows_of_shard = pa.RecordBatch.from_pylist(chunk, schema=schema)
+            shards.append(write_shard(temporary, len(shards), rows_of_shard, out))
         made = manifest(tuple(shards))
         _write_file(temporary / MANIFEST, made.text().encode(), out)
         try:
@@ -110,14 +111,18 @@ def write_folder(
     return made
 
 
-def _write_shard(path: Path, schema: pa.Schema, rows: list[Mapping[str, Any]], out: Path) -> Shard:
-    batch = pa.RecordBatch.from_pylist(rows, schema=schema)
+def write_shard(folder: Path, number: int, batch: pa.RecordBatch, out: Path) -> Shard:
+    """Writes one shard of the temporary `folder` and waits until it is on the disk.
+
+    Raises UserError, which names the folder `out` that is to be, where it cannot be written or the disk is full.
+    """
+    path = folder / f"shard-{number:05d}.arrow"
     sink = pa.BufferOutputStream()
-    with pa.ipc.new_file(sink, schema) as writer:
+    with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
     content = memoryview(sink.getvalue())
     _write_file(path, content, out)
-    return Shard(file=path.name, rows=len(rows), bytes=content.nbytes, sha256=hashlib.sha256(content).hexdigest())
+    return Shard(file=path.name, rows=batch.num_rows, bytes=content.nbytes, sha256=hashlib.sha256(content).hexdigest())
 
 
 def _write_file(path: Path, content: bytes | memoryview, out: Path) -> None:
@@ -217,6 +222,10 @@ class ShardFolder:
             raise IndexError(f"row {row} of {len(self)}")
         number = bisect_right(self._ends, wanted)
         return self._batch(number), wanted - self._ends[number] + self.shards[number].rows
+
+    def batches(self) -> Iterator[pa.RecordBatch]:
+        """The record batches of all shards in order. Raises CorpusError where the sha256 of one differs."""
+        return map(self._batch, range(len(self.shards)))
 
     def verify(self) -> None:
         """Reads every shard once. Raises CorpusError at the first whose sha256 differs."""
