@@ -11,18 +11,21 @@ marker at each of their ends.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import copy
 from dataclasses import dataclass
-from itertools import chain
+from itertools import chain, islice
 
 import numpy as np
 from numpy.typing import NDArray
+from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from lmrc.corpus.docred import Document
 from lmrc.errors import UserError
 
 MARKER = "*"
+# Words whose pieces are remembered at a time (some 50 MB): a language has no end of names.
+MOST_WORDS = 250_000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -48,7 +51,7 @@ class EncodedDocument:
 
 
 class Encoder:
-    """Documents to word pieces. Remembers the word pieces of every word, for words repeat."""
+    """Documents to word pieces. Remembers the word pieces of words, for words repeat."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:
         """`max_length`: most word pieces of a document, the two special tokens included.
@@ -66,44 +69,64 @@ class Encoder:
                     f"the tokenizer {tokenizer.name_or_path or type(tokenizer).__name__} has {what}; "
                     "choose a BERT- or RoBERTa-like encoder in model.encoder"
                 )
-        self._tokenizer = tokenizer
+        self.tokenizer = tokenizer
+        # Several times as fast as by way of `tokenizer`, which wraps each word's result. A copy: the state that
+        # `tokenizer` keeps in it, such as truncation, is not ours.
+        self._backend: Tokenizer | None = copy.deepcopy(getattr(tokenizer, "backend_tokenizer", None))
+        if self._backend is not None:
+            self._backend.no_truncation()
+            self._backend.no_padding()
         self._pieces: dict[str, list[int]] = {}
-        self._marker = [marker]
-        self._open = [tokenizer.cls_token_id]
-        self._close = [tokenizer.sep_token_id]
+        self.marker: int = marker
+        self.opening: int = tokenizer.cls_token_id
+        self.closing: int = tokenizer.sep_token_id
         self.max_length = max_length
 
-    def _learn(self, words: Iterable[str]) -> None:
-        unseen = [word for word in set(words) if word not in self._pieces]
+    @property
+    def limit(self) -> int:
+        """Most word pieces of a document without its closing token."""
+        return self.max_length - 1
+
+    def pieces(self, words: list[str]) -> list[list[int]]:
+        """The word pieces of each of `words`, which are best distinct."""
+        unseen = [word for word in dict.fromkeys(words) if word not in self._pieces]
         if unseen:
-            pieces = self._tokenizer(unseen, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-            self._pieces.update(zip(unseen, pieces, strict=True))
+            if len(self._pieces) > MOST_WORDS:
+                self._pieces.clear()
+                return self.pieces(words)
+            self._pieces.update(zip(unseen, self._tokenize(unseen), strict=True))
+        return [self._pieces[word] for word in words]
+
+    def _tokenize(self, words: list[str]) -> list[list[int]]:
+        if self._backend is not None:
+            return [found.ids for found in self._backend.encode_batch_fast(words, add_special_tokens=False)]
+        ids: list[list[int]] = self.tokenizer(words, add_special_tokens=False, return_attention_mask=False)["input_ids"]
+        return ids
 
     def encode(self, document: Document) -> EncodedDocument:
         """The document's word pieces, at most `max_length`, and its opening markers."""
-        self._learn(chain.from_iterable(document.sentences))
         mentions = [mention for entity in document.entities for mention in entity]
         starts = {(mention.sentence, mention.start) for mention in mentions}
         lasts = {(mention.sentence, mention.end - 1) for mention in mentions}
 
-        ids = list(self._open)
+        ids = [self.opening]
         opening: dict[tuple[int, int], int] = {}
+        remaining = iter(self.pieces(list(chain.from_iterable(document.sentences))))
         for sentence, words in enumerate(document.sentences):
-            for index, word in enumerate(words):
+            for index, pieces in enumerate(islice(remaining, len(words))):
                 place = (sentence, index)
                 if place in starts:
                     opening[place] = len(ids)
-                    ids += self._marker
-                ids += self._pieces[word]
+                    ids.append(self.marker)
+                ids += pieces
                 if place in lasts:
-                    ids += self._marker
-        limit = self.max_length - len(self._close)
+                    ids.append(self.marker)
         markers = tuple(
-            tuple(at for mention in entity if (at := opening[mention.sentence, mention.start]) < limit)
+            tuple(at for mention in entity if (at := opening[mention.sentence, mention.start]) < self.limit)
             for entity in document.entities
         )
         return EncodedDocument(
-            input_ids=np.array(ids[:limit] + self._close, dtype=np.int32),
+            input_ids=np.array([*ids[: self.limit], self.closing], dtype=np.int32),
             markers=markers,
             cut=len(mentions) - sum(map(len, markers)),
         )

@@ -3,48 +3,24 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lmrc.config import RcpConfig
 from lmrc.corpus.arrow import Corpus
-from lmrc.corpus.docred import Document, relations_by_pair
 from lmrc.engine.distributed import World
 from lmrc.errors import CorpusError, UserError
 from lmrc.rcp.batching import Batch, to_device
-from lmrc.rcp.markers import EncodedDocument, Encoder
+from lmrc.rcp.encoded import EncodedCorpus, Example, encoded
+from lmrc.rcp.markers import Encoder
 from lmrc.rcp.measure import binary_scores
 from lmrc.rcp.model import RelationCandidateModel
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class Example:
-    """A document and its gold pairs."""
-
-    document: EncodedDocument
-    positive: NDArray[np.int64]
-    """Numbers of the pairs with a relation, among the ordered pairs sorted by (h, t)."""
-
-    def targets(self) -> NDArray[np.bool_]:
-        """[pairs], True where the pair has a relation."""
-        targets = np.zeros(self.document.pairs, dtype=np.bool_)
-        targets[self.positive] = True
-        return targets
-
-
-def gold_pairs(document: Document) -> NDArray[np.int64]:
-    """Numbers of the document's pairs with a relation, among its ordered pairs sorted by (h, t)."""
-    others = len(document.entities) - 1
-    # Row h of the pairs leaves out t = h.
-    return np.array([h * others + t - (t > h) for h, t in relations_by_pair(document)], dtype=np.int64)
 
 
 class RcpTask:
@@ -71,21 +47,24 @@ class RcpTask:
         self._fingerprint = train.fingerprint
         encoder = Encoder(self.tokenizer, model.max_length)
         self._train = self._prepare("train", train, encoder)
-        dev_examples = self._prepare("dev", dev, encoder)
+        self._dev = self._prepare("dev", dev, encoder)
         # Documents of like length together: less padding. The scores do not depend on the order.
-        self._dev = sorted(dev_examples, key=lambda example: len(example.document.input_ids))
+        self._dev_order = np.argsort(self._dev.lengths, kind="stable")
 
     @staticmethod
-    def _prepare(what: str, corpus: Corpus, encoder: Encoder) -> list[Example]:
-        examples = list(_examples(corpus, encoder))
-        cut = sum(example.document.cut for example in examples)
-        lost = sum(not markers for example in examples for markers in example.document.markers)
+    def _prepare(what: str, corpus: Corpus, encoder: Encoder) -> EncodedCorpus:
+        if corpus.manifest.labelled_documents < len(corpus):
+            title = next(document.title for document in corpus if document.labels is None)
+            raise CorpusError(
+                f"{corpus.folder}: document {title!r} has no labels to learn from or be measured on; "
+                "build the corpus from documents with labels"
+            )
+        examples = encoded(corpus, encoder)
         if os.environ.get("RANK", "0") == "0":
-            pairs = sum(example.document.pairs for example in examples)
-            positive = sum(len(example.positive) for example in examples)
             print(
-                f"{what}: {len(examples)} documents, {pairs} pairs, {positive} with a relation; beyond "
-                f"{encoder.max_length} word pieces: {cut} mentions, {lost} entities without any mention left",
+                f"{what}: {len(examples)} documents, {examples.pairs.sum()} pairs, {examples.positive.sum()} with a "
+                f"relation; beyond {encoder.max_length} word pieces: {examples.cut.sum()} mentions, "
+                f"{examples.lost.sum()} entities without any mention left",
                 flush=True,
             )
         return examples
@@ -99,7 +78,7 @@ class RcpTask:
 
     def weight(self, index: int) -> int:
         """Ordered pairs of the document; 0 for a single entity."""
-        return self._train[index].document.pairs
+        return int(self._train.pairs[index])
 
     def size(self, index: int) -> int:
         """One document."""
@@ -132,7 +111,7 @@ class RcpTask:
         indices, real = world.share(len(self._dev))
         loss, logits, gold = 0.0, [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
         for start in range(0, len(indices), size):
-            examples = [self._dev[index] for index in indices[start : start + size]]
+            examples = [self._dev[index] for index in self._dev_order[indices[start : start + size]]]
             batch = to_device(self._batch(examples), world.device)
             scores = model(batch)
             # The rest of this rank's documents repeats one of them.
@@ -152,13 +131,3 @@ class RcpTask:
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write what `RelationCandidateModel.load` reads."""
         self._own.save(folder, self.tokenizer, weights)
-
-
-def _examples(corpus: Corpus, encoder: Encoder) -> Iterable[Example]:
-    for document in corpus:
-        if document.labels is None:
-            raise CorpusError(
-                f"{corpus.folder}: document {document.title!r} has no labels to learn from or be measured on; "
-                "build the corpus from documents with labels"
-            )
-        yield Example(encoder.encode(document), gold_pairs(document))

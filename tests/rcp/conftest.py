@@ -1,25 +1,57 @@
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import dataclasses
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
+import pyarrow as pa
 import pytest
 from transformers import BertTokenizer
 
 from lmrc.config import RcpConfig
-from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.corpus.arrow import SCHEMA, Corpus, write_corpus
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
 from tests.rcp import tiny
 
 RELATIONS = RelationSet(("P17",), ("country",))
-MakeCorpus = Callable[[str, Sequence[Document]], Corpus]
+
+
+class MakeCorpus(Protocol):
+    def __call__(
+        self, name: str, documents: Sequence[Document], relations: RelationSet = ..., docs_per_shard: int = ...
+    ) -> Corpus: ...
+
+
+def columns_of(documents: Sequence[Document]) -> pa.RecordBatch:
+    """Documents as a shard of a corpus holds them."""
+    rows = [
+        {
+            "title": document.title,
+            "sentences": document.sentences,
+            "entities": [[dataclasses.asdict(mention) for mention in entity] for entity in document.entities],
+            "labels": None if document.labels is None else [dataclasses.asdict(label) for label in document.labels],
+            "duplicate_labels": 0,
+        }
+        for document in documents
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=SCHEMA)
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty one, so that no test reads what an earlier run has left."""
+    monkeypatch.setenv("LMRC_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
 
 
 @pytest.fixture
 def make_corpus(tmp_path: Path) -> MakeCorpus:
-    def make(name: str, documents: Sequence[Document]) -> Corpus:
-        write_corpus(documents, tmp_path / name, RELATIONS, source=f"{name}.json", source_sha256="0" * 64)
+    def make(
+        name: str, documents: Sequence[Document], relations: RelationSet = RELATIONS, docs_per_shard: int = 256
+    ) -> Corpus:
+        write_corpus(documents, tmp_path / name, relations, f"{name}.json", "0" * 64, docs_per_shard)
         return Corpus.open(tmp_path / name)
 
     return make

@@ -14,7 +14,7 @@ from lmrc.engine.distributed import ALONE, World
 from lmrc.errors import CorpusError
 from lmrc.rcp.markers import Encoder
 from lmrc.rcp.model import RelationCandidateModel
-from lmrc.rcp.train import RcpTask, gold_pairs
+from lmrc.rcp.train import RcpTask
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus
 
@@ -51,15 +51,6 @@ def test_examples(task: RcpTask) -> None:
         gold = relations_by_pair(document)
         wanted += [float(pair in gold) for pair in candidate_pairs(len(document.entities))]
     assert batch["targets"].tolist() == wanted
-
-
-@pytest.mark.parametrize("entities", [2, 3, 7])
-def test_numbers_of_gold_pairs(entities: int) -> None:
-    pairs = candidate_pairs(entities)
-    document = tiny.document(10, [1] * entities, labels=tuple(reversed(pairs)))
-    assert gold_pairs(document).tolist() == list(range(len(pairs)))
-    document = tiny.document(10, [1] * entities, labels=(pairs[-1],))
-    assert gold_pairs(document).tolist() == [len(pairs) - 1]
 
 
 def test_the_fingerprint_is_that_of_the_training_corpus(config: RcpConfig, make_corpus: MakeCorpus) -> None:
