@@ -19,17 +19,18 @@ if not torch.cuda.is_available():
     # Whoever imports DeepSpeed first (peft and accelerate do) would have it warn that it found no accelerator.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-# A rank that dies must not leave the others waiting for the default of half an hour.
+# A rank that hangs must not leave the others waiting for the default of half an hour.
 TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers: `rank` of `size`, on `device`."""
+    """This process among its peers: `rank` of `size`, on `device`; they wait for each other at most `timeout`."""
 
     rank: int
     size: int
     device: torch.device
+    timeout: timedelta = TIMEOUT
 
     @property
     def is_first(self) -> bool:
@@ -120,7 +121,7 @@ def join(timeout: timedelta = TIMEOUT) -> World:
         device = torch.device("cpu")
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-    return World(rank=rank, size=size, device=device)
+    return World(rank=rank, size=size, device=device, timeout=timeout)
 
 
 def leave() -> None:

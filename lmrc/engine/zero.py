@@ -9,6 +9,9 @@ from __future__ import annotations
 import logging
 import os
 import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +23,11 @@ import yaml
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
+from torch.distributed import distributed_c10d
 
 from lmrc.config import Training
 from lmrc.engine.backend import Objective, StateKey, make_optimizer, scale_rates, trained_parameters
-from lmrc.engine.distributed import TIMEOUT, World
+from lmrc.engine.distributed import World
 from lmrc.engine.task import Batch, Task
 from lmrc.errors import ConfigError
 
@@ -68,11 +72,22 @@ def _join_deepspeed(world: World) -> None:
     if not dist.is_initialized():
         # A process alone needs no port.
         backend = "nccl" if world.device.type == "cuda" else "gloo"
-        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=TIMEOUT)
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=world.timeout)
     os.environ.setdefault("LOCAL_RANK", str(world.device.index or 0))
     # Optional shared-memory collectives that cost a 30 s build at first use; gloo's serve.
     getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+@contextmanager
+def _new_groups_wait(timeout: timedelta) -> Iterator[None]:
+    """DeepSpeed makes groups of its own and gives no timeout: they would wait half an hour, as is torch's default."""
+    names = ("default_pg_timeout", "default_pg_nccl_timeout")
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(setattr, distributed_c10d, name, getattr(distributed_c10d, name))
+            setattr(distributed_c10d, name, timeout)
+        yield
 
 
 class ZeroBackend:
@@ -89,9 +104,10 @@ class ZeroBackend:
         self._world = world
         self._parameters = trained_parameters(task)
         self._optimizer = make_optimizer(task, options)
-        self._engine, *_ = deepspeed.initialize(
-            model=Objective(task, options, world.device), optimizer=self._optimizer, config=config
-        )
+        with _new_groups_wait(world.timeout):
+            self._engine, *_ = deepspeed.initialize(
+                model=Objective(task, options, world.device), optimizer=self._optimizer, config=config
+            )
         self._states_linked = False
 
     @property

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -48,7 +48,12 @@ class Child:
 
     def kill(self) -> None:
         """As the kernel or SLURM does: it cannot be heard."""
-        os.kill(self.pid, signal.SIGKILL)
+        self.signal(signal.SIGKILL)
+
+    def signal(self, number: signal.Signals) -> None:
+        """Send it a signal, if it is there still."""
+        with suppress(ProcessLookupError):
+            os.kill(self.pid, number)
 
     def end(self, seconds: float = 30.0) -> tuple[int, list[Any]]:
         """(exit status, or minus the signal that ended it; its reports). Fails where it hangs."""
