@@ -26,6 +26,8 @@ from lmrc.run import RunFolder
 SECONDS_BETWEEN_LOOKS = 0.2
 # A stop is asked for again and again: a process that is still importing does not listen yet.
 SECONDS_BETWEEN_REQUESTS = 2.0
+# Where a rank has failed, one that hangs stays: submitit would wait for it until cluster.time.
+SECONDS_FOR_THE_REST = 10.0
 
 
 def processes_here(stage: Stage, options: ClusterOptions) -> tuple[int, str]:
@@ -59,6 +61,7 @@ def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str
 
     Raises UserError where one of them did, Interrupted after they saved on a signal, Failed where one died.
     """
+    import psutil
     import submitit
     import torch
 
@@ -74,16 +77,22 @@ def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str
     )
     with _environment(options, None if devices else processes):
         job = executor.submit(Job(stage.name, config))
-    controller = job._process
+    controller, attempt = job._process, Attempt(f"local-{job.job_id}")
+    # Workers of an inference go on without each other.
+    rest = _Rest(run, attempt) if stage.trains else None
     with _Stops() as stops:
 
         def running() -> bool:
             if stops.is_due():
                 controller.send_signal(signal.SIGTERM)
+            if rest is not None and rest.is_overdue():
+                for process in psutil.Process(controller.pid).children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        process.kill()
             return controller.poll() is None
 
         follow(job.paths.stdout, running, SECONDS_BETWEEN_LOOKS)
-    return _outcome(run, Attempt(f"local-{job.job_id}"), processes, stops.asked)
+    return _outcome(run, attempt, processes, stops.asked)
 
 
 @contextlib.contextmanager
@@ -144,3 +153,17 @@ class _Stops(Listener):
             return False
         self._last = now
         return True
+
+
+class _Rest:
+    """The processes that are left where one of a training has failed."""
+
+    def __init__(self, run: RunFolder, attempt: Attempt) -> None:
+        self._run, self._attempt = run, attempt
+        self._since: float | None = None
+
+    def is_overdue(self) -> bool:
+        """Whether they have had their time to end by themselves."""
+        if self._since is None and end_of(self._run.path, self._attempt).cause:
+            self._since = time.monotonic()
+        return self._since is not None and time.monotonic() - self._since > SECONDS_FOR_THE_REST

@@ -6,11 +6,13 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from lmrc import embedded
@@ -86,6 +88,31 @@ def test_two_processes_train_what_one_does_and_resume_on_one(data: Path, tmp_pat
         assert resumed.returncode == 0, resumed.stderr
         assert "was begun before: resuming" in resumed.stdout
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+
+
+def test_a_process_that_hangs_ends_the_training(data: Path, tmp_path: Path) -> None:
+    """Stopped, not dead: the other one waits as long as it may, and the launcher ends what is left."""
+    options = ("--train.backend=torch", "--train.epochs=2000", "--cluster.hang_minutes=0.2")
+    words = command(data, tmp_path, "--gpus", "2", *options)
+    metrics = tmp_path / "rcp" / "metrics.jsonl"
+    with (tmp_path / "log").open("w") as log:
+        launcher = psutil.Popen(words, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+            assert launcher.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        started = launcher.children(recursive=True)
+        second = [one for one in started if one.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"]
+        second[0].suspend()
+        try:
+            # 12 s of cluster.hang_minutes, and 10 for those who are left.
+            assert launcher.wait(timeout=60) == 1
+        finally:
+            if second[0].is_running():
+                second[0].kill()
+    said = (tmp_path / "log").read_text()
+    assert f"rank 1 on {socket.gethostname()} went silent" in said
+    assert not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_a_mistake_in_a_process_is_one_line_and_status_2(data: Path, tmp_path: Path) -> None:
