@@ -26,6 +26,7 @@ from lmrc.errors import UserError
 MARKER = "*"
 # Words whose pieces are remembered at a time (some 50 MB): a language has no end of names.
 MOST_WORDS = 250_000
+WORDS_A_TEXT = 1000
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -98,10 +99,19 @@ class Encoder:
         return [self._pieces[word] for word in words]
 
     def _tokenize(self, words: list[str]) -> list[list[int]]:
-        if self._backend is not None:
-            return [found.ids for found in self._backend.encode_batch_fast(words, add_special_tokens=False)]
-        ids: list[list[int]] = self.tokenizer(words, add_special_tokens=False, return_attention_mask=False)["input_ids"]
-        return ids
+        if self._backend is None:
+            ids: list[list[int]] = self.tokenizer(words, add_special_tokens=False)["input_ids"]
+            return ids
+        found: list[list[int]] = []
+        # Many words share a result, for a result costs more than a word does.
+        texts = [words[start : start + WORDS_A_TEXT] for start in range(0, len(words), WORDS_A_TEXT)]
+        encodings = self._backend.encode_batch(texts, is_pretokenized=True, add_special_tokens=False)
+        for text, encoding in zip(texts, encodings, strict=True):
+            each = np.array(encoding.word_ids, dtype=np.int64)
+            ends = np.bincount(each, minlength=len(text)).cumsum().tolist()
+            pieces = encoding.ids
+            found += [pieces[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+        return found
 
     def encode(self, document: Document) -> EncodedDocument:
         """The document's word pieces, at most `max_length`, and its opening markers."""

@@ -13,7 +13,8 @@ import pyarrow as pa
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from transformers import PreTrainedTokenizerBase, RobertaTokenizer
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaTokenizer
 
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import Document, Label, Mention, read_documents
@@ -160,6 +161,41 @@ def test_only_new_words_are_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
     encode_columns(encoder, columns_of([Document("t", (("c", "b", "a"),), (), ())]))
     assert sorted(asked[:2]) == ["a", "b"]
     assert asked[2:] == ["c"]
+
+
+def metaspace(scheme: str) -> PreTrainedTokenizerBase:
+    """As SentencePiece vocabularies have it: the space before a word is part of its first piece."""
+    pieces = [("<unk>", 0.0), *((letter, -2.0) for letter in "▁*abcde"), ("▁a", -1.0), ("bc", -1.5)]
+    fast = Tokenizer(models.Unigram(pieces, unk_id=0))
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    return PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="<unk>", cls_token="▁", sep_token="▁")
+
+
+@pytest.mark.parametrize(
+    "own", [tiny.tokenizer("bert"), tiny.tokenizer("roberta"), *map(metaspace, ["first", "always"])]
+)
+def test_words_are_tokenized_by_themselves(own: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that look like something else, or are nothing."""
+    words = [
+        "abc",
+        "",
+        "a b",
+        " a",
+        " ",
+        "[SEP]",
+        "</s>",
+        "<unk>",
+        "*",
+        "* a",
+        "\u200b",
+        "é",
+        "日本",
+        "a\nb",
+        "ABC",
+        "abcde",
+    ]
+    monkeypatch.setattr("lmrc.rcp.markers.WORDS_A_TEXT", 5)
+    assert Encoder(own, 64).pieces(words) == [own.convert_tokens_to_ids(own.tokenize(word)) for word in words]
 
 
 class _Python:
