@@ -23,8 +23,8 @@ from typing import Any
 
 import pyarrow as pa
 
-from lmrc.cluster.files import Files
 from lmrc.cluster.work import work
+from lmrc.cluster.work.files import Files
 from lmrc.config import WorkOptions
 
 UNIT_SECONDS = 30.0

@@ -178,7 +178,7 @@ def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects.")
 def status(runs: tuple[Path, ...], watch: str | None, as_json: bool) -> None:
     """State, progress and time left of RUNS; of all below runs/ without any."""
-    from lmrc.cluster.status_table import show, watch_runs
+    from lmrc.cluster.watch.status_table import show, watch_runs
 
     if watch is None:
         show(runs, as_json)
@@ -199,7 +199,7 @@ def status(runs: tuple[Path, ...], watch: str | None, as_json: bool) -> None:
 @click.option("--json", "as_json", is_flag=True, help="For programs: a list of objects.")
 def doctor(nodes: int | None, partition: str | None, account: str | None, as_json: bool) -> None:
     """What this machine and its SLURM have and lack, each line with its remedy."""
-    from lmrc.cluster.doctor import examine
+    from lmrc.cluster.watch.doctor import examine
 
     if not examine(nodes, partition, account, as_json):
         sys.exit(1)

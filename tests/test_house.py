@@ -21,22 +21,39 @@ FORBIDDEN = {
 }
 
 
-def imported(path: Path) -> set[str]:
-    """The first part below lmrc of every module that a file imports, wherever in the file."""
+def modules(path: Path) -> set[str]:
+    """Every module below lmrc that a file imports, wherever in the file."""
     found = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
-            names = [node.module or ""] if node.module != "lmrc" else [f"lmrc.{alias.name}" for alias in node.names]
-        found |= {name.split(".")[1] for name in names if name.startswith("lmrc.")}
+            # What is imported from a package may be a module of it.
+            names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
+        found |= {name for name in names if name.startswith("lmrc.")}
     return found
+
+
+def imported(path: Path) -> set[str]:
+    """The first part below lmrc of each."""
+    return {name.split(".")[1] for name in modules(path)}
 
 
 @pytest.mark.parametrize("package", FORBIDDEN)
 def test_arrows_point_one_way(package: str) -> None:
-    for path in sorted((ROOT / "lmrc" / package).glob("*.py")):
+    for path in sorted((ROOT / "lmrc" / package).rglob("*.py")):
         wrong = imported(path) & FORBIDDEN[package]
         assert not wrong, f"{path.relative_to(ROOT)} imports lmrc.{', lmrc.'.join(sorted(wrong))}"
+
+
+def test_arrows_within_the_cluster() -> None:
+    """Workers know nobody else of the cluster, and nobody there knows those who only look on."""
+    cluster = ROOT / "lmrc" / "cluster"
+    for path in sorted(cluster.rglob("*.py")):
+        part = path.relative_to(cluster).parts[0]
+        of_cluster = {name for name in modules(path) if name.startswith("lmrc.cluster.")}
+        wrong = {name for name in of_cluster if name.startswith("lmrc.cluster.watch") and part != "watch"}
+        wrong |= {name for name in of_cluster if not name.startswith("lmrc.cluster.work") and part == "work"}
+        assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
 
 
 def test_launchers_know_the_cluster_only() -> None:

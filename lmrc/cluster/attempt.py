@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmrc.cluster.failure import Attempt, note_failure
-from lmrc.cluster.lease import Lease, LeaseHeld
 from lmrc.cluster.stages import Stage, StageConfig
 from lmrc.cluster.work import clean, work
+from lmrc.cluster.work.lease import Lease, LeaseHeld
 from lmrc.config import ClassifyConfig, ProposeConfig
 from lmrc.errors import RunError
 from lmrc.exits import Interrupted

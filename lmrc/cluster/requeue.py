@@ -12,7 +12,7 @@ from pathlib import Path
 
 from lmrc.cluster import slurm
 from lmrc.cluster.failure import Attempt, end_of
-from lmrc.cluster.units import counts
+from lmrc.cluster.work.units import counts
 from lmrc.history import History
 from lmrc.run import RunFolder
 

@@ -156,7 +156,7 @@ class Checkpoints:
         return self._world.together(act, f"no checkpoint could be written under {self._folder}")
 
     def _make_empty(self, folder: Path) -> None:
-        """Also without what killed processes left: nobody else writes here (`lmrc.cluster.lease`)."""
+        """Also without what killed processes left: nobody else writes here (`lmrc.cluster.work.lease`)."""
         for left in self._folder.glob(".*.tmp"):
             _remove(left)
         folder.mkdir(parents=True)

@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lmrc.cluster.units import counts
+from lmrc.cluster.work.units import counts
 from tests.slurm.harness import Cluster, done, events, training, wait_for, wait_until_done, write_data
 
 WORKERS = 8

@@ -9,8 +9,8 @@ from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
-from lmrc.cluster.life import Process
-from lmrc.cluster.units import Plan, Units, encode
+from lmrc.cluster.work.life import Process
+from lmrc.cluster.work.units import Plan, Units, encode
 from lmrc.engine.inference import Inference
 from lmrc.errors import ConfigError, RunError, UserError
 from lmrc.exits import Interrupted

@@ -14,9 +14,9 @@ from pathlib import Path
 import pytest
 
 from benchmarks.work import NfsFiles
-from lmrc.cluster.files import Files
-from lmrc.cluster.lease import Lease, LeaseHeld, holder
-from lmrc.cluster.life import Process
+from lmrc.cluster.work.files import Files
+from lmrc.cluster.work.lease import Lease, LeaseHeld, holder
+from lmrc.cluster.work.life import Process
 from lmrc.errors import RunError
 
 FORK = multiprocessing.get_context("fork")

@@ -19,11 +19,11 @@ import yaml
 
 from lmrc.cli import main
 from lmrc.cluster import slurm
-from lmrc.cluster.files import Files
-from lmrc.cluster.lease import Lease
-from lmrc.cluster.life import Process
-from lmrc.cluster.status import Status, statuses
-from lmrc.cluster.units import Plan, Units, encode
+from lmrc.cluster.watch.status import Status, statuses
+from lmrc.cluster.work.files import Files
+from lmrc.cluster.work.lease import Lease
+from lmrc.cluster.work.life import Process
+from lmrc.cluster.work.units import Plan, Units, encode
 from lmrc.config import ClassifyConfig, DemoConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.history import History
 
@@ -430,5 +430,5 @@ def test_watch_shows_it_again_until_ctrl_c(run: Path, monkeypatch: pytest.Monkey
 
 
 def test_it_answers_without_torch() -> None:
-    code = "import sys, lmrc.cluster.status_table; sys.exit('torch' in sys.modules)"
+    code = "import sys, lmrc.cluster.watch.status_table; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -20,11 +20,11 @@ import pyarrow as pa
 import pytest
 
 from benchmarks.work import NfsFiles
-from lmrc.cluster.files import Files
-from lmrc.cluster.lease import Lease
-from lmrc.cluster.unit_attempts import BROKEN, WorkerFailed
-from lmrc.cluster.units import Units, encode
 from lmrc.cluster.work import UnitCounts, UnitsFailed, clean, counts, work
+from lmrc.cluster.work.files import Files
+from lmrc.cluster.work.lease import Lease
+from lmrc.cluster.work.unit_attempts import BROKEN, WorkerFailed
+from lmrc.cluster.work.units import Units, encode
 from lmrc.config import WorkOptions
 from lmrc.errors import ConfigError, RunError
 from lmrc.exits import Interrupted
@@ -264,7 +264,7 @@ def test_many_poison_documents_in_a_row_are_not_the_workers_fault(
             self.first = False
             return place
 
-    monkeypatch.setattr("lmrc.cluster.worker.random.Random", lambda seed: FromTheStart(1))
+    monkeypatch.setattr("lmrc.cluster.work.worker.random.Random", lambda seed: FromTheStart(1))
     answers = Answers(400, tmp_path, bad(*range(0, 40, 4)))
     with pytest.raises(UnitsFailed, match="10 of 100 units failed"):
         work(tmp_path, answers, OPTIONS, progress=quiet)

@@ -11,9 +11,8 @@ from typing import Any
 
 from lmrc.cluster import slurm
 from lmrc.cluster.failure import Attempt, end_of
-from lmrc.cluster.lease import Holder, holder
-from lmrc.cluster.queue import Queue, ask_queue, slurm_id
-from lmrc.cluster.runs import (
+from lmrc.cluster.watch.queue import Queue, ask_queue, slurm_id
+from lmrc.cluster.watch.runs import (
     TRAININGS,
     Work,
     kind_of,
@@ -23,6 +22,7 @@ from lmrc.cluster.runs import (
     training_progress,
     work_of,
 )
+from lmrc.cluster.work.lease import Holder, holder
 from lmrc.errors import RunError
 from lmrc.history import History
 

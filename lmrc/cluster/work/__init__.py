@@ -14,10 +14,10 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lmrc.cluster.files import Files
-from lmrc.cluster.lease import Lease, LeaseHeld
-from lmrc.cluster.units import Plan, UnitCounts, Units, clean, counts
-from lmrc.cluster.worker import Worker
+from lmrc.cluster.work.files import Files
+from lmrc.cluster.work.lease import Lease, LeaseHeld
+from lmrc.cluster.work.units import Plan, UnitCounts, Units, clean, counts
+from lmrc.cluster.work.worker import Worker
 from lmrc.config import WorkOptions
 from lmrc.engine.inference import Inference
 from lmrc.errors import RunError

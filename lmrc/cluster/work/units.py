@@ -26,7 +26,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lmrc.cluster.files import Files, temporary_beside
+from lmrc.cluster.work.files import Files, temporary_beside
 from lmrc.engine.inference import Inference
 from lmrc.errors import RunError
 

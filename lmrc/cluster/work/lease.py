@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
 
-from lmrc.cluster.files import Files, temporary_beside
-from lmrc.cluster.life import Heartbeat, Process
+from lmrc.cluster.work.files import Files, temporary_beside
+from lmrc.cluster.work.life import Heartbeat, Process
 from lmrc.errors import RunError
 
 RELEASED = (json.dumps({"released": True}) + "\n").encode()

@@ -13,9 +13,9 @@ from typing import Any
 
 import yaml
 
-from lmrc.cluster.files import Files, temporary_beside
-from lmrc.cluster.life import Process
-from lmrc.cluster.units import Units
+from lmrc.cluster.work.files import Files, temporary_beside
+from lmrc.cluster.work.life import Process
+from lmrc.cluster.work.units import Units
 from lmrc.errors import RunError, nearest
 from lmrc.run import RunFolder
 

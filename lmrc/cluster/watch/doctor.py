@@ -17,10 +17,10 @@ from pathlib import Path
 
 import click
 
-from lmrc.cluster.check import Check, missing, ok, warning
-from lmrc.cluster.doctor_slurm import check_nodes, check_slurm
+from lmrc.cluster.watch.check import Check, missing, ok, warning
+from lmrc.cluster.watch.doctor_slurm import check_nodes, check_slurm
 
-PROJECT = Path(__file__).resolve().parents[2]
+PROJECT = Path(__file__).resolve().parents[3]
 OLDEST_PYTHON = (3, 10)
 NEEDED_SPACE = 20 * 2**30
 INSTALL = "pip install -c constraints.txt -e ."

@@ -1,4 +1,4 @@
-"""The shared file system as several nodes see it: `srun -N2 -n2 python -m lmrc.cluster.doctor_shared FOLDER`.
+"""The shared file system as several nodes see it: `srun -N2 -n2 python -m lmrc.cluster.watch.doctor_shared FOLDER`.
 
 Without torch, and without talking but by files, as leases and units do. Every process prints one JSON object a line:
 `rank`, `node`, `boot` (of its machine) and its findings, or `error`.
@@ -17,8 +17,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lmrc.cluster.files import Files
-from lmrc.cluster.life import Process
+from lmrc.cluster.work.files import Files
+from lmrc.cluster.work.life import Process
 
 PATIENCE = 60.0
 PINGS = 3

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from lmrc.cluster import slurm
-from lmrc.cluster.check import Check, missing, ok, warning
-from lmrc.cluster.doctor_shared import ROUNDS
-from lmrc.cluster.units import STALE_SECONDS
+from lmrc.cluster.watch.check import Check, missing, ok, warning
+from lmrc.cluster.watch.doctor_shared import ROUNDS
+from lmrc.cluster.work.units import STALE_SECONDS
 
 # A test that waits longer than this in the queue is given up.
 QUEUE_SECONDS = 600
@@ -166,7 +166,7 @@ def _run(nodes: int, partition: str | None, account: str | None, folder: Path) -
     command += [f"--immediate={QUEUE_SECONDS}", "--job-name=lmrc-doctor", "--kill-on-bad-exit=0"]
     command += [f"--partition={partition}"] if partition else []
     command += [f"--account={account}"] if account else []
-    command += [sys.executable, "-m", "lmrc.cluster.doctor_shared", str(folder)]
+    command += [sys.executable, "-m", "lmrc.cluster.watch.doctor_shared", str(folder)]
     print(f"asking SLURM for {nodes} nodes: {shlex.join(command)}", file=sys.stderr, flush=True)
     # srun gives up by itself; this is for one that hangs.
     try:

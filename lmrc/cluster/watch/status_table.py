@@ -11,8 +11,8 @@ from typing import Any
 
 import click
 
-from lmrc.cluster.runs import find
-from lmrc.cluster.status import Status, statuses
+from lmrc.cluster.watch.runs import find
+from lmrc.cluster.watch.status import Status, statuses
 
 WIDTH = 120
 HEADINGS = ("run", "stage", "state", "progress", "loss", "speed", "left", "best", "")

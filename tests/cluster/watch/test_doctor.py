@@ -15,10 +15,11 @@ from typing import Any
 import pytest
 
 from lmrc.cli import main
-from lmrc.cluster import doctor, doctor_shared, doctor_slurm, slurm
-from lmrc.cluster.check import Check
-from lmrc.cluster.doctor_shared import ROUNDS, SIZE, Node, told
-from lmrc.cluster.files import Files
+from lmrc.cluster import slurm
+from lmrc.cluster.watch import doctor, doctor_shared, doctor_slurm
+from lmrc.cluster.watch.check import Check
+from lmrc.cluster.watch.doctor_shared import ROUNDS, SIZE, Node, told
+from lmrc.cluster.work.files import Files
 
 Capture = pytest.CaptureFixture[str]
 # As SLURM 22.05 prints it. An empty value comes before PreemptMode.

@@ -8,10 +8,10 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-from lmrc.cluster.files import Files
-from lmrc.cluster.life import Heartbeat, Process
-from lmrc.cluster.unit_attempts import Attempts
-from lmrc.cluster.units import Plan, Units
+from lmrc.cluster.work.files import Files
+from lmrc.cluster.work.life import Heartbeat, Process
+from lmrc.cluster.work.unit_attempts import Attempts
+from lmrc.cluster.work.units import Plan, Units
 from lmrc.config import WorkOptions
 from lmrc.engine.inference import Inference
 from lmrc.exits import Interrupted
