@@ -100,6 +100,19 @@ def test_lines_where_there_is_no_terminal(corpus: Corpus, tmp_path: Path, monkey
     assert lines[1].endswith(" a second")
 
 
+class Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_a_bar_on_a_terminal(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(encoding, "SECONDS_BETWEEN_LINES", 0.0)
+    terminal = Terminal()
+    write_shards(corpus, Encoder(tiny.tokenizer("bert"), 64), tmp_path, 1, terminal)
+    assert "/20 [" in terminal.getvalue()
+    assert " a second" not in terminal.getvalue()
+
+
 BUILD = """
 import sys, time
 from pathlib import Path
