@@ -146,10 +146,10 @@ def classifier_parameters(hidden: int) -> int:
     """Parameters of RCP's new layers."""
     import torch
 
-    from lmrc.rcp.model import PairClassifier
+    from lmrc.rcp.classifiers import BilinearClassifier
 
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in PairClassifier(hidden).parameters())
+        return sum(parameter.numel() for parameter in BilinearClassifier(hidden).parameters())
 
 
 def _estimate(

@@ -88,7 +88,7 @@ def autocast(precision: Literal["fp32", "bf16"], device_type: str) -> contextlib
 def make_optimizer(task: Task, options: Training) -> torch.optim.AdamW:
     """AdamW over the task's groups; each group's peak rate is kept as `peak`."""
     groups = [{**group, "peak": group["lr"]} for group in task.parameter_groups()]
-    return torch.optim.AdamW(groups, eps=options.adam_epsilon, weight_decay=options.weight_decay)
+    return torch.optim.AdamW(groups, eps=options.adam_epsilon, weight_decay=options.weight_decay, fused=True)
 
 
 def scale_rates(optimizer: torch.optim.Optimizer, scale: float) -> None:

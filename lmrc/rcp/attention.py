@@ -13,31 +13,20 @@ import torch
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 
-from lmrc.errors import UserError
 
-
-def last_self_attention(encoder: PreTrainedModel) -> nn.Module:
-    """The self-attention of the last layer: the last module with linear layers `query` and `key`.
-
-    Raises UserError for an encoder that has none, or whose attention is not softmax(query key^T / sqrt(head size)).
-    """
+def last_self_attention(encoder: PreTrainedModel) -> nn.Module | None:
+    """The self-attention of the last layer: the last module with linear layers `query` and `key`; None without any."""
     found = [
         module
         for module in encoder.modules()
         if isinstance(getattr(module, "query", None), nn.Linear) and isinstance(getattr(module, "key", None), nn.Linear)
     ]
-    if not found or not _agrees_with_eager(encoder, found[-1]):
-        raise UserError(
-            f"the encoder {type(encoder).__name__} does not give the attention of its last layer, which localized "
-            "context pooling needs; choose a BERT- or RoBERTa-like encoder in model.encoder"
-        )
-    last: nn.Module = found[-1]
-    return last
+    return found[-1] if found else None
 
 
 @contextmanager
 def caught(attention: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """While open, the last forward pass leaves "query" and "key" [windows, width, heads * head size] in the dict."""
+    """While open, the last forward pass leaves "query" and "key" [..., heads * head size] in the dict."""
     seen: dict[str, Tensor] = {}
 
     def keep(name: str) -> torch.utils.hooks.RemovableHandle:
@@ -56,47 +45,17 @@ def caught(attention: nn.Module) -> Iterator[dict[str, Tensor]]:
             handle.remove()
 
 
-def attention_rows(query: Tensor, key: Tensor, attention_mask: Tensor, positions: Tensor, heads: int) -> Tensor:
-    """Rows of the attention matrix.
+def attention_rows(query: Tensor, key: Tensor, heads: int) -> Tensor:
+    """Rows of a window's attention matrix.
 
-    query, key: [windows, width, d]; attention_mask: [windows, width], 0 at padding; positions: [windows, rows]. Returns
-    float32 (float64 for float64) [windows, rows, heads, width].
+    query: [rows, heads * head size]; key: [length, heads * head size]. Returns float32 (float64 for float64) [heads,
+    rows, length].
     """
-    windows, width, d = query.shape
-    rows = positions.shape[1]
+    (rows, d), length = query.shape, key.shape[0]
     with torch.autocast(query.device.type, enabled=False):
-        wanted = query.gather(1, positions.unsqueeze(-1).expand(-1, -1, d))
         # Half precision is too coarse for the products of attention that follow.
         exact = torch.promote_types(query.dtype, torch.float32)
-        wanted = wanted.to(exact).view(windows, rows, heads, d // heads)
-        keys = key.to(exact).view(windows, width, heads, d // heads)
-        scores = torch.einsum("wrhd,wkhd->wrhk", wanted, keys) * (d // heads) ** -0.5
-        padding = (attention_mask == 0)[:, None, None, :]
-        weights: Tensor = scores.masked_fill(padding, float("-inf")).softmax(-1)
+        wanted = query.to(exact).view(rows, heads, d // heads).transpose(0, 1) * (d // heads) ** -0.5
+        keys = key.to(exact).view(length, heads, d // heads).permute(1, 2, 0)
+        weights: Tensor = (wanted @ keys).softmax(-1)
     return weights
-
-
-@torch.no_grad()
-def _agrees_with_eager(encoder: PreTrainedModel, attention: nn.Module) -> bool:
-    """Whether our rows are those of the encoder's own attention, tried on a few word pieces."""
-    config = encoder.config
-    training, implementation = encoder.training, config._attn_implementation
-    device = next(encoder.parameters()).device
-    ids = torch.arange(8, device=device).remainder(config.vocab_size)[None]
-    ids = ids.masked_fill(ids == config.pad_token_id, config.vocab_size - 1)
-    mask = (torch.arange(8, device=device) < 6).long()[None]
-    encoder.eval()
-    encoder.set_attn_implementation("eager")
-    try:
-        with caught(attention) as seen:
-            output = encoder(input_ids=ids, attention_mask=mask, output_attentions=True)
-    finally:
-        encoder.set_attn_implementation(implementation)
-        encoder.train(training)
-    attentions = getattr(output, "attentions", None)
-    if not attentions or any(value.shape[:2] != ids.shape for value in seen.values()):
-        return False
-    expected = attentions[-1].transpose(1, 2)
-    positions = torch.arange(8, device=device)[None]
-    rows = attention_rows(seen["query"], seen["key"], mask, positions, config.num_attention_heads)
-    return expected.shape == rows.shape and torch.allclose(rows, expected.to(rows), atol=1e-6)

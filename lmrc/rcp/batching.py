@@ -1,10 +1,15 @@
-"""Encoded documents as one batch of tensors, everything the forward pass indexes by computed beforehand."""
+"""Encoded documents as one batch of tensors, everything the forward pass indexes by computed beforehand.
+
+The documents' windows lie end to end: there is no padding. Lengths and counts are plain numbers ("layout"), so that the
+forward pass never waits for the device.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import lru_cache
-from itertools import accumulate, chain
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -18,6 +23,24 @@ from lmrc.rcp.windows import Windows
 Batch = dict[str, Any]
 
 
+@dataclass(frozen=True, slots=True)
+class Layout:
+    """Where a document is in a batch: how many of each it has. Those of other documents come before and after."""
+
+    length: int
+    """Word pieces."""
+    windows: tuple[int, ...]
+    """Tokens of each window."""
+    mentions: int
+    """Mentions with a marker in the document."""
+    entities: int
+
+    @property
+    def unordered(self) -> int:
+        """Number of pairs a < b of entities."""
+        return self.entities * (self.entities - 1) // 2
+
+
 @lru_cache(maxsize=256)
 def unordered_pairs(entities: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The pairs a < b of a document, sorted: (all a, all b), each [entities * (entities - 1) / 2]."""
@@ -26,85 +49,54 @@ def unordered_pairs(entities: int) -> tuple[NDArray[np.int64], NDArray[np.int64]
 
 
 @lru_cache(maxsize=256)
-def _numbers(entities: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-    """For the ordered pairs (h, t) sorted by (h, t): the number of their unordered pair, and whether h > t."""
+def pair_order(entities: int) -> NDArray[np.int64]:
+    """For the ordered pairs (h, t) sorted by (h, t): where they are in all (a, b) followed by all (b, a), a < b."""
     first, second = unordered_pairs(entities)
     number = np.zeros((entities, entities), dtype=np.int64)
-    number[first, second] = number[second, first] = np.arange(len(first))
-    heads, tails = np.nonzero(~np.eye(entities, dtype=np.bool_))
-    return number[heads, tails], heads > tails
+    number[first, second] = np.arange(len(first))
+    number[second, first] = len(first) + np.arange(len(first))
+    return number[~np.eye(entities, dtype=np.bool_)]
 
 
-def collate(documents: Sequence[EncodedDocument], windows: Windows, padding: int) -> Batch:
-    """One batch of CPU tensors; "documents" is a list of plain numbers, so that the forward pass need not wait for any.
+def collate(documents: Sequence[EncodedDocument], windows: Windows, first_position: int) -> Batch:
+    """One batch of CPU tensors, and "layout", a Layout for each document.
 
-    The documents are concatenated: their windows, their mentions, their entities, their pairs.
+    `first_position`: the position that the encoder gives to the first token of a text.
     """
-    entities = [document.entities for document in documents]
-    positions = [np.array(list(chain.from_iterable(document.markers)), dtype=np.int64) for document in documents]
-    mentions = [len(places) for places in positions]
-    pieces = [windows.cut(document.input_ids) for document in documents]
-    cut = list(chain.from_iterable(pieces))
-    input_ids = np.full((len(cut), max(map(len, cut))), padding, dtype=np.int64)
-    attention_mask = np.zeros_like(input_ids)
-    rows = np.zeros((len(cut), max(mentions)), dtype=np.int64)
-    inside = np.zeros(rows.shape, dtype=np.bool_)
+    cut = [windows.cut(document.input_ids) for document in documents]
+    markers = [np.array(list(chain.from_iterable(document.markers)), dtype=np.int64) for document in documents]
+    layout = [
+        Layout(len(document.input_ids), tuple(map(len, pieces)), len(places), document.entities)
+        for document, pieces, places in zip(documents, cut, markers, strict=True)
+    ]
+    pieces = list(chain.from_iterable(cut))
+    starts = np.cumsum([0, *map(len, pieces)])
     places = [
-        place
-        for document, at in zip(documents, positions, strict=True)
-        for place in windows.places(at, len(document.input_ids))
-    ]
-    for index, (window, (at, held)) in enumerate(zip(cut, places, strict=True)):
-        input_ids[index, : len(window)] = window
-        attention_mask[index, : len(window)] = 1
-        rows[index, : len(at)] = at
-        inside[index, : len(at)] = held
+        place for own, at in zip(layout, markers, strict=True) for place in windows.places(at, own.length)
+    ]  # one (position, whether inside) for each window
 
-    per_entity = [len(markers) for document in documents for markers in document.markers]
-    table = np.arange(max(per_entity, default=0) or 1)
-    present = table < np.array(per_entity, dtype=np.int64)[:, None]
-    begin = np.cumsum([0, *per_entity])[:-1]
-    mentions_of = np.where(present, begin[:, None] + table, 0)
-    average = np.zeros((len(per_entity), sum(mentions)), dtype=np.float32)
-    average[np.repeat(np.arange(len(per_entity)), per_entity), np.arange(sum(mentions))] = np.repeat(
-        1 / np.maximum(per_entity, 1), per_entity
-    )
-
-    entity_offsets = [0, *accumulate(entities)]
-    unordered = [unordered_pairs(count) for count in entities]
-    pair_offsets = [0, *accumulate(len(first) for first, _ in unordered)]
-    first = [pairs[0] + offset for pairs, offset in zip(unordered, entity_offsets, strict=False)]
-    second = [pairs[1] + offset for pairs, offset in zip(unordered, entity_offsets, strict=False)]
-    order = [
-        number + offset + reverse * pair_offsets[-1]
-        for (number, reverse), offset in zip(map(_numbers, entities), pair_offsets, strict=False)
-    ]
+    # The tables of all documents' entities and mentions.
+    counts = np.array([len(own) for document in documents for own in document.markers], dtype=np.int64)
+    table = np.arange(counts.max(initial=0) or 1)
+    present = table < counts[:, None]
+    begin = np.cumsum(counts) - counts
     arrays = {
-        "input_ids": input_ids,  # [windows, width]
-        "attention_mask": attention_mask,  # [windows, width]
-        "rows": rows,  # [windows, most markers of a document]: where its markers are in the window
-        "inside": inside,  # the same shape: whether they are in it
-        "markers": np.concatenate(positions),  # [mentions]: where they are in their document
-        "mentions": mentions_of,  # [entities, most mentions of an entity]
+        "input_ids": np.concatenate(pieces).astype(np.int64),  # [tokens]
+        "position_ids": np.concatenate([np.arange(len(piece)) for piece in pieces]) + first_position,  # [tokens]
+        # For each window, for each mention of its document: where in "input_ids" its marker is, and whether it is
+        # there at all.
+        "rows": np.concatenate([at + start for (at, _), start in zip(places, starts, strict=False)]),
+        "inside": np.concatenate([held for _, held in places]),
+        "markers": np.concatenate(markers),  # [mentions]: where they are in their document
+        "owner": np.concatenate([np.repeat(np.arange(d.entities), list(map(len, d.markers))) for d in documents]),
+        "share": np.repeat(1 / np.maximum(counts, 1), counts),  # [mentions]: 1 / mentions of its entity
+        "mentions": np.where(present, begin[:, None] + table, 0),  # [entities, most mentions of an entity]
         "present": present,  # the same shape
-        "average": average,  # [entities, mentions]
-        "first": np.concatenate(first),  # [unordered pairs]
-        "second": np.concatenate(second),
-        "order": np.concatenate(order),  # [pairs]
+        "first": np.concatenate([unordered_pairs(own.entities)[0] for own in layout]),  # [unordered pairs]
+        "second": np.concatenate([unordered_pairs(own.entities)[1] for own in layout]),
+        "order": np.concatenate([pair_order(own.entities) for own in layout]),  # [pairs]
     }
-    return {
-        **{name: torch.from_numpy(array) for name, array in arrays.items()},
-        "documents": [
-            {
-                "length": len(document.input_ids),
-                "windows": len(own),
-                "mentions": mention_count,
-                "entities": document.entities,
-                "pairs": document.pairs,
-            }
-            for document, own, mention_count in zip(documents, pieces, mentions, strict=True)
-        ],
-    }
+    return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "layout": layout}
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:

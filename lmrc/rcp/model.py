@@ -10,17 +10,22 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrc.errors import UserError
-from lmrc.rcp.attention import attention_rows, caught, last_self_attention
-from lmrc.rcp.batching import Batch, collate
+from lmrc.rcp.attention import attention_rows
+from lmrc.rcp.batching import Batch, Layout, collate
+from lmrc.rcp.classifiers import CLASSIFIERS, Kind
 from lmrc.rcp.markers import EncodedDocument
-from lmrc.rcp.pooling import pool_contexts, pool_entities
+from lmrc.rcp.packing import PackedEncoder
+from lmrc.rcp.pooling import pool_attention, pool_contexts, pool_entities
 from lmrc.rcp.windows import Windows
 
 # Our part of config.json, beside the encoder's own keys.
 KEY = "relation_candidate_proposal"
+# Pairs of one document that are classified at once: what bounds the memory of documents with many entities.
+BLOCK_PAIRS = 2**14
 _REMEDY = "give the folder that training wrote, such as runs/<name>/best"
 
 
@@ -30,43 +35,10 @@ def check_folder(folder: Path) -> None:
         raise UserError(f"{folder}: no relation candidate model (config.json is missing); {_REMEDY}")
 
 
-class PairClassifier(nn.Module):
-    """Equations 5 and 6. Gives the logit of P(relation), not of the P(NA) = 1 - P(relation) of equation 6."""
-
-    def __init__(self, d: int) -> None:
-        super().__init__()
-        # W_s and W_c of both sides; the two W_c are one product. Together they are nn.Linear(2d, d) a side.
-        self.head = nn.Linear(d, d)
-        self.tail = nn.Linear(d, d)
-        self.context = nn.Linear(d, 2 * d, bias=False)
-        for parameter in (*self.head.parameters(), *self.tail.parameters(), *self.context.parameters()):
-            nn.init.uniform_(parameter, -((2 * d) ** -0.5), (2 * d) ** -0.5)
-        # z^T W z' sums d^2 products of |z| < 1: logits start around 1 at most, whatever d (nn.Bilinear's grow with
-        # sqrt(d)).
-        self.bilinear = nn.Linear(d, d, bias=False)
-        nn.init.normal_(self.bilinear.weight, std=1 / d)
-        self.bias = nn.Parameter(torch.zeros(1))
-
-    def forward(self, entities: Tensor, contexts: Tensor, first: Tensor, second: Tensor, order: Tensor) -> Tensor:
-        """Logits of ordered pairs.
-
-        entities: [entities, d]; contexts: [unordered, d], of the pairs of entities (first, second), each [unordered];
-        order: [pairs], which of (first, second) followed by (second, first) to return. Returns [pairs], float32.
-        """
-        context_head, context_tail = self.context(contexts).repeat(2, 1).chunk(2, dim=1)
-        z_head = torch.tanh(self.head(entities).index_select(0, torch.cat([first, second])) + context_head)
-        z_tail = torch.tanh(self.tail(entities).index_select(0, torch.cat([second, first])) + context_tail)
-        with torch.autocast(entities.device.type, enabled=False):
-            exact = torch.promote_types(z_head.dtype, torch.float32)
-            logits = (z_head.to(exact) * self.bilinear(z_tail.to(exact))).sum(1) + self.bias
-        ordered: Tensor = logits.index_select(0, order)
-        return ordered
-
-
 class RelationCandidateModel(nn.Module):
     """Which ordered entity pairs of a document have a relation: one logit of P(relation) a pair."""
 
-    def __init__(self, encoder: PreTrainedModel, max_length: int = 1024) -> None:
+    def __init__(self, encoder: PreTrainedModel, max_length: int = 1024, classifier: Kind = "bilinear") -> None:
         """`max_length`: most word pieces a document; see `self.max_length` for what two windows allow.
 
         Raises UserError where the encoder cannot give the attention of its last layer.
@@ -76,20 +48,16 @@ class RelationCandidateModel(nn.Module):
         # Nobody reads the pooled first token; parameters without gradients would disturb ZeRO.
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
-        attention = last_self_attention(encoder)
-        # In a list, so that the layer is not registered a second time.
-        self._last_attention = [attention]
-        table = _position_embeddings(encoder)
-        # RoBERTa numbers positions from its padding index + 1, and separates two texts by two tokens.
-        padding = table.padding_idx
-        self.windows = Windows(
-            size=table.num_embeddings - (0 if padding is None else padding + 1), separators=1 if padding is None else 2
-        )
+        self._packed = PackedEncoder(encoder)
+        self.windows = Windows(size=self._packed.positions, separators=self._packed.separators)
         self.max_length = min(max_length, self.windows.longest)
-        self.classifier = PairClassifier(encoder.config.hidden_size)
+        self.kind: Kind = classifier
+        self.classifier = CLASSIFIERS[classifier](encoder.config.hidden_size)
 
     @classmethod
-    def from_encoder(cls, name: str, max_length: int = 1024) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
+    def from_encoder(
+        cls, name: str, max_length: int = 1024, classifier: Kind = "bilinear"
+    ) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
         """An untrained classifier on a pretrained encoder (folder, hub or embedded: name), and the encoder's tokenizer.
 
         Raises UserError where the encoder is not found or does not fit.
@@ -109,7 +77,7 @@ class RelationCandidateModel(nn.Module):
                 "and tokenizer, a name on the Hugging Face hub (this machine must reach it or have it cached), or "
                 "embedded:minilm"
             ) from error
-        return cls(encoder, max_length), tokenizer
+        return cls(encoder, max_length, classifier), tokenizer
 
     @classmethod
     def load(cls, folder: Path) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
@@ -145,7 +113,7 @@ class RelationCandidateModel(nn.Module):
         if wrong:
             raise ValueError(f"weights do not fit the relation candidate model: {', '.join(sorted(wrong))}")
         folder.mkdir(parents=True, exist_ok=True)
-        setattr(self.encoder.config, KEY, {"max_length": self.max_length})
+        setattr(self.encoder.config, KEY, {"max_length": self.max_length, "classifier": self.kind})
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
             partial = Path(name)
             self.encoder.config.save_pretrained(partial)
@@ -161,56 +129,78 @@ class RelationCandidateModel(nn.Module):
 
     def collate(self, documents: Sequence[EncodedDocument]) -> Batch:
         """One batch of CPU tensors for `forward`."""
-        return collate(documents, self.windows, self.encoder.config.pad_token_id)
+        return collate(documents, self.windows, self._packed.first_position)
 
     def forward(self, batch: Batch) -> Tensor:
-        """Logits of P(relation) of a batch of `collate`.
+        """What the classifier says of a batch of `collate`; `self.classifier` turns it into a loss or into logits.
 
-        Returns float32 [pairs]: for each document in turn its ordered pairs (h, t), h != t, sorted by (h, t).
+        Returns float32 [pairs, outputs]: for each document in turn its ordered pairs (h, t), h != t, sorted by (h, t).
         """
-        with caught(self._last_attention[0]) as seen:
-            hidden = self.encoder(
-                input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]
-            ).last_hidden_state  # [windows, width, d]
-        heads = self.encoder.config.num_attention_heads
-        rows = attention_rows(seen["query"], seen["key"], batch["attention_mask"], batch["rows"], heads)
-        rows = rows * batch["inside"][:, :, None, None]  # [windows, most markers, heads, width]
+        layout: list[Layout] = batch["layout"]
+        sizes = [width for document in layout for width in document.windows]
+        hidden, query, key = self._packed(batch["input_ids"], batch["position_ids"], sizes)
+        windows = iter(zip(torch.split(hidden, sizes), torch.split(key, sizes), strict=True))
+        rows = [document.mentions for document in layout for _ in document.windows]
+        queries = torch.split(query.index_select(0, batch["rows"]), rows)
+        wanted = iter(zip(queries, torch.split(batch["inside"], rows), strict=True))
+        mentions = [document.mentions for document in layout]
+        markers, owners, shares = (torch.split(batch[name], mentions) for name in ("markers", "owner", "share"))
 
-        openings, contexts = [], []
-        window = mention = entity = pair = 0
-        for document in batch["documents"]:
-            windows = slice(window, window := window + document["windows"])
-            mentions = slice(mention, mention := mention + document["mentions"])
-            entities = slice(entity, entity := entity + document["entities"])
-            pairs = slice(pair, pair := pair + document["pairs"] // 2)
-            states, attention = self.windows.join(
-                hidden[windows], rows[windows, : document["mentions"]], document["length"]
-            )  # [length, d], [mentions, heads, length]
-            openings.append(states.index_select(0, batch["markers"][mentions]))
-            with torch.autocast(hidden.device.type, enabled=False):
-                average = batch["average"][entities, mentions].to(attention.dtype)
-                attention = (average @ attention.flatten(1)).view(document["entities"], heads, document["length"])
-            first, second = batch["first"][pairs] - entities.start, batch["second"][pairs] - entities.start
-            contexts.append(pool_contexts(states, attention, first, second))
+        openings, states, attentions = [], [], []
+        for number, document in enumerate(layout):
+            parts, attention = [], []
+            for _ in document.windows:
+                part, keys = next(windows)
+                own, inside = next(wanted)
+                found = attention_rows(own, keys, self._packed.heads)
+                parts.append(part)
+                attention.append(found if len(document.windows) == 1 else found * inside[None, :, None])
+            whole, joined = self.windows.join(parts, attention, document.length)
+            openings.append(whole.index_select(0, markers[number]))
+            attentions.append(pool_attention(joined, owners[number], shares[number], document.entities))
+            states.append(whole)
         with torch.autocast(hidden.device.type, enabled=False):
             embeddings = pool_entities(torch.cat(openings), batch["mentions"], batch["present"])
-        logits: Tensor = self.classifier(
-            embeddings, torch.cat(contexts).to(embeddings.dtype), batch["first"], batch["second"], batch["order"]
-        )
-        return logits
+
+        unordered = [document.unordered for document in layout]
+        pairs = zip(*(torch.split(batch[name], unordered) for name in ("first", "second")), strict=True)
+        orders = torch.split(batch["order"], [2 * count for count in unordered])
+        entities = torch.split(embeddings, [document.entities for document in layout])
+        outputs = [
+            self._classify(states[number], attentions[number], entities[number], first, second).index_select(0, order)
+            for number, ((first, second), order) in enumerate(zip(pairs, orders, strict=True))
+        ]
+        return torch.cat(outputs)
+
+    def _classify(self, states: Tensor, attention: Tensor, entities: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """One document: outputs of all pairs (first, second), and then of all (second, first).
+
+        states: [length, d]; attention: [length, entities, heads]; entities: [entities, d]; first, second: all pairs a <
+        b sorted. Returns [2 * pairs, outputs].
+        """
+
+        def block(heads: slice, first: Tensor, second: Tensor) -> Tensor:
+            contexts = pool_contexts(states, attention, heads, first, second).to(entities.dtype)
+            found: Tensor = self.classifier(entities, contexts, first, second)
+            return found
+
+        count = len(entities)
+        step = max(1, BLOCK_PAIRS // max(count, 1))
+        if count <= step:
+            return block(slice(0, count), first, second).flatten(0, 1)
+        # The pairs (a, b) of the entities a in turn, so many that memory stays bounded, in the backward pass too.
+        blocks = []
+        for start in range(0, count, step):
+            stop = min(start + step, count)
+            pairs = slice(_pairs_before(start, count), _pairs_before(stop, count))
+            heads = slice(start, stop)
+            blocks.append(checkpoint(block, heads, first[pairs], second[pairs], use_reentrant=False))
+        return torch.cat(blocks, 1).flatten(0, 1)
 
 
-def _position_embeddings(encoder: PreTrainedModel) -> nn.Embedding:
-    try:
-        table = encoder.get_submodule("embeddings.position_embeddings")
-    except AttributeError:
-        table = None
-    if not isinstance(table, nn.Embedding):
-        raise UserError(
-            f"the encoder {type(encoder).__name__} has no table of positions, which tells how long a window is; "
-            "choose a BERT- or RoBERTa-like encoder in model.encoder"
-        )
-    return table
+def _pairs_before(entity: int, entities: int) -> int:
+    """Number of pairs a < b with a < `entity`."""
+    return entity * entities - entity * (entity + 1) // 2
 
 
 def _first_line(error: BaseException) -> str:

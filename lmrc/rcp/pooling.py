@@ -24,18 +24,32 @@ def pool_entities(hidden: Tensor, mentions: Tensor, present: Tensor) -> Tensor:
     return torch.logsumexp(gathered, 1).masked_fill(~alive, 0.0)
 
 
-def pool_contexts(hidden: Tensor, attention: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Localized contexts of a document's entity pairs (equations 3 and 4).
+def pool_attention(rows: Tensor, owner: Tensor, share: Tensor, entities: int) -> Tensor:
+    """The attention of a document's entities: the mean over their mentions' rows.
 
-    hidden: [length, d]; attention: [entities, heads, length], each entity's mean over its mentions; first, second:
-    [pairs] entities. Returns [pairs, d]. The context of (s, o) is that of (o, s): one of the two is enough. As in the
-    published code the heads' products are averaged and normalised over positions; equation 3 leaves that out.
+    rows: [heads, mentions, length]; owner: [mentions], whose mention it is; share: [mentions], 1 / mentions of that
+    entity. Returns [length, entities, heads], zero for an entity without any mention.
     """
-    heads = attention.shape[1]
+    numbers = torch.arange(entities, device=rows.device)
+    # A product with a small matrix: unlike adding up by index it gives the same bits at every run on a GPU.
+    average = (owner == numbers[:, None]).to(rows.dtype) * share.to(rows.dtype)
+    with torch.autocast(rows.device.type, enabled=False):
+        return (average @ rows).permute(2, 1, 0).contiguous()
+
+
+def pool_contexts(hidden: Tensor, attention: Tensor, heads: slice, first: Tensor, second: Tensor) -> Tensor:
+    """Localized contexts of entity pairs of a document (equations 3 and 4).
+
+    hidden: [length, d]; attention: [length, entities, heads]; first, second: [pairs] entities, `first` all within the
+    slice `heads`, so that only these are multiplied with all. Returns [pairs, d]. The context of (s, o) is that of (o,
+    s): one of the two is enough. As in the published code the heads' products are averaged and normalised over
+    positions; equation 3 leaves that out.
+    """
+    length, entities, attention_heads = attention.shape
     with torch.autocast(hidden.device.type, enabled=False):
-        by_position = attention.permute(2, 0, 1)
-        # One product over heads for all pairs: [length, entities, entities], in place of [pairs, heads, length].
-        shared = torch.bmm(by_position, by_position.transpose(1, 2)) / heads
-        weights = shared.permute(1, 2, 0)[first, second]
-        weights = weights / (weights.sum(1, keepdim=True) + EPSILON)
-    return weights @ hidden
+        # One product over attention heads for all pairs: [length, head entities, entities], in place of [pairs,
+        # attention heads, length].
+        shared = torch.bmm(attention[:, heads], attention.transpose(1, 2)) / attention_heads
+        weights = shared.view(length, -1).index_select(1, (first - heads.start) * entities + second)
+        weights = weights / (weights.sum(0, keepdim=True) + EPSILON)
+    return weights.t() @ hidden

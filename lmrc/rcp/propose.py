@@ -87,7 +87,7 @@ class Proposed:
 def probabilities(model: RelationCandidateModel, documents: list[EncodedDocument]) -> list[NDArray[np.float64]]:
     """P(relation) of the ordered pairs of each document, [pairs] sorted by (h, t), in one forward pass."""
     device = next(model.parameters()).device
-    logits = model(to_device(model.collate(documents), device))
+    logits = model.classifier.logits(model(to_device(model.collate(documents), device)))
     scores = torch.sigmoid(logits.double()).cpu().numpy()
     return np.split(scores, np.cumsum([document.pairs for document in documents])[:-1])
 

@@ -95,7 +95,8 @@ class RcpTask:
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Binary cross entropy of P(relation), summed over pairs."""
-        return F.binary_cross_entropy_with_logits(model(batch), batch["targets"], reduction="sum")
+        loss: Tensor = self._own.classifier.loss(model(batch), batch["targets"])
+        return loss
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The pretrained encoder and the new layers, each at its own rate (table 6)."""
@@ -113,7 +114,7 @@ class RcpTask:
         for start in range(0, len(indices), size):
             examples = [self._dev[index] for index in self._dev_order[indices[start : start + size]]]
             batch = to_device(self._batch(examples), world.device)
-            scores = model(batch)
+            scores = self._own.classifier.logits(model(batch))
             # The rest of this rank's documents repeats one of them.
             pairs = sum(example.document.pairs for example in examples[: max(real - start, 0)])
             scores, targets = scores[:pairs].double(), batch["targets"][:pairs].double()

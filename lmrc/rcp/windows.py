@@ -8,6 +8,7 @@ as long as both windows, which leaves two or three word pieces between them unse
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -53,17 +54,17 @@ class Windows:
         inside = [positions < self.size - self.separators, second >= 1]
         return [(np.where(held, place, 0), held) for place, held in zip([positions, second], inside, strict=True)]
 
-    def join(self, hidden: Tensor, attention: Tensor, length: int) -> tuple[Tensor, Tensor]:
+    def join(self, hidden: Sequence[Tensor], attention: Sequence[Tensor], length: int) -> tuple[Tensor, Tensor]:
         """Put a document together.
 
-        hidden: [1 or 2 windows, width, d]; attention: [1 or 2 windows, rows, heads, width], zero for rows that are not
-        in the window. Returns hidden [length, d] and attention [rows, heads, length].
+        Of its one or two windows, hidden: [width, d] each; attention: [heads, rows, width] each, zero for rows that are
+        not in the window. Returns hidden [length, d] and attention [heads, rows, length].
         """
-        if length <= self.size:
-            return hidden[0, :length], attention[0, ..., :length]
+        if len(hidden) == 1:
+            return hidden[0], attention[0]
         end, begin = self.size - self.separators, length - self.size + 1
-        seen = torch.ones(length, 1, dtype=hidden.dtype, device=hidden.device)
+        seen = torch.ones(length, 1, dtype=hidden[0].dtype, device=hidden[0].device)
         seen[begin:end] = 2
-        joined = F.pad(hidden[0, :end], (0, 0, 0, length - end)) + F.pad(hidden[1, 1 : self.size], (0, 0, begin, 0))
-        rows = F.pad(attention[0, ..., :end], (0, length - end)) + F.pad(attention[1, ..., 1 : self.size], (begin, 0))
+        joined = F.pad(hidden[0][:end], (0, 0, 0, length - end)) + F.pad(hidden[1][1:], (0, 0, begin, 0))
+        rows = F.pad(attention[0][..., :end], (0, length - end)) + F.pad(attention[1][..., 1:], (begin, 0))
         return joined / seen, rows / (rows.sum(-1, keepdim=True) + EPSILON)

@@ -207,9 +207,9 @@ def test_logits_are_computed_on_answers_only() -> None:
 
 
 def test_the_classifier_is_that_of_the_model() -> None:
-    from lmrc.rcp.model import PairClassifier
+    from lmrc.rcp.classifiers import BilinearClassifier
 
-    assert classifier_parameters(48) == sum(parameter.numel() for parameter in PairClassifier(48).parameters())
+    assert classifier_parameters(48) == sum(parameter.numel() for parameter in BilinearClassifier(48).parameters())
 
 
 def test_the_table_adds_up_and_says_what_fits() -> None:

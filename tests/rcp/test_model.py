@@ -11,8 +11,9 @@ from transformers import AutoModel, DebertaV2Config, DistilBertConfig, Longforme
 
 from lmrc.corpus.docred import Document, candidate_pairs
 from lmrc.errors import UserError
+from lmrc.rcp.classifiers import BilinearClassifier
 from lmrc.rcp.markers import Encoder
-from lmrc.rcp.model import PairClassifier, RelationCandidateModel
+from lmrc.rcp.model import RelationCandidateModel
 from tests.rcp import reference, tiny
 
 KINDS: tuple[tiny.Kind, ...] = ("bert", "roberta")
@@ -38,7 +39,8 @@ def build(kind: tiny.Kind, dropout: float = 0.0, max_length: int = 1024) -> Rela
 def scores(model: RelationCandidateModel, kind: tiny.Kind, documents: list[Document]) -> list[Tensor]:
     encoder = Encoder(tiny.tokenizer(kind), model.max_length)
     encoded = [encoder.encode(document) for document in documents]
-    return list(model(model.collate(encoded)).split([document.pairs for document in encoded]))
+    logits = model.classifier.logits(model(model.collate(encoded)))
+    return list(logits.split([document.pairs for document in encoded]))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -54,7 +56,7 @@ def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str) -> None:
         "two windows": tiny.POSITIONS + 10 < length < LONGEST[kind],
         "cut off": length == LONGEST[kind] and document.cut > 0 and () in document.markers,
     }.get(name, True), "the case is not what its name says"
-    actual = model(model.collate([document]))
+    actual = model.classifier.logits(model(model.collate([document])))
 
     twin = tiny.encoder(kind).double().eval()
     hidden, attention = reference.encode(
@@ -161,7 +163,7 @@ def test_logits_start_small(width: int) -> None:
     torch.manual_seed(0)
     entities, contexts = torch.randn(20, width), torch.randn(190, width)
     first, second = torch.triu_indices(20, 20, 1)
-    logits = PairClassifier(width)(entities, contexts, first, second, torch.arange(380))
+    logits = BilinearClassifier(width)(entities, contexts, first, second)
     assert 0.01 < logits.std() < 1
 
 
@@ -182,7 +184,7 @@ def test_save_and_load(kind: tiny.Kind, tmp_path: Path) -> None:
     assert not any(name.startswith(".") for name in files)
     config = json.loads((tmp_path / "best" / "config.json").read_text())
     assert config["model_type"] == kind
-    assert config["relation_candidate_proposal"] == {"max_length": 80}
+    assert config["relation_candidate_proposal"] == {"max_length": 80, "classifier": "bilinear"}
 
     loaded, loaded_tokenizer = RelationCandidateModel.load(tmp_path / "best")
     assert not loaded.training
@@ -233,7 +235,7 @@ def test_from_encoder(tmp_path: Path) -> None:
     model, tokenizer = RelationCandidateModel.from_encoder(str(tmp_path), max_length=60)
     assert model.max_length == 60
     assert model.encoder.config.attention_probs_dropout_prob == 0.0
-    assert model.encoder.config._attn_implementation == "sdpa"
+    assert model.encoder.config._attn_implementation == "packed_windows"
     assert tokenizer.convert_tokens_to_ids("*") == 5
     pretrained = dict(encoder.named_parameters())
     for name, parameter in model.encoder.named_parameters():

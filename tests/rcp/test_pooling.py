@@ -45,7 +45,7 @@ def test_entities_without_any_mention_in_the_batch() -> None:
 def test_contexts_one_pair_at_a_time() -> None:
     hidden, attention = double(7, 5), torch.rand(4, 2, 7, dtype=torch.float64)
     first, second = torch.triu_indices(4, 4, 1)
-    contexts = pool_contexts(hidden, attention, first, second)
+    contexts = pool_contexts(hidden, attention.permute(2, 0, 1), slice(0, 4), first, second)
     for row, (s, o) in enumerate(zip(first.tolist(), second.tolist(), strict=True)):
         q = [sum(attention[s, h, i] * attention[o, h, i] for h in range(2)) / 2 for i in range(7)]
         total = sum(q) + 1e-5
@@ -57,7 +57,9 @@ def test_entities_that_share_no_attention_have_no_context() -> None:
     attention = torch.zeros(3, 2, 6)
     attention[0, :, :3] = 0.3
     attention[1, :, 3:] = 0.3  # entity 2 was cut off: zeros
-    contexts = pool_contexts(torch.randn(6, 4), attention, torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2]))
+    contexts = pool_contexts(
+        torch.randn(6, 4), attention.permute(2, 0, 1), slice(0, 3), torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2])
+    )
     assert torch.equal(contexts, torch.zeros(3, 4))
 
 
@@ -67,7 +69,7 @@ def test_gradients() -> None:
     first, second = torch.triu_indices(4, 4, 1)
 
     def contexts(hidden: Tensor, attention: Tensor) -> Tensor:
-        return pool_contexts(hidden, attention, first, second)
+        return pool_contexts(hidden, attention.permute(2, 0, 1), slice(0, 4), first, second)
 
     attention = torch.rand(4, 2, 6, dtype=torch.float64)
     assert torch.autograd.gradcheck(contexts, (double(6, 3), attention.clone().requires_grad_()))

@@ -81,7 +81,8 @@ def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeC
     encoder = Encoder(tiny.tokenizer("bert"), model.max_length)
     for document, found in zip(DOCUMENTS, candidates, strict=True):
         with torch.no_grad():
-            alone = torch.sigmoid(model(model.collate([encoder.encode(document)]))).tolist()
+            outputs = model(model.collate([encoder.encode(document)]))
+            alone = torch.sigmoid(model.classifier.logits(outputs)).tolist()
         pairs = candidate_pairs(len(document.entities))
         expected = {pair: p for pair, p in zip(pairs, alone, strict=True) if p >= threshold}
         assert {(c.head, c.tail): c.probability for c in found} == pytest.approx(expected, abs=1e-5)

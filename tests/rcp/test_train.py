@@ -64,7 +64,7 @@ def test_loss_is_the_sum_over_pairs(task: RcpTask) -> None:
         batch = task.collate([0, 1, 2])
         expected = sum(
             -torch.log(torch.sigmoid(logit if target else -logit)).item()
-            for logit, target in zip(task.model(batch), batch["targets"], strict=True)
+            for logit, target in zip(task.model(batch).squeeze(1), batch["targets"], strict=True)
         )
         assert task.loss(task.model, batch).item() == pytest.approx(expected, rel=1e-5)
         alone = sum(task.loss(task.model, task.collate([index])).item() for index in (0, 1, 2))
@@ -109,7 +109,7 @@ def test_evaluation_by_hand(task: RcpTask) -> None:
     loss = 0.0
     for document in DEV:
         wanted = relations_by_pair(document)
-        logits = model(model.collate([encoder.encode(document)]))
+        logits = model.classifier.logits(model(model.collate([encoder.encode(document)])))
         gold += len(wanted)
         for pair, logit in zip(candidate_pairs(len(document.entities)), logits.tolist(), strict=True):
             pairs += 1
@@ -153,8 +153,8 @@ def test_evaluation_does_not_depend_on_the_number_of_ranks(task: RcpTask, size: 
         def counted(batch: dict[str, Any]) -> torch.Tensor:
             passes[number] += 1
             with lock, torch.no_grad():  # the hooks on the encoder are not made for threads
-                logits: torch.Tensor = model(batch)
-            return logits
+                outputs: torch.Tensor = model(batch)
+            return outputs
 
         results[number] = task.evaluate(counted, _Thread(number, size, torch.device("cpu")))  # type: ignore[arg-type]
 

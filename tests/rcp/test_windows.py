@@ -38,9 +38,7 @@ def test_every_word_piece_is_found_where_it_is_said_to_be(size: int, separators:
         assert found[0] == found[-1] == 1
 
     # What does not depend on the window comes back as it was: joining undoes cutting.
-    hidden = torch.zeros(len(cut), size, 1)
-    for index, window in enumerate(cut):
-        hidden[index, : len(window), 0] = torch.from_numpy(window)
-    joined, rows = windows.join(hidden, torch.ones(len(cut), 3, 2, size), length)
+    hidden = [torch.from_numpy(window)[:, None].float() for window in cut]
+    joined, rows = windows.join(hidden, [torch.ones(3, 2, len(window)) for window in cut], length)
     assert joined[:, 0].tolist() == ids.tolist()
     assert rows.shape == (3, 2, length)

@@ -1,0 +1,264 @@
+"""RCP beside a plain rendering of the published structure (benchmarks/published.py), on real documents.
+
+Both sides hold the same weights (the encoder's and a grouped bilinear classifier's), see the same documents in the same
+batches with the same dropout in the same precision, and take turns, batch by batch, in one process. The logits of both
+are compared before anything is timed. Peak memory is that of a process of its own for each side.
+
+    python benchmarks/rcp.py --documents redocred_dev.json [--sizes minilm base] [--precision fp32] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from published import PublishedModel, published_batch, published_loss
+from torch import Tensor, nn
+from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, RobertaConfig
+
+from lmrc.corpus.docred import read_documents
+from lmrc.corpus.relations import DOCRED
+from lmrc.embedded import resolve
+from lmrc.engine.backend import autocast
+from lmrc.rcp.classifiers import GroupedClassifier
+from lmrc.rcp.markers import EncodedDocument, Encoder
+from lmrc.rcp.model import RelationCandidateModel
+
+Size = Literal["minilm", "base"]
+Step = Callable[[int], None]
+BATCH = 4
+RATES = (3e-5, 1e-4)
+
+
+def make_encoder(size: Size, vocabulary: int) -> PreTrainedModel:
+    """MiniLM's pretrained weights, or RoBERTa-base's architecture with random ones; dropout as our training sets it."""
+    if size == "minilm":
+        source = resolve("embedded:minilm")
+        config = AutoConfig.from_pretrained(source)
+    else:
+        # MiniLM's word pieces, so that no tokenizer is needed that this machine may not have.
+        config = RobertaConfig(vocab_size=vocabulary, max_position_embeddings=514, type_vocab_size=1, pad_token_id=0)
+    config.attention_probs_dropout_prob = 0.0
+    if size == "minilm":
+        return AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
+    torch.manual_seed(0)
+    return AutoModel.from_config(config)
+
+
+def make_models(size: Size, vocabulary: int) -> tuple[PublishedModel, RelationCandidateModel]:
+    """Both sides with the same weights."""
+    torch.manual_seed(1)
+    published = PublishedModel(make_encoder(size, vocabulary))
+    ours = RelationCandidateModel(make_encoder(size, vocabulary), classifier="grouped")
+    ours.encoder.load_state_dict(published.encoder.state_dict())
+    d = published.config.hidden_size
+    head, tail = published.head_extractor, published.tail_extractor
+    assert isinstance(ours.classifier, GroupedClassifier)
+    with torch.no_grad():
+        ours.classifier.head.weight.copy_(head.weight[:, :d])
+        ours.classifier.head.bias.copy_(head.bias)
+        ours.classifier.tail.weight.copy_(tail.weight[:, :d])
+        ours.classifier.tail.bias.copy_(tail.bias)
+        ours.classifier.context.weight.copy_(torch.cat([head.weight[:, d:], tail.weight[:, d:]]))
+        ours.classifier.weight.copy_(published.bilinear.weight)
+        ours.classifier.bias.copy_(published.bilinear.bias)
+    return published, ours
+
+
+class Side:
+    """One side: its batches, made beforehand, a training step and a forward pass over one of them."""
+
+    def __init__(
+        self,
+        model: PublishedModel | RelationCandidateModel,
+        batches: list[Any],
+        loss: Callable[[Any, Tensor], Tensor],
+        precision: str,
+        fused: bool,
+    ) -> None:
+        self.model = model
+        self._batches = batches
+        self._loss = loss
+        self._precision = precision
+        encoder = {id(parameter) for parameter in model.encoder.parameters()}
+        new = [parameter for parameter in model.parameters() if id(parameter) not in encoder]
+        groups = [{"params": model.encoder.parameters(), "lr": RATES[0]}, {"params": new, "lr": RATES[1]}]
+        self._optimizer = torch.optim.AdamW(groups, eps=1e-6, weight_decay=0.0, fused=fused)
+
+    def outputs(self, index: int) -> Tensor:
+        """Forward pass without gradients, in evaluation mode."""
+        self.model.eval()
+        with torch.inference_mode(), autocast(self._precision, "cpu"):  # type: ignore[arg-type]
+            return self.model(self._batches[index])  # type: ignore[no-any-return]
+
+    def infer(self, index: int) -> None:
+        self.outputs(index)
+
+    def train(self, index: int) -> None:
+        """Forward, backward, clip, step."""
+        self.model.train()
+        with autocast(self._precision, "cpu"):  # type: ignore[arg-type]
+            outputs = self.model(self._batches[index])
+        loss = self._loss(outputs, (torch.arange(len(outputs)) % 29 == 0).float())
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def in_turn(sides: dict[str, Step], batches: int) -> dict[str, float]:
+    """Seconds of each side over all batches, each batch once by each side, the first to go alternating."""
+    seconds = dict.fromkeys(sides, 0.0)
+    for step in sides.values():
+        step(0)
+    for index in range(batches):
+        names = list(sides) if index % 2 else list(sides)[::-1]
+        for name in names:
+            begun = time.perf_counter()
+            sides[name](index)
+            seconds[name] += time.perf_counter() - begun
+    return seconds
+
+
+def read(path: Path, documents: int, tokenizer: PreTrainedTokenizerBase) -> list[EncodedDocument]:
+    """The first documents, as word pieces."""
+    encoder = Encoder(tokenizer, 1021)
+    return [encoder.encode(document) for document in itertools.islice(read_documents(path, DOCRED), documents)]
+
+
+def make_sides(size: Size, documents: Sequence[EncodedDocument], precision: str) -> dict[str, Side]:
+    """Both sides over the same batches of documents, in the order of the file."""
+    published, ours = make_models(size, AutoConfig.from_pretrained(resolve("embedded:minilm")).vocab_size)
+    chunks = [documents[start : start + BATCH] for start in range(0, len(documents), BATCH)]
+
+    def one_hot(outputs: Tensor, targets: Tensor) -> Tensor:
+        return published_loss(outputs, torch.stack([1 - targets, targets], 1))
+
+    def mean(outputs: Tensor, targets: Tensor) -> Tensor:
+        return ours.classifier.loss(outputs, targets) / len(targets)
+
+    padding = int(published.config.pad_token_id)
+    return {
+        "published": Side(published, [published_batch(chunk, padding) for chunk in chunks], one_hot, precision, False),
+        "ours": Side(ours, [ours.collate(chunk) for chunk in chunks], mean, precision, True),
+    }
+
+
+def peak_memory(size: Size, name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Megabytes of a process that trains one side: loaded, and at its peak."""
+    command = [sys.executable, __file__, "--documents", str(options.documents), "--memory-of", name, "--sizes", size]
+    command += ["--count", str(options.count), "--precision", options.precision]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, float] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def _train_alone(size: Size, name: str, documents: Sequence[EncodedDocument], precision: str) -> None:
+    side = make_sides(size, documents, precision)[name]
+    loaded = _highest()
+    # The widest batches decide: those with the most pairs and tokens.
+    for index in range(-(-len(documents) // BATCH)):
+        side.train(index)
+    print(json.dumps({"loaded": loaded, "peak": _highest()}))
+
+
+def _highest() -> float:
+    """The most memory that this process has held, in MB (not `ru_maxrss`, which begins with the parent's)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+
+
+def products_share(model: RelationCandidateModel, side: Side, tokens: int, seconds: float) -> float:
+    """Share of inference that the encoder's linear layers alone would take at the speed of large products."""
+    linear = [module for module in model.encoder.modules() if isinstance(module, nn.Linear)]
+    flops = sum(2 * tokens * layer.weight.numel() for layer in linear)
+    a, b = torch.randn(1024, 768), torch.randn(768, 3072)
+    a @ b
+    begun = time.perf_counter()
+    for _ in range(10):
+        a @ b
+    speed = 10 * 2 * 1024 * 768 * 3072 / (time.perf_counter() - begun)
+    return flops / speed / seconds
+
+
+def measure(size: Size, documents: Sequence[EncodedDocument], options: argparse.Namespace) -> dict[str, float]:
+    """All figures of one encoder."""
+    sides = make_sides(size, documents, options.precision)
+    batches = -(-len(documents) // BATCH)
+    for index in range(min(4, batches)):
+        difference = (sides["published"].outputs(index) - sides["ours"].outputs(index)).abs().max()
+        if difference > (2e-3 if options.precision == "fp32" else 5e-2):
+            raise SystemExit(f"batch {index}: the logits of both sides differ by {difference:.2g}")
+    inference = in_turn({name: side.infer for name, side in sides.items()}, batches)
+    ours = sides["ours"].model
+    assert isinstance(ours, RelationCandidateModel)
+    tokens = sum(len(document.input_ids) for document in documents)
+    share = products_share(ours, sides["ours"], tokens, inference["ours"])
+    training = in_turn({name: side.train for name, side in sides.items()}, batches)
+    memory = {name: peak_memory(size, name, options) for name in sides}
+    count = len(documents)
+    result = {
+        "train_ratio": training["published"] / training["ours"],
+        "infer_ratio": inference["published"] / inference["ours"],
+        "memory_ratio": memory["ours"]["peak"] / memory["published"]["peak"],
+        "published_train_documents_per_second": count / training["published"],
+        "train_documents_per_second": count / training["ours"],
+        "published_infer_documents_per_second": count / inference["published"],
+        "infer_documents_per_second": count / inference["ours"],
+        "published_peak_megabytes": memory["published"]["peak"],
+        "peak_megabytes": memory["ours"]["peak"],
+        "share_of_encoder_products": share,
+    }
+    print(
+        f"{size}, {options.precision}, {count} documents in batches of {BATCH}:\n"
+        f"  training   published {count / training['published']:6.2f} documents/s, ours "
+        f"{count / training['ours']:6.2f}: {result['train_ratio']:.2f} x\n"
+        f"  inference  published {count / inference['published']:6.2f} documents/s, ours "
+        f"{count / inference['ours']:6.2f}: {result['infer_ratio']:.2f} x; the encoder's own products would take "
+        f"{100 * share:.0f} % of that time at full speed\n"
+        f"  peak memory of training: published {memory['published']['peak']:.0f} MB, ours "
+        f"{memory['ours']['peak']:.0f} MB: {result['memory_ratio']:.2f} x",
+        flush=True,
+    )
+    return result
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=Path, required=True, help="documents in DocRED's format")
+    parser.add_argument("--count", type=int, default=64, help="documents measured, from the first")
+    parser.add_argument("--sizes", nargs="+", choices=["minilm", "base"], default=["minilm", "base"])
+    parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--memory-of", choices=["published", "ours"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    tokenizer = AutoTokenizer.from_pretrained(resolve("embedded:minilm"))
+    documents = read(options.documents, options.count, tokenizer)
+    if options.memory_of:
+        _train_alone(options.sizes[0], options.memory_of, documents, options.precision)
+        return
+    figures = {size: measure(size, documents, options) for size in options.sizes}
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print(
+        ", ".join(
+            f"{size}: training {found['train_ratio']:.2f} x, inference {found['infer_ratio']:.2f} x, "
+            f"memory {found['memory_ratio']:.2f} x"
+            for size, found in figures.items()
+        )
+    )
+
+
+if __name__ == "__main__":
+    main()

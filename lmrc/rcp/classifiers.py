@@ -1,0 +1,116 @@
+"""From entities and contexts to P(relation): the paper's bilinear form (equations 5 and 6), and the published code's.
+
+Both are called with entities [entities, d], contexts [pairs, d] of the pairs of entities (first, second), each [pairs],
+and return float32 [2, pairs, outputs]: of (first, second) and of (second, first), which have the same context. Neither
+ever holds an outer product.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+Kind = Literal["bilinear", "grouped"]
+
+
+class _Sides(nn.Module):
+    """Equation 5: tanh(W_s h + W_c c) for heads and for tails."""
+
+    def __init__(self, d: int, width: int) -> None:
+        super().__init__()
+        # W_s and W_c of both sides; the two W_c are one product. Together they are nn.Linear(2d, width) a side.
+        self.head = nn.Linear(d, width)
+        self.tail = nn.Linear(d, width)
+        self.context = nn.Linear(d, 2 * width, bias=False)
+        for parameter in (*self.head.parameters(), *self.tail.parameters(), *self.context.parameters()):
+            nn.init.uniform_(parameter, -((2 * d) ** -0.5), (2 * d) ** -0.5)
+
+    def sides(self, entities: Tensor, contexts: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+        """z of the heads and of the tails, each [2 * pairs, width]: (first, second) and then (second, first)."""
+        context_head, context_tail = self.context(contexts).repeat(2, 1).chunk(2, dim=1)
+        heads, tails = torch.cat([first, second]), torch.cat([second, first])
+        z_head = torch.tanh(self.head(entities).index_select(0, heads) + context_head)
+        z_tail = torch.tanh(self.tail(entities).index_select(0, tails) + context_tail)
+        return z_head, z_tail
+
+
+class BilinearClassifier(_Sides):
+    """Equation 6, one output: the logit of P(relation), not of the P(NA) = 1 - P(relation) of equation 6."""
+
+    def __init__(self, d: int) -> None:
+        super().__init__(d, d)
+        # z^T W z' sums d^2 products of |z| < 1: logits start around 1 at most, whatever d (nn.Bilinear's grow with
+        # sqrt(d)).
+        self.bilinear = nn.Linear(d, d, bias=False)
+        nn.init.normal_(self.bilinear.weight, std=1 / d)
+        self.bias = nn.Parameter(torch.zeros(1))
+
+    def forward(self, entities: Tensor, contexts: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """See the module."""
+        z_head, z_tail = self.sides(entities, contexts, first, second)
+        with torch.autocast(entities.device.type, enabled=False):
+            exact = torch.promote_types(z_head.dtype, torch.float32)
+            outputs: Tensor = (z_head.to(exact) * self.bilinear(z_tail.to(exact))).sum(1) + self.bias
+        return outputs.view(2, -1, 1)
+
+    @staticmethod
+    def logits(outputs: Tensor) -> Tensor:
+        """Logits of P(relation) [pairs] of outputs [pairs, 1]."""
+        return outputs.squeeze(1)
+
+    @staticmethod
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross entropy of outputs [pairs, 1] against targets [pairs] in {0, 1}, summed."""
+        return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets, reduction="sum")
+
+
+class GroupedClassifier(_Sides):
+    """The published code's: z of 768 in blocks of 64, a bilinear form a block, summed; two outputs (NA, relation).
+
+    There each pair becomes 12 outer products of 64 x 64, 49,152 numbers; `weight` is the matrix they are multiplied by.
+    """
+
+    WIDTH = 768
+    BLOCK = 64
+
+    def __init__(self, d: int) -> None:
+        super().__init__(d, self.WIDTH)
+        inputs = self.WIDTH * self.BLOCK
+        self.weight = nn.Parameter(torch.empty(2, inputs).uniform_(-(inputs**-0.5), inputs**-0.5))
+        self.bias = nn.Parameter(torch.empty(2).uniform_(-(inputs**-0.5), inputs**-0.5))
+
+    def forward(self, entities: Tensor, contexts: Tensor, first: Tensor, second: Tensor) -> Tensor:
+        """See the module."""
+        z_head, z_tail = self.sides(entities, contexts, first, second)
+        groups, block = self.WIDTH // self.BLOCK, self.BLOCK
+        with torch.autocast(entities.device.type, enabled=False):
+            exact = torch.promote_types(z_head.dtype, torch.float32)
+            heads, tails = (z.to(exact).view(-1, groups, block).transpose(0, 1) for z in (z_head, z_tail))
+            # [groups, block of the head, outputs * block of the tail]
+            weight = self.weight.to(exact).view(2, groups, block, block).permute(1, 2, 0, 3).flatten(2)
+            forms = torch.bmm(heads, weight).view(groups, -1, 2, block)  # [groups, 2 * pairs, outputs, block]
+            outputs = (forms * tails.unsqueeze(2)).sum((0, 3)) + self.bias
+        return outputs.view(2, -1, 2)
+
+    @staticmethod
+    def logits(outputs: Tensor) -> Tensor:
+        """Logits of P(relation) [pairs] of outputs [pairs, 2]: above 0 where the second output is the larger one.
+
+        Half the difference, for either output alone is trained to be that logit.
+        """
+        return (outputs[:, 1] - outputs[:, 0]) / 2
+
+    @staticmethod
+    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
+        """Binary cross entropy of both outputs [pairs, 2] against one-hot targets, their mean summed over pairs."""
+        one_hot = torch.stack([1 - targets, targets], 1)
+        return F.binary_cross_entropy_with_logits(outputs, one_hot, reduction="sum") / 2
+
+
+CLASSIFIERS: dict[Kind, type[BilinearClassifier] | type[GroupedClassifier]] = {
+    "bilinear": BilinearClassifier,
+    "grouped": GroupedClassifier,
+}

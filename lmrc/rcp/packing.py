@@ -1,0 +1,127 @@
+"""The encoder over windows laid end to end: no padding is computed, and no attention matrix is kept.
+
+Works with any encoder of transformers whose attention goes through its attention interface and whose positions are
+given by `position_ids`; `PackedEncoder` tries the encoder once against its own eager attention and refuses others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from lmrc.errors import UserError
+from lmrc.rcp.attention import attention_rows, caught, last_self_attention
+
+IMPLEMENTATION = "packed_windows"
+
+
+def attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    dropout: float = 0.0,
+    scaling: float | None = None,
+    windows: Sequence[int] = (),
+    **unused: Any,
+) -> tuple[Tensor, None]:
+    """Each window attends to itself (flash attention where the device has it).
+
+    query, key, value: [1, heads, tokens, head size]; `windows`: their lengths, which add up to `tokens`. Returns
+    [1, tokens, heads, head size].
+    """
+    lengths = list(windows) or [query.shape[2]]
+    outputs = [
+        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling).transpose(1, 2)
+        for q, k, v in zip(*(torch.split(part, lengths, 2) for part in (query, key, value)), strict=True)
+    ]
+    return torch.cat(outputs, 1), None
+
+
+AttentionInterface.register(IMPLEMENTATION, attend)
+
+
+class PackedEncoder:
+    """Runs an encoder without padding. Holds no weights: the encoder stays where it is registered."""
+
+    def __init__(self, encoder: PreTrainedModel) -> None:
+        """Sets the encoder's attention. Raises UserError where the encoder cannot be run so."""
+        self._encoder = encoder
+        self._attention = last_self_attention(encoder)
+        table = _position_embeddings(encoder)
+        # RoBERTa numbers positions from its padding index + 1, and separates two texts by two tokens.
+        padding = table.padding_idx
+        self.first_position = 0 if padding is None else padding + 1
+        self.positions = table.num_embeddings - self.first_position
+        self.separators = 1 if padding is None else 2
+        self.heads = encoder.config.num_attention_heads
+        if self._attention is None or not self._agrees_with_eager():
+            raise UserError(
+                f"the encoder {type(encoder).__name__} does not give the attention of its last layer, which localized "
+                "context pooling needs; choose a BERT- or RoBERTa-like encoder in model.encoder"
+            )
+
+    def __call__(
+        self, input_ids: Tensor, position_ids: Tensor, windows: Sequence[int]
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """input_ids, position_ids: [tokens], windows of the given lengths one after the other.
+
+        Returns hidden states [tokens, d], and the last layer's queries and keys [tokens, heads * head size].
+        """
+        assert self._attention is not None
+        with caught(self._attention) as seen:
+            output = self._encoder(input_ids=input_ids[None], position_ids=position_ids[None], windows=tuple(windows))
+        return output.last_hidden_state[0], seen["query"][0], seen["key"][0]
+
+    @torch.no_grad()
+    def _agrees_with_eager(self) -> bool:
+        """Whether packed windows come out as the encoder's own attention gives them, tried on a few word pieces."""
+        encoder, training = self._encoder, self._encoder.training
+        device = next(encoder.parameters()).device
+        windows = [3, 7, 5]
+        ids = torch.arange(sum(windows), device=device).remainder(encoder.config.vocab_size)
+        ids = ids.masked_fill(ids == encoder.config.pad_token_id, encoder.config.vocab_size - 1)
+        places = torch.cat([torch.arange(length, device=device) for length in windows]) + self.first_position
+        encoder.eval()
+        try:
+            encoder.set_attn_implementation("eager")
+            expected = [encoder(input_ids=window[None], output_attentions=True) for window in torch.split(ids, windows)]
+            encoder.set_attn_implementation(IMPLEMENTATION)
+            hidden, query, key = self(ids, places, windows)
+        except (KeyError, TypeError, ValueError, RuntimeError, IndexError):
+            return False
+        finally:
+            encoder.train(training)
+        if len(hidden) != sum(windows) or any(len(rows) != sum(windows) for rows in (query, key)):
+            return False
+        parts = zip(expected, *(torch.split(part, windows) for part in (hidden, query, key)), strict=True)
+        return all(_same(output, states, q, k, self.heads) for output, states, q, k in parts)
+
+
+def _same(output: Any, hidden: Tensor, query: Tensor, key: Tensor, heads: int) -> bool:
+    attentions = getattr(output, "attentions", None)
+    if not attentions or attentions[-1].shape[-1] != len(hidden):
+        return False
+    rows = attention_rows(query, key, heads)
+    return torch.allclose(rows, attentions[-1][0].to(rows), atol=1e-5) and torch.allclose(
+        hidden, output.last_hidden_state[0], atol=1e-3
+    )
+
+
+def _position_embeddings(encoder: PreTrainedModel) -> nn.Embedding:
+    try:
+        table = encoder.get_submodule("embeddings.position_embeddings")
+    except AttributeError:
+        table = None
+    if not isinstance(table, nn.Embedding):
+        raise UserError(
+            f"the encoder {type(encoder).__name__} has no table of positions, which tells how long a window is; "
+            "choose a BERT- or RoBERTa-like encoder in model.encoder"
+        )
+    return table
