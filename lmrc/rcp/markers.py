@@ -24,7 +24,7 @@ from lmrc.corpus.docred import Document
 from lmrc.errors import UserError
 
 MARKER = "*"
-# Words whose pieces are remembered at a time (some 50 MB): a language has no end of names.
+# Words whose pieces are remembered at a time (some 80 MB): a language has no end of names.
 MOST_WORDS = 250_000
 WORDS_A_TEXT = 1000
 
