@@ -108,6 +108,9 @@ class RcpModelOptions(Options):
 
     encoder: str = Field("roberta-large", description="BERT- or RoBERTa-like encoder: folder, hub or embedded: name")
     max_length: int = Field(1024, ge=16, description="word pieces a document; mentions beyond get zero vectors")
+    classifier: Literal["bilinear", "grouped"] = Field(
+        "bilinear", description="bilinear: equation 6; grouped: the published code's, in blocks of 64, with two outputs"
+    )
 
 
 class RcpTraining(Training):

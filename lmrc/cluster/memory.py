@@ -11,6 +11,7 @@ bf16 the forward pass runs under autocast and frozen weights are stored in bf16.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Literal
 
 from lmrc.cluster.architecture import Architecture, UnknownArchitecture, architecture
 from lmrc.config import RcConfig, RcpConfig, Training
@@ -103,7 +104,7 @@ def estimate_rcp(config: RcpConfig, world_size: int) -> MemoryEstimate:
         return MemoryEstimate(setting, unknown=str(error))
     micro = _micro_batch(config.train, world_size)
     window, windows = _windows(encoder, config.model.max_length)
-    classifier = classifier_parameters(encoder.hidden)
+    classifier = classifier_parameters(encoder.hidden, config.model.classifier)
     return _estimate(
         config.train,
         world_size,
@@ -142,14 +143,14 @@ def estimate_rc(config: RcConfig, world_size: int) -> MemoryEstimate:
     )
 
 
-def classifier_parameters(hidden: int) -> int:
+def classifier_parameters(hidden: int, kind: Literal["bilinear", "grouped"]) -> int:
     """Parameters of RCP's new layers."""
     import torch
 
-    from lmrc.rcp.classifiers import BilinearClassifier
+    from lmrc.rcp.classifiers import CLASSIFIERS
 
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in BilinearClassifier(hidden).parameters())
+        return sum(parameter.numel() for parameter in CLASSIFIERS[kind](hidden).parameters())
 
 
 def _estimate(

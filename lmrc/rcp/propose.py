@@ -120,16 +120,14 @@ class Proposing:
     def rows(self, documents: range) -> list[dict[str, Any]]:
         """For each document its title, the pairs with P(relation) >= threshold sorted by (h, t), and counts.
 
-        Documents of like length share a batch, so that little is padding. Raises UserError where the model is damaged.
+        Raises UserError where the model is damaged.
         """
         model, encoder = self._model
         chunk = [self._corpus[index] for index in documents]
         encoded = [encoder.encode(document) for document in chunk]
-        by_length = sorted(range(len(chunk)), key=lambda index: len(encoded[index].input_ids))
-        scores: dict[int, NDArray[np.float64]] = {}
+        scores: list[NDArray[np.float64]] = []
         for start in range(0, len(chunk), self._config.batch_size):
-            batch = by_length[start : start + self._config.batch_size]
-            scores.update(zip(batch, probabilities(model, [encoded[index] for index in batch]), strict=True))
+            scores += probabilities(model, encoded[start : start + self._config.batch_size])
         return [self._row(document, encoded[index], scores[index]) for index, document in enumerate(chunk)]
 
     def _row(self, document: Document, encoded: EncodedDocument, scores: NDArray[np.float64]) -> dict[str, Any]:

@@ -34,7 +34,9 @@ class RcpTask:
 
         Raises UserError where the encoder is not found or does not fit, CorpusError where a document has no labels.
         """
-        model, self.tokenizer = RelationCandidateModel.from_encoder(config.model.encoder, config.model.max_length)
+        model, self.tokenizer = RelationCandidateModel.from_encoder(
+            config.model.encoder, config.model.max_length, config.model.classifier
+        )
         if config.train.gradient_checkpointing:
             if not model.encoder.supports_gradient_checkpointing:
                 raise UserError(
@@ -48,8 +50,6 @@ class RcpTask:
         encoder = Encoder(self.tokenizer, model.max_length)
         self._train = self._prepare("train", train, encoder)
         self._dev = self._prepare("dev", dev, encoder)
-        # Documents of like length together: less padding. The scores do not depend on the order.
-        self._dev_order = np.argsort(self._dev.lengths, kind="stable")
 
     @staticmethod
     def _prepare(what: str, corpus: Corpus, encoder: Encoder) -> EncodedCorpus:
@@ -112,7 +112,7 @@ class RcpTask:
         indices, real = world.share(len(self._dev))
         loss, logits, gold = 0.0, [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
         for start in range(0, len(indices), size):
-            examples = [self._dev[index] for index in self._dev_order[indices[start : start + size]]]
+            examples = [self._dev[index] for index in indices[start : start + size]]
             batch = to_device(self._batch(examples), world.device)
             scores = self._own.classifier.logits(model(batch))
             # The rest of this rank's documents repeats one of them.

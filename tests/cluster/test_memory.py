@@ -207,9 +207,9 @@ def test_logits_are_computed_on_answers_only() -> None:
 
 
 def test_the_classifier_is_that_of_the_model() -> None:
-    from lmrc.rcp.classifiers import BilinearClassifier
-
-    assert classifier_parameters(48) == sum(parameter.numel() for parameter in BilinearClassifier(48).parameters())
+    # Table 6's model: two sides of nn.Linear(2d, width), then d x d and a bias, or 12 blocks of 64 x 64, twice.
+    assert classifier_parameters(48, "bilinear") == 2 * (2 * 48 * 48 + 48) + 48 * 48 + 1
+    assert classifier_parameters(48, "grouped") == 2 * (2 * 48 * 768 + 768) + 2 * (49_152 + 1)
 
 
 def test_the_table_adds_up_and_says_what_fits() -> None:

@@ -2,16 +2,17 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 from transformers import AutoModel, DebertaV2Config, DistilBertConfig, LongformerConfig, PreTrainedModel
 
 from lmrc.corpus.docred import Document, candidate_pairs
 from lmrc.errors import UserError
-from lmrc.rcp.classifiers import BilinearClassifier
 from lmrc.rcp.markers import Encoder
 from lmrc.rcp.model import RelationCandidateModel
 from tests.rcp import reference, tiny
@@ -158,13 +159,51 @@ def test_a_batch_without_pairs_trains_nothing_and_does_not_fail(kind: tiny.Kind)
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
 
 
-@pytest.mark.parametrize("width", [384, 1024])
-def test_logits_start_small(width: int) -> None:
-    torch.manual_seed(0)
-    entities, contexts = torch.randn(20, width), torch.randn(190, width)
-    first, second = torch.triu_indices(20, 20, 1)
-    logits = BilinearClassifier(width)(entities, contexts, first, second)
-    assert 0.01 < logits.std() < 1
+def test_pairs_in_blocks_are_those_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Values and gradients; 60 entities in blocks of three heads, and of one."""
+    found = []
+    for limit in (2**14, 180, 1):
+        monkeypatch.setattr("lmrc.rcp.model.BLOCK_PAIRS", limit)
+        model = build("bert").double()
+        logits = torch.cat(scores(model, "bert", [DOCUMENTS["60 entities"], DOCUMENTS["one window"]]))
+        (logits * torch.arange(len(logits)).sin()).sum().backward()  # type: ignore[no-untyped-call]
+        found.append((logits.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}))
+    for logits, grads in found[1:]:
+        assert torch.allclose(logits, found[0][0], atol=1e-12)
+        for name, grad in grads.items():
+            expected = found[0][1][name]
+            assert grad is not None
+            assert expected is not None
+            assert torch.allclose(grad, expected, atol=1e-10), name
+
+
+class _Syncs(TorchDispatchMode):
+    """Counts what makes the host wait for a device: values read, and shapes that depend on values."""
+
+    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.found: list[str] = []
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if any(name in str(func) for name in self.WAITS):
+            self.found.append(str(func))
+        return func(*args, **(kwargs or {}))
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_no_host_waits_in_forward_and_backward(kind: tiny.Kind) -> None:
+    model = build(kind, dropout=0.1).train()
+    encoder = Encoder(tiny.tokenizer(kind), model.max_length)
+    batch = model.collate([encoder.encode(DOCUMENTS[name]) for name in ("two windows", "one window", "60 entities")])
+    targets = torch.zeros(len(batch["order"]))
+    with _Syncs() as syncs:
+        model.classifier.loss(model(batch), targets).backward()
+        assert syncs.found == []
+        # The counter counts.
+        float(targets.sum())
+    assert len(syncs.found) == 1
 
 
 def test_max_length_is_kept() -> None:
