@@ -21,6 +21,7 @@ from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
 from lmrc.engine.identity import identity
 from lmrc.rcp.batching import to_device
+from lmrc.rcp.calibration import find_threshold
 from lmrc.rcp.markers import EncodedDocument, Encoder
 from lmrc.rcp.measure import f1_score
 from lmrc.rcp.model import RelationCandidateModel, check_folder
@@ -102,12 +103,14 @@ class Proposing:
         self._config = config
         self._corpus = Corpus.open(config.corpus)
         check_folder(config.rcp)
+        self.threshold = find_threshold(config.rcp, config.threshold)
         self.documents = len(self._corpus)
         self.identity = identity(
             config.rcp,
             SCHEMA,
             corpus=self._corpus.fingerprint,
-            threshold=config.threshold,
+            threshold=self.threshold,
+            top_k=config.top_k,
             batch_size=config.batch_size,
         )
 
@@ -118,7 +121,8 @@ class Proposing:
         return model.to("cuda" if torch.cuda.is_available() else "cpu"), Encoder(tokenizer, model.max_length)
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
-        """For each document its title, the pairs with P(relation) >= threshold sorted by (h, t), and counts.
+        """For each document its title, the pairs with P(relation) >= threshold, at most the `top_k` most
+        probable, sorted by (h, t), and counts.
 
         Raises UserError where the model is damaged.
         """
@@ -132,7 +136,10 @@ class Proposing:
 
     def _row(self, document: Document, encoded: EncodedDocument, scores: NDArray[np.float64]) -> dict[str, Any]:
         pairs = candidate_pairs(len(document.entities))
-        kept = np.flatnonzero(scores >= self._config.threshold)
+        kept = np.flatnonzero(scores >= self.threshold)
+        if self._config.top_k is not None:
+            # Of equal ones the first.
+            kept = np.sort(kept[np.argsort(-scores[kept], kind="stable")[: self._config.top_k]])
         return {
             "title": document.title,
             "candidates": [
@@ -159,6 +166,6 @@ class Proposing:
 
         # Left by an attempt that ended before the run was marked as done.
         shutil.rmtree(out, ignore_errors=True)
-        write_candidates(counted(), out, corpus_fingerprint=self._corpus.fingerprint, threshold=self._config.threshold)
-        print(f"{out}: {proposed}", flush=True)
+        write_candidates(counted(), out, corpus_fingerprint=self._corpus.fingerprint, threshold=self.threshold)
+        print(f"{out}: {proposed}; threshold {self.threshold:.4g}", flush=True)
         return proposed.as_json()

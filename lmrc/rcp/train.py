@@ -14,9 +14,13 @@ from torch import Tensor, nn
 
 from lmrc.config import RcpConfig
 from lmrc.corpus.arrow import Corpus
+from lmrc.durable import write_atomically
 from lmrc.engine.distributed import World
 from lmrc.errors import CorpusError, UserError
+from lmrc.rcp import calibration
 from lmrc.rcp.batching import Batch, to_device
+from lmrc.rcp.calibration import calibrate
+from lmrc.rcp.card import model_card
 from lmrc.rcp.encoded import EncodedCorpus, Example, encoded
 from lmrc.rcp.markers import Encoder
 from lmrc.rcp.measure import binary_scores
@@ -47,6 +51,10 @@ class RcpTask:
         self.model = self._own = model
         self._config = config
         self._fingerprint = train.fingerprint
+        self._manifests = train.manifest, dev.manifest
+        # Of the last evaluation: what `export` writes beside the weights.
+        self._scores: dict[str, float] = {}
+        self._calibration: dict[str, Any] | None = None
         encoder = Encoder(self.tokenizer, model.max_length)
         self._train = self._prepare("train", train, encoder)
         self._dev = self._prepare("dev", dev, encoder)
@@ -123,12 +131,15 @@ class RcpTask:
             gold.append(targets.cpu().numpy() > 0)
         parts = world.gather((loss, np.concatenate(logits), np.concatenate(gold)))
         probabilities = 1 / (1 + np.exp(-np.concatenate([part[1] for part in parts])))
+        found = np.concatenate([part[2] for part in parts])
         total = sum(part[0] for part in parts)
-        return {
-            **binary_scores(probabilities, np.concatenate([part[2] for part in parts])),
-            "loss": total / max(len(probabilities), 1),
-        }
+        self._calibration = calibrate(probabilities, found)
+        self._scores = {**binary_scores(probabilities, found), "loss": total / max(len(probabilities), 1)}
+        return self._scores
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write what `RelationCandidateModel.load` reads."""
+        """Write what `RelationCandidateModel.load` reads, the thresholds of the last evaluation, and a model card."""
         self._own.save(folder, self.tokenizer, weights)
+        if self._calibration is not None:
+            calibration.save(folder, self._calibration)
+        write_atomically(folder / "README.md", model_card(self._config, *self._manifests, self._scores))

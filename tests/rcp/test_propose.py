@@ -18,6 +18,7 @@ from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.engine.inference import Inference
 from lmrc.errors import UserError
 from lmrc.evaluation.metrics import candidate_scores
+from lmrc.rcp.calibration import calibrate, save
 from lmrc.rcp.markers import EncodedDocument, Encoder
 from lmrc.rcp.model import RelationCandidateModel
 from lmrc.rcp.propose import Proposed, Proposing, probabilities
@@ -103,6 +104,29 @@ def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeC
     if threshold == 0.5:
         assert 0 < result["kept"] < result["pairs"]
         assert 0 < result["correct"] < result["gold"]
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_the_most_probable_of_each_document(make_config: MakeConfig, top_k: int) -> None:
+    everything = all_rows(Proposing(make_config(threshold=0)))
+    for whole, few in zip(everything, all_rows(Proposing(make_config(threshold=0, top_k=top_k))), strict=True):
+        ranked = sorted(whole["candidates"], key=lambda candidate: -candidate["probability"])[:top_k]
+        assert few["candidates"] == sorted(ranked, key=lambda candidate: (candidate["head"], candidate["tail"]))
+        assert few["pairs"] == whole["pairs"]
+
+
+def test_a_threshold_chosen_on_dev(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make_config(threshold="recall=0.8")
+    with pytest.raises(UserError, match=r"no calibration\.json"):
+        Proposing(config)
+    save(config.rcp, calibrate(np.array([0.9, 0.7, 0.1]), np.array([True, True, False])))
+    proposing = Proposing(config)
+    proposing.finish(iter(all_rows(proposing)))
+    candidates = Candidates.open(config.run.folder / "proposed" / "candidates")
+    assert candidates.threshold == pytest.approx(0.4)
+    assert all(candidate.probability >= 0.4 for document in candidates for candidate in document)
+    assert "threshold 0.4" in capsys.readouterr().out
+    assert proposing.identity != Proposing(make_config(threshold="f1", top_k=2)).identity
 
 
 def test_a_pair_at_the_threshold_is_a_candidate(make_config: MakeConfig) -> None:

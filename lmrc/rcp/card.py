@@ -1,0 +1,83 @@
+"""The model card beside the weights: what the model is, what it was trained on, how good it is, how to use it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+
+from lmrc.config import RcpConfig
+from lmrc.corpus.arrow import Manifest
+
+# Of `measure.binary_scores`, in the order of the table.
+SCORES = {
+    "precision": "precision at 0.5",
+    "recall": "recall at 0.5",
+    "f1": "F1 at 0.5",
+    "average_precision": "average precision",
+    "best_f1": "best F1 over thresholds",
+}
+
+
+def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mapping[str, float]) -> str:
+    """README.md of a trained model; `scores` are those of dev (percent), empty where it was not measured."""
+    settings = config.train
+    front = {"library_name": "lmrc-suite", "tags": ["relation-extraction", "docre", "candidate-proposal"]}
+    if ":" not in config.model.encoder and not config.model.encoder.startswith(("/", ".")):
+        front["base_model"] = config.model.encoder
+    rows = "\n".join(f"| {name} | {scores[key]:.2f} |" for key, name in SCORES.items() if key in scores)
+    measured = (
+        f"On `{dev.source}`, percent of ordered pairs:\n\n| score | |\n|---|---|\n{rows}" if rows else "Not measured."
+    )
+    return f"""---
+{json.dumps(front, indent=2)}
+---
+
+# Relation Candidate Proposal on {config.model.encoder}
+
+Says which ordered pairs of a document's entities have any relation: P(relation) of each pair, stage 1 of LMRC (arXiv
+2408.13889). Classifier: {config.model.classifier}; documents up to {config.model.max_length} word pieces.
+
+## Data
+
+| | source | sha256 | documents | pairs with a relation | candidate pairs |
+|---|---|---|---|---|---|
+{_data("train", train)}
+{_data("dev", dev)}
+
+## Training
+
+{settings.epochs} epochs in batches of {settings.batch_size} documents, learning rates {settings.learning_rate:g} \
+(encoder) and {settings.classifier_learning_rate:g} (new layers), warm-up {settings.warmup:g}, seed {config.run.seed}.
+Every option is in `config.yaml` of the run.
+
+```console
+$ python launch/rcp.py --config config.yaml
+```
+
+## Scores
+
+{measured}
+
+## Use
+
+```console
+$ python launch/propose.py --rcp FOLDER --corpus CORPUS --threshold f1
+```
+
+```python
+from pathlib import Path
+from lmrc.rcp.model import RelationCandidateModel
+
+model, tokenizer = RelationCandidateModel.load(Path("FOLDER"))
+```
+
+`FOLDER` is the folder of this file. `calibration.json` holds dev's precision-recall curve, from which `--threshold f1`
+and `--threshold recall=0.9` choose.
+"""
+
+
+def _data(name: str, manifest: Manifest) -> str:
+    return (
+        f"| {name} | `{manifest.source}` | `{manifest.source_sha256[:12]}…` | {manifest.labelled_documents} | "
+        f"{manifest.relation_pairs} | {manifest.candidate_pairs} |"
+    )
