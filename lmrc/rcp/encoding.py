@@ -76,7 +76,11 @@ def _together(
         initargs=(corpus.folder, encoder.tokenizer, encoder.max_length, folder),
     )
     try:
-        numbers = {pool.submit(_write, number, documents): number for number, documents in enumerate(slices)}
+        try:
+            numbers = {pool.submit(_write, number, documents): number for number, documents in enumerate(slices)}
+        except OSError as error:
+            # Processes start while work is handed out: one that dies then closes the pool under the next one's feet.
+            raise BrokenProcessPool(f"no process can be started ({error})") from error
         for done in as_completed(numbers):
             yield numbers[done], done.result()
     finally:

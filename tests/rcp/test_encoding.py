@@ -89,6 +89,20 @@ def test_what_a_killed_process_leaves_is_done_alone(
     assert "was killed; going on with one process" in said
 
 
+def test_a_pool_that_closes_while_processes_start_is_no_end(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alone, _ = write(corpus, tmp_path / "alone", 1)
+
+    def closed(pool: ProcessPoolExecutor, *arguments: Any) -> Any:
+        raise OSError("handle is closed")
+
+    monkeypatch.setattr(ProcessPoolExecutor, "submit", closed)
+    together, said = write(corpus, tmp_path / "together", 2)
+    assert together == alone
+    assert "was killed; going on with one process" in said
+
+
 def test_lines_where_there_is_no_terminal(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, said = write(corpus, tmp_path / "quick", 1)
     assert said == ""
