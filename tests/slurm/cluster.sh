@@ -57,7 +57,10 @@ alive() {
 }
 stop() { # pidfile PROG [signal] [seconds]
   alive "$1" "$2" || { rm -f "$1"; return 0; }
-  local pid t; pid=$(tr -dc 0-9 <"$1"); kill -"${3:-TERM}" "$pid" 2>/dev/null || true
+  local pid t
+  # The daemon may end by itself meanwhile, and takes its pid file along.
+  pid=$(tr -dc 0-9 2>/dev/null <"$1") && [ -n "$pid" ] || { rm -f "$1"; return 0; }
+  kill -"${3:-TERM}" "$pid" 2>/dev/null || true
   for ((t=0; t<${4:-15}*10; t++)); do [ -d "/proc/$pid" ] || break; sleep 0.1; done
   if [ -d "/proc/$pid" ]; then kill -KILL "$pid" 2>/dev/null || true; sleep 0.2; fi
   rm -f "$1"
