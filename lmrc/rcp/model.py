@@ -17,6 +17,7 @@ from lmrc.errors import UserError
 from lmrc.rcp.attention import attention_rows
 from lmrc.rcp.batching import Batch, Layout, collate
 from lmrc.rcp.classifiers import CLASSIFIERS, Kind
+from lmrc.rcp.dropout import replace_dropout
 from lmrc.rcp.markers import EncodedDocument
 from lmrc.rcp.packing import PackedEncoder
 from lmrc.rcp.pooling import pool_attention, pool_contexts, pool_entities
@@ -48,6 +49,7 @@ class RelationCandidateModel(nn.Module):
         # Nobody reads the pooled first token; parameters without gradients would disturb ZeRO.
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
+        replace_dropout(encoder)
         self._packed = PackedEncoder(encoder)
         self.windows = Windows(size=self._packed.positions, separators=self._packed.separators)
         self.max_length = min(max_length, self.windows.longest)
