@@ -10,7 +10,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
+
+from lmrc.threshold import Threshold
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -18,26 +20,6 @@ Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
 IgnVariant = Literal["docred", "redocred"]
 Precision = Literal["auto", "fp32", "bf16"]
-
-
-def wanted_recall(threshold: str) -> float | None:
-    """The share in `recall=SHARE`; None for a threshold that is not chosen by recall."""
-    return float(threshold.removeprefix("recall=")) if threshold.startswith("recall=") else None
-
-
-def _check_threshold(value: object) -> str:
-    text = str(value)
-    try:
-        number = None if text == "f1" else wanted_recall(text)
-        number = float(text) if number is None and text != "f1" else number
-    except ValueError:
-        number = -1.0
-    if number is not None and not 0 <= number <= 1:
-        raise ValueError(f"{text!r} is neither a probability such as 0.5, nor f1, nor a recall such as recall=0.9")
-    return text
-
-
-Threshold = Annotated[str, BeforeValidator(_check_threshold)]
 
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 

@@ -109,7 +109,7 @@ class Demo:
         small = self._corpus("rc-dev")
         export_untrained(self._config, TrainingData(train=small, dev=small), path)
         everything = self._stage(
-            PROPOSE, self._config.propose, "untrained-all", corpus=test, rcp=path / "untrained-rcp", threshold=0.0
+            PROPOSE, self._config.propose, "untrained-all", corpus=test, rcp=path / "untrained-rcp", threshold="0"
         )
         proposed = sum(len(row) for row in Candidates.open(path / "propose" / "candidates"))
         probabilities = sorted(
@@ -117,7 +117,7 @@ class Demo:
         )
         threshold = probabilities[-min(max(proposed, 1), len(probabilities))]
         rcp, rc = path / "untrained-rcp", path / "untrained-rc"
-        self._chain("untrained-propose", "untrained", rcp=rcp, rc=rc, threshold=threshold)
+        self._chain("untrained-propose", "untrained", rcp=rcp, rc=rc, threshold=repr(threshold))
 
     def _evaluated(self) -> list[Evaluated]:
         train = Corpus.open(self._corpus("train"))

@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from lmrc.config import wanted_recall
 from lmrc.durable import write_atomically
 from lmrc.errors import UserError
 from lmrc.rcp.measure import Curve
+from lmrc.threshold import wanted_recall
 
 FILE = "calibration.json"
 # Points of the curve that are kept: recalls a thousandth apart.
