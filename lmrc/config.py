@@ -20,6 +20,7 @@ Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
 ZeroStage = Annotated[int, Field(ge=0, le=3)]
 IgnVariant = Literal["docred", "redocred"]
 Precision = Literal["auto", "fp32", "bf16"]
+ClassifierKind = Literal["bilinear", "grouped"]
 
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -110,7 +111,7 @@ class RcpModelOptions(Options):
 
     encoder: str = Field("roberta-large", description="BERT- or RoBERTa-like encoder: folder, hub or embedded: name")
     max_length: int = Field(1024, ge=16, description="word pieces a document; mentions beyond get zero vectors")
-    classifier: Literal["bilinear", "grouped"] = Field(
+    classifier: ClassifierKind = Field(
         "bilinear", description="bilinear: equation 6; grouped: the published code's, in blocks of 64, with two outputs"
     )
 

@@ -11,10 +11,9 @@ bf16 the forward pass runs under autocast and frozen weights are stored in bf16.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 from lmrc.cluster.architecture import Architecture, UnknownArchitecture, architecture
-from lmrc.config import RcConfig, RcpConfig, Training
+from lmrc.config import ClassifierKind, RcConfig, RcpConfig, Training
 from lmrc.engine.order import MicroBatches
 
 GIB = 2**30
@@ -143,7 +142,7 @@ def estimate_rc(config: RcConfig, world_size: int) -> MemoryEstimate:
     )
 
 
-def classifier_parameters(hidden: int, kind: Literal["bilinear", "grouped"]) -> int:
+def classifier_parameters(hidden: int, kind: ClassifierKind) -> int:
     """Parameters of RCP's new layers."""
     import torch
 

@@ -7,13 +7,11 @@ ever holds an outer product.
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-Kind = Literal["bilinear", "grouped"]
+from lmrc.config import ClassifierKind
 
 
 class _Sides(nn.Module):
@@ -110,7 +108,7 @@ class GroupedClassifier(_Sides):
         return F.binary_cross_entropy_with_logits(outputs, one_hot, reduction="sum") / 2
 
 
-CLASSIFIERS: dict[Kind, type[BilinearClassifier] | type[GroupedClassifier]] = {
+CLASSIFIERS: dict[ClassifierKind, type[BilinearClassifier] | type[GroupedClassifier]] = {
     "bilinear": BilinearClassifier,
     "grouped": GroupedClassifier,
 }

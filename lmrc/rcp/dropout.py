@@ -1,6 +1,6 @@
 """Dropout whose random numbers are drawn four at a time on a CPU, where torch draws one after the other.
 
-There torch's own takes a twentieth of a training step (benchmarks/rcp.py); on other devices it is torch's own.
+There torch's own takes a twentieth of a training step (its profiler, MiniLM); on other devices it is torch's own.
 """
 
 from __future__ import annotations

@@ -13,10 +13,11 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
+from lmrc.config import ClassifierKind
 from lmrc.errors import UserError
 from lmrc.rcp.attention import attention_rows
 from lmrc.rcp.batching import Batch, Layout, collate
-from lmrc.rcp.classifiers import CLASSIFIERS, Kind
+from lmrc.rcp.classifiers import CLASSIFIERS
 from lmrc.rcp.dropout import replace_dropout
 from lmrc.rcp.markers import EncodedDocument
 from lmrc.rcp.packing import PackedEncoder
@@ -39,7 +40,9 @@ def check_folder(folder: Path) -> None:
 class RelationCandidateModel(nn.Module):
     """Which ordered entity pairs of a document have a relation: one logit of P(relation) a pair."""
 
-    def __init__(self, encoder: PreTrainedModel, max_length: int = 1024, classifier: Kind = "bilinear") -> None:
+    def __init__(
+        self, encoder: PreTrainedModel, max_length: int = 1024, classifier: ClassifierKind = "bilinear"
+    ) -> None:
         """`max_length`: most word pieces a document; see `self.max_length` for what two windows allow.
 
         Raises UserError where the encoder cannot give the attention of its last layer.
@@ -53,12 +56,12 @@ class RelationCandidateModel(nn.Module):
         self._packed = PackedEncoder(encoder)
         self.windows = Windows(size=self._packed.positions, separators=self._packed.separators)
         self.max_length = min(max_length, self.windows.longest)
-        self.kind: Kind = classifier
+        self.kind: ClassifierKind = classifier
         self.classifier = CLASSIFIERS[classifier](encoder.config.hidden_size)
 
     @classmethod
     def from_encoder(
-        cls, name: str, max_length: int = 1024, classifier: Kind = "bilinear"
+        cls, name: str, max_length: int = 1024, classifier: ClassifierKind = "bilinear"
     ) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
         """An untrained classifier on a pretrained encoder (folder, hub or embedded: name), and the encoder's tokenizer.
 

@@ -19,7 +19,6 @@ from lmrc.engine.distributed import World
 from lmrc.errors import CorpusError, UserError
 from lmrc.rcp import calibration
 from lmrc.rcp.batching import Batch, to_device
-from lmrc.rcp.calibration import calibrate
 from lmrc.rcp.card import model_card
 from lmrc.rcp.encoded import EncodedCorpus, Example, encoded
 from lmrc.rcp.markers import Encoder
@@ -133,7 +132,7 @@ class RcpTask:
         probabilities = 1 / (1 + np.exp(-np.concatenate([part[1] for part in parts])))
         found = np.concatenate([part[2] for part in parts])
         total = sum(part[0] for part in parts)
-        self._calibration = calibrate(probabilities, found)
+        self._calibration = calibration.calibrate(probabilities, found)
         self._scores = {**binary_scores(probabilities, found), "loss": total / max(len(probabilities), 1)}
         return self._scores
 

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -23,7 +21,7 @@ from lmrc.run import RunFolder
 from tests.engine.formula import SHAPES, Formula, formula
 from tests.engine.test_loop import go, lines
 from tests.engine.toy import ToyTask
-from tests.engine.trouble import Child
+from tests.engine.trouble import Child, die_before
 
 
 def best(folder: Path, step: int) -> Best:
@@ -48,16 +46,7 @@ def recovered(folder: Path) -> Held | None:
 
 def replace_and_die(report: Any, folder: Path, operation: int) -> None:
     """Put step 2 into the place of step 1, and be killed before the given operation on files."""
-    left = operation
-
-    def count(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal left
-        if event.split(".")[0] in ("open", "os", "shutil"):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(count)
+    die_before(operation)
     best(folder, 2).replace(2, 0.9)
 
 

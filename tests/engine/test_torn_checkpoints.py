@@ -6,7 +6,6 @@ import os
 import random
 import signal
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -23,7 +22,7 @@ from tests.engine.formula import checkpoints, newest_step
 from tests.engine.processes import free_port, run_in_processes
 from tests.engine.test_loop import go, lines
 from tests.engine.toy import ToyTask
-from tests.engine.trouble import Child, Disk, small_disk
+from tests.engine.trouble import Child, Disk, die_before, small_disk
 
 Report = Callable[[Any], None]
 
@@ -61,16 +60,7 @@ def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
 def save_and_die(report: Report, folder: Path, operation: int) -> None:
     """Save step 3, and be killed before the given operation on files."""
     saver = checkpoints(folder, step=3, keep=1)[1]
-    left = operation
-
-    def count(event: str, arguments: tuple[Any, ...]) -> None:
-        nonlocal left
-        if event.split(".")[0] in ("open", "os", "shutil"):
-            left -= 1
-            if left == 0:
-                os.kill(os.getpid(), signal.SIGKILL)
-
-    sys.addaudithook(count)
+    die_before(operation)
     saver.save(Progress(step=3))
 
 

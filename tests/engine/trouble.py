@@ -122,3 +122,17 @@ def small_disk(path: Path, megabytes: int) -> Iterator[Disk]:
         yield Disk(path)
     finally:
         subprocess.run(["umount", "--lazy", str(path)], check=True)
+
+
+def die_before(operation: int) -> None:
+    """Kill this process before that operation on files, counted from now."""
+    left = operation
+
+    def count(event: str, arguments: tuple[Any, ...]) -> None:
+        nonlocal left
+        if event.split(".")[0] in ("open", "os", "shutil"):
+            left -= 1
+            if left == 0:
+                os.kill(os.getpid(), signal.SIGKILL)
+
+    sys.addaudithook(count)

@@ -5,7 +5,8 @@ import math
 import pytest
 import torch
 
-from lmrc.rcp.classifiers import CLASSIFIERS, BilinearClassifier, GroupedClassifier, Kind
+from lmrc.config import ClassifierKind
+from lmrc.rcp.classifiers import CLASSIFIERS, BilinearClassifier, GroupedClassifier
 
 D = 24
 
@@ -42,7 +43,7 @@ def test_a_grouped_logit_is_above_zero_where_relation_beats_none() -> None:
 
 
 @pytest.mark.parametrize("kind", ["bilinear", "grouped"])
-def test_losses_one_pair_at_a_time(kind: Kind) -> None:
+def test_losses_one_pair_at_a_time(kind: ClassifierKind) -> None:
     width = {"bilinear": 1, "grouped": 2}[kind]
     torch.manual_seed(1)
     outputs, targets = torch.randn(5, width).double(), torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0]).double()
@@ -61,7 +62,7 @@ def test_losses_one_pair_at_a_time(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bilinear", "grouped"])
-def test_gradients(kind: Kind) -> None:
+def test_gradients(kind: ClassifierKind) -> None:
     entities, contexts, first, second = inputs(3)
     classifier = CLASSIFIERS[kind](D).double()
     assert torch.autograd.gradcheck(
