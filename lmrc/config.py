@@ -12,6 +12,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lmrc.server import RequestFields, ServerUrl, VariableName
 from lmrc.threshold import Threshold
 
 Count = Annotated[int, Field(ge=1)]
@@ -196,6 +197,28 @@ class ProposeConfig(Options):
     batch_size: Count = Field(8, description="documents a forward pass")
     work: WorkOptions = WorkOptions()
     cluster: ClusterOptions = ClusterOptions()
+
+
+class ServerOptions(Options):
+    """An OpenAI-compatible server that answers instead of a model of ours. Limits are those of one process."""
+
+    url: ServerUrl = Field("http://localhost:8000/v1", description="address of the server, with its /v1")
+    model: str = Field("", description="name of the model or adapter there")
+    endpoint: Literal["chat", "completions"] = Field(
+        "chat", description="chat: messages, by the server's chat template; completions: the prompt as it is"
+    )
+    key_variable: VariableName | None = Field(
+        "OPENAI_API_KEY", description="environment variable that holds the key; none: the server needs none"
+    )
+    seed: int = Field(66, ge=0, description="seed that is sent with each request")
+    body: RequestFields = Field({}, description="more fields of each request: 'top_p=0.9'; null leaves one of ours out")
+    concurrency: Count = Field(8, description="requests in flight")
+    requests_per_minute: Count | None = Field(None, description="most requests a minute; none: no limit")
+    tokens_per_minute: Count | None = Field(None, description="most tokens of prompts and answers a minute")
+    timeout_seconds: float = Field(600.0, gt=0.0, description="seconds within which an answer must be there")
+    retries: int = Field(8, ge=0, description="times a request is repeated after a failure that may pass")
+    prompt_price: float | None = Field(None, ge=0.0, description="price of a million tokens of prompts")
+    completion_price: float | None = Field(None, ge=0.0, description="price of a million tokens of answers")
 
 
 class DecodeOptions(Options):

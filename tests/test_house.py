@@ -70,5 +70,5 @@ def test_no_torch_for_data_and_scores(module: str) -> None:
 
 def test_modules_are_short() -> None:
     long = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "lmrc").rglob("*.py")}
-    # templates.py is a table of sentences.
-    assert {name for name, lines in long.items() if lines > 300} <= {"templates.py"}
+    # templates.py is a table of sentences, config.py one of options.
+    assert {name for name, lines in long.items() if lines > 300} <= {"templates.py", "config.py"}
