@@ -1,13 +1,18 @@
 from __future__ import annotations
 
 import gzip
+import json
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lmrc.errors import UserError
+from lmrc.evaluation import files
 from lmrc.evaluation.files import json_list, replacing
 
 
@@ -21,7 +26,15 @@ from lmrc.evaluation.files import json_list, replacing
         ('"[1]"', "no JSON list"),
         ("[1, 2,", "not valid JSON after 2 elements"),
         ("[1, }", "not valid JSON"),
-        ("[1] [2]", "not valid JSON"),
+        ("[1] [2]", "not valid JSON after 1 elements"),
+        ("]", "no JSON list"),
+        ("[1,]", "not valid JSON after 1 elements"),
+        ("[,1]", "not valid JSON after 0 elements"),
+        ("[1 2]", "not valid JSON after 0 elements"),
+        ("[0, NaN]", "not valid JSON after 1 elements .NaN is no JSON"),
+        ("[" + "9" * 5000 + "]", "not valid JSON after 0 elements"),
+        ("[" * 100_000, "not valid JSON after 0 elements"),
+        ("[1]\n]", "something follows the list"),
     ],
 )
 def test_what_is_no_list_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
@@ -45,6 +58,25 @@ def test_elements_come_as_json_has_them_also_gzipped(tmp_path: Path) -> None:
     assert list(json_list(path, "a list")) == [1, 2.5, True, None, {"a": ["b"]}]
     (tmp_path / "empty.json").write_text("[]")
     assert list(json_list(tmp_path / "empty.json", "a list")) == []
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(values, max_size=5), st.booleans(), st.sampled_from([None, 1]), st.integers(1, 9))
+def test_agrees_with_the_standard_library_whatever_a_block_cuts(
+    tmp_path_factory: pytest.TempPathFactory, content: list[Any], ascii: bool, indent: int | None, block: int
+) -> None:
+    path = tmp_path_factory.mktemp("files") / "x.json"
+    path.write_text(json.dumps(content, ensure_ascii=ascii, indent=indent))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "BLOCK", block)
+        assert list(json_list(path, "a list")) == content
 
 
 def test_a_failure_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
