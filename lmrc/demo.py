@@ -19,10 +19,11 @@ from lmrc.corpus import synthetic
 from lmrc.corpus.arrow import Corpus, write_corpus
 from lmrc.corpus.candidates import Candidates
 from lmrc.durable import write_atomically
+from lmrc.evaluation.evaluated import Evaluated, read_evaluated
 from lmrc.evaluation.facts import Facts, facts_of
 from lmrc.evaluation.metrics import candidate_scores
 from lmrc.evaluation.report import write_report
-from lmrc.evaluation.runs import Evaluated, read_evaluated, sections
+from lmrc.evaluation.runs import sections
 from lmrc.evaluation.tables import Table, score_table
 from lmrc.run import RunFolder
 

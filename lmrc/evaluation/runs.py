@@ -4,56 +4,20 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-import yaml
-
 from lmrc.config import IgnVariant
-from lmrc.corpus.arrow import Corpus
-from lmrc.corpus.docred import Document
-from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.statistics import statistics
 from lmrc.durable import write_atomically
-from lmrc.errors import RunError, UserError
+from lmrc.errors import UserError
+from lmrc.evaluation.evaluated import Evaluated, read_evaluated
 from lmrc.evaluation.facts import Facts
 from lmrc.evaluation.figures import Series, learning_curves, read_curves, relation_bars
-from lmrc.evaluation.metrics import Scores, score
-from lmrc.evaluation.predictions import Prediction, read_predictions
+from lmrc.evaluation.metrics import Scores
 from lmrc.evaluation.report import Section, documents_section, figure_section, table_section, write_report
 from lmrc.evaluation.tables import relation_table, remarks, score_table, statistics_table
 
 CURVES = ("loss", "dev_f1", "dev_loss")
-
-
-@dataclass(frozen=True)
-class Evaluated:
-    """A run that classified: its predictions beside the gold documents."""
-
-    name: str
-    documents: Sequence[Document]
-    """Those that were classified: of a run over the first n documents, these."""
-    relations: RelationSet
-    predictions: list[Prediction]
-    scores: Scores
-
-
-def read_evaluated(folder: Path, facts: Facts | None = None, ign_variant: IgnVariant = "docred") -> Evaluated | None:
-    """The predictions of a classify run with their scores; None for a run that made none.
-
-    Raises RunError where the folder is no run, CorpusError where its corpus is not there any more.
-    """
-    try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-    except OSError as error:
-        raise RunError(f"{folder} is no run folder: its config.yaml cannot be read ({error.strerror})") from None
-    if not (folder / "predictions.json").exists():
-        return None
-    corpus = Corpus.open(config["corpus"])
-    predictions = read_predictions(folder / "predictions.json")
-    documents = [corpus[index] for index in range(min(config.get("documents") or len(corpus), len(corpus)))]
-    scores = score(documents, predictions, corpus.relations, facts, ign_variant)
-    return Evaluated(folder.name, documents, corpus.relations, predictions, scores)
 
 
 def curves_of(folders: Sequence[Path]) -> list[tuple[str, dict[str, Series]]]:

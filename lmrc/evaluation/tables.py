@@ -1,10 +1,12 @@
-"""Tables for people: built once, rendered as aligned plain text, Markdown or HTML."""
+"""Tables: built once, rendered as aligned plain text, Markdown, HTML, LaTeX or CSV."""
 
 from __future__ import annotations
 
+import csv
 import html
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from io import StringIO
 
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics import Scores
@@ -21,9 +23,30 @@ STATISTICS = {
 """The rows of the paper's table 1, by the names of `lmrc data stats`."""
 
 
+LATEX = {
+    **{character: f"\\{character}" for character in "&%$#_{}"},
+    "\\": r"\textbackslash{}",
+    "~": r"\textasciitilde{}",
+    "^": r"\textasciicircum{}",
+    "<": r"\textless{}",
+    ">": r"\textgreater{}",
+    "|": r"\textbar{}",
+    "†": r"\textdagger{}",
+    "±": r"$\pm$",
+    "θ": r"$\theta$",
+}
+"""What stands in LaTeX for the characters that mean something there, or that its fonts lack."""
+
+PAGE_ROWS = 50
+"""A LaTeX table with more rows than a page holds is a longtable."""
+
+
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells as text. The first `labels` columns are words, set left; the others numbers, set right."""
+    """Cells as text. The first `labels` columns are words, set left; the others numbers, set right.
+
+    A row of one cell heads the rows below it.
+    """
 
     header: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
@@ -31,10 +54,12 @@ class Table:
 
     def text(self) -> str:
         """Aligned plain text; lines do not end in spaces."""
-        lines = [self.header, *self.rows]
+        lines = [line for line in (self.header, *self.rows) if not self._heads(line)]
         widths = [max(len(_line(line[column])) for line in lines) for column in range(len(self.header))]
 
         def aligned(line: tuple[str, ...]) -> str:
+            if self._heads(line):
+                return f"[{_line(line[0])}]"
             cells = (
                 _line(cell).ljust(width) if column < self.labels else _line(cell).rjust(width)
                 for column, (cell, width) in enumerate(zip(line, widths, strict=True))
@@ -47,8 +72,10 @@ class Table:
     def markdown(self) -> str:
         """A table of GitHub's Markdown."""
         rule = tuple("---" if column < self.labels else "---:" for column in range(len(self.header)))
-        escaped = [tuple(_line(cell).replace("|", "\\|") for cell in line) for line in (self.header, *self.rows)]
-        return "\n".join(f"| {' | '.join(line)} |" for line in (escaped[0], rule, *escaped[1:]))
+        lines = [tuple(_line(cell).replace("|", "\\|") for cell in line) for line in (self.header, *self.rows)]
+        # Markdown has no heads of rows: a cell in bold type, and empty ones.
+        whole = [(f"**{line[0]}**", *[""] * (len(rule) - 1)) if self._heads(line) else line for line in lines]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (whole[0], rule, *whole[1:]))
 
     def html(self) -> str:
         """A `<table>`, cells escaped: the first of a row is its heading, those of numbers have the class `number`."""
@@ -56,8 +83,50 @@ class Table:
         body = "".join(f"<tr>{self._html_row(row)}</tr>\n" for row in self.rows)
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
 
+    def latex(self, caption: str, label: str) -> str:
+        """A float of LaTeX, or a `longtable` where it is longer than a page. Needs booktabs (and longtable)."""
+        columns = "l" * self.labels + "r" * (len(self.header) - self.labels)
+        named = f"\\caption{{{_latex(caption)}}}\\label{{tab:{label}}}"
+        head = f"\\toprule\n{_latex_line(self.header)}\n\\midrule"
+        body = []
+        for number, row in enumerate(self.rows):
+            if self._heads(row):
+                rule = "\\midrule\n" if number else ""
+                body.append(f"{rule}\\multicolumn{{{len(columns)}}}{{l}}{{\\textbf{{{_latex(row[0])}}}}} \\\\")
+            else:
+                body.append(_latex_line(row))
+        inner = "\n".join(body)
+        if len(self.rows) > PAGE_ROWS:
+            return (
+                f"% \\usepackage{{booktabs,longtable}}\n\\begin{{longtable}}{{{columns}}}\n{named} \\\\\n{head}\n"
+                f"\\endfirsthead\n{head}\n\\endhead\n\\bottomrule\n\\endlastfoot\n{inner}\n\\end{{longtable}}\n"
+            )
+        return (
+            f"% \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n{named}\n\\begin{{tabular}}{{{columns}}}\n"
+            f"{head}\n{inner}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
+        )
+
+    def csv(self) -> str:
+        """Comma-separated values; where rows have heads, these are a first column of their own."""
+        grouped = any(map(self._heads, self.rows))
+        text = StringIO()
+        writer = csv.writer(text, lineterminator="\n")
+        writer.writerow(["group", *self.header] if grouped else self.header)
+        group = ""
+        for row in self.rows:
+            if self._heads(row):
+                group = row[0]
+            else:
+                writer.writerow([group, *row] if grouped else row)
+        return text.getvalue()
+
+    def _heads(self, row: tuple[str, ...]) -> bool:
+        return len(row) == 1 < len(self.header)
+
     def _html_row(self, row: tuple[str, ...]) -> str:
         first, *others = (html.escape(cell) for cell in row)
+        if self._heads(row):
+            return f'<th scope="colgroup" colspan="{len(self.header)}">{first}</th>'
         cells = "".join(f"<td{self._number(i)}>{cell}</td>" for i, cell in enumerate(others, 1))
         return f'<th scope="row">{first}</th>{cells}'
 
@@ -70,7 +139,7 @@ def score_table(rows: Sequence[tuple[str, Scores]]) -> Table:
     return Table(
         ("", "P", "R", "F1", "Ign F1", "Intra F1", "Inter F1"),
         tuple(
-            (name, *map(_percent, (s.all.precision, s.all.recall, s.all.f1, s.ign_f1, s.intra.f1, s.inter.f1)))
+            (name, *map(percent, (s.all.precision, s.all.recall, s.all.f1, s.ign_f1, s.intra.f1, s.inter.f1)))
             for name, s in rows
         ),
     )
@@ -83,7 +152,7 @@ def relation_table(scores: Scores, relations: RelationSet) -> Table:
     return Table(
         ("Relation", "Name", "P", "R", "F1", "Gold", "Predicted"),
         tuple(
-            (id, relations.name(id), *map(_percent, (c.precision, c.recall, c.f1)), f"{c.gold:,}", f"{c.predicted:,}")
+            (id, relations.name(id), *map(percent, (c.precision, c.recall, c.f1)), f"{c.gold:,}", f"{c.predicted:,}")
             for id, c in present
         ),
         labels=2,
@@ -126,7 +195,8 @@ def _predictions(count: int) -> str:
     return "1 prediction" if count == 1 else f"{count:,} predictions"
 
 
-def _percent(value: float | None) -> str:
+def percent(value: float | None) -> str:
+    """With two digits, as the paper prints."""
     return ABSENT if value is None else f"{value:.2f}"
 
 
@@ -139,3 +209,11 @@ def _statistic(column: Mapping[str, int | float], key: str) -> str:
 def _line(cell: str) -> str:
     """A cell on one line."""
     return " ".join(cell.split())
+
+
+def _latex(cell: str) -> str:
+    return "".join(LATEX.get(character, character) for character in _line(cell))
+
+
+def _latex_line(cells: tuple[str, ...]) -> str:
+    return f"{' & '.join(map(_latex, cells))} \\\\"

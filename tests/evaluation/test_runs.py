@@ -9,9 +9,10 @@ import yaml
 from lmrc.corpus import synthetic
 from lmrc.corpus.arrow import write_corpus
 from lmrc.errors import RunError
+from lmrc.evaluation.evaluated import read_evaluated
 from lmrc.evaluation.predictions import Prediction, write_predictions
 from lmrc.evaluation.report import write_report
-from lmrc.evaluation.runs import read_evaluated, sections
+from lmrc.evaluation.runs import sections
 
 
 def run_of(folder: Path, documents: int | None) -> Path:

@@ -1,0 +1,117 @@
+"""A run that classified: its predictions beside the gold documents, its scores, and what they are about."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from lmrc.config import IgnVariant
+from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.candidates import Candidates
+from lmrc.corpus.docred import Document
+from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.statistics import statistics
+from lmrc.errors import CorpusError, RunError
+from lmrc.evaluation.facts import Facts
+from lmrc.evaluation.metrics import Counts, Pair, Scores, candidate_scores, score
+from lmrc.evaluation.predictions import Prediction, read_predictions
+from lmrc.evaluation.printed import data_set
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Evaluated:
+    """A run that classified: its predictions beside the gold documents."""
+
+    name: str
+    documents: Sequence[Document]
+    """Those that were classified: of a run over the first n documents, these."""
+    relations: RelationSet
+    predictions: list[Prediction]
+    scores: Scores
+    corpus: str = ""
+    """Which documents these are: runs with equal ones can be compared."""
+    candidates: dict[str, frozenset[Pair]] | None = None
+    """The pairs that RCP proposed for each title; None where that is not known any more."""
+    threshold: float | None = None
+    """Least P(relation) of these pairs."""
+    rcp: Path | None = field(default=None, compare=False)
+    """The model that proposed them."""
+
+    @cached_property
+    def statistics(self) -> dict[str, int | float]:
+        """The figures of table 1 of the documents."""
+        return statistics(self.documents)
+
+    @cached_property
+    def data(self) -> str:
+        """The data set: by the paper's name where its figures are those of table 1."""
+        known = data_set(self.statistics)
+        return known or f"{Path(self.corpus).name or 'own data'}, {len(self.documents):,} documents"
+
+    @cached_property
+    def proposed(self) -> Counts | None:
+        """The binary scores of RCP."""
+        if self.candidates is None:
+            return None
+        return candidate_scores(self.documents, self.candidates.items())
+
+
+def read_evaluated(folder: Path, facts: Facts | None = None, ign_variant: IgnVariant = "docred") -> Evaluated | None:
+    """The predictions of a classify run with their scores; None for a run that made none.
+
+    Raises RunError where the folder is no run, CorpusError where its corpus is not there any more.
+    """
+    config = read_config(folder)
+    if not (folder / "predictions.json").exists():
+        return None
+    corpus = Corpus.open(config["corpus"])
+    predictions = read_predictions(folder / "predictions.json")
+    documents = [corpus[index] for index in range(min(config.get("documents") or len(corpus), len(corpus)))]
+    scores = score(documents, predictions, corpus.relations, facts, ign_variant)
+    evaluated = Evaluated(folder.name, documents, corpus.relations, predictions, scores, str(config["corpus"]))
+    candidates = _candidates(config, corpus)
+    if candidates is None:
+        return evaluated
+    proposed = {
+        document.title: frozenset((candidate.head, candidate.tail) for candidate in candidates[index])
+        for index, document in enumerate(documents)
+    }
+    return replace(evaluated, candidates=proposed, threshold=candidates.threshold, rcp=_rcp(candidates))
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The resolved config of a run. Raises RunError where the folder is no run."""
+    try:
+        return dict(yaml.safe_load((folder / "config.yaml").read_text()))
+    except OSError as error:
+        raise RunError(f"{folder} is no run folder: its config.yaml cannot be read ({error.strerror})") from None
+
+
+def _candidates(config: dict[str, Any], corpus: Corpus) -> Candidates | None:
+    """What the run classified; None where it was moved away since."""
+    if not config.get("candidates"):
+        return None
+    try:
+        candidates = Candidates.open(config["candidates"])
+        candidates.check(corpus)
+    except CorpusError as error:
+        logger.warning("%s; the report goes without the scores of RCP", error)
+        return None
+    return candidates
+
+
+def _rcp(candidates: Candidates) -> Path | None:
+    """The model that proposed: the propose run, whose folder holds the candidates, has its name."""
+    try:
+        rcp = read_config(candidates.folder.parent).get("rcp")
+    except RunError:
+        return None
+    return None if rcp is None else Path(rcp)
