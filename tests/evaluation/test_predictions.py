@@ -8,7 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrc.errors import UserError
-from lmrc.evaluation.predictions import Prediction, read_predictions, write_predictions
+from lmrc.evaluation.files import BLOCK
+from lmrc.evaluation.predictions import Prediction, Predictions, read_predictions, write_predictions
 
 GOOD = {"title": "A", "h_idx": 0, "t_idx": 1, "r": "P17"}
 
@@ -18,7 +19,7 @@ def test_reads_the_submission_format_in_order_with_repeats(tmp_path: Path) -> No
     rows = [GOOD | {"score": 0.5, "evidence": [1]}, {**GOOD, "title": "Ä", "t_idx": -1}, GOOD, GOOD | {"score": 2}]
     path.write_text(json.dumps(rows))
     assert read_predictions(path) == [
-        Prediction("A", 0, 1, "P17", 0.5),
+        Prediction("A", 0, 1, "P17", 0.5, (1,)),
         Prediction("Ä", 0, -1, "P17"),
         Prediction("A", 0, 1, "P17"),
         Prediction("A", 0, 1, "P17", 2.0),
@@ -38,6 +39,12 @@ def test_reads_the_submission_format_in_order_with_repeats(tmp_path: Path) -> No
         (GOOD | {"r": ["P17"]}, '"r" is ["P17"], not text'),
         (GOOD | {"score": "high"}, '"score" is "high", not a number'),
         (GOOD | {"score": False}, '"score" is false, not a number'),
+        (GOOD | {"score": 10**400}, f'"score" is 1{"0" * 59}, too large for a number'),
+        (GOOD | {"h_idx": 2**31}, '"h_idx" is 2147483648, which no document has entities for'),
+        (GOOD | {"evidence": 3}, '"evidence" is 3, not a list of sentence numbers'),
+        (GOOD | {"evidence": [0, "1"]}, '"evidence" names "1", not the number of a sentence'),
+        (GOOD | {"evidence": [True]}, '"evidence" names true, not the number of a sentence'),
+        (GOOD | {"evidence": [2**40]}, '"evidence" names 1099511627776, not the number of a sentence'),
     ],
 )
 def test_a_malformed_element_is_named(tmp_path: Path, element: object, complaint: str) -> None:
@@ -46,6 +53,29 @@ def test_a_malformed_element_is_named(tmp_path: Path, element: object, complaint
     with pytest.raises(UserError) as caught:
         read_predictions(path)
     assert str(caught.value).startswith(f"{path}: prediction 1: {complaint}; expected ")
+
+
+def test_a_malformed_element_is_named_far_into_the_file(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    path.write_text(json.dumps([GOOD] * 60_000 + [{}]))
+    assert path.stat().st_size > 2 * BLOCK
+    with pytest.raises(UserError, match='prediction 60000: lacks "title"'):
+        read_predictions(path)
+
+
+def test_columns_hold_each_title_and_relation_once() -> None:
+    rows = [
+        Prediction("B", 1, 0, "P2"),
+        Prediction("A", 0, 1, "P1", 0.5, (3, 1)),
+        Prediction("B", 2, 0, "P1", None, ()),
+    ]
+    columns = Predictions.of(rows)
+    assert (columns.titles, columns.relations) == (("B", "A"), ("P2", "P1"))
+    assert columns.document.tolist() == [0, 1, 0]
+    assert (columns.evidence_of.tolist(), columns.evidence.tolist()) == ([1, 1], [3, 1])
+    assert list(columns) == rows
+    assert len(columns) == 3
+    assert list(Predictions.of([])) == []
 
 
 def test_writes_sorted_within_titles_that_keep_their_order(tmp_path: Path) -> None:
@@ -78,10 +108,11 @@ def test_a_score_that_json_lacks_is_refused_and_nothing_is_written(tmp_path: Pat
 text = st.text(st.characters(exclude_categories=["Cs"]), max_size=5)
 scores = st.none() | st.floats(allow_nan=False, allow_infinity=False)
 small = st.integers(-1, 5)
+evidence = st.none() | st.lists(small, max_size=3).map(tuple)
 
 
 @settings(deadline=None)
-@given(st.lists(st.builds(Prediction, text, small, small, text, scores), max_size=8))
+@given(st.lists(st.builds(Prediction, text, small, small, text, scores, evidence), max_size=8))
 def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, predictions: list[Prediction]) -> None:
     path = tmp_path_factory.mktemp("predictions") / "result.json"
     write_predictions(predictions, path)
