@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterable, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, InvalidStateError, wait
 from contextlib import suppress
 from pathlib import Path
@@ -84,7 +84,7 @@ class ServerBackend:
 
     def generate(
         self, queries: Iterable[Query], messages_of: Callable[[Query], Sequence[Message]]
-    ) -> Iterator[Generation]:
+    ) -> Generator[Generation, None, None]:
         """The answers to `queries`, in their order; `messages_of` says how each is asked.
 
         An answer ends after `answer_room` tokens of its query. When the iterator is closed, or anything is raised,

@@ -15,6 +15,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from lmrc.rc.examples import Query
+from lmrc.rc.server.pacing import Clock
 
 
 @dataclass(frozen=True)
@@ -79,6 +80,7 @@ def serve(act: Callable[[dict[str, Any], int], Act] = lambda body, times: ANSWER
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
 
         def do_POST(self) -> None:
             raw = self.rfile.read(int(self.headers["Content-Length"]))
@@ -163,7 +165,7 @@ def messages_of(query: Query) -> list[dict[str, str]]:
     return [{"role": "user", "content": query.prompt}]
 
 
-class FastClock:
+class FastClock(Clock):
     """Sleeping takes no time, but the clock goes on."""
 
     def __init__(self) -> None:

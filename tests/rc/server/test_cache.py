@@ -86,15 +86,15 @@ def test_the_answer_to_another_question_is_refused(tmp_path: Path) -> None:
         cache.get(request("two"))
 
 
-@pytest.mark.parametrize("function", ["fsync", "replace"])
+@pytest.mark.parametrize(("owner", "function"), [(os, "fsync"), (Path, "replace")])
 def test_what_the_disk_refuses_leaves_nothing_behind(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, function: str
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, function: str
 ) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(*((os, "fsync") if function == "fsync" else (Path, "replace")), refuse)
+        patch.setattr(owner, function, refuse)
         with pytest.raises(RunError, match="No space left on device; free space"):
             Cache(tmp_path).put(request(), ANSWER)
     assert files(tmp_path) == []

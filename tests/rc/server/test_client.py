@@ -38,7 +38,7 @@ def error(message: str, code: str | None = None) -> bytes:
 @pytest.mark.parametrize("endpoint", ["chat", "completions"])
 @pytest.mark.parametrize("finish_reason", ["stop", "length"])
 def test_an_answer(endpoint: str, finish_reason: str) -> None:
-    body = request_for(ServerOptions(model="m", endpoint=endpoint), [{"role": "user", "content": "who?"}], 5).body  # type: ignore[arg-type]
+    body = request_for(ServerOptions(model="m", endpoint=endpoint), [{"role": "user", "content": "who?"}], 5).body
     assert ask(ANSWER, endpoint, finish_reason=finish_reason) == Answer(text_for(body), finish_reason, 100, 5)
 
 
@@ -46,7 +46,7 @@ def test_requests_go_where_the_endpoint_is_with_the_key_in_one_header(monkeypatc
     for endpoint, path in [("chat", "/v1/chat/completions"), ("completions", "/v1/completions")]:
         for key in (None, Key("MINE", SECRET)):
             with serve() as server:
-                options = ServerOptions(url=server.url, model="m", endpoint=endpoint)  # type: ignore[arg-type]
+                options = ServerOptions(url=server.url, model="m", endpoint=endpoint)
                 request = request_for(options, [{"role": "user", "content": "Zoë?"}], 5)
                 Client(options, key).ask(request)
                 assert server.paths == [path]

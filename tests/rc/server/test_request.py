@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from lmrc.config import ServerOptions
@@ -47,7 +49,13 @@ def test_a_model_must_be_named() -> None:
 def test_the_key_is_that_of_all_that_decides_the_answer() -> None:
     base = ServerOptions(model="m")
     keys = {request_for(base, ASKED, 17).key}
-    for changes in [{"model": "o"}, {"seed": 1}, {"body": {"top_p": 0.5}}, {"endpoint": "completions"}]:
+    different: list[dict[str, Any]] = [
+        {"model": "o"},
+        {"seed": 1},
+        {"body": {"top_p": 0.5}},
+        {"endpoint": "completions"},
+    ]
+    for changes in different:
         keys.add(request_for(ServerOptions(**{"model": "m", **changes}), ASKED, 17).key)
     keys.add(request_for(base, ASKED, 18).key)
     keys.add(request_for(base, [{"role": "user", "content": "other"}], 17).key)
