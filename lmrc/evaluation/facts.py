@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,9 +13,19 @@ from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.source import sha256_of
 from lmrc.errors import UserError, nearest
 from lmrc.evaluation.files import json_list
+from lmrc.evaluation.gold import Source
 
 Fact = tuple[str, str, str]
 """Name of a head mention, name of a tail mention, relation id; case-sensitive."""
+
+
+@dataclass(frozen=True, slots=True)
+class Training:
+    """The training documents that facts were read from."""
+
+    titles: frozenset[str]
+    triples: Mapping[str, int]
+    """Labels by relation id."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +37,16 @@ class Facts:
     """The file or folder they were read from, as given."""
     sha256: str
     """Of the file; of a corpus folder its fingerprint."""
+    training: Training | None = None
+    """None where only the facts are known."""
+    built_from: Source | None = None
+    """The published file: itself, or what the corpus was built from."""
+
+    def by_relation(self) -> Mapping[str, int]:
+        """How often each relation occurs: labels of the training documents, or facts where these are unknown."""
+        if self.training is not None:
+            return self.training.triples
+        return Counter(relation for _, _, relation in self.triples)
 
     def known(self, head: Entity, tail: Entity, relation: str) -> bool:
         """Whether any name of the head with any name of the tail is a fact with this relation."""
@@ -54,18 +75,35 @@ def read_facts(path: str | Path, relations: RelationSet) -> Facts:
     path = Path(path)
     if path.is_dir():
         corpus = Corpus.open(path)
-        triples, sha256 = frozenset(facts_of(corpus)), corpus.fingerprint
+        triples, training = _stated(corpus)
+        sha256, source = corpus.fingerprint, Source(corpus.manifest.source, corpus.manifest.source_sha256)
     else:
         expected = "training documents, or facts [head name, tail name, relation id]"
         first = next(json_list(path, f"a list of {expected}"), None)
         if isinstance(first, dict):
-            triples = frozenset(facts_of(read_documents(path, relations)))
+            triples, training = _stated(read_documents(path, relations))
         else:
-            triples = frozenset(_listed(path, relations, expected))
+            triples, training = frozenset(_listed(path, relations, expected)), None
         sha256 = sha256_of(path)
+        source = Source(path.name, sha256)
     if not triples:
         raise UserError(f"{path}: holds no facts; give the labelled training set, or leave the facts away")
-    return Facts(triples, str(path), sha256)
+    return Facts(triples, str(path), sha256, training, source)
+
+
+def _stated(documents: Iterable[Document]) -> tuple[frozenset[Fact], Training]:
+    """The facts of training documents, and what these are."""
+    titles: set[str] = set()
+    labels = Counter[str]()
+
+    def counted() -> Iterator[Document]:
+        for document in documents:
+            titles.add(document.title)
+            labels.update(label.relation for label in document.labels or ())
+            yield document
+
+    facts = frozenset(facts_of(counted()))
+    return facts, Training(frozenset(titles), labels)
 
 
 def _listed(path: Path, relations: RelationSet, expected: str) -> Iterator[Fact]:

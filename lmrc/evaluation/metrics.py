@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
-from collections.abc import Set as AbstractSet
-from dataclasses import dataclass
-from typing import Any, Literal, TypeVar, get_args
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal, get_args
+
+import numpy as np
 
 from lmrc.config import IgnVariant
 from lmrc.corpus.docred import Document, Label
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError, nearest
+from lmrc.evaluation.bootstrap import DocumentCounts, Interval, intervals
+from lmrc.evaluation.counts import Counts, percent
 from lmrc.evaluation.facts import Facts
-from lmrc.evaluation.predictions import Prediction
+from lmrc.evaluation.fit import misfits
+from lmrc.evaluation.gold import Gold
+from lmrc.evaluation.predictions import Prediction, Predictions
+from lmrc.evaluation.splits import Split, splits_of
+from lmrc.evaluation.triples import Flags, Triples
+
+__all__ = ["Counts", "Pair", "Problem", "Scores", "Triple", "candidate_scores", "score", "scores_of"]
 
 IGN_EPSILON: dict[str, float] = {"docred": 0.0, "redocred": 1e-5}
 """Added to the denominator of the precision without training facts. thunlp/DocRED, code/evaluation.py, adds nothing;
@@ -28,41 +37,8 @@ Pair = tuple[int, int]
 Triple = tuple[int, int, str]
 """Head, tail, relation id."""
 
-T = TypeVar("T")
 
-
-@dataclass(frozen=True, slots=True)
-class Counts:
-    """Sizes of the predicted set, the gold set and what they share. Counts of disjoint parts add up."""
-
-    correct: int = 0
-    predicted: int = 0
-    gold: int = 0
-
-    @property
-    def precision(self) -> float:
-        """In percent; 0 where nothing is predicted."""
-        return _percent(self.correct, self.predicted)
-
-    @property
-    def recall(self) -> float:
-        """In percent; 0 where nothing is gold."""
-        return _percent(self.correct, self.gold)
-
-    @property
-    def f1(self) -> float:
-        """In percent: 2PR / (P + R), which is 2 correct / (predicted + gold); 0 where both are empty."""
-        return _percent(2 * self.correct, self.predicted + self.gold)
-
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(self.correct + other.correct, self.predicted + other.predicted, self.gold + other.gold)
-
-    def as_json(self) -> dict[str, float]:
-        """Precision, recall, F1 (percent) and the support: the number of gold triples."""
-        return {"precision": self.precision, "recall": self.recall, "f1": self.f1, "support": self.gold}
-
-
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Scores:
     """What `score` found. Percentages are properties of the counts."""
 
@@ -73,10 +49,15 @@ class Scores:
     """Triples of which none do."""
     per_relation: dict[str, Counts]
     """Every relation of the set, by id, in its order."""
+    evidence: Counts | None
+    """Unique (title, head, tail, relation, sentence); None where no prediction carries evidence."""
+    splits: tuple[Split, ...]
     documents: int
     correct_in_train: int
     """Correct predictions that are facts of the training set; 0 without facts."""
     facts: Facts | None
+    misfits: tuple[str, ...]
+    """Reasons to doubt Ign F1: the facts do not fit the gold documents."""
     ign_variant: IgnVariant
     duplicates: int
     """Predictions given again; each counts once."""
@@ -84,6 +65,12 @@ class Scores:
     """Predictions that cannot be right, by the first kind that applies. They count as wrong."""
     examples: dict[Problem, Prediction]
     """One prediction of each kind of problem: the least by (title, head, tail, relation)."""
+    by_document: DocumentCounts = field(compare=False, repr=False)
+
+    @cached_property
+    def intervals(self) -> dict[str, Interval]:
+        """95 % bootstrap intervals over documents, by the names of `as_json`: "f1", "ign_f1", "intra_f1" and so on."""
+        return intervals(self.by_document)
 
     @property
     def ign_precision(self) -> float | None:
@@ -94,7 +81,7 @@ class Scores:
         if self.facts is None:
             return None
         left = self.all.predicted - self.correct_in_train
-        return _percent(self.all.correct - self.correct_in_train, left + IGN_EPSILON[self.ign_variant])
+        return percent(self.all.correct - self.correct_in_train, left + IGN_EPSILON[self.ign_variant])
 
     @property
     def ign_f1(self) -> float | None:
@@ -118,6 +105,9 @@ class Scores:
             "inter_precision": self.inter.precision,
             "inter_recall": self.inter.recall,
             "inter_f1": self.inter.f1,
+            "evidence_precision": None if self.evidence is None else self.evidence.precision,
+            "evidence_recall": None if self.evidence is None else self.evidence.recall,
+            "evidence_f1": None if self.evidence is None else self.evidence.f1,
             "documents": self.documents,
             "predictions": self.all.predicted,
             "gold": self.all.gold,
@@ -131,13 +121,18 @@ class Scores:
             "train_facts": None
             if self.facts is None
             else {"source": self.facts.source, "sha256": self.facts.sha256, "facts": len(self.facts.triples)},
+            "warnings": list(self.misfits),
+            "intervals": {name: list(interval) for name, interval in self.intervals.items()},
+            "splits": {
+                split.name: {part: counts.as_json() for part, counts in split.parts.items()} for split in self.splits
+            },
             "per_relation": {relation: counts.as_json() for relation, counts in self.per_relation.items()},
         }
 
 
 def score(
-    gold: Iterable[Document],
-    predictions: Iterable[Prediction],
+    gold: Iterable[Document] | Gold,
+    predictions: Iterable[Prediction] | Predictions,
     relations: RelationSet,
     train_facts: Facts | None = None,
     ign_variant: IgnVariant = "docred",
@@ -151,47 +146,60 @@ def score(
     Raises:
         UserError: gold documents without labels or with a title twice, an unknown gold relation or `ign_variant`.
     """
+    columns = gold if isinstance(gold, Gold) else Gold.of(gold, relations)
+    system = predictions if isinstance(predictions, Predictions) else Predictions.of(predictions)
+    return scores_of(Triples.of(columns, [system]), train_facts, ign_variant)[0]
+
+
+def scores_of(triples: Triples, facts: Facts | None = None, ign_variant: IgnVariant = "docred") -> list[Scores]:
+    """The scores of each system, as `score` gives them; what they share is computed once.
+
+    Raises UserError at an unknown `ign_variant`.
+    """
     if ign_variant not in get_args(IgnVariant):
         raise UserError(f"unknown Ign F1 variant {ign_variant!r}; {nearest(ign_variant, get_args(IgnVariant))}")
-    by_title, duplicates = _unique(predictions)
-    everything, intra, inter = Counts(), Counts(), Counts()
-    correct, predicted, expected = Counter[str](), Counter[str](), Counter[str]()
-    refused: dict[Problem, list[Prediction]] = {}
-    seen: set[str] = set()
-    in_train = 0
-    for document in gold:
-        wanted = _gold_triples(document, relations, seen)
-        found = by_title.pop(document.title, set())
-        hits = found & wanted
-        everything += _compare(found, wanted)
-        near, far = _by_distance(document, found | wanted)
-        intra += _compare(found & near, wanted & near)
-        inter += _compare(found & far, wanted & far)
-        for counter, triples in ((correct, hits), (predicted, found), (expected, wanted)):
-            counter.update(relation for _, _, relation in triples)
-        if train_facts is not None:
-            in_train += sum(train_facts.known(document.entities[h], document.entities[t], r) for h, t, r in hits)
-        for triple in found - hits:
-            problem = _problem(document, triple, relations)
-            if problem is not None:
-                refused.setdefault(problem, []).append(Prediction(document.title, *triple))
-    # What is left belongs to no gold document.
-    for title, found in by_title.items():
-        everything += _compare(found, set())
-        predicted.update(relation for _, _, relation in found)
-        refused.setdefault("unknown_title", []).extend(Prediction(title, *triple) for triple in found)
+    in_training = None if facts is None else triples.in_training(facts)
+    doubts = () if facts is None or in_training is None else misfits(triples, in_training, facts, ign_variant)
+    return [
+        _system(triples, system, facts, ign_variant, in_training, doubts) for system in range(len(triples.predicted))
+    ]
+
+
+def _system(
+    triples: Triples,
+    system: int,
+    facts: Facts | None,
+    ign_variant: IgnVariant,
+    in_training: Flags | None,
+    doubts: tuple[str, ...],
+) -> Scores:
+    predicted, gold = triples.predicted[system], triples.gold
+    hits = predicted & gold
+    relations = triples.known.relations
+    by_relation = [
+        np.bincount(triples.relation[mask], minlength=len(relations)).tolist() for mask in (hits, predicted, gold)
+    ]
+    problems = _problems(triples, system)
+
+    def counts(mask: Flags) -> Counts:
+        return Counts(int((hits & mask).sum()), int((predicted & mask).sum()), int((gold & mask).sum()))
+
     return Scores(
-        all=everything,
-        intra=intra,
-        inter=inter,
-        per_relation={r: Counts(correct[r], predicted[r], expected[r]) for r in relations.ids},
-        documents=len(seen),
-        correct_in_train=in_train,
-        facts=train_facts,
+        all=counts(np.ones_like(gold)),
+        intra=counts(triples.distance == 0),
+        inter=counts(triples.distance > 0),
+        per_relation={id: Counts(*three) for id, *three in zip(relations.ids, *by_relation, strict=False)},
+        evidence=_evidence(triples, system),
+        splits=splits_of(triples, system, facts),
+        documents=len(triples.known),
+        correct_in_train=0 if in_training is None else int((predicted & in_training).sum()),
+        facts=facts,
+        misfits=doubts,
         ign_variant=ign_variant,
-        duplicates=duplicates,
-        problems={kind: len(refused.get(kind, ())) for kind in get_args(Problem)},
-        examples={kind: min(refused[kind], key=_order) for kind in get_args(Problem) if kind in refused},
+        duplicates=triples.duplicates[system],
+        problems={kind: int(mask.sum()) for kind, mask in problems.items()},
+        examples={kind: _least(triples, mask) for kind, mask in problems.items() if mask.any()},
+        by_document=DocumentCounts.of(triples, system, in_training, IGN_EPSILON[ign_variant]),
     )
 
 
@@ -210,30 +218,45 @@ def candidate_scores(gold: Iterable[Document], proposed: Iterable[tuple[str, Ite
     seen: set[str] = set()
     for document in gold:
         wanted = {(label.head, label.tail) for label in _labels(document, seen)}
-        counts += _compare(by_title.pop(document.title, set()), wanted)
+        found = by_title.pop(document.title, set())
+        counts += Counts(len(found & wanted), len(found), len(wanted))
     return counts + Counts(predicted=sum(map(len, by_title.values())))
 
 
-def _percent(part: float, whole: float) -> float:
-    return 100.0 * part / whole if whole else 0.0
+def _evidence(triples: Triples, system: int) -> Counts | None:
+    """The definition of the official scorer, but that repeated predictions bring all of their evidence."""
+    predicted, gold = triples.predicted_evidence[system], triples.gold_evidence
+    if predicted is None:
+        return None
+    return Counts(len(np.intersect1d(predicted, gold, assume_unique=True)), len(predicted), len(gold))
 
 
-def _order(prediction: Prediction) -> tuple[str, int, int, str]:
-    return prediction.title, prediction.head, prediction.tail, prediction.relation
+def _problems(triples: Triples, system: int) -> dict[Problem, Flags]:
+    """Which predictions cannot be right, each by the first kind that applies."""
+    left = triples.predicted[system] & ~triples.gold
+    kinds: dict[Problem, Flags] = {
+        "unknown_title": triples.document >= len(triples.known),
+        "unknown_entity": ~triples.placed,
+        "same_entity": triples.head == triples.tail,
+        "unknown_relation": triples.relation >= len(triples.known.relations),
+    }
+    for kind, mask in kinds.items():
+        kinds[kind] = left & mask
+        left = left & ~mask
+    return kinds
 
 
-def _unique(predictions: Iterable[Prediction]) -> tuple[dict[str, set[Triple]], int]:
-    """The triples predicted for each title, and how many predictions were repeats."""
-    by_title: dict[str, set[Triple]] = {}
-    given = 0
-    for prediction in predictions:
-        given += 1
-        by_title.setdefault(prediction.title, set()).add((prediction.head, prediction.tail, prediction.relation))
-    return by_title, given - sum(map(len, by_title.values()))
-
-
-def _compare(found: AbstractSet[T], wanted: AbstractSet[T]) -> Counts:
-    return Counts(len(found & wanted), len(found), len(wanted))
+def _least(triples: Triples, mask: Flags) -> Prediction:
+    """The first of some triples by (title, head, tail, relation)."""
+    document = min(np.unique(triples.document[mask]).tolist(), key=triples.titles.__getitem__)
+    rows = np.flatnonzero(mask & (triples.document == document))
+    head, tail, relation = min(
+        (head, tail, triples.relations[relation])
+        for head, tail, relation in zip(
+            triples.head[rows].tolist(), triples.tail[rows].tolist(), triples.relation[rows].tolist(), strict=True
+        )
+    )
+    return Prediction(triples.titles[document], head, tail, relation)
 
 
 def _labels(document: Document, seen: set[str]) -> tuple[Label, ...]:
@@ -244,34 +267,3 @@ def _labels(document: Document, seen: set[str]) -> tuple[Label, ...]:
         raise UserError(f"two gold documents are titled {document.title!r}; predictions name documents by title")
     seen.add(document.title)
     return document.labels
-
-
-def _gold_triples(document: Document, relations: RelationSet, seen: set[str]) -> set[Triple]:
-    triples = {(label.head, label.tail, label.relation) for label in _labels(document, seen)}
-    for _, _, relation in triples:
-        if relation not in relations:
-            raise UserError(
-                f"the gold document {document.title!r} has a relation outside the relation set, {relation!r}; "
-                f"{nearest(relation, relations.ids)}"
-            )
-    return triples
-
-
-def _by_distance(document: Document, triples: AbstractSet[Triple]) -> tuple[set[Triple], set[Triple]]:
-    """The triples whose entities meet in some sentence, and those whose do not; neither: an entity does not exist."""
-    sentences = [{mention.sentence for mention in entity} for entity in document.entities]
-    exist = range(len(sentences))
-    placed = {triple for triple in triples if triple[0] in exist and triple[1] in exist}
-    near = {triple for triple in placed if not sentences[triple[0]].isdisjoint(sentences[triple[1]])}
-    return near, placed - near
-
-
-def _problem(document: Document, triple: Triple, relations: RelationSet) -> Problem | None:
-    """Why a prediction for a known document cannot be right, or None."""
-    head, tail, relation = triple
-    exist = range(len(document.entities))
-    if head not in exist or tail not in exist:
-        return "unknown_entity"
-    if head == tail:
-        return "same_entity"
-    return None if relation in relations else "unknown_relation"

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,13 +11,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.docred import Document, Label, read_documents
 from lmrc.corpus.relations import DOCRED
 from lmrc.errors import UserError
 from lmrc.evaluation.facts import Facts, read_facts
 from lmrc.evaluation.metrics import Counts, Scores, candidate_scores, score
 from lmrc.evaluation.predictions import Prediction
 from tests.evaluation.examples import RELATIONS, document, family
+from tests.evaluation.strategies import as_predictions, documents, names, predicted, relation_ids
 
 
 def slow_scores(
@@ -55,6 +57,12 @@ def slow_scores(
     for relation in RELATIONS:
         parts = ({t for t in found if t[3] == relation}, {t for t in wanted if t[3] == relation})
         result[relation] = prf(*parts)[2]
+    evidence = (
+        {(p.title, p.head, p.tail, p.relation, s) for p in predictions for s in p.evidence or ()},
+        {(d.title, x.head, x.tail, x.relation, s) for d in gold for x in d.labels or () for s in x.evidence},
+    )
+    if any(p.evidence is not None for p in predictions):
+        result["evidence_precision"], result["evidence_recall"], result["evidence_f1"] = prf(*evidence)
     known = {t for t in found & wanted if in_train(t)}
     left = len(found - known) + epsilon
     p = 100 * len(found & wanted - known) / left if left else 0.0
@@ -63,29 +71,6 @@ def slow_scores(
     return result
 
 
-names = st.sampled_from(["a", "b", "A"])
-relation_ids = st.sampled_from(RELATIONS.ids)
-
-
-@st.composite
-def documents(draw: st.DrawFn) -> list[Document]:
-    made = []
-    for title in draw(st.lists(st.sampled_from("xyz"), unique=True, max_size=3)):
-        entity = st.lists(st.tuples(names, st.integers(0, 2)), min_size=1, max_size=2)
-        entities = draw(st.lists(entity, min_size=1, max_size=4))
-        index = st.integers(0, len(entities) - 1)
-        labels = draw(st.lists(st.tuples(index, index, relation_ids).filter(lambda x: x[0] != x[1]), max_size=6))
-        made.append(document(title, entities, labels))
-    return made
-
-
-# Titles, entities and relations that exist and that do not.
-predicted = st.lists(
-    st.builds(
-        Prediction, st.sampled_from("xyzw"), st.integers(-1, 4), st.integers(-1, 4), relation_ids | st.just("P9")
-    ),
-    max_size=12,
-)
 facts_sets = st.frozensets(st.tuples(names, names, relation_ids), max_size=6)
 
 
@@ -94,8 +79,7 @@ facts_sets = st.frozensets(st.tuples(names, names, relation_ids), max_size=6)
 def test_agrees_with_the_definitions_word_by_word(
     gold: list[Document], guesses: list[Prediction], known: frozenset[tuple[str, str, str]], data: st.DataObject
 ) -> None:
-    right = [Prediction(d.title, label.head, label.tail, label.relation) for d in gold for label in d.labels or ()]
-    predictions = guesses + [p for p in right if data.draw(st.booleans())]
+    predictions = guesses + [p for p in as_predictions(gold) if data.draw(st.booleans())]
     for variant, epsilon in (("docred", 0.0), ("redocred", 1e-5)):
         found = score(gold, predictions, RELATIONS, Facts(known, "facts.json", "0" * 64), variant).as_json()
         found |= {relation: counts["f1"] for relation, counts in found["per_relation"].items()}
@@ -122,12 +106,11 @@ def test_gold_scores_exactly_100(gold: list[Document]) -> None:
     scores = score(gold, as_predictions(gold), RELATIONS)
     if scores.all.gold:
         assert (scores.all.precision, scores.all.recall, scores.all.f1) == (100.0, 100.0, 100.0)
-    for part in (scores.intra, scores.inter, *scores.per_relation.values()):
+    if scores.evidence is not None:
+        assert scores.evidence.f1 == (100.0 if scores.evidence.gold else 0.0)
+    split = [part for split in scores.splits for part in split.parts.values()]
+    for part in (scores.intra, scores.inter, *scores.per_relation.values(), *split):
         assert part.f1 == (100.0 if part.gold else 0.0)
-
-
-def as_predictions(gold: list[Document]) -> list[Prediction]:
-    return [Prediction(d.title, label.head, label.tail, label.relation) for d in gold for label in d.labels or ()]
 
 
 def test_by_hand() -> None:
@@ -140,6 +123,11 @@ def test_by_hand() -> None:
     ]
     facts = Facts(frozenset({("Ann", "Robert", "P1"), ("Paris", "Ann", "P1")}), "train.json", "ab" * 32)
     found = score([family()], predictions, RELATIONS, facts).as_json()
+    # One document has no other sample than itself.
+    metrics = found.pop("intervals")
+    assert metrics == {name: pytest.approx([found[name]] * 2) for name in metrics}
+    assert {"precision", "recall", "f1", "ign_f1", "intra_f1", "inter_f1"} < metrics.keys()
+    assert found.pop("splits").keys() == {"relation_frequency", "sentence_distance", "mentions", "document_words"}
     third, two_thirds = pytest.approx(100 / 3), pytest.approx(200 / 3)
     ign = 2 * (100 / 3) * (200 / 3) / 100
     assert found == {
@@ -154,6 +142,9 @@ def test_by_hand() -> None:
         "inter_precision": 50.0,
         "inter_recall": 100.0,
         "inter_f1": two_thirds,
+        "evidence_precision": None,
+        "evidence_recall": None,
+        "evidence_f1": None,
         "documents": 1,
         "predictions": 4,
         "gold": 3,
@@ -165,6 +156,7 @@ def test_by_hand() -> None:
         "problems": {"unknown_title": 0, "unknown_entity": 0, "same_entity": 0, "unknown_relation": 0},
         "ign_variant": "docred",
         "train_facts": {"source": "train.json", "sha256": "ab" * 32, "facts": 2},
+        "warnings": [],
         "per_relation": {
             "P1": {"precision": third, "recall": 100.0, "f1": 50.0, "support": 1},
             "P2": {"precision": 0.0, "recall": 0.0, "f1": 0.0, "support": 1},
@@ -172,6 +164,21 @@ def test_by_hand() -> None:
         },
     }
     json.dumps(found, allow_nan=False)
+
+
+def test_evidence_is_scored_over_sentences_of_unique_triples() -> None:
+    labels = (Label(0, 1, "P1", (0, 2)), Label(1, 2, "P3", (1,)))
+    gold = [replace(family(), labels=labels)]
+    predictions = [
+        Prediction("Family", 0, 1, "P1", None, (0, 0, 1)),  # one of two right
+        Prediction("Family", 0, 1, "P1", None, (2,)),  # the same triple again: its evidence joins
+        Prediction("Family", 1, 2, "P3"),  # without
+        Prediction("Family", 2, 1, "P3", None, (7,)),  # a wrong triple and no such sentence
+        Prediction("Nobody", 0, 1, "P1", None, (0,)),
+    ]
+    assert score(gold, predictions, RELATIONS).evidence == Counts(correct=2, predicted=5, gold=3)
+    assert score(gold, predictions[2:3], RELATIONS).evidence is None
+    assert score(gold, [Prediction("Family", 0, 1, "P1", None, ())], RELATIONS).evidence == Counts(0, 0, 3)
 
 
 def test_redocred_adds_to_the_denominator() -> None:
@@ -191,10 +198,12 @@ def test_nothing_left_without_training_facts_is_zero(variant: Any) -> None:
 def test_no_predictions_is_a_score_of_zero() -> None:
     facts = Facts(frozenset({("Ann", "Bob", "P1")}), "train.json", "0" * 64)
     found = score([family()], [], RELATIONS, facts).as_json()
+    assert found["intervals"]["f1"] == [0.0, 0.0]
     for name in ("precision", "recall", "f1", "ign_f1", "intra_f1", "inter_f1", "predictions"):
         assert found[name] == 0
     assert found["gold"] == 3
     assert score([], [], RELATIONS).all == Counts()
+    assert score([], [], RELATIONS).intervals == {}
 
 
 def test_a_lone_prediction_is_not_dropped() -> None:
