@@ -6,13 +6,13 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import click
 
 from lmrc import __version__
 from lmrc.durable import write_atomically
 from lmrc.errors import UserError
+from lmrc.evaluation import commands
 from lmrc.exits import exit_status
 
 FOLDER = click.Path(path_type=Path)
@@ -44,6 +44,10 @@ def demo(arguments: tuple[str, ...]) -> None:
     from lmrc.demo import Demo
 
     Demo(config).run()
+
+
+lmrc.add_command(commands.score)
+lmrc.add_command(commands.compare)
 
 
 def _project_file(name: str) -> Path:
@@ -121,38 +125,6 @@ def download(dataset: str, folder: Path) -> None:
 
     for path in download(dataset, folder):
         click.echo(path)
-
-
-@lmrc.command()
-@click.option("--gold", required=True, type=FOLDER, help="Documents or corpus with labels.")
-@click.option("--pred", required=True, type=FOLDER, help="Predictions in the submission format.")
-@click.option("--train-facts", type=FOLDER, help="Training documents, corpus or facts, for Ign F1.")
-@click.option("--ign-variant", type=click.Choice(["docred", "redocred"]), default="docred", show_default=True)
-@click.option("--relations", type=FOLDER, help="Relation set of gold documents given as JSON.")
-@click.option("--json", "as_json", type=FOLDER, help="File for all figures.")
-def score(
-    gold: Path, pred: Path, train_facts: Path | None, ign_variant: Any, relations: Path | None, as_json: Path | None
-) -> None:
-    """Score predictions: P, R, F1, Ign F1, intra and inter."""
-    from lmrc.corpus.arrow import Corpus
-    from lmrc.corpus.docred import read_documents
-    from lmrc.corpus.relations import DOCRED, read_relations
-    from lmrc.evaluation.facts import read_facts
-    from lmrc.evaluation.metrics import score as measure
-    from lmrc.evaluation.predictions import read_predictions
-    from lmrc.evaluation.runs import told, write_scores
-
-    known = DOCRED if relations is None else read_relations(relations)
-    if gold.is_dir():
-        corpus = Corpus.open(gold)
-        documents, known = iter(corpus), corpus.relations
-    else:
-        documents = read_documents(gold, known)
-    facts = None if train_facts is None else read_facts(train_facts, known)
-    scores = measure(documents, read_predictions(pred), known, facts, ign_variant)
-    if as_json is not None:
-        write_scores(as_json, scores)
-    click.echo(told(pred.name, scores))
 
 
 @lmrc.command()

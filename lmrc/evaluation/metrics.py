@@ -51,6 +51,8 @@ class Scores:
     """Every relation of the set, by id, in its order."""
     evidence: Counts | None
     """Unique (title, head, tail, relation, sentence); None where no prediction carries evidence."""
+    unknown_sentences: int
+    """Evidence that names a sentence which the document does not have; it counts as wrong."""
     splits: tuple[Split, ...]
     documents: int
     correct_in_train: int
@@ -116,7 +118,7 @@ class Scores:
             "intra_gold": self.intra.gold,
             "inter_gold": self.inter.gold,
             "duplicates": self.duplicates,
-            "problems": dict(self.problems),
+            "problems": {**self.problems, "unknown_sentence": self.unknown_sentences},
             "ign_variant": self.ign_variant,
             "train_facts": None
             if self.facts is None
@@ -190,6 +192,7 @@ def _system(
         inter=counts(triples.distance > 0),
         per_relation={id: Counts(*three) for id, *three in zip(relations.ids, *by_relation, strict=False)},
         evidence=_evidence(triples, system),
+        unknown_sentences=_unknown_sentences(triples, system),
         splits=splits_of(triples, system, facts),
         documents=len(triples.known),
         correct_in_train=0 if in_training is None else int((predicted & in_training).sum()),
@@ -229,6 +232,17 @@ def _evidence(triples: Triples, system: int) -> Counts | None:
     if predicted is None:
         return None
     return Counts(len(np.intersect1d(predicted, gold, assume_unique=True)), len(predicted), len(gold))
+
+
+def _unknown_sentences(triples: Triples, system: int) -> int:
+    keys = triples.predicted_evidence[system]
+    if keys is None:
+        return 0
+    triple = (keys + 2**31) >> 32
+    document, sentence = triples.document[triple], keys - (triple << 32)
+    known = document < len(triples.known)
+    document, sentence = document[known], sentence[known]
+    return int(((sentence < 0) | (sentence >= triples.known.sentences[document])).sum())
 
 
 def _problems(triples: Triples, system: int) -> dict[Problem, Flags]:

@@ -5,7 +5,7 @@ import json
 from hypothesis import given, settings
 
 from lmrc.corpus.docred import Document
-from lmrc.evaluation.compare import CHANGES, ChangedTriple, Comparison, compare
+from lmrc.evaluation.compare import ChangedTriple, Comparison, compare
 from lmrc.evaluation.gold import Gold
 from lmrc.evaluation.metrics import scores_of
 from lmrc.evaluation.predictions import Prediction, Predictions

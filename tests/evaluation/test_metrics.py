@@ -153,7 +153,13 @@ def test_by_hand() -> None:
         "intra_gold": 2,
         "inter_gold": 1,
         "duplicates": 1,
-        "problems": {"unknown_title": 0, "unknown_entity": 0, "same_entity": 0, "unknown_relation": 0},
+        "problems": {
+            "unknown_title": 0,
+            "unknown_entity": 0,
+            "same_entity": 0,
+            "unknown_relation": 0,
+            "unknown_sentence": 0,
+        },
         "ign_variant": "docred",
         "train_facts": {"source": "train.json", "sha256": "ab" * 32, "facts": 2},
         "warnings": [],
@@ -173,10 +179,12 @@ def test_evidence_is_scored_over_sentences_of_unique_triples() -> None:
         Prediction("Family", 0, 1, "P1", None, (0, 0, 1)),  # one of two right
         Prediction("Family", 0, 1, "P1", None, (2,)),  # the same triple again: its evidence joins
         Prediction("Family", 1, 2, "P3"),  # without
-        Prediction("Family", 2, 1, "P3", None, (7,)),  # a wrong triple and no such sentence
-        Prediction("Nobody", 0, 1, "P1", None, (0,)),
+        Prediction("Family", 2, 1, "P3", None, (7, -1)),  # a wrong triple and no such sentences
+        Prediction("Nobody", 0, 1, "P1", None, (9,)),
     ]
-    assert score(gold, predictions, RELATIONS).evidence == Counts(correct=2, predicted=5, gold=3)
+    scores = score(gold, predictions, RELATIONS)
+    assert scores.evidence == Counts(correct=2, predicted=6, gold=3)
+    assert scores.unknown_sentences == 2
     assert score(gold, predictions[2:3], RELATIONS).evidence is None
     assert score(gold, [Prediction("Family", 0, 1, "P1", None, ())], RELATIONS).evidence == Counts(0, 0, 3)
 
