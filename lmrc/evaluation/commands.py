@@ -57,11 +57,11 @@ def score(
 ) -> None:
     """Score predictions: P, R, F1, Ign F1, intra and inter, and where F1 is lost."""
     from lmrc.evaluation.analysis import analyse
+    from lmrc.evaluation.console import scores_json, scores_told
     from lmrc.evaluation.files import replacing
     from lmrc.evaluation.metrics import scores_of
     from lmrc.evaluation.predictions import Predictions
     from lmrc.evaluation.submission import write_submission
-    from lmrc.evaluation.summary import scores_json, scores_told
     from lmrc.evaluation.triples import Triples
 
     if gold is None and submission is None:
@@ -108,10 +108,10 @@ def compare(
     """What changed from FIRST to SECOND, runs or files of predictions, and whether it is significant."""
     from lmrc.evaluation.compare import ChangedTriple
     from lmrc.evaluation.compare import compare as comparison_of
+    from lmrc.evaluation.console import comparison_told
     from lmrc.evaluation.files import replacing
     from lmrc.evaluation.metrics import scores_of
     from lmrc.evaluation.predictions import Predictions
-    from lmrc.evaluation.summary import comparison_told
     from lmrc.evaluation.triples import Triples
 
     documents = _gold_of_runs(first, second) if gold is None else _read_gold(gold, relations)

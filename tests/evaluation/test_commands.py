@@ -131,8 +131,25 @@ def test_several_seeds_give_mean_and_standard_deviation(gold: Path, capsys: Capt
         values = [run[name] for run in single]
         assert found["mean"][name] == pytest.approx(statistics.mean(values))
         assert found["standard_deviation"][name] == pytest.approx(statistics.stdev(values))
+    assert sum("No Ign F1" in line for line in shown) == 1  # what holds for all is said once
     f1 = [run["f1"] for run in single]
     assert shown[-1] == (f"F1 {statistics.mean(f1):.2f} ± {statistics.stdev(f1):.2f}, mean and standard deviation of 3")
+
+
+def test_remarks_on_one_of_several_carry_its_name(gold: Path, capsys: Capture) -> None:
+    one, other = guessed(gold, "one.json", 0.6, 1), guessed(gold, "other.json", 0.6, 2)
+    rows = json.loads(other.read_text())
+    rows[0] |= {"title": "Nobody"}
+    rows[1] |= {"evidence": [999]}
+    other.write_text(json.dumps(rows))
+    for arguments in (
+        ("score", "--gold", gold, "--pred", one, "--pred", other),
+        ("compare", one, other, "--gold", gold),
+    ):
+        shown = "\n".join(lines(capsys, *arguments, "--gold", gold))
+        assert "other.json: 1 prediction for a title that is not in the gold documents" in shown
+        assert "other.json: Evidence names 1 sentences that the documents do not have: wrong." in shown
+        assert "one.json: " not in shown.replace("First: ", "")
 
 
 def test_a_submission_needs_no_gold(gold: Path, capsys: Capture) -> None:

@@ -1,4 +1,4 @@
-"""Scores and comparisons as text for people and JSON for programs."""
+"""What `lmrc score` and `lmrc compare` show to people and write for programs."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lmrc.evaluation.compare import CHANGES, Comparison
 from lmrc.evaluation.counts import Counts
 from lmrc.evaluation.metrics import Scores
 from lmrc.evaluation.splits import Split
-from lmrc.evaluation.tables import Table, percent, relation_table, remarks, score_table
+from lmrc.evaluation.tables import Table, relation_table, remarks, score_table, two_digits
 
 HEADLINE = {
     "P": "precision",
@@ -36,7 +36,7 @@ def scores_told(
     if len(scores) > 1:
         spread = spread_of(scores)
         rows = tuple(
-            (word, *(percent(spread[key].get(name)) for name in HEADLINE.values()))
+            (word, *(two_digits(spread[key].get(name)) for name in HEADLINE.values()))
             for word, key in (("mean", "mean"), ("standard deviation", "standard_deviation"))
         )
         f1 = f"{spread['mean']['f1']:.2f} ± {spread['standard_deviation']['f1']:.2f}"
@@ -44,7 +44,7 @@ def scores_told(
     else:
         intervals = scores[0].intervals
         rows = tuple(
-            (word, *(percent(intervals[name][end] if name in intervals else None) for name in HEADLINE.values()))
+            (word, *(two_digits(intervals[name][end] if name in intervals else None) for name in HEADLINE.values()))
             for end, word in enumerate(("95 % from", "95 % to"))
         )
         last = f"F1 {scores[0].all.f1:.2f}"
@@ -59,8 +59,7 @@ def scores_told(
             parts.append(relation_table(scores[0], relations).text())
     if analysis is not None:
         parts.append("\n".join(_analysis(analysis)))
-    lines = [line for name, one in zip(names, scores, strict=True) for line in _remarks(name, one, len(scores) > 1)]
-    return "\n\n".join([*parts, "\n".join([*dict.fromkeys(lines), last])])
+    return "\n\n".join([*parts, "\n".join([*_remarks(names, scores), last])])
 
 
 def scores_json(names: Sequence[str], scores: Sequence[Scores], analyses: Sequence[Analysis]) -> dict[str, Any]:
@@ -85,7 +84,7 @@ def comparison_told(names: Sequence[str], comparison: Comparison) -> str:
     table = Table(
         ("", "First", "Second", "Difference", "95 % from", "95 % to", "p"),
         tuple(
-            (word, percent(d.first), percent(d.second), f"{d.value:+.2f}", *(f"{end:+.2f}" for end in d.interval),
+            (word, two_digits(d.first), two_digits(d.second), f"{d.value:+.2f}", *(f"{end:+.2f}" for end in d.interval),
              f"{d.p:.3f}")
             for word, name in HEADLINE.items()
             if (d := comparison.differences.get(name)) is not None
@@ -95,34 +94,34 @@ def comparison_told(names: Sequence[str], comparison: Comparison) -> str:
         ("Triples", "Number"),
         tuple((CHANGES[change], f"{count:,}") for change, count in comparison.counts().items()),
     )
-    lines = [f"First: {names[0]}. Second: {names[1]}."]
-    for name, scores in zip(names, comparison.scores, strict=True):
-        lines += _remarks(name, scores, True)
+    lines = [f"First: {names[0]}. Second: {names[1]}.", *_remarks(names, comparison.scores)]
     f1 = comparison.differences.get("f1")
     if f1 is None:
         last = "F1 +0.00: there are no documents"
     else:
         verdict = "significant" if f1.significant else "not significant"
         last = f"F1 {f1.value:+.2f}: {verdict} (paired bootstrap over documents, p = {f1.p:.3f})"
-    return "\n\n".join([table.text(), changes.text(), "\n".join([*dict.fromkeys(lines), last])])
+    return "\n\n".join([table.text(), changes.text(), "\n".join([*lines, last])])
 
 
-def _remarks(name: str, scores: Scores, several: bool) -> list[str]:
-    lines = remarks(scores)
-    if scores.unknown_sentences:
-        lines.append(f"Evidence names {scores.unknown_sentences:,} sentences that the documents do not have: wrong.")
-    # What does not fit the gold documents fits none of the systems.
-    return [
-        *(f"{name}: {line}" if several else line for line in lines),
-        *(f"Warning: {misfit}." for misfit in scores.misfits),
-    ]
+def _remarks(names: Sequence[str], scores: Sequence[Scores]) -> list[str]:
+    """What holds for all systems once, the rest with the name of the system."""
+    told = []
+    for one in scores:
+        lines = remarks(one)
+        if one.unknown_sentences:
+            lines.append(f"Evidence names {one.unknown_sentences:,} sentences that the documents do not have: wrong.")
+        told.append(lines)
+    shared = [line for line in told[0] if all(line in lines for lines in told)]
+    own = [f"{name}: {line}" for name, lines in zip(names, told, strict=True) for line in lines if line not in shared]
+    return [*shared, *own]
 
 
 def _analysis(analysis: Analysis) -> list[str]:
     losses = Table(
         ("Where F1 is lost", "Missed", "Wrong", "F1 without it"),
         tuple(
-            (CAUSES[loss.cause], f"{loss.missed:,}", f"{loss.wrong:,}", percent(loss.mended.f1))
+            (CAUSES[loss.cause], f"{loss.missed:,}", f"{loss.wrong:,}", two_digits(loss.mended.f1))
             for loss in analysis.losses
             if loss.missed or loss.wrong
         ),
@@ -155,6 +154,7 @@ def _counts_table(heading: str, rows: Sequence[tuple[str, Counts]]) -> Table:
     return Table(
         (heading, "P", "R", "F1", "Gold", "Predicted"),
         tuple(
-            (name, *map(percent, (c.precision, c.recall, c.f1)), f"{c.gold:,}", f"{c.predicted:,}") for name, c in rows
+            (name, *map(two_digits, (c.precision, c.recall, c.f1)), f"{c.gold:,}", f"{c.predicted:,}")
+            for name, c in rows
         ),
     )
