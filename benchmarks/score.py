@@ -1,0 +1,120 @@
+"""How long scores take, and how much memory: a dev set, and a hundred thousand documents.
+
+    python benchmarks/score.py --documents redocred_dev.json [--scale 100000] [--labels 20] [--facts FILE] [--json FILE]
+
+The large set is the documents again and again under other titles, `--labels` gold triples each on average, as a corpus,
+which is built first (not counted). Predictions are the gold triples, a fifth with another relation and a tenth with the
+entities swapped. Counted is `lmrc score` as users run it, in a process of its own: imports, reading, scores, splits,
+intervals of 1,000 resamples, losses, JSON.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from lmrc.corpus.arrow import write_corpus
+from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.relations import DOCRED
+from lmrc.evaluation.analysis import analyse
+from lmrc.evaluation.gold import read_gold
+from lmrc.evaluation.metrics import scores_of
+from lmrc.evaluation.predictions import Prediction, Predictions, write_predictions
+from lmrc.evaluation.triples import Triples
+
+
+def repeated(documents: list[Document], count: int, labels: float) -> Iterator[Document]:
+    """`count` documents with about `labels` labels each."""
+    share = labels * len(documents) / sum(len(d.labels or ()) for d in documents)
+    rng = random.Random(0)
+    for index in range(count):
+        document = documents[index % len(documents)]
+        kept = tuple(label for label in document.labels or () if rng.random() < share)
+        yield replace(document, title=f"{document.title} {index}", labels=kept)
+
+
+def guessed(documents: Iterable[Document]) -> Iterator[Prediction]:
+    """As many predictions as there are labels."""
+    rng = random.Random(1)
+    for document in documents:
+        for label in document.labels or ():
+            head, tail = (label.tail, label.head) if rng.random() < 0.1 else (label.head, label.tail)
+            relation = rng.choice(DOCRED.ids) if rng.random() < 0.2 else label.relation
+            yield Prediction(document.title, head, tail, relation)
+
+
+def command(gold: Path, predictions: Path, facts: Path | None) -> tuple[float, float, dict[str, float]]:
+    """Seconds, greatest memory in MB, and the scores of one run of `lmrc score`."""
+    out = predictions.with_name("scores.json")
+    words = ["score", "--gold", gold, "--pred", predictions, "--json", out]
+    words += [] if facts is None else ["--train-facts", facts]
+    begin = time.perf_counter()
+    process = subprocess.Popen([sys.executable, "-m", "lmrc.cli", *map(str, words)], stdout=subprocess.DEVNULL)
+    _, status, usage = os.wait4(process.pid, 0)
+    if status:
+        raise SystemExit(f"lmrc score failed with status {status}")
+    return time.perf_counter() - begin, usage.ru_maxrss / 1024, json.loads(out.read_text())
+
+
+def in_process(gold: Path, predictions: Path) -> tuple[float, float]:
+    """Seconds that reading the predictions and scoring them take, and reading the gold documents, without imports."""
+    begin = time.perf_counter()
+    known = read_gold(gold)
+    middle = time.perf_counter()
+    triples = Triples.of(known, [Predictions.read(predictions)])
+    scores_of(triples)[0].as_json()
+    analyse(triples).as_json()
+    return time.perf_counter() - middle, middle - begin
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=Path, required=True, help="labelled documents with DocRED's relations")
+    parser.add_argument("--facts", type=Path, help="training facts, for Ign F1")
+    parser.add_argument("--scale", type=int, default=100_000, help="documents of the large set")
+    parser.add_argument("--labels", type=float, default=20, help="labels a document of the large set")
+    parser.add_argument("--json", type=Path)
+    options = parser.parse_args()
+    documents = list(read_documents(options.documents, DOCRED))
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        predictions, corpus = folder / "predictions.json", folder / "corpus"
+        write_predictions(guessed(documents), predictions)
+        small = min(in_process(options.documents, predictions) for _ in range(3))
+        whole = command(options.documents, predictions, options.facts)
+        print(
+            f"{len(documents):,} documents: scored in {small[0]:.2f} s, gold read in {small[1]:.2f} s; lmrc score as a "
+            f"whole, with imports: {whole[0]:.2f} s, {whole[1]:,.0f} MB"
+        )
+        write_corpus(repeated(documents, options.scale, options.labels), corpus, DOCRED, "repeated", "0" * 64)
+        write_predictions(guessed(repeated(documents, options.scale, options.labels)), predictions)
+        seconds, memory, scores = command(corpus, predictions, options.facts)
+        figures = {
+            "dev_seconds": small[0],
+            "dev_read_seconds": small[1],
+            "dev_command_seconds": whole[0],
+            "documents": options.scale,
+            "gold": scores["gold"],
+            "predictions": scores["predictions"],
+            "seconds": seconds,
+            "megabytes": memory,
+        }
+    if options.json is not None:
+        options.json.write_text(json.dumps(figures, indent=1) + "\n")
+    print(
+        f"{options.scale:,} documents, {figures['gold']:,} gold and {figures['predictions']:,} predicted triples: "
+        f"{seconds:.1f} s, {memory:,.0f} MB"
+    )
+
+
+if __name__ == "__main__":
+    main()
