@@ -120,7 +120,7 @@ class Client:
         valid = isinstance(text, str) or (text is None and finish_reason != "stop")
         if not (valid and isinstance(finish_reason, str) and all(n is None or isinstance(n, int) for n in counts)):
             raise PassingFailure("malformed", f"no answer of the expected form: {self._words(content)}")
-        return Answer(text or "", finish_reason, *counts)
+        return Answer(_without_surrogates(text or ""), finish_reason, *counts)
 
     def _refused(self, response: requests.Response, content: bytes) -> NoReturn:
         status, words = response.status_code, self._words(_message(content))
@@ -172,6 +172,11 @@ class _Authorization(AuthBase):
         if self._key is not None:
             request.headers["Authorization"] = self._key.header()
         return request
+
+
+def _without_surrogates(text: str) -> str:
+    """JSON can hold half a character, which UTF-8 cannot: U+FFFD in its place."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _error(content: bytes) -> Any:

@@ -32,6 +32,8 @@ class Act:
     """The share of the body that is sent before the connection ends."""
     closes: bool = False
     """Ends the connection, without a word."""
+    stalls: bool = False
+    """Sends nothing after that share, and does not end either."""
     trickles: bool = False
     """Sends a byte now and then, for ever."""
 
@@ -120,6 +122,8 @@ def serve(act: Callable[[dict[str, Any], int], Act] = lambda body, times: ANSWER
                 while not server.ends.wait(0.02):
                     self.wfile.write(b" ")
             self.wfile.write(content[: int(len(content) * act.sent)])
+            if act.stalls:
+                server.ends.wait(5)
             self.close_connection = act.sent < 1
             if act.is_paid:
                 with server.lock:

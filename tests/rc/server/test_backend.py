@@ -243,6 +243,22 @@ def test_the_server_is_given_the_time_it_asks_for(tmp_path: Path, capsys: pytest
     assert "answered 429: slow; trying again in 40 s" in shown
 
 
+def test_all_requests_wait_when_the_server_asks_one_to(tmp_path: Path) -> None:
+    """With the real clock: the third could start when the second is answered, long before the first may come back."""
+    begun: dict[int, float] = {}
+
+    def act(body: dict[str, Any], times: int) -> Act:
+        begun.setdefault(body["max_tokens"], time.monotonic())
+        if body["max_tokens"] == 10 and not times:
+            return Act(status=429, body=b"", headers=(("Retry-After", "0.6"),))
+        return Act(seconds=0.1)
+
+    with serve(act) as server:
+        options = ServerOptions(url=server.url, model="m", concurrency=2)
+        assert len(list(ServerBackend(options, tmp_path).generate(QUERIES[:3], messages_of))) == 3
+    assert begun[12] - begun[10] >= 0.6
+
+
 def test_back_off_where_the_server_says_nothing(tmp_path: Path) -> None:
     clock = FastClock()
     with serve(lambda body, times: Act(status=500, body=b"") if times < 7 else ANSWER) as server:

@@ -48,6 +48,7 @@ def test_files_are_named_by_the_key(tmp_path: Path) -> None:
     assert not cache.is_empty()
     key = request().key
     assert files(tmp_path) == [tmp_path / "new" / "cache" / key[:2] / f"{key}.json"]
+    assert "(Ada| spouse| Zoë)" in files(tmp_path)[0].read_text(encoding="utf-8")
     assert json.loads(files(tmp_path)[0].read_text())["request"]["body"]["messages"][0]["content"] == "who?"
 
 

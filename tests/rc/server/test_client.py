@@ -14,6 +14,7 @@ import pytest
 
 from lmrc.config import ServerOptions
 from lmrc.errors import ConfigError, UserError
+from lmrc.rc.server import client as client_module
 from lmrc.rc.server.client import Answer, Client, PassingFailure
 from lmrc.rc.server.key import Key
 from lmrc.rc.server.request import request_for
@@ -54,8 +55,9 @@ def test_requests_go_where_the_endpoint_is_with_the_key_in_one_header(monkeypatc
                 assert server.headers[0].get("Authorization") == (key and f"Bearer {SECRET}")
 
 
-def test_neither_a_netrc_file_nor_a_proxy_comes_between_us_and_this_machine(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("here", [True, False])
+def test_neither_a_netrc_file_nor_a_proxy_of_others_comes_between(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, here: bool
 ) -> None:
     netrc = tmp_path / "netrc"
     netrc.write_text("machine 127.0.0.1 login me password other\n")
@@ -64,7 +66,9 @@ def test_neither_a_netrc_file_nor_a_proxy_comes_between_us_and_this_machine(
     for name in ("HTTP_PROXY", "http_proxy", "ALL_PROXY"):
         monkeypatch.setenv(name, "http://127.0.0.1:9")
     for name in ("NO_PROXY", "no_proxy"):
-        monkeypatch.delenv(name, raising=False)
+        # Of another machine's server the environment knows whether it is behind the proxy.
+        monkeypatch.setenv(name, "" if here else "127.0.0.1")
+    monkeypatch.setattr(client_module, "is_loopback", lambda url: here)
     for key in (None, Key("MINE", SECRET)):
         with serve() as server:
             options = ServerOptions(url=server.url, model="m")
@@ -105,7 +109,7 @@ def test_failures_that_may_pass(act: Act, kind: str, says: str) -> None:
     assert caught.value.wait == 0
 
 
-@pytest.mark.parametrize("act", [Act(seconds=5), Act(trickles=True)])
+@pytest.mark.parametrize("act", [Act(seconds=5), Act(trickles=True), Act(sent=0.5, stalls=True)])
 def test_an_answer_that_does_not_come_in_time(act: Act) -> None:
     begun = time.monotonic()
     with pytest.raises(PassingFailure, match=r"no whole answer within 0\.2 s") as caught:
@@ -175,6 +179,12 @@ def test_access_without_a_key() -> None:
 def test_what_a_server_withholds_is_an_answer_without_text() -> None:
     body = json.dumps({"choices": [{"message": {"content": None}, "finish_reason": "content_filter"}]}).encode()
     assert ask(Act(body=body)) == Answer("", "content_filter", None, None)
+
+
+def test_half_a_character_becomes_a_replacement_character() -> None:
+    """JSON can say what no text file can hold: an emoji that was cut in two."""
+    body = b'{"choices": [{"message": {"content": "a \\ud83d\\ude00 b \\ud83d c"}, "finish_reason": "length"}]}'
+    assert ask(Act(body=body)).text == "a \N{GRINNING FACE} b \N{REPLACEMENT CHARACTER} c"
 
 
 def test_keep_alive_white_space_before_an_answer() -> None:

@@ -1,0 +1,44 @@
+"""A server in the place of an LM of ours (`lmrc.rc.answering.Answering`)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+
+from lmrc.config import DecodeOptions, PromptOptions, ServerOptions
+from lmrc.corpus.docred import Document
+from lmrc.corpus.relations import RelationSet
+from lmrc.rc.answering import Answered, read_answers
+from lmrc.rc.examples import Query
+from lmrc.rc.server.backend import ServerBackend
+from lmrc.rc.server.request import Message
+
+
+class ServerAnswering:
+    """Reads what the server writes. Nothing is asked, and no key is needed, before the first query."""
+
+    def __init__(
+        self,
+        options: ServerOptions,
+        folder: Path,
+        messages_of: Callable[[Query], Sequence[Message]],
+        document_of: Callable[[Query], Document],
+        relations: RelationSet,
+        prompt: PromptOptions,
+        decode: DecodeOptions,
+    ) -> None:
+        """`folder`: where answers are kept, so that none is paid twice."""
+        self._options, self._folder = options, folder
+        self._messages_of, self._document_of = messages_of, document_of
+        self._relations, self._prompt, self._decode = relations, prompt, decode
+
+    @cached_property
+    def _backend(self) -> ServerBackend:
+        return ServerBackend(self._options, self._folder)
+
+    def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
+        """See `lmrc.rc.answering.Answering`. Prints what has been asked and paid so far."""
+        generations = self._backend.generate(queries, self._messages_of)
+        yield from read_answers(generations, self._document_of, self._relations, self._prompt, self._decode)
+        print(f"server: {self._backend.usage}", flush=True)
