@@ -38,6 +38,19 @@ class Usage:
     failures: dict[str, int]
     """Requests that failed in a way that may pass, by kind: an HTTP status, timeout, connection, malformed, error."""
 
+    def __str__(self) -> str:
+        """The counts in words, for who watches a run; those that are 0 are left out but the first."""
+        words = [f"{self.requests} answers paid ({self.prompt_tokens} + {self.completion_tokens} tokens"]
+        words[0] += ")" if self.cost is None else f", {self.cost:.2f})"
+        if self.cached:
+            words.append(f"{self.cached} there already ({self.cached_prompt_tokens} + {self.cached_completion_tokens})")
+        for name in ("retries", "uncounted", "withheld", "damaged"):
+            if number := getattr(self, name):
+                words.append(f"{number} {name}")
+        if self.failures:
+            words.append("failures: " + ", ".join(f"{kind} {number}" for kind, number in self.failures.items()))
+        return "; ".join(words)
+
     def as_json(self) -> dict[str, Any]:
         """All counts by name."""
         return asdict(self)
