@@ -22,6 +22,8 @@ ZeroStage = Annotated[int, Field(ge=0, le=3)]
 IgnVariant = Literal["docred", "redocred"]
 Precision = Literal["auto", "fp32", "bf16"]
 ClassifierKind = Literal["bilinear", "grouped"]
+PromptKind = Literal["rc", "direct", "rcp-llm"]
+PromptTemplate = Literal["none", "llama2", "chat"]
 
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -137,7 +139,7 @@ class RcModelOptions(Options):
     """The causal LM of Relation Classification: section 3.2."""
 
     base: str = Field("meta-llama/Llama-2-13b-chat-hf", description="causal LM: folder, hub or embedded: name")
-    attn_implementation: Literal["flash_attention_2", "sdpa", "eager"] = Field(
+    attn_implementation: Literal["flash_attention_2", "sdpa"] = Field(
         "flash_attention_2", description="attention kernel; flash_attention_2 falls back to sdpa where it is missing"
     )
 
@@ -154,7 +156,10 @@ class LoraOptions(Options):
 class PromptOptions(Options):
     """What the LM reads: table 12 (`rc`, pairs with a relation) or table 11 (`direct`, all pairs, may answer None)."""
 
-    kind: Literal["rc", "direct"] = Field("rc", description="rc: table 12; direct: table 11")
+    kind: PromptKind = Field("rc", description="rc: table 12; direct: table 11; rcp-llm: Yes or No, for table 5")
+    template: PromptTemplate = Field(
+        "none", description="none: the prompt as it is; llama2: in [INST]; chat: in the tokenizer's chat template"
+    )
     pairs_per_query: Count | None = Field(None, description="most pairs a query; none: as many as fit max_length")
     max_length: int = Field(4096, ge=64, description="tokens of prompt and answer together")
 
@@ -224,14 +229,26 @@ class ServerOptions(Options):
 class DecodeOptions(Options):
     """How the LM answers."""
 
-    mode: Literal["constrained", "free"] = Field(
-        "constrained", description="constrained: only the relations of the asked pairs can be written; free: any text"
+    backend: Literal["hf", "openai"] = Field("hf", description="hf: a model of ours; openai: the server of `server`")
+    mode: Literal["constrained", "free", "score"] = Field(
+        "constrained",
+        description="constrained: only relations of the asked pairs can be written; free: any text; score: all weighed",
     )
-    batch_size: Count = Field(8, description="queries decoded together")
+    threshold: Share = Field(0.5, description="least probability of a relation that is predicted, in mode score")
+    batch_size: Count = Field(8, description="queries answered together")
     max_new_tokens: Count = Field(2048, description="longest answer in tokens")
     min_name_score: int = Field(
         80, ge=0, le=100, description="least fuzz.ratio of a name in an answer and its entity; 0: the published code's"
     )
+
+
+class FewShotOptions(Options):
+    """Demonstrations before each query, for an LM that was not fine-tuned (appendix C)."""
+
+    examples: int = Field(0, ge=0, description="demonstrations before each query; the paper's: 3")
+    pairs: Count = Field(10, description="most pairs a demonstration")
+    corpus: Path = Field(Path("data/docred/train"), description="labelled corpus they are drawn from")
+    seed: int = Field(66, ge=0, description="seed that draws them")
 
 
 class ClassifyConfig(Options):
@@ -240,9 +257,13 @@ class ClassifyConfig(Options):
     run: RunOptions = RunOptions()
     corpus: Path = Field(Path("data/docred/dev"), description="corpus the candidates belong to")
     candidates: Path | None = Field(None, description="folder written by propose; none: the gold pairs (rc-gold)")
-    rc: Path = Field(Path("runs/rc/best"), description="folder with the trained adapter")
+    rc: Path | None = Field(Path("runs/rc/best"), description="folder with the trained adapter; none: `base` as it is")
+    base: str = Field("", description="LM without an adapter, or the tokenizer that counts for a server's")
+    prompt: PromptOptions = PromptOptions()
+    few_shot: FewShotOptions = FewShotOptions()
     documents: Count | None = Field(None, description="only the first this many documents; none: all")
     decode: DecodeOptions = DecodeOptions()
+    server: ServerOptions = ServerOptions()
     work: WorkOptions = WorkOptions()
     cluster: ClusterOptions = ClusterOptions()
 

@@ -236,9 +236,6 @@ def _causal_activations(base: Architecture, config: RcConfig, tokens: int, adapt
     width = base.heads * base.head_size
     # Query, key, value (keys and values repeated for every head) and output.
     attention = 4 * element * width
-    if config.model.attn_implementation == "eager":
-        # Softmax in fp32, and its copy in bf16: [heads, length, length].
-        attention += base.heads * config.prompt.max_length * (FP32 + (BF16 if element == BF16 else 0))
     norms = 2 * FP32 * base.hidden
     # Gate, activated gate and up.
     mlp = 3 * element * base.intermediate

@@ -56,7 +56,8 @@ def _check_classify(config: ClassifyConfig) -> None:
     corpus = Corpus.open(config.corpus)
     if config.candidates is not None:
         Candidates.open(config.candidates).check(corpus)
-    _check_model(config.rc, "rc")
+    if config.rc is not None:
+        _check_model(config.rc, "rc")
 
 
 def _check_model(folder: Path, stage: str) -> None:

@@ -8,7 +8,6 @@ import time
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from lmrc.config import Training
 from lmrc.engine.backend import autocast, choose_backend, trained_parameters
@@ -19,7 +18,7 @@ from lmrc.engine.journal import Journal
 from lmrc.engine.order import DataOrder, MicroBatches, step_seed
 from lmrc.engine.precision import settle
 from lmrc.engine.preemption import Preempted, StopRequest, name_of
-from lmrc.engine.task import Batch, Task
+from lmrc.engine.task import Task, to_device
 from lmrc.errors import ConfigError, RunError
 from lmrc.run import RunFolder
 
@@ -172,7 +171,7 @@ class Trainer:
         loss_sum = 0.0
         for number, (indices, counts) in enumerate(self._plan.split(batch)):
             torch.manual_seed(step_seed(self._seed, self._progress.step, number, self._world.rank))
-            loss = self._backend.loss(_to(self._task.collate(indices), self._world.device)) / weight
+            loss = self._backend.loss(to_device(self._task.collate(indices), self._world.device)) / weight
             self._backend.backward(loss if counts else loss * 0.0)
             loss_sum += float(loss.detach()) if counts else 0.0
         return self._world.sum([loss_sum])[0], self._backend.step(scale)
@@ -258,12 +257,6 @@ class Trainer:
         self._progress, self._saved_step = progress, progress.step
         if self._world.is_first:
             print(f"Resuming {self._run.path} from step {progress.step} of {self._total}.", flush=True)
-
-
-def _to(batch: Batch, device: torch.device) -> Batch:
-    return {
-        key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
-    }
 
 
 def train(task: Task, options: Training, seed: int, run: RunFolder, world: World) -> dict[str, Any]:

@@ -3,38 +3,46 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Iterator
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import torch
 from peft import PeftModel
-from transformers import PreTrainedTokenizerBase
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrc.config import ClassifyConfig
 from lmrc.corpus.arrow import Corpus
-from lmrc.corpus.candidates import Candidates
-from lmrc.corpus.docred import candidate_pairs
+from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
+from lmrc.corpus.docred import Document, candidate_pairs
 from lmrc.engine.identity import identity
 from lmrc.engine.precision import bf16_is_native
-from lmrc.errors import UserError
+from lmrc.errors import ConfigError, UserError
 from lmrc.evaluation.files import replacing
 from lmrc.evaluation.predictions import Prediction, write_predictions
-from lmrc.rc.decode import Generation, generate
+from lmrc.rc.answering import Answered, Answering, LocalAnswering
 from lmrc.rc.examples import Query, QueryBuilder, gold_pairs
-from lmrc.rc.grammar import Grammar
+from lmrc.rc.few_shot import demonstrations, few_shot_messages
 from lmrc.rc.lora import adapter_base, load_adapter, load_base, load_tokenizer
+from lmrc.rc.packing import IMPLEMENTATION
 from lmrc.rc.prompts import Pair
+from lmrc.rc.server.answering import ServerAnswering
 from lmrc.rc.settings import Settings
-from lmrc.rc.triples import Parsed, parse
 
 GENERATIONS = "generations.jsonl"
 PREDICTIONS = "predictions.json"
+SCORES = "scores-of-all.json"
+CANDIDATES = "candidates"
+ANSWERS = "server-answers"
 
 _PAIR = [("head", pa.int32()), ("tail", pa.int32())]
-_TRIPLES = pa.list_(pa.struct([*_PAIR, ("relation", pa.string())]))
+_TRIPLE = [*_PAIR, ("relation", pa.string())]
+_UNKNOWN = pa.list_(pa.struct(_TRIPLE))
+_TRIPLES = pa.list_(pa.struct([*_TRIPLE, ("score", pa.float64())]))
 _GENERATION = pa.struct(
     [
         ("pairs", pa.list_(pa.struct(_PAIR))),
@@ -42,7 +50,7 @@ _GENERATION = pa.struct(
         ("finished", pa.bool_()),
         ("none", pa.int64()),
         ("failures", pa.list_(pa.struct([("kind", pa.string()), ("count", pa.int64())]))),
-        ("unknown_relations", _TRIPLES),
+        ("unknown_relations", _UNKNOWN),
     ]
 )
 SCHEMA = pa.schema([("title", pa.string()), ("generations", pa.list_(_GENERATION)), ("triples", _TRIPLES)])
@@ -63,28 +71,58 @@ class Classifying:
         self._candidates = None if config.candidates is None else Candidates.open(config.candidates)
         if self._candidates is not None:
             self._candidates.check(self._corpus)
-        self._settings = Settings.read(config.rc)
+        if config.rc is None:
+            if not config.base:
+                raise ConfigError("rc is none, so an LM without an adapter shall answer: name it in base")
+            self._settings = Settings(config.prompt, "bf16", self._corpus.relations.sha256)
+            self._base = config.base
+        else:
+            self._settings = Settings.read(config.rc)
+            self._base = adapter_base(config.rc)
         if self._settings.relations_sha256 != self._corpus.relations.sha256:
             raise UserError(
                 f"{config.rc} was trained with another relation set than that of {config.corpus}: "
                 "build the corpus with the relations of the training corpus"
             )
-        self._base = adapter_base(config.rc)
+        self._check_backend()
         total = len(self._corpus)
         self.documents = total if config.documents is None else min(config.documents, total)
+        if self._settings.prompt.kind == "rcp-llm" and self.documents < total:
+            raise ConfigError(
+                f"candidates are those of a whole corpus: leave out documents ({self.documents} of {total})"
+            )
         if self._corpus.manifest.labelled_documents < total:
             for index in range(self.documents):
                 # Here, where gold pairs are asked for and not known.
                 self._pairs(index)
+        asked = {name: getattr(config, name).model_dump(mode="json") for name in ("decode", "few_shot")}
+        if config.decode.backend == "openai":
+            asked["server"] = config.server.model_dump(
+                mode="json", include={"url", "model", "endpoint", "seed", "body"}
+            )
         self.identity = identity(
             config.rc,
             SCHEMA,
             corpus=self._corpus.fingerprint,
             candidates="gold" if self._candidates is None else self._candidates.manifest.fingerprint,
             base=self._base,
-            decode=config.decode.model_dump(mode="json"),
+            prompt=self._settings.prompt.model_dump(mode="json"),
             documents=self.documents,
+            **asked,
         )
+
+    def _check_backend(self) -> None:
+        decode, few_shot = self._config.decode, self._config.few_shot
+        if decode.backend == "openai" and decode.mode != "free":
+            raise ConfigError(
+                f"a server writes freely, it cannot answer in mode {decode.mode}: give --decode.mode free"
+            )
+        if decode.backend == "hf" and few_shot.examples:
+            raise ConfigError(
+                "few_shot.examples are turns of a conversation with a server: give --decode.backend openai"
+            )
+        if few_shot.examples and self._config.server.endpoint != "chat":
+            raise ConfigError("few_shot.examples are turns of a conversation: give --server.endpoint chat")
 
     def _pairs(self, index: int) -> list[Pair]:
         """The pairs to ask for in document `index`."""
@@ -95,49 +133,71 @@ class Classifying:
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
-        return load_tokenizer(str(self._config.rc))
+        return load_tokenizer(str(self._config.rc) if self._config.rc is not None else self._base)
 
     @cached_property
-    def _model(self) -> PeftModel:
+    def _builder(self) -> QueryBuilder:
+        decode = self._config.decode
+        return QueryBuilder(self._tokenizer, self._corpus.relations, self._settings.prompt, decode.max_new_tokens)
+
+    @cached_property
+    def _answering(self) -> Answering:
+        config, relations, prompt = self._config, self._corpus.relations, self._settings.prompt
+        if config.decode.backend == "openai":
+            shown = []
+            if config.few_shot.examples:
+                few = config.few_shot
+                shown = demonstrations(Corpus.open(few.corpus), prompt.kind, few.examples, few.pairs, few.seed)
+            folder = config.run.folder / config.run.name / ANSWERS
+            return ServerAnswering(
+                config.server,
+                folder,
+                lambda query: few_shot_messages(shown, query),
+                self._document,
+                relations,
+                prompt,
+                config.decode,
+            )
+        return LocalAnswering(
+            self._load, self._tokenizer, prompt, config.decode, relations, self._document, self._builder.beginning()
+        )
+
+    def _load(self) -> PreTrainedModel | PeftModel:
         """On a GPU where there is one."""
         precision = self._settings.precision
         if precision == "bf16" and not bf16_is_native():
             print("bf16 is only emulated on this machine, and slow: loading the LM in fp32", flush=True)
             precision = "fp32"
-        base = load_base(self._base, self._settings.attn_implementation, precision)
-        model: PeftModel = load_adapter(base, self._config.rc).to("cuda" if torch.cuda.is_available() else "cpu")
-        return model
+        base = load_base(self._base, IMPLEMENTATION, precision)
+        model = base if self._config.rc is None else load_adapter(base, self._config.rc)
+        return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
-    def _grammar(self, query: Query) -> Grammar:
-        document, kind = self._corpus[query.document], self._settings.prompt.kind
-        return Grammar(query, document, self._corpus.relations, kind, self._tokenizer)
+    def _document(self, query: Query) -> Document:
+        return self._corpus[query.document]
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
         """For each document its title, the answers of the LM and the triples they say; decoded in batches.
 
         Raises UserError, naming the document, where a query would not fit; where a model is damaged or not to be had.
         """
-        tokenizer, decode, relations = self._tokenizer, self._config.decode, self._corpus.relations
-        builder = QueryBuilder(tokenizer, relations, self._settings.prompt, decode.max_new_tokens)
         rows: dict[int, dict[str, Any]] = {}
         queries: list[Query] = []
         for index in documents:
             document = self._corpus[index]
             rows[index] = {"title": document.title, "generations": [], "triples": []}
-            queries += builder.build(index, document, self._pairs(index))
+            queries += self._builder.build(index, document, self._pairs(index))
         if not queries:
             return list(rows.values())
-        for generation in generate(self._model, tokenizer, queries, decode, self._grammar):
-            query = generation.query
-            document = self._corpus[query.document]
-            parsed = parse(generation.text, document, query.pairs, relations, decode.min_name_score)
-            rows[query.document]["generations"].append(_generation(generation, parsed))
-            rows[query.document]["triples"] += [triple._asdict() for triple in parsed.triples]
+        for answered in self._answering.answer(queries):
+            row = rows[answered.query.document]
+            row["generations"].append(_generation(answered))
+            row["triples"] += [{**scored.triple._asdict(), "score": scored.score} for scored in answered.triples]
         return list(rows.values())
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int]:
         """Write into the run folder GENERATIONS (one object a query: document, title, pairs, answer, finished,
-        failures, unknown_relations) and PREDICTIONS (the submission format).
+        failures, unknown_relations) and PREDICTIONS (the submission format); in mode score those of at least
+        `decode.threshold`, with all others in SCORES. An LM in the place of RCP writes CANDIDATES in their stead.
 
         Returns counts: documents, documents_without_pairs, queries, pairs, predictions, answers cut short
         (`unfinished`), pairs answered `none`, and the failures of `lmrc.rc.triples.Parsed` by kind.
@@ -148,8 +208,10 @@ class Classifying:
         counts = Counter(documents_without_pairs=0, queries=0, pairs=0, predictions=0, unfinished=0, none=0)
         counts["documents"] = self.documents
         predictions: dict[Prediction, None] = {}
+        titles: list[str] = []
         with replacing(folder / GENERATIONS) as file:
             for index, row in zip(range(self.documents), rows, strict=True):
+                titles.append(row["title"])
                 counts["documents_without_pairs"] += not row["generations"]
                 for generation in row["generations"]:
                     shown = _shown(generation)
@@ -158,20 +220,38 @@ class Classifying:
                     counts.update(queries=1, pairs=len(shown["pairs"]), none=generation["none"])
                     counts.update(shown["failures"], unfinished=not generation["finished"])
                 predictions |= {Prediction(row["title"], **triple): None for triple in row["triples"]}
-        write_predictions(predictions, folder / PREDICTIONS)
-        counts["predictions"] = len(predictions)
+        counts["predictions"] = self._write(predictions, titles, folder)
         return dict(counts)
 
+    def _write(self, found: dict[Prediction, None], titles: list[str], folder: Path) -> int:
+        """Returns how many are predicted."""
+        predicted = list(found)
+        if self._config.decode.mode == "score":
+            write_predictions(found, folder / SCORES)
+            predicted = [one for one in found if (one.score or 0.0) >= self._config.decode.threshold]
+        if self._settings.prompt.kind != "rcp-llm":
+            write_predictions(predicted, folder / PREDICTIONS)
+            return len(predicted)
+        pairs: dict[str, list[Candidate]] = {title: [] for title in titles}
+        for one in predicted:
+            pairs[one.title].append(Candidate(one.head, one.tail, 1.0 if one.score is None else one.score))
+        rows = [(title, sorted(of_title, key=lambda pair: (pair.head, pair.tail))) for title, of_title in pairs.items()]
+        threshold = self._config.decode.threshold if self._config.decode.mode == "score" else 0.0
+        # Left by an attempt that ended before the run was marked as done.
+        shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
+        write_candidates(rows, folder / CANDIDATES, self._corpus.fingerprint, threshold)
+        return len(predicted)
 
-def _generation(generation: Generation, parsed: Parsed) -> dict[str, Any]:
+
+def _generation(answered: Answered) -> dict[str, Any]:
     """As a row carries it: of the types of SCHEMA."""
     return {
-        "pairs": [{"head": head, "tail": tail} for head, tail in generation.query.pairs],
-        "answer": generation.text,
-        "finished": generation.finished,
-        "none": parsed.none,
-        "failures": [{"kind": kind, "count": count} for kind, count in parsed.failures.items()],
-        "unknown_relations": [unknown._asdict() for unknown in parsed.unknown],
+        "pairs": [{"head": head, "tail": tail} for head, tail in answered.query.pairs],
+        "answer": answered.text,
+        "finished": answered.finished,
+        "none": answered.none,
+        "failures": [{"kind": kind, "count": count} for kind, count in answered.failures.items()],
+        "unknown_relations": [unknown._asdict() for unknown in answered.unknown],
     }
 
 

@@ -2,69 +2,95 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import NamedTuple
 
 import torch
-from peft import PeftModel
-from torch import Tensor
-from transformers import DynamicCache, PreTrainedModel
+from torch import nn
 
 from lmrc.rc.grammar import Grammar, PartialAnswer
+from lmrc.rc.memory import Memory, SharedBeginning, read
 
 
-@torch.inference_mode()
+class Request(NamedTuple):
+    """A prompt to answer."""
+
+    prompt: Sequence[int]
+    grammar: Grammar
+    room: int
+    """Most tokens of the answer."""
+
+
+class Answer(NamedTuple):
+    """`ids`: with the end of sequence, if there was room for it."""
+
+    ids: list[int]
+    choices: list[tuple[int, float]]
+    """Where in `ids` a token was chosen among several, and the logarithm of its probability among them."""
+
+
+@dataclass(slots=True)
+class _Row:
+    """A request being answered."""
+
+    number: int
+    room: int
+    answer: PartialAnswer
+    memory: Memory
+    pending: Sequence[int]
+    """What the model has not seen yet."""
+    choices: list[tuple[int, float]] = field(default_factory=list)
+
+    def force(self) -> list[int]:
+        return self.answer.write_forced(self.room - len(self.answer.ids))
+
+    @property
+    def done(self) -> bool:
+        return self.answer.ended or len(self.answer.ids) >= self.room
+
+
 def decode(
-    model: PreTrainedModel | PeftModel,
-    prompts: Sequence[Sequence[int]],
-    grammars: Sequence[Grammar],
-    rooms: Sequence[int],
-    pad: int,
-) -> list[list[int]]:
-    """The most probable allowed token, one after another, for each prompt; at most `rooms` tokens of answer each.
+    model: nn.Module, requests: Iterable[Request], rows: int, beginning: SharedBeginning
+) -> Iterator[tuple[int, Answer]]:
+    """The most probable allowed token, one after another, for each request; yields (number of the request, answer).
 
-    Equals greedy generation in which every step may only choose among the allowed tokens. Returns ids with the end of
-    sequence, if there was room for it.
+    Equals greedy generation in which every step may only choose among the allowed tokens. `rows` requests are answered
+    at a time: as soon as one is done the next takes its place, so that answers come in no particular order.
     """
-    answers = [PartialAnswer(grammar) for grammar in grammars]
-    # Of every row: what the model has not seen yet. Rows differ in length, so that some places of a pass are padding.
-    pending = [
-        [*prompt, *answer.write_forced(room)] for prompt, answer, room in zip(prompts, answers, rooms, strict=True)
-    ]
-    cache = DynamicCache(config=model.config)
-    mask = torch.zeros(len(prompts), 0, dtype=torch.long, device=model.device)
-    seen = torch.zeros(len(prompts), 1, dtype=torch.long, device=model.device)
-    while any(pending):
-        width = max(map(len, pending))
-        ids = torch.tensor([[*row, *[pad] * (width - len(row))] for row in pending], device=model.device)
-        real = torch.tensor([[1] * len(row) + [0] * (width - len(row)) for row in pending], device=model.device)
-        mask = torch.cat([mask, real], dim=1)
-        positions = (seen + real.cumsum(1) - 1).clamp(min=0)
-        seen = seen + real.sum(1, keepdim=True)
-        ends = sorted({len(row) - 1 for row in pending if row})
-        logits = model(
-            input_ids=ids,
-            attention_mask=mask,
-            position_ids=positions,
-            past_key_values=cache,
-            use_cache=True,
-            logits_to_keep=torch.tensor(ends, device=model.device),
-        ).logits  # [rows, ends, vocabulary]
-        place = {end: index for index, end in enumerate(ends)}
-        pending = [
-            _advance(logits[row, place[len(fed) - 1]], answers[row], rooms[row]) if fed else []
-            for row, fed in enumerate(pending)
-        ]
-    return [answer.ids for answer in answers]
+    waiting = enumerate(requests)
+    active: list[_Row] = []
+    while True:
+        for number, request in islice(waiting, rows - len(active)):
+            memory, rest = beginning.of(model, request.prompt)
+            row = _Row(number, request.room, PartialAnswer(request.grammar), memory, rest)
+            row.pending = [*rest, *row.force()]
+            active.append(row)
+        if not active:
+            return
+        open_rows = [row for row in active if not row.done]
+        if open_rows:
+            _choose(model, open_rows)
+        for row in active:
+            if row.done:
+                yield row.number, Answer(row.answer.ids, row.choices)
+        active = [row for row in active if not row.done]
 
 
-def _advance(logits: Tensor, answer: PartialAnswer, room: int) -> list[int]:
-    """Choose a token and write what is forced behind it; returns what the model must see next, nothing at the end."""
-    if answer.ended or len(answer.ids) >= room:
-        return []
-    start = len(answer.ids)
-    allowed = answer.allowed()
-    answer.write(allowed[int(logits[allowed].argmax())])
-    answer.write_forced(room - len(answer.ids))
-    if answer.ended or len(answer.ids) >= room:
-        return []
-    return answer.ids[start:]
+def _choose(model: nn.Module, rows: Sequence[_Row]) -> None:
+    """One pass: each row chooses a token and writes what is forced behind it."""
+    logits = read(model, [row.memory for row in rows], [row.pending for row in rows])
+    allowed = [row.answer.allowed() for row in rows]
+    width = max(map(len, allowed))
+    # One transfer from the device for all rows.
+    index = torch.tensor([[*tokens, *[tokens[0]] * (width - len(tokens))] for tokens in allowed], device=logits.device)
+    real = torch.tensor([[True] * len(tokens) + [False] * (width - len(tokens)) for tokens in allowed])
+    choices = logits.float().gather(1, index).masked_fill(~real.to(logits.device), float("-inf"))
+    best = choices.log_softmax(1).max(1)
+    for row, tokens, place, probability in zip(rows, allowed, best.indices.tolist(), best.values.tolist(), strict=True):
+        start = len(row.answer.ids)
+        row.choices.append((start, probability))
+        row.answer.write(tokens[place])
+        row.force()
+        row.pending = row.answer.ids[start:]

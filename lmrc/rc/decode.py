@@ -1,8 +1,9 @@
-"""Greedy decoding of answers in batches: along the grammar of possible answers, or freely."""
+"""Greedy decoding of answers, many at a time: along the grammar of possible answers, or freely."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from typing import NamedTuple
 
@@ -10,10 +11,12 @@ import torch
 from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
-from lmrc.config import DecodeOptions
+from lmrc.config import DecodeOptions, PromptTemplate
 from lmrc.rc import constrained
+from lmrc.rc.constrained import Request
 from lmrc.rc.examples import Query, prompt_ids
 from lmrc.rc.grammar import Grammar
+from lmrc.rc.memory import SharedBeginning
 
 _WINDOW = 16
 """Batches that are sorted by length together. Answers are given out in order: this bounds what waits for its turn."""
@@ -25,6 +28,8 @@ class Generation(NamedTuple):
     query: Query
     text: str
     finished: bool
+    line_scores: tuple[float, ...] = ()
+    """The probability of each line behind those before it, among the possible ones; empty where it is not known."""
 
 
 def generate(
@@ -33,6 +38,8 @@ def generate(
     queries: Iterable[Query],
     options: DecodeOptions,
     grammar_of: Callable[[Query], Grammar],
+    beginning: SharedBeginning,
+    template: PromptTemplate = "none",
 ) -> Iterator[Generation]:
     """The greedy answers to `queries`, in their order.
 
@@ -42,29 +49,41 @@ def generate(
     model.eval()
     source = iter(queries)
     while window := list(islice(source, _WINDOW * options.batch_size)):
-        prompts = [prompt_ids(query.prompt, tokenizer) for query in window]
+        prompts = [prompt_ids(query.prompt, tokenizer, template) for query in window]
         rooms = [min(query.answer_room, options.max_new_tokens) for query in window]
-        # Similar answers together first: they are what takes time.
+        # Long ones first: at the end of the window there is no other to take a place that becomes free.
         order = sorted(range(len(window)), key=lambda index: (rooms[index], len(prompts[index])), reverse=True)
-        answers: dict[int, Generation] = {}
-        for start in range(0, len(order), options.batch_size):
-            batch = order[start : start + options.batch_size]
-            asked = [prompts[index] for index in batch]
-            if options.mode == "constrained":
-                grammars = [grammar_of(window[index]) for index in batch]
-                limits = [rooms[index] for index in batch]
-                outputs = constrained.decode(model, asked, grammars, limits, tokenizer.pad_token_id)
-            else:
-                outputs = _greedy(model, tokenizer, asked, max(rooms[index] for index in batch))
-            for index, output in zip(batch, outputs, strict=True):
-                kept = output[: rooms[index]]
-                finished = tokenizer.eos_token_id in kept
-                if finished:
-                    kept = kept[: kept.index(tokenizer.eos_token_id)]
-                text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-                answers[index] = Generation(window[index], text, finished)
-        for index in range(len(window)):
-            yield answers[index]
+        outputs: dict[int, constrained.Answer] = {}
+        if options.mode == "free":
+            for start in range(0, len(order), options.batch_size):
+                batch = order[start : start + options.batch_size]
+                texts = _greedy(model, tokenizer, [prompts[index] for index in batch], max(rooms[i] for i in batch))
+                outputs |= {index: constrained.Answer(ids, []) for index, ids in zip(batch, texts, strict=True)}
+        else:
+            requests = (Request(prompts[index], grammar_of(window[index]), rooms[index]) for index in order)
+            for number, answer in constrained.decode(model, requests, options.batch_size, beginning):
+                outputs[order[number]] = answer
+        for index, query in enumerate(window):
+            yield _generation(query, outputs[index], rooms[index], tokenizer)
+
+
+def _generation(query: Query, answer: constrained.Answer, room: int, tokenizer: PreTrainedTokenizerBase) -> Generation:
+    def text_of(ids: Sequence[int]) -> str:
+        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    kept = answer.ids[:room]
+    finished = tokenizer.eos_token_id in kept
+    if finished:
+        kept = kept[: kept.index(tokenizer.eos_token_id)]
+    text = text_of(kept)
+    logs = [0.0] * (text.count("\n") + 1)
+    for place, log in answer.choices:
+        if place < len(kept):
+            logs[text_of(kept[: place + 1]).count("\n")] += log
+    scores = tuple(math.exp(log) for log in logs) if answer.choices else ()
+    return Generation(query, text, finished, scores)
 
 
 @torch.inference_mode()
@@ -72,20 +91,27 @@ def _greedy(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], room: int
 ) -> list[list[int]]:
     """New token ids for each prompt, at most `room`."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    before = base.config._attn_implementation
+    # Rows that are padded need masks, which packed texts know nothing of.
+    base.set_attn_implementation("sdpa")
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id
     ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
     mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
-    output = model.generate(
-        input_ids=ids,
-        attention_mask=mask,
-        generation_config=GenerationConfig(
-            do_sample=False,
-            num_beams=1,
-            use_cache=True,
-            max_new_tokens=room,
-            eos_token_id=tokenizer.eos_token_id,
-            pad_token_id=pad,
-        ),
-    )
+    try:
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+                max_new_tokens=room,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=pad,
+            ),
+        )
+    finally:
+        base.set_attn_implementation(before)
     return [row[longest:] for row in output.tolist()]

@@ -15,14 +15,12 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedTokenizerBase
 
-from lmrc.config import PromptOptions
-from lmrc.corpus.docred import Document, relations_by_pair
+from lmrc.config import PromptOptions, PromptTemplate
+from lmrc.corpus.docred import Document, Mention, relations_by_pair
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError
-from lmrc.rc.prompts import Pair, answer, check_relations, entity_name, line, prompt
-
-IGNORED = -100
-"""Label of positions that are not learnt."""
+from lmrc.rc.packing import Packed
+from lmrc.rc.prompts import Pair, answer, answer_set, check_relations, entity_name, line, prompt
 
 RESERVED_LINES = 1.5
 """Lines with the longest relation a pair, for which a query leaves room where its answer is not known.
@@ -56,20 +54,27 @@ class Example:
     prompt_tokens: int
 
     @property
-    def labels(self) -> Tensor:
-        """int64 [tokens]: the ids of answer and end-of-sequence, IGNORED on the prompt."""
-        labels = self.input_ids.long()
-        labels[: self.prompt_tokens] = IGNORED
-        return labels
-
-    @property
     def answer_tokens(self) -> int:
         """Number of learnt tokens, end-of-sequence included."""
         return len(self.input_ids) - self.prompt_tokens
 
 
-def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
-    """Token ids of a prompt, with what the tokenizer puts at the start of a text."""
+def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate = "none") -> list[int]:
+    """Token ids of a prompt, with what the tokenizer puts at the start of a text.
+
+    `template` llama2: between [INST] and [/INST]; chat: as the user's turn in the tokenizer's own chat template.
+
+    Raises UserError where the tokenizer has no chat template.
+    """
+    if template == "chat":
+        if not tokenizer.chat_template:
+            raise UserError("prompt.template is chat, but the tokenizer has no chat template: choose none or llama2")
+        turns = [{"role": "user", "content": text}]
+        # As text first: what a template writes of special tokens must not be put in twice.
+        text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    if template == "llama2":
+        text = f"[INST] {text.strip()} [/INST]"
     return list(tokenizer(text)["input_ids"])
 
 
@@ -78,31 +83,55 @@ def answer_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
-def encode(query: Query, tokenizer: PreTrainedTokenizerBase) -> Example:
+def encode(query: Query, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate = "none") -> Example:
     """The tokens of a query whose answer is known."""
     if query.answer is None:
         raise ValueError("only a query with an answer is an example")
-    before, after = prompt_ids(query.prompt, tokenizer), answer_ids(query.answer, tokenizer)
+    before, after = prompt_ids(query.prompt, tokenizer, template), answer_ids(query.answer, tokenizer)
     return Example(torch.tensor(before + after, dtype=torch.int32), len(before))
 
 
-def collate(examples: Sequence[Example], pad_id: int) -> dict[str, Tensor]:
-    """One batch, padded on the right: `input_ids`, `attention_mask`, `labels`, int64 [examples, longest].
+def collate(examples: Sequence[Example], flash: bool = False) -> dict[str, Tensor | Packed]:
+    """Examples end to end, with the beginning that their prompts share only once, for `lmrc.rc.packing.run`.
 
-    Padding is known by the mask: its id may be that of the end of sequence, which is learnt.
+    `input_ids` and `positions` int64 [tokens]; `wanted` and `targets` int64 [learnt tokens]: the places of the tokens
+    that predict an answer, and what they should predict; `layout`.
     """
-    longest = max(len(example.input_ids) for example in examples)
-    batch = {
-        "input_ids": torch.full((len(examples), longest), pad_id, dtype=torch.long),
-        "attention_mask": torch.zeros(len(examples), longest, dtype=torch.long),
-        "labels": torch.full((len(examples), longest), IGNORED, dtype=torch.long),
+    beginning = _common_beginning(examples)
+    # Int64 as a whole: embeddings and losses want it.
+    texts = [example.input_ids[beginning:].long() for example in examples]
+    layout = Packed(beginning, [len(text) for text in texts], flash)
+    wanted, targets, start = [], [], beginning
+    for example, text in zip(examples, texts, strict=True):
+        prompt = example.prompt_tokens - beginning
+        wanted.append(torch.arange(start + prompt - 1, start + len(text) - 1))
+        targets.append(text[prompt:])
+        start += len(text)
+    return {
+        "input_ids": torch.cat([examples[0].input_ids[:beginning].long(), *texts]),
+        "positions": layout.positions(),
+        "wanted": torch.cat(wanted),
+        "targets": torch.cat(targets),
+        "layout": layout,
     }
-    for row, example in enumerate(examples):
-        length = len(example.input_ids)
-        batch["input_ids"][row, :length] = example.input_ids
-        batch["attention_mask"][row, :length] = 1
-        batch["labels"][row, :length] = example.labels
-    return batch
+
+
+def _common_beginning(examples: Sequence[Example]) -> int:
+    """Tokens at which all prompts begin; 0 for one prompt. The last token of a prompt predicts: it is not shared."""
+    if len(examples) == 1:
+        return 0
+    most = min(example.prompt_tokens for example in examples) - 1
+    return shared_length([example.input_ids[:most].tolist() for example in examples])
+
+
+def shared_length(texts: Sequence[Sequence[int]]) -> int:
+    """Number of tokens at which all texts begin alike."""
+    count = 0
+    for tokens in zip(*texts, strict=False):
+        if len(set(tokens)) > 1:
+            break
+        count += 1
+    return count
 
 
 @dataclass(frozen=True, slots=True)
@@ -139,8 +168,10 @@ class QueryBuilder:
         self._relations = relations
         self._options = options
         self._answer_limit = options.max_length if answer_limit is None else answer_limit
-        counts = self._count_each(list(relations.names))
-        self._longest_relation = relations.names[counts.index(max(counts))]
+        answers = answer_set(options.kind, relations)
+        names = [*answers.relations.names, answers.none]
+        counts = self._count_each(names)
+        self._longest_relation = names[counts.index(max(counts))]
 
     def build(
         self,
@@ -189,6 +220,14 @@ class QueryBuilder:
                 answer_room=min(room, self._answer_limit, self._options.max_length - before),
             )
 
+    def beginning(self) -> list[int]:
+        """The tokens at which every prompt begins, whatever its document: instruction and relation set."""
+        texts = []
+        for word in ("A", "0", "(", "\u4e2d"):
+            entities = tuple((Mention(word, 0, 0, 1, "MISC"),) for _ in range(2))
+            texts.append(self._prompt(Document(word, ((word,),), entities, None), [(0, 1)]))
+        return texts[0][: shared_length(texts)]
+
     def _costs(
         self, document: Document, pairs: Sequence[Pair], gold: Mapping[Pair, Sequence[str]] | None
     ) -> dict[Pair, _Cost]:
@@ -236,10 +275,11 @@ class QueryBuilder:
         )
 
     def _prompt(self, document: Document, pairs: Sequence[Pair]) -> list[int]:
-        return prompt_ids(prompt(document, pairs, self._relations, self._options.kind), self._tokenizer)
+        text = prompt(document, pairs, self._relations, self._options.kind)
+        return prompt_ids(text, self._tokenizer, self._options.template)
 
     def _answer(self, document: Document, pairs: Sequence[Pair], gold: Mapping[Pair, Sequence[str]]) -> str:
-        return answer(document, {pair: gold.get(pair, ()) for pair in pairs}, self._relations)
+        return answer(document, {pair: gold.get(pair, ()) for pair in pairs}, self._relations, self._options.kind)
 
     def _count_each(self, texts: list[str]) -> list[int]:
         return [len(ids) for ids in self._tokenizer(texts, add_special_tokens=False)["input_ids"]]

@@ -12,11 +12,12 @@ from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from random import Random
 
+from lmrc.config import PromptKind
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
 from lmrc.errors import UserError
 from lmrc.rc.examples import Query
-from lmrc.rc.prompts import Kind, Pair, answer, prompt
+from lmrc.rc.prompts import Pair, answer, prompt
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +43,9 @@ def sample(documents: int, count: int, seed: int) -> list[int]:
     return sorted(Random(seed).sample(range(documents), count))
 
 
-def demonstrations(corpus: Corpus, kind: Kind, count: int = 3, pairs: int = 10, seed: int = 66) -> list[Demonstration]:
+def demonstrations(
+    corpus: Corpus, kind: PromptKind, count: int = 3, pairs: int = 10, seed: int = 66
+) -> list[Demonstration]:
     """`count` documents of a labelled training corpus, with at most `pairs` pairs each, the same at each call.
 
     `direct`: each has pairs with a relation and pairs without one, half of `pairs` each, or as many as there are;
@@ -85,7 +88,7 @@ def few_shot_messages(shown: Sequence[Demonstration], query: Query) -> list[dict
     return [*messages, {"role": "user", "content": query.prompt}]
 
 
-def _choose(document: Document, gold: Collection[Pair], kind: Kind, most: int, random: Random) -> list[Pair]:
+def _choose(document: Document, gold: Collection[Pair], kind: PromptKind, most: int, random: Random) -> list[Pair]:
     """The pairs to show; none where the document lacks a kind of them."""
     related = sorted(gold)
     if kind == "rc":

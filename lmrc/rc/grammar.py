@@ -11,10 +11,11 @@ from dataclasses import dataclass
 
 from transformers import PreTrainedTokenizerBase
 
+from lmrc.config import PromptKind
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
-from lmrc.rc.examples import Query
-from lmrc.rc.prompts import NONE, Kind, entity_name, line
+from lmrc.rc.examples import Query, shared_length
+from lmrc.rc.prompts import answer_set, entity_name, line
 
 # Any finished line: what follows it is tokenised behind it, so that ids are those of the whole answer.
 _BEFORE = "(a| b| c)"
@@ -42,45 +43,77 @@ class Grammar:
         query: Query,
         document: Document,
         relations: RelationSet,
-        kind: Kind,
+        kind: PromptKind,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
-        """`kind`: only a `direct` answer may say None. `tokenizer`: that of the LM."""
+        """`kind`: only a `direct` answer may say None, and `rcp-llm` ones Yes or No. `tokenizer`: that of the LM."""
         self._tokenizer = tokenizer
         self._names = [(entity_name(document, head), entity_name(document, tail)) for head, tail in query.pairs]
-        self._none = len(relations.names) if kind == "direct" else None
-        self._relations = [*relations.names, NONE] if kind == "direct" else list(relations.names)
+        answers = answer_set(kind, relations)
+        self._none = len(answers.relations.names) if answers.none_is_possible else None
+        self._relations = [*answers.relations.names, *([answers.none] if answers.none_is_possible else [])]
         self._end = (int(tokenizer.eos_token_id),)
         self._before = self._ids([_BEFORE])[0]
+        self._behind: dict[int, list[tuple[int, ...]]] = {}
 
     def _ids(self, texts: Sequence[str]) -> list[list[int]]:
         ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return ids
 
-    def _lines(self, pair: int, relations: Sequence[int], first: bool) -> Iterator[_Reading]:
-        """The beginnings of the lines that give `pair` one of `relations`."""
+    def _texts(self, pair: int) -> list[str]:
+        """The line of the pair for each relation."""
         head, tail = self._names[pair]
-        texts = [line(head, self._relations[relation], tail) for relation in relations]
-        if first:
-            behind = self._ids(texts)
-        else:
-            whole = self._ids([f"{_BEFORE}\n{text}" for text in texts])
-            behind = [ids[_shared(ids, self._before) :] for ids in whole]
-        for relation, ids in zip(relations, behind, strict=True):
-            yield _Reading(pair, relation, tuple(ids), 0)
+        return [line(head, relation, tail) for relation in self._relations]
+
+    def _lines(self, pair: int, relations: Sequence[int]) -> Iterator[_Reading]:
+        """The beginnings of the lines, behind another one, that give `pair` one of `relations`."""
+        if pair not in self._behind:
+            # All of `_BEFORE` is cut off, unless the tokenizer joins a bracket with a new line.
+            whole = self._ids([f"{_BEFORE}\n{text}" for text in self._texts(pair)])
+            self._behind[pair] = [tuple(ids[shared_length([ids, self._before]) :]) for ids in whole]
+        for relation in relations:
+            yield _Reading(pair, relation, self._behind[pair][relation], 0)
 
     def start(self) -> list[_Reading]:
         """The readings of an empty answer."""
-        return list(self._lines(0, range(len(self._relations)), first=True))
+        return [_Reading(0, relation, ids, 0) for relation, ids in enumerate(self.first_lines(0))]
+
+    def first_lines(self, pair: int) -> list[tuple[int, ...]]:
+        """Token ids of the line of the pair for each relation of the set (and None), at the start of an answer."""
+        return [tuple(ids) for ids in self._ids(self._texts(pair))]
+
+    @property
+    def pairs(self) -> int:
+        """Number of pairs asked for."""
+        return len(self._names)
+
+    @property
+    def relations(self) -> int:
+        """Number of relations of the set; None is not one of them."""
+        return len(self._relations) - (self._none is not None)
+
+    def next_lines(self, pair: int, relations: Sequence[int]) -> list[tuple[int | None, tuple[int, ...]]]:
+        """What may be written behind the lines that give `pair` these relations, at the start of an answer.
+
+        Each with the relation that it gives to the pair (the one after the last of the set is None), or None where it
+        gives none to it: the line of the next pair, or the end.
+        """
+        if not relations:
+            return list(enumerate(self.first_lines(pair)))
+        following = self.after(pair, relations[-1])
+        return [
+            (reading.relation if reading.pair == pair and reading.relation >= 0 else None, reading.tokens)
+            for reading in following
+        ]
 
     def after(self, pair: int, relation: int) -> Iterator[_Reading]:
         """What may follow a finished line: another relation of the pair, the next pair, or the end."""
         if relation != self._none:
             more = [other for other in range(relation + 1, len(self._relations)) if other != self._none]
             if more:
-                yield from self._lines(pair, more, first=False)
+                yield from self._lines(pair, more)
         if pair + 1 < len(self._names):
-            yield from self._lines(pair + 1, range(len(self._relations)), first=False)
+            yield from self._lines(pair + 1, range(len(self._relations)))
         else:
             yield _Reading(pair, -1, self._end, 0)
 
@@ -124,11 +157,3 @@ class PartialAnswer:
                 break
             self.write(allowed[0])
         return self.ids[start:]
-
-
-def _shared(ids: Sequence[int], before: Sequence[int]) -> int:
-    """Length of the common beginning. All of `before`, unless the tokenizer joins a bracket with a new line."""
-    count = 0
-    while count < min(len(ids), len(before)) and ids[count] == before[count]:
-        count += 1
-    return count

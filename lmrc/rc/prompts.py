@@ -8,20 +8,23 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Literal
+from typing import NamedTuple
 
+from lmrc.config import PromptKind
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError
 
-Kind = Literal["rc", "direct"]
 Pair = tuple[int, int]
 """Entity indices (head, tail)."""
 
 NONE = "None"
 """The answer for a pair without a relation."""
+YES = RelationSet(ids=("Yes",), names=("Yes",))
+NO = "No"
+"""The answers of an LM in the place of RCP."""
 
-_INSTRUCTIONS: dict[Kind, str] = {
+_INSTRUCTIONS: dict[PromptKind, str] = {
     "direct": (
         "Your task is to determine whether there are relations between the entity pairs based on the information in "
         "the text. If there exists relations, select relations for the entity pairs from the relation set; if there "
@@ -35,6 +38,13 @@ _INSTRUCTIONS: dict[Kind, str] = {
         "the text. There may be multiple relations between an entity pair.\n"
         "The format of the input entity pair is '(head entity| -| tail entity)'.\n"
         "Your output format is '(head entity| relation| tail entity)'."
+    ),
+    # The paper prints none for its table 5: table 11's words, as far as they apply.
+    "rcp-llm": (
+        "Your task is to determine whether there are relations between the entity pairs based on the information in "
+        "the text. If any relation of the relation set exists, return Yes; if there is no relation, return No.\n"
+        "The format of the input entity pair is '(head entity| -| tail entity)'.\n"
+        "Your output format is '(head entity| Yes/No| tail entity)'."
     ),
 }
 
@@ -58,6 +68,23 @@ that appropriately completes the request.
 """
 
 
+class AnswerSet(NamedTuple):
+    """What the line of a pair may say."""
+
+    relations: RelationSet
+    none: str
+    """How a pair without a relation is answered,"""
+    none_is_possible: bool
+    """where it may be."""
+
+
+def answer_set(kind: PromptKind, relations: RelationSet) -> AnswerSet:
+    """The answers of a kind of prompt: the relations (and None), or whether there is one."""
+    if kind == "rcp-llm":
+        return AnswerSet(YES, NO, True)
+    return AnswerSet(relations, NONE, kind == "direct")
+
+
 def entity_name(document: Document, entity: int) -> str:
     """The name of the entity's first listed mention, on one line: runs of white space become one space."""
     return re.sub(r"\s+", " ", document.entities[entity][0].name).strip()
@@ -68,11 +95,11 @@ def line(head: str, relation: str, tail: str) -> str:
     return f"({head}| {relation}| {tail})"
 
 
-def prompt(document: Document, pairs: Iterable[Pair], relations: RelationSet, kind: Kind) -> str:
+def prompt(document: Document, pairs: Iterable[Pair], relations: RelationSet, kind: PromptKind) -> str:
     """The prompt for `pairs`, always in the order of (head, tail), so that it says nothing about which ones are gold.
 
-    Table 12 (`rc`) or 11 (`direct`), from "Below is an instruction" to "### Response:" and a newline. The relation set
-    is printed as a list of the names in its order.
+    Table 12 (`rc`), 11 (`direct`) or one like it (`rcp-llm`, for table 5), from "Below is an instruction" to
+    "### Response:" and a newline. The relation set is printed as a list of the names in its order.
     """
     names = [entity_name(document, entity) for entity in range(len(document.entities))]
     lines = [line(names[head], "-", names[tail]) for head, tail in sorted(pairs)]
@@ -85,16 +112,21 @@ def prompt(document: Document, pairs: Iterable[Pair], relations: RelationSet, ki
     )
 
 
-def answer(document: Document, pairs: Mapping[Pair, Sequence[str]], relations: RelationSet) -> str:
+def answer(
+    document: Document, pairs: Mapping[Pair, Sequence[str]], relations: RelationSet, kind: PromptKind = "rc"
+) -> str:
     """The wanted answer: pairs in the order of (head, tail), the relation ids of each in the order of the relation set.
 
-    A pair without a relation is answered `None`.
+    A pair without a relation is answered `None`. `rcp-llm`: `Yes` or `No`.
     """
     lines: list[str] = []
     for (head, tail), ids in sorted(pairs.items()):
         found = [relations.name(id_) for id_ in sorted(set(ids), key=relations.index)]
+        if kind == "rcp-llm":
+            found = [*YES.names] if ids else []
         names = entity_name(document, head), entity_name(document, tail)
-        lines.extend(line(names[0], relation, names[1]) for relation in found or [NONE])
+        none = answer_set(kind, relations).none
+        lines.extend(line(names[0], relation, names[1]) for relation in found or [none])
     return "\n".join(lines)
 
 

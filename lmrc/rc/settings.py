@@ -22,7 +22,6 @@ class Settings:
 
     prompt: PromptOptions
     precision: Precision
-    attn_implementation: str
     relations_sha256: str
 
     def write(self, folder: Path) -> None:
@@ -30,7 +29,6 @@ class Settings:
         content = {
             "prompt": self.prompt.model_dump(mode="json"),
             "precision": self.precision,
-            "attn_implementation": self.attn_implementation,
             "relations_sha256": self.relations_sha256,
         }
         temporary = folder / (SETTINGS + ".tmp")
@@ -48,7 +46,6 @@ class Settings:
             return cls(
                 PromptOptions(**content["prompt"]),
                 content["precision"],
-                content["attn_implementation"],
                 content["relations_sha256"],
             )
         except OSError as error:

@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -18,10 +16,11 @@ from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.engine.distributed import World
 from lmrc.engine.precision import settle
-from lmrc.engine.task import Batch
+from lmrc.engine.task import Batch, to_device
 from lmrc.errors import UserError
-from lmrc.rc.examples import IGNORED, Example, QueryBuilder, collate, encode, gold_pairs
-from lmrc.rc.lora import add_adapter, load_base, load_tokenizer, save_adapter
+from lmrc.rc.examples import Example, QueryBuilder, collate, encode, gold_pairs
+from lmrc.rc.lora import add_adapter, attention_kernel, load_base, load_tokenizer, save_adapter
+from lmrc.rc.packing import IMPLEMENTATION, run
 from lmrc.rc.settings import Settings
 
 
@@ -48,12 +47,13 @@ class RcTask:
         self.tokenizer = load_tokenizer(config.model.base)
         self._train = self._examples(train, config.data.train)
         self._dev = self._examples(dev, config.data.dev)
-        base = load_base(config.model.base, config.model.attn_implementation, settle(config.train.precision))
+        precision = settle(config.train.precision)
+        base = load_base(config.model.base, IMPLEMENTATION, precision)
         base.config.use_cache = False
+        self._flash = precision == "bf16" and attention_kernel(config.model.attn_implementation) == "flash_attention_2"
         if config.train.gradient_checkpointing:
             # The reentrant kind wants inputs that need a gradient, which frozen embeddings do not give.
             base.activation_checkpointing_enable({"use_reentrant": False})
-        self._selects_logits = "logits_to_keep" in inspect.signature(base.forward).parameters
         self._adapted = add_adapter(base, config.lora, config.model.base, config.run.seed)
         self.model: nn.Module = self._adapted
         self._fingerprint = self._hash()
@@ -66,7 +66,7 @@ class RcTask:
             known = gold_pairs(document)
             pairs = known if self._config.prompt.kind == "rc" else candidate_pairs(len(document.entities))
             queries = builder.build(index, document, pairs, relations_by_pair(document))
-            made = [encode(query, self.tokenizer) for query in queries]
+            made = [encode(query, self.tokenizer, self._config.prompt.template) for query in queries]
             without += not made
             examples += made
         if not examples:
@@ -105,29 +105,19 @@ class RcTask:
         return len(self._train[index].input_ids)
 
     def collate(self, indices: Sequence[int]) -> Batch:
-        """Training queries, padded on the right (`lmrc.rc.examples.collate`)."""
-        return dict(self._collate([self._train[index] for index in indices]))
+        """Training queries, end to end (`lmrc.rc.examples.collate`)."""
+        return self._collate([self._train[index] for index in indices])
 
-    def _collate(self, examples: Sequence[Example]) -> dict[str, Tensor]:
-        assert isinstance(self.tokenizer.pad_token_id, int)
-        return collate(examples, self.tokenizer.pad_token_id)
+    def _collate(self, examples: Sequence[Example]) -> Batch:
+        return dict(collate(examples, self._flash))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Sum of the cross entropies of the learnt tokens, float32."""
-        logits, targets = self._predictions(model, batch)
-        return functional.cross_entropy(logits, targets, reduction="sum")
+        return functional.cross_entropy(self._logits(model, batch), batch["targets"], reduction="sum")
 
-    def _predictions(self, model: nn.Module, batch: Batch) -> tuple[Tensor, Tensor]:
-        """Logits `[learnt tokens, vocabulary]` in float32 and the token ids they should predict `[learnt tokens]`."""
-        learnt = torch.zeros_like(batch["labels"], dtype=torch.bool)
-        # Position i predicts token i + 1.
-        learnt[:, :-1] = batch["labels"][:, 1:] != IGNORED
-        select: dict[str, Any] = {"logits_to_keep": learnt} if self._selects_logits else {}
-        output = model(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False, **select)
-        logits = output.logits
-        if logits.dim() == 3:
-            logits = logits[learnt]
-        return logits.float(), batch["labels"][:, 1:][learnt[:, :-1]]
+    def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
+        """float32 [learnt tokens, vocabulary]"""
+        return run(model, batch["input_ids"], batch["positions"], batch["layout"], batch["wanted"]).float()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The adapter, at `train.learning_rate`."""
@@ -142,8 +132,8 @@ class RcTask:
         for start in range(0, len(indices), step):
             counted = indices[start : min(start + step, real)]
             batch = self._collate([self._dev[index] for index in counted or indices[start : start + step]])
-            batch = {name: tensor.to(world.device) for name, tensor in batch.items()}
-            logits, targets = self._predictions(model, batch)
+            batch = to_device(batch, world.device)
+            logits, targets = self._logits(model, batch), batch["targets"]
             if counted:
                 loss += functional.cross_entropy(logits, targets, reduction="sum").item()
                 correct += float((logits.argmax(-1) == targets).sum().item())
@@ -158,6 +148,5 @@ class RcTask:
         Settings(
             prompt=self._config.prompt,
             precision=settle(self._config.train.precision),
-            attn_implementation=self._config.model.attn_implementation,
             relations_sha256=self._relations.sha256,
         ).write(folder)

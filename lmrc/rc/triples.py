@@ -59,6 +59,8 @@ class Parsed:
     """
 
     triples: tuple[Triple, ...]
+    lines: tuple[int, ...]
+    """Of each triple the line of the answer, from 0, that says it first."""
     none: int
     failures: Counter[str]
     unknown: tuple[UnknownRelation, ...]
@@ -94,33 +96,42 @@ class _Query:
 
 
 def parse(
-    text: str, document: Document, pairs: Sequence[Pair], relations: RelationSet, min_name_score: int = 80
+    text: str,
+    document: Document,
+    pairs: Sequence[Pair],
+    relations: RelationSet,
+    min_name_score: int = 80,
+    none: str = NONE,
 ) -> Parsed:
     """Read the answer to a query for `pairs`.
 
     A name that is not exactly one of the document's is taken for the most similar one asked for (fuzz.ratio, as the
     published code) if that scores at least `min_name_score` (0..100); 0 takes the most similar one whatever its score.
+    `relations` and `none`: those of `lmrc.rc.prompts.answer_set`.
     """
     ordered = sorted(pairs)
     names = [entity_name(document, entity) for entity in range(len(document.entities))]
-    ranks = {name: rank for rank, name in enumerate(relations.names)} | {NONE: _NONE}
+    ranks = {name: rank for rank, name in enumerate(relations.names)} | {none: _NONE}
     positions: dict[tuple[str, str], list[int]] = {}
     for position, (head, tail) in enumerate(ordered):
         positions.setdefault((names[head], names[tail]), []).append(position)
     query = _Query(set(names), positions, ranks, max(map(len, ranks)), min_name_score)
 
     failures: Counter[str] = Counter()
-    lines = [
-        read for written in text.split("\n") if written.strip() for read in _read(written.strip(), query, failures)
+    numbered = [
+        (number, read)
+        for number, written in enumerate(text.split("\n"))
+        if written.strip()
+        for read in _read(written.strip(), query, failures)
     ]
-    chosen, failures["ambiguous"] = _align([read.readings for read in lines], len(ordered))
+    chosen, failures["ambiguous"] = _align([read.readings for _, read in numbered], len(ordered))
 
-    triples: dict[Triple, None] = {}
+    triples: dict[Triple, int] = {}
     unknown: list[UnknownRelation] = []
     answered: set[int] = set()
     nones: set[int] = set()
     before: _Reading | None = None
-    for read, reading in zip(lines, chosen, strict=True):
+    for (number, read), reading in zip(numbered, chosen, strict=True):
         head, tail = ordered[reading.position]
         answered.add(reading.position)
         repeated = False
@@ -132,7 +143,7 @@ def parse(
         else:
             triple = Triple(head, tail, relations.ids[reading.rank])
             repeated = triple in triples
-            triples[triple] = None
+            triples.setdefault(triple, number)
         if repeated:
             failures["duplicate"] += 1
         elif before is not None and reading.position <= before.position and _step(before, reading) > 0:
@@ -140,7 +151,7 @@ def parse(
         before = reading
     failures["unknown_relation"] = len(unknown)
     failures["unanswered_pair"] = len(ordered) - len(answered)
-    return Parsed(tuple(triples), len(nones), +failures, tuple(unknown))
+    return Parsed(tuple(triples), tuple(triples.values()), len(nones), +failures, tuple(unknown))
 
 
 def _read(written: str, query: _Query, failures: Counter[str]) -> list[_Line]:

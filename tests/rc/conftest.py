@@ -6,11 +6,10 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from lmrc.config import LoraOptions, PromptOptions, RcConfig, RcModelOptions, RcTraining, TrainingData
+from lmrc.config import LoraOptions, PromptKind, PromptOptions, RcConfig, RcModelOptions, RcTraining, TrainingData
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import Document
 from lmrc.engine.distributed import ALONE
-from lmrc.rc.prompts import Kind
 from lmrc.rc.train import RcTask
 from tests.rc import tiny
 
@@ -33,7 +32,7 @@ class Learnt(NamedTuple):
     """A token, of the corpus itself."""
 
 
-def by_heart(base: Path, folder: Path, kind: Kind, documents: list[Document], steps: int) -> Learnt:
+def by_heart(base: Path, folder: Path, kind: PromptKind, documents: list[Document], steps: int) -> Learnt:
     corpus = tiny.corpus(folder / "corpus", documents)
     config = RcConfig(
         data=TrainingData(train=corpus.folder, dev=corpus.folder),

@@ -3,18 +3,18 @@ from __future__ import annotations
 import pytest
 import torch
 
-from lmrc.config import DecodeOptions, PromptOptions
-from lmrc.rc.constrained import decode
+from lmrc.config import DecodeOptions, PromptKind, PromptOptions
+from lmrc.rc.constrained import Request, decode
 from lmrc.rc.decode import generate
 from lmrc.rc.examples import Query, QueryBuilder, prompt_ids
 from lmrc.rc.grammar import Grammar, PartialAnswer
-from lmrc.rc.prompts import Kind
+from lmrc.rc.memory import SharedBeginning
 from lmrc.rc.triples import parse
 from tests.rc.conftest import Learnt
 from tests.rc.tiny import DOCUMENTS, RELATIONS
 
 
-def queries(learnt: Learnt, kind: Kind) -> list[Query]:
+def queries(learnt: Learnt, kind: PromptKind) -> list[Query]:
     """Of unequal length, with one to three pairs."""
     builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
     pairs = [[(0, 1), (1, 2)], [(0, 1)], [(0, 1), (1, 0)]]
@@ -26,11 +26,11 @@ def queries(learnt: Learnt, kind: Kind) -> list[Query]:
     ]
 
 
-def grammar_of(learnt: Learnt, query: Query, kind: Kind) -> Grammar:
+def grammar_of(learnt: Learnt, query: Query, kind: PromptKind) -> Grammar:
     return Grammar(query, DOCUMENTS[query.document], RELATIONS, kind, learnt.task.tokenizer)
 
 
-def one_by_one(learnt: Learnt, query: Query, kind: Kind) -> list[int]:
+def one_by_one(learnt: Learnt, query: Query, kind: PromptKind) -> list[int]:
     """No cache, no batch, no runs of tokens: the whole text through the model for each token."""
     ids = prompt_ids(query.prompt, learnt.task.tokenizer)
     answer = PartialAnswer(grammar_of(learnt, query, kind))
@@ -44,17 +44,26 @@ def one_by_one(learnt: Learnt, query: Query, kind: Kind) -> list[int]:
     return answer.ids
 
 
+def requests(learnt: Learnt, asked: list[Query], kind: PromptKind) -> list[Request]:
+    return [
+        Request(prompt_ids(query.prompt, learnt.task.tokenizer), grammar_of(learnt, query, kind), query.answer_room)
+        for query in asked
+    ]
+
+
+@pytest.mark.parametrize(("rows", "shared"), [(3, False), (2, True), (1, True)])
 @pytest.mark.parametrize("kind", ["rc", "direct"])
-def test_equals_one_token_after_another(learnt: Learnt, learnt_direct: Learnt, kind: Kind) -> None:
+def test_equals_one_token_after_another(
+    learnt: Learnt, learnt_direct: Learnt, kind: PromptKind, rows: int, shared: bool
+) -> None:
     model = learnt if kind == "rc" else learnt_direct
     asked = queries(model, kind)
     wanted = [one_by_one(model, query, kind) for query in asked]
-    prompts = [prompt_ids(query.prompt, model.task.tokenizer) for query in asked]
-    grammars = [grammar_of(model, query, kind) for query in asked]
-    rooms = [query.answer_room for query in asked]
-    found = decode(model.task.model, prompts, grammars, rooms, model.task.tokenizer.pad_token_id)
-    assert found == wanted
-    assert len({tuple(ids) for ids in found}) == len(found)
+    build = QueryBuilder(model.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
+    beginning = SharedBeginning(build.beginning() if shared else [])
+    found = dict(decode(model.task.model, requests(model, asked, kind), rows, beginning))
+    assert [found[number].ids for number in range(len(asked))] == wanted
+    assert len({tuple(ids) for ids in wanted}) == len(wanted)
 
 
 def test_every_pair_is_answered_and_nothing_else_is_said(learnt: Learnt) -> None:
@@ -66,6 +75,7 @@ def test_every_pair_is_answered_and_nothing_else_is_said(learnt: Learnt) -> None
         asked,
         DecodeOptions(batch_size=2),
         lambda query: grammar_of(learnt, query, "rc"),
+        SharedBeginning([]),
     )
     for query, generation in zip(asked, answers, strict=True):
         assert generation.finished
@@ -76,8 +86,8 @@ def test_every_pair_is_answered_and_nothing_else_is_said(learnt: Learnt) -> None
 
 def test_an_answer_stops_where_there_is_no_more_room(learnt: Learnt) -> None:
     query = queries(learnt, "rc")[0]
-    prompts = [prompt_ids(query.prompt, learnt.task.tokenizer)]
-    for room in (1, 2, 7):
-        (ids,) = decode(learnt.task.model, prompts, [grammar_of(learnt, query, "rc")], [room], 0)
-        assert len(ids) == room
-        assert ids == one_by_one(learnt, query, "rc")[:room]
+    (request,) = requests(learnt, [query], "rc")
+    whole = one_by_one(learnt, query, "rc")
+    for room in (1, 2, 7, 30):
+        ((_, answer),) = decode(learnt.task.model, [request._replace(room=room)], 1, SharedBeginning([]))
+        assert answer.ids == whole[:room]

@@ -9,6 +9,8 @@ import torch
 from lmrc.config import DecodeOptions, PromptOptions
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, QueryBuilder, prompt_ids
+from lmrc.rc.lora import adapter_base, load_adapter, load_base
+from lmrc.rc.memory import SharedBeginning
 from tests.rc.conftest import Learnt
 from tests.rc.tiny import DOCUMENTS, RELATIONS
 
@@ -33,14 +35,15 @@ def free(learnt: Learnt, asked: Iterable[Query], options: DecodeOptions) -> Iter
     def no_grammar(query: Query) -> NoReturn:
         raise AssertionError(query)
 
-    return generate(learnt.task.model, learnt.task.tokenizer, asked, options, no_grammar)
+    return generate(learnt.task.model, learnt.task.tokenizer, asked, options, no_grammar, SharedBeginning([]))
 
 
 def one_by_one(learnt: Learnt, query: Query) -> tuple[str, bool]:
     """transformers' own generate, without padding."""
     ids = prompt_ids(query.prompt, learnt.task.tokenizer)
+    plain = load_adapter(load_base(adapter_base(learnt.adapter), "sdpa", "fp32"), learnt.adapter)
     with torch.no_grad():
-        output = learnt.task.model.generate(  # type: ignore[operator]
+        output = plain.generate(
             input_ids=torch.tensor([ids]),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),
             max_new_tokens=min(query.answer_room, LIMIT),

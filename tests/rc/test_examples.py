@@ -1,13 +1,15 @@
 from __future__ import annotations
 
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrc.config import PromptOptions
 from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
 from lmrc.errors import UserError
-from lmrc.rc.examples import Query, QueryBuilder, answer_ids, collate, encode, gold_pairs, prompt_ids
+from lmrc.rc.examples import Example, Query, QueryBuilder, answer_ids, collate, encode, gold_pairs, prompt_ids
+from lmrc.rc.packing import Packed
 from lmrc.rc.prompts import prompt
 from tests.rc.tiny import RELATIONS, document, tokenizer
 
@@ -97,21 +99,38 @@ def test_example_is_prompt_answer_and_end() -> None:
     after = answer_ids(query.answer, TOKENIZER)
     assert after[-1] == TOKENIZER.eos_token_id
     assert example.input_ids.tolist() == before + after
-    assert example.labels.tolist() == [-100] * len(before) + after
+    assert example.prompt_tokens == len(before)
     assert example.answer_tokens == len(query.answer.encode()) + 1
     assert TOKENIZER.decode(example.input_ids) == query.prompt + query.answer + "</s>"
 
 
-def test_padding_is_masked_and_the_end_is_learnt_though_they_share_an_id() -> None:
-    assert TOKENIZER.pad_token_id == TOKENIZER.eos_token_id
+def test_examples_lie_end_to_end_behind_the_beginning_they_share() -> None:
     queries = builder(pairs_per_query=1).build(0, DOCUMENT, gold_pairs(DOCUMENT), GOLD)
     examples = [encode(query, TOKENIZER) for query in queries]
-    batch = collate(examples, TOKENIZER.pad_token_id)
-    longest = max(len(example.input_ids) for example in examples)
-    assert batch["input_ids"].shape == batch["labels"].shape == batch["attention_mask"].shape == (3, longest)
-    for row, example in enumerate(examples):
-        length = len(example.input_ids)
-        assert batch["attention_mask"][row].tolist() == [1] * length + [0] * (longest - length)
-        assert batch["labels"][row].tolist() == example.labels.tolist() + [-100] * (longest - length)
-        assert batch["labels"][row, length - 1] == TOKENIZER.eos_token_id
-        assert batch["input_ids"][row, :length].tolist() == example.input_ids.tolist()
+    assert len(examples) == 3
+    batch = collate(examples)
+    layout = batch["layout"]
+    assert isinstance(layout, Packed)
+    texts = [example.input_ids.tolist() for example in examples]
+    # Instruction, relations and text are the same; the first pairs begin with the same bracket or not at all alike.
+    shared = next(place for place, tokens in enumerate(zip(*texts, strict=False)) if len(set(tokens)) > 1)
+    assert layout.beginning == shared > 300
+    ids, positions = batch["input_ids"].tolist(), batch["positions"].tolist()
+    assert ids == texts[0][:shared] + [token for text in texts for token in text[shared:]]
+    assert positions == [*range(shared), *(place for text in texts for place in range(shared, len(text)))]
+    assert batch["targets"].tolist() == [
+        token for text, example in zip(texts, examples, strict=True) for token in text[example.prompt_tokens :]
+    ]
+    # What predicts a token is the token before it in its own text.
+    for place, target in zip(batch["wanted"].tolist(), batch["targets"].tolist(), strict=True):
+        assert ids[place + 1] == target and positions[place + 1] == positions[place] + 1
+
+
+def test_the_last_token_of_a_prompt_is_never_shared() -> None:
+    """It predicts, in each text something else."""
+    same = [Example(torch.tensor([7, 8, 9, answer, 0], dtype=torch.int32), 3) for answer in (1, 2)]
+    batch = collate(same)
+    assert batch["layout"].beginning == 2  # type: ignore[union-attr]
+    assert batch["input_ids"].tolist() == [7, 8, 9, 1, 0, 9, 2, 0]
+    assert batch["wanted"].tolist() == [2, 3, 5, 6]
+    assert batch["targets"].tolist() == [1, 0, 2, 0]

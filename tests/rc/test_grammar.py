@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
+from lmrc.config import PromptKind
 from lmrc.corpus.docred import Document
 from lmrc.rc.examples import Query, answer_ids
 from lmrc.rc.grammar import Grammar, PartialAnswer
-from lmrc.rc.prompts import Kind, Pair, answer
+from lmrc.rc.prompts import Pair, answer
 from lmrc.rc.triples import parse
 from tests.rc.tiny import KINDS, RELATIONS, document, merging_tokenizer, tokenizer
 
@@ -20,11 +21,11 @@ BYTES = tokenizer()
 names = st.sampled_from(["Ada", "B", "B)", "(C|", "U.S.", "Zoë the 2nd", "B) (x"])
 
 
-def query(kind: Kind, pairs: list[Pair]) -> Query:
+def query(kind: PromptKind, pairs: list[Pair]) -> Query:
     return Query(0, "t", tuple(pairs), "", None, 10_000)
 
 
-def grammar(words: PreTrainedTokenizerBase, kind: Kind, made: Document, pairs: list[Pair]) -> Grammar:
+def grammar(words: PreTrainedTokenizerBase, kind: PromptKind, made: Document, pairs: list[Pair]) -> Grammar:
     return Grammar(query(kind, pairs), made, RELATIONS, kind, words)
 
 
@@ -37,7 +38,7 @@ def is_possible(written: PartialAnswer, ids: list[int]) -> bool:
 
 
 @given(data=st.data(), kind=st.sampled_from(KINDS), given_names=st.lists(names, min_size=2, max_size=4))
-def test_every_gold_answer_is_possible(data: st.DataObject, kind: Kind, given_names: list[str]) -> None:
+def test_every_gold_answer_is_possible(data: st.DataObject, kind: PromptKind, given_names: list[str]) -> None:
     """Also with names that end like a line, hold bars, or belong to two entities."""
     made = document(given_names, [])
     everything = [(h, t) for h in range(len(given_names)) for t in range(len(given_names)) if h != t]
@@ -52,7 +53,7 @@ def test_every_gold_answer_is_possible(data: st.DataObject, kind: Kind, given_na
 
 
 @given(seed=st.integers(0, 10_000), kind=st.sampled_from(KINDS))
-def test_whatever_is_written_answers_every_pair(seed: int, kind: Kind) -> None:
+def test_whatever_is_written_answers_every_pair(seed: int, kind: PromptKind) -> None:
     """A random walk through what is allowed ends in a well-formed answer about just the pairs that were asked."""
     chance = random.Random(seed)
     made, pairs = document(["Ada", "Bob (singer)", "U.S."], []), [(0, 1), (1, 2), (2, 0)]

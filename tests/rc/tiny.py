@@ -9,12 +9,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from lmrc.config import PromptKind
 from lmrc.corpus.arrow import Corpus, write_corpus
 from lmrc.corpus.docred import Document, Label, Mention
 from lmrc.corpus.relations import RelationSet
-from lmrc.rc.prompts import Kind, prompt
+from lmrc.rc.prompts import prompt
 
-KINDS: tuple[Kind, ...] = ("rc", "direct")
+KINDS: tuple[PromptKind, ...] = ("rc", "direct")
 
 RELATIONS = RelationSet(
     ids=("P17", "P495", "P361", "P1344", "P26"),

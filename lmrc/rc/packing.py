@@ -1,0 +1,181 @@
+"""Texts of an LM laid end to end: no padding is computed, and a beginning that all share is computed once.
+
+An LM of transformers runs so once its attention is `IMPLEMENTATION`: which tokens see which is then said by the
+`Layout` given to `run`. `lmrc.rc.memory` has the layouts of inference.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import pairwise
+from typing import Any, Protocol
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from transformers import AttentionInterface, PreTrainedModel
+
+from lmrc.errors import UserError
+
+IMPLEMENTATION = "packed_texts"
+
+
+class Layout(Protocol):
+    """Which tokens of a pass see which."""
+
+    layers: set[int]
+    """The layers that have asked."""
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """query [1, heads, tokens, size], key and value [1, key heads, tokens, size] → [1, tokens, heads, size]."""
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None, mask: Tensor | None = None) -> Tensor:
+    """Softmax attention of the last tokens of a text to all of it (flash attention where the device has it).
+
+    query [1, heads, new, size], key and value [1, key heads, tokens, size]; `mask` [new, tokens] is True where a token
+    is seen, None: each sees itself and what is before it, and new = tokens or 1. Returns like query.
+    """
+    causal = mask is None and query.shape[2] > 1
+    return F.scaled_dot_product_attention(
+        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
+    )
+
+
+def causal_mask(new: int, tokens: int, device: torch.device) -> Tensor | None:
+    """The mask [new, tokens] of the last `new` tokens of a text; None where `attention` needs none."""
+    if new in (1, tokens):
+        return None
+    return torch.ones(new, tokens, dtype=torch.bool, device=device).tril(tokens - new)
+
+
+@dataclass
+class Packed:
+    """Texts that see themselves and, where there is one, a common beginning; a `Layout` for training.
+
+    The tokens of a pass are those of the beginning, then those of each text behind it.
+    """
+
+    beginning: int
+    """Tokens of the common beginning, or 0."""
+    lengths: Sequence[int]
+    """Tokens of each text behind it."""
+    flash: bool = False
+    """By flash-attn, which must be there: in 16 bits, on a GPU."""
+    layers: set[int] = field(default_factory=set)
+    _masks: list[Tensor | None] | None = field(default=None, init=False)
+
+    def positions(self) -> Tensor:
+        """int64 [tokens]: the place of each token in its text."""
+        parts = [torch.arange(self.beginning)]
+        parts += [torch.arange(self.beginning, self.beginning + length) for length in self.lengths]
+        return torch.cat(parts)
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """See `Layout`."""
+        self.layers.add(layer)
+        if self.flash:
+            return self._flash(query, key, value, scale)
+        sizes = [self.beginning, *self.lengths]
+        outputs = []
+        (first_key, *keys), (first_value, *values) = torch.split(key, sizes, 2), torch.split(value, sizes, 2)
+        first_query, *queries = torch.split(query, sizes, 2)
+        if self.beginning:
+            outputs.append(attention(first_query, first_key, first_value, scale))
+        if self._masks is None:
+            self._masks = [causal_mask(length, self.beginning + length, query.device) for length in self.lengths]
+        for q, k, v, mask in zip(queries, keys, values, self._masks, strict=True):
+            seen = (torch.cat([first_key, k], 2), torch.cat([first_value, v], 2)) if self.beginning else (k, v)
+            outputs.append(attention(q, *seen, scale, mask))
+        return torch.cat(outputs, 2).transpose(1, 2)
+
+    @cached_property
+    def _ends(self) -> tuple[list[int], list[int], list[int]]:
+        """Where texts end among queries and among keys, and the place of each key in the pass."""
+        start, queries, keys, places = self.beginning, [0], [0], list[int]()
+        texts = [(0, self.beginning)] if self.beginning else []
+        for length in self.lengths:
+            texts.append((start, length))
+            start += length
+        for begin, length in texts:
+            shared = range(self.beginning) if begin else range(0)
+            places += [*shared, *range(begin, begin + length)]
+            queries.append(queries[-1] + length)
+            keys.append(len(places))
+        return queries, keys, places
+
+    def _flash(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """The same in one call of flash-attn, which aligns queries with the last keys as we do."""
+        from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
+
+        queries, keys, places = self._ends
+        place = torch.tensor(places, device=query.device)
+        longest = [max(end - start for start, end in pairwise(ends)) for ends in (queries, keys)]
+        output: Tensor = flash_attn_varlen_func(
+            query[0].transpose(0, 1),
+            key[0].transpose(0, 1).index_select(0, place),
+            value[0].transpose(0, 1).index_select(0, place),
+            torch.tensor(queries, dtype=torch.int32, device=query.device),
+            torch.tensor(keys, dtype=torch.int32, device=query.device),
+            *longest,
+            softmax_scale=scale,
+            causal=True,
+        )
+        return output[None]
+
+
+def _attend(
+    module: nn.Module,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attention_mask: Tensor | None,
+    scaling: float | None = None,
+    layout: Layout | None = None,
+    **options: Any,
+) -> tuple[Tensor, None]:
+    """What transformers calls in every layer. Without a layout there is one text."""
+    if options.get("softcap") is not None or options.get("s_aux") is not None or options.get("dropout"):
+        raise UserError(f"the attention of {type(module).__name__} has a softcap, a sink or dropout: {_REMEDY}")
+    window = options.get("sliding_window")
+    if window is not None and key.shape[2] > window:
+        raise UserError(f"{type(module).__name__} sees {window} tokens only: lower prompt.max_length to that")
+    if layout is None:
+        if len(query) > 1:  # of which some may be padded, and nothing here would know
+            raise ValueError(f"{len(query)} rows of texts: lay them end to end and give a layout (lmrc.rc.packing.run)")
+        return attention(query, key, value, scaling).transpose(1, 2), None
+    return layout.attend(int(module.layer_idx), query, key, value, scaling), None  # type: ignore[arg-type]
+
+
+_REMEDY = "choose a Llama-like causal LM in model.base"
+AttentionInterface.register(IMPLEMENTATION, _attend)
+
+
+def run(model: nn.Module, input_ids: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
+    """One pass over the tokens of a layout. `model` may be wrapped.
+
+    input_ids, positions, wanted: int64 [tokens], [tokens], [wanted]. Returns the logits [wanted, vocabulary] behind the
+    tokens at the places `wanted`; only there are they computed, where the LM can.
+
+    Raises UserError where the LM's attention does not go through transformers' attention interface.
+    """
+    keep = {"logits_to_keep": wanted} if _selects_logits(model) else {}
+    output = model(input_ids=input_ids[None], position_ids=positions[None], layout=layout, use_cache=False, **keep)
+    if len(layout.layers) < _unwrapped(model).config.num_hidden_layers:
+        raise UserError(f"{type(_unwrapped(model)).__name__} cannot read packed texts: {_REMEDY}")
+    logits: Tensor = output.logits[0]
+    return logits if keep else logits.index_select(0, wanted)
+
+
+def _unwrapped(model: nn.Module) -> PreTrainedModel:
+    """The LM inside an adapter and an engine."""
+    while not isinstance(model, PreTrainedModel):
+        model = model.module if isinstance(getattr(model, "module", None), nn.Module) else model.get_base_model()  # type: ignore[operator,assignment]
+    return model
+
+
+def _selects_logits(model: nn.Module) -> bool:
+    return "logits_to_keep" in inspect.signature(_unwrapped(model).forward).parameters
