@@ -6,6 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import click
 
@@ -14,6 +15,9 @@ from lmrc.durable import write_atomically
 from lmrc.errors import UserError
 from lmrc.evaluation import commands
 from lmrc.exits import exit_status
+
+if TYPE_CHECKING:
+    from lmrc.config import IgnVariant
 
 FOLDER = click.Path(path_type=Path)
 # Options of the demo's tree are read by lmrc.options, like those of the launchers.
@@ -129,19 +133,26 @@ def download(dataset: str, folder: Path) -> None:
 
 @lmrc.command()
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
-@click.option("--out", type=FOLDER, default=Path("report.html"), show_default=True)
-@click.option("--train-facts", type=FOLDER, help="Training corpus or facts, for Ign F1.")
-def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None) -> None:
-    """Tables, figures and documents of RUNS in one HTML page."""
+@click.option(
+    "--out",
+    type=FOLDER,
+    default=Path("report"),
+    show_default=True,
+    help="Folder for report.html, tables/ and figures/; a file .html: the page alone.",
+)
+@click.option("--train-facts", type=FOLDER, help="Training documents, corpus or facts, for Ign F1.")
+@click.option("--ign-variant", type=click.Choice(["docred", "redocred"]), default="docred", show_default=True)
+def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None, ign_variant: IgnVariant) -> None:
+    """Tables, figures, errors and documents of RUNS in one HTML page, beside the scores of the paper."""
     from lmrc.corpus.arrow import Corpus
     from lmrc.corpus.relations import DOCRED
     from lmrc.evaluation.facts import read_facts
-    from lmrc.evaluation.runs import report_runs
+    from lmrc.evaluation.runs import page_of, report_runs
 
     known = Corpus.open(train_facts).relations if train_facts and train_facts.is_dir() else DOCRED
     facts = None if train_facts is None else read_facts(train_facts, known)
-    report_runs(runs, out, facts)
-    click.echo(out)
+    report_runs(runs, out, facts, ign_variant)
+    click.echo(page_of(out))
 
 
 @lmrc.command()

@@ -310,14 +310,14 @@ class BuildConfig(Options):
 
 
 class ScoreConfig(Options):
-    """The pipeline's last step: scores.json and report.html."""
+    """The pipeline's last step: scores.json and the report."""
 
     run: RunOptions = RunOptions()
     classify: Path = Field(Path("runs/classify"), description="run folder of classify")
     trained: tuple[Path, ...] = Field((), description="run folders whose learning curves are reported")
     train: Path = Field(Path("data/docred/train"), description="training corpus, for Ign F1")
     ign_variant: IgnVariant = Field("docred", description="whose formula of Ign F1")
-    out: Path = Field(Path("runs"), description="folder of scores.json and report.html")
+    out: Path = Field(Path("runs"), description="folder of scores.json, report.html, tables/ and figures/")
     cluster: ClusterOptions = ClusterOptions()
 
 

@@ -20,10 +20,9 @@ from lmrc.corpus.arrow import Corpus, write_corpus
 from lmrc.corpus.candidates import Candidates
 from lmrc.durable import write_atomically
 from lmrc.evaluation.evaluated import Evaluated, read_evaluated
-from lmrc.evaluation.facts import Facts, facts_of
+from lmrc.evaluation.facts import Facts, read_facts
 from lmrc.evaluation.metrics import candidate_scores
-from lmrc.evaluation.report import write_report
-from lmrc.evaluation.runs import sections
+from lmrc.evaluation.runs import PAGE, report_runs
 from lmrc.evaluation.tables import Table, score_table
 from lmrc.run import RunFolder
 
@@ -120,9 +119,12 @@ class Demo:
         rcp, rc = path / "untrained-rcp", path / "untrained-rc"
         self._chain("untrained-propose", "untrained", rcp=rcp, rc=rc, threshold=repr(threshold))
 
+    def _facts(self) -> Facts:
+        train = self._corpus("train")
+        return read_facts(train, Corpus.open(train).relations)
+
     def _evaluated(self) -> list[Evaluated]:
-        train = Corpus.open(self._corpus("train"))
-        facts = Facts(frozenset(facts_of(train)), str(self._corpus("train")), train.fingerprint)
+        facts = self._facts()
         runs = (read_evaluated(self._run.path / name, facts) for name in ("lmrc", "untrained"))
         return [run for run in runs if run is not None]
 
@@ -134,8 +136,8 @@ class Demo:
             (document.title, [(c.head, c.tail) for c in row]) for document, row in zip(test, candidates, strict=True)
         )
         rcp = candidate_scores(test, rows)
-        page = self._run.path / "report.html"
-        write_report(page, "LMRC demo", *sections(evaluated, [self._run.path / "rcp", self._run.path / "rc"]))
+        folders = [self._run.path / name for name in ("lmrc", "untrained", "rcp", "rc")]
+        report_runs(folders, self._run.path, self._facts(), title="LMRC demo")
         return {
             "rcp_f1": rcp.f1,
             "rcp_precision": rcp.precision,
@@ -151,7 +153,7 @@ class Demo:
         print(_rcp_table(summary).text())
         print()
         print(score_table([(run.name, run.scores) for run in self._evaluated()]).text())
-        print(f"\nReport: {self._run.path / 'report.html'}")
+        print(f"\nReport: {self._run.path / PAGE}")
         print(
             f"RCP F1 {summary['rcp_f1']:.1f}, final F1 {summary['final_f1']:.1f} "
             f"(untrained {summary['untrained_f1']:.1f}) in {summary['seconds']:.0f} s"

@@ -24,8 +24,9 @@ out=$run/eval-$(basename "$dataset")
 
 score() {
   local train; train=$(corpus_of_rcp train)
-  lmrc report "$out/classify" "$run/rcp" "$run/rc" --train-facts "$train" --out "$out/report.html"
-  lmrc score --gold "$dataset" --pred "$out/classify/predictions.json" --train-facts "$train" --json "$out/scores.json"
+  lmrc report "$out/classify" "$run/rcp" "$run/rc" --train-facts "$train" --out "$out"
+  lmrc score --gold "$dataset" --pred "$out/classify/predictions.json" --train-facts "$train" \
+    --candidates "$out/propose/candidates" --json "$out/scores.json"
 }
 
 # work STAGE OPTIONS…: take part in the stage until it is done. A worker that is told to stop gives back what it was at;

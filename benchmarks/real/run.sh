@@ -27,6 +27,6 @@ run propose --run propose --corpus "$data/dev-20" --rcp runs/real/rcp/best
 run rc --config "$here/rc.yaml" --run rc
 run classify --run classify --corpus "$data/dev-20" --candidates runs/real/propose/candidates --rc runs/real/rc/best \
   --decode.batch_size 4
-lmrc report runs/real/classify runs/real/rcp runs/real/rc --train-facts "$data/train_992" --out runs/real/report.html
+lmrc report runs/real/classify runs/real/rcp runs/real/rc --train-facts "$data/train_992" --out runs/real
 lmrc score --gold "$data/dev-20" --pred runs/real/classify/predictions.json --train-facts "$data/train_992" \
   --ign-variant redocred --json runs/real/scores.json

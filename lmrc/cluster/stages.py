@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from lmrc.config import BuildConfig, ClassifyConfig, ProposeConfig, RcConfig, RcpConfig, ScoreConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.candidates import Candidates
+from lmrc.durable import write_atomically
 from lmrc.errors import UserError
 
 if TYPE_CHECKING:
@@ -144,15 +146,18 @@ def _build(config: BuildConfig) -> dict[str, Any]:
 
 
 def _score(config: ScoreConfig) -> dict[str, Any]:
+    from lmrc.evaluation.console import scores_json, scores_told
     from lmrc.evaluation.facts import read_facts
-    from lmrc.evaluation.runs import report_runs, told, write_scores
+    from lmrc.evaluation.runs import page_of, report_runs
 
     facts = read_facts(config.train, Corpus.open(config.train).relations)
-    page = config.out / "report.html"
-    scores = report_runs((config.classify, *config.trained), page, facts, config.ign_variant)[0].scores
-    write_scores(config.out / "scores.json", scores)
-    print(told(config.out.name, scores), flush=True)
-    return {"f1": scores.all.f1, "ign_f1": scores.ign_f1, "report": str(page)}
+    run = report_runs((config.classify, *config.trained), config.out, facts, config.ign_variant)[0]
+    names, scores = [config.out.name], [run.scores]
+    write_atomically(
+        config.out / "scores.json", json.dumps(scores_json(names, scores, [run.analysis]), indent=1) + "\n"
+    )
+    print(scores_told(names, scores, run.analysis, run.relations, details=False), flush=True)
+    return {"f1": run.scores.all.f1, "ign_f1": run.scores.ign_f1, "report": str(page_of(config.out))}
 
 
 BUILD = Stage("build", BuildConfig, _check_build, run=_build)

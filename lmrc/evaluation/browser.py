@@ -1,15 +1,16 @@
-"""Documents as HTML: text with entities marked by type, and the correct, missed and wrong triples beside each other."""
+"""The browser of documents: what each run made of them, as data for `assets/report.js`, and the elements it fills."""
 
 from __future__ import annotations
 
 import html
-from collections.abc import Iterable, Iterator, Sequence
-from itertools import groupby
+import json
+from collections.abc import Collection, Iterator, Sequence
+from typing import Any
 
 from lmrc.corpus.docred import Document
-from lmrc.corpus.relations import RelationSet
-from lmrc.evaluation.metrics import Counts, Triple
-from lmrc.evaluation.predictions import Prediction
+from lmrc.evaluation.analysis import CAUSES
+from lmrc.evaluation.evaluated import Evaluated
+from lmrc.evaluation.metrics import Pair, Triple
 
 TYPES = {
     "PER": "person",
@@ -21,109 +22,160 @@ TYPES = {
 }
 """The entity types of DocRED, each with a style of its own in the report; any other shares one style."""
 
-COLUMNS = {
-    "correct": ("Correct", "gold and predicted"),
-    "missed": ("Missed", "gold, not predicted"),
-    "wrong": ("Wrong", "predicted, not gold"),
-}
-"""How a triple fared: its class, the heading of its column, and what that means."""
+KINDS = (
+    ("correct", "correct", "correct"),
+    ("not_proposed", "missed", "missed: the pair was not proposed"),
+    ("relation_missed", "missed", "missed: the relation was not named"),
+    ("relation_wrong", "missed", "missed: another relation was named"),
+    ("relation_wrong", "wrong", "wrong: the pair has another relation"),
+    ("false_pair", "wrong", "wrong: the pair has no relation"),
+    ("no_such_pair", "wrong", "wrong: no such pair of entities"),
+)
+"""How a triple fared: its cause by `lmrc.evaluation.analysis`, whether it is missed or wrong, and what is said."""
+
+PLACES = {(cause, group): place for place, (cause, group, _) in enumerate(KINDS)}
+
+GROUPS = {"": "all", "errors": "all errors", "correct": "correct", "missed": "missed", "wrong": "wrong"}
+
+BROWSED = 2000
+"""Most documents of a corpus in the page: it opens in a blink with these, and holds ten times DocRED's text."""
 
 
-def documents_html(
-    gold: Iterable[Document], predictions: Iterable[Prediction], relations: RelationSet
-) -> Iterator[str]:
-    """A legend, then one `<details>` a document, in the order given; gold is read as a stream.
+def triples_of(document: Document, found: set[Triple], proposed: Collection[Pair]) -> list[tuple[int, int, str, int]]:
+    """Every triple of a document that is gold or predicted, sorted, with its place in `KINDS`.
 
-    Predictions for titles that no document has are listed at the end.
+    `proposed` are the pairs of RCP; a pair with an answer counts as proposed too. Causes are those of `analyse`.
     """
-    by_title: dict[str, set[Triple]] = {}
-    for prediction in predictions:
-        triple = (prediction.head, prediction.tail, prediction.relation)
-        by_title.setdefault(prediction.title, set()).add(triple)
+    gold = {(label.head, label.tail, label.relation) for label in document.labels or ()}
+    related = {triple[:2] for triple in gold}
+    mistaken = {triple[:2] for triple in found - gold}
+    answered = {triple[:2] for triple in found}
+    entities = range(len(document.entities))
+
+    def kind(triple: Triple) -> tuple[str, str]:
+        head, tail, _ = triple
+        pair = (head, tail)
+        if triple in gold:
+            if triple in found:
+                return "correct", "correct"
+            if pair in mistaken:
+                return "relation_wrong", "missed"
+            return ("relation_missed" if pair in answered or pair in proposed else "not_proposed"), "missed"
+        if pair in related:
+            return "relation_wrong", "wrong"
+        return ("false_pair" if head in entities and tail in entities and head != tail else "no_such_pair"), "wrong"
+
+    return [(*triple, PLACES[kind(triple)]) for triple in sorted(gold | found)]
+
+
+def browser_data(runs: Sequence[Evaluated]) -> dict[str, Any]:
+    """All that the page's script needs. Runs on the same documents share them.
+
+    A triple is [head, tail, place in `relations`, place in `kinds`]; an entity is [first name, type, mentions], and
+    its mentions are one list of (sentence, start, end) after the other.
+    """
+    names = {id: name for run in runs for id, name in zip(run.relations.ids, run.relations.names, strict=True)}
+    for run in runs:
+        for prediction in run.predictions:
+            names.setdefault(prediction.relation, f"{prediction.relation} (unknown)")
+    places = {id: place for place, id in enumerate(names)}
+    corpora: dict[tuple[str, int], int] = {}
+    documents = []
+    rows: list[dict[str, Any]] = []
+    for run in runs:
+        key = (run.corpus, len(run.documents))
+        if key not in corpora:
+            corpora[key] = len(corpora)
+            documents.append([_document(document) for document in run.documents[:BROWSED]])
+        found: dict[str, set[Triple]] = {}
+        for prediction in run.predictions:
+            found.setdefault(prediction.title, set()).add((prediction.head, prediction.tail, prediction.relation))
+        triples = [
+            [
+                [head, tail, places[relation], kind]
+                for head, tail, relation, kind in triples_of(
+                    document,
+                    found.get(document.title, set()),
+                    (run.candidates or {}).get(document.title, frozenset()),
+                )
+            ]
+            for document in run.documents[:BROWSED]
+        ]
+        rows.append({"name": run.name, "corpus": corpora[key], "triples": triples})
+    present = {triple[3] for row in rows for triples in row["triples"] for triple in triples}
+    return {
+        "types": list(TYPES),
+        "relations": list(names.items()),
+        "kinds": KINDS,
+        "choices": [
+            *GROUPS.items(),
+            *((cause, CAUSES[cause]) for cause in CAUSES if any(KINDS[place][0] == cause for place in present)),
+        ],
+        "corpora": documents,
+        "runs": rows,
+    }
+
+
+def documents_html(runs: Sequence[Evaluated]) -> Iterator[str]:
+    """The elements that the script fills, and its data. Without a script there are no documents, and it says so."""
     marks = " ".join(
         f'<mark class="{type}">{words}</mark>' for type, words in (*TYPES.items(), ("other", "other type"))
     )
-    yield f'<p class="legend">{marks} The number after a name is that of its entity.</p>\n'
-    for document in gold:
-        yield _document(document, by_title.pop(document.title, set()), relations)
-    if by_title:
-        count = sum(map(len, by_title.values()))
-        titles = "".join(f"<li>{html.escape(title)}: {len(by_title[title]):,}</li>\n" for title in sorted(by_title))
+    yield (
+        "<noscript><p>The documents are shown by a script, which this browser does not run.</p></noscript>\n"
+        '<div id="browser" hidden>\n<form id="filters" role="search" aria-label="Filter documents">\n'
+        '<label>Run <select name="run"></select></label>\n'
+        '<label>Relation <select name="relation"></select></label>\n'
+        '<label>Triples <select name="kind"></select></label>\n'
+        '<label>Order <select name="order"><option value="">as in the corpus</option>'
+        '<option value="worst">lowest F1 first</option><option value="most">most triples first</option></select>'
+        "</label>\n"
+        '<label>Search <input type="search" name="search" placeholder="title, entity, text"></label>\n</form>\n'
+        '<p id="found" role="status"></p>\n'
+        '<p class="remark keys"><kbd>/</kbd> search, <kbd>j</kbd> <kbd>k</kbd> next and previous document, '
+        "<kbd>↑</kbd> <kbd>↓</kbd> in the list, <kbd>Tab</kbd> from triple to triple: its head and tail are framed, "
+        "its evidence has a line at the side.</p>\n"
+        f'<p class="legend">{marks} <small>The number after a name is that of its entity.</small></p>\n'
+        '<div class="columns">\n<ol id="titles" aria-label="Documents"></ol>\n<article id="document"></article>\n'
+        "</div>\n</div>\n"
+    )
+    for run in runs:
+        yield from (f'<p class="remark">{html.escape(line)}</p>\n' for line in _left_out(run))
+    data = json.dumps(browser_data(runs), ensure_ascii=False, separators=(",", ":"))
+    # Nothing in the data can end the element.
+    escaped = data.replace("<", "\\u003c")
+    yield f'<script type="application/json" id="documents-data">{escaped}</script>\n'
+
+
+def _left_out(run: Evaluated) -> Iterator[str]:
+    """What a run has that the browser does not show."""
+    if len(run.documents) > BROWSED:
+        yield f"{run.name}: the first {BROWSED:,} of {len(run.documents):,} documents are here; the scores are of all."
+    titles = {document.title for document in run.documents}
+    elsewhere = sorted({prediction.title for prediction in run.predictions} - titles)
+    if elsewhere:
+        more = ", …" if len(elsewhere) > 5 else ""
         yield (
-            f"<details><summary>Predictions for unknown titles: {count:,}, all wrong</summary>\n"
-            f"<ul>\n{titles}</ul></details>\n"
+            f"{run.name}: {len(elsewhere):,} titles of predictions are unknown: "
+            f"{', '.join(elsewhere[:5])}{more}; all of these predictions are wrong."
         )
 
 
-def marked_sentence(document: Document, sentence: int) -> str:
-    """The tokens of one sentence, joined by spaces, with every stretch that belongs to mentions in a `<mark>`.
-
-    Mentions may overlap or nest: a stretch belongs to all mentions that cover it, is styled by the type of the first
-    entity, and carries the numbers of all entities of which a mention ends with it.
-    """
-    tokens = document.sentences[sentence]
-    mentions = [
-        (number, mention)
-        for number, entity in enumerate(document.entities)
-        for mention in entity
-        if mention.sentence == sentence
-    ]
-    covering: list[list[int]] = [[] for _ in tokens]
-    for index, (_, mention) in enumerate(mentions):
-        for token in range(mention.start, mention.end):
-            covering[token].append(index)
-    parts = []
-    for covers, stretch in groupby(range(len(tokens)), key=covering.__getitem__):
-        places = list(stretch)
-        words = html.escape(" ".join(tokens[place] for place in places))
-        if not covers:
-            parts.append(words)
-            continue
-        here = [mentions[index] for index in covers]
-        numbers = sorted({number for number, mention in here if mention.end == places[-1] + 1})
-        label = "".join(f"<sub>{number}</sub>" for number in numbers)
-        told = "; ".join(f"entity {number}: {mention.name} ({mention.type})" for number, mention in here)
-        style = here[0][1].type if here[0][1].type in TYPES else "other"
-        parts.append(f'<mark class="{style}" title="{html.escape(told)}">{words}{label}</mark>')
-    return " ".join(parts)
-
-
-def _document(document: Document, found: set[Triple], relations: RelationSet) -> str:
-    wanted = {(label.head, label.tail, label.relation) for label in document.labels or ()}
-    counts = Counts(len(found & wanted), len(found), len(wanted))
-    groups = {"correct": found & wanted, "missed": wanted - found, "wrong": found - wanted}
-    tally = ", ".join(f"{len(triples)} {kind}" for kind, triples in groups.items())
-    text = "\n".join(f"<li>{marked_sentence(document, index)}</li>" for index in range(len(document.sentences)))
-    columns = "\n".join(
-        f'<div class="{kind}"><h3>{COLUMNS[kind][0]} <small>{COLUMNS[kind][1]}, {len(triples)}</small></h3>\n'
-        f"{_triples(document, sorted(triples), relations)}</div>"
-        for kind, triples in groups.items()
-    )
-    return (
-        f"<details><summary>{html.escape(document.title)} <small>F1 {counts.f1:.1f}: {tally}</small></summary>\n"
-        f'<ol class="text" start="0">{text}</ol>\n<div class="triples">{columns}</div></details>\n'
-    )
-
-
-def _triples(document: Document, triples: Sequence[Triple], relations: RelationSet) -> str:
-    if not triples:
-        return "<p>none</p>"
-    items = (
-        f"<li>{_entity(document, head)} <b>{_relation(relation, relations)}</b> {_entity(document, tail)}</li>"
-        for head, tail, relation in triples
-    )
-    return f"<ul>{''.join(items)}</ul>"
-
-
-def _entity(document: Document, number: int) -> str:
-    """The first name of an entity with its number."""
-    known = number in range(len(document.entities))
-    name = html.escape(document.entities[number][0].name) if known else "<i>no such entity</i>"
-    return f"{name}<sub>{number}</sub>"
-
-
-def _relation(relation: str, relations: RelationSet) -> str:
-    """The name of a relation with its id; the id alone where it is unknown."""
-    if relation not in relations:
-        return html.escape(f"{relation} (unknown)")
-    return f'<span title="{html.escape(relation)}">{html.escape(relations.name(relation))}</span>'
+def _document(document: Document) -> dict[str, Any]:
+    return {
+        "title": document.title,
+        "sentences": document.sentences,
+        "entities": [
+            [
+                entity[0].name,
+                entity[0].type,
+                [place for mention in entity for place in (mention.sentence, mention.start, mention.end)],
+            ]
+            for entity in document.entities
+        ],
+        "evidence": {
+            f"{label.head} {label.tail} {label.relation}": label.evidence
+            for label in document.labels or ()
+            if label.evidence
+        },
+    }

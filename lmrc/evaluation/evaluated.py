@@ -18,10 +18,13 @@ from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.statistics import statistics
 from lmrc.errors import CorpusError, RunError
+from lmrc.evaluation.analysis import Analysis, analyse
 from lmrc.evaluation.facts import Facts
+from lmrc.evaluation.gold import Gold, Source
 from lmrc.evaluation.metrics import Counts, Pair, Scores, candidate_scores, score
-from lmrc.evaluation.predictions import Prediction, read_predictions
+from lmrc.evaluation.predictions import Prediction, Predictions
 from lmrc.evaluation.printed import data_set
+from lmrc.evaluation.triples import Triples
 
 logger = logging.getLogger(__name__)
 
@@ -34,7 +37,7 @@ class Evaluated:
     documents: Sequence[Document]
     """Those that were classified: of a run over the first n documents, these."""
     relations: RelationSet
-    predictions: list[Prediction]
+    predictions: Predictions | Sequence[Prediction]
     scores: Scores
     corpus: str = ""
     """Which documents these are: runs with equal ones can be compared."""
@@ -57,6 +60,13 @@ class Evaluated:
         return known or f"{Path(self.corpus).name or 'own data'}, {len(self.documents):,} documents"
 
     @cached_property
+    def analysis(self) -> Analysis:
+        """Where F1 is lost, and the ceilings."""
+        system = self.predictions if isinstance(self.predictions, Predictions) else Predictions.of(self.predictions)
+        triples = Triples.of(Gold.of(self.documents, self.relations), [system])
+        return analyse(triples, 0, None if self.candidates is None else self.candidates.items())
+
+    @cached_property
     def proposed(self) -> Counts | None:
         """The binary scores of RCP."""
         if self.candidates is None:
@@ -73,9 +83,11 @@ def read_evaluated(folder: Path, facts: Facts | None = None, ign_variant: IgnVar
     if not (folder / "predictions.json").exists():
         return None
     corpus = Corpus.open(config["corpus"])
-    predictions = read_predictions(folder / "predictions.json")
+    predictions = Predictions.read(folder / "predictions.json")
     documents = [corpus[index] for index in range(min(config.get("documents") or len(corpus), len(corpus)))]
-    scores = score(documents, predictions, corpus.relations, facts, ign_variant)
+    source = Source(corpus.manifest.source, corpus.manifest.source_sha256)
+    gold = replace(Gold.of(documents, corpus.relations), source=source)
+    scores = score(gold, predictions, corpus.relations, facts, ign_variant)
     evaluated = Evaluated(folder.name, documents, corpus.relations, predictions, scores, str(config["corpus"]))
     candidates = _candidates(config, corpus)
     if candidates is None:

@@ -1,72 +1,27 @@
-"""Figures as SVG text: the same input gives the same bytes, and lines take the colour of the text around them."""
+"""Line and bar figures. Those of matrices are in `lmrc.evaluation.heatmaps`."""
 
 from __future__ import annotations
 
-import html
-import json
-import logging
-import re
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from io import StringIO
-from pathlib import Path
-from typing import Any, Literal
+from collections.abc import Mapping, Sequence
 
-import matplotlib.style
-from matplotlib.axes import Axes
+import numpy as np
 from matplotlib.figure import Figure
 
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError
-from lmrc.evaluation.metrics import Scores
+from lmrc.evaluation.curves import Aligned, Calibration, Series
+from lmrc.evaluation.drawing import COLOURS, DASHES, HATCHES, INK, Drawing, bare, label, style
+from lmrc.evaluation.metrics import Counts, Scores
 
-Series = dict[int, float]
-"""Values by optimizer step, steps ascending."""
+PAPER_PEAK = 0.55
+"""Where figure 3 of the paper has the LM without RCP at its best, by its text: its points are not printed."""
 
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9")
-"""Okabe and Ito's, which people with any colour vision tell apart; each line has its own dashes too, for print."""
-
-DASHES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
-
-INK = "#010203"
-"""Drawn in this colour, replaced by `currentColor`: dark on a light page, light on a dark one."""
-
-logger = logging.getLogger(__name__)
-
-
-def read_curves(path: str | Path) -> dict[str, Series]:
-    """The numbers of a `metrics.jsonl` by name, each by step.
-
-    A run that resumed has logged some steps twice: the later line holds. A last line without its end is still being
-    written and is left away.
-
-    Raises:
-        UserError: the file is missing or unreadable, or a line is not a JSON object with an integer "step".
-    """
-    path = Path(path)
-    try:
-        lines = path.read_text(encoding="utf-8").split("\n")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: cannot be read as a metrics.jsonl: {error}") from error
-    if lines.pop():
-        logger.warning("%s: the last line is incomplete and left away", path)
-    curves: dict[str, Series] = {}
-    for number, line in enumerate(lines, 1):
-        try:
-            record = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise UserError(f"{path}: line {number} is not JSON: {error}") from error
-        if not isinstance(record, dict) or type(record.get("step")) is not int:
-            raise UserError(f'{path}: line {number} is not an object with an integer "step"')
-        for name, value in record.items():
-            if name != "step" and isinstance(value, int | float) and not isinstance(value, bool):
-                curves.setdefault(name, {})[record["step"]] = float(value)
-    return {name: dict(sorted(series.items())) for name, series in curves.items()}
+PAPER_THRESHOLD = 0.5
 
 
 def learning_curves(
     runs: Sequence[tuple[str, Mapping[str, Series]]], metrics: Sequence[str] = ("loss", "dev_f1")
-) -> str:
+) -> Drawing:
     """One panel a metric, one line a run. Metrics that no run has logged get no panel.
 
     Raises:
@@ -75,7 +30,7 @@ def learning_curves(
     shown = [metric for metric in metrics if any(curves.get(metric) for _, curves in runs)]
     if not shown:
         raise UserError(f"no learning curve to draw: none of the runs has logged {' or '.join(metrics)}")
-    with _style():
+    with style():
         figure = Figure(figsize=(4.2 * len(shown), 3.2), layout="constrained")
         for panel, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             for index, (name, curves) in enumerate(runs):
@@ -84,20 +39,21 @@ def learning_curves(
                 panel.plot(
                     list(series),
                     list(series.values()),
-                    label=f" {name}" if name.startswith("_") else name,  # a leading underscore hides a label
+                    label=label(name),
                     color=COLOURS[index % len(COLOURS)],
                     linestyle=DASHES[index % len(DASHES)],
                     marker="o" if len(series) <= 20 else "",
                 )
             panel.set_xlabel("optimizer step")
             panel.set_title(metric, loc="left")
-            _bare(panel, grid="y")
+            bare(panel, grid="y")
         if len(runs) > 1:
             figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=3)
-        return _svg(figure, f"Learning curves: {', '.join(shown)} by optimizer step")
+    names = ", ".join(name for name, _ in runs)
+    return Drawing(figure, f"Learning curves of {names}: {', '.join(shown)} by optimizer step")
 
 
-def relation_bars(scores: Scores, relations: RelationSet) -> str:
+def relation_bars(scores: Scores, relations: RelationSet) -> Drawing:
     """F1 of every relation with gold triples, the most frequent on top, with its number of gold triples.
 
     Raises:
@@ -107,7 +63,7 @@ def relation_bars(scores: Scores, relations: RelationSet) -> str:
     if not present:
         raise UserError("no F1 per relation to draw: the gold documents have no triples")
     present.sort(key=lambda item: (-item[1].gold, relations.index(item[0])))
-    with _style():
+    with style():
         figure = Figure(figsize=(7.2, 0.9 + 0.21 * len(present)), layout="constrained")
         axes = figure.subplots()
         places = range(len(present))
@@ -119,41 +75,135 @@ def relation_bars(scores: Scores, relations: RelationSet) -> str:
         axes.set_xticks(range(0, 101, 20))
         axes.set_xlabel("F1 in percent, by relation (gold triples)")
         axes.tick_params("y", length=0)
-        _bare(axes, grid="x")
-        return _svg(figure, "F1 by relation, the most frequent relation first")
+        bare(axes, grid="x")
+    return Drawing(figure, "F1 by relation, the most frequent relation first")
 
 
-@contextmanager
-def _style() -> Iterator[None]:
-    style: dict[str, Any] = {
-        "svg.hashsalt": "lmrc",  # otherwise identifiers differ from run to run
-        "svg.fonttype": "none",  # text stays text: searchable, small, in the reader's size
-        "text.parse_math": False,  # a dollar in a name is a dollar
-        "font.family": "sans-serif",
-        "font.size": 9,
-        "lines.markersize": 4,
-        "legend.frameon": False,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
-    }
-    # From matplotlib's defaults, whatever this machine's matplotlibrc says.
-    with matplotlib.style.context(["default", style]):
-        yield
+def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> Drawing:
+    """F1 of the parts of the triples, such as by sentence distance: a group of bars a part, a bar a run.
+
+    `kind` names what splits them. Under each part stands the number of gold triples of the first run. Parts without a
+    triple are left away.
+
+    Raises:
+        UserError: there is no triple.
+    """
+    parts = list(dict.fromkeys(part for _, counts in runs for part, c in counts.items() if c.gold or c.predicted))
+    if not parts:
+        raise UserError(f"no F1 by {kind} to draw: nothing is gold or predicted")
+    width = 0.8 / len(runs)
+    with style():
+        figure = Figure(figsize=(max(4.2, 0.6 + 0.75 * len(parts) * max(1.0, 0.55 * len(runs))), 3.2))
+        figure.set_layout_engine("constrained")
+        axes = figure.subplots()
+        for index, (name, counts) in enumerate(runs):
+            places = [place + (index - (len(runs) - 1) / 2) * width for place in range(len(parts))]
+            heights = [counts.get(part, Counts()).f1 for part in parts]
+            bars = axes.bar(
+                places,
+                heights,
+                width * 0.94,
+                label=label(name),
+                color=COLOURS[index % len(COLOURS)],
+                hatch=HATCHES[index % len(HATCHES)],
+                edgecolor="white",
+                linewidth=0.0,
+            )
+            axes.bar_label(bars, [f"{height:.1f}" for height in heights], padding=2, fontsize=8 if len(runs) < 3 else 6)
+        first = runs[0][1]
+        axes.set_xticks(range(len(parts)), [f"{part}\n({first.get(part, Counts()).gold:,})" for part in parts])
+        axes.set_ylim(0, 108)
+        axes.set_yticks(range(0, 101, 20))
+        axes.set_ylabel("F1 in percent")
+        axes.set_xlabel(f"{kind} (gold triples)")
+        axes.tick_params("x", length=0)
+        bare(axes, grid="y")
+        if len(runs) > 1:
+            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+    return Drawing(figure, f"F1 by {kind}")
 
 
-def _bare(axes: Axes, grid: Literal["x", "y"]) -> None:
-    """Only what is read: a faint grid across the values and no box."""
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    axes.grid(axis=grid, color=INK, alpha=0.15, linewidth=0.6)
+def precision_recall(models: Sequence[tuple[str, Calibration, float | None]]) -> Drawing:
+    """Precision and recall of RCP on dev, a line a model, with its thresholds of best F1 and of the paper.
+
+    The third of a model is the threshold that was used, where one was. Faint lines join points of equal F1.
+    """
+    with style():
+        figure = Figure(figsize=(5.4, 4.4), layout="constrained")
+        axes = figure.subplots()
+        for level in (20, 40, 60, 80, 90):
+            recall = np.linspace(level / 2 + 0.3, 100, 200)
+            precision = level * recall / (2 * recall - level)
+            inside = precision <= 100
+            axes.plot(recall[inside], precision[inside], color=INK, alpha=0.25, linewidth=0.6, zorder=1)
+            axes.annotate(
+                f"F1 {level}",
+                (100, level * 100 / (200 - level)),
+                (3, 0),
+                textcoords="offset points",
+                fontsize=7,
+                va="center",
+            )
+        for index, (name, calibration, used) in enumerate(models):
+            colour = COLOURS[index % len(COLOURS)]
+            recalls, _, precisions = zip(*calibration.curve, strict=True)
+            axes.plot(recalls, precisions, color=colour, linestyle=DASHES[index % len(DASHES)], label=label(name))
+            best, f1 = calibration.best
+            marks = [("o", best, f"best F1 {f1:.1f}: threshold {best:.3f}")]
+            marks.append(("s", PAPER_THRESHOLD, f"the paper's threshold {PAPER_THRESHOLD}"))
+            if used is not None:
+                marks.append(("X", used, f"used: threshold {used:.3f}"))
+            for marker, threshold, told in marks:
+                axes.plot(
+                    *calibration.at(threshold),
+                    marker=marker,
+                    markersize=8 if marker == "X" else 7,
+                    linestyle="",
+                    color=colour,
+                    markerfacecolor="none" if marker == "s" else colour,
+                    label=told,
+                )
+        axes.set_xlim(0, 100)
+        axes.set_ylim(0, 102)
+        axes.set_xlabel("recall in percent")
+        axes.set_ylabel("precision in percent")
+        bare(axes, grid="both")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+    return Drawing(figure, "Precision over recall of the candidate classifier on dev, with the chosen threshold")
 
 
-def _svg(figure: Figure, description: str) -> str:
-    """The figure as an `<svg>` element that can stand in a page, named for those who do not see it."""
-    text = StringIO()
-    figure.savefig(text, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    svg = text.getvalue()
-    svg = svg[svg.index("<svg") :].rstrip() + "\n"
-    # Names of groups repeat from figure to figure, which a page with several does not allow; nothing refers to them.
-    svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
-    svg = svg.replace(INK, "currentColor")
-    return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(description)}"', 1)
+def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Drawing:
+    """Figure 3: F1 over theta, the least similarity at which a relation outside the set is aligned; best ones marked.
+
+    The range of F1 is that of the curves: their differences are small, by the paper too.
+    """
+    with style():
+        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        axes = figure.subplots()
+        axes.axvline(PAPER_PEAK, color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
+        for index, (name, points) in enumerate(runs):
+            best = max(points, key=lambda point: point.f1)
+            axes.plot(
+                [point.theta for point in points],
+                [point.f1 for point in points],
+                color=COLOURS[index % len(COLOURS)],
+                linestyle=DASHES[index % len(DASHES)],
+                marker="o",
+                markevery=[list(points).index(best)],
+                label=label(f"{name}: {best.f1:.2f} at θ = {best.theta:g}"),
+            )
+        axes.annotate(
+            f"paper, LM alone: ≈ {PAPER_PEAK}",
+            (PAPER_PEAK, 1.0),
+            (3, -2),
+            xycoords=axes.get_xaxis_transform(),
+            textcoords="offset points",
+            fontsize=7,
+            va="top",
+        )
+        axes.margins(y=0.2)
+        axes.set_xlabel("θ: least cosine similarity that aligns")
+        axes.set_ylabel("F1 in percent")
+        bare(axes, grid="y")
+        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1)
+    return Drawing(figure, "F1 over the similarity from which relations outside the set are aligned to it")

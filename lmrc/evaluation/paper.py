@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from lmrc.evaluation.evaluated import Evaluated
 from lmrc.evaluation.printed import Printed, printed
-from lmrc.evaluation.tables import ABSENT, Table, percent
+from lmrc.evaluation.tables import ABSENT, Table, two_digits
 
 OURS = "Our runs"
 OTHER = "other data"
@@ -16,14 +16,14 @@ FIGURES: dict[str, Callable[[Evaluated], str]] = {
     "# NA Entity Pairs": lambda run: f"{run.statistics['na_pairs']:,}",
     "# Relation Entity Pairs": lambda run: f"{run.statistics['relation_pairs']:,}",
     "# Annotated Triples": lambda run: f"{run.statistics['triples']:,}",
-    "Precision": lambda run: percent(run.scores.all.precision),
-    "Recall": lambda run: percent(run.scores.all.recall),
-    "F1": lambda run: percent(run.scores.all.f1),
-    "Ign F1": lambda run: percent(run.scores.ign_f1),
+    "Precision": lambda run: two_digits(run.scores.all.precision),
+    "Recall": lambda run: two_digits(run.scores.all.recall),
+    "F1": lambda run: two_digits(run.scores.all.f1),
+    "Ign F1": lambda run: two_digits(run.scores.ign_f1),
     "# Extracted Triples": lambda run: f"{run.scores.all.predicted:,}",
-    "Intra F1": lambda run: percent(run.scores.intra.f1),
-    "Inter F1": lambda run: percent(run.scores.inter.f1),
-    "F1 of RCP": lambda run: percent(None if run.proposed is None else run.proposed.f1),
+    "Intra F1": lambda run: two_digits(run.scores.intra.f1),
+    "Inter F1": lambda run: two_digits(run.scores.inter.f1),
+    "F1 of RCP": lambda run: two_digits(None if run.proposed is None else run.proposed.f1),
 }
 """The figures of the tables, by their printed names."""
 
@@ -84,7 +84,7 @@ def relations_table(runs: Sequence[Evaluated]) -> Table:
             names.setdefault(id, name)
     missing = (ABSENT,) * len(table.columns)
     return Table(
-        ("Relation", "Name", *table.columns, *map(_named, runs)),
+        ("Relation", "Name", *(f"{column} (paper)" for column in table.columns), *map(_named, runs)),
         tuple(
             (id, name, *values.get(id, missing), *(_relation_f1(run, id) for run in runs)) for id, name in names.items()
         ),
@@ -95,7 +95,7 @@ def relations_table(runs: Sequence[Evaluated]) -> Table:
 def _relation_f1(run: Evaluated, id: str) -> str:
     """F1 of a relation; absent where nothing of it is gold or predicted, which is no score of 0."""
     counts = run.scores.per_relation.get(id)
-    return ABSENT if counts is None or not (counts.gold or counts.predicted) else percent(counts.f1)
+    return ABSENT if counts is None or not (counts.gold or counts.predicted) else two_digits(counts.f1)
 
 
 def _named(run: Evaluated) -> str:

@@ -1,73 +1,67 @@
-"""Run folders as the report sees them: predictions with their gold documents, learning curves."""
+"""The report of run folders: a page, and its tables and figures as files."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from lmrc.config import IgnVariant
-from lmrc.corpus.statistics import statistics
-from lmrc.durable import write_atomically
 from lmrc.errors import UserError
+from lmrc.evaluation import exhibits as made
+from lmrc.evaluation.browser import documents_html
 from lmrc.evaluation.evaluated import Evaluated, read_evaluated
 from lmrc.evaluation.facts import Facts
-from lmrc.evaluation.figures import Series, learning_curves, read_curves, relation_bars
-from lmrc.evaluation.metrics import Scores
-from lmrc.evaluation.report import Section, documents_section, figure_section, table_section, write_report
-from lmrc.evaluation.tables import relation_table, remarks, score_table, statistics_table
+from lmrc.evaluation.report import Section, exhibits_html, write_report
 
-CURVES = ("loss", "dev_f1", "dev_loss")
-
-
-def curves_of(folders: Sequence[Path]) -> list[tuple[str, dict[str, Series]]]:
-    """The learning curves of those runs that trained."""
-    return [(folder.name, read_curves(folder / "metrics.jsonl")) for folder in folders if _trained(folder)]
-
-
-def _trained(folder: Path) -> bool:
-    return (folder / "metrics.jsonl").exists()
-
-
-def sections(evaluated: Sequence[Evaluated], trained: Sequence[Path]) -> list[Section]:
-    """The parts of the report: scores, relations, learning curves, data, documents (of the first run)."""
-    parts: list[Section] = []
-    if evaluated:
-        first = evaluated[0]
-        parts.append(
-            table_section("Scores", score_table([(run.name, run.scores) for run in evaluated]), remarks(first.scores))
-        )
-        parts.append(figure_section("F1 by relation", relation_bars(first.scores, first.relations), first.name))
-        parts.append(table_section("Relations", relation_table(first.scores, first.relations)))
-    for name, curves in curves_of(trained):
-        parts.append(figure_section(f"Learning curves: {name}", learning_curves([(name, curves)], CURVES)))
-    if evaluated:
-        parts.append(table_section("Data", statistics_table([(first.name, statistics(first.documents))])))
-        parts.append(documents_section("Documents", first.documents, first.predictions, first.relations))
-    return parts
+PAGE = "report.html"
 
 
 def report_runs(
-    runs: Sequence[Path], out: Path, facts: Facts | None = None, ign_variant: IgnVariant = "docred"
+    folders: Sequence[Path],
+    out: Path,
+    facts: Facts | None = None,
+    ign_variant: IgnVariant = "docred",
+    title: str = "LMRC report",
 ) -> list[Evaluated]:
-    """Write the page of these run folders. Returns those that classified, in order.
+    """Report these run folders: scores, the paper's tables with them, figures, errors, documents.
 
-    Raises UserError where none of them holds predictions or metrics.
+    `out` is a folder, which gets report.html, tables/ and figures/, or a file .html for the page alone. Returns the
+    runs that classified, in order.
+
+    Raises UserError where none of the runs holds predictions or metrics.
     """
-    found = (read_evaluated(folder, facts, ign_variant) for folder in runs)
-    evaluated = [run for run in found if run is not None]
-    trained = [folder for folder in runs if _trained(folder)]
-    if not evaluated and not trained:
-        raise UserError(f"nothing to report: {', '.join(map(str, runs))} hold neither predictions nor metrics yet")
-    write_report(out, "LMRC report", *sections(evaluated, trained))
-    return evaluated
+    named = names_of(folders)
+    read = {name: read_evaluated(folder, facts, ign_variant) for name, folder in named.items()}
+    runs = [replace(run, name=name) for name, run in read.items() if run is not None]
+    figures = list(made.figures(runs, named))
+    if not runs and not figures:
+        raise UserError(f"nothing to report: {', '.join(map(str, folders))} hold neither predictions nor metrics yet")
+    parts = {
+        "summary": ("Summary", made.summary(runs)),
+        "tables": ("The paper's tables", made.paper(runs)),
+        "figures": ("Figures", figures),
+        "errors": ("Errors", made.errors(runs)),
+    }
+    sections = [Section(name, heading, exhibits_html(found)) for name, (heading, found) in parts.items() if found]
+    if runs:
+        sections.append(Section("documents", "Documents", documents_html(runs)))
+    write_report(page_of(out), title, *sections)
+    if page_of(out) != out:
+        made.write_exhibits(out, [exhibit for _, found in parts.values() for exhibit in found])
+    return runs
 
 
-def write_scores(path: Path, scores: Scores) -> None:
-    """All figures, for programs."""
-    write_atomically(path, json.dumps(scores.as_json(), indent=1) + "\n")
+def page_of(out: Path) -> Path:
+    """The page of a report in `out`."""
+    return out if out.suffix == ".html" else out / PAGE
 
 
-def told(name: str, scores: Scores) -> str:
-    """The scores for people: table, remarks, and F1 in the last line."""
-    return "\n".join([score_table([(name, scores)]).text(), *remarks(scores), f"F1 {scores.all.f1:.2f}"])
+def names_of(folders: Sequence[Path]) -> Mapping[str, Path]:
+    """The run folders by their names, with as many folders above as tell them apart."""
+    whole = dict.fromkeys(folder.resolve() for folder in folders)
+    for parts in range(1, max((len(folder.parts) for folder in whole), default=1) + 1):
+        named = {"/".join(folder.parts[-parts:]): folder for folder in whole}
+        if len(named) == len(whole):
+            break
+    return named

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import html
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 
@@ -20,7 +20,7 @@ STATISTICS = {
     "relation_pairs": "Relation entity pairs",
     "triples": "Annotated triples",
 }
-"""The rows of the paper's table 1, by the names of `lmrc data stats`."""
+"""The figures of the paper's table 1, in its order, by the names of `lmrc data stats`."""
 
 
 LATEX = {
@@ -139,7 +139,7 @@ def score_table(rows: Sequence[tuple[str, Scores]]) -> Table:
     return Table(
         ("", "P", "R", "F1", "Ign F1", "Intra F1", "Inter F1"),
         tuple(
-            (name, *map(percent, (s.all.precision, s.all.recall, s.all.f1, s.ign_f1, s.intra.f1, s.inter.f1)))
+            (name, *map(two_digits, (s.all.precision, s.all.recall, s.all.f1, s.ign_f1, s.intra.f1, s.inter.f1)))
             for name, s in rows
         ),
     )
@@ -152,18 +152,10 @@ def relation_table(scores: Scores, relations: RelationSet) -> Table:
     return Table(
         ("Relation", "Name", "P", "R", "F1", "Gold", "Predicted"),
         tuple(
-            (id, relations.name(id), *map(percent, (c.precision, c.recall, c.f1)), f"{c.gold:,}", f"{c.predicted:,}")
+            (id, relations.name(id), *map(two_digits, (c.precision, c.recall, c.f1)), f"{c.gold:,}", f"{c.predicted:,}")
             for id, c in present
         ),
         labels=2,
-    )
-
-
-def statistics_table(columns: Sequence[tuple[str, Mapping[str, int | float]]]) -> Table:
-    """Table 1 of the paper: one column a data set, from the mappings of `lmrc.corpus.statistics`."""
-    return Table(
-        ("", *(name for name, _ in columns)),
-        tuple((title, *(_statistic(column, key) for _, column in columns)) for key, title in STATISTICS.items()),
     )
 
 
@@ -177,6 +169,7 @@ def remarks(scores: Scores) -> list[str]:
             f"Ign F1 ({scores.ign_variant}) leaves out {scores.correct_in_train:,} of {scores.all.correct:,} correct "
             f"predictions: those among the {len(facts.triples):,} facts of {facts.source} (sha256 {facts.sha256})."
         ]
+    lines += [f"Warning: {misfit}." for misfit in scores.misfits]
     if scores.duplicates:
         lines.append(f"{_predictions(scores.duplicates)} given again; each counts once.")
     words = {
@@ -195,15 +188,9 @@ def _predictions(count: int) -> str:
     return "1 prediction" if count == 1 else f"{count:,} predictions"
 
 
-def percent(value: float | None) -> str:
+def two_digits(value: float | None) -> str:
     """With two digits, as the paper prints."""
     return ABSENT if value is None else f"{value:.2f}"
-
-
-def _statistic(column: Mapping[str, int | float], key: str) -> str:
-    # Of a data set without labels, such as DocRED's test set, only the candidate space is known.
-    unknown = key != "candidate_pairs" and column.get("labelled_documents") == 0
-    return ABSENT if unknown else f"{column[key]:,}"
 
 
 def _line(cell: str) -> str:

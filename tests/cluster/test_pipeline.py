@@ -214,10 +214,12 @@ def test_the_chain_runs_here(
     # As `lmrc score` has it.
     arguments = ["--gold", f"{home}/data/test", "--pred", f"{home}/classify/predictions.json"]
     arguments += ["--train-facts", f"{home}/data/train", "--json", f"{tmp_path}/scores.json"]
+    arguments += ["--candidates", f"{home}/propose/candidates"]
     assert lmrc(["score", *arguments]) == 0
     assert json.loads((home / "scores.json").read_text()) == json.loads((tmp_path / "scores.json").read_text())
     page = (home / "report.html").read_text()
     assert all(word in page for word in ("Learning curves: rcp", "Learning curves: rc", "Documents"))
+    assert (home / "tables" / "table-3b.tex").exists()
 
     # Again: nothing runs. A step that was lost is made again, and nothing else.
     capsys.readouterr()

@@ -1,79 +1,129 @@
 from __future__ import annotations
 
 import html
+import json
+import random
 import re
+from collections import Counter
+from dataclasses import replace
+from typing import Any
 
-from lmrc.corpus.docred import Document, Mention
-from lmrc.evaluation.browser import documents_html, marked_sentence
+from lmrc.corpus.docred import Document, Label, Mention
+from lmrc.evaluation import browser
+from lmrc.evaluation.browser import KINDS, browser_data, documents_html, triples_of
+from lmrc.evaluation.evaluated import Evaluated
+from lmrc.evaluation.metrics import score
 from lmrc.evaluation.predictions import Prediction
 from tests.evaluation.examples import RELATIONS, document, family
 
 
-def plain(text: str) -> str:
-    return html.unescape(re.sub(r"<[^>]*>", "", text))
+def evaluated(
+    documents: list[Document], predictions: list[Prediction], candidates: dict[str, Any] | None = None
+) -> Evaluated:
+    scores = score(documents, predictions, RELATIONS)
+    return Evaluated("run", documents, RELATIONS, predictions, scores, "own", candidates)
 
 
-def test_mentions_are_marked_with_type_and_number() -> None:
-    shown = marked_sentence(family(), 0)
-    assert shown == (
-        '<mark class="PER" title="entity 0: Ann (PER)">Ann<sub>0</sub></mark> '
-        '<mark class="PER" title="entity 1: Bob (PER)">Bob<sub>1</sub></mark>'
+def told(made: Document, found: set[tuple[int, int, str]], proposed: set[tuple[int, int]]) -> dict[Any, str]:
+    return {(h, t, r): "/".join(KINDS[kind][:2]) for h, t, r, kind in triples_of(made, found, proposed)}
+
+
+def data_in(page: str) -> Any:
+    (stored,) = re.findall(r'<script type="application/json" id="documents-data">(.*?)</script>', page, re.DOTALL)
+    return json.loads(stored)
+
+
+def test_every_triple_has_its_cause() -> None:
+    made = document(
+        "x",
+        [[(name, 0)] for name in "abcde"],
+        [(0, 1, "P1"), (0, 1, "P2"), (1, 2, "P1"), (2, 3, "P1"), (3, 4, "P1"), (3, 4, "P2")],
     )
-    assert plain(marked_sentence(family(), 2)) == "Robert1"
-
-
-def test_nested_and_overlapping_mentions_are_all_shown() -> None:
-    entities = (
-        (Mention("New York City", 0, 1, 4, "LOC"),),
-        (Mention("New York", 0, 1, 3, "LOC"),),
-        (Mention("City Hall", 0, 3, 5, "ORG"),),
-    )
-    shown = marked_sentence(Document("x", (("in", "New", "York", "City", "Hall", "."),), entities, ()), 0)
-    assert plain(shown) == "in New York1 City0 Hall2 ."
-    titles = re.findall(r'class="(\w+)" title="([^"]*)"', shown)
-    assert titles == [
-        ("LOC", "entity 0: New York City (LOC); entity 1: New York (LOC)"),
-        ("LOC", "entity 0: New York City (LOC); entity 2: City Hall (ORG)"),
-        ("ORG", "entity 2: City Hall (ORG)"),
-    ]
-
-
-def test_triples_stand_under_correct_missed_and_wrong() -> None:
-    predictions = [
-        Prediction("Family", 0, 1, "P1"),
-        Prediction("Family", 0, 1, "P1"),
-        Prediction("Family", 2, 9, "P1"),
-        Prediction("Family", 2, 0, "P9"),
-        Prediction("Nobody", 0, 1, "P1"),
-    ]
-    page = "".join(documents_html([family()], predictions, RELATIONS))
-    assert "F1 33.3: 1 correct, 2 missed, 2 wrong" in page
-    columns = dict(re.findall(r'<div class="(correct|missed|wrong)">(.*?)</div>', page, re.DOTALL))
-    items = {kind: [plain(i) for i in re.findall(r"<li>(.*?)</li>", text)] for kind, text in columns.items()}
-    assert items == {
-        "correct": ["Ann0 country Bob1"],
-        "missed": ["Ann0 born in Bob1", "Bob1 part of Paris2"],
-        "wrong": ["Paris2 P9 (unknown) Ann0", "Paris2 country no such entity9"],
+    found = {(0, 1, "P1"), (0, 1, "P3"), (3, 4, "P1"), (4, 0, "P1"), (0, 9, "P1"), (1, 1, "P1")}
+    assert told(made, found, {(1, 2)}) == {
+        (0, 1, "P1"): "correct/correct",
+        (0, 1, "P2"): "relation_wrong/missed",  # P3 was named for it
+        (0, 1, "P3"): "relation_wrong/wrong",
+        (1, 2, "P1"): "relation_missed/missed",  # proposed, without an answer
+        (2, 3, "P1"): "not_proposed/missed",
+        (3, 4, "P1"): "correct/correct",
+        (3, 4, "P2"): "relation_missed/missed",  # answered, but with the other one only
+        (4, 0, "P1"): "false_pair/wrong",
+        (0, 9, "P1"): "no_such_pair/wrong",
+        (1, 1, "P1"): "no_such_pair/wrong",
     }
-    assert "Predictions for unknown titles: 1, all wrong" in page
-    assert "<li>Nobody: 1</li>" in page
 
 
-def test_hostile_text_is_escaped_everywhere() -> None:
-    evil = "\"'><script>alert(1)</script>&"
-    made = document(evil, [[(evil, 0)], [("b", 0)]], [(0, 1, "P1")], type=evil)
-    page = "".join(
-        documents_html([made], [Prediction(evil + "2", 0, 1, evil), Prediction(evil, 0, 1, evil)], RELATIONS)
-    )
-    assert "<script" not in page
-    # Title, token, mention title, first name in triples, relation, unknown title: all as text.
-    assert page.count(html.escape(evil)) >= 7
-    for attribute in re.findall(r'"[^"]*"', page):
-        assert "<" not in attribute
-    assert '<mark class="other"' in page
+def test_causes_are_those_of_the_analysis() -> None:
+    """Counted triple by triple here, over columns there."""
+    rng = random.Random(7)
+    triples = [(h, t, r) for h in range(5) for t in range(5) for r in RELATIONS.ids]
+    for _ in range(30):
+        gold = rng.sample([triple for triple in triples if triple[0] != triple[1]], rng.randrange(12))
+        names = [[(name, 0)] for name in "abcd"]
+        documents = [document("x", names, [g for g in gold if max(g[:2]) < 4]), document("y", names, [])]
+        found = [Prediction(rng.choice("xy"), *rng.choice(triples)) for _ in range(rng.randrange(15))]
+        candidates = {"x": frozenset((rng.randrange(4), rng.randrange(4)) for _ in range(4)), "y": frozenset()}
+        run = evaluated(documents, found, rng.choice([candidates, None]))
+        counted = Counter(KINDS[t[3]][:2] for part in browser_data([run])["runs"][0]["triples"] for t in part)
+        for loss in run.analysis.losses:
+            assert (counted[loss.cause, "missed"], counted[loss.cause, "wrong"]) == (loss.missed, loss.wrong)
+        assert counted["correct", "correct"] == run.scores.all.correct
 
 
-def test_unlabelled_documents_show_predictions_as_wrong_only() -> None:
-    made = document("Test", [[("a", 0)], [("b", 0)]], None)
-    page = "".join(documents_html([made], [Prediction("Test", 0, 1, "P1")], RELATIONS))
-    assert "0 correct, 0 missed, 1 wrong" in page
+def test_the_data_has_text_mentions_evidence_and_triples() -> None:
+    labels = (Label(0, 1, "P1", (0, 2)), Label(1, 2, "P3"))
+    made = replace(family(), labels=labels)
+    page = "".join(documents_html([evaluated([made], [Prediction("Family", 0, 1, "P1")])]))
+    data = data_in(page)
+    assert data["corpora"] == [
+        [
+            {
+                "title": "Family",
+                "sentences": [["Ann", "Bob"], ["Paris"], ["Robert"]],
+                "entities": [
+                    ["Ann", "PER", [0, 0, 1]],
+                    ["Bob", "PER", [0, 1, 2, 2, 0, 1]],
+                    ["Paris", "PER", [1, 0, 1]],
+                ],
+                "evidence": {"0 1 P1": [0, 2]},
+            }
+        ]
+    ]
+    assert data["relations"] == [["P1", "country"], ["P2", "born in"], ["P3", "part of"]]
+    assert data["runs"] == [{"name": "run", "corpus": 0, "triples": [[[0, 1, 0, 0], [1, 2, 2, 1]]]}]
+    assert [value for value, _ in data["choices"]] == ["", "errors", "correct", "missed", "wrong", "not_proposed"]
+
+
+def test_runs_on_the_same_documents_share_them() -> None:
+    one = evaluated([family()], [])
+    other = replace(evaluated([family()], [Prediction("Family", 0, 1, "P9")]), name="other")
+    third = replace(evaluated([document("z", [[("a", 0)]], [])], []), name="third", corpus="elsewhere")
+    data = browser_data([one, other, third])
+    assert [len(documents) for documents in data["corpora"]] == [1, 1]
+    assert [(run["name"], run["corpus"]) for run in data["runs"]] == [("run", 0), ("other", 0), ("third", 1)]
+    assert data["relations"][3] == ("P9", "P9 (unknown)")
+
+
+def test_what_is_not_shown_is_said(monkeypatch: Any) -> None:
+    monkeypatch.setattr(browser, "BROWSED", 2)
+    documents = [replace(family(), title=f"Family {number}") for number in range(3)]
+    page = "".join(documents_html([evaluated(documents, [Prediction("Nobody <b>", 0, 1, "P1")])]))
+    assert "run: the first 2 of 3 documents are here; the scores are of all." in page
+    assert "run: 1 titles of predictions are unknown: Nobody &lt;b&gt;; all of these predictions are wrong." in page
+    assert len(data_in(page)["corpora"][0]) == 2
+    assert "<noscript>" in page
+
+
+def test_hostile_text_stays_in_the_data() -> None:
+    evil = "\"'></script><script>alert(1)</script><!--<script>&\u2028"
+    entity = (Mention(evil, 0, 0, 1, evil),)
+    made = Document(evil, ((evil, "b"),), (entity, (Mention("b", 0, 1, 2, "PER"),)), (Label(0, 1, "P1"),))
+    run = replace(evaluated([made], [Prediction(evil, 0, 1, evil), Prediction(evil + "2", 0, 1, "P1")]), name=evil)
+    page = "".join(documents_html([run]))
+    assert page.count("<script") == 1
+    assert page.count("</script") == 1
+    assert "<!--" not in page
+    data = data_in(page)
+    assert data["corpora"][0][0]["title"] == data["runs"][0]["name"] == data["corpora"][0][0]["entities"][0][1] == evil
+    assert html.escape(evil) in page  # the unknown title

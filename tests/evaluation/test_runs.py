@@ -7,21 +7,23 @@ import pytest
 import yaml
 
 from lmrc.corpus import synthetic
-from lmrc.corpus.arrow import write_corpus
-from lmrc.errors import RunError
+from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.corpus.candidates import Candidate, write_candidates
+from lmrc.errors import RunError, UserError
 from lmrc.evaluation.evaluated import read_evaluated
 from lmrc.evaluation.predictions import Prediction, write_predictions
-from lmrc.evaluation.report import write_report
-from lmrc.evaluation.runs import sections
+from lmrc.evaluation.runs import names_of, report_runs
 
 
-def run_of(folder: Path, documents: int | None) -> Path:
+def run_of(folder: Path, documents: int | None, name: str = "run", candidates: Path | None = None) -> Path:
     """A classify run that found every gold triple of the first two of four documents."""
     gold = list(synthetic.generate(4, 7))
-    write_corpus(gold, folder / "corpus", synthetic.RELATIONS, "made up", "0" * 64)
-    run = folder / "run"
-    run.mkdir()
-    (run / "config.yaml").write_text(yaml.safe_dump({"corpus": str(folder / "corpus"), "documents": documents}))
+    if not (folder / "corpus").exists():
+        write_corpus(gold, folder / "corpus", synthetic.RELATIONS, "made up", "0" * 64)
+    run = folder / name
+    run.mkdir(parents=True)
+    config = {"corpus": str(folder / "corpus"), "documents": documents, "candidates": candidates and str(candidates)}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
     found = [Prediction(d.title, x.head, x.tail, x.relation) for d in gold[:2] for x in d.labels or ()]
     write_predictions(found, run / "predictions.json")
     return run
@@ -39,6 +41,29 @@ def test_a_run_over_all_documents(tmp_path: Path) -> None:
     assert evaluated is not None
     assert evaluated.scores.all.precision == 100.0
     assert evaluated.scores.all.recall < 100.0
+    assert evaluated.candidates is None
+
+
+def test_what_was_proposed_is_found_behind_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    propose = tmp_path / "propose"
+    run = run_of(tmp_path, 2, candidates=propose / "candidates")
+    assert read_evaluated(run).proposed is None  # type: ignore[union-attr]
+    assert "the report goes without the scores of RCP" in caplog.text
+    corpus = Corpus.open(tmp_path / "corpus")
+    propose.mkdir()
+    (propose / "config.yaml").write_text(yaml.safe_dump({"rcp": str(tmp_path / "rcp" / "best")}))
+    # Of every gold pair one, and one pair that has no relation.
+    rows = []
+    for document in corpus:
+        related = {(label.head, label.tail) for label in document.labels or ()}
+        free = next((h, t) for h in range(9) for t in range(9) if h != t and (h, t) not in related)
+        rows.append((document.title, [Candidate(*min(related), 0.9), Candidate(*free, 0.4)]))
+    write_candidates(rows, propose / "candidates", corpus.fingerprint, 0.3)
+    evaluated = read_evaluated(run)
+    assert evaluated is not None
+    assert evaluated.proposed is not None
+    assert (evaluated.proposed.correct, evaluated.proposed.predicted) == (2, 4)  # of two documents, not four
+    assert (evaluated.threshold, evaluated.rcp) == (0.3, tmp_path / "rcp" / "best")
 
 
 def test_a_run_without_predictions_has_no_scores(tmp_path: Path) -> None:
@@ -47,22 +72,52 @@ def test_a_run_without_predictions_has_no_scores(tmp_path: Path) -> None:
     assert read_evaluated(run) is None
     with pytest.raises(RunError, match="is no run folder"):
         read_evaluated(tmp_path / "corpus" / "nothing")
+    with pytest.raises(UserError, match="hold neither predictions nor metrics"):
+        report_runs([run], tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
-def test_the_page_has_scores_curves_and_documents(tmp_path: Path) -> None:
-    run = run_of(tmp_path, documents=2)
-    (run / "metrics.jsonl").write_text("".join(json.dumps({"step": i, "loss": 1 / i}) + "\n" for i in (1, 2, 3)))
-    evaluated = read_evaluated(run)
-    assert evaluated is not None
-    parts = sections([evaluated], [run])
-    assert [part.heading for part in parts] == [
-        "Scores",
-        "F1 by relation",
-        "Relations",
-        "Learning curves: run",
-        "Data",
-        "Documents",
-    ]
-    page = write_report(tmp_path / "report.html", "A title", *parts).read_text()
+def test_runs_are_told_apart_by_the_folders_above(tmp_path: Path) -> None:
+    a, b, c = tmp_path / "x" / "classify", tmp_path / "y" / "classify", tmp_path / "rcp"
+    assert names_of([a, c, a]) == {"classify": a, "rcp": c}
+    assert names_of([a, b]) == {"x/classify": a, "y/classify": b}
+
+
+def test_a_folder_gets_the_page_its_tables_and_figures(tmp_path: Path) -> None:
+    run, trained = run_of(tmp_path, documents=2), tmp_path / "rcp"
+    (trained / "best").mkdir(parents=True)
+    (trained / "config.yaml").write_text("{}")
+    (trained / "metrics.jsonl").write_text("".join(f'{{"step": {i}, "loss": {1 / i}}}\n' for i in (1, 2, 3)))
+    calibration = {"pairs": 4, "gold": 3, "f1": [0.1, 85.7], "curve": [[50.0, 0.75, 100.0], [100.0, 0.1, 75.0]]}
+    (trained / "best" / "calibration.json").write_text(json.dumps(calibration))
+    sweep = [{"theta": theta, "precision": 50, "recall": 50, "f1": 50} for theta in (0, 0.5)]
+    (run / "alignment.json").write_text(json.dumps(sweep))
+    out = tmp_path / "out"
+    (evaluated,) = report_runs([run, trained], out)
+    page = (out / "report.html").read_text()
     assert evaluated.documents[1].title in page
-    assert "100.00" in page
+    tables = {"scores", "splits", "relations", "losses", "ceilings"}
+    tables |= {f"table-{number}" for number in ("1", "2", "3a", "3b", "4", "5", "8", "9-10")}
+    assert {path.name for path in (out / "tables").iterdir()} == {
+        f"{t}.{e}" for t in tables for e in ("txt", "tex", "csv")
+    }
+    figures = {"figure-2", "figure-3", "rcp", "f1-by-relation", "confusion", "learning-rcp"}
+    figures |= {"f1-by-relation-frequency", "f1-by-sentence-distance", "f1-by-mentions", "f1-by-document-words"}
+    assert {path.name for path in (out / "figures").iterdir()} == {f"{f}.{e}" for f in figures for e in ("svg", "png")}
+    for name in tables:
+        text = (out / "tables" / f"{name}.txt").read_text()
+        assert text.splitlines()[0] in page.replace("&#x27;", "'")
+    row = next(
+        line for line in (out / "tables" / "table-4.csv").read_text().splitlines() if line.startswith("Our runs")
+    )
+    assert row == 'Our runs,run,"corpus, 2 documents",-,-,100.00,100.00'
+
+
+def test_a_file_gets_the_page_alone(tmp_path: Path) -> None:
+    runs = [run_of(tmp_path, 2), run_of(tmp_path, None, "other/run")]
+    report_runs(runs, tmp_path / "out" / "page.html", title="Two")
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["page.html"]
+    page = (tmp_path / "out" / "page.html").read_text()
+    assert "<h1>Two</h1>" in page
+    assert "other/run" in page
+    assert f"{tmp_path.name}/run" in page

@@ -1,15 +1,11 @@
 from __future__ import annotations
 
 import csv
-from pathlib import Path
 
-from lmrc.corpus.docred import read_documents
-from lmrc.corpus.relations import DOCRED
-from lmrc.corpus.statistics import statistics
 from lmrc.evaluation.facts import Facts
 from lmrc.evaluation.metrics import score
 from lmrc.evaluation.predictions import Prediction
-from lmrc.evaluation.tables import Table, relation_table, remarks, score_table, statistics_table
+from lmrc.evaluation.tables import Table, relation_table, remarks, score_table
 from tests.evaluation.examples import RELATIONS, document, family
 
 RIGHT = [Prediction("Family", 0, 1, "P1"), Prediction("Family", 1, 2, "P3")]
@@ -97,17 +93,6 @@ def test_hostile_cells_are_text_in_latex_and_csv() -> None:
         r'"q", \textless{}\textdagger{}\textgreater{}\textbar{} & 1 \\'
     ) in table.latex("x", "y")
     assert list(csv.reader(table.csv().splitlines())) == [["name", "n"], [evil, "1"]]
-
-
-def test_table_1_of_the_paper(shared_data: Path) -> None:
-    dev = statistics(read_documents(shared_data / "redocred_dev.json", DOCRED))
-    unlabelled = statistics([document("Test", [[("a", 0)], [("b", 0)]], None)])
-    assert statistics_table([("Re-DocRED dev", dev), ("DocRED test", unlabelled)]).rows == (
-        ("Candidate space", "193,232", "2"),
-        ("NA entity pairs", "179,870", "-"),
-        ("Relation entity pairs", "13,362", "-"),
-        ("Annotated triples", "17,284", "-"),
-    )
 
 
 def test_remarks_name_the_facts_and_what_went_wrong() -> None:

@@ -1,0 +1,286 @@
+"use strict";
+
+(() => {
+  const root = document.documentElement;
+  const button = document.getElementById("theme");
+  const themes = ["system", "light", "dark"];
+  button.hidden = false;
+  button.addEventListener("click", () => {
+    const next = themes[(themes.indexOf(root.dataset.theme || "system") + 1) % themes.length];
+    root.dataset.theme = next;
+    button.textContent = `Theme: ${next}`;
+  });
+})();
+
+(() => {
+  const stored = document.getElementById("documents-data");
+  if (stored === null) return;
+  const data = JSON.parse(stored.textContent);
+  const form = document.getElementById("filters");
+  const fields = form.elements;
+  const list = document.getElementById("titles");
+  const pane = document.getElementById("document");
+  const found = document.getElementById("found");
+  const kinds = data.kinds; // [name, group, words]
+  const number = (value) => value.toLocaleString("en");
+  const some = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
+  let shown = []; // places of the documents that match, in the order of the list
+  let current = -1; // place of the document in the pane
+
+  const element = (tag, properties = {}, ...children) => {
+    const made = Object.assign(document.createElement(tag), properties);
+    made.append(...children);
+    return made;
+  };
+  const option = (value, text) => element("option", { value, textContent: text });
+
+  // What the fields say now.
+  const run = () => data.runs[Number(fields.run.value)];
+  const documents = () => data.corpora[run().corpus];
+  const wanted = (kind) => kind === "" || kinds.map(([name, group]) =>
+    name === kind || group === kind || (kind === "errors" && group !== "correct"));
+  const matcher = (relation = fields.relation.value) => {
+    const chosen = wanted(fields.kind.value);
+    const place = relation === "" ? -1 : data.relations.findIndex(([id]) => id === relation);
+    return (triple) => (relation === "" || triple[2] === place) && (chosen === true || chosen[triple[3]]);
+  };
+
+  const texts = new Map();
+  const textOf = (document) => {
+    if (!texts.has(document)) {
+      const words = [document.title, ...document.sentences.map((tokens) => tokens.join(" ")),
+        ...document.entities.map(([name]) => name)];
+      texts.set(document, words.join("\n").toLowerCase());
+    }
+    return texts.get(document);
+  };
+
+  const f1 = (triples) => {
+    let correct = 0, predicted = 0, gold = 0;
+    for (const triple of triples) {
+      const group = kinds[triple[3]][1];
+      correct += group === "correct";
+      predicted += group !== "missed";
+      gold += group !== "wrong";
+    }
+    return predicted + gold ? (200 * correct) / (predicted + gold) : 0;
+  };
+
+  const fillRelations = () => {
+    const match = matcher("");
+    const counts = new Map();
+    for (const triples of run().triples) {
+      for (const triple of triples) if (match(triple)) counts.set(triple[2], (counts.get(triple[2]) || 0) + 1);
+    }
+    const kept = fields.relation.value;
+    const places = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || a - b);
+    const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
+    const options = [option("", `all (${number(total)})`)];
+    for (const place of places) {
+      const [id, name] = data.relations[place];
+      options.push(option(id, `${name} ${id} (${number(counts.get(place))})`));
+    }
+    // A relation without a match stays chosen: the list then says that there is none.
+    if (kept !== "" && !options.some(({ value }) => value === kept)) options.push(option(kept, `${kept} (0)`));
+    fields.relation.replaceChildren(...options);
+    fields.relation.value = kept;
+  };
+
+  const filter = () => {
+    const match = matcher();
+    const free = fields.relation.value === "" && fields.kind.value === "";
+    const words = fields.search.value.trim().toLowerCase();
+    const { triples } = run();
+    const rows = [];
+    let count = 0;
+    documents().forEach((document, place) => {
+      const matches = triples[place].filter(match).length;
+      if ((!free && matches === 0) || (words !== "" && !textOf(document).includes(words))) return;
+      rows.push({ place, matches, f1: f1(triples[place]) });
+      count += matches;
+    });
+    if (fields.order.value === "worst") rows.sort((a, b) => a.f1 - b.f1 || a.place - b.place);
+    if (fields.order.value === "most") rows.sort((a, b) => b.matches - a.matches || a.place - b.place);
+    shown = rows.map(({ place }) => place);
+    found.textContent = `${number(rows.length)} of ${some(documents().length, "document")}, ${some(count, "triple")}`;
+    list.replaceChildren(...rows.map(({ place, matches, f1 }) => {
+      const small = element("small", { textContent: `F1 ${f1.toFixed(1)}, ${some(matches, "triple")}` });
+      const button = element("button", { type: "button", tabIndex: -1 }, documents()[place].title, small);
+      button.dataset.place = place;
+      return element("li", {}, button);
+    }));
+    show(shown.includes(current) ? current : shown.length ? shown[0] : -1, false);
+  };
+
+  // A sentence with its mentions marked: a stretch belongs to all mentions that cover it.
+  const marked = (document, sentence) => {
+    const tokens = document.sentences[sentence];
+    const covering = tokens.map(() => []);
+    const ends = tokens.map(() => []);
+    document.entities.forEach(([, , places], entity) => {
+      for (let at = 0; at < places.length; at += 3) {
+        if (places[at] !== sentence) continue;
+        for (let token = places[at + 1]; token < places[at + 2]; token += 1) covering[token].push(entity);
+        ends[places[at + 2] - 1].push(entity);
+      }
+    });
+    const made = element("li");
+    for (let start = 0; start < tokens.length;) {
+      let end = start + 1;
+      const key = covering[start].join();
+      while (end < tokens.length && covering[end].join() === key && ends[end - 1].length === 0) end += 1;
+      const words = tokens.slice(start, end).join(" ");
+      if (made.childNodes.length) made.append(" ");
+      if (covering[start].length === 0) {
+        made.append(words);
+      } else {
+        const type = document.entities[covering[start][0]][1];
+        const told = covering[start].map((entity) => `${entity}: ${document.entities[entity].slice(0, 2).join(", ")}`);
+        const mark = element("mark", { className: data.types.includes(type) ? type : "other" }, words);
+        mark.title = told.join("; ");
+        mark.dataset.entities = covering[start].join(" ");
+        if (ends[end - 1].length) mark.append(element("sub", { textContent: ends[end - 1].join(" ") }));
+        made.append(mark);
+      }
+      start = end;
+    }
+    return made;
+  };
+
+  const entity = (document, place) => {
+    const known = document.entities[place];
+    return [known ? known[0] : "no such entity", element("sub", { textContent: place })];
+  };
+
+  const item = (document, triple) => {
+    const [head, tail, relation, kind] = triple;
+    const [id, name] = data.relations[relation];
+    const [, group, words] = kinds[kind];
+    const sign = { correct: "✓", missed: "○", wrong: "✗" }[group];
+    const button = element("button", { type: "button", className: group }, ...entity(document, head), " ",
+      element("i", { textContent: name, title: id }), " ", ...entity(document, tail),
+      element("span", { textContent: `${sign} ${words}` }));
+    const light = () => highlight(head, tail, document.evidence[`${head} ${tail} ${id}`] || []);
+    for (const event of ["focus", "pointerenter", "click"]) button.addEventListener(event, light);
+    return element("li", {}, button);
+  };
+
+  const highlight = (head, tail, evidence) => {
+    for (const mark of pane.querySelectorAll("mark[data-entities]")) {
+      const here = mark.dataset.entities.split(" ").map(Number);
+      mark.classList.toggle("head", here.includes(head));
+      mark.classList.toggle("tail", here.includes(tail));
+    }
+    pane.querySelectorAll("ol.text > li").forEach((line, sentence) =>
+      line.classList.toggle("evidence", evidence.includes(sentence)));
+    const text = pane.querySelector("ol.text");
+    const first = pane.querySelector("mark.head, mark.tail");
+    if (first) text.scrollTop += first.getBoundingClientRect().top - text.getBoundingClientRect().top - 40;
+  };
+
+  const show = (place, focus) => {
+    current = place;
+    for (const button of list.querySelectorAll("button")) {
+      const here = Number(button.dataset.place) === place;
+      button.tabIndex = here ? 0 : -1;
+      button.removeAttribute("aria-current");
+      if (here) {
+        button.setAttribute("aria-current", "true");
+        const top = button.offsetTop, bottom = top + button.offsetHeight;
+        if (top < list.scrollTop) list.scrollTop = top - 3;
+        if (bottom > list.scrollTop + list.clientHeight) list.scrollTop = bottom - list.clientHeight + 3;
+        if (focus) button.focus({ preventScroll: true });
+      }
+    }
+    if (place < 0) {
+      pane.replaceChildren(element("p", { textContent: "No document matches these filters." }));
+      remember();
+      return;
+    }
+    const document = documents()[place];
+    const match = matcher();
+    const triples = run().triples[place];
+    const columns = [
+      ["Gold", (group) => group !== "wrong"],
+      ["Predicted", (group) => group !== "missed"],
+      ["Missed", (group) => group === "missed"],
+    ].map(([heading, belongs]) => {
+      const all = triples.filter((triple) => belongs(kinds[triple[3]][1]));
+      const left = all.filter(match);
+      const count = left.length === all.length ? number(all.length) : `${left.length} of ${all.length}, filtered`;
+      const body = left.length ? element("ul", {}, ...left.map((triple) => item(document, triple)))
+        : element("p", { className: "remark", textContent: "none" });
+      return element("section", {}, element("h4", {}, `${heading} `, element("small", { textContent: count })), body);
+    });
+    const told = { className: "text", start: 0, tabIndex: 0, ariaLabel: "Text by sentence" };
+    const text = element("ol", told, ...document.sentences.map((_, i) => marked(document, i)));
+    const score = element("small", { textContent: `F1 ${f1(triples).toFixed(1)} of ${run().name}` });
+    pane.replaceChildren(element("h3", {}, `${document.title} `, score), text,
+      element("div", { className: "triples" }, ...columns));
+    remember();
+  };
+
+  // The address keeps the filters: #run=…&relation=P17&kind=missed&document=TITLE&search=…
+  const NAMES = ["relation", "kind", "order", "search"];
+  let ready = false;
+  const remember = () => {
+    if (!ready) return;
+    const state = new URLSearchParams();
+    if (data.runs.length > 1) state.set("run", run().name);
+    for (const name of NAMES) if (fields[name].value !== fields[name].dataset.usual) state.set(name, fields[name].value);
+    if (current >= 0) state.set("document", documents()[current].title);
+    history.replaceState(null, "", `#${state}`);
+  };
+  const recall = () => {
+    const state = new URLSearchParams(location.hash.slice(1));
+    const asked = [...state.keys()].some((name) => ["run", "document", ...NAMES].includes(name));
+    if (!asked && ready) return; // the address of a section
+    const named = data.runs.findIndex(({ name }) => name === state.get("run"));
+    fields.run.value = Math.max(named, 0);
+    for (const name of NAMES.slice(1)) fields[name].value = state.get(name) || "";
+    for (const name of ["kind", "order"]) if (fields[name].selectedIndex < 0) fields[name].selectedIndex = 0;
+    fields.relation.replaceChildren(option(state.get("relation") || "", ""));
+    fillRelations();
+    current = documents().findIndex(({ title }) => title === state.get("document"));
+    ready = false; // what the address says is not written back over it
+    filter();
+    ready = true;
+    if (asked) document.getElementById("documents").scrollIntoView();
+  };
+
+  data.runs.forEach(({ name }, place) => fields.run.append(option(place, name)));
+  fields.run.closest("label").hidden = data.runs.length < 2;
+  for (const name of NAMES) fields[name].dataset.usual = "";
+  for (const [kind, words] of data.choices) fields.kind.append(option(kind, words));
+  form.addEventListener("submit", (event) => event.preventDefault());
+  form.addEventListener("input", (event) => {
+    if (event.target === fields.run || event.target === fields.kind) fillRelations();
+    filter();
+  });
+  list.addEventListener("click", (event) => {
+    const button = event.target.closest("button");
+    if (button) show(Number(button.dataset.place), false);
+  });
+  window.addEventListener("hashchange", recall);
+  document.addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.altKey || event.metaKey) return;
+    const field = event.target.closest("input, select, textarea");
+    if (field) {
+      if (event.key === "Escape") field.blur();
+      return;
+    }
+    const within = list.contains(event.target);
+    const step = event.key === "j" || (within && event.key === "ArrowDown") ? 1
+      : event.key === "k" || (within && event.key === "ArrowUp") ? -1 : 0;
+    if (step) {
+      event.preventDefault();
+      const next = shown[Math.min(Math.max(shown.indexOf(current) + step, 0), shown.length - 1)];
+      if (next !== undefined) show(next, true);
+    } else if (event.key === "/") {
+      event.preventDefault();
+      fields.search.focus();
+    }
+  });
+  document.getElementById("browser").hidden = false;
+  recall();
+})();

@@ -1,0 +1,180 @@
+"""Every table and figure of some runs, and their files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmrc.evaluation.confusion import confusion
+from lmrc.evaluation.curves import CALIBRATION, SWEEP, Calibration, Series, read_calibration, read_curves, read_sweep
+from lmrc.evaluation.drawing import Drawing
+from lmrc.evaluation.evaluated import Evaluated
+from lmrc.evaluation.figures import alignment, learning_curves, precision_recall, relation_bars, split_bars
+from lmrc.evaluation.files import replacing, write_bytes
+from lmrc.evaluation.heatmaps import confusion_heatmap, relation_heatmap
+from lmrc.evaluation.paper import paper_tables, relations_table
+from lmrc.evaluation.summaries import ceiling_table, loss_table, split_table, summary_table
+from lmrc.evaluation.tables import ABSENT, Table, relation_table, remarks
+
+CURVES = ("loss", "dev_f1", "dev_loss")
+
+
+@dataclass(frozen=True, slots=True)
+class Exhibit:
+    """A table or figure with its title, what must be said of it, and the name of its files."""
+
+    name: str
+    title: str
+    content: Table | Drawing
+    notes: tuple[str, ...] = ()
+
+
+def summary(runs: Sequence[Evaluated]) -> list[Exhibit]:
+    """The scores of the runs, side by side."""
+    if not runs:
+        return []
+    notes = ["In brackets: 95 % of 1,000 samples of the documents, drawn with replacement, score between these."]
+    told = [remarks(run.scores) for run in runs]
+    notes += [line for line in told[0] if all(line in lines for lines in told)]
+    for run, lines in zip(runs, told, strict=True):
+        notes += [f"{run.name}: {line}" for line in lines if line not in notes]
+    kinds = (
+        "A part has the triples that belong to it, gold or predicted; predictions that cannot be right have none.",
+    )
+    return [
+        Exhibit("scores", "Scores", summary_table(runs), tuple(notes)),
+        Exhibit("splits", "F1 by kind of triple", split_table(runs), kinds),
+        *(_of(run, runs, "relations", "Relations", relation_table(run.scores, run.relations)) for run in runs),
+    ]
+
+
+def paper(runs: Sequence[Evaluated]) -> list[Exhibit]:
+    """The paper's tables with these runs."""
+    return [
+        Exhibit(
+            f"table-{source.number.replace('/', '-')}",
+            f"{'Tables' if '/' in source.number else 'Table'} {source.number.replace('/', ' and ')}: {source.caption}",
+            table,
+            (source.note,) if source.note else (),
+        )
+        for source, table in paper_tables(runs)
+    ]
+
+
+def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[Exhibit]:
+    """The figures that these runs have data for; `folders` are of all runs by name, also of those that only trained."""
+    if any(run.scores.all.gold for run in runs):
+        table = relations_table(runs)
+        here = tuple(row for row in table.rows if any(cell != ABSENT for cell in row[-len(runs) :]))
+        yield Exhibit(
+            "figure-2",
+            "Figure 2: F1 by relation and system",
+            relation_heatmap(Table(table.header, here, table.labels)),
+            ("Darker is better; white: nothing correct. The paper's scores and order are those of DocRED dev.",),
+        )
+    sweeps = [(name, read_sweep(folder / SWEEP)) for name, folder in folders.items() if (folder / SWEEP).exists()]
+    if sweeps:
+        yield Exhibit(
+            "figure-3",
+            "Figure 3: F1 over the threshold of alignment",
+            alignment(sweeps),
+            ("The points of the paper's curves are not printed; its text says where the LM alone is best.",),
+        )
+    models = list(_models(runs, folders))
+    if models:
+        yield Exhibit("rcp", "Precision and recall of RCP on dev", precision_recall(models))
+    if runs:
+        for split in runs[0].scores.splits:
+            parts = [(run.name, next(s.parts for s in run.scores.splits if s.name == split.name)) for run in runs]
+            words = split.name.replace("_", " ")
+            if any(c.gold or c.predicted for _, counts in parts for c in counts.values()):
+                yield Exhibit(
+                    f"f1-by-{split.name.replace('_', '-')}",
+                    f"F1 by {words}",
+                    split_bars(words, parts),
+                    (split.meaning,),
+                )
+    for run in runs:
+        if run.scores.all.gold:
+            yield _of(run, runs, "f1-by-relation", "F1 by relation", relation_bars(run.scores, run.relations))
+        counts = confusion(run.documents, run.predictions)
+        if counts:
+            yield _of(run, runs, "confusion", "Confusion between relations", confusion_heatmap(counts, run.relations), (
+                "Gold against predicted relations of the same pair of entities. Where a pair misses some relations and "
+                "has wrong ones, each missed one counts against each wrong one. Shades are shares of the row.",
+            ))  # fmt: skip
+    for name, curves in curves_of(folders):
+        yield Exhibit(f"learning-{name}", f"Learning curves: {name}", learning_curves([(name, curves)], CURVES))
+
+
+def errors(runs: Sequence[Evaluated]) -> list[Exhibit]:
+    """Where F1 is lost, and how far each stage could bring it."""
+    if not runs:
+        return []
+    told = (
+        "Each row supposes one stage perfect and the other as it is; the pairs that RC has not seen are taken to be "
+        "answered as well as those it saw.",
+    )
+    found = [Exhibit("ceilings", "How far F1 could go", ceiling_table(runs), told)]
+    for run in runs:
+        notes = []
+        if run.candidates is None:
+            notes.append("RCP's candidates are not known: a pair without an answer counts as not proposed.")
+        elif run.analysis.unproposed:
+            notes.append(f"{run.analysis.unproposed:,} predictions are for pairs that were not proposed.")
+        found.append(_of(run, runs, "losses", "Where F1 is lost", loss_table(run), tuple(notes)))
+    return found
+
+
+def curves_of(folders: Mapping[str, Path]) -> list[tuple[str, dict[str, Series]]]:
+    """The learning curves of those runs that trained."""
+    logs = {name: folder / "metrics.jsonl" for name, folder in folders.items()}
+    found = [(name, read_curves(log)) for name, log in logs.items() if log.exists()]
+    return [(name, curves) for name, curves in found if any(curves.get(metric) for metric in CURVES)]
+
+
+def write_exhibits(folder: Path, exhibits: Iterable[Exhibit]) -> None:
+    """Tables as text, LaTeX and CSV, figures as SVG and PNG. Raises UserError where a file cannot be written."""
+    for exhibit in exhibits:
+        content, name = exhibit.content, exhibit.name.replace("/", "-")  # a run may be named by two folders
+        below = "".join(f"\n{note}" for note in exhibit.notes)
+        if isinstance(content, Table):
+            forms = {
+                "txt": f"{exhibit.title}\n\n{content.text()}\n{below}".rstrip() + "\n",
+                "tex": content.latex(exhibit.title, exhibit.name),
+                "csv": content.csv(),
+            }
+            for ending, text in forms.items():
+                with replacing(folder / "tables" / f"{name}.{ending}") as file:
+                    file.write(text)
+        else:
+            with replacing(folder / "figures" / f"{name}.svg") as file:
+                file.write(content.svg)
+            write_bytes(folder / "figures" / f"{name}.png", content.png())
+
+
+def _of(
+    run: Evaluated,
+    runs: Sequence[Evaluated],
+    name: str,
+    title: str,
+    content: Table | Drawing,
+    notes: tuple[str, ...] = (),
+) -> Exhibit:
+    """What is about one run has its name where there are others."""
+    alone = len(runs) == 1
+    return Exhibit(name if alone else f"{name}-{run.name}", title if alone else f"{title}: {run.name}", content, notes)
+
+
+def _models(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[tuple[str, Calibration, float | None]]:
+    """The RCP models among the runs and behind them, each once, with the threshold that was used."""
+    used = {run.rcp.resolve(): run.threshold for run in runs if run.rcp is not None}
+    named = {(folder / "best").resolve(): name for name, folder in folders.items()}
+    for model in used:
+        named.setdefault(model, model.parent.name if model.name == "best" else model.name)
+    for model, name in named.items():
+        if (model / CALIBRATION).exists():
+            calibration = read_calibration(model / CALIBRATION)
+            if calibration is not None:
+                yield name, calibration, used.get(model)

@@ -1,0 +1,81 @@
+"""Tables of our runs side by side: scores with intervals, scores by kind of triple, where F1 is lost."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from lmrc.evaluation.analysis import CAUSES, Analysis
+from lmrc.evaluation.evaluated import Evaluated
+from lmrc.evaluation.metrics import Scores
+from lmrc.evaluation.tables import ABSENT, Table, two_digits
+
+METRICS: dict[str, tuple[str, Callable[[Scores], float | None]]] = {
+    "precision": ("Precision", lambda scores: scores.all.precision),
+    "recall": ("Recall", lambda scores: scores.all.recall),
+    "f1": ("F1", lambda scores: scores.all.f1),
+    "ign_f1": ("Ign F1", lambda scores: scores.ign_f1),
+    "intra_f1": ("Intra F1", lambda scores: scores.intra.f1),
+    "inter_f1": ("Inter F1", lambda scores: scores.inter.f1),
+    "evidence_f1": ("Evidence F1", lambda scores: None if scores.evidence is None else scores.evidence.f1),
+}
+"""By the names of `Scores.as_json`."""
+
+CEILINGS: dict[str, Callable[[Analysis], float | None]] = {
+    "as it is": lambda analysis: analysis.counts.f1,
+    "if RCP proposed the pairs with a relation and no others": lambda analysis: analysis.perfect_rcp,
+    "if RC named the gold relations of every proposed pair that has any": lambda analysis: analysis.perfect_rc,
+    "if it also answered None where there are none": lambda analysis: analysis.perfect_rc_with_none,
+}
+
+
+def summary_table(runs: Sequence[Evaluated]) -> Table:
+    """A row a figure, a column a run; scores with their 95 % intervals."""
+    rows = [("Data", *(run.data for run in runs))]
+    for name, (title, value) in METRICS.items():
+        cells = [_with_interval(run.scores, name, value(run.scores)) for run in runs]
+        if any(cell != ABSENT for cell in cells):
+            rows.append((title, *cells))
+    if any(run.proposed is not None for run in runs):
+        rows.append(("F1 of RCP", *(two_digits(None if run.proposed is None else run.proposed.f1) for run in runs)))
+    rows.append(("Predictions", *(f"{run.scores.all.predicted:,}" for run in runs)))
+    rows.append(("Gold triples", *(f"{run.scores.all.gold:,}" for run in runs)))
+    return Table(("", *(run.name for run in runs)), tuple(rows))
+
+
+def split_table(runs: Sequence[Evaluated]) -> Table:
+    """F1 by kind of triple: a group a split, a row a part. Gold triples are those of the first run."""
+    rows: list[tuple[str, ...]] = []
+    for split in runs[0].scores.splits:
+        rows.append((split.meaning,))
+        for part, counts in split.parts.items():
+            others = [next(s.parts for s in run.scores.splits if s.name == split.name)[part] for run in runs]
+            f1 = [two_digits(c.f1) if c.gold or c.predicted else ABSENT for c in others]
+            rows.append((part.replace("_", " "), f"{counts.gold:,}", *f1))
+    return Table(("", "Gold triples", *(f"F1 {run.name}" for run in runs)), tuple(rows))
+
+
+def loss_table(run: Evaluated) -> Table:
+    """What each cause costs: triples missed, predictions wrong, and F1 if that cause alone were no more."""
+    return Table(
+        ("Cause", "Missed", "Wrong", "F1 without it"),
+        tuple(
+            (CAUSES[loss.cause], f"{loss.missed:,}", f"{loss.wrong:,}", two_digits(loss.mended.f1))
+            for loss in run.analysis.losses
+        ),
+    )
+
+
+def ceiling_table(runs: Sequence[Evaluated]) -> Table:
+    """F1 as it is, and if one of the stages were perfect."""
+    return Table(
+        ("F1", *(run.name for run in runs)),
+        tuple((words, *(two_digits(f1(run.analysis)) for run in runs)) for words, f1 in CEILINGS.items()),
+    )
+
+
+def _with_interval(scores: Scores, name: str, value: float | None) -> str:
+    """Such as "57.45 [52.10, 61.98]"."""
+    interval = scores.intervals.get(name)
+    if value is None or interval is None:
+        return two_digits(value)
+    return f"{value:.2f} [{interval.low:.2f}, {interval.high:.2f}]"
