@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import Document, Entity, read_documents
@@ -79,11 +81,12 @@ def read_facts(path: str | Path, relations: RelationSet) -> Facts:
         sha256, source = corpus.fingerprint, Source(corpus.manifest.source, corpus.manifest.source_sha256)
     else:
         expected = "training documents, or facts [head name, tail name, relation id]"
-        first = next(json_list(path, f"a list of {expected}"), None)
-        if isinstance(first, dict):
+        elements = json_list(path, f"a list of {expected}")
+        first = list(islice(elements, 1))
+        if first and isinstance(first[0], dict):
             triples, training = _stated(read_documents(path, relations))
         else:
-            triples, training = frozenset(_listed(path, relations, expected)), None
+            triples, training = frozenset(_listed(chain(first, elements), path, relations, expected)), None
         sha256 = sha256_of(path)
         source = Source(path.name, sha256)
     if not triples:
@@ -106,12 +109,13 @@ def _stated(documents: Iterable[Document]) -> tuple[frozenset[Fact], Training]:
     return facts, Training(frozenset(titles), labels)
 
 
-def _listed(path: Path, relations: RelationSet, expected: str) -> Iterator[Fact]:
+def _listed(elements: Iterable[Any], path: Path, relations: RelationSet, expected: str) -> Iterator[Fact]:
     """The facts of a facts file, checked."""
-    for index, raw in enumerate(json_list(path, f"a list of {expected}")):
-        if not (isinstance(raw, list) and len(raw) == 3 and all(isinstance(part, str) for part in raw)):
+    known = frozenset(relations.ids)
+    for index, raw in enumerate(elements):
+        if type(raw) is not list or len(raw) != 3 or not all(type(part) is str for part in raw):
             raise UserError(f"{path}: element {index} is not a fact; expected {expected}")
         head, tail, relation = raw
-        if relation not in relations:
+        if relation not in known:
             raise UserError(f"{path}: fact {index}: unknown relation {relation!r}; {nearest(relation, relations.ids)}")
         yield head, tail, relation

@@ -142,26 +142,25 @@ class Triples:
 
     def in_training(self, facts: Facts) -> Flags:
         """Whether each gold triple is a fact: any name of the head, any name of the tail, the relation."""
-        names = dict.fromkeys(name for head, tail, _ in facts.triples for name in (head, tail))
-        places = {name: place for place, name in enumerate(names)}
+        places = {name: place for place, name in enumerate(self.known.names)}
         relations = self.known.relations
 
         def key(head: Any, tail: Any, relation: Any) -> Any:
             return (head * len(places) + tail) * len(relations) + relation
 
-        known = [key(places[h], places[t], relations.index(r)) for h, t, r in facts.triples if r in relations]
+        # Names that no gold document has can be left away.
+        known = [
+            key(places[head], places[tail], relations.index(relation))
+            for head, tail, relation in facts.triples
+            if head in places and tail in places and relation in relations
+        ]
         keys = np.sort(np.array(known, dtype=np.int64))
-        # Names that are in no fact have the place -1.
-        place = np.array([places.get(name, -1) for name in self.known.names], dtype=np.int64)
         found = np.zeros(len(self), dtype=np.bool_)
         gold = np.flatnonzero(self.gold)
         for rows, starts, head, tail in self._mention_pairs(gold):
-            heads, tails = place[self.known.mention_name[head]], place[self.known.mention_name[tail]]
-            relation = np.repeat(self.relation[gold[rows]], np.diff(starts, append=len(heads)))
-            wanted = key(heads, tails, relation)
-            at = np.minimum(np.searchsorted(keys, wanted), max(len(keys) - 1, 0))
-            hits = (heads >= 0) & (tails >= 0) & (keys[at] == wanted if len(keys) else False)
-            found[gold[rows]] = np.logical_or.reduceat(hits, starts)
+            names = self.known.mention_name.astype(np.int64)
+            relation = np.repeat(self.relation[gold[rows]], np.diff(starts, append=len(head)))
+            found[gold[rows]] = np.logical_or.reduceat(np.isin(key(names[head], names[tail], relation), keys), starts)
         return found
 
     def _mention_pairs(self, triples: Places) -> Iterator[tuple[slice, Places, Places, Places]]:

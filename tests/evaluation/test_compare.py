@@ -61,3 +61,11 @@ def test_changes_carry_names() -> None:
     assert found["second"]["f1"] == 40.0
     assert found["differences"]["f1"]["difference"] == 40.0 - 100 * 2 / 6
     json.dumps(found, allow_nan=False)
+
+
+def test_changes_come_in_one_order_whatever_the_titles() -> None:
+    titles = [f"Nobody {letter}" for letter in "hbfaecdg"]
+    first = [Prediction(title, 0, 1, f"Q{number}") for title in titles for number in (3, 1, 2)]
+    changed = [(x.title, x.relation) for x in compared([family()], first, []).changed()]
+    assert changed == sorted(changed)
+    assert len(changed) == 24
