@@ -79,6 +79,23 @@ def test_agrees_with_the_standard_library_whatever_a_block_cuts(
         assert list(json_list(path, "a list")) == content
 
 
+def test_an_element_of_many_blocks_is_scanned_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = 0
+    scan = files._scan
+
+    def counted(text: str, place: int) -> Any:
+        nonlocal scans
+        scans += 1
+        return scan(text, place)
+
+    monkeypatch.setattr(files, "_scan", counted)
+    monkeypatch.setattr(files, "BLOCK", 16)
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(["x" * 100_000, 1]))
+    assert list(json_list(path, "a list")) == ["x" * 100_000, 1]
+    assert scans < 20
+
+
 def test_a_failure_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
     path = tmp_path / "x.txt"
     path.write_text("old")

@@ -63,6 +63,14 @@ def test_a_malformed_element_is_named_far_into_the_file(tmp_path: Path) -> None:
         read_predictions(path)
 
 
+def test_evidence_stays_with_its_prediction_far_into_the_file(tmp_path: Path) -> None:
+    rows = [Prediction(f"D{i}", 0, 1, "P1", None, (i % 7,) * (i % 3) if i % 2 else None) for i in range(30_000)]
+    path = tmp_path / "result.json"
+    write_predictions(rows, path)
+    assert path.stat().st_size > 1.5 * BLOCK
+    assert list(Predictions.of(rows)) == read_predictions(path) == rows
+
+
 def test_columns_hold_each_title_and_relation_once() -> None:
     rows = [
         Prediction("B", 1, 0, "P2"),
