@@ -87,8 +87,10 @@ def to_json(document: Document) -> dict[str, Any]:
     return raw
 
 
-def read_documents(path: str | Path, relations: RelationSet) -> Iterator[Document]:
+def read_documents(path: str | Path, relations: RelationSet | None) -> Iterator[Document]:
     """The documents of a DocRED-format JSON file (also gzipped: .gz), checked, one at a time in constant memory.
+
+    Without `relations` labels are not looked at: documents come as if they had none.
 
     Raises UserError where the file cannot be read or is not a JSON list, DocumentError at the first document that
     breaks the format, has a relation that is not of `relations`, or repeats a title.
@@ -113,8 +115,8 @@ def read_documents(path: str | Path, relations: RelationSet) -> Iterator[Documen
             index += 1
 
 
-def parse_document(raw: object, file: str | Path, index: int, relations: RelationSet) -> Document:
-    """Checks one document as it came out of JSON. `file` and `index` only serve the message.
+def parse_document(raw: object, file: str | Path, index: int, relations: RelationSet | None) -> Document:
+    """Checks one document as it came out of JSON, its labels where `relations` are given. The rest serves the message.
 
     Extra keys are ignored; `labels` and `evidence` may be absent; repeated (h, t, r) are merged, with all their
     evidence, and counted in `duplicate_labels`. Raises DocumentError at the first breach of the format.
@@ -177,7 +179,7 @@ def _get(holder: dict[str, Any], key: str, kind: type, where: str) -> Any:
     return value
 
 
-def _document(raw: object, relations: RelationSet) -> Document:
+def _document(raw: object, relations: RelationSet | None) -> Document:
     if not isinstance(raw, dict):
         raise _Breach(f"is {_named(raw)}, expected an object with title, sents and vertexSet")
     title = _get(raw, "title", str, "")
@@ -186,7 +188,7 @@ def _document(raw: object, relations: RelationSet) -> Document:
     if not vertices:
         raise _Breach("vertexSet is empty, expected at least one entity")
     entities = tuple(_entity(vertex, number, sentences) for number, vertex in enumerate(vertices))
-    if "labels" not in raw:
+    if relations is None or "labels" not in raw:
         return Document(title, sentences, entities, None)
     given = [
         _label(label, number, len(entities), len(sentences), relations)

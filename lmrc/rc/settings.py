@@ -5,10 +5,10 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-
-from pydantic import ValidationError
+from typing import Any
 
 from lmrc.config import PromptOptions
+from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError
 from lmrc.rc.lora import DTYPES, Precision
 
@@ -23,14 +23,18 @@ class Settings:
     prompt: PromptOptions
     precision: Precision
     relations_sha256: str
+    relations: RelationSet | None = None
+    """None: an adapter of before they were kept."""
 
     def write(self, folder: Path) -> None:
         """Write SETTINGS into the folder."""
-        content = {
+        content: dict[str, Any] = {
             "prompt": self.prompt.model_dump(mode="json"),
             "precision": self.precision,
             "relations_sha256": self.relations_sha256,
         }
+        if self.relations is not None:
+            content["relations"] = dict(zip(self.relations.ids, self.relations.names, strict=True))
         temporary = folder / (SETTINGS + ".tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
         temporary.rename(folder / SETTINGS)
@@ -43,14 +47,16 @@ class Settings:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["precision"] not in DTYPES:
                 raise KeyError(content["precision"])
+            relations = content.get("relations")
             return cls(
                 PromptOptions(**content["prompt"]),
                 content["precision"],
                 content["relations_sha256"],
+                RelationSet(tuple(relations), tuple(relations.values())) if relations else None,
             )
         except OSError as error:
             raise UserError(
                 f"{path} cannot be read ({error.strerror}): give the folder of a trained adapter"
             ) from error
-        except (json.JSONDecodeError, KeyError, TypeError, ValidationError) as error:
+        except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error!r}): export the adapter again") from error

@@ -149,4 +149,5 @@ class RcTask:
             prompt=self._config.prompt,
             precision=settle(self._config.train.precision),
             relations_sha256=self._relations.sha256,
+            relations=self._relations,
         ).write(folder)

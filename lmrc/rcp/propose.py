@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -93,6 +93,48 @@ def probabilities(model: RelationCandidateModel, documents: list[EncodedDocument
     return np.split(scores, np.cumsum([document.pairs for document in documents])[:-1])
 
 
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The candidates of a document, sorted by (h, t), of its `pairs`."""
+
+    candidates: list[Candidate]
+    pairs: int
+    cut_mentions: int
+
+
+class Proposer:
+    """A trained classifier that proposes the pairs with P(relation) >= threshold, at most the `top_k` most probable."""
+
+    def __init__(self, folder: Path, threshold: float, top_k: int | None, batch_size: int) -> None:
+        """On a GPU where there is one. `batch_size`: documents a forward pass.
+
+        Raises UserError where the model is missing or damaged.
+        """
+        model, tokenizer = RelationCandidateModel.load(folder)
+        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._encoder = Encoder(tokenizer, model.max_length)
+        self._threshold, self._top_k, self._batch_size = threshold, top_k, batch_size
+
+    def propose(self, documents: Sequence[Document]) -> list[Proposal]:
+        """One proposal a document, in their order."""
+        encoded = [self._encoder.encode(document) for document in documents]
+        scores: list[NDArray[np.float64]] = []
+        for start in range(0, len(encoded), self._batch_size):
+            scores += probabilities(self._model, encoded[start : start + self._batch_size])
+        return [
+            Proposal(self._choose(document, of_document), document.pairs, document.cut)
+            for document, of_document in zip(encoded, scores, strict=True)
+        ]
+
+    def _choose(self, document: EncodedDocument, scores: NDArray[np.float64]) -> list[Candidate]:
+        pairs = candidate_pairs(document.entities)
+        kept = np.flatnonzero(scores >= self._threshold)
+        if self._top_k is not None:
+            # Of equal ones the first.
+            kept = np.sort(kept[np.argsort(-scores[kept], kind="stable")[: self._top_k]])
+        return [Candidate(*pairs[number], float(scores[number])) for number in kept]
+
+
 class Proposing:
     """The candidates of `config.corpus`, as `lmrc.engine.inference.Inference`."""
 
@@ -115,40 +157,20 @@ class Proposing:
         )
 
     @cached_property
-    def _model(self) -> tuple[RelationCandidateModel, Encoder]:
-        """On a GPU where there is one."""
-        model, tokenizer = RelationCandidateModel.load(self._config.rcp)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu"), Encoder(tokenizer, model.max_length)
+    def _proposer(self) -> Proposer:
+        config = self._config
+        return Proposer(config.rcp, self.threshold, config.top_k, config.batch_size)
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
-        """For each document its title, the pairs with P(relation) >= threshold, at most the `top_k` most
-        probable, sorted by (h, t), and counts.
+        """For each document its title, its candidates as `Proposer` chooses them, and counts.
 
         Raises UserError where the model is damaged.
         """
-        model, encoder = self._model
         chunk = [self._corpus[index] for index in documents]
-        encoded = [encoder.encode(document) for document in chunk]
-        scores: list[NDArray[np.float64]] = []
-        for start in range(0, len(chunk), self._config.batch_size):
-            scores += probabilities(model, encoded[start : start + self._config.batch_size])
-        return [self._row(document, encoded[index], scores[index]) for index, document in enumerate(chunk)]
-
-    def _row(self, document: Document, encoded: EncodedDocument, scores: NDArray[np.float64]) -> dict[str, Any]:
-        pairs = candidate_pairs(len(document.entities))
-        kept = np.flatnonzero(scores >= self.threshold)
-        if self._config.top_k is not None:
-            # Of equal ones the first.
-            kept = np.sort(kept[np.argsort(-scores[kept], kind="stable")[: self._config.top_k]])
-        return {
-            "title": document.title,
-            "candidates": [
-                {"head": pairs[number][0], "tail": pairs[number][1], "probability": float(scores[number])}
-                for number in kept
-            ],
-            "pairs": encoded.pairs,
-            "cut_mentions": encoded.cut,
-        }
+        return [
+            {"title": document.title, **asdict(proposal)}
+            for document, proposal in zip(chunk, self._proposer.propose(chunk), strict=True)
+        ]
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int | float]:
         """Write the folder `candidates` of the run; returns and prints what was proposed.

@@ -166,6 +166,15 @@ def test_absent_labels_differ_from_none_holding() -> None:
     assert to_json(parse(changed(("labels",), [])))["labels"] == []
 
 
+def test_labels_are_not_looked_at_without_a_relation_set(tmp_path: Path) -> None:
+    """Not even where they break the format: who wants documents only has none to mend."""
+    file = tmp_path / "docs.json"
+    file.write_text(json.dumps([{**GOOD, "labels": [{"h": 7, "r": "unheard of"}]}, {**GOOD, "title": "Bob"}]))
+    read = list(read_documents(file, None))
+    assert [document.labels for document in read] == [None, None]
+    assert read[0].entities == parse_document(GOOD, "f", 0, DOCRED).entities
+
+
 def test_absent_evidence_is_empty() -> None:
     assert parse(without((*LABEL, "evidence"))).labels == (Label(0, 1, "P551", ()),)
 

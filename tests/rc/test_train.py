@@ -213,7 +213,7 @@ def test_export_loads_with_peft_alone_and_gives_the_same_logits(learnt: Learnt, 
     tokenizer = AutoTokenizer.from_pretrained(learnt.adapter)
     assert tokenizer.decode(tokenizer("Zoë\n(é| x")["input_ids"]) == "Zoë\n(é| x"
     assert tokenizer.eos_token == "</s>"
-    assert Settings.read(learnt.adapter) == Settings(PromptOptions(), "fp32", RELATIONS.sha256)
+    assert Settings.read(learnt.adapter) == Settings(PromptOptions(), "fp32", RELATIONS.sha256, RELATIONS)
 
 
 def test_corpora_with_other_relations_are_refused(base: Path, tmp_path: Path) -> None:
