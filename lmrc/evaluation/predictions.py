@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import islice
 from math import isfinite, isnan
@@ -206,15 +207,30 @@ def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> No
     by_title: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         by_title.setdefault(prediction.title, []).append(prediction)
+    with writing_predictions(path) as write:
+        for group in by_title.values():
+            write(group)
+
+
+@contextmanager
+def writing_predictions(path: str | Path) -> Iterator[Callable[[Iterable[Prediction]], None]]:
+    """A submission file as `write_predictions` writes it, to which a call adds the predictions of one document.
+
+    It is there when the block ends well. Raises as `write_predictions`.
+    """
     with replacing(path) as file:
         separator = "[\n"
-        for group in by_title.values():
+
+        def write(group: Iterable[Prediction]) -> None:
+            nonlocal separator
             for prediction in sorted(group, key=lambda p: (p.head, p.tail, p.relation)):
                 if prediction.score is not None and not isfinite(prediction.score):
                     raise UserError(f"{path}: {prediction} has a score that JSON cannot hold; nothing was written")
                 file.write(separator + json.dumps(_to_json(prediction), ensure_ascii=False))
                 separator = ",\n"
-        file.write("\n]\n" if by_title else "[]\n")
+
+        yield write
+        file.write("[]\n" if separator == "[\n" else "\n]\n")
 
 
 def _problem(raw: object) -> str | None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from pathlib import Path
 from typing import Protocol
 
 import torch
@@ -16,10 +17,13 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lmrc.config import DecodeOptions, PromptOptions
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
+from lmrc.engine.precision import bf16_is_native
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, prompt_ids
 from lmrc.rc.grammar import Grammar
+from lmrc.rc.lora import Precision, load_adapter, load_base
 from lmrc.rc.memory import SharedBeginning
+from lmrc.rc.packing import IMPLEMENTATION
 from lmrc.rc.prompts import answer_set
 from lmrc.rc.scoring import relation_scores
 from lmrc.rc.triples import Parsed, Triple, UnknownRelation, parse
@@ -47,6 +51,20 @@ class Answered:
     none: int
     failures: Counter[str]
     unknown: tuple[UnknownRelation, ...]
+
+
+def load_lm(base: str, adapter: Path | None, trained_in: Precision) -> PreTrainedModel | PeftModel:
+    """The LM with its adapter, if any, to answer with: on a GPU where there is one, in bf16 only where it is native.
+
+    Raises UserError where there is no such model.
+    """
+    precision = trained_in
+    if precision == "bf16" and not bf16_is_native():
+        print("bf16 is only emulated on this machine, and slow: loading the LM in fp32", flush=True)
+        precision = "fp32"
+    plain = load_base(base, IMPLEMENTATION, precision)
+    model = plain if adapter is None else load_adapter(plain, adapter)
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 class Answering(Protocol):

@@ -11,24 +11,20 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import torch
-from peft import PeftModel
-from transformers import PreTrainedModel, PreTrainedTokenizerBase
+from transformers import PreTrainedTokenizerBase
 
 from lmrc.config import ClassifyConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.docred import Document, candidate_pairs
 from lmrc.engine.identity import identity
-from lmrc.engine.precision import bf16_is_native
 from lmrc.errors import ConfigError, UserError
 from lmrc.evaluation.files import replacing
 from lmrc.evaluation.predictions import Prediction, write_predictions
-from lmrc.rc.answering import Answered, Answering, LocalAnswering
+from lmrc.rc.answering import Answered, Answering, LocalAnswering, load_lm
 from lmrc.rc.examples import Query, QueryBuilder, gold_pairs
 from lmrc.rc.few_shot import demonstrations, few_shot_messages
-from lmrc.rc.lora import adapter_base, load_adapter, load_base, load_tokenizer
-from lmrc.rc.packing import IMPLEMENTATION
+from lmrc.rc.lora import adapter_base, load_tokenizer
 from lmrc.rc.prompts import Pair
 from lmrc.rc.server.answering import ServerAnswering
 from lmrc.rc.settings import Settings
@@ -159,18 +155,14 @@ class Classifying:
                 config.decode,
             )
         return LocalAnswering(
-            self._load, self._tokenizer, prompt, config.decode, relations, self._document, self._builder.beginning()
+            lambda: load_lm(self._base, config.rc, self._settings.precision),
+            self._tokenizer,
+            prompt,
+            config.decode,
+            relations,
+            self._document,
+            self._builder.beginning(),
         )
-
-    def _load(self) -> PreTrainedModel | PeftModel:
-        """On a GPU where there is one."""
-        precision = self._settings.precision
-        if precision == "bf16" and not bf16_is_native():
-            print("bf16 is only emulated on this machine, and slow: loading the LM in fp32", flush=True)
-            precision = "fp32"
-        base = load_base(self._base, IMPLEMENTATION, precision)
-        model = base if self._config.rc is None else load_adapter(base, self._config.rc)
-        return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
     def _document(self, query: Query) -> Document:
         return self._corpus[query.document]
