@@ -14,7 +14,8 @@ from lmrc.corpus.docred import Document, read_documents
 from lmrc.corpus.relations import DOCRED
 from lmrc.evaluation.browser import documents_html
 from lmrc.evaluation.evaluated import Evaluated
-from lmrc.evaluation.exhibits import errors, paper, summary
+from lmrc.evaluation.exhibits import Exhibit, errors, paper, summary
+from lmrc.evaluation.figures import relation_bars
 from lmrc.evaluation.metrics import score
 from lmrc.evaluation.predictions import Prediction
 from lmrc.evaluation.report import Section, exhibits_html, write_report
@@ -50,7 +51,8 @@ def noisy(name: str, dev: list[Document], seed: int) -> Evaluated:
 
 
 def write(path: Path, runs: list[Evaluated]) -> Path:
-    parts = {"summary": summary(runs), "tables": paper(runs), "errors": errors(runs)}
+    wide = Exhibit("bars", "F1 by relation", relation_bars(runs[0].scores, runs[0].relations))
+    parts = {"summary": summary(runs), "tables": paper(runs), "figures": [wide], "errors": errors(runs)}
     sections = [Section(name, name.title(), exhibits_html(found)) for name, found in parts.items()]
     return write_report(path, "Report", *sections, Section("documents", "Documents", documents_html(runs)))
 
@@ -206,6 +208,21 @@ def test_everything_is_reached_by_the_keyboard(chromium: Chromium, small: Path) 
     assert chromium.run("document.activeElement.name") != "search"
 
 
+def test_a_triple_in_focus_is_not_behind_the_text(chromium: Chromium, real: tuple[Path, list[Evaluated]]) -> None:
+    chromium.look(1280, 900)
+    chromium.open(real[0], "#document=Ross+Alger")
+    chromium.press("j", "k", "Tab")
+    for _ in range(12):
+        chromium.press("Tab")
+        place = chromium.run(
+            """(() => { const here = document.activeElement.getBoundingClientRect();
+            const text = document.querySelector("ol.text").getBoundingClientRect();
+            return [text.top, text.bottom, here.top, here.bottom, innerHeight]; })()"""
+        )
+        top, bottom, first, last, height = place
+        assert -1 <= top < bottom <= first + 1 < last <= height + 1  # parts of a dot
+
+
 def luminance(colour: str) -> float:
     """Relative luminance of WCAG 2 of "rgb(r, g, b)"."""
     parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
@@ -254,6 +271,7 @@ def test_the_button_overrules_the_system(chromium: Chromium, small: Path) -> Non
 def test_the_page_never_scrolls_sideways(chromium: Chromium, real: tuple[Path, list[Evaluated]], width: int) -> None:
     chromium.look(width, 900)
     chromium.open(real[0], "#kind=missed")
+    chromium.run('document.querySelectorAll("details").forEach((folded) => { folded.open = true; })')
     assert chromium.run("document.documentElement.scrollWidth") <= width
 
 
