@@ -28,6 +28,8 @@ class Exhibit:
     title: str
     content: Table | Drawing
     notes: tuple[str, ...] = ()
+    caption: str = ""
+    """In LaTeX, which numbers its tables itself; the title where it is empty."""
 
 
 def summary(runs: Sequence[Evaluated]) -> list[Exhibit]:
@@ -57,6 +59,7 @@ def paper(runs: Sequence[Evaluated]) -> list[Exhibit]:
             f"{'Tables' if '/' in source.number else 'Table'} {source.number.replace('/', ' and ')}: {source.caption}",
             table,
             (source.note,) if source.note else (),
+            f"{source.caption}: table {source.number} of the paper, and our runs",
         )
         for source, table in paper_tables(runs)
     ]
@@ -142,7 +145,7 @@ def write_exhibits(folder: Path, exhibits: Iterable[Exhibit]) -> None:
         if isinstance(content, Table):
             forms = {
                 "txt": f"{exhibit.title}\n\n{content.text()}\n{below}".rstrip() + "\n",
-                "tex": content.latex(exhibit.title, exhibit.name),
+                "tex": content.latex(exhibit.caption or exhibit.title, exhibit.name),
                 "csv": content.csv(),
             }
             for ending, text in forms.items():

@@ -107,6 +107,9 @@ def test_a_folder_gets_the_page_its_tables_and_figures(tmp_path: Path) -> None:
     for name in tables:
         text = (out / "tables" / f"{name}.txt").read_text()
         assert text.splitlines()[0] in page.replace("&#x27;", "'")
+    captions = [line for line in (out / "tables" / "table-4.tex").read_text().splitlines() if "caption" in line]
+    shown = "Intra- and Inter-F1 on the development set of DocRED: table 4 of the paper, and our runs"
+    assert captions == [f"\\caption{{{shown}}}\\label{{tab:table-4}}"]
     row = next(
         line for line in (out / "tables" / "table-4.csv").read_text().splitlines() if line.startswith("Our runs")
     )
