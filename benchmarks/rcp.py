@@ -22,6 +22,7 @@ from typing import Any, Literal
 import torch
 from preprocess import measure as preprocess
 from published import PublishedModel, published_batch, published_loss
+from side_by_side import highest_memory, in_turn
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, RobertaConfig
 
@@ -116,20 +117,6 @@ class Side:
         self._optimizer.zero_grad()
 
 
-def in_turn(sides: dict[str, Step], batches: int) -> dict[str, float]:
-    """Seconds of each side over all batches, each batch once by each side, the first to go alternating."""
-    seconds = dict.fromkeys(sides, 0.0)
-    for step in sides.values():
-        step(0)
-    for index in range(batches):
-        names = list(sides) if index % 2 else list(sides)[::-1]
-        for name in names:
-            begun = time.perf_counter()
-            sides[name](index)
-            seconds[name] += time.perf_counter() - begun
-    return seconds
-
-
 def read(path: Path, documents: int, tokenizer: PreTrainedTokenizerBase) -> list[EncodedDocument]:
     """The first documents, as word pieces."""
     encoder = Encoder(tokenizer, 1021)
@@ -166,19 +153,13 @@ def peak_memory(size: Size, name: str, options: argparse.Namespace) -> dict[str,
 
 
 def _train_alone(size: Size, name: str, documents: Sequence[EncodedDocument], precision: str) -> None:
-    libraries = _highest()
+    libraries = highest_memory()
     model = make_models(size, VOCABULARY)[name == "ours"]
     side = make_side(model, documents, precision)
     # The widest batches decide: those with the most pairs and tokens.
     for index in range(-(-len(documents) // BATCH)):
         side.train(index)
-    print(json.dumps({"libraries": libraries, "peak": _highest()}))
-
-
-def _highest() -> float:
-    """The most memory that this process has held, in MB (not `ru_maxrss`, which begins with the parent's)."""
-    status = Path("/proc/self/status").read_text()
-    return int(status.split("VmHWM:")[1].split()[0]) / 1024
+    print(json.dumps({"libraries": libraries, "peak": highest_memory()}))
 
 
 def products_share(model: RelationCandidateModel, tokens: int, seconds: float) -> float:

@@ -89,7 +89,9 @@ def test_every_option_has_a_meaning_and_stands_in_the_table(tree: type[Options])
 
 
 def _tree_of(path: Path) -> type[Options]:
-    kinds: dict[str, type[Options]] = {"rcp": RcpConfig, "rc": RcConfig, "direct": RcConfig, "configs": DemoConfig}
+    kinds: dict[str, type[Options]] = {"rcp": RcpConfig, "configs": DemoConfig}
+    kinds |= dict.fromkeys(("rc", "direct", "rcp-llm"), RcConfig)
+    kinds |= dict.fromkeys(("rc-gold", "few-shot"), ClassifyConfig)
     return kinds[path.parent.name]
 
 

@@ -93,9 +93,7 @@ class Classifying:
                 self._pairs(index)
         asked = {name: getattr(config, name).model_dump(mode="json") for name in ("decode", "few_shot")}
         if config.decode.backend == "openai":
-            asked["server"] = config.server.model_dump(
-                mode="json", include={"url", "model", "endpoint", "seed", "body"}
-            )
+            asked["server"] = config.server.model_dump(mode="json", include={"model", "endpoint", "seed", "body"})
         self.identity = identity(
             config.rc,
             SCHEMA,
@@ -109,6 +107,7 @@ class Classifying:
 
     def _check_backend(self) -> None:
         decode, few_shot = self._config.decode, self._config.few_shot
+        is_chat = self._config.server.endpoint == "chat"
         if decode.backend == "openai" and decode.mode != "free":
             raise ConfigError(
                 f"a server writes freely, it cannot answer in mode {decode.mode}: give --decode.mode free"
@@ -117,7 +116,11 @@ class Classifying:
             raise ConfigError(
                 "few_shot.examples are turns of a conversation with a server: give --decode.backend openai"
             )
-        if few_shot.examples and self._config.server.endpoint != "chat":
+        if decode.backend == "openai" and is_chat and self._settings.prompt.template != "none":
+            raise ConfigError("a server puts messages into its own chat template: give --prompt.template none")
+        if few_shot.examples and few_shot.corpus.resolve() == self._config.corpus.resolve():
+            raise ConfigError(f"few_shot.corpus is {few_shot.corpus}, which is asked: give the training corpus")
+        if few_shot.examples and not is_chat:
             raise ConfigError("few_shot.examples are turns of a conversation: give --server.endpoint chat")
 
     def _pairs(self, index: int) -> list[Pair]:

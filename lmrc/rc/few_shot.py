@@ -33,16 +33,6 @@ class Demonstration:
     answer: str
 
 
-def sample(documents: int, count: int, seed: int) -> list[int]:
-    """`count` different indices below `documents`, rising; the same for the same arguments.
-
-    Raises UserError where there are not so many documents.
-    """
-    if count > documents:
-        raise UserError(f"{count} documents shall be drawn, but there are {documents}: draw at most {documents}")
-    return sorted(Random(seed).sample(range(documents), count))
-
-
 def demonstrations(
     corpus: Corpus, kind: PromptKind, count: int = 3, pairs: int = 10, seed: int = 66
 ) -> list[Demonstration]:

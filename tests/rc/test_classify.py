@@ -4,19 +4,23 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 import pytest
 from safetensors.torch import load_file, save_file
 
-from lmrc.config import ClassifyConfig, DecodeOptions, RunOptions
-from lmrc.corpus.candidates import Candidate, write_candidates
+from lmrc.config import ClassifyConfig, DecodeOptions, FewShotOptions, PromptOptions, RunOptions, ServerOptions
+from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
+from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.relations import RelationSet
-from lmrc.errors import UserError
+from lmrc.errors import ConfigError, UserError
 from lmrc.evaluation.predictions import Prediction, read_predictions
 from lmrc.rc.classify import Classifying
+from lmrc.rc.prompts import answer
 from tests.rc import tiny
-from tests.rc.conftest import Learnt
+from tests.rc.conftest import Learnt, by_heart
+from tests.rc.server.scripted import Act, serve
 
 GOLD = {
     Prediction("one", 0, 1, "P26"),
@@ -79,6 +83,113 @@ def test_direct_asks_for_all_pairs(learnt_direct: Learnt, tmp_path: Path) -> Non
     counts = run(config(learnt_direct, tmp_path))
     assert predicted(tmp_path) == {Prediction("three", 0, 1, "P17")}
     assert (counts["pairs"], counts["none"], counts["documents_without_pairs"]) == (4, 3, 0)
+
+
+def test_all_relations_weighed(learnt: Learnt, tmp_path: Path) -> None:
+    """Predictions are those of at least the threshold; the rest is kept beside them."""
+    counts = run(config(learnt, tmp_path, decode=DecodeOptions(mode="score", threshold=0.4)))
+    assert predicted(tmp_path) == GOLD
+    everything = read_predictions(tmp_path / "classify" / "scores-of-all.json")
+    assert {replace(one, score=None) for one in everything} >= GOLD
+    least = min(one.score or 0 for one in read_predictions(tmp_path / "classify" / "predictions.json"))
+    assert least >= 0.4 > max(one.score or 0 for one in everything if replace(one, score=None) not in GOLD)
+    assert (counts["predictions"], counts["unfinished"], counts["none"]) == (4, 0, 0)
+    run(config(learnt, tmp_path, decode=DecodeOptions(mode="score", threshold=1.0)))
+    assert predicted(tmp_path) == set()
+
+
+def test_an_lm_in_the_place_of_rcp_writes_candidates(base: Path, tmp_path: Path) -> None:
+    """Yes or No for all pairs; what it wrote is what the next classify asks about."""
+    yes_no = by_heart(base, tmp_path, "rcp-llm", tiny.DOCUMENTS, 120)
+    counts = run(config(yes_no, tmp_path))
+    folder = tmp_path / "classify" / "candidates"
+    candidates = Candidates.open(folder)
+    candidates.check(yes_no.corpus)
+    pairs = [[(one.head, one.tail) for one in candidates[index]] for index in range(3)]
+    assert pairs == [[(0, 1), (1, 2)], [], [(0, 1)]]
+    assert (counts["pairs"], counts["predictions"], counts["none"]) == (6 + 2 + 2, 3, 7)
+    assert not (tmp_path / "classify" / "predictions.json").exists()
+    with pytest.raises(ConfigError, match="candidates are those of a whole corpus: leave out documents"):
+        Classifying(config(yes_no, tmp_path, documents=2))
+
+
+def answers_of_gold(body: dict[str, Any], times: int) -> Act:
+    """A server that knows the answers, from the last message of a conversation."""
+    asked = body["messages"][-1]["content"]
+    title = next(one for one in tiny.DOCUMENTS if " ".join(one.sentences[0]) in asked and one.title != "two")
+    if "(X| -| Y)" in asked:
+        title = tiny.DOCUMENTS[1]
+    gold = relations_by_pair(title)
+    pairs = {pair: gold.get(pair, ()) for pair in candidate_pairs(len(title.entities))}
+    text = answer(title, pairs, tiny.RELATIONS)
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3}
+    return Act(body=json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode())
+
+
+def test_a_server_after_demonstrations(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The few-shot experiment: no adapter, all pairs, free answers; a second run asks nothing."""
+    asked = tiny.corpus(tmp_path / "asked", tiny.DOCUMENTS)
+    shown = tiny.corpus(tmp_path / "shown", tiny.DOCUMENTS[:1])
+    with serve(answers_of_gold) as server:
+        options = ClassifyConfig(
+            run=RunOptions(name="classify", folder=tmp_path),
+            corpus=asked.folder,
+            rc=None,
+            base=str(base),
+            prompt=PromptOptions(kind="direct"),
+            few_shot=FewShotOptions(examples=1, corpus=shown.folder),
+            decode=DecodeOptions(backend="openai", mode="free"),
+            server=ServerOptions(url=server.url, model="known", key_variable=None),
+        )
+        counts = run(options)
+        found = set(read_predictions(tmp_path / "classify" / "predictions.json"))
+        assert found == GOLD
+        assert counts["none"] == 10 - 3
+        for body in server.asked:
+            turns = [message["role"] for message in body["messages"]]
+            assert turns == ["user", "assistant", "user"]
+        sent = len(server.asked)
+        assert sent == 3
+        run(options)
+        assert len(server.asked) == sent
+    assert "server: " in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decode": {"backend": "openai"}}, "a server writes freely"),
+        ({"few_shot": {"examples": 3}}, "turns of a conversation with a server"),
+        ({"rc": None}, "name it in base"),
+        (
+            {"decode": {"backend": "openai", "mode": "free"}, "few_shot": {"examples": 1, "corpus": "CORPUS"}},
+            "which is asked: give the training corpus",
+        ),
+        (
+            {
+                "decode": {"backend": "openai", "mode": "free"},
+                "few_shot": {"examples": 1},
+                "server": {"endpoint": "completions"},
+            },
+            "give --server.endpoint chat",
+        ),
+        (
+            {
+                "rc": None,
+                "base": "x",
+                "prompt": {"template": "llama2"},
+                "decode": {"backend": "openai", "mode": "free"},
+            },
+            "its own chat template",
+        ),
+    ],
+)
+def test_what_does_not_go_together(learnt: Learnt, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    text = json.dumps(changes).replace("CORPUS", str(learnt.corpus.folder))
+    values = config(learnt, tmp_path).model_dump(mode="json") | json.loads(text)
+    with pytest.raises(ConfigError, match=message):
+        Classifying(ClassifyConfig.model_validate(values))
 
 
 def test_candidates(learnt: Learnt, tmp_path: Path) -> None:

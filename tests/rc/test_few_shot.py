@@ -1,43 +1,17 @@
 from __future__ import annotations
 
-from collections import Counter
 from pathlib import Path
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from lmrc.corpus.arrow import Corpus, write_corpus
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED
 from lmrc.errors import UserError
 from lmrc.rc.examples import Query
-from lmrc.rc.few_shot import Demonstration, demonstrations, few_shot_messages, sample
+from lmrc.rc.few_shot import Demonstration, demonstrations, few_shot_messages
 from lmrc.rc.prompts import prompt
 from tests.rc import tiny
-
-
-@given(documents=st.integers(0, 2000), share=st.floats(0, 1), seed=st.integers(0, 10**6))
-def test_a_sample_is_of_different_documents_in_their_order(documents: int, share: float, seed: int) -> None:
-    count = round(documents * share)
-    drawn = sample(documents, count, seed)
-    assert drawn == sorted(set(drawn))
-    assert len(drawn) == count
-    assert set(drawn) <= set(range(documents))
-    assert drawn == sample(documents, count, seed)
-
-
-def test_a_sample_is_even() -> None:
-    """DocRED's dev set: 100 of 998, many times; each document about as often."""
-    times = Counter(index for seed in range(2000) for index in sample(998, 100, seed))
-    expected = 2000 * 100 / 998
-    assert len(times) == 998
-    assert max(abs(count - expected) for count in times.values()) < 5 * expected**0.5
-
-
-def test_more_than_there_are() -> None:
-    with pytest.raises(UserError, match="101 documents shall be drawn, but there are 100"):
-        sample(100, 101, 0)
 
 
 @pytest.fixture(scope="module")

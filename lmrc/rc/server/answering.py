@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import closing
 from functools import cached_property
 from pathlib import Path
 
@@ -39,6 +40,7 @@ class ServerAnswering:
 
     def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
         """See `lmrc.rc.answering.Answering`. Prints what has been asked and paid so far."""
-        generations = self._backend.generate(queries, self._messages_of)
-        yield from read_answers(generations, self._document_of, self._relations, self._prompt, self._decode)
+        # A signal while an answer is read must end the requests in flight at once.
+        with closing(self._backend.generate(queries, self._messages_of)) as generations:
+            yield from read_answers(generations, self._document_of, self._relations, self._prompt, self._decode)
         print(f"server: {self._backend.usage}", flush=True)

@@ -1,0 +1,185 @@
+"""Fine-tuning of the LM beside a padded loop in the manner of Hugging Face's Trainer, on real prompts.
+
+Both sides hold the same LM with the same adapter, see the same queries (gold pairs of the documents) in the same
+batches, and take turns, batch by batch, in one process. The padded side pads each batch to its longest text, lets
+transformers compute all logits and the loss, and attends by sdpa with a mask; ours is `lmrc.rc`. The losses of both are
+compared before anything is timed. Useful tokens are those of the texts, without padding; each text counts whole on both
+sides. Peak memory is that of a process of its own for each side.
+
+    python benchmarks/rc_train.py --documents redocred_dev.json [--count 24] [--batch 4] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import json
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from side_by_side import highest_memory, in_turn
+from torch import nn
+
+from lmrc.config import LoraOptions, PromptOptions
+from lmrc.corpus.docred import read_documents, relations_by_pair
+from lmrc.corpus.relations import DOCRED
+from lmrc.rc.examples import Example, QueryBuilder, collate, encode, gold_pairs
+from lmrc.rc.lora import add_adapter, load_base, load_tokenizer
+from lmrc.rc.packing import IMPLEMENTATION, run
+
+BASE = "embedded:smollm2"
+
+
+class Side:
+    """One side: the LM, its batches made beforehand, and a training step over one of them."""
+
+    def __init__(self, name: str, batches: list[list[Example]], pad: int) -> None:
+        self._packed = name == "ours"
+        base = load_base(BASE, IMPLEMENTATION if self._packed else "sdpa", "fp32")
+        base.config.use_cache = False
+        self.model: PeftModel = add_adapter(base, LoraOptions(dropout=0.0), BASE, seed=1)
+        # An adapter begins as zero, where half of its gradients are zero too.
+        torch.manual_seed(2)
+        for name_, parameter in self.model.named_parameters():
+            if "lora_B" in name_:
+                nn.init.normal_(parameter, std=0.01)
+        trained = [parameter for parameter in self.model.parameters() if parameter.requires_grad]
+        self._optimizer = torch.optim.AdamW(trained, lr=1e-4, fused=True)
+        self._batches: list[Any] = [dict(collate(batch)) if self._packed else padded(batch, pad) for batch in batches]
+
+    def loss(self, index: int) -> torch.Tensor:
+        """Mean over the learnt tokens of a batch."""
+        batch = self._batches[index]
+        if not self._packed:
+            return self.model(**batch).loss  # type: ignore[no-any-return]
+        logits = run(self.model, batch["input_ids"], batch["positions"], batch["layout"], batch["wanted"])
+        return nn.functional.cross_entropy(logits, batch["targets"])
+
+    def train(self, index: int) -> None:
+        """Forward, backward, clip, step."""
+        self.model.train()
+        self.loss(index).backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
+        self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def padded(examples: list[Example], pad: int) -> dict[str, torch.Tensor]:
+    """A batch as a padding collator makes it."""
+    longest = max(len(example.input_ids) for example in examples)
+    shape = len(examples), longest
+    batch = {
+        "input_ids": torch.full(shape, pad),
+        "attention_mask": torch.zeros(shape, dtype=torch.long),
+        "labels": torch.full(shape, -100),
+    }
+    for row, example in enumerate(examples):
+        length = len(example.input_ids)
+        batch["input_ids"][row, :length] = example.input_ids
+        batch["attention_mask"][row, :length] = 1
+        batch["labels"][row, example.prompt_tokens : length] = example.input_ids[example.prompt_tokens :]
+    return batch
+
+
+def read_batches(path: Path, count: int, size: int) -> tuple[list[list[Example]], int]:
+    """Queries for the gold pairs of the first `count` documents, in batches; the id of the padding."""
+    tokenizer = load_tokenizer(BASE)
+    builder = QueryBuilder(tokenizer, DOCRED, PromptOptions())
+    examples = [
+        encode(query, tokenizer)
+        for index, document in enumerate(itertools.islice(read_documents(path, DOCRED), count))
+        for query in builder.build(index, document, gold_pairs(document), relations_by_pair(document))
+    ]
+    assert isinstance(tokenizer.pad_token_id, int)
+    return [examples[start : start + size] for start in range(0, len(examples), size)], tokenizer.pad_token_id
+
+
+def peak_memory(name: str, options: argparse.Namespace) -> dict[str, float]:
+    """Megabytes of a process that trains one side on the batch with the most tokens."""
+    command = [sys.executable, __file__, "--documents", str(options.documents), "--memory-of", name]
+    command += ["--count", str(options.count), "--batch", str(options.batch)]
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, float] = json.loads(output.splitlines()[-1])
+    return found
+
+
+def flops_a_token(model: nn.Module) -> float:
+    """Products of forward and backward pass through frozen linear layers, a token: 2 + 2 a weight, without the head."""
+    linear = [module for name, module in model.named_modules() if isinstance(module, nn.Linear) and "head" not in name]
+    return sum(4.0 * module.weight.numel() for module in linear)
+
+
+def product_speed() -> float:
+    """Floating point operations a second of large products on this machine."""
+    a, b = torch.randn(2048, 576), torch.randn(576, 1536)
+    a @ b
+    begun = time.perf_counter()
+    for _ in range(20):
+        a @ b
+    return 20 * 2 * 2048 * 576 * 1536 / (time.perf_counter() - begun)
+
+
+def main() -> None:
+    """Print the figures."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--documents", type=Path, required=True, help="documents in DocRED's format")
+    parser.add_argument("--count", type=int, default=16, help="documents measured, from the first")
+    parser.add_argument("--batch", type=int, default=4, help="queries a batch")
+    parser.add_argument("--threads", type=int, default=2)
+    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--memory-of", choices=["padded", "ours"], help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    batches, pad = read_batches(options.documents, options.count, options.batch)
+    if options.memory_of:
+        libraries = highest_memory()
+        longest = max(batches, key=lambda batch: max(len(example.input_ids) for example in batch))
+        Side(options.memory_of, [longest], pad).train(0)
+        print(json.dumps({"libraries": libraries, "peak": highest_memory()}))
+        return
+    sides = {name: Side(name, batches, pad) for name in ("padded", "ours")}
+    with torch.no_grad():
+        theirs, mine = (side.loss(0).item() for side in sides.values())
+    if abs(theirs - mine) > 1e-5 * abs(theirs):
+        raise SystemExit(f"the losses of both sides differ: {theirs:.7f} and {mine:.7f}")
+    steps: dict[str, Callable[[int], None]] = {name: side.train for name, side in sides.items()}
+    seconds = in_turn(steps, len(batches))
+    useful = sum(len(example.input_ids) for batch in batches for example in batch)
+    computed = sum(len(collate(batch)["input_ids"]) for batch in batches)  # type: ignore[arg-type, misc]
+    filled = sum(len(batch) * max(len(example.input_ids) for example in batch) for batch in batches)
+    memory = {name: peak_memory(name, options) for name in sides}
+    held = {name: found["peak"] - found["libraries"] for name, found in memory.items()}
+    used = flops_a_token(sides["ours"].model) * computed / seconds["ours"] / product_speed()
+    figures = {
+        "tokens_ratio": seconds["padded"] / seconds["ours"],
+        "memory_ratio": held["ours"] / held["padded"],
+        "tokens_per_second": useful / seconds["ours"],
+        "padded_tokens_per_second": useful / seconds["padded"],
+        "useful_tokens": useful,
+        "computed_tokens": computed,
+        "padded_tokens": filled,
+        "model_flops_utilization": used,
+        "peak_megabytes": memory["ours"]["peak"],
+        "padded_peak_megabytes": memory["padded"]["peak"],
+    }
+    if options.json:
+        options.json.write_text(json.dumps(figures, indent=2) + "\n")
+    print(
+        f"{sum(map(len, batches))} queries in batches of {options.batch}: {useful} tokens, with padding {filled}, with "
+        f"the shared beginning once {computed}\n"
+        f"useful tokens a second: padded {figures['padded_tokens_per_second']:.0f}, ours "
+        f"{figures['tokens_per_second']:.0f}; the linear layers' products on what is computed are {100 * used:.0f} % "
+        f"of what large products reach here\n"
+        f"peak memory without the libraries: padded {held['padded']:.0f} MB, ours {held['ours']:.0f} MB\n"
+        f"training {figures['tokens_ratio']:.2f} x the tokens/s, {figures['memory_ratio']:.2f} x the memory"
+    )
+
+
+if __name__ == "__main__":
+    main()
