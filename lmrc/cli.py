@@ -132,6 +132,34 @@ def download(dataset: str, folder: Path) -> None:
 
 
 @lmrc.command()
+@click.argument("documents", type=FOLDER)
+@click.option("--rcp", required=True, type=FOLDER, help="Folder with the trained classifier.")
+@click.option("--rc", required=True, type=FOLDER, help="Folder with the trained adapter.")
+@click.option("--out", required=True, type=FOLDER, help="File of the triples: {title, h_idx, t_idx, r, score}.")
+@click.option("--relations", type=FOLDER, help="Relation set as JSON {id: name}; the adapter's own without it.")
+@click.option("--threshold", help="Least P(pair has a relation): a number, f1 or recall=0.9; 0.5 without it.")
+@click.option("--top-k", type=int, help="Most pairs a document, the most probable.")
+@click.option("--mode", type=click.Choice(["constrained", "score"]), help="The most probable answer, or all weighed.")
+@click.option("--relation-threshold", type=float, help="Least P(relation of the pair), in mode score.")
+@click.option("--batch-size", type=int, help="Documents, and then queries, that go through a model together.")
+def extract(**given: object) -> None:
+    """Find the triples of new DOCUMENTS (DocRED JSON) with both models, here and now.
+
+    The score of a triple is P(pair) x P(relation). Labels are not looked at.
+    """
+    from lmrc.config import ExtractConfig
+    from lmrc.options import build
+
+    config = build(ExtractConfig, {name: value for name, value in given.items() if value is not None})
+
+    from lmrc.cluster.stages import quieten
+    from lmrc.extract import Extraction
+
+    quieten()
+    click.echo(f"{Extraction(config).run()}\n{config.out}")
+
+
+@lmrc.command()
 @click.argument("runs", nargs=-1, required=True, type=FOLDER)
 @click.option(
     "--out",

@@ -1,6 +1,7 @@
 """Every option of the suite, once: its default, its unit, its check.
 
-One tree per experiment (`RcpConfig`, `RcConfig`, `ProposeConfig`, `ClassifyConfig`, `DemoConfig`, `PipelineConfig`).
+One tree per experiment (`RcpConfig`, `RcConfig`, `ProposeConfig`, `ClassifyConfig`, `DemoConfig`, `PipelineConfig`)
+and one of `lmrc extract`.
 The defaults are the paper's for DocRED (arXiv 2408.13889, tables 6 and 7). `lmrc.options` reads YAML and the command
 line into these trees.
 """
@@ -266,6 +267,23 @@ class ClassifyConfig(Options):
     server: ServerOptions = ServerOptions()
     work: WorkOptions = WorkOptions()
     cluster: ClusterOptions = ClusterOptions()
+
+
+class ExtractConfig(Options):
+    """`lmrc extract`: both stages on new documents, on this machine."""
+
+    documents: Path = Field(description="documents in DocRED's format; labels are not looked at")
+    rcp: Path = Field(description="folder with the trained classifier")
+    rc: Path = Field(description="folder with the trained adapter")
+    out: Path = Field(description="file of the triples")
+    relations: Path | None = Field(None, description="relation set as JSON {id: name}; none: the adapter's")
+    threshold: Threshold = Field("0.5", description="least P(pair has a relation): a number, f1 or recall=0.9")
+    top_k: Count | None = Field(None, description="most pairs a document, the most probable; none: no limit")
+    mode: Literal["constrained", "score"] = Field(
+        "constrained", description="constrained: the most probable answer; score: every relation of enough probability"
+    )
+    relation_threshold: Share = Field(0.5, description="least P(relation of the pair), in mode score")
+    batch_size: Count = Field(8, description="documents, and then queries, that go through a model together")
 
 
 class SyntheticData(Options):
