@@ -1,0 +1,238 @@
+"""Triples of new documents: RCP, then RC, a few documents at a time, on this machine.
+
+The score of a triple is P(pair) x P(relation): of equation 6, and of the LM for this relation of the pair among the
+possible ones (`lmrc.rc.constrained`, `lmrc.rc.scoring`). Both are as well calibrated as the models are; the order of
+the triples is what the score is for.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from itertools import islice
+
+from tqdm import tqdm
+
+from lmrc.config import DecodeOptions, ExtractConfig
+from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
+from lmrc.errors import UserError
+from lmrc.evaluation.predictions import Prediction, writing_predictions
+from lmrc.evaluation.tables import Table
+from lmrc.exits import Interrupted
+from lmrc.rc.answering import LocalAnswering, load_lm
+from lmrc.rc.examples import Query, QueryBuilder
+from lmrc.rc.lora import adapter_base, load_tokenizer
+from lmrc.rc.prompts import entity_name
+from lmrc.rc.settings import Settings
+from lmrc.rcp.calibration import find_threshold
+from lmrc.rcp.model import check_folder
+from lmrc.rcp.propose import Proposal, Proposer
+
+BATCHES = 2
+"""Batches of documents that are in memory: more would fill the LM better, and tell less often how far it is."""
+SHOWN = 8
+"""Triples that are shown with their names."""
+SECONDS_BETWEEN_LINES = 60.0
+_LONGEST_NAME = 40
+
+
+@dataclass(slots=True)
+class Extracted:
+    """What was found."""
+
+    documents: int = 0
+    pairs: int = 0
+    kept: int = 0
+    triples: int = 0
+    documents_without_pairs: int = 0
+    """Where RCP kept none."""
+    cut_mentions: int = 0
+    """Mentions beyond the longest text of RCP."""
+    unfinished: int = 0
+    """Answers of the LM that were cut."""
+    first: list[tuple[str, str, str, float]] = field(default_factory=list)
+    """Names of head, relation and tail, and score, of the first triples."""
+
+    def __str__(self) -> str:
+        share = 100.0 * self.kept / self.pairs if self.pairs else 0.0
+        lines = [
+            f"{self.triples:,} triples of {self.documents:,} documents; {self.unfinished:,} answers cut short",
+            f"{self.kept:,} of {self.pairs:,} pairs kept ({share:.1f} %), none of {self.documents_without_pairs:,} "
+            f"documents; {self.cut_mentions:,} mentions beyond RCP's longest text",
+        ]
+        if self.first:
+            rows = [
+                (_short(head), relation, _short(tail), f"{score:.3f}") for head, relation, tail, score in self.first
+            ]
+            lines = [Table(("head", "relation", "tail", "score"), tuple(rows), labels=3).text(), "", *lines]
+        return "\n".join(lines)
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+
+
+class Extraction:
+    """Both models, ready for the documents of `config`."""
+
+    def __init__(self, config: ExtractConfig) -> None:
+        """Loads RCP; the LM comes when there is something to ask.
+
+        Raises UserError where a model is missing or damaged, or where the adapter names no relations, or others than
+        those that were given.
+        """
+        self._config = config
+        settings = Settings.read(config.rc)
+        if settings.prompt.kind == "rcp-llm":
+            raise UserError(f"{config.rc} says Yes or No, it names no relations: give an adapter of kind rc or direct")
+        self.relations = relation_set(config, settings)
+        check_folder(config.rcp)
+        threshold = find_threshold(config.rcp, config.threshold)
+        base, tokenizer = adapter_base(config.rc), load_tokenizer(str(config.rc))
+        decode = DecodeOptions(mode=config.mode, threshold=config.relation_threshold, batch_size=config.batch_size)
+        self._builder = QueryBuilder(tokenizer, self.relations, settings.prompt, decode.max_new_tokens)
+        self._chunk: list[Document] = []
+        self._answering = LocalAnswering(
+            lambda: load_lm(base, config.rc, settings.precision),
+            tokenizer,
+            settings.prompt,
+            decode,
+            self.relations,
+            self._document,
+            self._builder.beginning(),
+        )
+        self._proposer = Proposer(config.rcp, threshold, config.top_k, config.batch_size)
+
+    def _document(self, query: Query) -> Document:
+        return self._chunk[query.document]
+
+    def run(self) -> Extracted:
+        """Write `config.out`, in the submission format, when all is done; what it held before stays until then.
+
+        All documents are checked before the first is answered.
+
+        Raises UserError at a malformed document, at one whose text does not fit the prompt, and where the file cannot
+        be written; Interrupted at Ctrl-C.
+        """
+        found = Extracted()
+        try:
+            with writing_predictions(self._config.out) as write:
+                with _Progress("checking", None) as progress:
+                    total = self._check(progress.done)
+                with _Progress("extracting", total) as progress:
+                    for chunk in self._chunks():
+                        for triples in self._extract(chunk, found):
+                            write(triples)
+                        progress.done(len(chunk))
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; {self._config.out} was not written") from None
+        return found
+
+    def _check(self, done: Callable[[int], None]) -> int:
+        """The number of documents, if the LM can be asked about each."""
+        index = -1
+        for index, document in enumerate(read_documents(self._config.documents, None)):
+            longest = sorted(range(len(document.entities)), key=lambda e: len(entity_name(document, e)))[-2:]
+            if len(longest) == 2:
+                try:
+                    next(self._builder.build(index, document, [(longest[0], longest[1])]))
+                except UserError as error:
+                    raise UserError(f"{self._config.documents}: {error}; nothing was extracted") from None
+            done(1)
+        return index + 1
+
+    def _chunks(self) -> Iterator[list[Document]]:
+        documents = read_documents(self._config.documents, None)
+        while chunk := list(islice(documents, BATCHES * self._config.batch_size)):
+            yield chunk
+
+    def _extract(self, chunk: list[Document], found: Extracted) -> list[list[Prediction]]:
+        """The triples of each document of the chunk."""
+        self._chunk = chunk
+        proposals = self._proposer.propose(chunk)
+        queries: list[Query] = []
+        for index, (document, proposal) in enumerate(zip(chunk, proposals, strict=True)):
+            pairs = [(candidate.head, candidate.tail) for candidate in proposal.candidates]
+            queries += self._builder.build(index, document, pairs)
+        triples: list[list[Prediction]] = [[] for _ in chunk]
+        probability = [{(pair.head, pair.tail): pair.probability for pair in each.candidates} for each in proposals]
+        # Without a query the LM need not be loaded.
+        for answered in self._answering.answer(queries) if queries else ():
+            index = answered.query.document
+            found.unfinished += not answered.finished
+            for scored in answered.triples:
+                triple = scored.triple
+                # None: an answer in which there was nothing to choose.
+                of_relation = 1.0 if scored.score is None else scored.score
+                if self._config.mode == "constrained" or of_relation >= self._config.relation_threshold:
+                    of_pair = probability[index][triple.head, triple.tail]
+                    triples[index].append(Prediction(chunk[index].title, *triple, score=of_pair * of_relation))
+        self._count(chunk, proposals, triples, found)
+        return triples
+
+    def _count(
+        self,
+        chunk: Sequence[Document],
+        proposals: Sequence[Proposal],
+        triples: Sequence[Sequence[Prediction]],
+        found: Extracted,
+    ) -> None:
+        for document, proposal, of_document in zip(chunk, proposals, triples, strict=True):
+            found.documents += 1
+            found.pairs += proposal.pairs
+            found.kept += len(proposal.candidates)
+            found.documents_without_pairs += not proposal.candidates
+            found.cut_mentions += proposal.cut_mentions
+            found.triples += len(of_document)
+            for one in of_document[: SHOWN - len(found.first)]:
+                head, tail = entity_name(document, one.head), entity_name(document, one.tail)
+                found.first.append((head, self.relations.name(one.relation), tail, one.score or 0.0))
+
+
+def relation_set(config: ExtractConfig, settings: Settings) -> RelationSet:
+    """The relations the adapter names, once it is sure that they are those it was trained with.
+
+    Raises UserError where they are not, or are not known.
+    """
+    if config.relations is not None:
+        given = read_relations(config.relations)
+        if given.sha256 != settings.relations_sha256:
+            raise UserError(
+                f"{config.rc} was trained with another relation set than that of {config.relations}, whose ids, names "
+                "and order count: give the file that the training corpus was built with, or none for the adapter's own"
+            )
+        return given
+    known = settings.relations or DOCRED
+    if known.sha256 != settings.relations_sha256:
+        raise UserError(
+            f"{config.rc} does not hold its relation set, which is not DocRED's: give its file as --relations"
+        )
+    return known
+
+
+class _Progress:
+    """A bar on a terminal, a line a minute elsewhere."""
+
+    def __init__(self, what: str, total: int | None) -> None:
+        self._what, self._total, self._count = what, total, 0
+        self._bar = tqdm(total=total, desc=what, unit=" documents", disable=None, leave=False)
+        self._said = time.monotonic()
+
+    def __enter__(self) -> _Progress:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._bar.close()
+
+    def done(self, documents: int) -> None:
+        """So many more."""
+        self._count += documents
+        self._bar.update(documents)
+        now = time.monotonic()
+        if self._bar.disable and now - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = now
+            of = "" if self._total is None else f" of {self._total:,}"
+            print(f"{self._what}: {self._count:,}{of} documents", file=sys.stderr, flush=True)

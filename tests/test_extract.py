@@ -1,0 +1,300 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from lmrc import extract
+from lmrc.cli import main
+from lmrc.config import ClassifyConfig, DecodeOptions, ExtractConfig, RunOptions
+from lmrc.corpus.candidates import Candidate, write_candidates
+from lmrc.corpus.docred import Document, candidate_pairs, to_json
+from lmrc.errors import UserError
+from lmrc.evaluation.predictions import read_predictions
+from lmrc.extract import Extraction
+from lmrc.rc.classify import Classifying
+from lmrc.rcp.calibration import calibrate, save
+from lmrc.rcp.markers import Encoder
+from lmrc.rcp.model import RelationCandidateModel
+from lmrc.rcp.propose import Proposal, Proposer, probabilities
+from tests.rc import tiny as rc_tiny
+from tests.rc.conftest import Learnt, base, learnt  # noqa: F401 (fixtures)
+from tests.rcp import tiny as rcp_tiny
+
+Capture = pytest.CaptureFixture[str]
+Triple = tuple[str, int, int, str]
+
+
+def placed(document: Document, title: str | None = None, words: str = "Ada met Bob .") -> Document:
+    """Its entities at the first, second ... word: those of `tests.rc.tiny` all stand at the first."""
+    entities = tuple((replace(entity[0], start=at, end=at + 1),) for at, entity in enumerate(document.entities))
+    return replace(document, title=title or document.title, sentences=(tuple(words.split()),), entities=entities)
+
+
+DOCUMENTS = [
+    placed(rc_tiny.DOCUMENTS[0]),
+    placed(rc_tiny.DOCUMENTS[1], words="the end"),
+    placed(rc_tiny.DOCUMENTS[2], words="Zoe lives there ."),
+    replace(placed(rc_tiny.document(["Ada"], [], "lonely")), labels=None),
+    placed(rc_tiny.DOCUMENTS[2], "again", "we see her"),
+]
+
+
+@pytest.fixture(scope="module")
+def rcp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A classifier with random weights, whose probabilities are far apart."""
+    folder = tmp_path_factory.mktemp("rcp")
+    model = RelationCandidateModel(rcp_tiny.encoder("bert"), 40)
+    torch.manual_seed(1)
+    torch.nn.init.normal_(model.classifier.bilinear.weight, std=0.5)
+    model.save(folder, rcp_tiny.tokenizer("bert"))
+    return folder
+
+
+@pytest.fixture
+def file(tmp_path: Path) -> Path:
+    """New documents; labels that are there may be anything."""
+    path = tmp_path / "new.json"
+    raw = [to_json(document) for document in DOCUMENTS]
+    raw[0]["labels"] = [{"h": 0, "t": 99, "r": "of another set"}]
+    path.write_text(json.dumps(raw))
+    return path
+
+
+@pytest.fixture
+def config(rcp: Path, learnt: Learnt, file: Path, tmp_path: Path) -> ExtractConfig:  # noqa: F811
+    return ExtractConfig(documents=file, rcp=rcp, rc=learnt.adapter, out=tmp_path / "out.json", threshold="0")
+
+
+def pair_probabilities(rcp: Path, documents: Sequence[Document]) -> dict[tuple[str, int, int], float]:
+    """Of all pairs, document by document."""
+    model, tokenizer = RelationCandidateModel.load(rcp)
+    encoder = Encoder(tokenizer, model.max_length)
+    return {
+        (document.title, *pair): float(score)
+        for document in documents
+        for pair, score in zip(
+            candidate_pairs(len(document.entities)),
+            probabilities(model, [encoder.encode(document)])[0],
+            strict=True,
+        )
+    }
+
+
+def expected(config: ExtractConfig, folder: Path, least: float, **decode: Any) -> dict[Triple, float]:
+    """The triples by way of a corpus, candidates and the launcher of RC, with P(pair) x P(relation)."""
+    of_pair = pair_probabilities(config.rcp, DOCUMENTS)
+    unlabelled = [replace(document, labels=None) for document in DOCUMENTS]
+    corpus = rc_tiny.corpus(folder / "corpus", unlabelled)
+    rows = [
+        (d.title, [Candidate(h, t, p) for (title, h, t), p in of_pair.items() if title == d.title and p >= least])
+        for d in DOCUMENTS
+    ]
+    write_candidates(rows, folder / "candidates", corpus.fingerprint, least)
+    run = RunOptions(name="classify", folder=folder)
+    classifying = Classifying(
+        ClassifyConfig(
+            run=run,
+            corpus=corpus.folder,
+            candidates=folder / "candidates",
+            rc=config.rc,
+            decode=DecodeOptions(**decode),
+        )
+    )
+    classifying.finish(iter(classifying.rows(range(len(DOCUMENTS)))))
+    found = read_predictions(folder / "classify" / "predictions.json")
+    return {
+        (p.title, p.head, p.tail, p.relation): of_pair[p.title, p.head, p.tail] * p.score
+        for p in found
+        if p.score is not None
+    }
+
+
+def extracted(path: Path) -> dict[Triple, float]:
+    raw = json.loads(path.read_text())
+    assert all(list(row) == ["title", "h_idx", "t_idx", "r", "score"] for row in raw)
+    triples = {(row["title"], row["h_idx"], row["t_idx"], row["r"]): row["score"] for row in raw}
+    assert len(triples) == len(raw)
+    return triples
+
+
+@pytest.mark.parametrize("batch_size", [1, 8])
+def test_what_both_launchers_find_with_the_product_of_their_probabilities(
+    config: ExtractConfig, tmp_path: Path, batch_size: int
+) -> None:
+    of_pair = pair_probabilities(config.rcp, DOCUMENTS)
+    # Between two: in other batches the last bits are others.
+    threshold = sum(sorted(of_pair.values())[4:6]) / 2
+    given = config.model_copy(update={"threshold": repr(threshold), "batch_size": batch_size})
+    counts = Extraction(given).run()
+    wanted = expected(config, tmp_path, threshold)
+    found = extracted(config.out)
+    assert found == pytest.approx(wanted, rel=1e-4)
+    assert len({title for title, *_ in found}) >= 3
+    kept = sum(p >= threshold for p in of_pair.values())
+    with_pairs = {title for (title, *_), p in of_pair.items() if p >= threshold}
+    assert 0 < kept < len(of_pair)
+    assert (counts.documents, counts.pairs, counts.kept, counts.triples) == (5, len(of_pair), kept, len(wanted))
+    assert counts.documents_without_pairs == 5 - len(with_pairs)
+    assert counts.unfinished == 0
+
+
+def test_all_relations_weighed(config: ExtractConfig, tmp_path: Path) -> None:
+    Extraction(config.model_copy(update={"mode": "score", "relation_threshold": 0.2})).run()
+    found = extracted(config.out)
+    assert found == pytest.approx(expected(config, tmp_path, 0.0, mode="score", threshold=0.2), rel=1e-4)
+    Extraction(config.model_copy(update={"mode": "score", "relation_threshold": 0.9})).run()
+    assert 0 < len(extracted(config.out)) < len(found)
+
+
+def test_the_most_probable_pairs_of_each_document(config: ExtractConfig) -> None:
+    of_pair = pair_probabilities(config.rcp, DOCUMENTS)
+    counts = Extraction(config.model_copy(update={"top_k": 1})).run()
+    titles = {title for title, *_ in of_pair}
+    best = {max((p, pair) for pair, p in of_pair.items() if pair[0] == title)[1] for title in titles}
+    assert counts.kept == len(best) == 4
+    assert {pair[:3] for pair in extracted(config.out)} <= best
+
+
+def test_a_threshold_chosen_on_dev(config: ExtractConfig) -> None:
+    of_pair = pair_probabilities(config.rcp, DOCUMENTS)
+    scores = torch.tensor(sorted(of_pair.values()), dtype=torch.float64).numpy()
+    # Gold are the three most probable: the best F1 keeps just these.
+    save(config.rcp, calibrate(scores, scores >= scores[-3]))
+    assert Extraction(config.model_copy(update={"threshold": "f1"})).run().kept == 3
+    with pytest.raises(UserError, match="threshold"):
+        save(config.rcp, {"f1": []})
+        Extraction(config.model_copy(update={"threshold": "f1"}))
+
+
+def test_a_few_documents_at_a_time(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    whole = Proposer.propose
+
+    def watched(self: Proposer, documents: Sequence[Document]) -> list[Proposal]:
+        sizes.append(len(documents))
+        return whole(self, documents)
+
+    monkeypatch.setattr(Proposer, "propose", watched)
+    Extraction(config.model_copy(update={"batch_size": 1})).run()
+    assert sizes == [2, 2, 1]
+
+
+def test_nothing_proposed_needs_no_lm(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(extract, "load_lm", None)
+    counts = Extraction(config.model_copy(update={"threshold": "1"})).run()
+    assert json.loads(config.out.read_text()) == []
+    assert (counts.documents_without_pairs, counts.kept, counts.triples) == (5, 0, 0)
+
+
+def test_mentions_that_were_cut_are_counted(config: ExtractConfig) -> None:
+    """RCP reads 40 word pieces here."""
+    long = rc_tiny.document(["Ada", "Bob"], [], "long", text=" ".join(["Ada"] * 60))
+    far = replace(long.entities[1][0], start=59, end=60)
+    config.documents.write_text(json.dumps([to_json(replace(long, entities=(long.entities[0], (far,))))]))
+    assert Extraction(config).run().cut_mentions == 1
+
+
+def with_relations(path: Path, relations: dict[str, str]) -> Path:
+    path.write_text(json.dumps(relations))
+    return path
+
+
+def test_the_relation_set_is_that_of_the_adapter(config: ExtractConfig, tmp_path: Path) -> None:
+    own = dict(zip(rc_tiny.RELATIONS.ids, rc_tiny.RELATIONS.names, strict=True))
+    Extraction(config.model_copy(update={"relations": with_relations(tmp_path / "own.json", own)}))
+    other = with_relations(tmp_path / "other.json", {**own, "P26": "married to"})
+    with pytest.raises(UserError, match=r"trained with another relation set than that of .*other\.json"):
+        Extraction(config.model_copy(update={"relations": other}))
+
+
+def copied(adapter: Path, folder: Path, **settings: Any) -> Path:
+    folder.mkdir()
+    for path in adapter.iterdir():
+        (folder / path.name).write_bytes(path.read_bytes())
+    content = json.loads((folder / "lmrc.json").read_text()) | settings
+    (folder / "lmrc.json").write_text(json.dumps({name: value for name, value in content.items() if value is not None}))
+    return folder
+
+
+def test_an_adapter_that_does_not_hold_its_relations(config: ExtractConfig, tmp_path: Path) -> None:
+    old = config.model_copy(update={"rc": copied(config.rc, tmp_path / "old", relations=None)})
+    with pytest.raises(UserError, match="give its file as --relations"):
+        Extraction(old)
+    own = dict(zip(rc_tiny.RELATIONS.ids, rc_tiny.RELATIONS.names, strict=True))
+    given = old.model_copy(update={"relations": with_relations(tmp_path / "own.json", own)})
+    assert Extraction(given).relations == rc_tiny.RELATIONS
+
+
+def test_an_adapter_that_says_yes_or_no_is_refused(config: ExtractConfig, tmp_path: Path) -> None:
+    prompt = json.loads((config.rc / "lmrc.json").read_text())["prompt"] | {"kind": "rcp-llm"}
+    with pytest.raises(UserError, match="names no relations"):
+        Extraction(config.model_copy(update={"rc": copied(config.rc, tmp_path / "yes", prompt=prompt)}))
+
+
+def test_all_documents_are_checked_before_the_first_is_answered(
+    config: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(Proposer, "propose", None)
+    config.out.write_text("before")
+    raw = json.loads(config.documents.read_text())
+    config.documents.write_text(json.dumps([*raw, {**raw[1], "title": "last", "sents": [[1]]}]))
+    with pytest.raises(UserError, match=r"new\.json: document 5 \('last'\)"):
+        Extraction(config).run()
+    endless = {**raw[1], "title": "endless", "sents": [["w"] * 5000]}
+    config.documents.write_text(json.dumps([*raw, endless]))
+    with pytest.raises(UserError, match=r"new\.json: document 'endless' needs \d+ tokens.*nothing was extracted"):
+        Extraction(config).run()
+    assert config.out.read_text() == "before"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json", "out.json"]
+
+
+def arguments(config: ExtractConfig, *more: str) -> list[str]:
+    folders = ["--rcp", str(config.rcp), "--rc", str(config.rc), "--out", str(config.out)]
+    return ["extract", str(config.documents), *folders, *more]
+
+
+def test_what_the_user_sees(config: ExtractConfig, capsys: Capture) -> None:
+    assert main(arguments(config, "--threshold", "0", "--top-k", "2", "--mode", "score")) == 0
+    shown = capsys.readouterr().out.splitlines()
+    triples = extracted(config.out)
+    (title, head, tail, relation), score = next(iter(triples.items()))
+    names = [entity[0].name for entity in next(d for d in DOCUMENTS if d.title == title).entities]
+    assert shown[0].split() == ["head", "relation", "tail", "score"]
+    row = [names[head], rc_tiny.RELATIONS.name(relation), names[tail], f"{score:.3f}"]
+    assert [cell.strip() for cell in shown[2].split("  ") if cell.strip()] == row
+    assert f"{len(triples)} triples of 5 documents" in shown[-3]
+    assert shown[-1] == str(config.out)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        (["--threshold", "often"], "neither a probability"),
+        (["--top-k", "0"], "top_k"),
+        (["--relation-threshold", "2"], "relation_threshold"),
+        (["--rc", "nowhere"], "nowhere"),
+        (["--rcp", "nowhere"], "nowhere"),
+    ],
+)
+def test_mistakes(config: ExtractConfig, capsys: Capture, more: list[str], says: str) -> None:
+    assert main(arguments(config, *more)) == 2
+    error = capsys.readouterr().err
+    assert says in error
+    assert error.count("\n") == 1
+    assert not config.out.exists()
+
+
+def test_interrupted(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Proposer, "propose", interrupted)
+    assert main(arguments(config)) == 1
+    assert "out.json was not written" in capsys.readouterr().err
+    assert not config.out.exists()
