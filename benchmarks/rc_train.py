@@ -143,7 +143,9 @@ def main() -> None:
         Side(options.memory_of, [longest], pad).train(0)
         print(json.dumps({"libraries": libraries, "peak": highest_memory()}))
         return
-    sides = {name: Side(name, batches, pad) for name in ("padded", "ours")}
+    # First, for this process will hold much itself.
+    memory = {name: peak_memory(name, options) for name in ("padded", "ours")}
+    sides = {name: Side(name, batches, pad) for name in memory}
     with torch.no_grad():
         theirs, mine = (side.loss(0).item() for side in sides.values())
     if abs(theirs - mine) > 1e-5 * abs(theirs):
@@ -153,7 +155,6 @@ def main() -> None:
     useful = sum(len(example.input_ids) for batch in batches for example in batch)
     computed = sum(len(collate(batch)["input_ids"]) for batch in batches)  # type: ignore[arg-type, misc]
     filled = sum(len(batch) * max(len(example.input_ids) for example in batch) for batch in batches)
-    memory = {name: peak_memory(name, options) for name in sides}
     held = {name: found["peak"] - found["libraries"] for name, found in memory.items()}
     used = flops_a_token(sides["ours"].model) * computed / seconds["ours"] / product_speed()
     figures = {
