@@ -60,8 +60,8 @@ class Extracted:
         share = 100.0 * self.kept / self.pairs if self.pairs else 0.0
         lines = [
             f"{self.triples:,} triples of {self.documents:,} documents; {self.unfinished:,} answers cut short",
-            f"{self.kept:,} of {self.pairs:,} pairs kept ({share:.1f} %), none of {self.documents_without_pairs:,} "
-            f"documents; {self.cut_mentions:,} mentions beyond RCP's longest text",
+            f"{self.kept:,} of {self.pairs:,} pairs kept ({share:.1f} %); {self.documents_without_pairs:,} documents "
+            f"without any; {self.cut_mentions:,} mentions beyond RCP's longest text",
         ]
         if self.first:
             rows = [
