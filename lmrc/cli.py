@@ -18,6 +18,7 @@ from lmrc.exits import exit_status
 
 if TYPE_CHECKING:
     from lmrc.config import IgnVariant
+    from lmrc.rc.lora import Precision
 
 FOLDER = click.Path(path_type=Path)
 # Options of the demo's tree are read by lmrc.options, like those of the launchers.
@@ -157,6 +158,19 @@ def extract(**given: object) -> None:
 
     quieten()
     click.echo(f"{Extraction(config).run()}\n{config.out}")
+
+
+@lmrc.command()
+@click.argument("adapter", type=FOLDER)
+@click.option("--out", required=True, type=FOLDER, help="Folder of the new model.")
+@click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="bf16", show_default=True)
+def merge(adapter: Path, out: Path, precision: Precision) -> None:
+    """Add ADAPTER to its base: a plain causal LM that transformers and vLLM load."""
+    from lmrc.cluster.stages import quieten
+    from lmrc.rc.merge import merge
+
+    quieten()
+    click.echo(f"{out}: {merge(adapter, out, precision):,} weights in {precision}")
 
 
 @lmrc.command()
