@@ -6,7 +6,7 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -51,7 +51,34 @@ def demo(arguments: tuple[str, ...]) -> None:
     Demo(config).run()
 
 
-lmrc.add_command(commands.score)
+ALIGN = (
+    click.Option(
+        ["--align"],
+        type=click.FloatRange(0.0, 1.0),
+        is_flag=False,
+        flag_value="0.5",
+        metavar="[THETA]",
+        help="Take relations outside the set, of runs in mode free, for the most similar one of it from this cosine "
+        "similarity on, and sweep over it for figure 3.",
+    ),
+    click.Option(
+        ["--align-encoder"], default="embedded:minilm", show_default=True, help="Sentence encoder that pools the mean."
+    ),
+)
+
+
+@lmrc.command(params=[*commands.score.params, *ALIGN], help=commands.score.help)
+def score(align: float | None, align_encoder: str, **given: Any) -> None:
+    if align is not None:
+        from lmrc.cluster.stages import quieten
+        from lmrc.rc.align import align_runs
+
+        quieten()
+        given["pred"] = align_runs(given["pred"], given["gold"], given["relations"], align, align_encoder)
+    assert commands.score.callback is not None
+    commands.score.callback(**given)
+
+
 lmrc.add_command(commands.compare)
 
 
