@@ -12,12 +12,12 @@ import pytest
 from tests.conftest import ROOT
 
 FORBIDDEN = {
-    "corpus": {"rcp", "rc", "engine", "cluster", "evaluation", "demo", "cli"},
-    "engine": {"rcp", "rc", "cluster", "evaluation", "demo", "cli"},
-    "rcp": {"rc", "cluster", "demo", "cli"},
-    "rc": {"rcp", "cluster", "demo", "cli"},
-    "evaluation": {"rcp", "rc", "engine", "cluster", "demo", "cli"},
-    "cluster": {"demo", "cli"},
+    "corpus": {"rcp", "rc", "engine", "cluster", "evaluation", "demo", "extract", "cli"},
+    "engine": {"rcp", "rc", "cluster", "evaluation", "demo", "extract", "cli"},
+    "rcp": {"rc", "cluster", "demo", "extract", "cli"},
+    "rc": {"rcp", "cluster", "demo", "extract", "cli"},
+    "evaluation": {"rcp", "rc", "engine", "cluster", "demo", "extract", "cli"},
+    "cluster": {"demo", "extract", "cli"},
 }
 
 
