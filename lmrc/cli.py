@@ -99,11 +99,15 @@ def data() -> None:
 @click.option("--out", required=True, type=FOLDER, help="Folder of the new corpus.")
 @click.option("--relations", type=FOLDER, help="Relation set as JSON {id: name}; the 96 of DocRED without it.")
 @click.option("--docs-per-shard", type=click.IntRange(min=1), default=256, show_default=True)
-def build(documents: Path, out: Path, relations: Path | None, docs_per_shard: int) -> None:
+@click.option("--sample", type=click.IntRange(min=1), help="Only so many documents, drawn by --seed.")
+@click.option("--seed", default=66, show_default=True, type=click.IntRange(min=0))
+def build(
+    documents: Path, out: Path, relations: Path | None, docs_per_shard: int, sample: int | None, seed: int
+) -> None:
     """Read and check DOCUMENTS (DocRED JSON) into a corpus."""
     from lmrc.corpus.build import build_corpus
 
-    manifest = build_corpus(documents, out, relations, docs_per_shard)
+    manifest = build_corpus(documents, out, relations, docs_per_shard, sample, seed)
     click.echo(
         f"{out}: {manifest.documents:,} documents, {manifest.candidate_pairs:,} candidate pairs, "
         f"{manifest.triples:,} triples in {len(manifest.shards)} shards"

@@ -23,6 +23,7 @@ ZeroStage = Annotated[int, Field(ge=0, le=3)]
 IgnVariant = Literal["docred", "redocred"]
 Precision = Literal["auto", "fp32", "bf16"]
 ClassifierKind = Literal["bilinear", "grouped"]
+Quantization = Literal["none", "8bit", "4bit"]
 PromptKind = Literal["rc", "direct", "rcp-llm"]
 PromptTemplate = Literal["none", "llama2", "chat"]
 
@@ -142,6 +143,9 @@ class RcModelOptions(Options):
     base: str = Field("meta-llama/Llama-2-13b-chat-hf", description="causal LM: folder, hub or embedded: name")
     attn_implementation: Literal["flash_attention_2", "sdpa"] = Field(
         "flash_attention_2", description="attention kernel; flash_attention_2 falls back to sdpa where it is missing"
+    )
+    quantization: Quantization = Field(
+        "none", description="of the frozen base, 8bit or 4bit (NF4): needs bitsandbytes, a GPU and ZeRO below 3"
     )
 
 

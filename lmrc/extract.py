@@ -96,7 +96,7 @@ class Extraction:
         self._builder = QueryBuilder(tokenizer, self.relations, settings.prompt, decode.max_new_tokens)
         self._chunk: list[Document] = []
         self._answering = LocalAnswering(
-            lambda: load_lm(base, config.rc, settings.precision),
+            lambda: load_lm(base, config.rc, settings),
             tokenizer,
             settings.prompt,
             decode,

@@ -19,6 +19,8 @@ from lmrc.engine.order import MicroBatches
 GIB = 2**30
 FP32 = 4
 BF16 = 2
+# NF4 with its constants quantized too: 4.127 bits a weight (Dettmers et al. 2023, section 3).
+NF4 = 4.127 / 8
 
 # The share of a query that is answer, at most: logits are computed there only.
 ANSWER_SHARE = 1 / 4
@@ -110,6 +112,7 @@ def estimate_rcp(config: RcpConfig, world_size: int) -> MemoryEstimate:
         encoder,
         trained=encoder.parameters + classifier,
         frozen=0,
+        frozen_bytes=0,
         activations=_encoder_activations(encoder, config.train, micro * windows, window),
         # Its copies in bf16 are few enough not to count.
         outputs=micro * _pair_bytes(encoder.hidden, min(config.model.max_length, window * windows), config.train),
@@ -137,9 +140,19 @@ def estimate_rc(config: RcConfig, world_size: int) -> MemoryEstimate:
         base,
         trained=adapter.parameters,
         frozen=base.parameters,
+        frozen_bytes=_frozen_bytes(base, config),
         activations=_causal_activations(base, config, tokens, adapter.inputs),
         outputs=int(tokens * ANSWER_SHARE) * base.vocabulary * logit,
     )
+
+
+def _frozen_bytes(base: Architecture, config: RcConfig) -> int:
+    """The base: what is quantized are its linear layers, not embeddings, head and norms."""
+    element = _element(config.train)
+    in_layers = base.linear_parameters - base.hidden * base.vocabulary
+    linear = 0 if config.model.quantization == "none" else in_layers
+    quantized = linear * {"none": 0.0, "8bit": 1.0, "4bit": NF4}[config.model.quantization]
+    return (base.parameters - linear) * element + int(quantized)
 
 
 def classifier_parameters(hidden: int, kind: ClassifierKind) -> int:
@@ -158,11 +171,12 @@ def _estimate(
     model: Architecture,
     trained: int,
     frozen: int,
+    frozen_bytes: int,
     activations: int,
     outputs: int,
 ) -> MemoryEstimate:
     sharding = _sharding(options, world_size)
-    stored = trained * FP32 + frozen * _element(options)
+    stored = trained * FP32 + frozen_bytes
     overhead = CONTEXT + (COMMUNICATION if world_size > 1 else 0)
     if sharding.stage >= 1:
         overhead += min(BUCKET, trained) * FP32 * (1 if sharding.stage == 1 else 2)

@@ -94,7 +94,7 @@ def quieten() -> None:
 
 # torch and transformers are imported when a stage runs, so that --help and --dry-run answer at once.
 def _train(
-    config: RcpConfig | RcConfig, world: World, make_task: Callable[[Any, Corpus, Corpus], Task]
+    config: RcpConfig | RcConfig, world: World, make_task: Callable[[Any, Corpus, Corpus, World], Task]
 ) -> dict[str, Any]:
     from lmrc.engine.loop import seed_everything, train
     from lmrc.run import RunFolder
@@ -102,20 +102,25 @@ def _train(
     quieten()
     train_corpus, dev_corpus = Corpus.open(config.data.train), Corpus.open(config.data.dev)
     seed_everything(config.run.seed)
-    task = make_task(config, train_corpus, dev_corpus)
+    task = make_task(config, train_corpus, dev_corpus, world)
     return train(task, config.train, config.run.seed, RunFolder.of(config.run), world)
 
 
 def _train_rcp(config: RcpConfig, world: World) -> dict[str, Any]:
     from lmrc.rcp.train import RcpTask
 
-    return _train(config, world, RcpTask)
+    return _train(config, world, lambda config, train, dev, _: RcpTask(config, train, dev))
 
 
 def _train_rc(config: RcConfig, world: World) -> dict[str, Any]:
+    from lmrc.engine.backend import loading
     from lmrc.rc.train import RcTask
 
-    return _train(config, world, RcTask)
+    def make_task(config: RcConfig, train: Corpus, dev: Corpus, world: World) -> Task:
+        with loading(config.train, world):
+            return RcTask(config, train, dev)
+
+    return _train(config, world, make_task)
 
 
 def _propose(config: ProposeConfig) -> Inference:

@@ -97,6 +97,17 @@ def scale_rates(optimizer: torch.optim.Optimizer, scale: float) -> None:
         group["lr"] = group["peak"] * scale
 
 
+def loading(options: Training, world: World) -> contextlib.AbstractContextManager[None]:
+    """In which a task may load a large model: under ZeRO-3 it is sharded as it is read."""
+    if options.zero_stage == 3 and options.backend != "torch":
+        try:
+            from lmrc.engine.zero import sharded_loading
+        except Exception:  # `choose_backend` says so, or lets it through
+            return contextlib.nullcontext()
+        return sharded_loading(options, world)
+    return contextlib.nullcontext()
+
+
 def choose_backend(task: Task, options: Training, world: World, micro_batches: int) -> Backend:
     """DeepSpeed where it runs, else plain torch; says which and why."""
     from lmrc.engine.plain import PlainBackend

@@ -90,6 +90,21 @@ def _new_groups_wait(timeout: timedelta) -> Iterator[None]:
         yield
 
 
+@contextmanager
+def sharded_loading(options: Training, world: World) -> Iterator[None]:
+    """Inside, `from_pretrained` gives each process its share of a model: one reads it, none ever holds it whole."""
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    _join_deepspeed(world)
+    # transformers asks for it for as long as it lives.
+    kept = HfDeepSpeedConfig(deepspeed_config(options, world, micro_batches=1))
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del kept
+
+
 class ZeroBackend:
     """`deepspeed.initialize` around the task's model."""
 

@@ -21,11 +21,12 @@ from lmrc.engine.precision import bf16_is_native
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, prompt_ids
 from lmrc.rc.grammar import Grammar
-from lmrc.rc.lora import Precision, load_adapter, load_base
+from lmrc.rc.lora import load_adapter, load_base
 from lmrc.rc.memory import SharedBeginning
 from lmrc.rc.packing import IMPLEMENTATION
 from lmrc.rc.prompts import answer_set
 from lmrc.rc.scoring import relation_scores
+from lmrc.rc.settings import Settings
 from lmrc.rc.triples import Parsed, Triple, UnknownRelation, parse
 
 LEAST_SCORE = 0.01
@@ -53,18 +54,17 @@ class Answered:
     unknown: tuple[UnknownRelation, ...]
 
 
-def load_lm(base: str, adapter: Path | None, trained_in: Precision) -> PreTrainedModel | PeftModel:
+def load_lm(base: str, adapter: Path | None, settings: Settings) -> PreTrainedModel | PeftModel:
     """The LM with its adapter, if any, to answer with: on a GPU where there is one, in bf16 only where it is native.
 
     Raises UserError where there is no such model.
     """
-    precision = trained_in
+    precision = settings.precision
     if precision == "bf16" and not bf16_is_native():
         print("bf16 is only emulated on this machine, and slow: loading the LM in fp32", flush=True)
         precision = "fp32"
-    plain = load_base(base, IMPLEMENTATION, precision)
-    model = plain if adapter is None else load_adapter(plain, adapter)
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    plain = load_base(base, IMPLEMENTATION, precision, settings.quantization)
+    return plain if adapter is None else load_adapter(plain, adapter)
 
 
 class Answering(Protocol):

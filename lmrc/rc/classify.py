@@ -158,7 +158,7 @@ class Classifying:
                 config.decode,
             )
         return LocalAnswering(
-            lambda: load_lm(self._base, config.rc, self._settings.precision),
+            lambda: load_lm(self._base, config.rc, self._settings),
             self._tokenizer,
             prompt,
             config.decode,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import os
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -14,14 +14,16 @@ from torch import Tensor, nn
 from transformers import (
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     GenerationConfig,
     PreTrainedModel,
     PreTrainedTokenizerBase,
 )
-from transformers.utils import is_flash_attn_2_available
+from transformers.integrations import is_deepspeed_zero3_enabled
+from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
-from lmrc.config import LoraOptions
-from lmrc.errors import UserError
+from lmrc.config import LoraOptions, Quantization
+from lmrc.errors import ConfigError, UserError
 
 Precision = Literal["fp32", "bf16"]
 DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
@@ -47,22 +49,52 @@ def _resolve(name: str) -> str:
     return embedded.resolve(name)
 
 
-def load_base(name: str, attn_implementation: str, precision: Precision) -> PreTrainedModel:
-    """The frozen causal LM `name`: a folder, a hub name, or an `embedded:` one.
+def load_base(
+    name: str, attn_implementation: str, precision: Precision, quantization: Quantization = "none"
+) -> PreTrainedModel:
+    """The frozen causal LM `name`: a folder, a hub name, or an `embedded:` one; on a GPU where there is one.
 
-    Raises UserError where there is no such model.
+    Each process reads the files straight onto its GPU, so that a node keeps them once, in its page cache; under ZeRO-3
+    see `lmrc.engine.backend.loading`.
+
+    Raises UserError where there is no such model, ConfigError where it cannot be quantized here.
     """
     folder = _resolve(name)
+    options: dict[str, Any] = {"dtype": DTYPES[precision], "attn_implementation": attention_kernel(attn_implementation)}
+    if torch.cuda.is_available() and not is_deepspeed_zero3_enabled():
+        options["device_map"] = {"": torch.cuda.current_device()}
+    if quantization != "none":
+        options["quantization_config"] = quantized(quantization)
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            folder, dtype=DTYPES[precision], attn_implementation=attention_kernel(attn_implementation)
-        )
+        model = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         raise _not_loaded("causal LM", name, error) from error
     # Sampling and penalties that a model brings along would change what "greedy" means.
     model.generation_config = GenerationConfig()
     model.requires_grad_(False)
     return model
+
+
+def quantized(quantization: Literal["8bit", "4bit"]) -> BitsAndBytesConfig:
+    """8bit: LLM.int8; 4bit: NF4 with products in bf16 and constants quantized too, as QLoRA has it.
+
+    Raises ConfigError where bitsandbytes is missing, there is no GPU, or the model shall be sharded by ZeRO-3.
+    """
+    why = None
+    if not is_bitsandbytes_available():
+        why = "the package bitsandbytes and a GPU are needed"
+    elif is_deepspeed_zero3_enabled():
+        why = "ZeRO-3 shards no quantized weights"
+    if why:
+        raise ConfigError(f"model.quantization is {quantization}, but {why}: choose none, or mend that")
+    if quantization == "8bit":
+        return BitsAndBytesConfig(load_in_8bit=True)
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmrc.config import PromptOptions
+from lmrc.config import PromptOptions, Quantization
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError
 from lmrc.rc.lora import DTYPES, Precision
@@ -25,6 +25,8 @@ class Settings:
     relations_sha256: str
     relations: RelationSet | None = None
     """None: an adapter of before they were kept."""
+    quantization: Quantization = "none"
+    """Of the base."""
 
     def write(self, folder: Path) -> None:
         """Write SETTINGS into the folder."""
@@ -32,6 +34,7 @@ class Settings:
             "prompt": self.prompt.model_dump(mode="json"),
             "precision": self.precision,
             "relations_sha256": self.relations_sha256,
+            "quantization": self.quantization,
         }
         if self.relations is not None:
             content["relations"] = dict(zip(self.relations.ids, self.relations.names, strict=True))
@@ -53,6 +56,7 @@ class Settings:
                 content["precision"],
                 content["relations_sha256"],
                 RelationSet(tuple(relations), tuple(relations.values())) if relations else None,
+                content.get("quantization", "none"),
             )
         except OSError as error:
             raise UserError(

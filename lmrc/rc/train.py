@@ -48,7 +48,7 @@ class RcTask:
         self._train = self._examples(train, config.data.train)
         self._dev = self._examples(dev, config.data.dev)
         precision = settle(config.train.precision)
-        base = load_base(config.model.base, IMPLEMENTATION, precision)
+        base = load_base(config.model.base, IMPLEMENTATION, precision, config.model.quantization)
         base.config.use_cache = False
         self._flash = precision == "bf16" and attention_kernel(config.model.attn_implementation) == "flash_attention_2"
         if config.train.gradient_checkpointing:

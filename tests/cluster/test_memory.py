@@ -200,6 +200,18 @@ def test_a_micro_batch_is_no_more_than_the_share_of_a_process() -> None:
     assert "micro-batch 3" in estimate_rcp(rcp(batch_size=5, micro_batch_size=4), 1).setting
 
 
+def test_a_quantized_base_takes_a_half_or_a_quarter() -> None:
+    """LLaMA2-13B has 12,687,769,600 weights in its layers' projections, and 328,094,720 others."""
+    linear, other = 40 * (4 * 5120**2 + 3 * 5120 * 13824), 2 * 32_000 * 5120 + 81 * 5120
+    assert linear + other == 13_015_864_320
+    adapter = 4 * estimate_rc(rc(), 1).trained_parameters
+    for kind, size in (("none", 2.0), ("8bit", 1.0), ("4bit", 4.127 / 8)):
+        config = rc()
+        model = config.model.model_copy(update={"quantization": kind})
+        found = estimate_rc(config.model_copy(update={"model": model}), 1).weights
+        assert found == pytest.approx(adapter + 2 * other + size * linear, abs=1)
+
+
 def test_logits_are_computed_on_answers_only() -> None:
     # 1,024 of 4,096 positions; bf16 logits, their fp32 copy, log-softmax and gradient.
     assert estimate_rc(rc(), 1).outputs == 1024 * 32_000 * (2 + 4 + 4 + 4)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import deepspeed
 import pytest
 import torch
 from peft import PeftModel
@@ -10,9 +11,12 @@ from safetensors.torch import load_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available
 
-from lmrc.config import LoraOptions
-from lmrc.errors import UserError
+from lmrc.config import LoraOptions, RcTraining
+from lmrc.engine.backend import loading
+from lmrc.engine.distributed import World
+from lmrc.errors import ConfigError, UserError
 from lmrc.rc import lora
+from tests.engine.processes import run_in_processes
 
 
 def adapted(base: Path, dtype: lora.Precision = "fp32", seed: int = 1) -> PeftModel:
@@ -138,3 +142,41 @@ def test_sampling_that_the_base_brings_along_is_dropped(base: Path, tmp_path: Pa
     loaded = lora.load_base(str(tmp_path), "sdpa", "fp32")
     assert not loaded.generation_config.do_sample
     assert loaded.generation_config.repetition_penalty in (None, 1.0)
+
+
+def share_of(world: World, out: Path) -> None:
+    """What one of two processes holds of a base that ZeRO-3 will shard."""
+    options = RcTraining(zero_stage=3)
+    with loading(options, world):
+        model = lora.load_base("embedded:tiny-llm", "sdpa", "fp32")
+    held = [parameter.numel() for parameter in model.parameters()]
+    shares = [parameter.ds_tensor.numel() for parameter in model.parameters()]
+    whole = {}
+    for name, parameter in model.named_parameters():
+        with deepspeed.zero.GatheredParameters([parameter]):
+            whole[name] = parameter.detach().clone()
+    torch.save((held, shares, whole), out / f"{world.rank}.pt")
+
+
+@pytest.mark.slow
+def test_a_base_is_sharded_as_it_is_read(tmp_path: Path) -> None:
+    run_in_processes(2, share_of, tmp_path)
+    plain = dict(lora.load_base("embedded:tiny-llm", "sdpa", "fp32").named_parameters())
+    for rank in (0, 1):
+        held, shares, whole = torch.load(tmp_path / f"{rank}.pt")
+        assert not any(held)
+        total = sum(parameter.numel() for parameter in plain.values())
+        assert total / 2 <= sum(shares) < total / 2 + len(shares)
+        assert all(torch.equal(whole[name], parameter) for name, parameter in plain.items())
+
+
+def test_quantized_bases_need_their_package(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ConfigError, match=r"model\.quantization is 4bit, but the package bitsandbytes"):
+        lora.load_base(str(base), "sdpa", "bf16", "4bit")
+    monkeypatch.setattr(lora, "is_bitsandbytes_available", lambda: True)
+    four, eight = lora.quantized("4bit"), lora.quantized("8bit")
+    assert four.load_in_4bit and four.bnb_4bit_quant_type == "nf4" and four.bnb_4bit_compute_dtype == torch.bfloat16
+    assert eight.load_in_8bit and not eight.load_in_4bit
+    monkeypatch.setattr(lora, "is_deepspeed_zero3_enabled", lambda: True)
+    with pytest.raises(ConfigError, match="ZeRO-3 shards no quantized weights"):
+        lora.quantized("4bit")
