@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lmrc.rc.packing import attention, causal_mask, run
+from lmrc.rc.packing import Block, attention, causal_blocks, run
 
 _ROOM = 64
 """Tokens that a memory grows by at least: it is copied when it is full."""
@@ -62,7 +62,7 @@ class Reading:
     def __init__(self, memories: Sequence[Memory], lengths: Sequence[int]) -> None:
         self.layers: set[int] = set()
         self._memories, self._lengths = memories, list(lengths)
-        self._masks: list[Tensor | None] | None = None
+        self._blocks: list[list[Block]] | None = None
 
     def positions(self) -> Tensor:
         """int64 [tokens]"""
@@ -72,14 +72,14 @@ class Reading:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """See `lmrc.rc.packing.Layout`."""
         self.layers.add(layer)
-        if self._masks is None:
+        if self._blocks is None:
             pairs = zip(self._memories, self._lengths, strict=True)
-            self._masks = [causal_mask(new, memory.length + new, query.device) for memory, new in pairs]
+            self._blocks = [causal_blocks(new, memory.length + new, query.device) for memory, new in pairs]
         parts = (torch.split(part, self._lengths, 2) for part in (query, key, value))
         outputs = []
-        for memory, mask, q, k, v in zip(self._memories, self._masks, *parts, strict=True):
+        for memory, blocks, q, k, v in zip(self._memories, self._blocks, *parts, strict=True):
             keys, values = memory.write(layer, k, v)
-            outputs.append(attention(q, keys, values, scale, mask))
+            outputs.append(attention(q, keys, values, scale, blocks))
         return torch.cat(outputs, 2).transpose(1, 2)
 
     def finish(self) -> None:
@@ -128,7 +128,7 @@ class Branches:
             read = memory.look(layer)
             if read is not None:
                 k, v = torch.cat([read[0], k], 2), torch.cat([read[1], v], 2)
-            outputs.append(attention(q, k, v, scale, mask))
+            outputs.append(attention(q, k, v, scale, [(0, len(mask), mask)]))
         return torch.cat(outputs, 2).transpose(1, 2)
 
 

@@ -33,23 +33,43 @@ class Layout(Protocol):
         """query [1, heads, tokens, size], key and value [1, key heads, tokens, size] → [1, tokens, heads, size]."""
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None, mask: Tensor | None = None) -> Tensor:
+_BLOCK = 256
+"""Queries that are masked together: keys behind the last of them are left out, not masked."""
+
+Block = tuple[int, int, Tensor | None]
+"""First query, end of the queries, and which keys [queries, keys] they see of those that any of them does."""
+
+
+def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None, blocks: Sequence[Block] = ()) -> Tensor:
     """Softmax attention of the last tokens of a text to all of it (flash attention where the device has it).
 
-    query [1, heads, new, size], key and value [1, key heads, tokens, size]; `mask` [new, tokens] is True where a token
-    is seen, None: each sees itself and what is before it, and new = tokens or 1. Returns like query.
+    query [1, heads, new, size], key and value [1, key heads, tokens, size]. Without `blocks` each token sees itself and
+    what is before it, and new = tokens or 1. Returns like query.
     """
-    causal = mask is None and query.shape[2] > 1
-    return F.scaled_dot_product_attention(
-        query, key, value, attn_mask=mask, is_causal=causal, scale=scale, enable_gqa=query.shape[1] != key.shape[1]
-    )
+    grouped = query.shape[1] != key.shape[1]
+    if not blocks:
+        causal = query.shape[2] > 1
+        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale, enable_gqa=grouped)
+    outputs = []
+    for start, end, mask in blocks:
+        seen = key.shape[2] if mask is None else mask.shape[1]
+        parts = query[:, :, start:end], key[:, :, :seen], value[:, :, :seen]
+        outputs.append(F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scale, enable_gqa=grouped))
+    return torch.cat(outputs, 2)
 
 
-def causal_mask(new: int, tokens: int, device: torch.device) -> Tensor | None:
-    """The mask [new, tokens] of the last `new` tokens of a text; None where `attention` needs none."""
+def causal_blocks(new: int, tokens: int, device: torch.device) -> list[Block]:
+    """How the last `new` tokens of a text see it; empty where `attention` needs no blocks."""
     if new in (1, tokens):
-        return None
-    return torch.ones(new, tokens, dtype=torch.bool, device=device).tril(tokens - new)
+        return []
+    blocks: list[Block] = []
+    for start in range(0, new, _BLOCK):
+        end = min(start + _BLOCK, new)
+        before = tokens - new + start
+        blocks.append(
+            (start, end, torch.ones(end - start, before + end - start, dtype=torch.bool, device=device).tril(before))
+        )
+    return blocks
 
 
 @dataclass
@@ -66,7 +86,7 @@ class Packed:
     flash: bool = False
     """By flash-attn, which must be there: in 16 bits, on a GPU."""
     layers: set[int] = field(default_factory=set)
-    _masks: list[Tensor | None] | None = field(default=None, init=False)
+    _blocks: list[list[Block]] | None = field(default=None, init=False)
 
     def positions(self) -> Tensor:
         """int64 [tokens]: the place of each token in its text."""
@@ -85,11 +105,11 @@ class Packed:
         first_query, *queries = torch.split(query, sizes, 2)
         if self.beginning:
             outputs.append(attention(first_query, first_key, first_value, scale))
-        if self._masks is None:
-            self._masks = [causal_mask(length, self.beginning + length, query.device) for length in self.lengths]
-        for q, k, v, mask in zip(queries, keys, values, self._masks, strict=True):
+        if self._blocks is None:
+            self._blocks = [causal_blocks(length, self.beginning + length, query.device) for length in self.lengths]
+        for q, k, v, blocks in zip(queries, keys, values, self._blocks, strict=True):
             seen = (torch.cat([first_key, k], 2), torch.cat([first_value, v], 2)) if self.beginning else (k, v)
-            outputs.append(attention(q, *seen, scale, mask))
+            outputs.append(attention(q, *seen, scale, blocks))
         return torch.cat(outputs, 2).transpose(1, 2)
 
     @cached_property

@@ -13,6 +13,7 @@ import transformers
 from torch import Tensor
 
 from lmrc.errors import UserError
+from lmrc.rc import packing
 from lmrc.rc.packing import IMPLEMENTATION, Packed, run
 
 SIZES = {
@@ -66,24 +67,27 @@ def alone(lm: transformers.PreTrainedModel, texts: list[list[int]], beginning: i
     return torch.cat([rows[0][:beginning], *(row[beginning:] for row in rows)])
 
 
+@pytest.mark.parametrize("block", [256, 2])
 @pytest.mark.parametrize("beginning", [0, SHARED])
 @pytest.mark.parametrize("name", CONFIGS)
-def test_equals_each_text_alone(name: str, beginning: int) -> None:
+def test_equals_each_text_alone(name: str, beginning: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_BLOCK", block)
     with torch.no_grad():
         found = whole(model(name, IMPLEMENTATION), TEXTS, beginning)
         wanted = alone(model(name, "sdpa"), TEXTS, beginning)
     assert torch.allclose(found, wanted, atol=1e-5)
 
 
-@pytest.mark.parametrize("beginning", [0, SHARED])
-def test_gradients_equal_those_of_each_text_alone(beginning: int) -> None:
-    mine, theirs = model("Llama", IMPLEMENTATION), model("Llama", "sdpa")
+@pytest.mark.parametrize(("beginning", "block"), [(0, 256), (SHARED, 256), (SHARED, 2)])
+def test_gradients_equal_those_of_each_text_alone(beginning: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(packing, "_BLOCK", block)
+    mine, theirs = model("Llama", IMPLEMENTATION).double(), model("Llama", "sdpa").double()
     # The logits behind a shared beginning are one set here and three there: compare what follows.
     whole(mine, TEXTS, beginning)[beginning:].square().sum().backward()
     alone(theirs, TEXTS, beginning)[beginning:].square().sum().backward()
     for (name, parameter), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
         assert parameter.grad is not None and other.grad is not None
-        assert torch.allclose(parameter.grad, other.grad, rtol=1e-4, atol=1e-5), name
+        assert torch.allclose(parameter.grad, other.grad, rtol=1e-9, atol=1e-9), name
 
 
 def test_only_wanted_logits_are_computed() -> None:
