@@ -81,13 +81,14 @@ def test_equals_each_text_alone(name: str, beginning: int, block: int, monkeypat
 @pytest.mark.parametrize(("beginning", "block"), [(0, 256), (SHARED, 256), (SHARED, 2)])
 def test_gradients_equal_those_of_each_text_alone(beginning: int, block: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(packing, "_BLOCK", block)
-    mine, theirs = model("Llama", IMPLEMENTATION).double(), model("Llama", "sdpa").double()
+    mine, theirs = model("Llama", IMPLEMENTATION), model("Llama", "sdpa")
     # The logits behind a shared beginning are one set here and three there: compare what follows.
     whole(mine, TEXTS, beginning)[beginning:].square().sum().backward()
     alone(theirs, TEXTS, beginning)[beginning:].square().sum().backward()
     for (name, parameter), other in zip(mine.named_parameters(), theirs.parameters(), strict=True):
         assert parameter.grad is not None and other.grad is not None
-        assert torch.allclose(parameter.grad, other.grad, rtol=1e-9, atol=1e-9), name
+        # In float32: transformers' norms know no other.
+        assert (parameter.grad - other.grad).abs().max() < 1e-4 * other.grad.abs().max(), name
 
 
 def test_only_wanted_logits_are_computed() -> None:
