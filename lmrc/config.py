@@ -23,9 +23,9 @@ ZeroStage = Annotated[int, Field(ge=0, le=3)]
 IgnVariant = Literal["docred", "redocred"]
 Precision = Literal["auto", "fp32", "bf16"]
 ClassifierKind = Literal["bilinear", "grouped"]
-Quantization = Literal["none", "8bit", "4bit"]
+Quantization = Literal["8bit", "4bit"]
 PromptKind = Literal["rc", "direct", "rcp-llm"]
-PromptTemplate = Literal["none", "llama2", "chat"]
+PromptTemplate = Literal["llama2", "chat"]
 
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -144,8 +144,8 @@ class RcModelOptions(Options):
     attn_implementation: Literal["flash_attention_2", "sdpa"] = Field(
         "flash_attention_2", description="attention kernel; flash_attention_2 falls back to sdpa where it is missing"
     )
-    quantization: Quantization = Field(
-        "none", description="of the frozen base, 8bit or 4bit (NF4): needs bitsandbytes, a GPU and ZeRO below 3"
+    quantization: Quantization | None = Field(
+        None, description="of the frozen base, 8bit or 4bit (NF4): needs bitsandbytes, a GPU and ZeRO below 3"
     )
 
 
@@ -162,8 +162,8 @@ class PromptOptions(Options):
     """What the LM reads: table 12 (`rc`, pairs with a relation) or table 11 (`direct`, all pairs, may answer None)."""
 
     kind: PromptKind = Field("rc", description="rc: table 12; direct: table 11; rcp-llm: Yes or No, for table 5")
-    template: PromptTemplate = Field(
-        "none", description="none: the prompt as it is; llama2: in [INST]; chat: in the tokenizer's chat template"
+    template: PromptTemplate | None = Field(
+        None, description="none: the prompt as it is; llama2: in [INST]; chat: in the tokenizer's chat template"
     )
     pairs_per_query: Count | None = Field(None, description="most pairs a query; none: as many as fit max_length")
     max_length: int = Field(4096, ge=64, description="tokens of prompt and answer together")

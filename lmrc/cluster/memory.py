@@ -149,10 +149,10 @@ def estimate_rc(config: RcConfig, world_size: int) -> MemoryEstimate:
 def _frozen_bytes(base: Architecture, config: RcConfig) -> int:
     """The base: what is quantized are its linear layers, not embeddings, head and norms."""
     element = _element(config.train)
-    in_layers = base.linear_parameters - base.hidden * base.vocabulary
-    linear = 0 if config.model.quantization == "none" else in_layers
-    quantized = linear * {"none": 0.0, "8bit": 1.0, "4bit": NF4}[config.model.quantization]
-    return (base.parameters - linear) * element + int(quantized)
+    if config.model.quantization is None:
+        return base.parameters * element
+    linear = base.linear_parameters - base.hidden * base.vocabulary
+    return (base.parameters - linear) * element + int(linear * {"8bit": 1.0, "4bit": NF4}[config.model.quantization])
 
 
 def classifier_parameters(hidden: int, kind: ClassifierKind) -> int:

@@ -116,7 +116,7 @@ class Classifying:
             raise ConfigError(
                 "few_shot.examples are turns of a conversation with a server: give --decode.backend openai"
             )
-        if decode.backend == "openai" and is_chat and self._settings.prompt.template != "none":
+        if decode.backend == "openai" and is_chat and self._settings.prompt.template is not None:
             raise ConfigError("a server puts messages into its own chat template: give --prompt.template none")
         if few_shot.examples and few_shot.corpus.resolve() == self._config.corpus.resolve():
             raise ConfigError(f"few_shot.corpus is {few_shot.corpus}, which is asked: give the training corpus")

@@ -39,7 +39,7 @@ def generate(
     options: DecodeOptions,
     grammar_of: Callable[[Query], Grammar],
     beginning: SharedBeginning,
-    template: PromptTemplate = "none",
+    template: PromptTemplate | None = None,
 ) -> Iterator[Generation]:
     """The greedy answers to `queries`, in their order.
 

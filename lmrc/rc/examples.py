@@ -59,7 +59,7 @@ class Example:
         return len(self.input_ids) - self.prompt_tokens
 
 
-def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate = "none") -> list[int]:
+def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate | None = None) -> list[int]:
     """Token ids of a prompt, with what the tokenizer puts at the start of a text.
 
     `template` llama2: between [INST] and [/INST]; chat: as the user's turn in the tokenizer's own chat template.
@@ -83,7 +83,7 @@ def answer_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
 
 
-def encode(query: Query, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate = "none") -> Example:
+def encode(query: Query, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate | None = None) -> Example:
     """The tokens of a query whose answer is known."""
     if query.answer is None:
         raise ValueError("only a query with an answer is an example")

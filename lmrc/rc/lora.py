@@ -50,7 +50,7 @@ def _resolve(name: str) -> str:
 
 
 def load_base(
-    name: str, attn_implementation: str, precision: Precision, quantization: Quantization = "none"
+    name: str, attn_implementation: str, precision: Precision, quantization: Quantization | None = None
 ) -> PreTrainedModel:
     """The frozen causal LM `name`: a folder, a hub name, or an `embedded:` one; on a GPU where there is one.
 
@@ -63,7 +63,7 @@ def load_base(
     options: dict[str, Any] = {"dtype": DTYPES[precision], "attn_implementation": attention_kernel(attn_implementation)}
     if torch.cuda.is_available() and not is_deepspeed_zero3_enabled():
         options["device_map"] = {"": torch.cuda.current_device()}
-    if quantization != "none":
+    if quantization is not None:
         options["quantization_config"] = quantized(quantization)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
@@ -75,7 +75,7 @@ def load_base(
     return model
 
 
-def quantized(quantization: Literal["8bit", "4bit"]) -> BitsAndBytesConfig:
+def quantized(quantization: Quantization) -> BitsAndBytesConfig:
     """8bit: LLM.int8; 4bit: NF4 with products in bf16 and constants quantized too, as QLoRA has it.
 
     Raises ConfigError where bitsandbytes is missing, there is no GPU, or the model shall be sharded by ZeRO-3.

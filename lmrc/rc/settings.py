@@ -25,7 +25,7 @@ class Settings:
     relations_sha256: str
     relations: RelationSet | None = None
     """None: an adapter of before they were kept."""
-    quantization: Quantization = "none"
+    quantization: Quantization | None = None
     """Of the base."""
 
     def write(self, folder: Path) -> None:
@@ -56,7 +56,7 @@ class Settings:
                 content["precision"],
                 content["relations_sha256"],
                 RelationSet(tuple(relations), tuple(relations.values())) if relations else None,
-                content.get("quantization", "none"),
+                content.get("quantization"),
             )
         except OSError as error:
             raise UserError(

@@ -205,7 +205,7 @@ def test_a_quantized_base_takes_a_half_or_a_quarter() -> None:
     linear, other = 40 * (4 * 5120**2 + 3 * 5120 * 13824), 2 * 32_000 * 5120 + 81 * 5120
     assert linear + other == 13_015_864_320
     adapter = 4 * estimate_rc(rc(), 1).trained_parameters
-    for kind, size in (("none", 2.0), ("8bit", 1.0), ("4bit", 4.127 / 8)):
+    for kind, size in ((None, 2.0), ("8bit", 1.0), ("4bit", 4.127 / 8)):
         config = rc()
         model = config.model.model_copy(update={"quantization": kind})
         found = estimate_rc(config.model_copy(update={"model": model}), 1).weights
