@@ -7,10 +7,12 @@ counted, whether cut off or not.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -53,6 +55,9 @@ class Features:
         return sum(name not in self.types for name in document.types) if self.types else 0
 
 
+NO_FEATURES = Features()
+
+
 def distances(document: EncodedDocument) -> NDArray[np.int64]:
     """The classes of the pairs a < b of a document, sorted: [unordered pairs], in [0, DISTANCES)."""
     first, second = unordered_pairs(document.entities)
@@ -67,13 +72,13 @@ def distances(document: EncodedDocument) -> NDArray[np.int64]:
     return classes - 1
 
 
-def entity_types(corpus: Corpus) -> tuple[str, ...]:
-    """The types of the corpus' entities, sorted. Raises CorpusError where the corpus is damaged."""
-    found: set[str] = set()
+def entity_types(corpus: Corpus) -> Counter[str]:
+    """How many of the corpus' entities are of each type. Raises CorpusError where the corpus is damaged."""
+    found: Counter[str] = Counter()
     for documents in corpus.slices(_DOCUMENTS):
         entities = corpus.columns(documents).column("entities").flatten()
         mentions = entities.flatten()
         counts = entities.value_lengths().to_numpy()
-        first = mentions.field("type").take((np.cumsum(counts) - counts).tolist())
-        found.update(pc.unique(first).to_pylist())
-    return tuple(sorted(found))
+        first = mentions.field("type").take(pa.array(np.cumsum(counts) - counts))
+        found.update({each["values"]: each["counts"] for each in pc.value_counts(first).to_pylist()})
+    return found

@@ -63,11 +63,10 @@ def test_no_pair_and_no_entity() -> None:
 
 def test_types_are_those_of_first_mentions(make_corpus: MakeCorpus) -> None:
     """As `tiny.document` gives them: that of entity e and mention m is the (e + m)th in turn."""
-    assert entity_types(make_corpus("two", [tiny.document(20, [3], title="a"), tiny.document(9, [2], title="b")])) == (
-        "PER",
-    )
-    corpus = make_corpus("more", [tiny.document(20, [1, 2, 1], title="a"), tiny.document(9, [2, 1], title="b")])
-    assert entity_types(corpus) == ("MISC", "ORG", "PER")
+    documents = [tiny.document(20, [counts], title=str(counts)) for counts in (3, 1)]
+    assert entity_types(make_corpus("two", documents)) == {"PER": 2}
+    documents = [tiny.document(20, [1, 2, 1], title="a"), tiny.document(9, [2, 1], title="b")]
+    assert entity_types(make_corpus("more", documents, docs_per_shard=1)) == {"PER": 2, "ORG": 2, "MISC": 1}
 
 
 def test_arrays_and_unknown_types() -> None:

@@ -222,7 +222,12 @@ def test_save_and_load(kind: tiny.Kind, tmp_path: Path) -> None:
     assert not any(name.startswith(".") for name in files)
     config = json.loads((tmp_path / "best" / "config.json").read_text())
     assert config["model_type"] == kind
-    assert config["relation_candidate_proposal"] == {"max_length": 80, "classifier": "bilinear"}
+    assert config["relation_candidate_proposal"] == {
+        "max_length": 80,
+        "classifier": "bilinear",
+        "entity_types": [],
+        "sentence_distance": False,
+    }
 
     loaded, loaded_tokenizer = RelationCandidateModel.load(tmp_path / "best")
     assert not loaded.training
