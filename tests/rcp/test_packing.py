@@ -55,7 +55,10 @@ def test_other_encoders_of_the_family(config: PretrainedConfig, length: int) -> 
     document = EncodedDocument(ids, markers, 1, ("MISC",) * 4, np.zeros(7, dtype=np.int32), mentions)
     actual = model.classifier.logits(model(model.collate([document])))
     hidden, attention = reference.encode(twin, ids.tolist(), model.windows.size, model.windows.separators)
-    expected = reference.logits(dict(model.state_dict()), hidden, attention, [list(places) for places in markers])
+    weights = dict(model.state_dict())
+    expected = reference.logits(
+        weights, reference.sides(weights, hidden, attention, [list(places) for places in markers])
+    )
     assert torch.allclose(actual, torch.tensor(list(expected.values()), dtype=torch.float64), atol=1e-9)
     assert actual.std() > 1e-4
 
