@@ -33,7 +33,14 @@ def make_document(length: int, entities: int) -> EncodedDocument:
     """Random word pieces; markers at random places, several entities may share one."""
     random = np.random.default_rng(length * 10_000 + entities)
     ids = random.integers(1000, 20_000, length, dtype=np.int32)
-    return EncodedDocument(ids, tuple((int(at),) for at in random.integers(1, length - 1, entities)), 0)
+    return EncodedDocument(
+        ids,
+        markers=tuple((int(at),) for at in random.integers(1, length - 1, entities)),
+        cut=0,
+        types=("MISC",) * entities,
+        sentences=np.zeros(entities, dtype=np.int32),
+        mentions=np.ones(entities, dtype=np.int32),
+    )
 
 
 def _memory(reset: bool = False) -> float:

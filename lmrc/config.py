@@ -119,12 +119,19 @@ class RcpModelOptions(Options):
     classifier: ClassifierKind = Field(
         "bilinear", description="bilinear: equation 6; grouped: the published code's, in blocks of 64, with two outputs"
     )
+    entity_types: bool = Field(False, description="add embeddings of the entities' types, those of the training corpus")
+    sentence_distance: bool = Field(
+        False, description="add an embedding of a pair's distance in sentences and number of mentions"
+    )
 
 
 class RcpTraining(Training):
     """Table 6, DocRED."""
 
     classifier_learning_rate: Rate = Field(1e-4, description="peak learning rate of the new layers")
+    relation_weight: float = Field(
+        0.0, ge=0.0, description="weight of naming the relations, a further task while training; 0: none"
+    )
 
 
 class RcpConfig(Options):

@@ -51,6 +51,8 @@ class Extracted:
     """Where RCP kept none."""
     cut_mentions: int = 0
     """Mentions beyond the longest text of RCP."""
+    unknown_types: int = 0
+    """Entities whose type RCP has no embedding for, if it looks at types."""
     unfinished: int = 0
     """Answers of the LM that were cut."""
     first: list[tuple[str, str, str, float]] = field(default_factory=list)
@@ -63,6 +65,8 @@ class Extracted:
             f"{self.kept:,} of {self.pairs:,} pairs kept ({share:.1f} %); {self.documents_without_pairs:,} documents "
             f"without any; {self.cut_mentions:,} mentions beyond RCP's longest text",
         ]
+        if self.unknown_types:
+            lines.append(f"{self.unknown_types:,} entities are of types that RCP was not trained on")
         if self.first:
             rows = [
                 (_short(head), relation, _short(tail), f"{score:.3f}") for head, relation, tail, score in self.first
@@ -186,6 +190,7 @@ class Extraction:
             found.kept += len(proposal.candidates)
             found.documents_without_pairs += not proposal.candidates
             found.cut_mentions += proposal.cut_mentions
+            found.unknown_types += proposal.unknown_types
             found.triples += len(of_document)
             for one in of_document[: SHOWN - len(found.first)]:
                 head, tail = entity_name(document, one.head), entity_name(document, one.tail)

@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lmrc.cluster.architecture import Architecture, UnknownArchitecture, architecture
-from lmrc.config import ClassifierKind, RcConfig, RcpConfig, Training
+from lmrc.config import RcConfig, RcpConfig, Training
 from lmrc.engine.order import MicroBatches
 
 GIB = 2**30
@@ -24,8 +24,10 @@ NF4 = 4.127 / 8
 
 # The share of a query that is answer, at most: logits are computed there only.
 ANSWER_SHARE = 1 / 4
-# Documents of DocRED have at most this many entities.
+# Documents of DocRED have at most this many entities, of this many types, and it has this many relations.
 ENTITIES = 42
+TYPES = 6
+RELATIONS = 96
 # CUDA's context and kernels; NCCL's buffers where there are several processes.
 CONTEXT = 1 * GIB
 COMMUNICATION = GIB // 2
@@ -105,7 +107,7 @@ def estimate_rcp(config: RcpConfig, world_size: int) -> MemoryEstimate:
         return MemoryEstimate(setting, unknown=str(error))
     micro = _micro_batch(config.train, world_size)
     window, windows = _windows(encoder, config.model.max_length)
-    classifier = classifier_parameters(encoder.hidden, config.model.classifier)
+    classifier = classifier_parameters(encoder.hidden, config)
     return _estimate(
         config.train,
         world_size,
@@ -115,7 +117,7 @@ def estimate_rcp(config: RcpConfig, world_size: int) -> MemoryEstimate:
         frozen_bytes=0,
         activations=_encoder_activations(encoder, config.train, micro * windows, window),
         # Its copies in bf16 are few enough not to count.
-        outputs=micro * _pair_bytes(encoder.hidden, min(config.model.max_length, window * windows), config.train),
+        outputs=micro * _pair_bytes(encoder.hidden, min(config.model.max_length, window * windows), config),
     )
 
 
@@ -155,14 +157,23 @@ def _frozen_bytes(base: Architecture, config: RcConfig) -> int:
     return (base.parameters - linear) * element + int(linear * {"8bit": 1.0, "4bit": NF4}[config.model.quantization])
 
 
-def classifier_parameters(hidden: int, kind: ClassifierKind) -> int:
-    """Parameters of RCP's new layers."""
+def classifier_parameters(hidden: int, config: RcpConfig) -> int:
+    """Parameters of RCP's new layers, those that are there only while training included."""
     import torch
 
     from lmrc.rcp.classifiers import CLASSIFIERS
+    from lmrc.rcp.features import Features
+    from lmrc.rcp.relation_task import RelationTask
 
+    options = config.model
+    # The names of the types do not matter.
+    features = Features(("",) * (TYPES if options.entity_types else 0), options.sentence_distance)
     with torch.device("meta"):
-        return sum(parameter.numel() for parameter in CLASSIFIERS[kind](hidden).parameters())
+        classifier = CLASSIFIERS[options.classifier](hidden, features)
+        parameters = list(classifier.parameters())
+        if config.train.relation_weight:
+            parameters += RelationTask(classifier.width, RELATIONS).parameters()
+    return sum(parameter.numel() for parameter in parameters)
 
 
 def _estimate(
@@ -259,12 +270,17 @@ def _causal_activations(base: Architecture, config: RcConfig, tokens: int, adapt
     return tokens * _kept(config.train, base.layers, attention + norms + mlp + adapters, element * base.hidden)
 
 
-def _pair_bytes(hidden: int, length: int, options: Training) -> int:
+def _pair_bytes(hidden: int, length: int, config: RcpConfig) -> int:
     """What RCP keeps of a document with the most entities: contexts of pairs, and both sides of each ordered pair."""
-    element = _element(options)
+    from lmrc.rcp.relation_task import WIDTH
+
+    element = _element(config.train)
     ordered = ENTITIES * (ENTITIES - 1)
     # Weights over positions before and after normalisation, in the product with the hidden states, and the context.
     contexts = ordered // 2 * (length * (2 * FP32 + element) + hidden * element)
     # tanh of both sides, in fp32 for the bilinear form, and its product.
     sides = ordered * hidden * (3 * FP32 + (2 * BF16 if element == BF16 else 0))
-    return contexts + sides
+    if not config.train.relation_weight:
+        return contexts + sides
+    # tanh of both sides and their product; logits, targets, losses and gradient.
+    return contexts + sides + ordered * (WIDTH * (2 * element + FP32) + RELATIONS * 4 * FP32)

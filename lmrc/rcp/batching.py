@@ -41,6 +41,43 @@ class Layout:
         return self.entities * (self.entities - 1) // 2
 
 
+@dataclass(frozen=True, slots=True)
+class Pairs:
+    """Pairs a < b of a document's entities, sorted."""
+
+    first: Tensor
+    """[pairs]: all a."""
+    second: Tensor
+    """[pairs]: all b."""
+    distances: Tensor | None
+    """[pairs], where the model looks at them (`lmrc.rcp.features`)."""
+    relations: Tensor | None
+    """[2, pairs, relations], True where one holds of (a, b) and of (b, a); for `lmrc.rcp.relation_task`."""
+
+    @classmethod
+    def of(cls, batch: Batch) -> list[Pairs]:
+        """All pairs of each document of a batch."""
+        counts = [document.unordered for document in batch["layout"]]
+
+        def split(name: str) -> Sequence[Tensor | None]:
+            return torch.split(batch[name], counts) if name in batch else [None] * len(counts)
+
+        relations: Sequence[Tensor | None] = [None] * len(counts)
+        if "relations" in batch:
+            both = torch.split(batch["relations"], [2 * count for count in counts])
+            relations = [of_document.unflatten(0, (2, count)) for of_document, count in zip(both, counts, strict=True)]
+        return [cls(*each) for each in zip(*map(split, ("first", "second", "distances")), relations, strict=True)]
+
+    def part(self, pairs: slice) -> Pairs:
+        """Some of them."""
+        return Pairs(
+            self.first[pairs],
+            self.second[pairs],
+            None if self.distances is None else self.distances[pairs],
+            None if self.relations is None else self.relations[:, pairs],
+        )
+
+
 @lru_cache(maxsize=256)
 def unordered_pairs(entities: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
     """The pairs a < b of a document, sorted: (all a, all b), each [entities * (entities - 1) / 2]."""

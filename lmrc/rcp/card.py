@@ -28,6 +28,12 @@ def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mappin
     measured = (
         f"On `{dev.source}`, percent of ordered pairs:\n\n| score | |\n|---|---|\n{rows}" if rows else "Not measured."
     )
+    looks = [f"Classifier: {config.model.classifier}", f"documents up to {config.model.max_length} word pieces"]
+    looks += ["types of entities"] if config.model.entity_types else []
+    looks += ["distances in sentences"] if config.model.sentence_distance else []
+    further = (
+        f", relations as a further task of weight {settings.relation_weight:g}" if settings.relation_weight else ""
+    )
     return f"""---
 {json.dumps(front, indent=2)}
 ---
@@ -35,7 +41,7 @@ def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mappin
 # Relation Candidate Proposal on {config.model.encoder}
 
 Says which ordered pairs of a document's entities have any relation: P(relation) of each pair, stage 1 of LMRC (arXiv
-2408.13889). Classifier: {config.model.classifier}; documents up to {config.model.max_length} word pieces.
+2408.13889). {"; ".join(looks)}.
 
 ## Data
 
@@ -47,7 +53,8 @@ Says which ordered pairs of a document's entities have any relation: P(relation)
 ## Training
 
 {settings.epochs} epochs in batches of {settings.batch_size} documents, learning rates {settings.learning_rate:g} \
-(encoder) and {settings.classifier_learning_rate:g} (new layers), warm-up {settings.warmup:g}, seed {config.run.seed}.
+(encoder) and {settings.classifier_learning_rate:g} (new layers), warm-up {settings.warmup:g}, \
+seed {config.run.seed}{further}.
 Every option is in `config.yaml` of the run.
 
 ```console

@@ -26,6 +26,11 @@ SCHEMA = pa.schema(
         ("cut", pa.int32()),
         # Sorted numbers of the pairs with a relation, among the ordered pairs sorted by (h, t).
         ("positive", pa.list_(pa.int32())),
+        # For each entity the type of its first mention.
+        ("types", pa.list_(pa.string())),
+        # Of all mentions, cut or not: their sentences, entity after entity, and how many each entity has.
+        ("sentences", pa.list_(pa.int32())),
+        ("all_mentions", pa.list_(pa.int32())),
     ]
 )
 
@@ -64,6 +69,12 @@ def encode_columns(encoder: Encoder, documents: pa.RecordBatch) -> pa.RecordBatc
             _lists(np.bincount(entity_of[kept], minlength=len(mention_counts)), entity_counts),
             pa.array(np.bincount(document_of[~kept], minlength=count), pa.int32()),
             _positive(documents.column("labels"), entity_counts),
+            pa.ListArray.from_arrays(
+                pa.array(_starts(entity_counts), pa.int32()),
+                mentions.field("type").take(pa.array(_starts(mention_counts)[:-1])),
+            ),
+            _lists(_numbers(mentions.field("sentence")), np.bincount(document_of, minlength=count)),
+            _lists(mention_counts, entity_counts),
         ],
         schema=SCHEMA,
     )

@@ -1,4 +1,4 @@
-"""Encoded corpora: word pieces, markers and gold pairs of a corpus, made once and read memory-mapped from the cache.
+"""Encoded corpora: word pieces, features and gold pairs of a corpus, made once and read memory-mapped from the cache.
 
 `encoded-<hash>` in the user's cache (`lmrc.cache`) holds Arrow shards in the columns of `lmrc.rcp.columns`. The hash is
 of all that decides the content: the tokenizer's files, the longest length, the marker, the corpus, this code's version.
@@ -31,7 +31,7 @@ from lmrc.rcp.encoding import write_shards
 from lmrc.rcp.markers import MARKER, EncodedDocument, Encoder
 
 # Raised whenever `encode_columns` would give something else for the same documents.
-VERSION = 1
+VERSION = 2
 SHARDS = "shards.json"
 _SHARDS = TypeAdapter(tuple[Shard, ...])
 
@@ -81,15 +81,19 @@ class EncodedCorpus:
     def __getitem__(self, index: int) -> Example:
         """Its arrays are views of the mapped file, not to be written to. Raises IndexError beyond the last document."""
         batch, row = self._shards.find(index)
-        ids, markers, mentions, positive = (
-            batch.column(name)[row].values.to_numpy() for name in ("input_ids", "markers", "mentions", "positive")
+        ids, markers, kept, positive, sentences, mentions = (
+            batch.column(name)[row].values.to_numpy()
+            for name in ("input_ids", "markers", "mentions", "positive", "sentences", "all_mentions")
         )
         places = iter(markers.tolist())
         return Example(
             EncodedDocument(
                 input_ids=ids,
-                markers=tuple(tuple(next(places) for _ in range(count)) for count in mentions.tolist()),
+                markers=tuple(tuple(next(places) for _ in range(count)) for count in kept.tolist()),
                 cut=batch.column("cut")[row].as_py(),
+                types=tuple(batch.column("types")[row].as_py()),
+                sentences=sentences,
+                mentions=mentions,
             ),
             positive,
         )

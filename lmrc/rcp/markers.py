@@ -31,7 +31,7 @@ WORDS_A_TEXT = 1000
 
 @dataclass(frozen=True, slots=True, eq=False)
 class EncodedDocument:
-    """Word pieces of a document and where its mentions' opening markers are."""
+    """Word pieces of a document, where its mentions' opening markers are, and what `lmrc.rcp.features` is made of."""
 
     input_ids: NDArray[np.int32]
     """[length], the special tokens at both ends included."""
@@ -39,6 +39,12 @@ class EncodedDocument:
     """Per entity, for each mention that was not cut off, the position of its opening marker in `input_ids`."""
     cut: int
     """Mentions whose opening marker lies beyond the longest length."""
+    types: tuple[str, ...]
+    """Per entity the type of its first mention."""
+    sentences: NDArray[np.int32]
+    """[mentions], entity after entity, those that were cut off included: the sentence of each."""
+    mentions: NDArray[np.int32]
+    """[entities]: how many each has, those that were cut off included."""
 
     @property
     def entities(self) -> int:
@@ -139,4 +145,7 @@ class Encoder:
             input_ids=np.array([*ids[: self.limit], self.closing], dtype=np.int32),
             markers=markers,
             cut=len(mentions) - sum(map(len, markers)),
+            types=tuple(entity[0].type for entity in document.entities),
+            sentences=np.array([mention.sentence for mention in mentions], dtype=np.int32),
+            mentions=np.array(list(map(len, document.entities)), dtype=np.int32),
         )

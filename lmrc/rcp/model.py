@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -16,12 +16,14 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from lmrc.config import ClassifierKind
 from lmrc.errors import UserError
 from lmrc.rcp.attention import attention_rows
-from lmrc.rcp.batching import Batch, Layout, collate
+from lmrc.rcp.batching import Batch, Layout, Pairs, collate
 from lmrc.rcp.classifiers import CLASSIFIERS
 from lmrc.rcp.dropout import replace_dropout
+from lmrc.rcp.features import Features
 from lmrc.rcp.markers import EncodedDocument
 from lmrc.rcp.packing import PackedEncoder
 from lmrc.rcp.pooling import pool_attention, pool_contexts, pool_entities
+from lmrc.rcp.relation_task import RelationTask
 from lmrc.rcp.windows import Windows
 
 # Our part of config.json, beside the encoder's own keys.
@@ -41,9 +43,16 @@ class RelationCandidateModel(nn.Module):
     """Which ordered entity pairs of a document have a relation: one logit of P(relation) a pair."""
 
     def __init__(
-        self, encoder: PreTrainedModel, max_length: int = 1024, classifier: ClassifierKind = "bilinear"
+        self,
+        encoder: PreTrainedModel,
+        max_length: int = 1024,
+        classifier: ClassifierKind = "bilinear",
+        entity_types: Sequence[str] = (),
+        sentence_distance: bool = False,
     ) -> None:
         """`max_length`: most word pieces a document; see `self.max_length` for what two windows allow.
+
+        `entity_types`: those it learns an embedding of; `sentence_distance`: whether it looks at distances.
 
         Raises UserError where the encoder cannot give the attention of its last layer.
         """
@@ -57,11 +66,19 @@ class RelationCandidateModel(nn.Module):
         self.windows = Windows(size=self._packed.positions, separators=self._packed.separators)
         self.max_length = min(max_length, self.windows.longest)
         self.kind: ClassifierKind = classifier
-        self.classifier = CLASSIFIERS[classifier](encoder.config.hidden_size)
+        self.features = Features(tuple(entity_types), sentence_distance)
+        self.classifier = CLASSIFIERS[classifier](encoder.config.hidden_size, self.features)
+        # There only while training, and never saved.
+        self.relation_task: RelationTask | None = None
 
     @classmethod
     def from_encoder(
-        cls, name: str, max_length: int = 1024, classifier: ClassifierKind = "bilinear"
+        cls,
+        name: str,
+        max_length: int = 1024,
+        classifier: ClassifierKind = "bilinear",
+        entity_types: Sequence[str] = (),
+        sentence_distance: bool = False,
     ) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
         """An untrained classifier on a pretrained encoder (folder, hub or embedded: name), and the encoder's tokenizer.
 
@@ -82,7 +99,7 @@ class RelationCandidateModel(nn.Module):
                 "and tokenizer, a name on the Hugging Face hub (this machine must reach it or have it cached), or "
                 "embedded:minilm"
             ) from error
-        return cls(encoder, max_length, classifier), tokenizer
+        return cls(encoder, max_length, classifier, entity_types, sentence_distance), tokenizer
 
     @classmethod
     def load(cls, folder: Path) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
@@ -107,10 +124,10 @@ class RelationCandidateModel(nn.Module):
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None = None) -> None:
         """Write config.json, model.safetensors and the tokenizer's files; `weights` in place of the model's own.
 
-        Raises ValueError where `weights` are not those of the whole model.
+        Without those of the relation task. Raises ValueError where `weights` are not those of the whole model.
         """
-        own = self.state_dict()
-        state = own if weights is None else weights
+        own = _lasting(self.state_dict())
+        state = own if weights is None else _lasting(weights)
         wrong = [name for name in own.keys() | state.keys() if name not in state or name not in own]
         wrong += [
             name for name in own.keys() & state.keys() if own[name].shape != state[name].shape and own[name].numel()
@@ -118,7 +135,13 @@ class RelationCandidateModel(nn.Module):
         if wrong:
             raise ValueError(f"weights do not fit the relation candidate model: {', '.join(sorted(wrong))}")
         folder.mkdir(parents=True, exist_ok=True)
-        setattr(self.encoder.config, KEY, {"max_length": self.max_length, "classifier": self.kind})
+        options = {
+            "max_length": self.max_length,
+            "classifier": self.kind,
+            "entity_types": list(self.features.types),
+            "sentence_distance": self.features.distance,
+        }
+        setattr(self.encoder.config, KEY, options)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
             partial = Path(name)
             self.encoder.config.save_pretrained(partial)
@@ -134,12 +157,14 @@ class RelationCandidateModel(nn.Module):
 
     def collate(self, documents: Sequence[EncodedDocument]) -> Batch:
         """One batch of CPU tensors for `forward`."""
-        return collate(documents, self.windows, self._packed.first_position)
+        features = {name: torch.from_numpy(array) for name, array in self.features.arrays(documents).items()}
+        return {**collate(documents, self.windows, self._packed.first_position), **features}
 
     def forward(self, batch: Batch) -> Tensor:
         """What the classifier says of a batch of `collate`; `self.classifier` turns it into a loss or into logits.
 
         Returns float32 [pairs, outputs]: for each document in turn its ordered pairs (h, t), h != t, sorted by (h, t).
+        Where the batch has "relations" (of `relation_targets`) a last column is the pair's loss of `relation_task`.
         """
         layout: list[Layout] = batch["layout"]
         sizes = [width for document in layout for width in document.windows]
@@ -167,45 +192,54 @@ class RelationCandidateModel(nn.Module):
         with torch.autocast(hidden.device.type, enabled=False):
             embeddings = pool_entities(torch.cat(openings), batch["mentions"], batch["present"])
 
-        unordered = [document.unordered for document in layout]
-        pairs = zip(*(torch.split(batch[name], unordered) for name in ("first", "second")), strict=True)
-        orders = torch.split(batch["order"], [2 * count for count in unordered])
-        entities = torch.split(embeddings, [document.entities for document in layout])
+        orders = torch.split(batch["order"], [2 * document.unordered for document in layout])
+        counts = [document.entities for document in layout]
+        entities = torch.split(embeddings, counts)
+        types = torch.split(batch["types"], counts) if self.features.types else [None] * len(counts)
+        documents = zip(states, attentions, entities, types, Pairs.of(batch), strict=True)
         outputs = [
-            self._classify(states[number], attentions[number], entities[number], first, second).index_select(0, order)
-            for number, ((first, second), order) in enumerate(zip(pairs, orders, strict=True))
+            self._classify(*document).index_select(0, order) for document, order in zip(documents, orders, strict=True)
         ]
         return torch.cat(outputs)
 
-    def _classify(self, states: Tensor, attention: Tensor, entities: Tensor, first: Tensor, second: Tensor) -> Tensor:
-        """One document: outputs of all pairs (first, second), and then of all (second, first).
+    def _classify(
+        self, states: Tensor, attention: Tensor, entities: Tensor, types: Tensor | None, pairs: Pairs
+    ) -> Tensor:
+        """One document: outputs of all pairs (a, b), and then of all (b, a).
 
-        states: [length, d]; attention: [length, entities, heads]; entities: [entities, d]; first, second: all pairs a <
-        b sorted. Returns [2 * pairs, outputs].
+        states: [length, d]; attention: [length, entities, heads]; entities: [entities, d]; types: [entities]. Returns
+        [2 * pairs, outputs].
         """
 
-        def block(heads: slice, first: Tensor, second: Tensor) -> Tensor:
+        def block(heads: slice, pairs: Pairs) -> Tensor:
+            first, second = pairs.first, pairs.second
             contexts = pool_contexts(states, attention, heads, first, second).to(entities.dtype)
-            found: Tensor = self.classifier(entities, contexts, first, second)
-            return found
+            outputs: Tensor
+            outputs, sides = self.classifier(entities, contexts, first, second, types, pairs.distances)
+            if self.relation_task is None or pairs.relations is None:
+                return outputs
+            return torch.cat([outputs, self.relation_task(*sides, pairs.relations).unsqueeze(2)], 2)
 
         count = len(entities)
         step = max(1, BLOCK_PAIRS // max(count, 1))
         if count <= step:
-            return block(slice(0, count), first, second).flatten(0, 1)
+            return block(slice(0, count), pairs).flatten(0, 1)
         # The pairs (a, b) of the entities a in turn, so many that memory stays bounded, in the backward pass too.
         blocks = []
         for start in range(0, count, step):
             stop = min(start + step, count)
-            pairs = slice(_pairs_before(start, count), _pairs_before(stop, count))
-            heads = slice(start, stop)
-            blocks.append(checkpoint(block, heads, first[pairs], second[pairs], use_reentrant=False))
+            part = pairs.part(slice(_pairs_before(start, count), _pairs_before(stop, count)))
+            blocks.append(checkpoint(block, slice(start, stop), part, use_reentrant=False))
         return torch.cat(blocks, 1).flatten(0, 1)
 
 
 def _pairs_before(entity: int, entities: int) -> int:
     """Number of pairs a < b with a < `entity`."""
     return entity * entities - entity * (entity + 1) // 2
+
+
+def _lasting(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {name: value for name, value in weights.items() if not name.startswith("relation_task.")}
 
 
 def _first_line(error: BaseException) -> str:

@@ -26,7 +26,20 @@ from lmrc.rcp.markers import EncodedDocument, Encoder
 from lmrc.rcp.measure import f1_score
 from lmrc.rcp.model import RelationCandidateModel, check_folder
 
-SCHEMA = pa.schema([*CANDIDATES_SCHEMA, ("pairs", pa.int64()), ("cut_mentions", pa.int64())])
+SCHEMA = pa.schema(
+    [*CANDIDATES_SCHEMA, ("pairs", pa.int64()), ("cut_mentions", pa.int64()), ("unknown_types", pa.int64())]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """The candidates of a document, sorted by (h, t), of its `pairs`."""
+
+    candidates: list[Candidate]
+    pairs: int
+    cut_mentions: int
+    unknown_types: int
+    """Entities whose type the model has no embedding for."""
 
 
 @dataclass(slots=True)
@@ -37,17 +50,20 @@ class Proposed:
     pairs: int = 0
     kept: int = 0
     cut_mentions: int = 0
+    unknown_types: int = 0
     labelled_documents: int = 0
     kept_labelled: int = 0
     gold: int = 0
     correct: int = 0
 
-    def count(self, document: Document, pairs: int, cut_mentions: int, candidates: list[Candidate]) -> None:
+    def count(self, document: Document, proposal: Proposal) -> None:
         """Add a document."""
+        candidates = proposal.candidates
         self.documents += 1
-        self.pairs += pairs
+        self.pairs += proposal.pairs
         self.kept += len(candidates)
-        self.cut_mentions += cut_mentions
+        self.cut_mentions += proposal.cut_mentions
+        self.unknown_types += proposal.unknown_types
         if document.labels is not None:
             gold = relations_by_pair(document).keys()
             self.labelled_documents += 1
@@ -62,6 +78,7 @@ class Proposed:
             "pairs": self.pairs,
             "kept": self.kept,
             "cut_mentions": self.cut_mentions,
+            "unknown_types": self.unknown_types,
         }
         if not self.labelled_documents:
             return counts
@@ -81,7 +98,8 @@ class Proposed:
         if self.labelled_documents:
             scores = self.as_json()
             text += f"; precision {scores['precision']:.2f}, recall {scores['recall']:.2f}, F1 {scores['f1']:.2f}"
-        return f"{text}; {self.cut_mentions} mentions beyond the longest length"
+        text += f"; {self.cut_mentions} mentions beyond the longest length"
+        return f"{text}; {self.unknown_types} entities of unknown types" if self.unknown_types else text
 
 
 @torch.inference_mode()
@@ -91,15 +109,6 @@ def probabilities(model: RelationCandidateModel, documents: list[EncodedDocument
     logits = model.classifier.logits(model(to_device(model.collate(documents), device)))
     scores = torch.sigmoid(logits.double()).cpu().numpy()
     return np.split(scores, np.cumsum([document.pairs for document in documents])[:-1])
-
-
-@dataclass(frozen=True, slots=True)
-class Proposal:
-    """The candidates of a document, sorted by (h, t), of its `pairs`."""
-
-    candidates: list[Candidate]
-    pairs: int
-    cut_mentions: int
 
 
 class Proposer:
@@ -122,7 +131,12 @@ class Proposer:
         for start in range(0, len(encoded), self._batch_size):
             scores += probabilities(self._model, encoded[start : start + self._batch_size])
         return [
-            Proposal(self._choose(document, of_document), document.pairs, document.cut)
+            Proposal(
+                self._choose(document, of_document),
+                document.pairs,
+                document.cut,
+                self._model.features.unknown(document),
+            )
             for document, of_document in zip(encoded, scores, strict=True)
         ]
 
@@ -182,9 +196,10 @@ class Proposing:
 
         def counted() -> Iterator[tuple[str, list[Candidate]]]:
             for document, row in zip(self._corpus, rows, strict=True):
-                candidates = [Candidate(**values) for values in row["candidates"]]
-                proposed.count(document, row["pairs"], row["cut_mentions"], candidates)
-                yield row["title"], candidates
+                counts = {name: row[name] for name in ("pairs", "cut_mentions", "unknown_types")}
+                proposal = Proposal([Candidate(**values) for values in row["candidates"]], **counts)
+                proposed.count(document, proposal)
+                yield row["title"], proposal.candidates
 
         # Left by an attempt that ended before the run was marked as done.
         shutil.rmtree(out, ignore_errors=True)

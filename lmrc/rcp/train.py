@@ -21,9 +21,11 @@ from lmrc.rcp import calibration
 from lmrc.rcp.batching import Batch, to_device
 from lmrc.rcp.card import model_card
 from lmrc.rcp.encoded import EncodedCorpus, Example, encoded
+from lmrc.rcp.features import entity_types
 from lmrc.rcp.markers import Encoder
 from lmrc.rcp.measure import binary_scores
 from lmrc.rcp.model import RelationCandidateModel
+from lmrc.rcp.relation_task import RelationTask, relation_targets
 
 
 class RcpTask:
@@ -37,9 +39,17 @@ class RcpTask:
 
         Raises UserError where the encoder is not found or does not fit, CorpusError where a document has no labels.
         """
+        options = config.model
         model, self.tokenizer = RelationCandidateModel.from_encoder(
-            config.model.encoder, config.model.max_length, config.model.classifier
+            options.encoder,
+            options.max_length,
+            options.classifier,
+            sorted(entity_types(train)) if options.entity_types else (),
+            options.sentence_distance,
         )
+        # Last, so that the other weights of a seed are the same without it.
+        if config.train.relation_weight:
+            model.relation_task = RelationTask(model.classifier.width, len(train.relations))
         if config.train.gradient_checkpointing:
             if not model.encoder.supports_gradient_checkpointing:
                 raise UserError(
@@ -49,7 +59,7 @@ class RcpTask:
             model.encoder.activation_checkpointing_enable()
         self.model = self._own = model
         self._config = config
-        self._fingerprint = train.fingerprint
+        self._corpus = train
         self._manifests = train.manifest, dev.manifest
         # Of the last evaluation: what `export` writes beside the weights.
         self._scores: dict[str, float] = {}
@@ -58,8 +68,7 @@ class RcpTask:
         self._train = self._prepare("train", train, encoder)
         self._dev = self._prepare("dev", dev, encoder)
 
-    @staticmethod
-    def _prepare(what: str, corpus: Corpus, encoder: Encoder) -> EncodedCorpus:
+    def _prepare(self, what: str, corpus: Corpus, encoder: Encoder) -> EncodedCorpus:
         if corpus.manifest.labelled_documents < len(corpus):
             title = next(document.title for document in corpus if document.labels is None)
             raise CorpusError(
@@ -71,17 +80,24 @@ class RcpTask:
             print(
                 f"{what}: {len(examples)} documents, {examples.pairs.sum()} pairs, {examples.positive.sum()} with a "
                 f"relation; beyond {encoder.max_length} word pieces: {examples.cut.sum()} mentions, "
-                f"{examples.lost.sum()} entities without any mention left",
+                f"{examples.lost.sum()} entities without any mention left{self._about_types(corpus)}",
                 flush=True,
             )
         return examples
+
+    def _about_types(self, corpus: Corpus) -> str:
+        known = self._own.features.types
+        if not known:
+            return ""
+        unknown = sum(count for name, count in entity_types(corpus).items() if name not in known)
+        return f"; of other types than {', '.join(known)}: {unknown} entities"
 
     def __len__(self) -> int:
         return len(self._train)
 
     def fingerprint(self) -> str:
         """The training corpus."""
-        return self._fingerprint
+        return self._corpus.fingerprint
 
     def weight(self, index: int) -> int:
         """Ordered pairs of the document; 0 for a single entity."""
@@ -92,8 +108,12 @@ class RcpTask:
         return 1
 
     def collate(self, indices: Sequence[int]) -> Batch:
-        """The batch of the model, and "targets" [pairs] in {0, 1}, float32."""
-        return self._batch([self._train[index] for index in indices])
+        """The batch of the model, and "targets" [pairs] in {0, 1}, float32; "relations" where these are a task."""
+        batch = self._batch([self._train[index] for index in indices])
+        if self._own.relation_task is None:
+            return batch
+        targets = relation_targets([self._corpus[index] for index in indices], self._corpus.relations)
+        return {**batch, "relations": torch.from_numpy(targets)}
 
     def _batch(self, examples: Sequence[Example]) -> Batch:
         targets = np.concatenate([example.targets() for example in examples])
@@ -101,16 +121,22 @@ class RcpTask:
         return {**batch, "targets": torch.from_numpy(targets.astype(np.float32))}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Binary cross entropy of P(relation), summed over pairs."""
-        loss: Tensor = self._own.classifier.loss(model(batch), batch["targets"])
-        return loss
+        """Binary cross entropy of P(relation), and weighted that of the relation task, summed over pairs."""
+        outputs: Tensor = model(batch)
+        if "relations" not in batch:
+            return self._own.classifier.loss(outputs, batch["targets"])
+        own = self._own.classifier.loss(outputs[:, :-1], batch["targets"])
+        return own + self._config.train.relation_weight * outputs[:, -1].sum()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The pretrained encoder and the new layers, each at its own rate (table 6)."""
         options = self._config.train
+        new = list(self._own.classifier.parameters())
+        if self._own.relation_task is not None:
+            new += self._own.relation_task.parameters()
         return [
             {"params": [p for p in self._own.encoder.parameters() if p.requires_grad], "lr": options.learning_rate},
-            {"params": list(self._own.classifier.parameters()), "lr": options.classifier_learning_rate},
+            {"params": new, "lr": options.classifier_learning_rate},
         ]
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:

@@ -219,8 +219,19 @@ def test_logits_are_computed_on_answers_only() -> None:
 
 def test_the_classifier_is_that_of_the_model() -> None:
     # Table 6's model: two sides of nn.Linear(2d, width), then d x d and a bias, or 12 blocks of 64 x 64, twice.
-    assert classifier_parameters(48, "bilinear") == 2 * (2 * 48 * 48 + 48) + 48 * 48 + 1
-    assert classifier_parameters(48, "grouped") == 2 * (2 * 48 * 768 + 768) + 2 * (49_152 + 1)
+    def count(relation_weight: float = 0.0, **model: object) -> int:
+        config = RcpConfig.model_validate({"model": model, "train": {"relation_weight": relation_weight}})
+        return classifier_parameters(48, config)
+
+    bilinear, grouped = 2 * (2 * 48 * 48 + 48) + 48 * 48 + 1, 2 * (2 * 48 * 768 + 768) + 2 * (49_152 + 1)
+    assert count() == bilinear
+    assert count(classifier="grouped") == grouped
+    # Six types and the unknown one, for heads and for tails; 8 x 5 classes of pairs, for both at once.
+    assert count(entity_types=True) == bilinear + 2 * 7 * 48
+    assert count(sentence_distance=True, classifier="grouped") == grouped + 40 * 2 * 768
+    # Two layers to 256 and one to 96 relations.
+    assert count(0.1) == bilinear + 2 * (48 * 256 + 256) + 256 * 96 + 96
+    assert count(0.1, classifier="grouped") == grouped + 2 * (768 * 256 + 256) + 256 * 96 + 96
 
 
 def test_the_table_adds_up_and_says_what_fits() -> None:

@@ -6,10 +6,13 @@ Shares nothing with lmrc.rcp but the weights' names. Attention is the encoder's 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
 from transformers import PreTrainedModel
+
+from lmrc.corpus.docred import Document
 
 
 def encode(encoder: PreTrainedModel, ids: list[int], size: int, separators: int) -> tuple[Tensor, Tensor]:
@@ -43,13 +46,18 @@ def encode(encoder: PreTrainedModel, ids: list[int], size: int, separators: int)
     return hidden, attention
 
 
-def logits(
+def sides(
     weights: dict[str, Tensor],
     hidden: Tensor,
     attention: Tensor,
     markers: list[list[int]],
-) -> dict[tuple[int, int], float]:
-    """The logit of P(relation) of each ordered pair of entities, given the positions of their opening markers."""
+    document: Document | None = None,
+    types: Sequence[str] = (),
+) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
+    """z of the head and of the tail of each ordered pair of entities, given the positions of their opening markers.
+
+    `document` and the `types` that have an embedding serve models with further features.
+    """
     length, d = hidden.shape
     heads = attention.shape[0]
     embeddings, attentions = [], []
@@ -64,7 +72,7 @@ def logits(
         attentions.append(rows)
 
     context_head, context_tail = weights["classifier.context.weight"].chunk(2)
-    scores = {}
+    found = {}
     for s in range(len(markers)):
         for o in range(len(markers)):
             if s == o:
@@ -74,11 +82,53 @@ def logits(
                 q = q + attentions[s][head] * attentions[o][head] / heads
             q = q / (q.sum() + 1e-5)
             c = hidden.T @ q
-            z_s = torch.tanh(
-                weights["classifier.head.weight"] @ embeddings[s] + weights["classifier.head.bias"] + context_head @ c
-            )
-            z_o = torch.tanh(
-                weights["classifier.tail.weight"] @ embeddings[o] + weights["classifier.tail.bias"] + context_tail @ c
-            )
-            scores[s, o] = float(z_s @ weights["classifier.bilinear.weight"] @ z_o + weights["classifier.bias"])
-    return scores
+            z_s = weights["classifier.head.weight"] @ embeddings[s] + weights["classifier.head.bias"] + context_head @ c
+            z_o = weights["classifier.tail.weight"] @ embeddings[o] + weights["classifier.tail.bias"] + context_tail @ c
+            if document is not None:
+                more_s, more_o = _features(weights, document, types, s, o)
+                z_s, z_o = z_s + more_s, z_o + more_o
+            found[s, o] = torch.tanh(z_s), torch.tanh(z_o)
+    return found
+
+
+def _features(
+    weights: dict[str, Tensor], document: Document, types: Sequence[str], s: int, o: int
+) -> tuple[Tensor, Tensor]:
+    head, tail = document.entities[s], document.entities[o]
+    apart = min(abs(one.sentence - other.sentence) for one in head for other in tail)
+    row = min(apart, 7) * 5 + min(len(head), len(tail), 5) - 1
+    z_s, z_o = weights["classifier.distance.weight"][row].chunk(2)
+    if head[0].type in types:
+        z_s = z_s + weights["classifier.head_type.weight"][1 + types.index(head[0].type)]
+    if tail[0].type in types:
+        z_o = z_o + weights["classifier.tail_type.weight"][1 + types.index(tail[0].type)]
+    return z_s, z_o
+
+
+def logits(
+    weights: dict[str, Tensor], sides: dict[tuple[int, int], tuple[Tensor, Tensor]]
+) -> dict[tuple[int, int], float]:
+    """The logit of P(relation) of each ordered pair of entities."""
+    if "classifier.bilinear.weight" in weights:
+        matrix, bias = weights["classifier.bilinear.weight"], weights["classifier.bias"]
+        return {pair: float(z_s @ matrix @ z_o + bias) for pair, (z_s, z_o) in sides.items()}
+    found = {}
+    for pair, (z_s, z_o) in sides.items():
+        outer = torch.stack([torch.outer(*blocks) for blocks in zip(z_s.view(12, 64), z_o.view(12, 64), strict=True)])
+        none, relation = weights["classifier.weight"] @ outer.flatten() + weights["classifier.bias"]
+        found[pair] = float(relation - none) / 2
+    return found
+
+
+def relation_loss(weights: dict[str, Tensor], z_s: Tensor, z_o: Tensor, gold: set[int]) -> float:
+    """Binary cross entropy of one pair, relation by relation, summed."""
+
+    def layer(name: str, x: Tensor) -> Tensor:
+        return weights[f"relation_task.{name}.weight"] @ x + weights[f"relation_task.{name}.bias"]
+
+    scores = layer("relation", torch.tanh(layer("head", z_s)) * torch.tanh(layer("tail", z_o)))
+    total = 0.0
+    for number, score in enumerate(scores.tolist()):
+        p = 1 / (1 + math.exp(-score))
+        total -= math.log(p if number in gold else 1 - p)
+    return total

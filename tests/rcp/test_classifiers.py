@@ -22,7 +22,7 @@ def test_the_grouped_form_is_the_published_outer_products_times_a_matrix() -> No
     entities, contexts, first, second = inputs()
     classifier = GroupedClassifier(D).double()
     with torch.no_grad():
-        found = classifier(entities, contexts, first, second)
+        found, _ = classifier(entities, contexts, first, second)
         matrix = classifier.weight
         assert matrix.shape == (2, 49_152)
         context_head, context_tail = classifier.context.weight.chunk(2)
@@ -66,7 +66,7 @@ def test_gradients(kind: ClassifierKind) -> None:
     entities, contexts, first, second = inputs(3)
     classifier = CLASSIFIERS[kind](D).double()
     assert torch.autograd.gradcheck(
-        lambda e, c: classifier(e, c, first, second),
+        lambda e, c: classifier(e, c, first, second)[0],
         (entities.requires_grad_(), contexts.requires_grad_()),
         fast_mode=True,
     )
@@ -77,5 +77,5 @@ def test_logits_start_small(width: int) -> None:
     torch.manual_seed(0)
     entities, contexts = torch.randn(20, width), torch.randn(190, width)
     first, second = torch.triu_indices(20, 20, 1)
-    logits = BilinearClassifier(width)(entities, contexts, first, second)
+    logits, _ = BilinearClassifier(width)(entities, contexts, first, second)
     assert 0.01 < logits.std() < 1

@@ -47,6 +47,9 @@ def slowly(document: Document, tokenizer: PreTrainedTokenizerBase, longest: int)
         "mentions": [len(entity) for entity in left],
         "cut": sum(map(len, places)) - sum(map(len, left)),
         "positive": [number for number, pair in enumerate(pairs) if pair in related],
+        "types": [entity[0].type for entity in document.entities],
+        "sentences": [m.sentence for entity in document.entities for m in entity],
+        "all_mentions": [len(entity) for entity in document.entities],
     }
 
 
@@ -68,7 +71,8 @@ def documents(draw: st.DrawFn) -> Document:
     def mention() -> Mention:
         sentence = draw(st.sampled_from(full))
         start = draw(st.integers(0, len(sentences[sentence]) - 1))
-        return Mention("n", sentence, start, draw(st.integers(start + 1, len(sentences[sentence]))), "MISC")
+        end = draw(st.integers(start + 1, len(sentences[sentence])))
+        return Mention("n", sentence, start, end, draw(st.sampled_from(["PER", "ORG", ""])))
 
     counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
     entities = tuple(tuple(mention() for _ in range(count)) for count in counts)
@@ -104,6 +108,9 @@ def test_as_the_published_way(chosen: list[Document], longest: int, kind: tiny.K
         assert [place for entity in alone.markers for place in entity] == row["markers"]
         assert [len(entity) for entity in alone.markers] == row["mentions"]
         assert alone.cut == row["cut"]
+        assert list(alone.types) == row["types"]
+        assert alone.sentences.tolist() == row["sentences"]
+        assert alone.mentions.tolist() == row["all_mentions"]
 
 
 def test_real_documents(shared_data: Path, make_corpus: MakeCorpus) -> None:

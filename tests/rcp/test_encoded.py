@@ -64,6 +64,9 @@ def test_examples_are_those_of_single_documents(
         assert example.document.input_ids.dtype == np.int32
         assert example.document.input_ids.tolist() == one.input_ids.tolist()
         assert (example.document.markers, example.document.cut) == (one.markers, one.cut)
+        assert example.document.types == one.types
+        assert example.document.sentences.tolist() == one.sentences.tolist()
+        assert example.document.mentions.tolist() == one.mentions.tolist()
         gold = relations_by_pair(document)
         assert example.targets().tolist() == [pair in gold for pair in candidate_pairs(len(document.entities))]
     assert found[-1].document.markers == wanted[-1].markers

@@ -62,7 +62,10 @@ def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str) -> None:
     hidden, attention = reference.encode(
         twin, document.input_ids.tolist(), tiny.POSITIONS, separators={"bert": 1, "roberta": 2}[kind]
     )
-    expected = reference.logits(dict(model.state_dict()), hidden, attention, [list(m) for m in document.markers])
+    weights = dict(model.state_dict())
+    expected = reference.logits(
+        weights, reference.sides(weights, hidden, attention, [list(m) for m in document.markers])
+    )
     pairs = candidate_pairs(document.entities)
     assert list(expected) == pairs
     assert torch.allclose(actual, torch.tensor([expected[pair] for pair in pairs], dtype=actual.dtype), atol=1e-10)
@@ -222,7 +225,12 @@ def test_save_and_load(kind: tiny.Kind, tmp_path: Path) -> None:
     assert not any(name.startswith(".") for name in files)
     config = json.loads((tmp_path / "best" / "config.json").read_text())
     assert config["model_type"] == kind
-    assert config["relation_candidate_proposal"] == {"max_length": 80, "classifier": "bilinear"}
+    assert config["relation_candidate_proposal"] == {
+        "max_length": 80,
+        "classifier": "bilinear",
+        "entity_types": [],
+        "sentence_distance": False,
+    }
 
     loaded, loaded_tokenizer = RelationCandidateModel.load(tmp_path / "best")
     assert not loaded.training

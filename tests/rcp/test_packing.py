@@ -51,9 +51,14 @@ def test_other_encoders_of_the_family(config: PretrainedConfig, length: int) -> 
     torch.nn.init.normal_(model.classifier.bilinear.weight, std=0.5)
     markers = ((1, 9, length - 3), (4,), (), (7, 20))
     ids = np.random.default_rng(1).integers(5, 40, length, dtype=np.int32)
-    actual = model.classifier.logits(model(model.collate([EncodedDocument(ids, markers, 1)])))
+    mentions = np.array([3, 1, 1, 2], dtype=np.int32)
+    document = EncodedDocument(ids, markers, 1, ("MISC",) * 4, np.zeros(7, dtype=np.int32), mentions)
+    actual = model.classifier.logits(model(model.collate([document])))
     hidden, attention = reference.encode(twin, ids.tolist(), model.windows.size, model.windows.separators)
-    expected = reference.logits(dict(model.state_dict()), hidden, attention, [list(places) for places in markers])
+    weights = dict(model.state_dict())
+    expected = reference.logits(
+        weights, reference.sides(weights, hidden, attention, [list(places) for places in markers])
+    )
     assert torch.allclose(actual, torch.tensor(list(expected.values()), dtype=torch.float64), atol=1e-9)
     assert actual.std() > 1e-4
 

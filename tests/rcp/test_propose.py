@@ -210,6 +210,22 @@ def test_without_a_model(make_config: MakeConfig, tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+def test_entities_of_unknown_types_are_counted(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config()
+    one = Proposing(config)
+    assert one.finish(iter(all_rows(one)))["unknown_types"] == 0
+    assert "unknown types" not in capsys.readouterr().out
+
+    looking = RelationCandidateModel(tiny.encoder("bert"), 80, entity_types=("ORG", "PER"))
+    looking.save(tmp_path / "rcp", tiny.tokenizer("bert"))
+    one = Proposing(config)
+    unknown = sum(entity[0].type == "MISC" for document in DOCUMENTS for entity in document.entities)
+    assert one.finish(iter(all_rows(one)))["unknown_types"] == unknown > 0
+    assert f"; {unknown} entities of unknown types; threshold" in capsys.readouterr().out
+
+
 def test_what_is_said_without_labels() -> None:
     assert str(Proposed(documents=2, pairs=10, kept=3)) == (
         "3 of 10 pairs kept (30.0 %) in 2 documents; 0 mentions beyond the longest length"

@@ -21,6 +21,7 @@ from lmrc.corpus.docred import Document, Label, Mention
 
 Kind = Literal["bert", "roberta"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
+TYPES = ("PER", "ORG", "MISC")
 POSITIONS = 48
 """Positions of the tiny encoders, special tokens included: more word pieces take two windows."""
 
@@ -65,15 +66,19 @@ def document(
     text = ["".join(choose.choices(LETTERS, k=choose.randint(1, 2))) for _ in range(words)]
     sentences = tuple(tuple(text[start : start + 10]) for start in range(0, words, 10))
 
-    def mention(name: str) -> Mention:
+    def mention(name: str, kind: str) -> Mention:
         sentence = choose.randrange(len(sentences))
         start = choose.randrange(len(sentences[sentence]))
         end = choose.randint(start + 1, min(start + 3, len(sentences[sentence])))
-        return Mention(name, sentence, start, end, "MISC")
+        return Mention(name, sentence, start, end, kind)
 
     return Document(
         title=title or f"document {seed}",
         sentences=sentences,
-        entities=tuple(tuple(mention(f"e{e}") for _ in range(count)) for e, count in enumerate(entities)),
+        # Mentions of an entity may be of several types.
+        entities=tuple(
+            tuple(mention(f"e{e}", TYPES[(e + number) % len(TYPES)]) for number in range(count))
+            for e, count in enumerate(entities)
+        ),
         labels=None if labels is None else tuple(Label(head, tail, "P17") for head, tail in labels),
     )
