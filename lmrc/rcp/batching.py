@@ -65,7 +65,7 @@ class Pairs:
         relations: Sequence[Tensor | None] = [None] * len(counts)
         if "relations" in batch:
             both = torch.split(batch["relations"], [2 * count for count in counts])
-            relations = [of_document.unflatten(0, (2, count)) for of_document, count in zip(both, counts, strict=True)]
+            relations = [rows.view(2, count, rows.shape[1]) for rows, count in zip(both, counts, strict=True)]
         return [cls(*each) for each in zip(*map(split, ("first", "second", "distances")), relations, strict=True)]
 
     def part(self, pairs: slice) -> Pairs:
