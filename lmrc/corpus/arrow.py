@@ -142,6 +142,11 @@ class Corpus:
         """Raises IndexError beyond the last document, CorpusError where its shard is damaged."""
         return _document(*self._shards.find(index))
 
+    def labels(self, index: int) -> tuple[Label, ...] | None:
+        """The labels of a document, without reading the rest of it. Raises as `corpus[index]`."""
+        batch, row = self._shards.find(index)
+        return _labels(batch.column("labels")[row].values)
+
     def __iter__(self) -> Iterator[Document]:
         return (self[index] for index in range(len(self)))
 

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lmrc.corpus.docred import Document, relations_by_pair
+from lmrc.corpus.docred import Label
 from lmrc.corpus.relations import RelationSet
 from lmrc.rcp.batching import pair_order
 
@@ -46,16 +46,11 @@ class RelationTask(nn.Module):
             return F.binary_cross_entropy_with_logits(logits, gold.to(exact), reduction="none").sum(2)
 
 
-def relation_targets(documents: Sequence[Document], relations: RelationSet) -> NDArray[np.bool_]:
-    """[2 * unordered pairs, relations] of each document in turn: all its (a, b), then all (b, a), a < b sorted."""
-    targets = []
-    for document in documents:
-        entities = len(document.entities)
-        order = pair_order(entities)
-        of_document = np.zeros((len(order), len(relations)), dtype=np.bool_)
-        for (head, tail), names in relations_by_pair(document).items():
-            # Row h of the ordered pairs leaves out t = h.
-            number = head * (entities - 1) + tail - (tail > head)
-            of_document[order[number], [relations.index(name) for name in names]] = True
-        targets.append(of_document)
-    return np.concatenate(targets)
+def relation_targets(entities: int, labels: Sequence[Label], relations: RelationSet) -> NDArray[np.bool_]:
+    """[2 * unordered pairs, relations] of a document: all its (a, b), then all (b, a), a < b sorted."""
+    order = pair_order(entities)
+    targets = np.zeros((len(order), len(relations)), dtype=np.bool_)
+    # Row h of the ordered pairs leaves out t = h.
+    numbers = [label.head * (entities - 1) + label.tail - (label.tail > label.head) for label in labels]
+    targets[order[numbers], [relations.index(label.relation) for label in labels]] = True
+    return targets

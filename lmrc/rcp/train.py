@@ -109,11 +109,15 @@ class RcpTask:
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """The batch of the model, and "targets" [pairs] in {0, 1}, float32; "relations" where these are a task."""
-        batch = self._batch([self._train[index] for index in indices])
+        examples = [self._train[index] for index in indices]
+        batch = self._batch(examples)
         if self._own.relation_task is None:
             return batch
-        targets = relation_targets([self._corpus[index] for index in indices], self._corpus.relations)
-        return {**batch, "relations": torch.from_numpy(targets)}
+        targets = [
+            relation_targets(example.document.entities, self._corpus.labels(index) or (), self._corpus.relations)
+            for index, example in zip(indices, examples, strict=True)
+        ]
+        return {**batch, "relations": torch.from_numpy(np.concatenate(targets))}
 
     def _batch(self, examples: Sequence[Example]) -> Batch:
         targets = np.concatenate([example.targets() for example in examples])

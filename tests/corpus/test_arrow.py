@@ -37,6 +37,7 @@ def test_documents_come_back_equal(tmp_path_factory: pytest.TempPathFactory, giv
     assert list(corpus) == given
     assert len(corpus) == len(given)
     assert corpus[-1] == given[-1]
+    assert [corpus.labels(index) for index in range(len(given))] == [document.labels for document in given]
     # Plain Python values, which JSON and hashing take.
     assert json.dumps([vars_of(document) for document in corpus]) == json.dumps([vars_of(d) for d in given])
 

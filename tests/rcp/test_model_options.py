@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -65,7 +66,8 @@ def batch_of(model: RelationCandidateModel, kind: tiny.Kind, documents: Sequence
     batch = model.collate([encoder.encode(document) for document in documents])
     if not relations:
         return batch
-    return {**batch, "relations": torch.from_numpy(relation_targets(documents, RELATIONS))}
+    targets = [relation_targets(len(each.entities), each.labels or (), RELATIONS) for each in documents]
+    return {**batch, "relations": torch.from_numpy(np.concatenate(targets))}
 
 
 def reference_sides(

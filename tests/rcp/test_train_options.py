@@ -62,20 +62,20 @@ def make_task(config: RcpConfig, make_corpus: MakeCorpus) -> MakeTask:
 
 def test_targets_by_hand() -> None:
     """All (a, b), then all (b, a): (0, 1), (0, 2), (1, 2), (1, 0), (2, 0), (2, 1) of three entities."""
-    found = relation_targets(TRAIN, RELATIONS).astype(int).tolist()
-    assert found[:2] == [[1, 0, 1], [0, 1, 0]]
-    assert found[2:] == [[0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    found = [relation_targets(len(each.entities), each.labels or (), RELATIONS).astype(int).tolist() for each in TRAIN]
+    assert found[0] == [[1, 0, 1], [0, 1, 0]]
+    assert found[1] == [[0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert found[2] == []
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_targets_are_those_of_the_pairs(seed: int) -> None:
     """In the order of the model's outputs they are the labels."""
     torch.manual_seed(seed)
-    document = tiny.document(30, [1] * 6, seed)
     pairs = candidate_pairs(6)
     wanted = torch.rand(len(pairs), 3) < 0.2
-    labels = [(*pairs[number], RELATIONS.ids[relation]) for number, relation in wanted.nonzero().tolist()]
-    found = relation_targets([labelled(document, *labels)], RELATIONS)
+    labels = [Label(*pairs[number], RELATIONS.ids[relation]) for number, relation in wanted.nonzero().tolist()]
+    found = relation_targets(6, labels, RELATIONS)
     assert found[pair_order(6)].tolist() == wanted.tolist()
 
 
