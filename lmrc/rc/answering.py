@@ -21,7 +21,7 @@ from lmrc.engine.precision import bf16_is_native
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, prompt_ids
 from lmrc.rc.grammar import Grammar
-from lmrc.rc.lora import load_adapter, load_base
+from lmrc.rc.lora import load_adapter, load_base, own_gpu
 from lmrc.rc.memory import SharedBeginning
 from lmrc.rc.packing import IMPLEMENTATION
 from lmrc.rc.prompts import answer_set
@@ -63,7 +63,7 @@ def load_lm(base: str, adapter: Path | None, settings: Settings) -> PreTrainedMo
     if precision == "bf16" and not bf16_is_native():
         print("bf16 is only emulated on this machine, and slow: loading the LM in fp32", flush=True)
         precision = "fp32"
-    plain = load_base(base, IMPLEMENTATION, precision, settings.quantization)
+    plain = load_base(base, IMPLEMENTATION, precision, settings.quantization, own_gpu())
     return plain if adapter is None else load_adapter(plain, adapter)
 
 

@@ -49,20 +49,29 @@ def _resolve(name: str) -> str:
     return embedded.resolve(name)
 
 
-def load_base(
-    name: str, attn_implementation: str, precision: Precision, quantization: Quantization | None = None
-) -> PreTrainedModel:
-    """The frozen causal LM `name`: a folder, a hub name, or an `embedded:` one; on a GPU where there is one.
+def own_gpu() -> torch.device | None:
+    """The GPU of this process, if there is one."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
 
-    Each process reads the files straight onto its GPU, so that a node keeps them once, in its page cache; under ZeRO-3
-    see `lmrc.engine.backend.loading`.
+
+def load_base(
+    name: str,
+    attn_implementation: str,
+    precision: Precision,
+    quantization: Quantization | None = None,
+    device: torch.device | None = None,
+) -> PreTrainedModel:
+    """The frozen causal LM `name`: a folder, a hub name, or an `embedded:` one; on the CPU without a `device`.
+
+    With one the files are read straight onto it, so that a node keeps them once, in its page cache; under ZeRO-3 see
+    `lmrc.engine.backend.loading`.
 
     Raises UserError where there is no such model, ConfigError where it cannot be quantized here.
     """
     folder = _resolve(name)
     options: dict[str, Any] = {"dtype": DTYPES[precision], "attn_implementation": attention_kernel(attn_implementation)}
-    if torch.cuda.is_available() and not is_deepspeed_zero3_enabled():
-        options["device_map"] = {"": torch.cuda.current_device()}
+    if device is not None and not is_deepspeed_zero3_enabled():
+        options["device_map"] = {"": device}
     if quantization is not None:
         options["quantization_config"] = quantized(quantization)
     try:

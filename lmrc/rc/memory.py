@@ -64,6 +64,11 @@ class Reading:
         self._memories, self._lengths = memories, list(lengths)
         self._blocks: list[list[Block]] | None = None
 
+    @property
+    def longest(self) -> int:
+        """See `lmrc.rc.packing.Layout`."""
+        return max(memory.length + new for memory, new in zip(self._memories, self._lengths, strict=True))
+
     def positions(self) -> Tensor:
         """int64 [tokens]"""
         pairs = zip(self._memories, self._lengths, strict=True)
@@ -107,6 +112,11 @@ class Branches:
             self._depths.append(depths)
             self._seen.append(seen)
         self._masks: list[Tensor] | None = None
+
+    @property
+    def longest(self) -> int:
+        """See `lmrc.rc.packing.Layout`."""
+        return max(memory.length + 1 + max(depths) for memory, depths in zip(self._memories, self._depths, strict=True))
 
     def positions(self) -> Tensor:
         """int64 [tokens]"""

@@ -29,6 +29,10 @@ class Layout(Protocol):
     layers: set[int]
     """The layers that have asked."""
 
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest text, those read before included."""
+
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """query [1, heads, tokens, size], key and value [1, key heads, tokens, size] → [1, tokens, heads, size]."""
 
@@ -36,7 +40,7 @@ class Layout(Protocol):
 _BLOCK = 256
 """Queries that are masked together: keys behind the last of them are left out, not masked."""
 
-Block = tuple[int, int, Tensor | None]
+Block = tuple[int, int, Tensor]
 """First query, end of the queries, and which keys [queries, keys] they see of those that any of them does."""
 
 
@@ -52,7 +56,7 @@ def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None, bl
         return F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale, enable_gqa=grouped)
     outputs = []
     for start, end, mask in blocks:
-        seen = key.shape[2] if mask is None else mask.shape[1]
+        seen = mask.shape[1]
         parts = query[:, :, start:end], key[:, :, :seen], value[:, :, :seen]
         outputs.append(F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scale, enable_gqa=grouped))
     return torch.cat(outputs, 2)
@@ -87,6 +91,11 @@ class Packed:
     """By flash-attn, which must be there: in 16 bits, on a GPU."""
     layers: set[int] = field(default_factory=set)
     _blocks: list[list[Block]] | None = field(default=None, init=False)
+
+    @property
+    def longest(self) -> int:
+        """See `Layout`."""
+        return self.beginning + max(self.lengths)
 
     def positions(self) -> Tensor:
         """int64 [tokens]: the place of each token in its text."""
@@ -161,7 +170,7 @@ def _attend(
     if options.get("softcap") is not None or options.get("s_aux") is not None or options.get("dropout"):
         raise UserError(f"the attention of {type(module).__name__} has a softcap, a sink or dropout: {_REMEDY}")
     window = options.get("sliding_window")
-    if window is not None and key.shape[2] > window:
+    if window is not None and (key.shape[2] if layout is None else layout.longest) > window:
         raise UserError(f"{type(module).__name__} sees {window} tokens only: lower prompt.max_length to that")
     if layout is None:
         if len(query) > 1:  # of which some may be padded, and nothing here would know

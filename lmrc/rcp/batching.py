@@ -134,11 +134,3 @@ def collate(documents: Sequence[EncodedDocument], windows: Windows, first_positi
         "order": np.concatenate([pair_order(own.entities) for own in layout]),  # [pairs]
     }
     return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "layout": layout}
-
-
-def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`."""
-    return {
-        name: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value
-        for name, value in batch.items()
-    }

@@ -38,6 +38,26 @@ class _Sides(nn.Module):
         if features.distance:
             self.distance = _zeros(DISTANCES, 2 * width)
 
+    def forward(
+        self,
+        entities: Tensor,
+        contexts: Tensor,
+        first: Tensor,
+        second: Tensor,
+        types: Tensor | None = None,
+        distances: Tensor | None = None,
+    ) -> Classified:
+        """See the module."""
+        z_head, z_tail = self.sides(entities, contexts, first, second, types, distances)
+        with torch.autocast(entities.device.type, enabled=False):
+            exact = torch.promote_types(z_head.dtype, torch.float32)
+            outputs = self.form(z_head.to(exact), z_tail.to(exact))
+        return outputs.view(2, -1, outputs.shape[1]), (z_head, z_tail)
+
+    def form(self, z_head: Tensor, z_tail: Tensor) -> Tensor:
+        """The outputs of pairs by their sides, in float32 at least: equation 6."""
+        raise NotImplementedError
+
     def sides(
         self,
         entities: Tensor,
@@ -78,21 +98,10 @@ class BilinearClassifier(_Sides):
         nn.init.normal_(self.bilinear.weight, std=1 / d)
         self.bias = nn.Parameter(torch.zeros(1))
 
-    def forward(
-        self,
-        entities: Tensor,
-        contexts: Tensor,
-        first: Tensor,
-        second: Tensor,
-        types: Tensor | None = None,
-        distances: Tensor | None = None,
-    ) -> Classified:
-        """See the module."""
-        z_head, z_tail = self.sides(entities, contexts, first, second, types, distances)
-        with torch.autocast(entities.device.type, enabled=False):
-            exact = torch.promote_types(z_head.dtype, torch.float32)
-            outputs: Tensor = (z_head.to(exact) * self.bilinear(z_tail.to(exact))).sum(1) + self.bias
-        return outputs.view(2, -1, 1), (z_head, z_tail)
+    def form(self, z_head: Tensor, z_tail: Tensor) -> Tensor:
+        """Of sides [2 * pairs, d]: [2 * pairs, 1]."""
+        outputs: Tensor = (z_head * self.bilinear(z_tail)).sum(1, keepdim=True) + self.bias
+        return outputs
 
     @staticmethod
     def logits(outputs: Tensor) -> Tensor:
@@ -120,26 +129,14 @@ class GroupedClassifier(_Sides):
         self.weight = nn.Parameter(torch.empty(2, inputs).uniform_(-(inputs**-0.5), inputs**-0.5))
         self.bias = nn.Parameter(torch.empty(2).uniform_(-(inputs**-0.5), inputs**-0.5))
 
-    def forward(
-        self,
-        entities: Tensor,
-        contexts: Tensor,
-        first: Tensor,
-        second: Tensor,
-        types: Tensor | None = None,
-        distances: Tensor | None = None,
-    ) -> Classified:
-        """See the module."""
-        z_head, z_tail = self.sides(entities, contexts, first, second, types, distances)
+    def form(self, z_head: Tensor, z_tail: Tensor) -> Tensor:
+        """Of sides [2 * pairs, 768]: [2 * pairs, 2]."""
         groups, block = self.WIDTH // self.BLOCK, self.BLOCK
-        with torch.autocast(entities.device.type, enabled=False):
-            exact = torch.promote_types(z_head.dtype, torch.float32)
-            heads, tails = (z.to(exact).view(-1, groups, block).transpose(0, 1) for z in (z_head, z_tail))
-            # [groups, block of the head, outputs * block of the tail]
-            weight = self.weight.to(exact).view(2, groups, block, block).permute(1, 2, 0, 3).flatten(2)
-            forms = torch.bmm(heads, weight).view(groups, -1, 2, block)  # [groups, 2 * pairs, outputs, block]
-            outputs = (forms * tails.unsqueeze(2)).sum((0, 3)) + self.bias
-        return outputs.view(2, -1, 2), (z_head, z_tail)
+        heads, tails = (z.view(-1, groups, block).transpose(0, 1) for z in (z_head, z_tail))
+        # [groups, block of the head, outputs * block of the tail]
+        weight = self.weight.to(z_head.dtype).view(2, groups, block, block).permute(1, 2, 0, 3).flatten(2)
+        forms = torch.bmm(heads, weight).view(groups, -1, 2, block)  # [groups, 2 * pairs, outputs, block]
+        return (forms * tails.unsqueeze(2)).sum((0, 3)) + self.bias
 
     @staticmethod
     def logits(outputs: Tensor) -> Tensor:

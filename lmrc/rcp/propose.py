@@ -20,7 +20,7 @@ from lmrc.corpus.candidates import SCHEMA as CANDIDATES_SCHEMA
 from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
 from lmrc.engine.identity import identity
-from lmrc.rcp.batching import to_device
+from lmrc.engine.task import to_device
 from lmrc.rcp.calibration import find_threshold
 from lmrc.rcp.markers import EncodedDocument, Encoder
 from lmrc.rcp.measure import f1_score

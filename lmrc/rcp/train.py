@@ -16,9 +16,10 @@ from lmrc.config import RcpConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.durable import write_atomically
 from lmrc.engine.distributed import World
+from lmrc.engine.task import to_device
 from lmrc.errors import CorpusError, UserError
 from lmrc.rcp import calibration
-from lmrc.rcp.batching import Batch, to_device
+from lmrc.rcp.batching import Batch
 from lmrc.rcp.card import model_card
 from lmrc.rcp.encoded import EncodedCorpus, Example, encoded
 from lmrc.rcp.features import entity_types
