@@ -29,7 +29,8 @@ from torch import nn
 from lmrc.config import LoraOptions, PromptOptions
 from lmrc.corpus.docred import read_documents, relations_by_pair
 from lmrc.corpus.relations import DOCRED
-from lmrc.rc.examples import Example, QueryBuilder, collate, encode, gold_pairs
+from lmrc.rc.batching import collate
+from lmrc.rc.examples import Example, QueryBuilder, encode, gold_pairs
 from lmrc.rc.lora import add_adapter, load_base, load_tokenizer
 from lmrc.rc.packing import IMPLEMENTATION, run
 

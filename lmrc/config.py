@@ -26,6 +26,7 @@ ClassifierKind = Literal["bilinear", "grouped"]
 Quantization = Literal["8bit", "4bit"]
 PromptKind = Literal["rc", "direct", "rcp-llm"]
 PromptTemplate = Literal["llama2", "chat"]
+Shortening = Literal["sentences"]
 
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -174,6 +175,11 @@ class PromptOptions(Options):
     )
     pairs_per_query: Count | None = Field(None, description="most pairs a query; none: as many as fit max_length")
     max_length: int = Field(4096, ge=64, description="tokens of prompt and answer together")
+    shorten: Shortening | None = Field(
+        None,
+        description="text that does not fit with one pair; none: refused; sentences: without those that name neither "
+        "of its entities, the farthest from any that does first",
+    )
 
 
 class RcTraining(Training):

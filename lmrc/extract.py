@@ -16,7 +16,7 @@ from itertools import islice
 from tqdm import tqdm
 
 from lmrc.config import DecodeOptions, ExtractConfig
-from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.docred import Document, candidate_pairs, read_documents
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
 from lmrc.errors import UserError
 from lmrc.evaluation.predictions import Prediction, writing_predictions
@@ -55,6 +55,8 @@ class Extracted:
     """Entities whose type RCP has no embedding for, if it looks at types."""
     unfinished: int = 0
     """Answers of the LM that were cut."""
+    shortened: int = 0
+    """Queries without some sentences of the text, which did not fit."""
     first: list[tuple[str, str, str, float]] = field(default_factory=list)
     """Names of head, relation and tail, and score, of the first triples."""
 
@@ -65,6 +67,8 @@ class Extracted:
             f"{self.kept:,} of {self.pairs:,} pairs kept ({share:.1f} %); {self.documents_without_pairs:,} documents "
             f"without any; {self.cut_mentions:,} mentions beyond RCP's longest text",
         ]
+        if self.shortened:
+            lines.append(f"{self.shortened:,} queries were about a text without some of its sentences, to fit")
         if self.unknown_types:
             lines.append(f"{self.unknown_types:,} entities are of types that RCP was not trained on")
         if self.first:
@@ -142,7 +146,11 @@ class Extraction:
             longest = sorted(range(len(document.entities)), key=lambda e: len(entity_name(document, e)))[-2:]
             if len(longest) == 2:
                 try:
-                    next(self._builder.build(index, document, [(longest[0], longest[1])]))
+                    query = next(self._builder.build(index, document, [(longest[0], longest[1])]))
+                    if query.left_out:
+                        # What is left depends on the pair, not on its names alone.
+                        for _ in self._builder.build(index, document, candidate_pairs(len(document.entities))):
+                            pass
                 except UserError as error:
                     raise UserError(f"{self._config.documents}: {error}; nothing was extracted") from None
             done(1)
@@ -167,6 +175,7 @@ class Extraction:
         for answered in self._answering.answer(queries) if queries else ():
             index = answered.query.document
             found.unfinished += not answered.finished
+            found.shortened += bool(answered.query.left_out)
             for scored in answered.triples:
                 triple = scored.triple
                 # None: an answer in which there was nothing to choose.

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,6 +19,7 @@ from lmrc.errors import UserError
 from lmrc.evaluation.predictions import read_predictions
 from lmrc.extract import Extraction
 from lmrc.rc.classify import Classifying
+from lmrc.rc.settings import Settings
 from lmrc.rcp.calibration import calibrate, save
 from lmrc.rcp.markers import Encoder
 from lmrc.rcp.model import RelationCandidateModel
@@ -252,6 +254,28 @@ def test_all_documents_are_checked_before_the_first_is_answered(
         Extraction(config).run()
     assert config.out.read_text() == "before"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json", "out.json"]
+
+
+def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(
+    config: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What is left depends on the pair: all of them are looked at before the first is answered."""
+    asked = tmp_path / "adapter"
+    shutil.copytree(config.rc, asked)
+    settings = Settings.read(asked)
+    replace(settings, prompt=settings.prompt.model_copy(update={"shorten": "sentences"})).write(asked)
+    raw = json.loads(config.documents.read_text())
+    endless = {**raw[2], "title": "endless", "sents": [raw[2]["sents"][0], ["w"] * 5000]}
+    config.documents.write_text(json.dumps([*raw, endless]))
+    found = Extraction(config.model_copy(update={"rc": asked})).run()
+    assert found.shortened == 2
+    assert "2 queries were about a text without some of its sentences, to fit" in str(found)
+    # The longest names are in the first sentence, "it" in the endless one.
+    other = [{"name": "it", "sent_id": 1, "pos": [0, 1], "type": "PER"}]
+    config.documents.write_text(json.dumps([*raw, {**endless, "vertexSet": [*endless["vertexSet"], other]}]))
+    monkeypatch.setattr(Proposer, "propose", None)
+    with pytest.raises(UserError, match=r"'endless' needs \d+ tokens.*nothing was extracted"):
+        Extraction(config.model_copy(update={"rc": asked})).run()
 
 
 def arguments(config: ExtractConfig, *more: str) -> list[str]:

@@ -45,6 +45,7 @@ _GENERATION = pa.struct(
         ("answer", pa.string()),
         ("finished", pa.bool_()),
         ("none", pa.int64()),
+        ("left_out", pa.list_(pa.int32())),
         ("failures", pa.list_(pa.struct([("kind", pa.string()), ("count", pa.int64())]))),
         ("unknown_relations", _UNKNOWN),
     ]
@@ -191,17 +192,19 @@ class Classifying:
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int]:
         """Write into the run folder GENERATIONS (one object a query: document, title, pairs, answer, finished,
-        failures, unknown_relations) and PREDICTIONS (the submission format); in mode score those of at least
-        `decode.threshold`, with all others in SCORES. An LM in the place of RCP writes CANDIDATES in their stead.
+        failures, unknown_relations, left_out: sentences that were not in the prompt) and PREDICTIONS (the submission
+        format); in mode score those of at least `decode.threshold`, with all others in SCORES. An LM in the place of
+        RCP writes CANDIDATES in their stead.
 
         Returns counts: documents, documents_without_pairs, queries, pairs, predictions, answers cut short
-        (`unfinished`), pairs answered `none`, and the failures of `lmrc.rc.triples.Parsed` by kind.
+        (`unfinished`), pairs answered `none`, queries whose text was `shortened` and `sentences_left_out` of them, and
+        the failures of `lmrc.rc.triples.Parsed` by kind.
 
         Raises UserError where the folder cannot be written.
         """
         folder = self._config.run.folder / self._config.run.name
         counts = Counter(documents_without_pairs=0, queries=0, pairs=0, predictions=0, unfinished=0, none=0)
-        counts["documents"] = self.documents
+        counts.update(documents=self.documents, shortened=0, sentences_left_out=0)
         predictions: dict[Prediction, None] = {}
         titles: list[str] = []
         with replacing(folder / GENERATIONS) as file:
@@ -214,6 +217,8 @@ class Classifying:
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
                     counts.update(queries=1, pairs=len(shown["pairs"]), none=generation["none"])
                     counts.update(shown["failures"], unfinished=not generation["finished"])
+                    without = generation["left_out"]
+                    counts.update(shortened=bool(without), sentences_left_out=len(without))
                 predictions |= {Prediction(row["title"], **triple): None for triple in row["triples"]}
         counts["predictions"] = self._write(predictions, titles, folder)
         return dict(counts)
@@ -245,6 +250,7 @@ def _generation(answered: Answered) -> dict[str, Any]:
         "answer": answered.text,
         "finished": answered.finished,
         "none": answered.none,
+        "left_out": list(answered.query.left_out),
         "failures": [{"kind": kind, "count": count} for kind, count in answered.failures.items()],
         "unknown_relations": [unknown._asdict() for unknown in answered.unknown],
     }
@@ -258,4 +264,5 @@ def _shown(generation: dict[str, Any]) -> dict[str, Any]:
         "finished": generation["finished"],
         "failures": {failure["kind"]: failure["count"] for failure in generation["failures"]},
         "unknown_relations": [list(unknown.values()) for unknown in generation["unknown_relations"]],
+        "left_out": generation["left_out"],
     }

@@ -7,7 +7,7 @@ same ids of a prompt.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import NoReturn
 
@@ -19,8 +19,8 @@ from lmrc.config import PromptOptions, PromptTemplate
 from lmrc.corpus.docred import Document, Mention, relations_by_pair
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError
-from lmrc.rc.packing import Packed
 from lmrc.rc.prompts import Pair, answer, answer_set, check_relations, entity_name, line, prompt
+from lmrc.rc.shortening import left_out
 
 RESERVED_LINES = 1.5
 """Lines with the longest relation a pair, for which a query leaves room where its answer is not known.
@@ -43,6 +43,8 @@ class Query:
     answer: str | None
     answer_room: int
     """Tokens after which a generated answer is stopped: room for its pairs, and within max_length."""
+    left_out: tuple[int, ...] = ()
+    """Sentences that are not in the prompt, in the order of the text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,39 +91,6 @@ def encode(query: Query, tokenizer: PreTrainedTokenizerBase, template: PromptTem
         raise ValueError("only a query with an answer is an example")
     before, after = prompt_ids(query.prompt, tokenizer, template), answer_ids(query.answer, tokenizer)
     return Example(torch.tensor(before + after, dtype=torch.int32), len(before))
-
-
-def collate(examples: Sequence[Example], flash: bool = False) -> dict[str, Tensor | Packed]:
-    """Examples end to end, with the beginning that their prompts share only once, for `lmrc.rc.packing.run`.
-
-    `input_ids` and `positions` int64 [tokens]; `wanted` and `targets` int64 [learnt tokens]: the places of the tokens
-    that predict an answer, and what they should predict; `layout`.
-    """
-    beginning = _common_beginning(examples)
-    # Int64 as a whole: embeddings and losses want it.
-    texts = [example.input_ids[beginning:].long() for example in examples]
-    layout = Packed(beginning, [len(text) for text in texts], flash)
-    wanted, targets, start = [], [], beginning
-    for example, text in zip(examples, texts, strict=True):
-        prompt = example.prompt_tokens - beginning
-        wanted.append(torch.arange(start + prompt - 1, start + len(text) - 1))
-        targets.append(text[prompt:])
-        start += len(text)
-    return {
-        "input_ids": torch.cat([examples[0].input_ids[:beginning].long(), *texts]),
-        "positions": layout.positions(),
-        "wanted": torch.cat(wanted),
-        "targets": torch.cat(targets),
-        "layout": layout,
-    }
-
-
-def _common_beginning(examples: Sequence[Example]) -> int:
-    """Tokens at which all prompts begin; 0 for one prompt. The last token of a prompt predicts: it is not shared."""
-    if len(examples) == 1:
-        return 0
-    most = min(example.prompt_tokens for example in examples) - 1
-    return shared_length([example.input_ids[:most].tolist() for example in examples])
 
 
 def shared_length(texts: Sequence[Sequence[int]]) -> int:
@@ -185,7 +154,8 @@ class QueryBuilder:
         `gold`: the relation ids of pairs, to learn from; answers are then known and counted exactly. Without it room is
         left for RESERVED_LINES lines with the longest relation for each pair.
 
-        Raises UserError where the text and a single pair do not fit `max_length`.
+        Where the text and a single pair do not fit `max_length`, it is shortened for this pair if `options.shorten`
+        says so. Raises UserError where it does not, or where that is not enough.
         """
         rest = sorted(pairs)
         if not rest:
@@ -197,27 +167,27 @@ class QueryBuilder:
 
             # Tokens of lines do not quite add up to the tokens of a text: begin with their sum, end with the text's.
             def fits(count: int, rest: Sequence[Pair] = rest) -> bool:
-                before, after = self._needed(document, rest[:count], costs, gold)
-                return before + after <= self._options.max_length and after <= self._answer_limit
+                return self._fits(*self._needed(document, rest[:count], costs, gold))
 
             count = self._first_guess([costs[pair] for pair in rest[:most]], frame)
             while count < most and fits(count + 1):
                 count += 1
-            while not fits(count):
-                if count == 1:
-                    self._refuse(document, *self._needed(document, rest[:1], costs, gold))
+            while count and not fits(count):
                 count -= 1
 
+            without = () if count else self._shorten(document, rest[0], costs, gold)
+            count = count or 1
             chosen, rest = tuple(rest[:count]), rest[count:]
-            before, _ = self._needed(document, chosen, costs, gold)
+            before, _ = self._needed(document, chosen, costs, gold, without)
             room = 1 + LONGEST_LINES * sum(costs[pair].longest for pair in chosen)
             yield Query(
                 document=index,
                 title=document.title,
                 pairs=chosen,
-                prompt=prompt(document, chosen, self._relations, self._options.kind),
+                prompt=prompt(document, chosen, self._relations, self._options.kind, without),
                 answer=None if gold is None else self._answer(document, chosen, gold),
                 answer_room=min(room, self._answer_limit, self._options.max_length - before),
+                left_out=without,
             )
 
     def beginning(self) -> list[int]:
@@ -255,27 +225,50 @@ class QueryBuilder:
         pairs: Sequence[Pair],
         costs: Mapping[Pair, _Cost],
         gold: Mapping[Pair, Sequence[str]] | None,
+        without: Collection[int] = (),
     ) -> tuple[int, int]:
         """Tokens of prompt and answer."""
         if gold is None:
             answered = 1 + sum(costs[pair].answered for pair in pairs)
         else:
             answered = len(answer_ids(self._answer(document, pairs, gold), self._tokenizer))
-        return len(self._prompt(document, pairs)), answered
+        return len(self._prompt(document, pairs, without)), answered
 
-    def _refuse(self, document: Document, before: int, after: int) -> NoReturn:
+    def _fits(self, before: int, after: int) -> bool:
+        return before + after <= self._options.max_length and after <= self._answer_limit
+
+    def _shorten(
+        self, document: Document, pair: Pair, costs: Mapping[Pair, _Cost], gold: Mapping[Pair, Sequence[str]] | None
+    ) -> tuple[int, ...]:
+        """The sentences without which the text fits with this pair."""
+
+        def needed(without: Collection[int]) -> tuple[int, int]:
+            return self._needed(document, [pair], costs, gold, without)
+
+        before, after = needed(())
+        without: tuple[int, ...] = ()
+        if self._options.shorten == "sentences" and after <= self._answer_limit:
+            without = left_out(document, pair, lambda sentences: self._fits(*needed(sentences)))
+            before, after = needed(without)
+        if not self._fits(before, after):
+            self._refuse(document, before, after, len(without))
+        return without
+
+    def _refuse(self, document: Document, before: int, after: int, without: int) -> NoReturn:
         if after > self._answer_limit:
             raise UserError(
                 f"document {document.title!r}: the answer for a single pair may need {after} tokens, but an answer is "
                 f"limited to {self._answer_limit}: raise decode.max_new_tokens or prompt.max_length"
             )
+        even = f", even without the {without} sentences that name neither entity" if without else ""
+        remedy = "raise it" if self._options.shorten else "raise it, say prompt.shorten=sentences for training"
         raise UserError(
-            f"document {document.title!r} needs {before + after} tokens with a single pair and its answer, but "
-            f"prompt.max_length is {self._options.max_length}: raise it, or split the document"
+            f"document {document.title!r} needs {before + after} tokens with a single pair and its answer{even}, but "
+            f"prompt.max_length is {self._options.max_length}: {remedy}, or split the document"
         )
 
-    def _prompt(self, document: Document, pairs: Sequence[Pair]) -> list[int]:
-        text = prompt(document, pairs, self._relations, self._options.kind)
+    def _prompt(self, document: Document, pairs: Sequence[Pair], without: Collection[int] = ()) -> list[int]:
+        text = prompt(document, pairs, self._relations, self._options.kind, without)
         return prompt_ids(text, self._tokenizer, self._options.template)
 
     def _answer(self, document: Document, pairs: Sequence[Pair], gold: Mapping[Pair, Sequence[str]]) -> str:

@@ -7,7 +7,7 @@ a line) is the Alpaca layout of the published code, which the tables print.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
 from lmrc.config import PromptKind
@@ -95,18 +95,26 @@ def line(head: str, relation: str, tail: str) -> str:
     return f"({head}| {relation}| {tail})"
 
 
-def prompt(document: Document, pairs: Iterable[Pair], relations: RelationSet, kind: PromptKind) -> str:
+def prompt(
+    document: Document,
+    pairs: Iterable[Pair],
+    relations: RelationSet,
+    kind: PromptKind,
+    left_out: Collection[int] = (),
+) -> str:
     """The prompt for `pairs`, always in the order of (head, tail), so that it says nothing about which ones are gold.
 
     Table 12 (`rc`), 11 (`direct`) or one like it (`rcp-llm`, for table 5), from "Below is an instruction" to
     "### Response:" and a newline. The relation set is printed as a list of the names in its order.
+    `left_out`: sentences that are not in the text (`lmrc.rc.shortening`).
     """
     names = [entity_name(document, entity) for entity in range(len(document.entities))]
     lines = [line(names[head], "-", names[tail]) for head, tail in sorted(pairs)]
+    sentences = (" ".join(words) for number, words in enumerate(document.sentences) if number not in left_out)
     return _TEMPLATE.format(
         instruction=_INSTRUCTIONS[kind],
         relations=list(relations.names),
-        text=" ".join(" ".join(sentence) for sentence in document.sentences),
+        text=" ".join(sentences),
         count=len(lines),
         pairs="\n".join(lines),
     )

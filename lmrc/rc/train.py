@@ -18,7 +18,8 @@ from lmrc.engine.distributed import World
 from lmrc.engine.precision import settle
 from lmrc.engine.task import Batch, to_device
 from lmrc.errors import UserError
-from lmrc.rc.examples import Example, QueryBuilder, collate, encode, gold_pairs
+from lmrc.rc.batching import collate
+from lmrc.rc.examples import Example, QueryBuilder, encode, gold_pairs
 from lmrc.rc.lora import add_adapter, attention_kernel, load_base, load_tokenizer, own_gpu, save_adapter
 from lmrc.rc.packing import IMPLEMENTATION, run
 from lmrc.rc.settings import Settings
@@ -61,11 +62,13 @@ class RcTask:
     def _examples(self, corpus: Corpus, folder: Path) -> list[Example]:
         builder = QueryBuilder(self.tokenizer, corpus.relations, self._config.prompt)
         examples: list[Example] = []
-        without = 0
+        without = shortened = sentences = 0
         for index, document in enumerate(corpus):
             known = gold_pairs(document)
             pairs = known if self._config.prompt.kind == "rc" else candidate_pairs(len(document.entities))
-            queries = builder.build(index, document, pairs, relations_by_pair(document))
+            queries = list(builder.build(index, document, pairs, relations_by_pair(document)))
+            shortened += sum(1 for query in queries if query.left_out)
+            sentences += sum(len(query.left_out) for query in queries)
             made = [encode(query, self.tokenizer, self._config.prompt.template) for query in queries]
             without += not made
             examples += made
@@ -75,7 +78,8 @@ class RcTask:
             tokens = sum(len(example.input_ids) for example in examples)
             print(
                 f"{folder}: {len(examples)} queries, {tokens} tokens, of {len(corpus)} documents; "
-                f"{without} documents have no pair to ask for",
+                f"{without} documents have no pair to ask for; {shortened} queries are without {sentences} sentences, "
+                "to fit",
                 flush=True,
             )
         return examples

@@ -17,7 +17,9 @@ from lmrc.corpus.relations import RelationSet
 from lmrc.errors import ConfigError, UserError
 from lmrc.evaluation.predictions import Prediction, read_predictions
 from lmrc.rc.classify import Classifying
+from lmrc.rc.examples import QueryBuilder
 from lmrc.rc.prompts import answer
+from lmrc.rc.settings import Settings
 from tests.rc import tiny
 from tests.rc.conftest import Learnt, by_heart
 from tests.rc.server.scripted import Act, serve
@@ -63,6 +65,8 @@ def test_gold_pairs(learnt: Learnt, tmp_path: Path) -> None:
         "predictions": 4,
         "unfinished": 0,
         "none": 0,
+        "shortened": 0,
+        "sentences_left_out": 0,
     }
     folder = tmp_path / "classify"
     assert predicted(tmp_path) == GOLD
@@ -75,6 +79,7 @@ def test_gold_pairs(learnt: Learnt, tmp_path: Path) -> None:
         "finished": True,
         "failures": {},
         "unknown_relations": [],
+        "left_out": [],
     }
     assert sorted(path.name for path in folder.iterdir()) == ["generations.jsonl", "predictions.json"]
 
@@ -204,6 +209,41 @@ def test_candidates(learnt: Learnt, tmp_path: Path) -> None:
 def test_first_documents_only(learnt: Learnt, tmp_path: Path) -> None:
     counts = run(config(learnt, tmp_path, documents=2))
     assert (counts["documents"], counts["queries"]) == (2, 1)
+
+
+def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(learnt: Learnt, tmp_path: Path) -> None:
+    """Of document "one" the second sentence goes, which names nobody; a token more and it would all fit."""
+    asked = tmp_path / "adapter"
+    shutil.copytree(learnt.adapter, asked)
+    settings = Settings.read(asked)
+    one = tiny.DOCUMENTS[0]
+
+    def build(most: int) -> None:
+        options = settings.prompt.model_copy(update={"max_length": most})
+        list(QueryBuilder(learnt.task.tokenizer, tiny.RELATIONS, options).build(0, one, [(1, 2)]))
+
+    def fits(most: int) -> bool:
+        try:
+            build(most)
+        except UserError:
+            return False
+        return True
+
+    enough = next(most for most in range(64, 4096) if fits(most))
+    prompt = settings.prompt.model_copy(update={"max_length": enough - 1})
+    replace(settings, prompt=prompt).write(asked)
+    given = config(learnt, tmp_path, documents=1).model_copy(update={"rc": asked})
+    with pytest.raises(UserError, match="'one' needs"):
+        run(given)
+    replace(settings, prompt=prompt.model_copy(update={"shorten": "sentences"})).write(asked)
+    counts = run(given)
+    rows = [json.loads(row) for row in (tmp_path / "classify" / "generations.jsonl").read_text().splitlines()]
+    assert {tuple(row["pairs"][0]): row["left_out"] for row in rows}[1, 2] == [1]
+    assert counts["shortened"] == counts["sentences_left_out"] == sum(row["left_out"] == [1] for row in rows) >= 1
+    (shown,) = QueryBuilder(
+        learnt.task.tokenizer, tiny.RELATIONS, prompt.model_copy(update={"shorten": "sentences"})
+    ).build(0, one, [(1, 2)])
+    assert "### Text:\nAda met Bob .\n" in shown.prompt
 
 
 def test_answers_cut_short_are_counted(learnt: Learnt, tmp_path: Path) -> None:

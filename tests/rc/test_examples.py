@@ -1,16 +1,18 @@
 from __future__ import annotations
 
+import math
+from dataclasses import replace
+
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrc.config import PromptOptions
-from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
+from lmrc.corpus.docred import Document, Label, Mention, candidate_pairs, relations_by_pair
 from lmrc.errors import UserError
-from lmrc.rc.examples import Example, Query, QueryBuilder, answer_ids, collate, encode, gold_pairs, prompt_ids
-from lmrc.rc.packing import Packed
-from lmrc.rc.prompts import prompt
+from lmrc.rc.examples import Query, QueryBuilder, answer_ids, encode, gold_pairs, prompt_ids
+from lmrc.rc.prompts import Pair, entity_name, prompt
+from lmrc.rc.shortening import dispensable
 from tests.rc.tiny import RELATIONS, document, tokenizer
 
 TOKENIZER = tokenizer()
@@ -85,6 +87,78 @@ def test_text_that_does_not_fit_alone_is_refused() -> None:
     assert tokens(query) == needed
 
 
+def spread(words: int = 40) -> Document:
+    """Twelve sentences; Ada in the third and the tenth, Bob in the fourth, Zoë in the last."""
+    places = {"Ada": (2, 9), "Bob": (3,), "Zoë": (11,)}
+    entities = tuple(tuple(Mention(name, at, 0, 1, "PER") for at in each) for name, each in places.items())
+    sentences = tuple((f"Sentence{number}", *["word"] * words) for number in range(12))
+    return Document("Spread", sentences, entities, (Label(0, 1, "P26"), Label(2, 0, "P361")))
+
+
+def farthest_first(document: Document, pair: Pair) -> list[int]:
+    """As the rule says it, one sentence after another."""
+    named = [mention.sentence for entity in pair for mention in document.entities[entity]]
+    rest = [number for number in range(len(document.sentences)) if number not in named]
+    order: list[int] = []
+    while rest:
+        farthest = max(min(abs(number - other) for other in named) for number in rest)
+        order.append(max(number for number in rest if min(abs(number - other) for other in named) == farthest))
+        rest.remove(order[-1])
+    return order
+
+
+@pytest.mark.parametrize("known", [True, False])
+def test_text_that_does_not_fit_loses_sentences_far_from_the_pair(known: bool) -> None:
+    """As few as will do, pair by pair, and none that names an entity of the pair."""
+    long = spread()
+    pairs = [(0, 1), (2, 0)]
+    gold = relations_by_pair(long) if known else None
+    most = 2000
+    queries = list(builder(max_length=most, shorten="sentences").build(0, long, pairs, gold))
+    assert [query.pairs for query in queries] == [((0, 1),), ((2, 0),)]
+    for query, pair in zip(queries, pairs, strict=True):
+        order = farthest_first(long, pair)
+        count = len(query.left_out)
+        assert 0 < count < len(order) and list(query.left_out) == sorted(order[:count])
+
+        def needed(count: int, pair: Pair = pair, order: list[int] = order) -> int:
+            short = replace(long, sentences=tuple(s for n, s in enumerate(long.sentences) if n not in order[:count]))
+            before = len(prompt(short, [pair], RELATIONS, "rc").encode())
+            names = entity_name(long, pair[0]), entity_name(long, pair[1])
+            longest = len(f"({names[0]}| country of origin| {names[1]})\n".encode())
+            relation = {"(0, 1)": "spouse", "(2, 0)": "part of"}[str(pair)]
+            gold_answer = len(f"({names[0]}| {relation}| {names[1]})".encode()) + 1
+            return before + (gold_answer if known else 1 + math.ceil(1.5 * longest))
+
+        assert needed(count) <= most < needed(count - 1)
+        shown = [number for number in range(12) if f"Sentence{number} " in query.prompt]
+        assert shown == [number for number in range(12) if number not in query.left_out]
+
+
+def test_order_in_which_sentences_go() -> None:
+    """Ada and Bob are in sentences 2, 3 and 9: 6 is three away; 0, 5, 7 and 11 two; the later goes first."""
+    assert dispensable(spread(), (0, 1)) == [6, 11, 7, 5, 0, 10, 8, 4, 1]
+
+
+def test_what_fits_is_not_shortened() -> None:
+    long = spread(words=3)
+    pairs = candidate_pairs(3)
+    with_rule = list(builder(max_length=2000, shorten="sentences").build(0, long, pairs))
+    without = list(builder(max_length=2000).build(0, long, pairs))
+    assert with_rule == without
+    assert all(query.left_out == () for query in with_rule)
+
+
+def test_text_that_names_the_pair_is_never_left_out() -> None:
+    """A first mention's sentence that alone is too long is refused, with what was tried."""
+    entities = ((Mention("Ada", 0, 0, 1, "PER"),), (Mention("Bob", 1, 0, 1, "PER"),))
+    long = Document("Full", (("word",) * 300, ("Bob",), ("end",)), entities, None)
+    with pytest.raises(UserError, match=r"'Full' needs \d+ tokens .* even without the 1 .* raise it, or split"):
+        list(builder(max_length=1024, shorten="sentences").build(0, long, [(0, 1)]))
+    with pytest.raises(UserError, match=r"say prompt\.shorten=sentences for training"):
+        list(builder(max_length=1024).build(0, long, [(0, 1)]))
+
+
 def test_gold_pairs_need_labels() -> None:
     unlabelled = Document("No labels", DOCUMENT.sentences, DOCUMENT.entities, None)
     with pytest.raises(UserError, match="'No labels' has no labels"):
@@ -102,35 +176,3 @@ def test_example_is_prompt_answer_and_end() -> None:
     assert example.prompt_tokens == len(before)
     assert example.answer_tokens == len(query.answer.encode()) + 1
     assert TOKENIZER.decode(example.input_ids) == query.prompt + query.answer + "</s>"
-
-
-def test_examples_lie_end_to_end_behind_the_beginning_they_share() -> None:
-    queries = builder(pairs_per_query=1).build(0, DOCUMENT, gold_pairs(DOCUMENT), GOLD)
-    examples = [encode(query, TOKENIZER) for query in queries]
-    assert len(examples) == 3
-    batch = collate(examples)
-    layout = batch["layout"]
-    assert isinstance(layout, Packed)
-    texts = [example.input_ids.tolist() for example in examples]
-    # Instruction, relations and text are the same; the first pairs begin with the same bracket or not at all alike.
-    shared = next(place for place, tokens in enumerate(zip(*texts, strict=False)) if len(set(tokens)) > 1)
-    assert layout.beginning == shared > 300
-    ids, positions = batch["input_ids"].tolist(), batch["positions"].tolist()
-    assert ids == texts[0][:shared] + [token for text in texts for token in text[shared:]]
-    assert positions == [*range(shared), *(place for text in texts for place in range(shared, len(text)))]
-    assert batch["targets"].tolist() == [
-        token for text, example in zip(texts, examples, strict=True) for token in text[example.prompt_tokens :]
-    ]
-    # What predicts a token is the token before it in its own text.
-    for place, target in zip(batch["wanted"].tolist(), batch["targets"].tolist(), strict=True):
-        assert ids[place + 1] == target and positions[place + 1] == positions[place] + 1
-
-
-def test_the_last_token_of_a_prompt_is_never_shared() -> None:
-    """It predicts, in each text something else."""
-    same = [Example(torch.tensor([7, 8, 9, answer, 0], dtype=torch.int32), 3) for answer in (1, 2)]
-    batch = collate(same)
-    assert batch["layout"].beginning == 2  # type: ignore[union-attr]
-    assert batch["input_ids"].tolist() == [7, 8, 9, 1, 0, 9, 2, 0]
-    assert batch["wanted"].tolist() == [2, 3, 5, 6]
-    assert batch["targets"].tolist() == [1, 0, 2, 0]

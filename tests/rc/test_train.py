@@ -82,6 +82,16 @@ def test_examples(make: Callable[..., RcTask]) -> None:
         assert task.size(index) == len(batch["input_ids"])
 
 
+def test_queries_that_were_shortened_are_told(make: Callable[..., RcTask], capsys: pytest.CaptureFixture[str]) -> None:
+    """With three tokens less than the second query of the first document needs."""
+    task = make(prompt=PromptOptions(pairs_per_query=1))
+    assert "; 0 queries are without 0 sentences, to fit" in capsys.readouterr().out
+    assert (task.size(0), task.size(1), task.size(2)) == (196, 233, 209)
+    make(prompt=PromptOptions(max_length=230, pairs_per_query=1, shorten="sentences"))
+    first = capsys.readouterr().out.splitlines()[0]
+    assert first.endswith("3 documents; 1 documents have no pair to ask for; 1 queries are without 1 sentences, to fit")
+
+
 def test_loss_is_the_sum_over_answer_tokens(make: Callable[..., RcTask]) -> None:
     task = make()
     wake(task)
