@@ -247,7 +247,9 @@ class ServerOptions(Options):
 class DecodeOptions(Options):
     """How the LM answers."""
 
-    backend: Literal["hf", "openai"] = Field("hf", description="hf: a model of ours; openai: the server of `server`")
+    backend: Literal["hf", "vllm", "openai"] = Field(
+        "hf", description="hf: a model of ours; vllm: by vLLM in this process; openai: the server of `server`"
+    )
     mode: Literal["constrained", "free", "score"] = Field(
         "constrained",
         description="constrained: only relations of the asked pairs can be written; free: any text; score: all weighed",

@@ -28,6 +28,7 @@ from lmrc.rc.lora import adapter_base, load_tokenizer
 from lmrc.rc.prompts import Pair
 from lmrc.rc.server.answering import ServerAnswering
 from lmrc.rc.settings import Settings
+from lmrc.rc.vllm import VllmAnswering
 
 GENERATIONS = "generations.jsonl"
 PREDICTIONS = "predictions.json"
@@ -109,11 +110,18 @@ class Classifying:
     def _check_backend(self) -> None:
         decode, few_shot = self._config.decode, self._config.few_shot
         is_chat = self._config.server.endpoint == "chat"
-        if decode.backend == "openai" and decode.mode != "free":
+        if decode.backend != "hf" and decode.mode != "free":
+            who = {"openai": "a server", "vllm": "vLLM"}[decode.backend]
             raise ConfigError(
-                f"a server writes freely, it cannot answer in mode {decode.mode}: give --decode.mode free"
+                f"{who} writes freely, it cannot answer in mode {decode.mode}: give --decode.mode free, or "
+                "--decode.backend hf"
             )
-        if decode.backend == "hf" and few_shot.examples:
+        if decode.backend == "vllm" and self._settings.quantization is not None:
+            raise ConfigError(
+                f"{self._config.rc} was trained on a base in {self._settings.quantization}, which vLLM is not given: "
+                "give --decode.backend hf"
+            )
+        if decode.backend != "openai" and few_shot.examples:
             raise ConfigError(
                 "few_shot.examples are turns of a conversation with a server: give --decode.backend openai"
             )
@@ -157,6 +165,10 @@ class Classifying:
                 relations,
                 prompt,
                 config.decode,
+            )
+        if config.decode.backend == "vllm":
+            return VllmAnswering(
+                self._base, config.rc, self._settings, self._tokenizer, config.decode, relations, self._document
             )
         return LocalAnswering(
             lambda: load_lm(self._base, config.rc, self._settings),

@@ -43,7 +43,8 @@ def attention_kernel(wanted: str) -> str:
     return wanted
 
 
-def _resolve(name: str) -> str:
+def resolve(name: str) -> str:
+    """The folder of an `embedded:` model; any other name as it is."""
     from lmrc import embedded
 
     return embedded.resolve(name)
@@ -68,7 +69,7 @@ def load_base(
 
     Raises UserError where there is no such model, ConfigError where it cannot be quantized here.
     """
-    folder = _resolve(name)
+    folder = resolve(name)
     options: dict[str, Any] = {"dtype": DTYPES[precision], "attn_implementation": attention_kernel(attn_implementation)}
     if device is not None and not is_deepspeed_zero3_enabled():
         options["device_map"] = {"": device}
@@ -112,7 +113,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     Raises UserError where there is none, or where it has no end of sequence.
     """
     try:
-        tokenizer = AutoTokenizer.from_pretrained(_resolve(name))
+        tokenizer = AutoTokenizer.from_pretrained(resolve(name))
     except (OSError, ValueError) as error:
         raise _not_loaded("tokenizer", name, error) from error
     if tokenizer.eos_token_id is None:
@@ -196,6 +197,13 @@ def adapter_base(folder: Path) -> str:
     if not name:
         raise UserError(f"{folder}/adapter_config.json does not name its base: set base_model_name_or_path")
     return str(name)
+
+
+def adapter_rank(folder: Path) -> int:
+    """The rank of the adapter in `folder`."""
+    config = PeftConfig.from_pretrained(str(folder))
+    assert isinstance(config, LoraConfig)
+    return int(config.r)
 
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:

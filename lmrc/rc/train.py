@@ -154,4 +154,5 @@ class RcTask:
             precision=settle(self._config.train.precision),
             relations_sha256=self._relations.sha256,
             relations=self._relations,
+            quantization=self._config.model.quantization,
         ).write(folder)

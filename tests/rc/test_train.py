@@ -8,12 +8,13 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmrc.config import LoraOptions, PromptOptions, RcConfig, RcModelOptions, RcTraining, TrainingData
+from lmrc.config import LoraOptions, PromptOptions, Quantization, RcConfig, RcModelOptions, RcTraining, TrainingData
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.relations import RelationSet
 from lmrc.engine.distributed import ALONE, World
 from lmrc.errors import UserError
 from lmrc.rc import packing
+from lmrc.rc.lora import load_base
 from lmrc.rc.settings import Settings
 from lmrc.rc.train import RcTask
 from tests.rc.conftest import Learnt
@@ -24,11 +25,13 @@ DEV = [document(["Eve", "Spain"], [(0, 1, "P17")], f"dev {i}", text="word " * i)
 
 @pytest.fixture
 def make(base: Path, tmp_path: Path) -> Callable[..., RcTask]:
-    def make_task(prompt: PromptOptions | None = None, **train: object) -> RcTask:
+    def make_task(
+        prompt: PromptOptions | None = None, quantization: Quantization | None = None, **train: object
+    ) -> RcTask:
         options = {"learning_rate": 0.01, "precision": "fp32", **train}
         config = RcConfig(
             data=TrainingData(train=tmp_path / "train", dev=tmp_path / "dev"),
-            model=RcModelOptions(base=str(base), attn_implementation="sdpa"),
+            model=RcModelOptions(base=str(base), attn_implementation="sdpa", quantization=quantization),
             lora=LoraOptions(dropout=0.0),
             prompt=prompt or PromptOptions(),
             train=RcTraining(**options),
@@ -224,6 +227,17 @@ def test_export_loads_with_peft_alone_and_gives_the_same_logits(learnt: Learnt, 
     assert tokenizer.decode(tokenizer("Zoë\n(é| x")["input_ids"]) == "Zoë\n(é| x"
     assert tokenizer.eos_token == "</s>"
     assert Settings.read(learnt.adapter) == Settings(PromptOptions(), "fp32", RELATIONS.sha256, RELATIONS)
+
+
+def test_the_adapter_remembers_how_its_base_was_quantized(
+    make: Callable[..., RcTask], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """bitsandbytes is not there: the base is loaded as it is."""
+    monkeypatch.setattr("lmrc.rc.train.load_base", lambda *arguments: load_base(*arguments[:3]))
+    task = make(quantization="4bit")
+    weights = {name: p.detach() for name, p in task.model.named_parameters() if p.requires_grad}
+    task.export(tmp_path / "adapter", weights)
+    assert Settings.read(tmp_path / "adapter").quantization == "4bit"
 
 
 def test_corpora_with_other_relations_are_refused(base: Path, tmp_path: Path) -> None:
