@@ -13,6 +13,7 @@ from lmrc.evaluation.evaluated import Evaluated
 from lmrc.evaluation.figures import alignment, learning_curves, precision_recall, relation_bars, split_bars
 from lmrc.evaluation.files import replacing, write_bytes
 from lmrc.evaluation.heatmaps import confusion_heatmap, relation_heatmap
+from lmrc.evaluation.latex import latex
 from lmrc.evaluation.paper import paper_tables, relations_table
 from lmrc.evaluation.summaries import ceiling_table, loss_table, split_table, summary_table
 from lmrc.evaluation.tables import ABSENT, Table, relation_table, remarks
@@ -145,7 +146,7 @@ def write_exhibits(folder: Path, exhibits: Iterable[Exhibit]) -> None:
         if isinstance(content, Table):
             forms = {
                 "txt": f"{exhibit.title}\n\n{content.text()}\n{below}".rstrip() + "\n",
-                "tex": content.latex(exhibit.caption or exhibit.title, exhibit.name),
+                "tex": latex(content, exhibit.caption or exhibit.title, exhibit.name, exhibit.notes),
                 "csv": content.csv(),
             }
             for ending, text in forms.items():

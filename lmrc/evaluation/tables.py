@@ -1,4 +1,4 @@
-"""Tables: built once, rendered as aligned plain text, Markdown, HTML, LaTeX or CSV."""
+"""Tables: built once, rendered as aligned plain text, Markdown, HTML or CSV; as LaTeX by `lmrc.evaluation.latex`."""
 
 from __future__ import annotations
 
@@ -23,24 +23,6 @@ STATISTICS = {
 """The figures of the paper's table 1, in its order, by the names of `lmrc data stats`."""
 
 
-LATEX = {
-    **{character: f"\\{character}" for character in "&%$#_{}"},
-    "\\": r"\textbackslash{}",
-    "~": r"\textasciitilde{}",
-    "^": r"\textasciicircum{}",
-    "<": r"\textless{}",
-    ">": r"\textgreater{}",
-    "|": r"\textbar{}",
-    "†": r"\textdagger{}",
-    "±": r"$\pm$",
-    "θ": r"$\theta$",
-}
-"""What stands in LaTeX for the characters that mean something there, or that its fonts lack."""
-
-PAGE_ROWS = 50
-"""A LaTeX table with more rows than a page holds is a longtable."""
-
-
 @dataclass(frozen=True, slots=True)
 class Table:
     """Cells as text. The first `labels` columns are words, set left; the others numbers, set right.
@@ -54,14 +36,14 @@ class Table:
 
     def text(self) -> str:
         """Aligned plain text; lines do not end in spaces."""
-        lines = [line for line in (self.header, *self.rows) if not self._heads(line)]
-        widths = [max(len(_line(line[column])) for line in lines) for column in range(len(self.header))]
+        lines = [line for line in (self.header, *self.rows) if not self.heads(line)]
+        widths = [max(len(one_line(line[column])) for line in lines) for column in range(len(self.header))]
 
         def aligned(line: tuple[str, ...]) -> str:
-            if self._heads(line):
-                return f"[{_line(line[0])}]"
+            if self.heads(line):
+                return f"[{one_line(line[0])}]"
             cells = (
-                _line(cell).ljust(width) if column < self.labels else _line(cell).rjust(width)
+                one_line(cell).ljust(width) if column < self.labels else one_line(cell).rjust(width)
                 for column, (cell, width) in enumerate(zip(line, widths, strict=True))
             )
             return "  ".join(cells).rstrip()
@@ -72,9 +54,9 @@ class Table:
     def markdown(self) -> str:
         """A table of GitHub's Markdown."""
         rule = tuple("---" if column < self.labels else "---:" for column in range(len(self.header)))
-        lines = [tuple(_line(cell).replace("|", "\\|") for cell in line) for line in (self.header, *self.rows)]
+        lines = [tuple(one_line(cell).replace("|", "\\|") for cell in line) for line in (self.header, *self.rows)]
         # Markdown has no heads of rows: a cell in bold type, and empty ones.
-        whole = [(f"**{line[0]}**", *[""] * (len(rule) - 1)) if self._heads(line) else line for line in lines]
+        whole = [(f"**{line[0]}**", *[""] * (len(rule) - 1)) if self.heads(line) else line for line in lines]
         return "\n".join(f"| {' | '.join(line)} |" for line in (whole[0], rule, *whole[1:]))
 
     def html(self) -> str:
@@ -83,49 +65,27 @@ class Table:
         body = "".join(f"<tr>{self._html_row(row)}</tr>\n" for row in self.rows)
         return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
 
-    def latex(self, caption: str, label: str) -> str:
-        """A float of LaTeX, or a `longtable` where it is longer than a page. Needs booktabs (and longtable)."""
-        columns = "l" * self.labels + "r" * (len(self.header) - self.labels)
-        named = f"\\caption{{{_latex(caption)}}}\\label{{tab:{label}}}"
-        head = f"\\toprule\n{_latex_line(self.header)}\n\\midrule"
-        body = []
-        for number, row in enumerate(self.rows):
-            if self._heads(row):
-                rule = "\\midrule\n" if number else ""
-                body.append(f"{rule}\\multicolumn{{{len(columns)}}}{{l}}{{\\textbf{{{_latex(row[0])}}}}} \\\\")
-            else:
-                body.append(_latex_line(row))
-        inner = "\n".join(body)
-        if len(self.rows) > PAGE_ROWS:
-            return (
-                f"% \\usepackage{{booktabs,longtable}}\n\\begin{{longtable}}{{{columns}}}\n{named} \\\\\n{head}\n"
-                f"\\endfirsthead\n{head}\n\\endhead\n\\bottomrule\n\\endlastfoot\n{inner}\n\\end{{longtable}}\n"
-            )
-        return (
-            f"% \\usepackage{{booktabs}}\n\\begin{{table}}\n\\centering\n{named}\n\\begin{{tabular}}{{{columns}}}\n"
-            f"{head}\n{inner}\n\\bottomrule\n\\end{{tabular}}\n\\end{{table}}\n"
-        )
-
     def csv(self) -> str:
         """Comma-separated values; where rows have heads, these are a first column of their own."""
-        grouped = any(map(self._heads, self.rows))
+        grouped = any(map(self.heads, self.rows))
         text = StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["group", *self.header] if grouped else self.header)
         group = ""
         for row in self.rows:
-            if self._heads(row):
+            if self.heads(row):
                 group = row[0]
             else:
                 writer.writerow([group, *row] if grouped else row)
         return text.getvalue()
 
-    def _heads(self, row: tuple[str, ...]) -> bool:
+    def heads(self, row: tuple[str, ...]) -> bool:
+        """Whether a row heads those below it."""
         return len(row) == 1 < len(self.header)
 
     def _html_row(self, row: tuple[str, ...]) -> str:
         first, *others = (html.escape(cell) for cell in row)
-        if self._heads(row):
+        if self.heads(row):
             return f'<th scope="colgroup" colspan="{len(self.header)}">{first}</th>'
         cells = "".join(f"<td{self._number(i)}>{cell}</td>" for i, cell in enumerate(others, 1))
         return f'<th scope="row">{first}</th>{cells}'
@@ -193,14 +153,6 @@ def two_digits(value: float | None) -> str:
     return ABSENT if value is None else f"{value:.2f}"
 
 
-def _line(cell: str) -> str:
-    """A cell on one line."""
+def one_line(cell: str) -> str:
+    """A cell, or any text, on one line."""
     return " ".join(cell.split())
-
-
-def _latex(cell: str) -> str:
-    return "".join(LATEX.get(character, character) for character in _line(cell))
-
-
-def _latex_line(cells: tuple[str, ...]) -> str:
-    return f"{' & '.join(map(_latex, cells))} \\\\"

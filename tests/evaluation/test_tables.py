@@ -66,32 +66,11 @@ def test_rows_of_one_cell_head_those_below() -> None:
     assert table.csv() == "group,System,F1\nFirst & last,a_b,1.00\nOurs,c,38.4 ± 10.6\n"
     assert '<th scope="colgroup" colspan="2">First &amp; last</th>' in table.html()
     assert table.markdown().splitlines()[2] == "| **First & last** |  |"
-    assert table.latex("F1 in %", "ours") == (
-        "% \\usepackage{booktabs}\n\\begin{table}\n\\centering\n\\caption{F1 in \\%}\\label{tab:ours}\n"
-        "\\begin{tabular}{lr}\n\\toprule\nSystem & F1 \\\\\n\\midrule\n"
-        "\\multicolumn{2}{l}{\\textbf{First \\& last}} \\\\\na\\_b & 1.00 \\\\\n"
-        "\\midrule\n\\multicolumn{2}{l}{\\textbf{Ours}} \\\\\nc & 38.4 $\\pm$ 10.6 \\\\\n"
-        "\\bottomrule\n\\end{tabular}\n\\end{table}\n"
-    )
 
 
-def test_a_long_table_of_latex_breaks_over_pages() -> None:
-    text = Table(("n",), tuple((str(number),) for number in range(96))).latex("Relations", "relations")
-    assert text.count("\\begin{longtable}") == text.count("\\end{longtable}") == text.count("\\endlastfoot") == 1
-    assert text.count("\\toprule") == 2  # the head of the first page, and of the others
-    assert text.splitlines()[0] == "% \\usepackage{booktabs,longtable}"
-    assert [line for line in text.splitlines() if line.endswith(" \\\\") and line[0].isdigit()] == [
-        f"{number} \\\\" for number in range(96)
-    ]
-
-
-def test_hostile_cells_are_text_in_latex_and_csv() -> None:
+def test_hostile_cells_are_text_in_csv() -> None:
     evil = 'a\\b_{c}^2 ~ $x$ #1 50% & "q", <†>|'
     table = Table(("name", "n"), ((evil, "1"),))
-    assert (
-        r"a\textbackslash{}b\_\{c\}\textasciicircum{}2 \textasciitilde{} \$x\$ \#1 50\% \& "
-        r'"q", \textless{}\textdagger{}\textgreater{}\textbar{} & 1 \\'
-    ) in table.latex("x", "y")
     assert list(csv.reader(table.csv().splitlines())) == [["name", "n"], [evil, "1"]]
 
 
