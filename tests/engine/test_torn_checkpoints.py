@@ -18,11 +18,12 @@ from lmrc.engine import checkpoint, distributed
 from lmrc.engine.checkpoint import Progress
 from lmrc.engine.distributed import ALONE, World
 from lmrc.errors import RunError
+from tests.disk import Disk, small_disk
 from tests.engine.formula import checkpoints, newest_step
 from tests.engine.processes import free_port, run_in_processes
 from tests.engine.test_loop import go, lines
 from tests.engine.toy import ToyTask
-from tests.engine.trouble import Child, Disk, die_before, small_disk
+from tests.engine.trouble import Child, die_before
 
 Report = Callable[[Any], None]
 

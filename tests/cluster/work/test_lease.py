@@ -34,7 +34,7 @@ def leave_holder(folder: Path, silent: float, generation: int = 1, **changes: ob
 FOREIGN = {"host": "n7", "boot": "another", "pid": 12, "job": "4711"}
 
 
-def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
         assert time.monotonic() < end, "it never came to be"
@@ -119,10 +119,10 @@ def test_an_earlier_incarnation_of_our_job_is_dead_but_not_a_neighbour_in_it(
 
 
 def test_waits_for_one_that_is_dying(tmp_path: Path) -> None:
-    leave_holder(tmp_path, silent=0.2, **FOREIGN)
     begun = time.monotonic()
-    with Lease(tmp_path, seconds=0.8, wait=10):
-        assert 0.3 < time.monotonic() - begun < 5
+    leave_holder(tmp_path, silent=0.2, **FOREIGN)
+    with Lease(tmp_path, seconds=0.8, wait=60):
+        assert time.monotonic() - begun > 0.5
 
 
 def contend(folder: Path, number: int, files: Files, start: float) -> None:
@@ -198,13 +198,17 @@ def test_a_file_system_without_links_is_named(tmp_path: Path, monkeypatch: pytes
         Lease(tmp_path).acquire()
 
 
+# Long enough that a busy machine gives the process a core meanwhile.
+SECONDS = 2.0
+
+
 class Losing:
     """A lease that tells when it is lost."""
 
     def __init__(self, folder: Path, files: Files | None = None) -> None:
         self.lost = threading.Event()
         self.sentence = ""
-        self.lease = Lease(folder, seconds=0.4, on_loss=self._note, files=files)
+        self.lease = Lease(folder, seconds=SECONDS, on_loss=self._note, files=files)
 
     def _note(self, sentence: str) -> None:
         self.sentence = sentence
@@ -215,7 +219,7 @@ def test_a_lease_that_another_took_is_noticed(tmp_path: Path) -> None:
     losing = Losing(tmp_path)
     losing.lease.acquire()
     leave_holder(tmp_path, silent=0, generation=2, **FOREIGN)
-    assert losing.lost.wait(5)
+    assert losing.lost.wait(60)
     assert "process 12 on n7" in losing.sentence and losing.lease.lost
     losing.lease.release()
     seen = holder(tmp_path)
@@ -237,43 +241,41 @@ def test_a_file_system_that_is_gone_is_noticed(tmp_path: Path) -> None:
     time.sleep(0.6)
     assert not losing.lost.is_set()
     files.broken = True
-    assert losing.lost.wait(5)
+    assert losing.lost.wait(60)
     assert "Input/output error" in losing.sentence
 
 
 def test_suspended_for_long_it_goes_on_where_nobody_took_over(tmp_path: Path) -> None:
     losing = Losing(tmp_path)
     losing.lease.acquire()
-    time.sleep(0.2)
     losing.lease._last -= 10  # as if the process had been stopped for ten seconds
     until(lambda: (tmp_path / "lease" / "holder-00000002").exists())
-    time.sleep(0.3)
-    assert not losing.lost.is_set()
     with pytest.raises(LeaseHeld):
-        Lease(tmp_path, seconds=0.4).acquire()
+        Lease(tmp_path, seconds=SECONDS).acquire()
     losing.lease.release()
-    assert holder(tmp_path, 0.4) is None
+    assert not losing.lost.is_set()
+    assert holder(tmp_path, SECONDS) is None
 
 
 def test_losing_a_run_ends_the_process_with_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def hold() -> None:
-        Lease(tmp_path, seconds=0.4).acquire()
+        Lease(tmp_path, seconds=SECONDS).acquire()
         time.sleep(60)
 
     process = FORK.Process(target=hold)
     process.start()
     until(lambda: holder(tmp_path))
     leave_holder(tmp_path, silent=0, generation=2, **FOREIGN)
-    process.join(10)
+    process.join(60)
     assert process.exitcode == 1
     assert "no longer holds its run" in capfd.readouterr().err
 
 
 def test_a_live_holder_keeps_giving_signs(tmp_path: Path) -> None:
-    with Lease(tmp_path, seconds=0.4):
-        time.sleep(1.0)
+    with Lease(tmp_path, seconds=SECONDS):
+        time.sleep(1.5 * SECONDS)
         with pytest.raises(LeaseHeld):
-            Lease(tmp_path, seconds=0.4).acquire()
+            Lease(tmp_path, seconds=SECONDS).acquire()
 
 
 def test_what_is_written_is_plain_json(tmp_path: Path) -> None:
