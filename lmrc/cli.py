@@ -17,7 +17,6 @@ from lmrc.evaluation import commands
 from lmrc.exits import exit_status
 
 if TYPE_CHECKING:
-    from lmrc.config import IgnVariant
     from lmrc.rc.lora import Precision
 
 FOLDER = click.Path(path_type=Path)
@@ -80,6 +79,7 @@ def score(align: float | None, align_encoder: str, **given: Any) -> None:
 
 
 lmrc.add_command(commands.compare)
+lmrc.add_command(commands.report)
 
 
 def _project_file(name: str) -> Path:
@@ -202,30 +202,6 @@ def merge(adapter: Path, out: Path, precision: Precision) -> None:
 
     quieten()
     click.echo(f"{out}: {merge(adapter, out, precision):,} weights in {precision}")
-
-
-@lmrc.command()
-@click.argument("runs", nargs=-1, required=True, type=FOLDER)
-@click.option(
-    "--out",
-    type=FOLDER,
-    default=Path("report"),
-    show_default=True,
-    help="Folder for report.html, tables/ and figures/; a file .html: the page alone.",
-)
-@click.option("--train-facts", type=FOLDER, help="Training documents, corpus or facts, for Ign F1.")
-@click.option("--ign-variant", type=click.Choice(["docred", "redocred"]), default="docred", show_default=True)
-def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None, ign_variant: IgnVariant) -> None:
-    """Tables, figures, errors and documents of RUNS in one HTML page, beside the scores of the paper."""
-    from lmrc.corpus.arrow import Corpus
-    from lmrc.corpus.relations import DOCRED
-    from lmrc.evaluation.facts import read_facts
-    from lmrc.evaluation.runs import page_of, report_runs
-
-    known = Corpus.open(train_facts).relations if train_facts and train_facts.is_dir() else DOCRED
-    facts = None if train_facts is None else read_facts(train_facts, known)
-    report_runs(runs, out, facts, ign_variant)
-    click.echo(page_of(out))
 
 
 @lmrc.command()

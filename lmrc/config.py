@@ -353,7 +353,7 @@ class ScoreConfig(Options):
     classify: Path = Field(Path("runs/classify"), description="run folder of classify")
     trained: tuple[Path, ...] = Field((), description="run folders whose learning curves are reported")
     train: Path = Field(Path("data/docred/train"), description="training corpus, for Ign F1")
-    ign_variant: IgnVariant = Field("docred", description="whose formula of Ign F1")
+    ign_variant: IgnVariant | None = Field(None, description="whose formula of Ign F1; none: the corpus's")
     out: Path = Field(Path("runs"), description="folder of scores.json, report.html, tables/ and figures/")
     cluster: ClusterOptions = ClusterOptions()
 
@@ -363,7 +363,7 @@ class PipelineConfig(Options):
 
     run: RunOptions = RunOptions()
     data: PipelineData = PipelineData()
-    ign_variant: IgnVariant = Field("docred", description="whose formula of Ign F1")
+    ign_variant: IgnVariant | None = Field(None, description="whose formula of Ign F1; none: the corpus's")
     rcp: RcpConfig = RcpConfig()
     propose: ProposeConfig = ProposeConfig()
     rc: RcConfig = RcConfig()

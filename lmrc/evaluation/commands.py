@@ -1,4 +1,4 @@
-"""`lmrc score` and `lmrc compare`."""
+"""`lmrc score`, `lmrc compare` and `lmrc report`."""
 
 from __future__ import annotations
 
@@ -19,12 +19,19 @@ if TYPE_CHECKING:
 FOLDER = click.Path(path_type=Path)
 GOLD = "Documents or corpus with labels."
 
+TRAIN_FACTS = click.option("--train-facts", type=FOLDER, help="Training documents, corpus or facts, for Ign F1.")
+VARIANT = click.option(
+    "--ign-variant",
+    type=click.Choice(["docred", "redocred"]),
+    help="Whose formula of Ign F1; without it that of the data set which the gold documents are of.",
+)
+
 
 def _facts_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--relations", type=FOLDER, help="Relation set of gold documents given as JSON."),
-        click.option("--ign-variant", type=click.Choice(["docred", "redocred"]), default="docred", show_default=True),
-        click.option("--train-facts", type=FOLDER, help="Training documents, corpus or facts, for Ign F1."),
+        VARIANT,
+        TRAIN_FACTS,
     ):
         command = option(command)
     return command
@@ -48,7 +55,7 @@ def score(
     gold: Path | None,
     pred: tuple[Path, ...],
     train_facts: Path | None,
-    ign_variant: IgnVariant,
+    ign_variant: IgnVariant | None,
     relations: Path | None,
     candidates: Path | None,
     details: bool,
@@ -100,7 +107,7 @@ def compare(
     second: Path,
     gold: Path | None,
     train_facts: Path | None,
-    ign_variant: IgnVariant,
+    ign_variant: IgnVariant | None,
     relations: Path | None,
     listed: Path | None,
     as_json: Path | None,
@@ -126,6 +133,27 @@ def compare(
             file.write("\t".join(ChangedTriple._fields) + "\n")
             file.writelines("\t".join(" ".join(str(v).split()) for v in row) + "\n" for row in comparison.changed())
     click.echo(comparison_told((str(first), str(second)), comparison))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option(
+    "--out",
+    type=FOLDER,
+    default=Path("report"),
+    show_default=True,
+    help="Folder for report.html, tables/ and figures/; a file .html: the page alone.",
+)
+@TRAIN_FACTS
+@VARIANT
+def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None, ign_variant: IgnVariant | None) -> None:
+    """Tables, figures, errors and documents of RUNS in one HTML page, beside the scores of the paper."""
+    from lmrc.evaluation.facts import read_facts
+    from lmrc.evaluation.runs import page_of, relations_of, report_runs
+
+    facts = None if train_facts is None else read_facts(train_facts, relations_of(runs))
+    report_runs(runs, out, facts, ign_variant)
+    click.echo(page_of(out))
 
 
 def _predictions_file(path: Path) -> Path:

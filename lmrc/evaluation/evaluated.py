@@ -74,7 +74,7 @@ class Evaluated:
         return candidate_scores(self.documents, self.candidates.items())
 
 
-def read_evaluated(folder: Path, facts: Facts | None = None, ign_variant: IgnVariant = "docred") -> Evaluated | None:
+def read_evaluated(folder: Path, facts: Facts | None = None, ign_variant: IgnVariant | None = None) -> Evaluated | None:
     """The predictions of a classify run with their scores; None for a run that made none.
 
     Raises RunError where the folder is no run, CorpusError where its corpus is not there any more.

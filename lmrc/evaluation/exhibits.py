@@ -15,8 +15,9 @@ from lmrc.evaluation.files import replacing, write_bytes
 from lmrc.evaluation.heatmaps import confusion_heatmap, relation_heatmap
 from lmrc.evaluation.latex import latex
 from lmrc.evaluation.paper import paper_tables, relations_table
+from lmrc.evaluation.printed import ABSENT
 from lmrc.evaluation.summaries import ceiling_table, loss_table, split_table, summary_table
-from lmrc.evaluation.tables import ABSENT, Table, relation_table, remarks
+from lmrc.evaluation.tables import Table, relation_table, remarks
 
 CURVES = ("loss", "dev_f1", "dev_loss")
 

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
+from typing import get_args
 
 import numpy as np
 
 from lmrc.config import IgnVariant
 from lmrc.corpus.download import FILES
 from lmrc.evaluation.facts import Facts
-from lmrc.evaluation.gold import Source
-from lmrc.evaluation.triples import Flags, Triples
+from lmrc.evaluation.gold import Gold, Source
+from lmrc.evaluation.printed import STATISTICS, data_set, printed
+from lmrc.evaluation.triples import Flags, Triples, distinct
 
 NAMES = {"docred": "DocRED", "redocred": "Re-DocRED"}
 
@@ -52,7 +54,7 @@ def misfits(triples: Triples, in_training: Flags, facts: Facts, ign_variant: Ign
     """Reasons to doubt Ign F1, as sentences for the user. `in_training`: which gold triples are facts."""
     gold = triples.known
     found = []
-    ours = _data_set(gold.source)
+    ours = data_set_of(gold)
     theirs = "docred" if _content(facts) == DOCRED_FACTS else _data_set(facts.built_from)
     density = Density(len(gold), int(triples.gold.sum()))
     if ours and theirs and ours != theirs:
@@ -69,7 +71,7 @@ def misfits(triples: Triples, in_training: Flags, facts: Facts, ign_variant: Ign
     if ours and ours != ign_variant:
         found.append(
             f"the gold documents are {NAMES[ours]}'s, but Ign F1 is computed as for {NAMES[ign_variant]}: give "
-            f"--ign-variant {ours}"
+            f"--ign-variant {ours}, or leave it away"
         )
     shared = set(gold.titles) & facts.training.titles if facts.training is not None else set()
     if shared:
@@ -97,13 +99,35 @@ def _training_density(facts: Facts, data_set: str | None) -> Density | None:
     return DOCRED_TRAINING if data_set == "docred" else None
 
 
-def _data_set(source: Source | None) -> str | None:
+def data_set_of(gold: Gold) -> IgnVariant | None:
+    """The published data set that gold documents are of: by their file, or by the figures of table 1."""
+    return _data_set(gold.source) or _by_figures(gold)
+
+
+def variant_of(gold: Gold, facts: Facts | None) -> IgnVariant:
+    """Whose formula of Ign F1 is usual: that of the gold documents' data set, or of the facts', or else DocRED's."""
+    return data_set_of(gold) or (_data_set(facts.built_from) if facts is not None else None) or "docred"
+
+
+def _by_figures(gold: Gold) -> IgnVariant | None:
+    entities = gold.entities.astype(np.int64)
+    candidate_pairs = int((entities * (entities - 1)).sum())
+    if f"{candidate_pairs:,}" not in printed()["1"].rows[0]["values"]:
+        return None
+    pairs = len(distinct(gold.document, gold.head, gold.tail)[0])
+    triples = len(distinct(gold.document, gold.head, gold.tail, gold.relation)[0])
+    known = data_set(dict(zip(STATISTICS, (candidate_pairs, candidate_pairs - pairs, pairs, triples), strict=True)))
+    return None if known is None else "redocred" if known.startswith("Re-") else "docred"
+
+
+def _data_set(source: Source | None) -> IgnVariant | None:
     """The published data set that a file is of: by its hash, or by a name that only that data set uses."""
     if source is None:
         return None
-    for data_set, files in FILES.items():
-        if any(file.sha256 == source.sha256 for file in files):
-            return data_set
+    names: tuple[IgnVariant, ...] = get_args(IgnVariant)
+    for name in names:
+        if any(file.sha256 == source.sha256 for file in FILES[name]):
+            return name
     if "_revised" in source.name:
         return "redocred"
     return "docred" if "train_annotated" in source.name else None

@@ -14,7 +14,8 @@ from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError
 from lmrc.evaluation.confusion import Confusion, most_confused
 from lmrc.evaluation.drawing import INK, Drawing, style
-from lmrc.evaluation.tables import ABSENT, Table
+from lmrc.evaluation.printed import ABSENT
+from lmrc.evaluation.tables import Table
 
 MOST_CONFUSED = 12
 

@@ -16,7 +16,7 @@ from lmrc.errors import UserError, nearest
 from lmrc.evaluation.bootstrap import DocumentCounts, Interval, intervals
 from lmrc.evaluation.counts import Counts, percent
 from lmrc.evaluation.facts import Facts
-from lmrc.evaluation.fit import misfits
+from lmrc.evaluation.fit import misfits, variant_of
 from lmrc.evaluation.gold import Gold
 from lmrc.evaluation.predictions import Prediction, Predictions
 from lmrc.evaluation.splits import Split, splits_of
@@ -137,13 +137,14 @@ def score(
     predictions: Iterable[Prediction] | Predictions,
     relations: RelationSet,
     train_facts: Facts | None = None,
-    ign_variant: IgnVariant = "docred",
+    ign_variant: IgnVariant | None = None,
 ) -> Scores:
     """Compare predictions with gold documents; gold is read once, as a stream.
 
     Micro-averaged over unique (title, head, tail, relation). A prediction for an unknown title, entity or relation is
     wrong, and counted by kind. One whose title or entities are unknown is neither intra nor inter, for it has no
     sentences to compare: it lowers the precision and F1, not the intra and inter ones. (The Re-DocRED scorer crashes.)
+    Without `ign_variant` it is that of the data set which the gold documents, or else the facts, are of; or DocRED's.
 
     Raises:
         UserError: gold documents without labels or with a title twice, an unknown gold relation or `ign_variant`.
@@ -153,11 +154,12 @@ def score(
     return scores_of(Triples.of(columns, [system]), train_facts, ign_variant)[0]
 
 
-def scores_of(triples: Triples, facts: Facts | None = None, ign_variant: IgnVariant = "docred") -> list[Scores]:
+def scores_of(triples: Triples, facts: Facts | None = None, ign_variant: IgnVariant | None = None) -> list[Scores]:
     """The scores of each system, as `score` gives them; what they share is computed once.
 
     Raises UserError at an unknown `ign_variant`.
     """
+    ign_variant = ign_variant or variant_of(triples.known, facts)
     if ign_variant not in get_args(IgnVariant):
         raise UserError(f"unknown Ign F1 variant {ign_variant!r}; {nearest(ign_variant, get_args(IgnVariant))}")
     in_training = None if facts is None else triples.in_training(facts)

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from lmrc.evaluation.evaluated import Evaluated
-from lmrc.evaluation.printed import Printed, printed
-from lmrc.evaluation.tables import ABSENT, Table, two_digits
+from lmrc.evaluation.printed import ABSENT, Printed, printed
+from lmrc.evaluation.tables import Table, two_digits
 
 OURS = "Our runs"
 OTHER = "other data"

@@ -7,10 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 
 from lmrc.config import IgnVariant
+from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.relations import DOCRED, RelationSet
 from lmrc.errors import UserError
 from lmrc.evaluation import exhibits as made
 from lmrc.evaluation.browser import documents_html
-from lmrc.evaluation.evaluated import Evaluated, read_evaluated
+from lmrc.evaluation.evaluated import Evaluated, read_config, read_evaluated
 from lmrc.evaluation.facts import Facts
 from lmrc.evaluation.report import Section, exhibits_html, write_report
 
@@ -21,7 +23,7 @@ def report_runs(
     folders: Sequence[Path],
     out: Path,
     facts: Facts | None = None,
-    ign_variant: IgnVariant = "docred",
+    ign_variant: IgnVariant | None = None,
     title: str = "LMRC report",
 ) -> list[Evaluated]:
     """Report these run folders: scores, the paper's tables with them, figures, errors, documents.
@@ -50,6 +52,18 @@ def report_runs(
     if page_of(out) != out:
         made.write_exhibits(out, [exhibit for _, found in parts.values() for exhibit in found])
     return runs
+
+
+def relations_of(folders: Sequence[Path]) -> RelationSet:
+    """The relation set of the runs' documents, which is that of the first run on a corpus; DocRED's without one.
+
+    Raises RunError where a folder is no run, CorpusError where its corpus is not there any more.
+    """
+    for folder in folders:
+        corpus = read_config(folder).get("corpus")
+        if corpus is not None:
+            return Corpus.open(corpus).relations
+    return DOCRED
 
 
 def page_of(out: Path) -> Path:

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from lmrc.evaluation.analysis import CAUSES, Analysis
 from lmrc.evaluation.evaluated import Evaluated
 from lmrc.evaluation.metrics import Scores
-from lmrc.evaluation.tables import ABSENT, Table, two_digits
+from lmrc.evaluation.printed import ABSENT
+from lmrc.evaluation.tables import Table, two_digits
 
 METRICS: dict[str, tuple[str, Callable[[Scores], float | None]]] = {
     "precision": ("Precision", lambda scores: scores.all.precision),

@@ -10,17 +10,7 @@ from io import StringIO
 
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics import Scores
-
-ABSENT = "-"
-"""Stands where there is no number, as in the paper."""
-
-STATISTICS = {
-    "candidate_pairs": "Candidate space",
-    "na_pairs": "NA entity pairs",
-    "relation_pairs": "Relation entity pairs",
-    "triples": "Annotated triples",
-}
-"""The figures of the paper's table 1, in its order, by the names of `lmrc data stats`."""
+from lmrc.evaluation.printed import ABSENT
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,18 +2,19 @@ from __future__ import annotations
 
 import random
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
 
 from lmrc.corpus import synthetic
-from lmrc.corpus.docred import Document
+from lmrc.corpus.docred import Document, read_documents
 from lmrc.corpus.relations import DOCRED
 from lmrc.evaluation.facts import Facts, Training, facts_of, read_facts
-from lmrc.evaluation.fit import misfits
+from lmrc.evaluation.fit import data_set_of, misfits, variant_of
 from lmrc.evaluation.gold import Gold, Source, read_gold
 from lmrc.evaluation.metrics import score
-from lmrc.evaluation.predictions import Predictions
+from lmrc.evaluation.predictions import Prediction, Predictions
 from lmrc.evaluation.triples import Triples
 
 DOUBTS = {
@@ -55,12 +56,33 @@ def test_redocred_against_the_facts_of_docred(dev: Gold, shared_data: Path, tmp_
     facts = read_facts(shared_data / "docred_train_facts.json", DOCRED)
     assert doubts(dev, facts, "redocred") == {"set"}
     assert doubts(dev, facts, "docred") == {"set", "variant"}
-    # Facts are known by themselves, not by their file; gold that is not known is told by its density.
+    # Facts are known by themselves, not by their file; gold by the figures of table 1, or else told by its density.
     moved = replace(facts, built_from=Source("facts.json", "1" * 64))
-    assert doubts(replace(dev, source=None), moved) == {"density"}
-    assert "34.6 triples each, those of the training facts 12.5" in " ".join(
-        score(replace(dev, source=None), Predictions.of([]), DOCRED, moved).misfits
-    )
+    assert doubts(replace(dev, source=None), moved, "redocred") == {"set"}
+    some = list(islice(read_documents(shared_data / "redocred_dev.json", DOCRED), 100))
+    labels = sum(len(document.labels or ()) for document in some) / 100
+    told = " ".join(score(some, [], DOCRED, moved).misfits)
+    assert f"{labels:.1f} triples each, those of the training facts 12.5" in told
+
+
+def test_the_formula_of_ign_f1_is_that_of_the_data_set(dev: Gold, shared_data: Path) -> None:
+    docred = read_facts(shared_data / "docred_train_facts.json", DOCRED)
+    mine = Gold.of(synthetic.generate(3, 1), synthetic.RELATIONS)
+    theirs = replace(docred, built_from=Source("train_revised.json", "1" * 64))
+    assert variant_of(dev, docred) == variant_of(dev, None) == "redocred"
+    assert variant_of(replace(dev, source=None), docred) == "redocred"  # by the figures of table 1
+    assert variant_of(replace(mine, source=Source("dev_revised.json", "1" * 64)), docred) == "redocred"
+    assert variant_of(mine, theirs) == "redocred"
+    assert variant_of(mine, None) == variant_of(mine, docred) == "docred"
+    one = [Prediction(dev.titles[0], int(dev.head[0]), int(dev.tail[0]), DOCRED.ids[dev.relation[0]])]
+    assert score(dev, one, DOCRED, docred).ign_variant == "redocred"
+    assert score(dev, one, DOCRED, docred, "docred").ign_variant == "docred"
+
+
+def test_other_documents_with_as_many_pairs_are_not_the_data_set(dev: Gold) -> None:
+    fewer = replace(dev, source=None, document=dev.document[1:], head=dev.head[1:], tail=dev.tail[1:],
+                    relation=dev.relation[1:])  # fmt: skip
+    assert data_set_of(fewer) is None
 
 
 def test_redocred_against_its_own_facts(dev: Gold, shared_data: Path) -> None:

@@ -9,10 +9,11 @@ import yaml
 from lmrc.corpus import synthetic
 from lmrc.corpus.arrow import Corpus, write_corpus
 from lmrc.corpus.candidates import Candidate, write_candidates
+from lmrc.corpus.relations import DOCRED
 from lmrc.errors import RunError, UserError
 from lmrc.evaluation.evaluated import read_evaluated
 from lmrc.evaluation.predictions import Prediction, write_predictions
-from lmrc.evaluation.runs import names_of, report_runs
+from lmrc.evaluation.runs import names_of, relations_of, report_runs
 
 
 def run_of(folder: Path, documents: int | None, name: str = "run", candidates: Path | None = None) -> Path:
@@ -124,3 +125,11 @@ def test_a_file_gets_the_page_alone(tmp_path: Path) -> None:
     assert "<h1>Two</h1>" in page
     assert "other/run" in page
     assert f"{tmp_path.name}/run" in page
+
+
+def test_the_relation_set_is_that_of_the_first_run_on_a_corpus(tmp_path: Path) -> None:
+    trained = tmp_path / "rcp"
+    trained.mkdir()
+    (trained / "config.yaml").write_text("{}")
+    assert relations_of([trained, run_of(tmp_path, None)]) == synthetic.RELATIONS
+    assert relations_of([trained]) == DOCRED
