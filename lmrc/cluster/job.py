@@ -9,7 +9,7 @@ from typing import Any
 from lmrc.cluster import slurm
 from lmrc.cluster.attempt import run_attempt
 from lmrc.cluster.requeue import requeue, this_attempt
-from lmrc.cluster.stages import STAGES, StageConfig
+from lmrc.cluster.stages import STAGES, StageConfig, gpus_per_process
 from lmrc.errors import RunError
 from lmrc.exits import Interrupted
 from lmrc.run import RunFolder
@@ -33,11 +33,13 @@ class Job:
         if RunFolder.of(self._config.run).result() is not None:
             return None  # done by another start while this one waited in the queue
         attempt = this_attempt(place.job_id if place.cluster == "slurm" else f"local-{place.job_id}")
+        if not stage.trains:
+            _see_own_gpus(place.local_rank, gpus_per_process(self._config))
         # Workers of an inference do not talk to each other: only a training is one world.
         size = place.num_tasks if stage.trains else 1
         os.environ.update(
             RANK=str(place.global_rank if stage.trains else 0),
-            LOCAL_RANK=str(place.local_rank),
+            LOCAL_RANK=str(place.local_rank if stage.trains else 0),
             WORLD_SIZE=str(size),
             MASTER_ADDR=_first_host() if size > place.num_tasks // place.num_nodes else "127.0.0.1",
             MASTER_PORT=str(_port(place.raw_job_id)),
@@ -56,6 +58,16 @@ class Job:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _see_own_gpus(worker: int, each: int) -> None:
+    """Of the GPUs that are visible to all workers of this machine, have this one see its own only.
+
+    Before CUDA starts; libraries that start processes of their own, such as vLLM, then keep to them as well.
+    """
+    visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
+    if visible:
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[worker * each : (worker + 1) * each])
 
 
 def _first_host() -> str:

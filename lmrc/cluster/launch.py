@@ -10,8 +10,8 @@ from pathlib import Path
 from lmrc.cluster import slurm
 from lmrc.cluster.follow import follow_job
 from lmrc.cluster.plan import dry_run
-from lmrc.cluster.stages import Stage, StageConfig
-from lmrc.cluster.submit import processes, submit
+from lmrc.cluster.stages import Stage, StageConfig, gpus_per_process
+from lmrc.cluster.submit import submit, workers
 from lmrc.config import ClusterOptions, RunOptions
 from lmrc.exits import exit_status
 from lmrc.options import parse, table
@@ -39,15 +39,15 @@ def named(run: RunOptions, stage: str, file: Path | None) -> RunOptions:
     return run.model_copy(update={"name": name})
 
 
-def place_of(stage: Stage, options: ClusterOptions) -> str:
-    """Where the stage runs: `slurm`, `local` (processes of this machine) or `here` (this process)."""
+def place_of(stage: Stage, options: ClusterOptions, each: int = 1) -> str:
+    """Where the stage runs: `slurm`, `local` (processes of this machine, of `each` GPUs) or `here` (this process)."""
     if options.where != "auto":
         return options.where
     if slurm.is_here():
         return "slurm"
     from lmrc.cluster.local import processes_here
 
-    return "local" if processes_here(stage, options)[0] > 1 else "here"
+    return "local" if processes_here(stage, options, each)[0] > 1 else "here"
 
 
 def launch(stage: Stage, config: StageConfig, following: bool = False) -> None:
@@ -61,16 +61,17 @@ def launch(stage: Stage, config: StageConfig, following: bool = False) -> None:
         print(f"{folder.path} is finished: {json.dumps(result)}")
         return
     state = "was begun before: resuming" if found else "is new"
-    place = place_of(stage, config.cluster)
+    each = gpus_per_process(config)
+    place = place_of(stage, config.cluster, each)
     if place == "slurm":
         jobs = submit(stage, config)
         print(f"{folder.path} {state}. {stage.name} is SLURM job {', '.join(jobs)}; see lmrc status {folder.path}")
         if following:
-            follow_job(jobs[0], folder.path, is_array=stage.infer is not None and processes(config.cluster) > 1)
+            follow_job(jobs[0], folder.path, is_array=stage.infer is not None and workers(config) > 1)
         return
     from lmrc.cluster.local import processes_here, run_here, run_processes
 
-    count, sentence = processes_here(stage, config.cluster)
+    count, sentence = processes_here(stage, config.cluster, each)
     print(f"{folder.path} {state}. {stage.name} runs on this machine: {sentence}.", flush=True)
     result = run_here(stage, config) if place == "here" else run_processes(stage, config, count)
     if result is not None:
@@ -94,7 +95,8 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         config = read_config(stage, options)
         if "--dry-run" in given:
-            print(dry_run(stage, config, place_of(stage, config.cluster) == "slurm"))
+            place = place_of(stage, config.cluster, gpus_per_process(config))
+            print(dry_run(stage, config, place == "slurm"))
         else:
             launch(stage, config, following="--follow" in given)
 

@@ -14,11 +14,11 @@ from lmrc.cluster.attempt import run_attempt
 from lmrc.cluster.failure import Attempt, end_of
 from lmrc.cluster.follow import follow
 from lmrc.cluster.job import Job
-from lmrc.cluster.stages import Stage, StageConfig
+from lmrc.cluster.stages import Stage, StageConfig, gpus_per_process
 from lmrc.cluster.variables import variables
 from lmrc.config import ClusterOptions
 from lmrc.engine.preemption import Listener
-from lmrc.errors import UserError
+from lmrc.errors import ConfigError, UserError
 from lmrc.exits import Failed, Interrupted
 from lmrc.history import History
 from lmrc.run import RunFolder
@@ -30,13 +30,21 @@ SECONDS_BETWEEN_REQUESTS = 2.0
 SECONDS_FOR_THE_REST = 10.0
 
 
-def processes_here(stage: Stage, options: ClusterOptions) -> tuple[int, str]:
-    """How many processes this machine runs of the GPUs that are asked for, and the sentence that says so."""
+def processes_here(stage: Stage, options: ClusterOptions, each: int = 1) -> tuple[int, str]:
+    """How many processes of `each` GPUs this machine runs of those asked for, and the sentence that says so.
+
+    Raises ConfigError where there are too few for one.
+    """
     import torch
 
     devices, cores = torch.cuda.device_count(), os.cpu_count() or 1
     kind, most = ("GPU", devices) if devices else ("CPU core", cores)
-    wanted = 1 if options.where == "here" else options.gpus
+    if devices and min(options.gpus or devices, devices) < each:
+        raise ConfigError(
+            f"decode.gpus_per_worker is {each}, but this machine gives {min(options.gpus or devices, devices)}: "
+            "lower it, or ask for more --gpus"
+        )
+    wanted = (each if devices else 1) if options.where == "here" else options.gpus
     # On the CPU a single process uses all cores, so that more of them is a wish, not the default.
     count = min(wanted or (devices or 1), most)
     asked = (
@@ -45,7 +53,9 @@ def processes_here(stage: Stage, options: ClusterOptions) -> tuple[int, str]:
         else ""
     )
     if devices:
-        return count, f"{count} process{'es' if count > 1 else ''}, one a GPU{asked}"
+        count //= each
+        share = f"{each} GPUs each" if each > 1 else "one a GPU"
+        return count, f"{count} process{'es' if count > 1 else ''}, {share}{asked}"
     # Workers of an inference do not talk to each other.
     several = "gloo processes" if stage.trains else "processes"
     return count, f"{count} {several if count > 1 else 'process'} on the CPU{asked}"
@@ -71,7 +81,7 @@ def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str
     executor.update_parameters(
         timeout_min=options.time,
         tasks_per_node=processes,
-        gpus_per_node=processes if devices else 0,
+        gpus_per_node=processes * gpus_per_process(config) if devices else 0,
         signal_delay_s=options.signal_delay,
         setup=options.setup.strip().splitlines(),
     )

@@ -23,8 +23,6 @@ from lmrc.run import RunFolder
 # `rcp: redocred` is configs/rcp/redocred.yaml, so that the chain of an experiment repeats nothing of its stages.
 PARTS = {"cluster": PRESETS, **{part: PRESETS.parent / part for part in ("rcp", "rc")}}
 DOCUMENTS = (".json", ".json.gz")
-# A job that can never start is cancelled by SLURM soon.
-NEVER = "DependencyNeverSatisfied"
 
 
 @dataclass(frozen=True)
@@ -136,20 +134,31 @@ def _advance(step: Step, before: list[str], dry: bool) -> tuple[list[str], str]:
         folder.check(step.config)
         return [], "done"
     try:
-        active = [job for job in active_jobs(folder.path) if job.reason != NEVER]
+        active = active_jobs(folder.path)
     except slurm.SlurmError as error:
         raise RunError(f"cannot ask SLURM whether {step.name} is submitted already: {error}") from None
     if active:
         folder.check(step.config)
         jobs = list(dict.fromkeys(job.id.partition("_")[0] for job in active))
-        state = "running" if any(job.state != "PENDING" for job in active) else "queued"
-        return [f"{kind}:{job}" for job in jobs], f"{state} as job {', '.join(jobs)}"
+        waits = all(job.state == "PENDING" for job in active)
+        if waits and before and not dry:
+            _follow(step, jobs, before)
+        return [f"{kind}:{job}" for job in jobs], f"{'queued' if waits else 'running'} as job {', '.join(jobs)}"
     after = f" after {', '.join(job.partition(':')[2] for job in before)}" if before else ""
     if dry:
         return [f"{kind}:{step.name}"], f"would be submitted: {_size(step)}{after}"
     folder.prepare(step.config)
     jobs = submit(step.stage, step.config, before)
     return [f"{kind}:{job}" for job in jobs], f"submitted as job {', '.join(jobs)}{after}"
+
+
+def _follow(step: Step, jobs: list[str], before: list[str]) -> None:
+    """Have a waiting step follow these jobs, where it may still follow one that failed and was submitted anew."""
+    try:
+        for job in jobs:
+            slurm.depend(job, ",".join(before))
+    except slurm.SlurmError as error:
+        raise RunError(f"cannot have {step.name} wait for the steps before it: {error}; repeat the command") from None
 
 
 def _size(step: Step) -> str:

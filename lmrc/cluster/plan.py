@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import yaml
 
-from lmrc.cluster.stages import Stage, StageConfig
+from lmrc.cluster.stages import Stage, StageConfig, gpus_per_process
 from lmrc.cluster.submit import processes as submitted_processes
-from lmrc.cluster.submit import sbatch_script
+from lmrc.cluster.submit import sbatch_script, workers
 from lmrc.config import RcConfig, RcpConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import Document, relations_by_pair
@@ -19,13 +19,15 @@ def dry_run(stage: Stage, config: StageConfig, slurm: bool) -> str:
     processes = 1
     if slurm:
         job = sbatch_script(stage, config)
-        processes = submitted_processes(config.cluster)
+        processes = submitted_processes(config.cluster) if stage.trains else workers(config)
         kind = "tasks" if stage.trains else "workers"
+        if gpus_per_process(config) > 1:
+            kind += f" of {gpus_per_process(config)} GPUs"
         where = f"Would be submitted to SLURM ({processes} {kind}), as:\n{job}"
     else:
         from lmrc.cluster.local import processes_here
 
-        processes, sentence = processes_here(stage, config.cluster)
+        processes, sentence = processes_here(stage, config.cluster, gpus_per_process(config))
         where = f"Would run on this machine: {sentence}."
     if isinstance(config, (RcpConfig, RcConfig)):
         parts += [_steps(config, processes), _memory(config, processes)]

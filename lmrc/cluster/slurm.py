@@ -14,6 +14,8 @@ SECONDS_TO_ANSWER = 30.0
 ACTIVE = frozenset(
     {"PENDING", "RUNNING", "SUSPENDED", "COMPLETING", "CONFIGURING", "REQUEUED", "RESIZING", "SIGNALING", "STAGE_OUT"}
 )
+# Why a job waits that can never start; SLURM's word also once it was cancelled for that.
+IN_VAIN = "DependencyNeverSatisfied"
 
 
 class SlurmError(Exception):
@@ -32,8 +34,13 @@ class SlurmJob:
 
     @property
     def is_active(self) -> bool:
-        """Whether it waits, runs, or comes back."""
-        return self.state in ACTIVE
+        """Whether it waits for something that may come, runs, or comes back."""
+        return self.state in ACTIVE and not self.waited_in_vain
+
+    @property
+    def waited_in_vain(self) -> bool:
+        """Whether what it was to follow has failed."""
+        return self.reason == IN_VAIN
 
 
 def is_here() -> bool:
@@ -98,3 +105,8 @@ def jobs(identifiers: Iterable[str]) -> list[SlurmJob]:
 def requeue(identifier: str) -> None:
     """Put a running job back into the queue: SLURM ends its processes and starts it anew. Raises SlurmError."""
     ask("scontrol", "requeue", identifier)
+
+
+def depend(identifier: str, dependency: str) -> None:
+    """Have a waiting job, or a whole array, wait for this instead, such as afterok:12. Raises SlurmError."""
+    ask("scontrol", "update", f"jobid={identifier}", f"dependency={dependency}")

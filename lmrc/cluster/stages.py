@@ -44,6 +44,11 @@ class Stage:
         return self.train is not None
 
 
+def gpus_per_process(config: StageConfig) -> int:
+    """GPUs of one process: one, but of a worker of classify as many as its LM needs."""
+    return config.decode.gpus_per_worker if isinstance(config, ClassifyConfig) else 1
+
+
 def _check_training(config: RcpConfig | RcConfig) -> None:
     for folder in (config.data.train, config.data.dev):
         Corpus.open(folder)

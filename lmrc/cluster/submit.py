@@ -12,7 +12,7 @@ from typing import Any
 
 from lmrc.cluster import slurm, snapshot
 from lmrc.cluster.job import Job
-from lmrc.cluster.stages import Stage, StageConfig
+from lmrc.cluster.stages import Stage, StageConfig, gpus_per_process
 from lmrc.cluster.variables import variables
 from lmrc.config import ClusterOptions
 from lmrc.errors import ConfigError, RunError
@@ -35,8 +35,16 @@ def gpus_per_node(options: ClusterOptions) -> int:
 
 
 def processes(options: ClusterOptions) -> int:
-    """GPUs in all: the ranks of a training, the workers of an inference."""
+    """GPUs in all: the ranks of a training."""
     return options.gpus or options.nodes * GPUS_PER_NODE
+
+
+def workers(config: StageConfig) -> int:
+    """The workers of an inference. Raises ConfigError where the GPUs do not divide among them."""
+    total, each = processes(config.cluster), gpus_per_process(config)
+    if total % each:
+        raise ConfigError(f"--gpus {total} does not divide by decode.gpus_per_worker {each}: give a multiple")
+    return total // each
 
 
 def setup_lines(options: ClusterOptions, code: Path) -> list[str]:
@@ -52,8 +60,8 @@ def setup_lines(options: ClusterOptions, code: Path) -> list[str]:
 def parameters(stage: Stage, config: StageConfig, dependency: str | None = None) -> dict[str, Any]:
     """What submitit's SlurmExecutor is given."""
     options, run = config.cluster, RunFolder.of(config.run).path
-    each, nodes = (gpus_per_node(options), options.nodes) if stage.trains else (1, 1)
-    on_gpus = stage.run is None
+    tasks, nodes = (gpus_per_node(options), options.nodes) if stage.trains else (1, 1)
+    on_gpus, gpus = stage.run is None, gpus_per_process(config)
     optional = {
         "partition": options.partition,
         "account": options.account,
@@ -61,7 +69,7 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
         "constraint": options.constraint,
         "exclude": options.exclude,
         "mem_per_gpu": options.mem_per_gpu if on_gpus else None,
-        "gpus_per_node": each if on_gpus else None,
+        "gpus_per_node": tasks * gpus if on_gpus else None,
         "dependency": dependency,
     }
     more: dict[str, Any] = {"requeue": True}
@@ -72,11 +80,11 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
     return {
         "job_name": f"lmrc-{config.run.name}",
         "nodes": nodes,
-        "ntasks_per_node": each,
-        "cpus_per_task": options.cpus_per_gpu,
+        "ntasks_per_node": tasks,
+        "cpus_per_task": options.cpus_per_gpu * gpus,
         "time": options.time,
         "signal_delay_s": options.signal_delay,
-        "array_parallelism": options.max_running or processes(options),
+        "array_parallelism": options.max_running or workers(config),
         "stderr_to_stdout": True,
         # One rank that ends in an error ends all.
         "srun_args": ["--kill-on-bad-exit=1"],
@@ -97,7 +105,7 @@ def sbatch_script(stage: Stage, config: StageConfig) -> str:
     from submitit.slurm import slurm as of_submitit
 
     folder = RunFolder.of(config.run).path / "log"
-    count = None if stage.infer is None else processes(config.cluster)
+    count = None if stage.infer is None else workers(config)
     script: str = of_submitit._make_sbatch_string(
         command="python -u -m submitit.core._submit", folder=folder, map_count=count, **parameters(stage, config)
     )
@@ -165,12 +173,12 @@ def _outside_of_jobs() -> Iterator[None]:
 
 def _submit_workers(executor: Any, stage: Stage, config: StageConfig) -> list[str]:
     """Arrays of workers, as many as the site's limit on an array's size makes necessary."""
-    workers = processes(config.cluster)
+    total = workers(config)
     largest = int(slurm.setting("MaxArraySize") or MAX_ARRAY_SIZE) - 1  # the greatest index is one less
     arrays = []
-    for first in range(0, workers, largest):
-        size = min(largest, workers - first)
-        cap = -(-(config.cluster.max_running or workers) * size // workers)
+    for first in range(0, total, largest):
+        size = min(largest, total - first)
+        cap = -(-(config.cluster.max_running or total) * size // total)
         executor.update_parameters(array_parallelism=cap)
         with executor.batch():
             jobs = [executor.submit(Job(stage.name, config)) for _ in range(size)]

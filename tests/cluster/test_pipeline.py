@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import json
 import re
 from collections.abc import Sequence
@@ -9,15 +10,16 @@ from typing import Any
 import pytest
 
 from lmrc.cli import main as lmrc
-from lmrc.cluster import pipeline
+from lmrc.cluster import pipeline, slurm
 from lmrc.cluster.attempt import run_attempt
 from lmrc.cluster.failure import Attempt, end_of
 from lmrc.cluster.pipeline import Step, main, read_pipeline, run_on_slurm, steps
 from lmrc.cluster.slurm import SlurmJob
 from lmrc.cluster.stages import CLASSIFY, Stage, StageConfig
-from lmrc.cluster.submit import sbatch_script
+from lmrc.cluster.submit import active_jobs, sbatch_script
 from lmrc.config import ClassifyConfig, PipelineConfig, RunOptions
 from lmrc.errors import ConfigError, RunError, UserError
+from lmrc.history import History
 from tests.conftest import ROOT
 
 PAPER = ROOT / "configs/pipeline/redocred-13b.yaml"
@@ -27,13 +29,16 @@ class Queue:
     """A SLURM that takes every job and runs none."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._numbers = itertools.count(11)
         self.active: dict[str, list[SlurmJob]] = {}
         self.submitted: dict[str, list[str]] = {}
         monkeypatch.setattr(pipeline, "submit", self._submit)
+        self.waits_for: dict[str, str] = {}
         monkeypatch.setattr(pipeline, "active_jobs", lambda folder: self.active.get(folder.name, []))
+        monkeypatch.setattr(slurm, "depend", self.waits_for.__setitem__)
 
     def _submit(self, stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
-        job = str(11 + len(self.submitted))
+        job = str(next(self._numbers))
         self.submitted[stage.name] = list(after)
         self.add(stage.name, job if stage.infer is None else f"{job}_0")
         return [job]
@@ -140,15 +145,39 @@ def test_only_what_is_missing_is_submitted(tmp_path: Path, queue: Queue, capsys:
     assert queue.submitted == {}
 
 
-def test_what_failed_and_what_waits_for_it_in_vain_are_submitted_anew(tmp_path: Path, queue: Queue) -> None:
+def test_what_failed_is_submitted_anew_and_what_waits_follows_the_new_jobs(tmp_path: Path, queue: Queue) -> None:
     chain = chain_in(tmp_path)
     run_on_slurm(chain)
-    for step in ("build", "rcp", "rc", "classify"):
-        queue.end(step)
-    queue.add("classify", "15_0", reason="DependencyNeverSatisfied")
-    queue.submitted.clear()
+    done(tmp_path, chain[0])
+    done(tmp_path, chain[1])
+    queue.end("propose")  # it failed; classify still waits for rc, and would start as soon as that has ended
     run_on_slurm(chain)
-    assert list(queue.submitted) == ["build", "rcp", "rc", "classify"]
+    assert queue.submitted["propose"] == []
+    new = queue.active["propose"][0].id.partition("_")[0]
+    assert new not in ("11", "12", "13", "14", "15", "16")
+    assert queue.waits_for == {"15": f"afterany:{new},afterok:14", "16": "afterany:15"}
+
+
+def test_what_runs_waits_for_nothing(tmp_path: Path, queue: Queue) -> None:
+    chain = chain_in(tmp_path)
+    run_on_slurm(chain)
+    queue.add("classify", "15_1", "RUNNING")
+    run_on_slurm(chain)
+    assert "15" not in queue.waits_for and "14" in queue.waits_for
+
+
+def test_a_dry_run_changes_no_dependency(tmp_path: Path, queue: Queue) -> None:
+    run_on_slurm(chain_in(tmp_path))
+    run_on_slurm(chain_in(tmp_path), dry=True)
+    assert queue.waits_for == {}
+
+
+def test_a_job_that_waits_in_vain_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (("15_0", "PENDING", "DependencyNeverSatisfied"), ("15_1", "PENDING", "Dependency"))
+    rows = [f"{job:<64}{state:<32}{reason:<64}{0:<16}{'':<256}\n" for job, state, reason in lines]
+    monkeypatch.setattr(slurm, "ask", lambda *command: "".join(rows))
+    History(tmp_path).add("submitted", job="15")
+    assert [job.id for job in active_jobs(tmp_path)] == ["15_1"]
 
 
 def test_a_step_that_waits_or_is_done_does_not_change(tmp_path: Path, queue: Queue) -> None:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import re
+import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -11,6 +14,7 @@ from lmrc.cli import main as lmrc
 from tests.conftest import ROOT
 from tests.slurm.harness import Cluster, wait_for
 
+STATUS = (sys.executable, "-m", "lmrc.cli", "status")
 STEPS = ("build", "rcp", "propose", "rc", "classify", "score")
 
 
@@ -26,27 +30,50 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     }  # fmt: skip
 
 
-@pytest.fixture(scope="module")
-def chain(cluster: Cluster, options: dict[str, object]) -> tuple[Path, str]:
+@dataclass(frozen=True)
+class Chain:
     """The chain's folder once all of it is done, and what the command said."""
+
+    home: Path
+    broken: dict[str, list[str]]
+    """Jobs by step of the first submission, whose RCP has no encoder; RC is held back."""
+    queued: dict[str, str]
+    """What `lmrc status` says of each step once RCP has failed."""
+    mended: str
+    """The command's words when RCP was given one."""
+    waits_for: str
+    """What SLURM then had `classify` wait for."""
+
+
+def jobs(said: str) -> dict[str, list[str]]:
+    """The jobs that each step was submitted as, or waits as."""
+    found = (re.match(r"(\w+) +(?:submitted|queued|running) as job ([\d, ]*\d)", line) for line in said.splitlines())
+    return {one[1]: one[2].split(", ") for one in found if one}
+
+
+@pytest.fixture(scope="module")
+def chain(cluster: Cluster, options: dict[str, object]) -> Chain:
     home = Path(str(options["run.folder"])) / "all"
-    shown = cluster.launch("pipeline", options)
+    held = {"rcp.model.encoder": home / "no-encoder", "rc.cluster.sbatch": "hold"}
+    broken = jobs(cluster.launch("pipeline", options | held))
+    (propose,) = broken["propose"]
+    wait_for("end of what follows", lambda: cluster.state(propose) == "CANCELLED", 120.0, home / "rcp")
+    runs = json.loads(cluster.run(*STATUS, str(home), "--json"))
+    queued = {Path(run["run"]).name: f"{run['state']}: {run['detail']}" for run in runs}
+    mended = cluster.launch("pipeline", options)
     # At once again: nothing is submitted twice.
     again = cluster.launch("pipeline", options).splitlines()
     assert not [line for line in again if "submitted" in line]
+    (classify,) = broken["classify"]
+    waits_for = cluster.run("squeue", "--noheader", "--format=%E", f"--jobs={classify}")
+    cluster.run("scontrol", "release", *broken["rc"])
     wait_for("finished chain", lambda: (home / "score" / "DONE").exists(), 240.0, home / "classify")
-    return home, shown
+    return Chain(home, broken, queued, mended, waits_for)
 
 
-def test_the_chain_runs_as_dependent_jobs(
-    cluster: Cluster, options: dict[str, object], chain: tuple[Path, str]
-) -> None:
-    home, shown = chain
-    jobs = dict(line.split(" submitted as job ", 1) for line in shown.splitlines() if " submitted as job " in line)
-    assert [name.strip() for name in jobs] == list(STEPS)
-    number = {name.strip(): said.partition(" ")[0] for name, said in jobs.items()}
-    after = {name.strip(): said.partition(" after ")[2] for name, said in jobs.items()}
-    assert after["classify"] == f"{number['propose']}, {number['rc']}"
+def test_the_chain_runs_as_dependent_jobs(cluster: Cluster, options: dict[str, object], chain: Chain) -> None:
+    home = chain.home
+    assert list(chain.broken) == list(STEPS)
     assert json.loads((home / "scores.json").read_text()).keys() >= {"f1", "ign_f1"}
     assert (home / "report.html").exists()
     again = cluster.launch("pipeline", options)
@@ -54,8 +81,23 @@ def test_the_chain_runs_as_dependent_jobs(
     assert again.splitlines()[-1] == f"Report: {home}/report.html"
 
 
-def test_eval_gives_what_the_chain_gave_and_repeats_nothing(cluster: Cluster, chain: tuple[Path, str]) -> None:
-    home, _ = chain
+def test_what_follows_a_failed_step_is_said_and_submitted_again(chain: Chain) -> None:
+    assert chain.queued["rcp"].startswith("failed: ") and "no-encoder" in chain.queued["rcp"]
+    assert chain.queued["propose"].startswith("cancelled: what it was to follow failed")
+    assert (chain.queued["rc"], chain.queued["classify"]) == ("queued: JobHeldUser", "queued: 2 workers, Dependency")
+    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in chain.mended.splitlines()}
+    now = jobs(chain.mended)
+    assert lines["build"] == "done"
+    assert lines["rcp"].startswith("submitted as job") and now["rcp"] != chain.broken["rcp"]
+    assert lines["propose"] == f"submitted as job {now['propose'][0]} after {now['rcp'][0]}"
+    # These wait as the jobs that they were, for the new ones: else `classify` would start before there are candidates.
+    for step in ("rc", "classify", "score"):
+        assert lines[step] == f"queued as job {chain.broken[step][0]}"
+    assert now["propose"][0] in chain.waits_for and chain.broken["rc"][0] in chain.waits_for
+
+
+def test_eval_gives_what_the_chain_gave_and_repeats_nothing(cluster: Cluster, chain: Chain) -> None:
+    home = chain.home
     out = home / "eval-test"
 
     def evaluate() -> None:

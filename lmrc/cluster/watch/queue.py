@@ -42,11 +42,11 @@ def ask_queue(wanted: set[str]) -> Queue:
 
 def _ended(identifiers: set[str]) -> list[slurm.SlurmJob]:
     """What the accounting remembers of jobs that the controller has forgotten; nothing on a site without one."""
-    columns = ("--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList")
+    columns = ("--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList,Reason")
     try:
         text = slurm.ask("sacct", *columns, f"--jobs={','.join(sorted(identifiers))}")
     except slurm.SlurmError:
         return []
     rows = (line.split("|") for line in text.splitlines())
     # "CANCELLED by 1000"
-    return [slurm.SlurmJob(row[0], row[1].split()[0], "", 0, row[2]) for row in rows if len(row) == 3 and row[1]]
+    return [slurm.SlurmJob(row[0], row[1].split()[0], row[3], 0, row[2]) for row in rows if len(row) == 4 and row[1]]

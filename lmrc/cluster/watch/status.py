@@ -27,6 +27,7 @@ from lmrc.errors import RunError
 from lmrc.history import History
 
 RESUMES = "the same command resumes it"
+IN_VAIN = "what it was to follow failed: mend that, then the command of the chain submits both again"
 # What follows such an event is up to someone: without a job or a process the run goes on no more by itself.
 UNDECIDED = frozenset({"submitted", "started", "preempted", "requeued", "died", "finished"})
 
@@ -222,6 +223,8 @@ def _judge_by_end(
     over = next((job for job in own if job.state != "COMPLETED"), None)
     if end is not None and end.cause:
         status.state, status.detail = "failed", end.cause
+    elif over is not None and over.waited_in_vain:
+        status.state, status.detail = "cancelled", IN_VAIN
     elif over is not None and over.state.startswith("CANCELLED"):
         status.state, status.detail = "cancelled", RESUMES
     elif over is not None:

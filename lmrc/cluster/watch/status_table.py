@@ -23,7 +23,6 @@ REASONS = {
     "Resources": "no free nodes yet",
     "BeginTime": "its time has not come: after a requeue SLURM waits about two minutes",
     "Dependency": "an earlier stage has not finished",
-    "DependencyNeverSatisfied": "an earlier stage failed: cancel this job, mend that stage, submit again",
     "JobHeldUser": "held: scontrol release lets it go",
     "JobHeldAdmin": "held by an administrator",
     "PartitionTimeLimit": "--time is longer than the partition allows",
