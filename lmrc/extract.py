@@ -8,12 +8,9 @@ the triples is what the score is for.
 from __future__ import annotations
 
 import sys
-import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
-
-from tqdm import tqdm
 
 from lmrc.config import DecodeOptions, ExtractConfig
 from lmrc.corpus.docred import Document, candidate_pairs, read_documents
@@ -22,6 +19,7 @@ from lmrc.errors import UserError
 from lmrc.evaluation.predictions import Prediction, writing_predictions
 from lmrc.evaluation.tables import Table
 from lmrc.exits import Interrupted
+from lmrc.progress import DocumentProgress
 from lmrc.rc.answering import LocalAnswering, load_lm
 from lmrc.rc.examples import Query, QueryBuilder
 from lmrc.rc.lora import adapter_base, load_tokenizer
@@ -35,7 +33,6 @@ BATCHES = 2
 """Batches of documents that are in memory: more would fill the LM better, and tell less often how far it is."""
 SHOWN = 8
 """Triples that are shown with their names."""
-SECONDS_BETWEEN_LINES = 60.0
 _LONGEST_NAME = 40
 
 
@@ -128,13 +125,13 @@ class Extraction:
         found = Extracted()
         try:
             with writing_predictions(self._config.out) as write:
-                with _Progress("checking", None) as progress:
-                    total = self._check(progress.done)
-                with _Progress("extracting", total) as progress:
+                with DocumentProgress("checking", None, sys.stderr) as progress:
+                    total = self._check(progress.add)
+                with DocumentProgress("extracting", total, sys.stderr) as progress:
                     for chunk in self._chunks():
                         for triples in self._extract(chunk, found):
                             write(triples)
-                        progress.done(len(chunk))
+                        progress.add(len(chunk))
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {self._config.out} was not written") from None
         return found
@@ -225,28 +222,3 @@ def relation_set(config: ExtractConfig, settings: Settings) -> RelationSet:
             f"{config.rc} does not hold its relation set, which is not DocRED's: give its file as --relations"
         )
     return known
-
-
-class _Progress:
-    """A bar on a terminal, a line a minute elsewhere."""
-
-    def __init__(self, what: str, total: int | None) -> None:
-        self._what, self._total, self._count = what, total, 0
-        self._bar = tqdm(total=total, desc=what, unit=" documents", disable=None, leave=False)
-        self._said = time.monotonic()
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def done(self, documents: int) -> None:
-        """So many more."""
-        self._count += documents
-        self._bar.update(documents)
-        now = time.monotonic()
-        if self._bar.disable and now - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = now
-            of = "" if self._total is None else f" of {self._total:,}"
-            print(f"{self._what}: {self._count:,}{of} documents", file=sys.stderr, flush=True)

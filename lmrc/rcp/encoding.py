@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import signal
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
@@ -13,18 +12,17 @@ from multiprocessing import get_context, parent_process
 from pathlib import Path
 from typing import TextIO
 
-from tqdm import tqdm
 from transformers import PreTrainedTokenizerBase
 
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.shards import Shard, write_shard
+from lmrc.progress import DocumentProgress
 from lmrc.rcp.columns import encode_columns
 from lmrc.rcp.markers import Encoder
 
 SHARD_DOCUMENTS = 256
 # To start another process takes as long as to encode this many documents.
 DOCUMENTS_A_PROCESS = 10_000
-SECONDS_BETWEEN_LINES = 60.0
 
 
 def write_shards(corpus: Corpus, encoder: Encoder, folder: Path, processes: int, stream: TextIO) -> tuple[Shard, ...]:
@@ -36,7 +34,7 @@ def write_shards(corpus: Corpus, encoder: Encoder, folder: Path, processes: int,
     slices = corpus.slices(SHARD_DOCUMENTS)
     processes = max(1, min(processes, len(slices), len(corpus) // DOCUMENTS_A_PROCESS))
     shards: dict[int, Shard] = {}
-    with _Progress(f"{corpus.folder}: word pieces", len(corpus), stream) as progress:
+    with DocumentProgress(f"{corpus.folder}: word pieces", len(corpus), stream) as progress:
         if processes > 1:
             try:
                 for number, shard in _together(corpus, encoder, slices, folder, processes):
@@ -112,34 +110,3 @@ def _end_with_parent() -> None:
     if parent is not None:
         parent.join()
         os._exit(1)
-
-
-class _Progress:
-    """Documents done, on `stream`."""
-
-    def __init__(self, what: str, total: int, stream: TextIO) -> None:
-        self._what = what
-        self._total = total
-        self._stream = stream
-        self._done = 0
-        self._start = self._last_line = time.monotonic()
-        self._bar = tqdm(total=total, desc=what, unit=" documents", file=stream, disable=None, leave=False)
-
-    def __enter__(self) -> _Progress:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self._bar.close()
-
-    def add(self, documents: int) -> None:
-        self._done += documents
-        self._bar.update(documents)
-        now = time.monotonic()
-        if self._bar.disable and now - self._last_line > SECONDS_BETWEEN_LINES:
-            self._last_line = now
-            speed = self._done / (now - self._start)
-            self.say(f"{self._what}: {self._done:,} of {self._total:,} documents, {speed:,.0f} a second")
-
-    def say(self, line: str) -> None:
-        self._bar.write(line, file=self._stream)
-        self._stream.flush()

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from lmrc import progress
 from lmrc.corpus.arrow import Corpus
 from lmrc.rcp import encoding
 from lmrc.rcp.encoding import write_shards
@@ -106,7 +107,7 @@ def test_a_pool_that_closes_while_processes_start_is_no_end(
 def test_lines_where_there_is_no_terminal(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     _, said = write(corpus, tmp_path / "quick", 1)
     assert said == ""
-    monkeypatch.setattr(encoding, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     _, said = write(corpus, tmp_path / "slow", 1)
     lines = said.splitlines()
     assert len(lines) == 7
@@ -120,7 +121,7 @@ class Terminal(io.StringIO):
 
 
 def test_a_bar_on_a_terminal(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "SECONDS_BETWEEN_LINES", 0.0)
+    monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     terminal = Terminal()
     write_shards(corpus, Encoder(tiny.tokenizer("bert"), 64), tmp_path, 1, terminal)
     assert "/20 [" in terminal.getvalue()
@@ -131,6 +132,7 @@ BUILD = """
 import sys, time
 from pathlib import Path
 from lmrc.corpus.arrow import Corpus
+from lmrc import progress
 from lmrc.rcp import encoding
 from lmrc.rcp.markers import Encoder
 from tests.rcp import tiny
