@@ -250,6 +250,9 @@ class DecodeOptions(Options):
     backend: Literal["hf", "vllm", "openai"] = Field(
         "hf", description="hf: a model of ours; vllm: by vLLM in this process; openai: the server of `server`"
     )
+    gpus_per_worker: Count = Field(
+        1, description="GPUs that hold one LM: its layers one after another (hf), or each in parts (vllm)"
+    )
     mode: Literal["constrained", "free", "score"] = Field(
         "constrained",
         description="constrained: only relations of the asked pairs can be written; free: any text; score: all weighed",

@@ -13,7 +13,7 @@ from typing import Any
 from lmrc.cluster import slurm
 from lmrc.cluster.launch import ALIASES, PRESETS, launch, named
 from lmrc.cluster.stages import BUILD, CLASSIFY, PROPOSE, RC, RCP, SCORE, Stage, StageConfig
-from lmrc.cluster.submit import active_jobs, gpus_per_node, processes, submit
+from lmrc.cluster.submit import active_jobs, gpus_per_node, submit, workers
 from lmrc.config import BuildConfig, ClusterOptions, PipelineConfig, RunOptions, ScoreConfig, TrainingData
 from lmrc.errors import ConfigError, RunError
 from lmrc.exits import exit_status
@@ -166,7 +166,7 @@ def _size(step: Step) -> str:
     if step.stage.run is not None:
         return "1 task"
     if not step.stage.trains:
-        return f"{processes(options)} workers"
+        return f"{workers(step.config)} workers"
     return f"{options.nodes} x {gpus_per_node(options)} tasks"
 
 

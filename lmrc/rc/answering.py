@@ -21,7 +21,7 @@ from lmrc.engine.precision import bf16_is_native
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, prompt_ids
 from lmrc.rc.grammar import Grammar
-from lmrc.rc.lora import load_adapter, load_base, own_gpu
+from lmrc.rc.lora import load_adapter, load_base, own_gpus
 from lmrc.rc.memory import SharedBeginning
 from lmrc.rc.packing import IMPLEMENTATION
 from lmrc.rc.prompts import answer_set
@@ -54,16 +54,16 @@ class Answered:
     unknown: tuple[UnknownRelation, ...]
 
 
-def load_lm(base: str, adapter: Path | None, settings: Settings) -> PreTrainedModel | PeftModel:
-    """The LM with its adapter, if any, to answer with: on a GPU where there is one, in bf16 only where it is native.
+def load_lm(base: str, adapter: Path | None, settings: Settings, gpus: int = 1) -> PreTrainedModel | PeftModel:
+    """The LM with its adapter, if any, to answer with: on `gpus` GPUs, if any, in bf16 only where it is native.
 
-    Raises UserError where there is no such model.
+    Raises UserError where there is no such model, ConfigError where it does not fit.
     """
     precision = settings.precision
     if precision == "bf16" and not bf16_is_native():
         print("bf16 is only emulated on this machine, and slow: loading the LM in fp32", flush=True)
         precision = "fp32"
-    plain = load_base(base, IMPLEMENTATION, precision, settings.quantization, own_gpu())
+    plain = load_base(base, IMPLEMENTATION, precision, settings.quantization, own_gpus(gpus))
     return plain if adapter is None else load_adapter(plain, adapter)
 
 

@@ -121,6 +121,8 @@ class Classifying:
                 f"{self._config.rc} was trained on a base in {self._settings.quantization}, which vLLM is not given: "
                 "give --decode.backend hf"
             )
+        if decode.backend == "openai" and decode.gpus_per_worker > 1:
+            raise ConfigError("decode.gpus_per_worker holds an LM of ours; a server has its own: leave it out")
         if decode.backend != "openai" and few_shot.examples:
             raise ConfigError(
                 "few_shot.examples are turns of a conversation with a server: give --decode.backend openai"
@@ -171,7 +173,7 @@ class Classifying:
                 self._base, config.rc, self._settings, self._tokenizer, config.decode, relations, self._document
             )
         return LocalAnswering(
-            lambda: load_lm(self._base, config.rc, self._settings),
+            lambda: load_lm(self._base, config.rc, self._settings, config.decode.gpus_per_worker),
             self._tokenizer,
             prompt,
             config.decode,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -50,9 +51,14 @@ def resolve(name: str) -> str:
     return embedded.resolve(name)
 
 
-def own_gpu() -> torch.device | None:
-    """The GPU of this process, if there is one."""
-    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else None
+def own_gpus(count: int = 1) -> list[torch.device]:
+    """The GPUs of this process; none on a machine without. Raises ConfigError where it has fewer than `count`."""
+    if not torch.cuda.is_available():
+        return []
+    first, there = torch.cuda.current_device(), torch.cuda.device_count()
+    if first + count > there:
+        raise ConfigError(f"decode.gpus_per_worker is {count}, but this worker has {there - first}: ask for as many")
+    return [torch.device("cuda", first + number) for number in range(count)]
 
 
 def load_base(
@@ -60,25 +66,32 @@ def load_base(
     attn_implementation: str,
     precision: Precision,
     quantization: Quantization | None = None,
-    device: torch.device | None = None,
+    devices: Sequence[torch.device] = (),
 ) -> PreTrainedModel:
-    """The frozen causal LM `name`: a folder, a hub name, or an `embedded:` one; on the CPU without a `device`.
+    """The frozen causal LM `name`: a folder, a hub name, or an `embedded:` one; on the CPU without `devices`.
 
     With one the files are read straight onto it, so that a node keeps them once, in its page cache; under ZeRO-3 see
-    `lmrc.engine.backend.loading`.
+    `lmrc.engine.backend.loading`. Of several, each holds some of the layers (accelerate's `device_map="auto"`).
 
-    Raises UserError where there is no such model, ConfigError where it cannot be quantized here.
+    Raises UserError where there is no such model, ConfigError where it cannot be quantized here or does not fit.
     """
     folder = resolve(name)
     options: dict[str, Any] = {"dtype": DTYPES[precision], "attn_implementation": attention_kernel(attn_implementation)}
-    if device is not None and not is_deepspeed_zero3_enabled():
-        options["device_map"] = {"": device}
+    if len(devices) == 1 and not is_deepspeed_zero3_enabled():
+        options["device_map"] = {"": devices[0]}
+    elif devices and not is_deepspeed_zero3_enabled():
+        free = {device.index: torch.cuda.mem_get_info(device)[0] for device in devices}
+        options |= {"device_map": "auto", "max_memory": free}
     if quantization is not None:
         options["quantization_config"] = quantized(quantization)
     try:
         model = AutoModelForCausalLM.from_pretrained(folder, **options)
     except (OSError, ValueError) as error:
         raise _not_loaded("causal LM", name, error) from error
+    except torch.OutOfMemoryError as error:
+        raise _too_large(name, devices) from error
+    if len(devices) > 1 and not {"cpu", "disk"}.isdisjoint(model.hf_device_map.values()):
+        raise _too_large(name, devices)
     # Sampling and penalties that a model brings along would change what "greedy" means.
     model.generation_config = GenerationConfig()
     model.requires_grad_(False)
@@ -130,6 +143,13 @@ def _not_loaded(what: str, name: str, error: Exception) -> UserError:
     return UserError(
         f"no {what} could be loaded from {name!r} ({reason}): give a folder with a transformers model, a name on the "
         "hub that this machine can reach, or embedded:smollm2"
+    )
+
+
+def _too_large(name: str, devices: Sequence[torch.device]) -> ConfigError:
+    return ConfigError(
+        f"{name} does not fit {len(devices)} GPU{'s' if len(devices) > 1 else ''}: answer with more of them "
+        "(decode.gpus_per_worker), train with more (ZeRO-3 shards the base), or choose a smaller or quantized one"
     )
 
 

@@ -62,7 +62,7 @@ class Reading:
     def __init__(self, memories: Sequence[Memory], lengths: Sequence[int]) -> None:
         self.layers: set[int] = set()
         self._memories, self._lengths = memories, list(lengths)
-        self._blocks: list[list[Block]] | None = None
+        self._blocks: dict[torch.device, list[list[Block]]] = {}
 
     @property
     def longest(self) -> int:
@@ -77,12 +77,13 @@ class Reading:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """See `lmrc.rc.packing.Layout`."""
         self.layers.add(layer)
-        if self._blocks is None:
+        device = query.device
+        if device not in self._blocks:
             pairs = zip(self._memories, self._lengths, strict=True)
-            self._blocks = [causal_blocks(new, memory.length + new, query.device) for memory, new in pairs]
+            self._blocks[device] = [causal_blocks(new, memory.length + new, device) for memory, new in pairs]
         parts = (torch.split(part, self._lengths, 2) for part in (query, key, value))
         outputs = []
-        for memory, blocks, q, k, v in zip(self._memories, self._blocks, *parts, strict=True):
+        for memory, blocks, q, k, v in zip(self._memories, self._blocks[device], *parts, strict=True):
             keys, values = memory.write(layer, k, v)
             outputs.append(attention(q, keys, values, scale, blocks))
         return torch.cat(outputs, 2).transpose(1, 2)
@@ -111,7 +112,7 @@ class Branches:
                     seen[token] |= seen[parent]
             self._depths.append(depths)
             self._seen.append(seen)
-        self._masks: list[Tensor] | None = None
+        self._masks: dict[torch.device, list[Tensor]] = {}
 
     @property
     def longest(self) -> int:
@@ -126,15 +127,16 @@ class Branches:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """See `lmrc.rc.packing.Layout`."""
         self.layers.add(layer)
-        if self._masks is None:
+        device = query.device
+        if device not in self._masks:
             pairs = zip(self._memories, self._seen, strict=True)
-            self._masks = [
-                torch.cat([torch.ones(len(seen), memory.length, dtype=torch.bool), seen], 1).to(query.device)
+            self._masks[device] = [
+                torch.cat([torch.ones(len(seen), memory.length, dtype=torch.bool), seen], 1).to(device)
                 for memory, seen in pairs
             ]
         parts = (torch.split(part, self._lengths, 2) for part in (query, key, value))
         outputs = []
-        for memory, mask, q, k, v in zip(self._memories, self._masks, *parts, strict=True):
+        for memory, mask, q, k, v in zip(self._memories, self._masks[device], *parts, strict=True):
             read = memory.look(layer)
             if read is not None:
                 k, v = torch.cat([read[0], k], 2), torch.cat([read[1], v], 2)

@@ -90,7 +90,8 @@ class Packed:
     flash: bool = False
     """By flash-attn, which must be there: in 16 bits, on a GPU."""
     layers: set[int] = field(default_factory=set)
-    _blocks: list[list[Block]] | None = field(default=None, init=False)
+    _blocks: dict[torch.device, list[list[Block]]] = field(default_factory=dict, init=False)
+    """By device, as layers of one LM may lie on several."""
 
     @property
     def longest(self) -> int:
@@ -114,9 +115,10 @@ class Packed:
         first_query, *queries = torch.split(query, sizes, 2)
         if self.beginning:
             outputs.append(attention(first_query, first_key, first_value, scale))
-        if self._blocks is None:
-            self._blocks = [causal_blocks(length, self.beginning + length, query.device) for length in self.lengths]
-        for q, k, v, blocks in zip(queries, keys, values, self._blocks, strict=True):
+        device = query.device
+        if device not in self._blocks:
+            self._blocks[device] = [causal_blocks(length, self.beginning + length, device) for length in self.lengths]
+        for q, k, v, blocks in zip(queries, keys, values, self._blocks[device], strict=True):
             seen = (torch.cat([first_key, k], 2), torch.cat([first_value, v], 2)) if self.beginning else (k, v)
             outputs.append(attention(q, *seen, scale, blocks))
         return torch.cat(outputs, 2).transpose(1, 2)
@@ -191,7 +193,9 @@ def run(model: nn.Module, input_ids: Tensor, positions: Tensor, layout: Layout, 
 
     Raises UserError where the LM's attention does not go through transformers' attention interface.
     """
-    keep = {"logits_to_keep": wanted} if _selects_logits(model) else {}
+    # Of an LM on several GPUs the last layer lies elsewhere than the tokens: places as numbers are of no device.
+    places = wanted.tolist() if is_spread(model) else wanted
+    keep = {"logits_to_keep": places} if _selects_logits(model) else {}
     output = model(input_ids=input_ids[None], position_ids=positions[None], layout=layout, use_cache=False, **keep)
     if len(layout.layers) < _unwrapped(model).config.num_hidden_layers:
         raise UserError(f"{type(_unwrapped(model)).__name__} cannot read packed texts: {_REMEDY}")
@@ -204,6 +208,11 @@ def _unwrapped(model: nn.Module) -> PreTrainedModel:
     while not isinstance(model, PreTrainedModel):
         model = model.module if isinstance(getattr(model, "module", None), nn.Module) else model.get_base_model()  # type: ignore[operator,assignment]
     return model
+
+
+def is_spread(model: nn.Module) -> bool:
+    """Whether the layers lie on several devices, so that their inputs are moved on the way."""
+    return len(set(getattr(_unwrapped(model), "hf_device_map", {}).values())) > 1
 
 
 def _selects_logits(model: nn.Module) -> bool:

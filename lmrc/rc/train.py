@@ -20,7 +20,7 @@ from lmrc.engine.task import Batch, to_device
 from lmrc.errors import UserError
 from lmrc.rc.batching import collate
 from lmrc.rc.examples import Example, QueryBuilder, encode, gold_pairs
-from lmrc.rc.lora import add_adapter, attention_kernel, load_base, load_tokenizer, own_gpu, save_adapter
+from lmrc.rc.lora import add_adapter, attention_kernel, load_base, load_tokenizer, own_gpus, save_adapter
 from lmrc.rc.packing import IMPLEMENTATION, run
 from lmrc.rc.settings import Settings
 
@@ -49,7 +49,7 @@ class RcTask:
         self._train = self._examples(train, config.data.train)
         self._dev = self._examples(dev, config.data.dev)
         precision = settle(config.train.precision)
-        base = load_base(config.model.base, IMPLEMENTATION, precision, config.model.quantization, own_gpu())
+        base = load_base(config.model.base, IMPLEMENTATION, precision, config.model.quantization, own_gpus())
         base.config.use_cache = False
         self._flash = precision == "bf16" and attention_kernel(config.model.attn_implementation) == "flash_attention_2"
         if config.train.gradient_checkpointing:

@@ -62,6 +62,7 @@ class VllmAnswering:
             base,
             tokenizer=str(self._adapter or base),
             dtype=_DTYPES[self._settings.precision],
+            tensor_parallel_size=self._decode.gpus_per_worker,
             max_model_len=self._settings.prompt.max_length,
             # Instruction and relation set are read once for all.
             enable_prefix_caching=True,

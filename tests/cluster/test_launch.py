@@ -1,18 +1,23 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
+import submitit
 
 from lmrc.cluster import launch as launch_module
+from lmrc.cluster.job import Job
 from lmrc.cluster.launch import launch, main, place_of, read_config
 from lmrc.cluster.local import processes_here
-from lmrc.cluster.stages import PROPOSE, RC, RCP, Stage
+from lmrc.cluster.plan import dry_run
+from lmrc.cluster.stages import CLASSIFY, PROPOSE, RC, RCP, Stage
 from lmrc.cluster.submit import gpus_per_node, parameters, sbatch_script
-from lmrc.config import ClusterOptions, ProposeConfig, RcpConfig
+from lmrc.config import ClassifyConfig, ClusterOptions, DecodeOptions, ProposeConfig, RcConfig, RcpConfig
 from lmrc.errors import ConfigError, UserError
 from tests.conftest import ROOT
 
@@ -65,6 +70,59 @@ def test_an_inference_is_an_array_of_workers_with_one_gpu() -> None:
     script = sbatch_script(PROPOSE, ProposeConfig(cluster=options))
     for line in ("--array=0-39%8", "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"):
         assert f"#SBATCH {line}\n" in script
+
+
+def test_a_worker_of_an_lm_that_does_not_fit_one_gpu_has_several() -> None:
+    options = ClusterOptions(gpus=16, max_running=3, cpus_per_gpu=6, mem_per_gpu="64G")
+    config = ClassifyConfig(cluster=options, decode=DecodeOptions(gpus_per_worker=4))
+    script = sbatch_script(CLASSIFY, config)
+    lines = ("--array=0-3%3", "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=4", "--cpus-per-task=24")
+    for line in (*lines, "--mem-per-gpu=64G"):
+        assert f"#SBATCH {line}\n" in script
+    assert "Would be submitted to SLURM (4 workers of 4 GPUs)" in dry_run(CLASSIFY, config, slurm=True)
+    with pytest.raises(ConfigError, match=r"--gpus 16 does not divide by decode\.gpus_per_worker 3"):
+        sbatch_script(CLASSIFY, config.model_copy(update={"decode": DecodeOptions(gpus_per_worker=3)}))
+
+
+def test_workers_here_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 6)
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert processes_here(CLASSIFY, ClusterOptions(), 2) == (3, "3 processes, 2 GPUs each")
+    assert processes_here(CLASSIFY, ClusterOptions(), 4) == (1, "1 process, 4 GPUs each")
+    assert processes_here(CLASSIFY, ClusterOptions(gpus=4), 2) == (2, "2 processes, 2 GPUs each")
+    assert processes_here(CLASSIFY, ClusterOptions(where="here"), 2) == (1, "1 process, 2 GPUs each")
+    assert place_of(CLASSIFY, ClusterOptions(), 4) == "here"
+    assert place_of(CLASSIFY, ClusterOptions(), 2) == "local"
+    with pytest.raises(ConfigError, match=r"decode\.gpus_per_worker is 8, but this machine gives 6"):
+        processes_here(CLASSIFY, ClusterOptions(), 8)
+    with pytest.raises(ConfigError, match=r"gpus_per_worker is 4, but this machine gives 2"):
+        processes_here(CLASSIFY, ClusterOptions(gpus=2), 4)
+
+
+@pytest.mark.parametrize(
+    ("visible", "own"), [("0,1,2,3,4,5", "2,3"), ("GPU-a,GPU-b,GPU-c,GPU-d", "GPU-c,GPU-d"), ("", "")]
+)
+def test_a_worker_sees_its_own_gpus_alone(monkeypatch: pytest.MonkeyPatch, visible: str, own: str) -> None:
+    """The second of several on one machine, and its libraries, whatever processes they start."""
+    seen: list[tuple[str, str]] = []
+    place = SimpleNamespace(
+        cluster="local", job_id="1_1", raw_job_id="1", num_tasks=3, num_nodes=1, global_rank=1, local_rank=1
+    )
+    monkeypatch.setattr(submitit, "JobEnvironment", lambda: place)
+    monkeypatch.setattr(
+        "lmrc.cluster.job.run_attempt",
+        lambda *_: seen.append((os.environ["CUDA_VISIBLE_DEVICES"], os.environ["LOCAL_RANK"])),
+    )
+    for name in ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT"):
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    Job("classify", ClassifyConfig(decode=DecodeOptions(gpus_per_worker=2)))()
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    Job("rc", RcConfig())()
+    # A rank of a training finds its GPU by its number, as NCCL and DeepSpeed want it.
+    assert seen == [(own, "0"), (visible, "1")]
 
 
 def test_a_site_names_its_places_once() -> None:

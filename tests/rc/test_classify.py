@@ -168,6 +168,7 @@ def test_a_server_after_demonstrations(base: Path, tmp_path: Path, capsys: pytes
         ({"decode": {"backend": "openai"}}, "a server writes freely"),
         ({"few_shot": {"examples": 3}}, "turns of a conversation with a server"),
         ({"rc": None}, "name it in base"),
+        ({"decode": {"backend": "openai", "mode": "free", "gpus_per_worker": 2}}, "a server has its own"),
         (
             {"decode": {"backend": "openai", "mode": "free"}, "few_shot": {"examples": 1, "corpus": "CORPUS"}},
             "which is asked: give the training corpus",

@@ -158,7 +158,7 @@ def classify(learnt: Learnt, folder: Path, name: str, rc: Path | None = None, **
 
 
 def test_the_same_answers_as_free_generation(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) -> None:
-    counts = classify(learnt, tmp_path, "vllm", backend="vllm")
+    counts = classify(learnt, tmp_path, "vllm", backend="vllm", gpus_per_worker=2)
     assert counts == classify(learnt, tmp_path, "hf", backend="hf")
     files = [
         (tmp_path / name / file).read_text()
@@ -170,6 +170,7 @@ def test_the_same_answers_as_free_generation(learnt: Learnt, tmp_path: Path, vll
     (model,) = vllm
     # Once for all units, with room for the adapter's rank, which is 16, and the prompts' own length.
     assert (model.rank, model.length, model.caching, model.dtype) == (16, 4096, True, "float32")
+    assert model.gpus == 2
     assert model.lora == LoRARequest("rc", 1, str(learnt.adapter.resolve()))
 
 
