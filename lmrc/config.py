@@ -193,6 +193,11 @@ class RcTraining(Training):
     zero_stage: ZeroStage = Field(2, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
     eval_every: int = Field(0, ge=0, description="optimizer steps between evaluations; 0: only after each epoch")
     metric: str = Field("loss", description="dev metric that chooses the best weights; a name with 'loss' is minimised")
+    none_ratio: float | None = Field(
+        None,
+        gt=0.0,
+        description="pairs without a relation learnt for each with one (direct, rcp-llm); none: all",
+    )
 
 
 class RcConfig(Options):

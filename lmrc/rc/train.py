@@ -6,6 +6,7 @@ import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from random import Random
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,12 +18,25 @@ from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.engine.distributed import World
 from lmrc.engine.precision import settle
 from lmrc.engine.task import Batch, to_device
-from lmrc.errors import UserError
+from lmrc.errors import ConfigError, UserError
 from lmrc.rc.batching import collate
 from lmrc.rc.examples import Example, QueryBuilder, encode, gold_pairs
 from lmrc.rc.lora import add_adapter, attention_kernel, load_base, load_tokenizer, own_gpus, save_adapter
 from lmrc.rc.packing import IMPLEMENTATION, run
+from lmrc.rc.prompts import Pair
 from lmrc.rc.settings import Settings
+
+
+def thinned(pairs: Sequence[Pair], related: Sequence[Pair], ratio: float, seed: str) -> list[Pair]:
+    """The related pairs and `ratio` times as many of the others, drawn by `seed`, in their order.
+
+    Where none is related as many others as for one, so that a text without relations is learnt too.
+    """
+    known = set(related)
+    others = [pair for pair in pairs if pair not in known]
+    count = min(len(others), max(1, round(ratio * max(1, len(known)))))
+    drawn = set(Random(seed).sample(others, count))
+    return [pair for pair in pairs if pair in known or pair in drawn]
 
 
 class RcTask:
@@ -46,7 +60,9 @@ class RcTask:
                 f"{config.data.train} and {config.data.dev} have different relation sets: build both with the same"
             )
         self.tokenizer = load_tokenizer(config.model.base)
-        self._train = self._examples(train, config.data.train)
+        if config.train.none_ratio is not None and config.prompt.kind == "rc":
+            raise ConfigError("train.none_ratio thins out pairs without a relation, of which prompt.kind rc asks none")
+        self._train = self._examples(train, config.data.train, config.train.none_ratio)
         self._dev = self._examples(dev, config.data.dev)
         precision = settle(config.train.precision)
         base = load_base(config.model.base, IMPLEMENTATION, precision, config.model.quantization, own_gpus())
@@ -59,13 +75,17 @@ class RcTask:
         self.model: nn.Module = self._adapted
         self._fingerprint = self._hash()
 
-    def _examples(self, corpus: Corpus, folder: Path) -> list[Example]:
+    def _examples(self, corpus: Corpus, folder: Path, none_ratio: float | None = None) -> list[Example]:
         builder = QueryBuilder(self.tokenizer, corpus.relations, self._config.prompt)
         examples: list[Example] = []
-        without = shortened = sentences = 0
+        without = shortened = sentences = left_out = 0
         for index, document in enumerate(corpus):
             known = gold_pairs(document)
             pairs = known if self._config.prompt.kind == "rc" else candidate_pairs(len(document.entities))
+            if none_ratio is not None:
+                asked = thinned(pairs, known, none_ratio, f"{self._config.run.seed} {index} {document.title}")
+                left_out += len(pairs) - len(asked)
+                pairs = asked
             queries = list(builder.build(index, document, pairs, relations_by_pair(document)))
             shortened += sum(1 for query in queries if query.left_out)
             sentences += sum(len(query.left_out) for query in queries)
@@ -79,7 +99,7 @@ class RcTask:
             print(
                 f"{folder}: {len(examples)} queries, {tokens} tokens, of {len(corpus)} documents; "
                 f"{without} documents have no pair to ask for; {shortened} queries are without {sentences} sentences, "
-                "to fit",
+                f"to fit; {left_out} pairs without a relation are left out",
                 flush=True,
             )
         return examples

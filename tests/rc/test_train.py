@@ -8,11 +8,20 @@ import torch
 from peft import PeftModel
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from lmrc.config import LoraOptions, PromptOptions, Quantization, RcConfig, RcModelOptions, RcTraining, TrainingData
+from lmrc.config import (
+    LoraOptions,
+    PromptOptions,
+    Quantization,
+    RcConfig,
+    RcModelOptions,
+    RcTraining,
+    RunOptions,
+    TrainingData,
+)
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.relations import RelationSet
 from lmrc.engine.distributed import ALONE, World
-from lmrc.errors import UserError
+from lmrc.errors import ConfigError, UserError
 from lmrc.rc import packing
 from lmrc.rc.lora import load_base
 from lmrc.rc.settings import Settings
@@ -92,7 +101,10 @@ def test_queries_that_were_shortened_are_told(make: Callable[..., RcTask], capsy
     assert (task.size(0), task.size(1), task.size(2)) == (196, 233, 209)
     make(prompt=PromptOptions(max_length=230, pairs_per_query=1, shorten="sentences"))
     first = capsys.readouterr().out.splitlines()[0]
-    assert first.endswith("3 documents; 1 documents have no pair to ask for; 1 queries are without 1 sentences, to fit")
+    assert first.endswith(
+        "3 documents; 1 documents have no pair to ask for; 1 queries are without 1 sentences, to fit; "
+        "0 pairs without a relation are left out"
+    )
 
 
 def test_loss_is_the_sum_over_answer_tokens(make: Callable[..., RcTask]) -> None:
@@ -201,6 +213,51 @@ def test_direct_asks_for_all_pairs(make: Callable[..., RcTask]) -> None:
     assert len(task) == 3
     batch = task.collate([1])
     assert "(X| None| Y)\n(Y| None| X)</s>" in task.tokenizer.decode(batch["input_ids"])
+
+
+def lines(task: RcTask) -> list[set[str]]:
+    """The answered lines of each training query."""
+    texts = [str(task.tokenizer.decode(task.collate([index])["input_ids"])) for index in range(len(task))]
+    return [set(text.partition("### Response:\n")[2].removesuffix("</s>").split("\n")) for text in texts]
+
+
+def test_pairs_without_a_relation_are_thinned_out_in_training_alone(
+    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of 30 pairs with 2 related ones 28 are not; two for each stay, and two where none is related; dev stays whole."""
+    names = ["Ada", "Bob", "Cy", "Dan", "Eve", "Flo"]
+    documents = [document(names, [(0, 1, "P26"), (1, 0, "P26"), (1, 0, "P17")], "one"), document(names, [], "two")]
+    folder = corpus(tmp_path / "corpus", documents).folder
+
+    def make(seed: int, ratio: float | None) -> RcTask:
+        options = RcConfig(
+            run=RunOptions(seed=seed),
+            data=TrainingData(train=folder, dev=folder),
+            model=RcModelOptions(base=str(base), attn_implementation="sdpa"),
+            prompt=PromptOptions(kind="direct"),
+            train=RcTraining(precision="fp32", none_ratio=ratio),
+        )
+        return RcTask(options, Corpus.open(folder), Corpus.open(folder))
+
+    everything = lines(make(1, None))
+    capsys.readouterr()
+    task = make(1, 2.0)
+    train, dev = (line for line in capsys.readouterr().out.splitlines() if "queries" in line)
+    assert "; 52 pairs without a relation are left out" in train and "; 0 pairs without a relation" in dev
+    first, second = lines(task)
+    related = {"(Ada| spouse| Bob)", "(Bob| spouse| Ada)", "(Bob| country| Ada)"}
+    assert related < first < everything[0] and second < everything[1]
+    assert (len(first - related), len(second)) == (4, 2)
+    assert all("| None|" in line for line in [*(first - related), *second])
+    assert first - related != second
+    assert task.fingerprint() == make(1, 2.0).fingerprint() != make(2, 2.0).fingerprint()
+    # More than there are is all.
+    assert lines(make(1, 100.0)) == everything
+
+
+def test_none_ratio_where_no_pair_is_without_a_relation(make: Callable[..., RcTask]) -> None:
+    with pytest.raises(ConfigError, match=r"none_ratio thins out .* of which prompt\.kind rc asks none"):
+        make(none_ratio=1.0)
 
 
 def test_bf16(make: Callable[..., RcTask]) -> None:
