@@ -14,6 +14,7 @@ from torch import Tensor
 
 from lmrc.errors import UserError
 from lmrc.rc import packing
+from lmrc.rc.memory import Branches, Memory, read
 from lmrc.rc.packing import IMPLEMENTATION, Packed, run
 
 SIZES = {
@@ -149,6 +150,38 @@ def test_lms_that_cannot_are_refused() -> None:
         whole(transformers.BloomForCausalLM(bloom), TEXTS, 0)
     with pytest.raises(UserError, match="sees 32 tokens only"):
         whole(model("Mistral", IMPLEMENTATION), [list(range(40))], 0)
+
+
+@pytest.mark.parametrize("beginning", [0, SHARED])
+def test_texts_within_a_sliding_window_may_lie_end_to_end_beyond_it(beginning: int) -> None:
+    """Mistral's window of 32 is each text's own: 32 + 20 + 11 tokens give what each gives alone."""
+    shared = [5, 6, 7]
+    texts = [shared + [(7 * place + size) % 50 for place in range(size - 3)] for size in (32, 20, 11)]
+    with torch.no_grad():
+        found = whole(model("Mistral", IMPLEMENTATION), texts, beginning)
+        wanted = alone(model("Mistral", "sdpa"), texts, beginning)
+        assert torch.allclose(found, wanted, atol=1e-5)
+        with pytest.raises(UserError, match="sees 32 tokens only: lower prompt"):
+            whole(model("Mistral", IMPLEMENTATION), [*texts, [*texts[0], 1]], beginning)
+
+
+@torch.inference_mode()
+def test_a_text_read_in_steps_beyond_a_sliding_window_is_refused() -> None:
+    """Also where no step is so long, and where only a continuation would be."""
+    lm, text = model("Mistral", IMPLEMENTATION), [(7 * place) % 50 for place in range(40)]
+    memory, other = Memory(), Memory()
+    read(lm, [memory, other], [text[:20], text[:5]])
+    found = read(lm, [memory], [text[20:32]])
+    alone = model("Mistral", "sdpa")(input_ids=torch.tensor([text[:32]])).logits[0, -1:]
+    assert torch.allclose(found, alone, atol=1e-5)
+    with pytest.raises(UserError, match="sees 32 tokens only"):
+        read(lm, [memory, other], [text[32:33], text[5:6]])
+    assert (memory.length, other.length) == (32, 5)
+    tree = Branches([other], [[-1, *range(26)]])
+    run(lm, torch.tensor(text[:27]), tree.positions(), tree, torch.tensor([26]))
+    deeper = Branches([other], [[-1, *range(27)]])
+    with pytest.raises(UserError, match="sees 32 tokens only"):
+        run(lm, torch.tensor(text[:28]), deeper.positions(), deeper, torch.tensor([27]))
 
 
 def test_rows_without_a_layout_are_refused() -> None:
