@@ -26,6 +26,11 @@ DASHES = ("-", "--", "-.", ":", (0, (3, 1, 1, 1, 1, 1)), (0, (8, 3)))
 HATCHES = ("", "///", "...", "xxx", "\\\\\\", "+++")
 """Of bars, for print."""
 
+DOTS_PER_INCH = 200
+
+LETTER, LINE, LEGEND_MARK = 0.065, 0.17, 0.55
+"""Inches that a letter, a line and a mark of a legend take."""
+
 INK = "#010203"
 """Drawn in this colour, replaced by `currentColor`: dark on a light page, light on a dark one."""
 
@@ -58,10 +63,10 @@ class Drawing:
         return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(self.description)}"', 1)
 
     def png(self) -> bytes:
-        """200 dots an inch on white."""
+        """On white."""
         image = BytesIO()
         with style():
-            self.figure.savefig(image, format="png", dpi=200, facecolor="white", metadata={"Software": None})
+            self.figure.savefig(image, format="png", facecolor="white", metadata={"Software": None})
         return image.getvalue()
 
 
@@ -69,6 +74,8 @@ class Drawing:
 def style(**more: str) -> Iterator[None]:
     """matplotlib's settings while a figure is made, whatever this machine's matplotlibrc says."""
     settings: dict[str, Any] = {
+        # Letters are rounded to dots: laid out with fewer of them, text is wider or narrower than it is drawn.
+        "figure.dpi": DOTS_PER_INCH,
         "svg.fonttype": "none",  # text stays text: searchable, small, in the reader's size
         "text.parse_math": False,  # a dollar in a name is a dollar
         "font.family": "sans-serif",
@@ -88,6 +95,18 @@ def bare(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
     axes.grid(axis=grid, color=INK, alpha=0.15, linewidth=0.6)
+
+
+def legend(axes: Axes, most_columns: int = 3) -> None:
+    """Below the figure, in as many columns as fit beside each other; the figure grows by what it needs."""
+    figure = axes.get_figure()
+    assert isinstance(figure, Figure)
+    handles, labels = axes.get_legend_handles_labels()
+    inches, height = figure.get_size_inches()
+    wide = LEGEND_MARK + LETTER * max(map(len, labels), default=0)
+    columns = max(1, min(most_columns, int(inches / wide)))
+    figure.set_size_inches(inches, height + LINE * -(-len(labels) // columns))
+    figure.legend(handles, labels, loc="outside lower center", ncols=columns, fontsize=8)
 
 
 def label(name: str) -> str:

@@ -10,7 +10,14 @@ from lmrc.evaluation.confusion import confusion
 from lmrc.evaluation.curves import CALIBRATION, SWEEP, Calibration, Series, read_calibration, read_curves, read_sweep
 from lmrc.evaluation.drawing import Drawing
 from lmrc.evaluation.evaluated import Evaluated
-from lmrc.evaluation.figures import alignment, learning_curves, precision_recall, relation_bars, split_bars
+from lmrc.evaluation.figures import (
+    MANY_STEPS,
+    alignment,
+    learning_curves,
+    precision_recall,
+    relation_bars,
+    split_bars,
+)
 from lmrc.evaluation.files import replacing, write_bytes
 from lmrc.evaluation.heatmaps import confusion_heatmap, relation_heatmap
 from lmrc.evaluation.latex import latex
@@ -98,7 +105,7 @@ def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[
                     f"f1-by-{split.name.replace('_', '-')}",
                     f"F1 by {words}",
                     split_bars(words, parts),
-                    (split.meaning,),
+                    (f"{split.meaning[0].upper()}{split.meaning[1:]}.",),
                 )
     for run in runs:
         if run.scores.all.gold:
@@ -110,7 +117,9 @@ def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[
                 "has wrong ones, each missed one counts against each wrong one. Shades are shares of the row.",
             ))  # fmt: skip
     for name, curves in curves_of(folders):
-        yield Exhibit(f"learning-{name}", f"Learning curves: {name}", learning_curves([(name, curves)], CURVES))
+        yield Exhibit(f"learning-{name}", f"Learning curves: {name}", learning_curves([(name, curves)], CURVES), (
+            "Where many steps are logged, the line is a running mean; the steps themselves are faint.",
+        ) if any(len(curves.get(metric, ())) > MANY_STEPS for metric in CURVES) else ())  # fmt: skip
 
 
 def errors(runs: Sequence[Evaluated]) -> list[Exhibit]:
@@ -172,9 +181,12 @@ def _of(
     return Exhibit(name if alone else f"{name}-{run.name}", title if alone else f"{title}: {run.name}", content, notes)
 
 
-def _models(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[tuple[str, Calibration, float | None]]:
-    """The RCP models among the runs and behind them, each once, with the threshold that was used."""
-    used = {run.rcp.resolve(): run.threshold for run in runs if run.rcp is not None}
+def _models(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[tuple[str, Calibration, list[float]]]:
+    """The RCP models among the runs and behind them, each once, with the thresholds that were used."""
+    used: dict[Path, set[float]] = {}
+    for run in runs:
+        if run.rcp is not None:
+            used.setdefault(run.rcp.resolve(), set()).update([] if run.threshold is None else [run.threshold])
     named = {(folder / "best").resolve(): name for name, folder in folders.items()}
     for model in used:
         named.setdefault(model, model.parent.name if model.name == "best" else model.name)
@@ -182,4 +194,4 @@ def _models(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[
         if (model / CALIBRATION).exists():
             calibration = read_calibration(model / CALIBRATION)
             if calibration is not None:
-                yield name, calibration, used.get(model)
+                yield name, calibration, sorted(used.get(model, ()))

@@ -6,17 +6,27 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError
 from lmrc.evaluation.curves import Aligned, Calibration, Series
-from lmrc.evaluation.drawing import COLOURS, DASHES, HATCHES, INK, Drawing, bare, label, style
+from lmrc.evaluation.drawing import COLOURS, DASHES, HATCHES, INK, Drawing, bare, label, legend, style
 from lmrc.evaluation.metrics import Counts, Scores
 
 PAPER_PEAK = 0.55
 """Where figure 3 of the paper has the LM without RCP at its best, by its text: its points are not printed."""
 
 PAPER_THRESHOLD = 0.5
+
+PANELS = {"loss": "loss", "dev_f1": "F1 on dev in percent", "dev_loss": "loss on dev"}
+"""Titles of learning curves by the name in the log; others have that name."""
+
+WIDEST = 10.0
+"""Inches: a wider figure cannot be read on a page."""
+
+MANY_STEPS, WINDOWS = 100, 50
+"""A curve with more logged steps is drawn faint, and over it its running mean over one in so many of them."""
 
 
 def learning_curves(
@@ -35,22 +45,31 @@ def learning_curves(
         for panel, metric in zip(figure.subplots(1, len(shown), squeeze=False)[0], shown, strict=True):
             for index, (name, curves) in enumerate(runs):
                 series = curves.get(metric, {})
+                steps, values = list(series), np.array(list(series.values()))
+                colour = COLOURS[index % len(COLOURS)]
+                if len(series) > MANY_STEPS:
+                    panel.plot(steps, values, color=colour, linewidth=0.6, alpha=0.35)
+                    values = running_mean(values, len(series) // WINDOWS)
                 # Few points, such as one evaluation an epoch, are seen only with markers.
-                panel.plot(
-                    list(series),
-                    list(series.values()),
-                    label=label(name),
-                    color=COLOURS[index % len(COLOURS)],
-                    linestyle=DASHES[index % len(DASHES)],
-                    marker="o" if len(series) <= 20 else "",
-                )
+                marker = "o" if len(series) <= 20 else ""
+                dashes = DASHES[index % len(DASHES)]
+                panel.plot(steps, values, label=label(name), color=colour, linestyle=dashes, marker=marker)
+            panel.set_xlim(left=0)
             panel.set_xlabel("optimizer step")
-            panel.set_title(metric, loc="left")
+            panel.set_title(PANELS.get(metric, metric), loc="left")
             bare(panel, grid="y")
         if len(runs) > 1:
-            figure.legend(*panel.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+            legend(panel)
     names = ", ".join(name for name, _ in runs)
     return Drawing(figure, f"Learning curves of {names}: {', '.join(shown)} by optimizer step")
+
+
+def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
+    """[values] the mean of each value and those before it, `window` in all; of fewer at the beginning."""
+    sums = np.concatenate([[0.0], np.cumsum(values)])
+    ends = np.arange(1, len(values) + 1)
+    starts = np.maximum(ends - window, 0)
+    return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
 
 
 def relation_bars(scores: Scores, relations: RelationSet) -> Drawing:
@@ -92,9 +111,11 @@ def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> D
     if not parts:
         raise UserError(f"no F1 by {kind} to draw: nothing is gold or predicted")
     width = 0.8 / len(runs)
+    inches = min(WIDEST, max(4.2, 0.6 + 0.75 * len(parts) * max(1.0, 0.55 * len(runs))))
+    # Numbers that would touch stand upright.
+    upright = inches * width / len(parts) < 0.3
     with style():
-        figure = Figure(figsize=(max(4.2, 0.6 + 0.75 * len(parts) * max(1.0, 0.55 * len(runs))), 3.2))
-        figure.set_layout_engine("constrained")
+        figure = Figure(figsize=(inches, 3.2), layout="constrained")
         axes = figure.subplots()
         for index, (name, counts) in enumerate(runs):
             places = [place + (index - (len(runs) - 1) / 2) * width for place in range(len(parts))]
@@ -109,27 +130,36 @@ def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> D
                 edgecolor="white",
                 linewidth=0.0,
             )
-            axes.bar_label(bars, [f"{height:.1f}" for height in heights], padding=2, fontsize=8 if len(runs) < 3 else 6)
+            axes.bar_label(
+                bars,
+                [f"{height:.1f}" for height in heights],
+                padding=2,
+                fontsize=8 if len(runs) < 3 else 6.5,
+                rotation=90 if upright else 0,
+            )
         first = runs[0][1]
-        axes.set_xticks(range(len(parts)), [f"{part}\n({first.get(part, Counts()).gold:,})" for part in parts])
-        axes.set_ylim(0, 108)
+        axes.set_xticks(
+            range(len(parts)),
+            [f"{part.replace('_', ' ')}\n({first.get(part, Counts()).gold:,})" for part in parts],
+        )
+        axes.set_ylim(0, 118 if upright else 108)
         axes.set_yticks(range(0, 101, 20))
         axes.set_ylabel("F1 in percent")
         axes.set_xlabel(f"{kind} (gold triples)")
         axes.tick_params("x", length=0)
         bare(axes, grid="y")
         if len(runs) > 1:
-            figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+            legend(axes)
     return Drawing(figure, f"F1 by {kind}")
 
 
-def precision_recall(models: Sequence[tuple[str, Calibration, float | None]]) -> Drawing:
+def precision_recall(models: Sequence[tuple[str, Calibration, Sequence[float]]]) -> Drawing:
     """Precision and recall of RCP on dev, a line a model, with its thresholds of best F1 and of the paper.
 
-    The third of a model is the threshold that was used, where one was. Faint lines join points of equal F1.
+    The third of a model are the thresholds that were used. Faint lines join points of equal F1.
     """
     with style():
-        figure = Figure(figsize=(5.4, 4.4), layout="constrained")
+        figure = Figure(figsize=(5.4, 3.8), layout="constrained")
         axes = figure.subplots()
         for level in (20, 40, 60, 80, 90):
             recall = np.linspace(level / 2 + 0.3, 100, 200)
@@ -151,8 +181,7 @@ def precision_recall(models: Sequence[tuple[str, Calibration, float | None]]) ->
             best, f1 = calibration.best
             marks = [("o", best, f"best F1 {f1:.1f}: threshold {best:.3f}")]
             marks.append(("s", PAPER_THRESHOLD, f"the paper's threshold {PAPER_THRESHOLD}"))
-            if used is not None:
-                marks.append(("X", used, f"used: threshold {used:.3f}"))
+            marks += [("X", threshold, f"used: threshold {threshold:.3f}") for threshold in used]
             for marker, threshold, told in marks:
                 axes.plot(
                     *calibration.at(threshold),
@@ -168,7 +197,7 @@ def precision_recall(models: Sequence[tuple[str, Calibration, float | None]]) ->
         axes.set_xlabel("recall in percent")
         axes.set_ylabel("precision in percent")
         bare(axes, grid="both")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=2, fontsize=8)
+        legend(axes, most_columns=2)
     return Drawing(figure, "Precision over recall of the candidate classifier on dev, with the chosen threshold")
 
 
@@ -178,7 +207,7 @@ def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Drawing:
     The range of F1 is that of the curves: their differences are small, by the paper too.
     """
     with style():
-        figure = Figure(figsize=(5.4, 3.4), layout="constrained")
+        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         axes = figure.subplots()
         axes.axvline(PAPER_PEAK, color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
         for index, (name, points) in enumerate(runs):
@@ -205,5 +234,5 @@ def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Drawing:
         axes.set_xlabel("θ: least cosine similarity that aligns")
         axes.set_ylabel("F1 in percent")
         bare(axes, grid="y")
-        figure.legend(*axes.get_legend_handles_labels(), loc="outside lower center", ncols=1)
+        legend(axes, most_columns=1)
     return Drawing(figure, "F1 over the similarity from which relations outside the set are aligned to it")

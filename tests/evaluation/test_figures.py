@@ -69,6 +69,21 @@ def test_learning_curves_have_a_panel_a_metric_and_name_runs() -> None:
         learning_curves(runs, ("accuracy",))
 
 
+def test_a_curve_of_many_steps_is_a_running_mean_over_faint_steps() -> None:
+    values = {2 * step: float(step % 7) for step in range(1, 201)}
+    drawing = learning_curves([("run", {"loss": values, "dev_f1": {400: 50.0}})], ("loss", "dev_f1"))
+    faint, bold = drawing.figure.axes[0].lines
+    assert [float(y) for y in faint.get_ydata()] == list(values.values())
+    assert [float(x) for x in bold.get_xdata()] == list(values)
+    steps = list(values.values())
+    means = [sum(steps[max(0, end - 4) : end]) / min(end, 4) for end in range(1, 201)]  # 200 / 50 steps each
+    assert [float(y) for y in bold.get_ydata()] == pytest.approx(means)
+    assert float(faint.get_alpha() or 1) < 0.5 < float(bold.get_alpha() or 1)
+    assert [axes.get_title(loc="left") for axes in drawing.figure.axes] == ["loss", "F1 on dev in percent"]
+    assert [axes.get_xlim()[0] for axes in drawing.figure.axes] == [0, 0]
+    assert len(drawing.figure.axes[1].lines) == 1
+
+
 def test_bars_show_f1_and_support_of_gold_relations() -> None:
     gold = [family(), document("x", [[("a", 0)], [("b", 0)]], [(0, 1, "P3")])]
     shown = texts(relation_bars(score(gold, [Prediction("Family", 1, 2, "P3")], RELATIONS), RELATIONS))
@@ -138,11 +153,12 @@ def test_the_curve_of_rcp_has_its_thresholds_marked(tmp_path: Path) -> None:
     calibration = read_calibration(path)
     assert calibration is not None
     assert calibration.at(0.95) == (0.0, 100.0)
-    drawn = points(precision_recall([("rcp", calibration, 0.7)]))
+    drawn = points(precision_recall([("rcp", calibration, (0.05, 0.7))]))
     assert drawn["rcp"] == [(100 / 3, 100.0), (200 / 3, 100.0), (100.0, 75.0)]
     assert drawn["best F1 85.7: threshold 0.100"] == [(100.0, 75.0)]
     assert drawn["the paper's threshold 0.5"] == [(200 / 3, 100.0)]
     assert drawn["used: threshold 0.700"] == [(100 / 3, 100.0)]
+    assert drawn["used: threshold 0.050"] == [(100.0, 75.0)]
     path.write_text('{"pairs": 4, "gold": 0, "f1": [0.5, 0.0], "curve": []}')
     assert read_calibration(path) is None
     for damaged in ("[]", '{"curve": [[1]], "f1": [0, 0]}', "{"):
@@ -152,7 +168,7 @@ def test_the_curve_of_rcp_has_its_thresholds_marked(tmp_path: Path) -> None:
 
 
 def test_lines_of_equal_f1_are_of_equal_f1() -> None:
-    drawing = precision_recall([("rcp", Calibration((0.5, 80.0), ((80.0, 0.5, 80.0),)), None)])
+    drawing = precision_recall([("rcp", Calibration((0.5, 80.0), ((80.0, 0.5, 80.0),)), ())])
     lines = [line.get_xydata() for line in drawing.figure.axes[0].lines if str(line.get_label()).startswith("_")]
     for f1, line in zip((20, 40, 60, 80, 90), lines, strict=True):
         assert {round(2 * float(p) * float(r) / (float(p) + float(r)), 6) for r, p in line} == {f1}
@@ -175,11 +191,14 @@ def test_f1_over_theta_marks_the_best(tmp_path: Path) -> None:
 
 
 def test_bars_of_parts_stand_beside_each_other() -> None:
-    runs = [("a", {"0": Counts(1, 2, 2), "1+": Counts(0, 0, 3)}), ("b", {"0": Counts(2, 2, 2), "1+": Counts(3, 3, 3)})]
+    runs = [
+        ("a", {"0": Counts(1, 2, 2), "long_tail": Counts(0, 0, 3)}),
+        ("b", {"0": Counts(2, 2, 2), "long_tail": Counts(3, 3, 3)}),
+    ]
     drawing = split_bars("sentences between", runs)
     shown = texts(drawing)
     assert [text for text in shown if text in ("50.0", "0.0", "100.0")] == ["50.0", "0.0", "100.0", "100.0"]
     assert "sentences between (gold triples)" in shown
-    assert [label.get_text() for label in drawing.figure.axes[0].get_xticklabels()] == ["0\n(2)", "1+\n(3)"]
+    assert [label.get_text() for label in drawing.figure.axes[0].get_xticklabels()] == ["0\n(2)", "long tail\n(3)"]
     lefts = [bar.get_x() for bars in drawing.figure.axes[0].containers if hasattr(bars, "patches") for bar in bars]
     assert lefts[0] < lefts[2] < lefts[1] < lefts[3]  # type: ignore[attr-defined]
