@@ -191,8 +191,10 @@ def run(model: nn.Module, input_ids: Tensor, positions: Tensor, layout: Layout, 
     input_ids, positions, wanted: int64 [tokens], [tokens], [wanted]. Returns the logits [wanted, vocabulary] behind the
     tokens at the places `wanted`; only there are they computed, where the LM can.
 
-    Raises UserError where the LM's attention does not go through transformers' attention interface.
+    Raises UserError where the LM's attention does not go through transformers' attention interface, or a text is longer
+    than it knows positions.
     """
+    check_positions(model, layout.longest)
     # Of an LM on several GPUs the last layer lies elsewhere than the tokens: places as numbers are of no device.
     places = wanted.tolist() if is_spread(model) else wanted
     keep = {"logits_to_keep": places} if _selects_logits(model) else {}
@@ -208,6 +210,17 @@ def _unwrapped(model: nn.Module) -> PreTrainedModel:
     while not isinstance(model, PreTrainedModel):
         model = model.module if isinstance(getattr(model, "module", None), nn.Module) else model.get_base_model()  # type: ignore[operator,assignment]
     return model
+
+
+def check_positions(model: nn.Module, longest: int) -> None:
+    """Raises UserError where the LM knows fewer positions than a text has tokens: it would read on, badly."""
+    config = _unwrapped(model).config
+    positions = getattr(config, "max_position_embeddings", None)
+    if positions is not None and longest > positions:
+        raise UserError(
+            f"a text has {longest} tokens, but the LM ({config.model_type}) knows {positions} positions: lower "
+            "prompt.max_length to that, or choose another model.base"
+        )
 
 
 def is_spread(model: nn.Module) -> bool:

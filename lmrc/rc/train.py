@@ -22,7 +22,7 @@ from lmrc.errors import ConfigError, UserError
 from lmrc.rc.batching import collate
 from lmrc.rc.examples import Example, QueryBuilder, encode, gold_pairs
 from lmrc.rc.lora import add_adapter, attention_kernel, load_base, load_tokenizer, own_gpus, save_adapter
-from lmrc.rc.packing import IMPLEMENTATION, run
+from lmrc.rc.packing import IMPLEMENTATION, check_positions, run
 from lmrc.rc.prompts import Pair
 from lmrc.rc.settings import Settings
 
@@ -71,6 +71,7 @@ class RcTask:
         if config.train.gradient_checkpointing:
             # The reentrant kind wants inputs that need a gradient, which frozen embeddings do not give.
             base.activation_checkpointing_enable({"use_reentrant": False})
+        check_positions(base, max(len(example.input_ids) for example in [*self._train, *self._dev]))
         self._adapted = add_adapter(base, config.lora, config.model.base, config.run.seed)
         self.model: nn.Module = self._adapted
         self._fingerprint = self._hash()

@@ -184,6 +184,17 @@ def test_a_text_read_in_steps_beyond_a_sliding_window_is_refused() -> None:
         run(lm, torch.tensor(text[:28]), deeper.positions(), deeper, torch.tensor([27]))
 
 
+@torch.inference_mode()
+def test_texts_that_are_longer_than_the_lm_knows_positions_are_refused() -> None:
+    """64 of them; rotary positions would go on without an error."""
+    lm, memory = model("Llama", IMPLEMENTATION), Memory()
+    whole(lm, [list(range(40)), list(range(40))], 0)
+    read(lm, [memory], [[3] * 60])
+    read(lm, [memory], [[3] * 4])
+    with pytest.raises(UserError, match=r"65 tokens, but the LM \(llama\) knows 64 positions: lower prompt"):
+        read(lm, [memory], [[3]])
+
+
 def test_rows_without_a_layout_are_refused() -> None:
     """Some may be padded, and nothing would mask that."""
     lm = model("Llama", IMPLEMENTATION)

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -258,6 +260,24 @@ def test_pairs_without_a_relation_are_thinned_out_in_training_alone(
 def test_none_ratio_where_no_pair_is_without_a_relation(make: Callable[..., RcTask]) -> None:
     with pytest.raises(ConfigError, match=r"none_ratio thins out .* of which prompt\.kind rc asks none"):
         make(none_ratio=1.0)
+
+
+def test_queries_that_are_longer_than_the_base_knows_positions(
+    make: Callable[..., RcTask], base: Path, tmp_path: Path
+) -> None:
+    """Told before the training begins."""
+    make()
+    short = tmp_path / "short"
+    shutil.copytree(base, short)
+    config = json.loads((short / "config.json").read_text())
+    (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 250}))
+    options = RcConfig(
+        data=TrainingData(train=tmp_path / "train", dev=tmp_path / "dev"),
+        model=RcModelOptions(base=str(short), attn_implementation="sdpa"),
+    )
+    corpora = Corpus.open(tmp_path / "train"), Corpus.open(tmp_path / "dev")
+    with pytest.raises(UserError, match=r"a text has \d+ tokens, but the LM \(llama\) knows 250 positions"):
+        RcTask(options, *corpora)
 
 
 def test_bf16(make: Callable[..., RcTask]) -> None:
