@@ -6,7 +6,16 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from lmrc.config import LoraOptions, PromptKind, PromptOptions, RcConfig, RcModelOptions, RcTraining, TrainingData
+from lmrc.config import (
+    LoraOptions,
+    PromptKind,
+    PromptOptions,
+    PromptTemplate,
+    RcConfig,
+    RcModelOptions,
+    RcTraining,
+    TrainingData,
+)
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import Document
 from lmrc.engine.distributed import ALONE
@@ -32,13 +41,20 @@ class Learnt(NamedTuple):
     """A token, of the corpus itself."""
 
 
-def by_heart(base: Path, folder: Path, kind: PromptKind, documents: list[Document], steps: int) -> Learnt:
+def by_heart(
+    base: Path,
+    folder: Path,
+    kind: PromptKind,
+    documents: list[Document],
+    steps: int,
+    template: PromptTemplate | None = None,
+) -> Learnt:
     corpus = tiny.corpus(folder / "corpus", documents)
     config = RcConfig(
         data=TrainingData(train=corpus.folder, dev=corpus.folder),
         model=RcModelOptions(base=str(base), attn_implementation="sdpa"),
         lora=LoraOptions(r=16, alpha=32, dropout=0.0),
-        prompt=PromptOptions(kind=kind),
+        prompt=PromptOptions(kind=kind, template=template),
         train=RcTraining(learning_rate=0.02, precision="fp32"),
     )
     task = RcTask(config, corpus, corpus)

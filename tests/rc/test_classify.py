@@ -17,7 +17,8 @@ from lmrc.corpus.relations import RelationSet
 from lmrc.errors import ConfigError, UserError
 from lmrc.evaluation.predictions import Prediction, read_predictions
 from lmrc.rc.classify import Classifying
-from lmrc.rc.examples import QueryBuilder
+from lmrc.rc.examples import QueryBuilder, prompt_ids
+from lmrc.rc.lora import load_tokenizer
 from lmrc.rc.prompts import answer
 from lmrc.rc.settings import Settings
 from tests.rc import tiny
@@ -117,6 +118,29 @@ def test_an_lm_in_the_place_of_rcp_writes_candidates(base: Path, tmp_path: Path)
     assert not (tmp_path / "classify" / "predictions.json").exists()
     with pytest.raises(ConfigError, match="candidates are those of a whole corpus: leave out documents"):
         Classifying(config(yes_no, tmp_path, documents=2))
+
+
+def test_the_adapter_is_asked_in_the_chat_template_it_was_trained_with(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chatting = tmp_path / "base"
+    shutil.copytree(base, chatting)
+    words = load_tokenizer(str(base))
+    words.chat_template = "{% for turn in messages %}[{{ turn.role }}]{{ turn.content }}{% endfor %}[answer]"
+    words.save_pretrained(chatting)
+    documents = tiny.DOCUMENTS[2:]
+    learnt = by_heart(chatting, tmp_path, "rc", documents, 60, "chat")
+    read: list[str] = []
+    monkeypatch.setattr(
+        "lmrc.rc.decode.prompt_ids",
+        lambda *asked: [ids := prompt_ids(*asked), read.append(str(words.decode(ids)))][0],
+    )
+    run(config(learnt, tmp_path))
+    assert predicted(tmp_path) == {Prediction("three", 0, 1, "P17")}
+    (asked,) = read
+    assert asked.startswith("[user]Below is an instruction") and asked.endswith("### Response:\n[answer]")
+    trained = str(words.decode(learnt.task.collate([0])["input_ids"]))
+    assert trained == asked + "(Zoë| country| France)</s>"
 
 
 def answers_of_gold(body: dict[str, Any], times: int) -> Act:

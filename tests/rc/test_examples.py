@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tokenizers.processors import TemplateProcessing
 
 from lmrc.config import PromptOptions
 from lmrc.corpus.docred import Document, Label, Mention, candidate_pairs, relations_by_pair
@@ -163,6 +164,39 @@ def test_gold_pairs_need_labels() -> None:
     unlabelled = Document("No labels", DOCUMENT.sentences, DOCUMENT.entities, None)
     with pytest.raises(UserError, match="'No labels' has no labels"):
         gold_pairs(unlabelled)
+
+
+LLAMA_2 = (
+    "{% for message in messages %}{% if message['role'] == 'user' %}"
+    "{{ bos_token + '[INST] ' + message['content'].strip() + ' [/INST]' }}{% endif %}{% endfor %}"
+)
+"""What LLaMA-2-Chat's own tokenizer makes of a user's turn."""
+
+
+def test_templates() -> None:
+    """`llama2` is what that model's own chat template gives, with one beginning of text, not two."""
+    words = tokenizer()
+    words.add_special_tokens({"bos_token": "<s>"})
+    words._tokenizer.post_processor = TemplateProcessing(
+        single="<s> $A", special_tokens=[("<s>", words.convert_tokens_to_ids("<s>"))]
+    )
+    (query,) = builder().build(0, DOCUMENT, gold_pairs(DOCUMENT), GOLD)
+    with pytest.raises(UserError, match=r"prompt\.template is chat, but the tokenizer has no chat template"):
+        prompt_ids(query.prompt, words, "chat")
+    words.chat_template = LLAMA_2
+    found = prompt_ids(query.prompt, words, "llama2")
+    assert found == prompt_ids(query.prompt, words, "chat")
+    assert words.decode(found) == f"<s>[INST] {query.prompt.rstrip()} [/INST]"
+    assert words.decode(prompt_ids(query.prompt, words)) == f"<s>{query.prompt}"
+    # The template is counted, and what all prompts begin with begins with it.
+    example = encode(query, words, "llama2")
+    assert example.prompt_tokens == len(found)
+    needed = len(example.input_ids)
+    for most, pairs in ((needed, 3), (needed - 1, 2)):
+        build = QueryBuilder(words, RELATIONS, PromptOptions(max_length=most, template="llama2"))
+        assert len(next(build.build(0, DOCUMENT, gold_pairs(DOCUMENT), GOLD)).pairs) == pairs
+        assert found[: len(build.beginning())] == build.beginning()
+        assert str(words.decode(build.beginning())).startswith("<s>[INST] Below is an instruction")
 
 
 def test_example_is_prompt_answer_and_end() -> None:
