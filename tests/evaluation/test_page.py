@@ -281,3 +281,25 @@ def test_foreign_script_does_not_run(chromium: Chromium, tmp_path: Path) -> None
     chromium.open(write_report(tmp_path / "evil.html", "Evil", evil))
     assert chromium.run("window.ran") is None
     assert any("Content Security Policy" in message for message in chromium.messages)
+
+
+def test_what_is_printed_is_whole(chromium: Chromium, real: tuple[Path, list[Evaluated]]) -> None:
+    """On A4 between margins of 1 cm: dark ink, tables no wider than the paper, nothing folded away."""
+    chromium.look(718, 1000, "dark")
+    chromium.open(real[0])
+    folded = chromium.run('document.querySelectorAll("details:not([open])").length')
+    assert folded > 0
+    chromium.run('window.dispatchEvent(new Event("beforeprint"))')
+    chromium.call("Emulation.setEmulatedMedia", media="print")
+    try:
+        assert chromium.run('document.querySelectorAll("details:not([open])").length') == 0
+        assert luminance(chromium.run("getComputedStyle(document.body).color")) < 0.1
+        sides = chromium.run(
+            '[...document.querySelectorAll("td, th, figure")].map((e) => e.getBoundingClientRect().right)'
+        )
+        assert len(sides) > 1000
+        assert max(sides) <= 718
+    finally:
+        chromium.call("Emulation.setEmulatedMedia", media="")
+    chromium.run('window.dispatchEvent(new Event("afterprint"))')
+    assert chromium.run('document.querySelectorAll("details:not([open])").length') == folded

@@ -13,6 +13,18 @@
 })();
 
 (() => {
+  // Paper cannot be unfolded.
+  let opened = [];
+  window.addEventListener("beforeprint", () => {
+    opened = [...document.querySelectorAll("details:not([open])")];
+    for (const details of opened) details.open = true;
+  });
+  window.addEventListener("afterprint", () => {
+    for (const details of opened) details.open = false;
+  });
+})();
+
+(() => {
   const stored = document.getElementById("documents-data");
   if (stored === null) return;
   const data = JSON.parse(stored.textContent);
