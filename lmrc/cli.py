@@ -174,6 +174,7 @@ def download(dataset: str, folder: Path) -> None:
 @click.option("--mode", type=click.Choice(["constrained", "score"]), help="The most probable answer, or all weighed.")
 @click.option("--relation-threshold", type=float, help="Least P(relation of the pair), in mode score.")
 @click.option("--batch-size", type=int, help="Documents, and then queries, that go through a model together.")
+@click.option("--gpus", type=int, help="GPUs that hold the LM, where it does not fit one.")
 def extract(**given: object) -> None:
     """Find the triples of new DOCUMENTS (DocRED JSON) with both models, here and now.
 

@@ -311,6 +311,7 @@ class ExtractConfig(Options):
     )
     relation_threshold: Share = Field(0.5, description="least P(relation of the pair), in mode score")
     batch_size: Count = Field(8, description="documents, and then queries, that go through a model together")
+    gpus: Count = Field(1, description="GPUs that hold the LM, where it does not fit one")
 
 
 class SyntheticData(Options):

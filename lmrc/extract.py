@@ -101,7 +101,7 @@ class Extraction:
         self._builder = QueryBuilder(tokenizer, self.relations, settings.prompt, decode.max_new_tokens)
         self._chunk: list[Document] = []
         self._answering = LocalAnswering(
-            lambda: load_lm(base, config.rc, settings),
+            lambda: load_lm(base, config.rc, settings, config.gpus),
             tokenizer,
             settings.prompt,
             decode,

@@ -278,6 +278,18 @@ def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(
         Extraction(config.model_copy(update={"rc": asked})).run()
 
 
+def test_an_lm_on_several_gpus(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def load(*arguments: Any) -> None:
+        asked.append(arguments[-1])
+        raise UserError("no such GPUs here")
+
+    monkeypatch.setattr(extract, "load_lm", load)
+    assert main(arguments(config, "--gpus", "2", "--threshold", "0")) == 2
+    assert asked == [2]
+
+
 def arguments(config: ExtractConfig, *more: str) -> list[str]:
     folders = ["--rcp", str(config.rcp), "--rc", str(config.rc), "--out", str(config.out)]
     return ["extract", str(config.documents), *folders, *more]

@@ -57,7 +57,7 @@ def own_gpus(count: int = 1) -> list[torch.device]:
         return []
     first, there = torch.cuda.current_device(), torch.cuda.device_count()
     if first + count > there:
-        raise ConfigError(f"decode.gpus_per_worker is {count}, but this worker has {there - first}: ask for as many")
+        raise ConfigError(f"the LM shall lie on {count} GPUs, but this process has {there - first}: ask for as many")
     return [torch.device("cuda", first + number) for number in range(count)]
 
 
@@ -149,7 +149,8 @@ def _not_loaded(what: str, name: str, error: Exception) -> UserError:
 def _too_large(name: str, devices: Sequence[torch.device]) -> ConfigError:
     return ConfigError(
         f"{name} does not fit {len(devices)} GPU{'s' if len(devices) > 1 else ''}: answer with more of them "
-        "(decode.gpus_per_worker), train with more (ZeRO-3 shards the base), or choose a smaller or quantized one"
+        "(decode.gpus_per_worker, or --gpus of lmrc extract), train with more (ZeRO-3 shards the base), or choose a "
+        "smaller or quantized one"
     )
 
 
