@@ -85,7 +85,7 @@ def score(
     documents = _read_gold(gold, relations)
     triples = Triples.of(documents, [Predictions.read(file) for file in files])
     scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
-    proposed = None if candidates is None else list(_proposed(candidates, gold))
+    proposed = None if candidates is None else list(_proposed(candidates, gold, documents))
     analyses = [analyse(triples, system, proposed) for system in range(len(files))]
     names = [path.name for path in pred] if len({path.name for path in pred}) == len(pred) else [*map(str, pred)]
     if as_json is not None:
@@ -199,13 +199,17 @@ def _read_facts(path: Path | None, gold: Gold) -> Facts | None:
     return None if path is None else read_facts(path, gold.relations)
 
 
-def _proposed(folder: Path, gold: Path) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """The pairs of a candidates folder by title, once it is sure that they are those of the gold corpus."""
+def _proposed(folder: Path, path: Path, gold: Gold) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """The pairs of a candidates folder by title, once it is sure that they belong to the gold documents in `path`."""
     from lmrc.corpus.arrow import Corpus
     from lmrc.corpus.candidates import Candidates
 
     candidates = Candidates.open(folder)
-    if gold.is_dir():
-        candidates.check(Corpus.open(gold))
+    if path.is_dir():
+        candidates.check(Corpus.open(path))
+    elif missing := len(set(gold.titles) - {candidates.title(index) for index in range(len(candidates))}):
+        raise UserError(
+            f"{folder} lacks {missing:,} of the {len(gold):,} documents in {path}: propose candidates for these"
+        )
     for index, pairs in enumerate(candidates):
         yield candidates.title(index), [(pair.head, pair.tail) for pair in pairs]

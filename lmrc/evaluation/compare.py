@@ -50,12 +50,12 @@ class Comparison:
         """How many triples changed how."""
         return {change: int(mask.sum()) for change, mask in self.changes.items()}
 
-    def changed(self) -> Iterator[ChangedTriple]:
-        """Every change, by kind, then by document, head, tail and relation."""
+    def changed(self, *changes: Change) -> Iterator[ChangedTriple]:
+        """Every change of these kinds, or of all, by kind, then by document, head, tail and relation."""
         triples = self.triples
         gold, relations = triples.known, triples.known.relations
-        for change, mask in self.changes.items():
-            for row in np.flatnonzero(mask).tolist():
+        for change in changes or self.changes:
+            for row in np.flatnonzero(self.changes[change]).tolist():
                 document, head, tail = (int(c[row]) for c in (triples.document, triples.head, triples.tail))
                 relation = triples.relations[triples.relation[row]]
                 yield ChangedTriple(

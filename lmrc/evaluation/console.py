@@ -8,9 +8,10 @@ from typing import Any
 
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.analysis import CAUSES, Analysis
-from lmrc.evaluation.compare import CHANGES, Comparison
+from lmrc.evaluation.compare import CHANGES, Change, Comparison
 from lmrc.evaluation.counts import Counts
 from lmrc.evaluation.metrics import Scores
+from lmrc.evaluation.printed import ABSENT
 from lmrc.evaluation.splits import Split
 from lmrc.evaluation.tables import Table, relation_table, remarks, score_table, two_digits
 
@@ -50,7 +51,12 @@ def scores_told(
         last = f"F1 {scores[0].all.f1:.2f}"
     parts = [Table(table.header, (*table.rows, *rows)).text()]
     if len(scores) == 1:
-        others = [("Evidence", scores[0].evidence), ("RCP (pairs)", analysis.proposed if analysis else None)]
+        others = [
+            ("Intra-sentence", scores[0].intra),
+            ("Inter-sentence", scores[0].inter),
+            ("Evidence", scores[0].evidence),
+            ("RCP (pairs)", analysis.proposed if analysis else None),
+        ]
         shown = [(name, counts) for name, counts in others if counts is not None]
         if shown:
             parts.append(_counts_table("", shown).text())
@@ -91,8 +97,8 @@ def comparison_told(names: Sequence[str], comparison: Comparison) -> str:
         ),
     )  # fmt: skip
     changes = Table(
-        ("Triples", "Number"),
-        tuple((CHANGES[change], f"{count:,}") for change, count in comparison.counts().items()),
+        ("Triples", "Number", "Such as"),
+        tuple((CHANGES[change], f"{n:,}", _example(comparison, change)) for change, n in comparison.counts().items()),
     )
     lines = [f"First: {names[0]}. Second: {names[1]}.", *_remarks(names, comparison.scores)]
     f1 = comparison.differences.get("f1")
@@ -104,13 +110,21 @@ def comparison_told(names: Sequence[str], comparison: Comparison) -> str:
     return "\n\n".join([table.text(), changes.text(), "\n".join([*lines, last])])
 
 
+def _example(comparison: Comparison, change: Change) -> str:
+    """The first triple that changed so."""
+    for found in comparison.changed(change):
+        return f"{found.title}: {found.head_name} | {found.relation_name or found.relation} | {found.tail_name}"
+    return ABSENT
+
+
 def _remarks(names: Sequence[str], scores: Sequence[Scores]) -> list[str]:
     """What holds for all systems once, the rest with the name of the system."""
     told = []
     for one in scores:
         lines = remarks(one)
         if one.unknown_sentences:
-            lines.append(f"Evidence names {one.unknown_sentences:,} sentences that the documents do not have: wrong.")
+            sentences = "1 sentence" if one.unknown_sentences == 1 else f"{one.unknown_sentences:,} sentences"
+            lines.append(f"Evidence names {sentences} that the document does not have: wrong.")
         told.append(lines)
     shared = [line for line in told[0] if all(line in lines for lines in told)]
     own = [f"{name}: {line}" for name, lines in zip(names, told, strict=True) for line in lines if line not in shared]

@@ -16,6 +16,9 @@ Series = dict[int, float]
 CALIBRATION = "calibration.json"
 """RCP writes it beside its best weights."""
 
+METRICS = "metrics.jsonl"
+"""Where a run folder keeps what training logged."""
+
 SWEEP = "alignment.json"
 """Where a run folder keeps the sweep of `lmrc score --align`."""
 

@@ -7,7 +7,16 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmrc.evaluation.confusion import confusion
-from lmrc.evaluation.curves import CALIBRATION, SWEEP, Calibration, Series, read_calibration, read_curves, read_sweep
+from lmrc.evaluation.curves import (
+    CALIBRATION,
+    METRICS,
+    SWEEP,
+    Calibration,
+    Series,
+    read_calibration,
+    read_curves,
+    read_sweep,
+)
 from lmrc.evaluation.drawing import Drawing
 from lmrc.evaluation.evaluated import Evaluated
 from lmrc.evaluation.figures import (
@@ -143,7 +152,7 @@ def errors(runs: Sequence[Evaluated]) -> list[Exhibit]:
 
 def curves_of(folders: Mapping[str, Path]) -> list[tuple[str, dict[str, Series]]]:
     """The learning curves of those runs that trained."""
-    logs = {name: folder / "metrics.jsonl" for name, folder in folders.items()}
+    logs = {name: folder / METRICS for name, folder in folders.items()}
     found = [(name, read_curves(log)) for name, log in logs.items() if log.exists()]
     return [(name, curves) for name, curves in found if any(curves.get(metric) for metric in CURVES)]
 

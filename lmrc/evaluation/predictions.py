@@ -25,6 +25,9 @@ EXPECTED = (
     '"evidence": [sentence numbers]'
 )
 
+NAMED = 3
+"""Malformed predictions that an error names; it counts all."""
+
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
@@ -87,9 +90,11 @@ class Predictions:
         Whether titles, entities and relations exist is for `lmrc.evaluation.metrics.score` to say: it knows the gold.
 
         Raises:
-            UserError: the file is missing or unreadable, not JSON, not a list, or an element is malformed.
+            UserError: the file is missing or unreadable, not JSON, not a list, or elements are malformed: how many, and
+                what is wrong with the first of them.
         """
         columns = _Columns()
+        count, malformed, named = 0, 0, list[str]()
         for batch in json_batches(path, "a list of predictions {title, h_idx, t_idx, r}"):
             try:
                 columns.add(
@@ -102,11 +107,16 @@ class Predictions:
                 )
             except (TypeError, KeyError, AttributeError, OverflowError):
                 # Only now one by one: which, and what is wrong with it.
-                for index, raw in enumerate(batch, columns.count):
-                    problem = _problem(raw)
-                    if problem:
-                        raise UserError(f"{path}: prediction {index}: {problem}; expected {EXPECTED}") from None
-                raise
+                problems = {index: problem for index, raw in enumerate(batch, count) if (problem := _problem(raw))}
+                if not problems:
+                    raise
+                malformed += len(problems)
+                told = (f"prediction {index}: {problem}" for index, problem in problems.items())
+                named += islice(told, NAMED - len(named))
+            count += len(batch)
+        if malformed:
+            how_many = f"{malformed:,} of {count:,} predictions are malformed, such as " if malformed > 1 else ""
+            raise UserError(f"{path}: {how_many}{'; '.join(named)}; expected {EXPECTED}")
         return columns.whole()
 
     def __len__(self) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -12,11 +13,14 @@ from lmrc.corpus.relations import DOCRED, RelationSet
 from lmrc.errors import UserError
 from lmrc.evaluation import exhibits as made
 from lmrc.evaluation.browser import documents_html
+from lmrc.evaluation.curves import CALIBRATION, METRICS, SWEEP
 from lmrc.evaluation.evaluated import Evaluated, read_config, read_evaluated
 from lmrc.evaluation.facts import Facts
 from lmrc.evaluation.report import Section, exhibits_html, write_report
 
 PAGE = "report.html"
+
+logger = logging.getLogger(__name__)
 
 
 def report_runs(
@@ -38,7 +42,10 @@ def report_runs(
     runs = [replace(run, name=name) for name, run in read.items() if run is not None]
     figures = list(made.figures(runs, named))
     if not runs and not figures:
-        raise UserError(f"nothing to report: {', '.join(map(str, folders))} hold neither predictions nor metrics yet")
+        raise UserError(f"nothing to report: neither predictions nor metrics yet in {', '.join(map(str, folders))}")
+    for name, folder in named.items():
+        if read[name] is None and not any((folder / file).exists() for file in (METRICS, SWEEP, f"best/{CALIBRATION}")):
+            logger.warning("%s has neither predictions nor metrics yet: the report goes without it", folder)
     parts = {
         "summary": ("Summary", made.summary(runs)),
         "tables": ("The paper's tables", made.paper(runs)),

@@ -131,6 +131,8 @@ def remarks(scores: Scores) -> list[str]:
     for kind, example in scores.examples.items():
         shown = f"({example.title!r}, {example.head}, {example.tail}, {example.relation!r})"
         lines.append(f"{_predictions(scores.problems[kind])} {words[kind]}, such as {shown}: wrong.")
+    if 2 * scores.problems["unknown_title"] > scores.all.predicted:
+        lines.append("Warning: most predictions are for titles that are not there: are these their gold documents?")
     return lines
 
 

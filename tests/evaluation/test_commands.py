@@ -69,6 +69,9 @@ def test_score_shows_intervals_losses_and_the_figure_last(gold: Path, capsys: Ca
     for end, word in enumerate(("95 % from", "95 % to")):
         assert rows[word] == [f"{found['intervals'][m][end]:.2f}" if m != "ign_f1" else "-" for m in metrics]
     assert any(line.startswith("Evidence ") for line in shown)
+    for part in ("intra", "inter"):
+        row = next(line.split() for line in shown if line.startswith(f"{part.capitalize()}-sentence"))
+        assert row[1:4] == [f"{found[f'{part}_{m}']:.2f}" for m in ("precision", "recall", "f1")]
     assert f"If RCP were perfect: F1 {found['analysis']['ceilings']['perfect_rcp_f1']:.2f}" in "\n".join(shown)
     assert shown[-1] == f"F1 {found['f1']:.2f}"
     assert not any(line.startswith("sentences between") for line in shown)
@@ -114,6 +117,15 @@ def test_candidates_tell_what_rcp_costs(gold: Path, capsys: Capture) -> None:
     write_corpus(synthetic.generate(11, 3), gold.parent / "other", synthetic.RELATIONS, "made up", "0" * 64)
     assert main(["score", "--gold", str(gold.parent / "other"), *map(str, arguments[3:])]) == 2
     assert "made from another corpus" in capsys.readouterr().err
+    names = dict(zip(synthetic.RELATIONS.ids, synthetic.RELATIONS.names, strict=True))
+    (gold.parent / "relations.json").write_text(json.dumps(names))
+    more = [to_json(d) for d in synthetic.generate(len(corpus) + 2, 3)]
+    (gold.parent / "docs.json").write_text(json.dumps(more[: len(corpus)]))
+    relations = ("--relations", gold.parent / "relations.json")
+    assert lines(capsys, "score", "--gold", gold.parent / "docs.json", *arguments[3:], *relations) == shown
+    (gold.parent / "docs.json").write_text(json.dumps(more))
+    assert main([*map(str, ("score", "--gold", gold.parent / "docs.json", *arguments[3:], *relations))]) == 2
+    assert f"lacks 2 of the {len(corpus) + 2} documents" in capsys.readouterr().err
 
 
 def test_several_seeds_give_mean_and_standard_deviation(gold: Path, capsys: Capture) -> None:
@@ -148,7 +160,7 @@ def test_remarks_on_one_of_several_carry_its_name(gold: Path, capsys: Capture) -
     ):
         shown = "\n".join(lines(capsys, *arguments, "--gold", gold))
         assert "other.json: 1 prediction for a title that is not in the gold documents" in shown
-        assert "other.json: Evidence names 1 sentences that the documents do not have: wrong." in shown
+        assert "other.json: Evidence names 1 sentence that the document does not have: wrong." in shown
         assert "one.json: " not in shown.replace("First: ", "")
 
 
@@ -185,6 +197,8 @@ def test_compare_of_two_runs_knows_their_documents(gold: Path, capsys: Capture) 
     document = next(d for d in Corpus.open(gold) if d.title == rows[0][1])
     assert rows[0][3] == document.entities[int(rows[0][2])][0].name
     assert rows[0][5] == synthetic.RELATIONS.name(rows[0][4])
+    example = f"{rows[0][1]}: {rows[0][3]} | {rows[0][5]} | {rows[0][7]}"
+    assert any(line.startswith("correct, in the second only") and line.endswith(example) for line in shown)
 
 
 def test_runs_over_the_first_documents_are_compared_on_these(gold: Path, capsys: Capture) -> None:

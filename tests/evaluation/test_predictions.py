@@ -63,6 +63,18 @@ def test_a_malformed_element_is_named_far_into_the_file(tmp_path: Path) -> None:
         read_predictions(path)
 
 
+def test_malformed_elements_are_counted_and_the_first_named(tmp_path: Path) -> None:
+    path = tmp_path / "result.json"
+    elements: list[object] = [GOOD] * 50_000
+    for place in (1, 7, 20_000, 40_000):
+        elements[place] = {}
+    path.write_text(json.dumps(elements))
+    with pytest.raises(UserError) as caught:
+        read_predictions(path)
+    first = "; ".join(f'prediction {place}: lacks "title"' for place in (1, 7, 20_000))
+    assert str(caught.value).startswith(f"{path}: 4 of 50,000 predictions are malformed, such as {first}; expected ")
+
+
 def test_evidence_stays_with_its_prediction_far_into_the_file(tmp_path: Path) -> None:
     rows = [Prediction(f"D{i}", 0, 1, "P1", None, (i % 7,) * (i % 3) if i % 2 else None) for i in range(30_000)]
     path = tmp_path / "result.json"

@@ -73,7 +73,7 @@ def test_a_run_without_predictions_has_no_scores(tmp_path: Path) -> None:
     assert read_evaluated(run) is None
     with pytest.raises(RunError, match="is no run folder"):
         read_evaluated(tmp_path / "corpus" / "nothing")
-    with pytest.raises(UserError, match="hold neither predictions nor metrics"):
+    with pytest.raises(UserError, match="neither predictions nor metrics yet in"):
         report_runs([run], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -115,6 +115,16 @@ def test_a_folder_gets_the_page_its_tables_and_figures(tmp_path: Path) -> None:
         line for line in (out / "tables" / "table-4.csv").read_text().splitlines() if line.startswith("Our runs")
     )
     assert row == 'Our runs,run,"corpus, 2 documents",-,-,100.00,100.00'
+
+
+def test_a_run_that_has_nothing_yet_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    empty, trained = tmp_path / "empty", tmp_path / "trained"
+    for folder in (empty, trained):
+        folder.mkdir()
+        (folder / "config.yaml").write_text("{}")
+    (trained / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
+    report_runs([empty, run_of(tmp_path, 2), trained], tmp_path / "page.html")
+    assert caplog.messages == [f"{empty} has neither predictions nor metrics yet: the report goes without it"]
 
 
 def test_a_file_gets_the_page_alone(tmp_path: Path) -> None:

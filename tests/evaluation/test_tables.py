@@ -85,4 +85,6 @@ def test_remarks_name_the_facts_and_what_went_wrong() -> None:
         "2 predictions for a title that is not in the gold documents, such as ('Nobody', 0, 1, 'P1'): wrong.",
         "1 prediction with an entity index that the document does not have, such as ('Family', 0, 7, 'P1'): wrong.",
     ]
+    elsewhere = [Prediction("Nobody", 0, tail, "P1") for tail in range(1, 4)]
+    assert remarks(score([family()], elsewhere, RELATIONS))[-1].startswith("Warning: most predictions are for titles")
     assert remarks(score([family()], RIGHT, RELATIONS)) == ["No Ign F1: no training facts were given."]
