@@ -57,7 +57,7 @@ class Answered:
 def load_lm(base: str, adapter: Path | None, settings: Settings, gpus: int = 1) -> PreTrainedModel | PeftModel:
     """The LM with its adapter, if any, to answer with: on `gpus` GPUs, if any, in bf16 only where it is native.
 
-    Raises UserError where there is no such model, ConfigError where it does not fit.
+    Raises ConfigError where there is no such model, or it does not fit.
     """
     precision = settings.precision
     if precision == "bf16" and not bf16_is_native():

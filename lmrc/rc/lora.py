@@ -73,7 +73,7 @@ def load_base(
     With one the files are read straight onto it, so that a node keeps them once, in its page cache; under ZeRO-3 see
     `lmrc.engine.backend.loading`. Of several, each holds some of the layers (accelerate's `device_map="auto"`).
 
-    Raises UserError where there is no such model, ConfigError where it cannot be quantized here or does not fit.
+    Raises ConfigError where there is no such model, it cannot be quantized here or does not fit.
     """
     folder = resolve(name)
     options: dict[str, Any] = {"dtype": DTYPES[precision], "attn_implementation": attention_kernel(attn_implementation)}
@@ -123,7 +123,7 @@ def quantized(quantization: Quantization) -> BitsAndBytesConfig:
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     """The tokenizer of `name`; where it has no padding token, the end of sequence serves (batches have masks).
 
-    Raises UserError where there is none, or where it has no end of sequence.
+    Raises ConfigError where there is none, UserError where it has no end of sequence.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
@@ -138,9 +138,9 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
     return tokenizer
 
 
-def _not_loaded(what: str, name: str, error: Exception) -> UserError:
+def _not_loaded(what: str, name: str, error: Exception) -> ConfigError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
-    return UserError(
+    return ConfigError(
         f"no {what} could be loaded from {name!r} ({reason}): give a folder with a transformers model, a name on the "
         "hub that this machine can reach, or embedded:smollm2"
     )

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
-from lmrc.errors import UserError
+from lmrc.errors import ConfigError, UserError
 
 IMPLEMENTATION = "packed_texts"
 
@@ -170,7 +170,7 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """What transformers calls in every layer. Without a layout there is one text."""
     if options.get("softcap") is not None or options.get("s_aux") is not None or options.get("dropout"):
-        raise UserError(f"the attention of {type(module).__name__} has a softcap, a sink or dropout: {_REMEDY}")
+        raise ConfigError(f"the attention of {type(module).__name__} has a softcap, a sink or dropout: {_REMEDY}")
     window = options.get("sliding_window")
     if window is not None and (key.shape[2] if layout is None else layout.longest) > window:
         raise UserError(f"{type(module).__name__} sees {window} tokens only: lower prompt.max_length to that")
@@ -191,8 +191,8 @@ def run(model: nn.Module, input_ids: Tensor, positions: Tensor, layout: Layout, 
     input_ids, positions, wanted: int64 [tokens], [tokens], [wanted]. Returns the logits [wanted, vocabulary] behind the
     tokens at the places `wanted`; only there are they computed, where the LM can.
 
-    Raises UserError where the LM's attention does not go through transformers' attention interface, or a text is longer
-    than it knows positions.
+    Raises ConfigError where the LM's attention does not go through transformers' attention interface, UserError where a
+    text is longer than it knows positions.
     """
     check_positions(model, layout.longest)
     # Of an LM on several GPUs the last layer lies elsewhere than the tokens: places as numbers are of no device.
@@ -200,7 +200,7 @@ def run(model: nn.Module, input_ids: Tensor, positions: Tensor, layout: Layout, 
     keep = {"logits_to_keep": places} if _selects_logits(model) else {}
     output = model(input_ids=input_ids[None], position_ids=positions[None], layout=layout, use_cache=False, **keep)
     if len(layout.layers) < _unwrapped(model).config.num_hidden_layers:
-        raise UserError(f"{type(_unwrapped(model)).__name__} cannot read packed texts: {_REMEDY}")
+        raise ConfigError(f"{type(_unwrapped(model)).__name__} cannot read packed texts: {_REMEDY}")
     logits: Tensor = output.logits[0]
     return logits if keep else logits.index_select(0, wanted)
 

@@ -16,7 +16,7 @@ from transformers import PreTrainedTokenizerBase
 from lmrc.config import DecodeOptions
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
-from lmrc.errors import ConfigError, UserError
+from lmrc.errors import ConfigError
 from lmrc.rc.answering import Answered, read_answers
 from lmrc.rc.decode import Generation
 from lmrc.rc.examples import Query, prompt_ids
@@ -50,7 +50,7 @@ class VllmAnswering:
         try:
             from vllm import LLM
         except ImportError as error:
-            raise UserError(
+            raise ConfigError(
                 f"decode.backend is vllm, but it cannot be imported ({error}): install it beside the suite "
                 "(pip install 'lmrc-suite[vllm]'; it needs Linux and a GPU), or choose hf"
             ) from error
@@ -70,7 +70,7 @@ class VllmAnswering:
         )
 
     def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
-        """See `lmrc.rc.answering.Answering`. Raises UserError where vLLM is not installed."""
+        """See `lmrc.rc.answering.Answering`. Raises ConfigError where vLLM is not installed."""
         generations = self._generate(list(queries))
         yield from read_answers(generations, self._document_of, self._relations, self._settings.prompt, self._decode)
 

@@ -114,9 +114,9 @@ def test_unknown_target_lists_the_linear_layers(base: Path) -> None:
 
 
 def test_missing_model_says_what_to_give(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no causal LM could be loaded from .*nowhere.* give a folder"):
+    with pytest.raises(ConfigError, match=r"no causal LM could be loaded from .*nowhere.* give a folder"):
         lora.load_base(str(tmp_path / "nowhere"), "sdpa", "fp32")
-    with pytest.raises(UserError, match="no tokenizer could be loaded"):
+    with pytest.raises(ConfigError, match="no tokenizer could be loaded"):
         lora.load_tokenizer(str(tmp_path / "nowhere"))
 
 

@@ -12,7 +12,7 @@ import torch
 import transformers
 from torch import Tensor
 
-from lmrc.errors import UserError
+from lmrc.errors import ConfigError, UserError
 from lmrc.rc import packing
 from lmrc.rc.memory import Branches, Memory, read
 from lmrc.rc.packing import IMPLEMENTATION, Packed, run
@@ -143,7 +143,7 @@ def test_lms_that_cannot_are_refused() -> None:
     torch.manual_seed(0)
     sizes = {**GROUPED, "head_dim": 8}
     soft = transformers.Gemma2ForCausalLM(transformers.Gemma2Config(**sizes, attn_implementation=IMPLEMENTATION))
-    with pytest.raises(UserError, match=r"softcap.*choose a Llama-like causal LM in model\.base"):
+    with pytest.raises(ConfigError, match=r"softcap.*choose a Llama-like causal LM in model\.base"):
         whole(soft, TEXTS, 0)
     bloom = transformers.BloomConfig(vocab_size=50, hidden_size=32, n_layer=2, n_head=4)
     with pytest.raises((UserError, TypeError, ValueError)):

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from lmrc.config import ClassifyConfig, DecodeOptions, PromptOptions, RunOptions
-from lmrc.errors import ConfigError, UserError
+from lmrc.errors import ConfigError
 from lmrc.evaluation.predictions import read_predictions
 from lmrc.rc.classify import Classifying
 from lmrc.rc.settings import Settings
@@ -201,8 +201,9 @@ def test_a_base_without_an_adapter_gets_none(learnt: Learnt, base: Path, tmp_pat
 
 
 def test_without_vllm(learnt: Learnt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A ConfigError: a worker does not try it unit by unit."""
     monkeypatch.setitem(sys.modules, "vllm", None)
-    with pytest.raises(UserError, match=r"decode\.backend is vllm, but .*install it .*or choose hf"):
+    with pytest.raises(ConfigError, match=r"decode\.backend is vllm, but .*install it .*or choose hf"):
         classify(learnt, tmp_path, "vllm", backend="vllm")
 
 
