@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from itertools import islice
 from statistics import mean, stdev
 from typing import Any
 
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.analysis import CAUSES, Analysis
-from lmrc.evaluation.compare import CHANGES, Change, Comparison
+from lmrc.evaluation.compare import CHANGES, Comparison
 from lmrc.evaluation.counts import Counts
 from lmrc.evaluation.metrics import Scores
-from lmrc.evaluation.printed import ABSENT
 from lmrc.evaluation.splits import Split
 from lmrc.evaluation.tables import Table, relation_table, remarks, score_table, two_digits
 
@@ -97,10 +97,10 @@ def comparison_told(names: Sequence[str], comparison: Comparison) -> str:
         ),
     )  # fmt: skip
     changes = Table(
-        ("Triples", "Number", "Such as"),
-        tuple((CHANGES[change], f"{n:,}", _example(comparison, change)) for change, n in comparison.counts().items()),
+        ("Triples", "Number"),
+        tuple((CHANGES[change], f"{count:,}") for change, count in comparison.counts().items()),
     )
-    lines = [f"First: {names[0]}. Second: {names[1]}.", *_remarks(names, comparison.scores)]
+    lines = [f"First: {names[0]}. Second: {names[1]}.", *_examples(comparison), *_remarks(names, comparison.scores)]
     f1 = comparison.differences.get("f1")
     if f1 is None:
         last = "F1 +0.00: there are no documents"
@@ -110,11 +110,12 @@ def comparison_told(names: Sequence[str], comparison: Comparison) -> str:
     return "\n\n".join([table.text(), changes.text(), "\n".join([*lines, last])])
 
 
-def _example(comparison: Comparison, change: Change) -> str:
-    """The first triple that changed so."""
-    for found in comparison.changed(change):
-        return f"{found.title}: {found.head_name} | {found.relation_name or found.relation} | {found.tail_name}"
-    return ABSENT
+def _examples(comparison: Comparison) -> Iterator[str]:
+    """The first triple of each kind of change."""
+    for change, words in CHANGES.items():
+        for found in islice(comparison.changed(change), 1):
+            triple = f"{found.head_name} | {found.relation_name or found.relation} | {found.tail_name}"
+            yield f"{words[0].upper()}{words[1:]}, such as: {triple} ({found.title})."
 
 
 def _remarks(names: Sequence[str], scores: Sequence[Scores]) -> list[str]:

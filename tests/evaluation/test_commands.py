@@ -197,8 +197,8 @@ def test_compare_of_two_runs_knows_their_documents(gold: Path, capsys: Capture) 
     document = next(d for d in Corpus.open(gold) if d.title == rows[0][1])
     assert rows[0][3] == document.entities[int(rows[0][2])][0].name
     assert rows[0][5] == synthetic.RELATIONS.name(rows[0][4])
-    example = f"{rows[0][1]}: {rows[0][3]} | {rows[0][5]} | {rows[0][7]}"
-    assert any(line.startswith("correct, in the second only") and line.endswith(example) for line in shown)
+    example = f"{rows[0][3]} | {rows[0][5]} | {rows[0][7]} ({rows[0][1]})."
+    assert f"Correct, in the second only, such as: {example}" in shown
 
 
 def test_runs_over_the_first_documents_are_compared_on_these(gold: Path, capsys: Capture) -> None:
