@@ -17,6 +17,7 @@ from lmrc.rc.constrained import Request
 from lmrc.rc.examples import Query, prompt_ids
 from lmrc.rc.grammar import Grammar
 from lmrc.rc.memory import SharedBeginning
+from lmrc.rc.packing import check_positions
 
 _WINDOW = 16
 """Batches that are sorted by length together. Answers are given out in order: this bounds what waits for its turn."""
@@ -90,7 +91,7 @@ def _generation(query: Query, answer: constrained.Answer, room: int, tokenizer: 
 def _greedy(
     model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], room: int
 ) -> list[list[int]]:
-    """New token ids for each prompt, at most `room`."""
+    """New token ids for each prompt, at most `room`. Raises UserError where the LM knows too few positions for them."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     before = base.config._attn_implementation
     # Rows that are padded need masks, which packed texts know nothing of.
@@ -114,4 +115,8 @@ def _greedy(
         )
     finally:
         base.set_attn_implementation(before)
-    return [row[longest:] for row in output.tolist()]
+    answers = [row[longest:] for row in output.tolist()]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        end = answer.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in answer else len(answer)
+        check_positions(base, len(prompt) + end)
+    return answers

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from lmrc.config import DecodeOptions, PromptOptions
+from lmrc.errors import UserError
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, QueryBuilder, prompt_ids
 from lmrc.rc.lora import adapter_base, load_adapter, load_base
@@ -91,3 +92,22 @@ def test_what_was_learnt_is_answered(learnt: Learnt) -> None:
         "(Ada| spouse| Bob (singer))\n(Bob (singer)| country| U.S.)\n(Bob (singer)| country of origin| U.S.)"
     )
     assert answer.finished
+
+
+@pytest.mark.parametrize("beyond", [0, 1])
+def test_an_answer_beyond_the_positions_of_the_lm_is_refused(
+    learnt: Learnt, beyond: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
+    asked = list(build.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
+    options, tokenizer = DecodeOptions(mode="free"), learnt.task.tokenizer
+    (whole,) = free(learnt, asked, options)
+    written = tokenizer(whole.text, add_special_tokens=False)["input_ids"]
+    tokens = len(prompt_ids(asked[0].prompt, tokenizer)) + len(written)
+    base = learnt.task.model.get_base_model()  # type: ignore[operator]
+    monkeypatch.setattr(base.config, "max_position_embeddings", tokens - beyond)
+    if not beyond:
+        assert list(free(learnt, asked, options)) == [whole]
+    else:
+        with pytest.raises(UserError, match=f"a text has {tokens} tokens, but the LM .llama. knows {tokens - 1} pos"):
+            list(free(learnt, asked, options))
