@@ -44,6 +44,24 @@ class Facts:
     built_from: Source | None = None
     """The published file: itself, or what the corpus was built from."""
 
+    @property
+    def named(self) -> str:
+        """What was given, with its SHA-256; of a corpus that of the file that it was built from."""
+        if self.built_from is None or self.built_from.sha256 == self.sha256:
+            return f"{self.source} (sha256 {self.sha256})"
+        return f"{self.source} (built from {self.built_from.name}, sha256 {self.built_from.sha256})"
+
+    def as_json(self) -> dict[str, str | int | None]:
+        """For programs."""
+        file = self.built_from
+        return {
+            "source": self.source,
+            "sha256": self.sha256,
+            "file": None if file is None else file.name,
+            "file_sha256": None if file is None else file.sha256,
+            "facts": len(self.triples),
+        }
+
     def by_relation(self) -> Mapping[str, int]:
         """How often each relation occurs: labels of the training documents, or facts where these are unknown."""
         if self.training is not None:

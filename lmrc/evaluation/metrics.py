@@ -120,9 +120,7 @@ class Scores:
             "duplicates": self.duplicates,
             "problems": {**self.problems, "unknown_sentence": self.unknown_sentences},
             "ign_variant": self.ign_variant,
-            "train_facts": None
-            if self.facts is None
-            else {"source": self.facts.source, "sha256": self.facts.sha256, "facts": len(self.facts.triples)},
+            "train_facts": None if self.facts is None else self.facts.as_json(),
             "warnings": list(self.misfits),
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
             "splits": {

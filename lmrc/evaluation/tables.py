@@ -117,7 +117,7 @@ def remarks(scores: Scores) -> list[str]:
         facts = scores.facts
         lines = [
             f"Ign F1 ({scores.ign_variant}) leaves out {scores.correct_in_train:,} of {scores.all.correct:,} correct "
-            f"predictions: those among the {len(facts.triples):,} facts of {facts.source} (sha256 {facts.sha256})."
+            f"predictions: those among the {len(facts.triples):,} facts of {facts.named}."
         ]
     lines += [f"Warning: {misfit}." for misfit in scores.misfits]
     if scores.duplicates:

@@ -36,7 +36,12 @@ def test_three_forms_give_the_same_facts(tmp_path: Path) -> None:
         assert facts.source == str(path)
     assert read_facts(documents, RELATIONS).sha256 == hashlib.sha256(documents.read_bytes()).hexdigest()
     assert read_facts(listed, RELATIONS).sha256 == hashlib.sha256(listed.read_bytes()).hexdigest()
-    assert read_facts(folder, RELATIONS).sha256 == Corpus.open(folder).fingerprint
+    built = read_facts(folder, RELATIONS)
+    assert built.sha256 == Corpus.open(folder).fingerprint
+    # Whoever compares wants the hash of the published file.
+    assert built.named == f"{folder} (built from train.json, sha256 {'0' * 64})"
+    assert (built.as_json()["file"], built.as_json()["file_sha256"]) == ("train.json", "0" * 64)
+    assert read_facts(listed, RELATIONS).named == f"{listed} (sha256 {read_facts(listed, RELATIONS).sha256})"
 
 
 def test_any_name_of_head_and_tail_suffices_and_case_matters(tmp_path: Path) -> None:

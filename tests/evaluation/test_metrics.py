@@ -161,7 +161,7 @@ def test_by_hand() -> None:
             "unknown_sentence": 0,
         },
         "ign_variant": "docred",
-        "train_facts": {"source": "train.json", "sha256": "ab" * 32, "facts": 2},
+        "train_facts": {"source": "train.json", "sha256": "ab" * 32, "file": None, "file_sha256": None, "facts": 2},
         "warnings": [],
         "per_relation": {
             "P1": {"precision": third, "recall": 100.0, "f1": 50.0, "support": 1},
