@@ -1,0 +1,50 @@
+#!/usr/bin/env bash
+# The paper's claim on real documents of Re-DocRED: with a classifier in front of it the LM finds more than when it is asked
+# about all pairs, at less cost.
+#   benchmarks/study/run.sh FOLDER [STEP ...]      (FOLDER holds redocred_train_992.json and redocred_dev.json)
+# Steps are all of those below without any named. Every step is a run that resumes: the same command again goes on where it
+# stopped, and finished steps only print their result. The result is RUNS/summary.json and RUNS/summary.md.
+#   ENCODER and LM    the two models; with ENCODER=roberta-large LM=meta-llama/Llama-2-13b-chat-hf those of the paper
+#   SAMPLE            dev documents that all systems are asked about
+#   RUNS              folder of the runs
+set -euo pipefail
+: "${ENCODER:=embedded:minilm}" "${LM:=embedded:smollm2}" "${SAMPLE:=20}" "${RUNS:=runs/study}"
+folder=$(cd "${1:?give the folder that holds redocred_train_992.json and redocred_dev.json}" && pwd)
+shift
+here=$(cd "$(dirname "$0")" && pwd)
+root=$(cd "$here/../.." && pwd)
+export PATH="$root/.venv/bin:$PATH"
+cd "$root"
+data=$RUNS/data sample=$RUNS/data/dev-$SAMPLE
+train=(--data.train "$data/train_992")
+
+run() { echo "== $2 =="; python "launch/$1.py" --where local --run.folder "$RUNS" --run "$2" "${@:3}"; }
+fine_tune() { run rc "$1" --config "$here/$1.yaml" "${train[@]}" --data.dev "$sample" --model.base "$LM"; }
+answer() { run classify "$1" --corpus "$2" --rc "$RUNS/$3/best" --decode.batch_size 8 "${@:4}"; }
+
+data() {
+  mkdir -p "$data"
+  for part in train_992 dev; do
+    [ -d "$data/$part" ] || lmrc data build "$folder/redocred_$part.json" --out "$data/$part"
+  done
+  [ -d "$sample" ] || lmrc data build "$folder/redocred_dev.json" --out "$sample" --sample "$SAMPLE" --seed 66
+}
+rcp() { run rcp rcp --config "$here/rcp.yaml" "${train[@]}" --data.dev "$data/dev" --model.encoder "$ENCODER"; }
+propose() {
+  run propose propose --corpus "$sample" --rcp "$RUNS/rcp/best"
+  run propose propose-dev --corpus "$data/dev" --rcp "$RUNS/rcp/best"
+}
+rc() { fine_tune rc; }
+rc-gold() { answer rc-gold "$sample" rc; }
+lmrc-sample() { answer lmrc "$sample" rc --candidates "$RUNS/propose/candidates"; }
+direct() { fine_tune direct; answer direct-answers "$sample" direct; }
+rcp-llm() {
+  fine_tune rcp-llm
+  answer rcp-llm-answers "$sample" rcp-llm
+  answer lmrc-llm "$sample" rc --candidates "$RUNS/rcp-llm-answers/candidates"
+}
+lmrc-dev() { answer lmrc-dev "$data/dev" rc --candidates "$RUNS/propose-dev/candidates"; }
+summary() { python "$here/summary.py" "$RUNS" --sample "$sample" --dev "$data/dev" --train "$data/train_992"; }
+
+[ $# -gt 0 ] || set -- data rcp propose rc rc-gold lmrc-sample direct rcp-llm lmrc-dev summary
+for step in "$@"; do "$step"; done
