@@ -13,6 +13,12 @@
 #SBATCH --open-mode=append
 #SBATCH --signal=B:USR2@120
 set -euo pipefail
+# This task alone: the id of an array's last task is that of the whole array.
+task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}; task=${task:-${SLURM_JOB_ID:-}}
+worker= stopped=
+tell() { if [ -n "$worker" ]; then kill -USR2 "$worker" 2>/dev/null || true; fi; }
+trap tell TERM
+trap 'stopped=1; tell' USR2
 cd "${SLURM_SUBMIT_DIR:-.}"
 if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_ON_NODE:-1}}"
@@ -29,17 +35,19 @@ score() {
     --candidates "$out/propose/candidates" --json "$out/scores.json"
 }
 
-# work STAGE OPTIONS…: take part in the stage until it is done. A worker that is told to stop gives back what it was at;
-# its task comes back by itself from the time limit (USR2), a preemption, and its worker's death, but not from scancel.
+# work STAGE OPTIONS…: take part in the stage until it is done. A worker that is told to stop gives back what it was at: told
+# by USR2 before the time limit, and when it is preempted if the site sends that; else by TERM when the grace is over.
+# Its task comes back by itself, also when its worker or its node died; from scancel it does not.
 work() {
-  local stage=$1 status stopped=; shift
+  local stage=$1 status; shift
   local config=(); if [ -f "$run/$stage/config.yaml" ]; then config=(--config "$run/$stage/config.yaml"); fi
   until [ -e "$out/$stage/DONE" ]; do  # another worker may be merging, and may die of it
     python "launch/$stage.py" "${config[@]}" --where here --run "$stage" --run.folder "$out" --corpus "$dataset" "$@" &
-    trap "kill -USR2 $! 2>/dev/null || true" TERM
-    trap "kill -USR2 $! 2>/dev/null || true; stopped=1" USR2
-    while status=0; wait $! || status=$?; kill -0 $! 2>/dev/null; do :; done  # a signal ends `wait`, not the worker
-    if [ -n "$stopped" ]; then scontrol requeue "${SLURM_JOB_ID:-}"
+    worker=$!
+    if [ -n "$stopped" ]; then tell; fi  # a signal came while there was nobody to tell
+    while status=0; wait $worker || status=$?; kill -0 $worker 2>/dev/null; do :; done  # a signal ends `wait`, not the worker
+    worker=
+    if [ -n "$stopped" ]; then scontrol requeue "$task"
     elif [ $status -gt 128 ]; then python -m lmrc.cluster.requeue "$out/$stage" $status 100; fi
     if [ $status -ne 0 ]; then exit $status; fi
     sleep 2
