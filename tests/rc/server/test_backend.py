@@ -215,9 +215,7 @@ def test_a_killed_run_pays_nothing_twice_but_what_was_in_flight(tmp_path: Path, 
         while sum(server.paid.values()) < 5 and run.is_alive():
             time.sleep(0.005)
         os.kill(run.pid, number)
-        begun = time.monotonic()
-        run.join()
-        assert time.monotonic() - begun < 3
+        run.join(30)
         assert run.exitcode not in (0, None)
         assert 5 <= sum(server.paid.values()) < 12
         later[0] = 0.0
