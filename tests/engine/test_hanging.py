@@ -25,7 +25,8 @@ from tests.engine.test_torn_checkpoints import At
 from tests.engine.toy import ToyTask
 from tests.engine.trouble import Child
 
-SECONDS = 8.0
+# Long enough for a step on a busy machine.
+SECONDS = 15.0
 ATTEMPT = Attempt("local-1")
 
 
@@ -72,10 +73,10 @@ def hang(alone: World, folder: Path) -> None:
             assert end.cause == f"rank 1 on n2 went silent (killed, or its node is gone), as {noticed}"
             # Should it come to itself again, it finds itself alone.
             second.signal(signal.SIGCONT)
-            status, (stopped,) = second.end(SECONDS + 10)
+            status, (stopped,) = second.end()
             assert status == 1
             failure = json.loads((run / "log" / "failures" / "local-1-0-00000.json").read_text())
-            assert failure["rank"] == 0 and SECONDS - 2 < failure["time"] - stopped < SECONDS + 6, run.name
+            assert failure["rank"] == 0 and SECONDS - 2 < failure["time"] - stopped < 3 * SECONDS, run.name
     finally:
         for _, (_, second) in started:
             second.signal(signal.SIGKILL)

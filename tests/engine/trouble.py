@@ -40,7 +40,7 @@ class Child:
                 os._exit(status)
         os.close(writer)
 
-    def wait_for_report(self, seconds: float = 30.0) -> None:
+    def wait_for_report(self, seconds: float = 60.0) -> None:
         """Wait until something is reported."""
         assert select.select([self._reader], [], [], seconds)[0], "no report came"
 
@@ -53,7 +53,7 @@ class Child:
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
-    def end(self, seconds: float = 30.0) -> tuple[int, list[Any]]:
+    def end(self, seconds: float = 60.0) -> tuple[int, list[Any]]:
         """(exit status, or minus the signal that ended it; its reports). Fails where it hangs."""
         end = time.monotonic() + seconds
         reports: list[Any] = []

@@ -1,20 +1,22 @@
 #!/usr/bin/env bash
 # cluster.sh up|down|status|env|conf|logs|node-crash NAME|slurmd-kill NAME|node-start NAME|ctld-stop|ctld-start
-# A real Slurm cluster of N virtual nodes on this one machine, as root, without systemd.
+# A real Slurm cluster of N virtual nodes on this one machine, as root, without systemd. On the first half of the nodes
+# partition low, which is preempted and requeued, and high, which preempts it; on the others calm, the default, where
+# nobody is disturbed.
 #
 #   LMRC_SLURM_STATE   state dir               (default ${TMPDIR:-/tmp}/lmrc-slurm)
-#   LMRC_SLURM_NODES   number of nodes         (default 4; names n1..nN)
+#   LMRC_SLURM_NODES   number of nodes         (default 8; names n1..nN)
 #   LMRC_SLURM_CPUS    CPUs declared per node  (default 96; may exceed the real count, nothing is bound or limited)
 #   LMRC_SLURM_MEM     MiB declared per node   (default 1000000; same)
 #   LMRC_SLURM_FEATURES  node features for --constraint (default none)
-#   LMRC_SLURM_LOW, LMRC_SLURM_HIGH  partition names (default low, high; low is the default and is preempted by high)
 #   LMRC_SLURM_GPUS    fake GPUs per node      (default 8)
 #   LMRC_SLURM_ACCT    dbd | none              (default dbd: slurmdbd + private MariaDB; sacct works)
 #   LMRC_SLURM_PORT    base TCP port           (default 16800; uses base..base+50, loopback only)
 #   LMRC_SLURM_GRACE   preemption grace, s     (default 10)
 #   LMRC_SLURM_USER_SIGNAL  1: a preempted job with --signal gets that signal at once (submitit needs it);
 #                    0: Slurm's default, only SIGCONT and SIGTERM (default 1)
-#   LMRC_SLURM_FAST_REQUEUE  1: requeued jobs restart after ~1 s instead of Slurm's 121 s (default 1)
+#   LMRC_SLURM_CRED_EXPIRE  seconds that a requeued job waits (default 5; Slurm's own 120): the life of the
+#                    credential that a job's start carries to its nodes; shorter than a start takes would lose it
 #   LMRC_SLURM_MAX_ARRAY  the site's MaxArraySize (default 1001)
 #   LMRC_SLURM_ADDRS   same: every node is 127.0.0.1, all daemons and srun listen on loopback only (default)
 #                    distinct: node i is 127.0.1.i, so that socket.getfqdn() gives nI instead of localhost,
@@ -26,19 +28,17 @@
 set -euo pipefail
 
 STATE=${LMRC_SLURM_STATE:-${TMPDIR:-/tmp}/lmrc-slurm}
-NODES=${LMRC_SLURM_NODES:-4}
+NODES=${LMRC_SLURM_NODES:-8}
 CPUS=${LMRC_SLURM_CPUS:-96}
 MEM=${LMRC_SLURM_MEM:-1000000}
 FEATURES=${LMRC_SLURM_FEATURES:-}
-LOW=${LMRC_SLURM_LOW:-low}
-HIGH=${LMRC_SLURM_HIGH:-high}
 USER_SIGNAL=${LMRC_SLURM_USER_SIGNAL:-1}
 GPUS=${LMRC_SLURM_GPUS:-8}
 ACCT=${LMRC_SLURM_ACCT:-dbd}
 PORT=${LMRC_SLURM_PORT:-16800}
 GRACE=${LMRC_SLURM_GRACE:-10}
 ADDRS=${LMRC_SLURM_ADDRS:-same}
-FAST_REQUEUE=${LMRC_SLURM_FAST_REQUEUE:-1}
+CRED_EXPIRE=${LMRC_SLURM_CRED_EXPIRE:-5}
 ARRAY=${LMRC_SLURM_MAX_ARRAY:-1001}
 HOST=$(hostname -s)
 CLUSTER=lab
@@ -132,7 +132,7 @@ SlurmUser=root
 SlurmdUser=root
 AuthType=auth/munge
 CredType=cred/munge
-AuthInfo=socket=$STATE/munge/socket
+AuthInfo=socket=$STATE/munge/socket,cred_expire=$CRED_EXPIRE
 CommunicationParameters=$comm
 StateSaveLocation=$STATE/ctld
 SlurmdSpoolDir=$STATE/spool/%n
@@ -169,15 +169,16 @@ EpilogMsgTime=10
 MinJobAge=900
 InactiveLimit=0
 SlurmctldTimeout=30
-SlurmdTimeout=10
+SlurmdTimeout=60
 MessageTimeout=10
 WaitTime=0
 ReturnToService=2
 MaxArraySize=$ARRAY
 $acct
 $(for ((i=1; i<=NODES; i++)); do echo "NodeName=n$i NodeHostname=n$i NodeAddr=$(node_addr $i) Port=$((PORT+20+i)) CPUs=$CPUS RealMemory=$MEM Gres=gpu:$GPUS${FEATURES:+ Features=$FEATURES} State=UNKNOWN"; done)
-PartitionName=$LOW Nodes=ALL Default=YES MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=1  PreemptMode=REQUEUE GraceTime=$GRACE
-PartitionName=$HIGH Nodes=ALL Default=NO  MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=10 PreemptMode=OFF
+PartitionName=calm Nodes=n[$((NODES/2+1))-$NODES] Default=YES MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=1 PreemptMode=OFF
+PartitionName=low Nodes=n[1-$((NODES/2))] MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=1 PreemptMode=REQUEUE GraceTime=$GRACE
+PartitionName=high Nodes=n[1-$((NODES/2))] MaxTime=INFINITE DefaultTime=60 State=UP PriorityTier=10 PreemptMode=OFF
 E
   cat >"$STATE/etc/gres.conf" <<E
 AutoDetect=off
@@ -256,7 +257,8 @@ kill_ns() { # SIGKILL every process in that UTS namespace (never our own)
   local p; [ -n "$1" ] && [ "$1" != "$(readlink /proc/self/ns/uts)" ] || return 0
   for p in /proc/[0-9]*; do if [ "$(readlink "$p/ns/uts" 2>/dev/null)" = "$1" ]; then kill -KILL "${p#/proc/}" 2>/dev/null || true; fi; done
 }
-# The whole "machine" dies: SIGKILL slurmd and all that lives in its UTS namespace (step daemons, tasks).
+# The whole "machine" dies: SIGKILL slurmd and all that lives in its UTS namespace (step daemons, tasks). SLURM would find
+# out by itself after SlurmdTimeout, which is long for the sake of busy machines; a site's health check tells it sooner.
 node_crash() {
   local pid ns; alive "$STATE/run/slurmd-$1.pid" slurmd || die "slurmd $1 is not running"
   pid=$(cat "$STATE/run/slurmd-$1.pid"); ns=$(readlink "/proc/$pid/ns/uts")
@@ -264,31 +266,10 @@ node_crash() {
   kill -KILL "$pid"
   kill_ns "$ns"
   rm -f "$STATE/run/slurmd-$1.pid"
-}
-# Slurm gives every requeued job BeginTime = now + 121 s (built in, no option in 22.05). Tests cannot wait for that:
-# once a second, make requeued jobs (RestartCnt > 0) that wait only for BeginTime eligible now.
-requeue_helper() {
-  trap 'exit 0' TERM INT
-  local id
-  local -A seen=()
-  while [ -d "$STATE/run" ]; do
-    for id in $(timeout 5 squeue -h -t PD -O 'JobID:20,Reason:30,RestartCnt:10' 2>/dev/null | awk '$2=="BeginTime" && $3>0 {print $1}'); do
-      # At once would be too soon: the node still refuses the credential of the start before.
-      seen[$id]=$(( ${seen[$id]:-0} + 1 )); [ "${seen[$id]}" -ge 4 ] || continue
-      seen[$id]=0
-      timeout 5 scontrol update "jobid=$id" StartTime=now && echo "$(date +%FT%T) job $id released" || true
-    done
-    sleep 1 & wait $!
-  done
-}
-start_helper() {
-  [ "$FAST_REQUEUE" = 1 ] || return 0
-  alive "$STATE/run/requeue-helper.pid" requeue-helper && return 0
-  LMRC_SLURM_STATE="$STATE" setsid bash "$(readlink -f "$0")" requeue-helper </dev/null >>"$STATE/log/requeue-helper.log" 2>&1 &
-  echo $! >"$STATE/run/requeue-helper.pid"; disown
+  scontrol update "nodename=$1" state=down reason=crashed
 }
 all_idle() { # every node registered, none unknown/down/not responding ('*')
-  [ "$(sinfo -h -N -p "$LOW" -o '%N %t' | grep -Ec ' (idle|mix|alloc|comp)$')" -eq "$NODES" ]
+  [ "$(sinfo -h -N -o '%N %t' | sort -u | grep -Ec ' (idle|mix|alloc|comp)$')" -eq "$NODES" ]
 }
 
 up() {
@@ -297,7 +278,7 @@ up() {
   install_pkgs; say "packages ok  (+$(since $t0)s)"
   write_conf; write_hosts
   if [ $CONF_CHANGED = 1 ] && alive "$STATE/run/slurmctld.pid" slurmctld; then
-    say "configuration changed: restarting Slurm daemons"; stop_slurm
+    say "configuration changed: telling the daemons"; scontrol reconfigure
   fi
   start_munge; say "munged ok    (+$(since $t0)s)"
   if [ "$ACCT" = dbd ]; then
@@ -307,7 +288,6 @@ up() {
   start_ctld; say "slurmctld ok (+$(since $t0)s)"
   local i; for ((i=1; i<=NODES; i++)); do start_node n$i; done
   waitfor 30 "nodes to be idle" all_idle
-  start_helper
   say "$NODES nodes up (+$(since $t0)s); now: eval \"\$($0 env)\""
 }
 stop_slurm() {
@@ -319,7 +299,6 @@ stop_slurm() {
 }
 down() {
   local f i ns=()
-  stop "$STATE/run/requeue-helper.pid" requeue-helper
   for f in "$STATE"/run/slurmd-*.pid; do if alive "$f" slurmd; then ns+=("$(readlink "/proc/$(cat "$f")/ns/uts")"); fi; done
   if alive "$STATE/run/slurmctld.pid" slurmctld; then
     # end what runs, so that no job step outlives the cluster
@@ -358,7 +337,6 @@ case "${1:-}" in
   status) status;;
   env) echo "export SLURM_CONF=$STATE/etc/slurm.conf GLOO_SOCKET_IFNAME=lo TP_SOCKET_IFNAME=lo NCCL_SOCKET_IFNAME=lo";;
   conf) cat "$STATE/etc/slurm.conf";;
-  requeue-helper) requeue_helper;;
   logs) tail -n 40 "$STATE"/log/*.log;;
   node-crash) node_crash "$2";;
   slurmd-kill) stop "$STATE/run/slurmd-$2.pid" slurmd KILL;;

@@ -2,31 +2,59 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
+import math
 import os
 import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from safetensors.torch import load_file
 
+from lmrc.cluster.launch import main as launch
+from lmrc.cluster.stages import STAGES
 from lmrc.corpus import synthetic
 from lmrc.corpus.arrow import write_corpus
 from tests.conftest import ROOT
 
+# Of a worker's too: on more threads sums would round otherwise.
+torch.set_num_threads(1)
+
 SCRIPT = ROOT / "tests" / "slurm" / "cluster.sh"
 DAEMONS = ("slurmctld", "slurmd", "munged")
+# Seconds: several times what anything takes on a machine that has little else to do.
+PATIENCE = 300.0
+MAX_ARRAY = 4
+"""Tasks of an array at most: with more workers there are several arrays."""
+# Several processes run tests at once, on one cluster.
+USERS, LOCK = (Path(tempfile.gettempdir()) / f"lmrc-slurm.{name}" for name in ("users", "lock"))
+
+
+@contextmanager
+def _alone() -> Iterator[None]:
+    """Only one process changes the cluster at a time."""
+    with LOCK.open("w") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def is_given() -> bool:
+    """Whether there is a cluster that is not ours to harm."""
+    return bool(os.environ.get("SLURM_CONF"))
 
 
 def missing() -> str | None:
     """Why no cluster can be used here, or None."""
-    if os.environ.get("SLURM_CONF"):
+    if is_given():
         return None
     if os.geteuid() != 0:
         return "starting a SLURM needs root; or set SLURM_CONF to use one that runs"
@@ -35,12 +63,15 @@ def missing() -> str | None:
 
 
 class Cluster:
-    """Four nodes n1 … n4 on this machine; partition `low` is preempted by `high`."""
+    """The site's where SLURM_CONF names one, else eight nodes on this machine: n1 to n4 are partition `low`, which
+    `high` preempts; the others are `calm`, the default.
+    """
 
     def __init__(self) -> None:
-        shown = self._script("env")
-        words = (word.partition("=") for word in shown.removeprefix("export").split())
-        self.environment = {**os.environ, "OMP_NUM_THREADS": "1", **{name: value for name, _, value in words}}
+        self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        if not is_given():
+            words = (word.partition("=") for word in self._script("env").removeprefix("export").split())
+            self.environment |= {name: value for name, _, value in words}
 
     @staticmethod
     def _script(*words: str, **variables: str) -> str:
@@ -51,18 +82,62 @@ class Cluster:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
         return done.stdout
 
-    def up(self, user_signal: bool = True, grace: int = 20, array: int = 1001) -> None:
-        """Start it, or change how it preempts and how large an array may be."""
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Start it, or use the one that another process of the tests has started; the last one ends it."""
+        if is_given():
+            yield
+            return
+        with USERS.open("w") as users:
+            with _alone():
+                self._up()
+                fcntl.flock(users, fcntl.LOCK_SH)
+            try:
+                yield
+            finally:
+                with _alone():
+                    try:
+                        fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                    except BlockingIOError:
+                        pass
+                    else:
+                        self._script("down")
+
+    def _up(self, user_signal: bool = True) -> None:
         self._script(
             "up",
             LMRC_SLURM_USER_SIGNAL="1" if user_signal else "0",
-            LMRC_SLURM_GRACE=str(grace),
-            LMRC_SLURM_MAX_ARRAY=str(array),
+            LMRC_SLURM_MAX_ARRAY=str(MAX_ARRAY + 1),
         )
 
-    def down(self) -> None:
-        """End it and everything that runs in it."""
-        self._script("down")
+    @contextmanager
+    def preempting(self) -> Iterator[Callable[..., None]]:
+        """`preempt(nodes, user_signal=True)`: a short job of high priority wants all of these nodes, on a site that
+        sends a preempted job its own signal, or only TERM. Nobody else preempts until the end of the block.
+        """
+
+        def preempt(nodes: str, user_signal: bool = True) -> None:
+            self._up(user_signal)
+            words = ["sbatch", "--partition=high", f"--nodelist={nodes}", "--exclusive", "--output=/dev/null"]
+            count = len(self.run("scontrol", "show", "hostnames", nodes).split())
+            self.run(*words, f"--nodes={count}", "--wrap=sleep 1")
+
+        with _alone():
+            yield preempt
+
+    def cancel(self, job: str) -> None:
+        """`scancel`, also of a job that has ended."""
+        subprocess.run(["scancel", job], env=self.environment, capture_output=True)
+
+    def limit(self, job: str, seconds_left: float) -> bool:
+        """Have the running or waiting job's time limit come so soon, in whole minutes at least; False: not now."""
+        used = (self._ask(job, "TimeUsed") or "0:00").split(":")
+        seconds = sum(int(part) * 60**place for place, part in enumerate(reversed(used)))
+        minutes = math.ceil((seconds + seconds_left) / 60)
+        done = subprocess.run(
+            ["scontrol", "update", f"jobid={job}", f"timelimit={minutes}"], env=self.environment, capture_output=True
+        )
+        return done.returncode == 0
 
     def crash(self, node: str) -> None:
         """The node and all its processes are gone at once."""
@@ -83,17 +158,21 @@ class Cluster:
         given = [f"--{name}={value}" for name, value in options.items()]
         return self.run(sys.executable, str(ROOT / "launch" / f"{stage}.py"), *given, status=status)
 
-    def preempt(self, nodes: str, seconds: int = 1) -> str:
-        """A job of high priority that wants all of these nodes; returns its id."""
-        words = ["sbatch", "--parsable", "--partition=high", f"--nodelist={nodes}", "--exclusive"]
-        count = len(self.run("scontrol", "show", "hostnames", nodes).split())
-        out = self.run(*words, f"--nodes={count}", "--output=/dev/null", f"--wrap=sleep {seconds}")
-        return out.strip()
-
     def state(self, job: str) -> str:
         """The job's state, "" where SLURM has forgotten it."""
+        return self._ask(job, "State")
+
+    def restarts(self, job: str) -> int:
+        """How often SLURM has put the job back."""
+        return int(self._ask(job, "RestartCnt") or 0)
+
+    def node(self, job: str) -> str:
+        """Where the job runs."""
+        return self._ask(job, "NodeList")
+
+    def _ask(self, job: str, column: str) -> str:
         done = subprocess.run(
-            ["squeue", "--noheader", "--states=all", f"--jobs={job}", "--format=%T"],
+            ["squeue", "--noheader", "--states=all", f"--jobs={job}", f"--Format={column}"],
             env=self.environment, capture_output=True, text=True,
         )  # fmt: skip
         return done.stdout.strip()
@@ -111,7 +190,9 @@ class Cluster:
     def _find(**wanted: str) -> int | None:
         for place in Path("/proc").glob("[0-9]*"):
             try:
-                if b"submitit.core._submit" not in (place / "cmdline").read_bytes():
+                # Started by submitit, or by slurm/eval.sh.
+                words = (place / "cmdline").read_bytes()
+                if b"submitit.core._submit" not in words and b"\0launch/" not in words:
                     continue
                 variables = dict(
                     pair.split("=", 1) for pair in (place / "environ").read_bytes().decode().split("\0") if "=" in pair
@@ -134,13 +215,13 @@ class Cluster:
         os.kill(pid, signal.SIGKILL)
 
 
-def wait_for(what: str, holds: Callable[[], object], seconds: float = 120.0, folder: Path | None = None) -> None:
+def wait_for(what: str, holds: Callable[[], object], folder: Path | None = None) -> None:
     """Wait until `holds`; fails naming `what`, with the run's history and the end of rank 0's log."""
-    deadline = time.monotonic() + seconds
+    deadline = time.monotonic() + PATIENCE
     while not holds():
         if time.monotonic() > deadline:
             said = "" if folder is None else history_text(folder)
-            raise AssertionError(f"no {what} within {seconds:.0f} s\n{said}")
+            raise AssertionError(f"no {what} within {PATIENCE:.0f} s\n{said}")
         time.sleep(0.1)
 
 
@@ -199,6 +280,20 @@ def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
     return options | model[stage] | {name.replace("__", "."): value for name, value in more.items()}
 
 
+def run_here(stage: str, options: dict[str, Any]) -> None:
+    """As `Cluster.launch`, in this process, which has torch imported already."""
+    cluster = ("nodes", "gpus", "time", "cpus-per-gpu")
+    given = [f"--{name}={value}" for name, value in options.items() if name not in cluster]
+    assert launch(STAGES[stage], [*given, "--where=here"]) == 0
+
+
+def write_models(folder: Path, data: Path) -> Path:
+    """`rcp` and `rc` in `folder`, which is returned: trained for a step, for which an inference does not mind."""
+    for stage in ("rcp", "rc"):
+        run_here(stage, training(stage, data, folder / stage, train__max_steps=1))
+    return folder
+
+
 def submitted(folder: Path) -> str:
     """The job that was submitted last for the run."""
     return str(events(folder, "submitted")[-1]["job"])
@@ -209,9 +304,9 @@ def done(folder: Path) -> bool:
     return (folder / "DONE").exists()
 
 
-def wait_until_done(folder: Path, seconds: float = 300.0) -> None:
+def wait_until_done(folder: Path) -> None:
     """Wait for DONE."""
-    wait_for("end of the run", (folder / "DONE").exists, seconds, folder)
+    wait_for("end of the run", (folder / "DONE").exists, folder)
 
 
 def differences(one: Path, other: Path) -> list[str]:

@@ -61,14 +61,14 @@ def disturbed(cluster: Cluster, given: dict[str, Any], run: Path, points: list[t
     job, kills = submitted(run), 0
     for step, rank, delay in points:
         starts = len(events(run, "started"))
-        wait_for(f"step {step}", lambda step=step: max(steps(run), default=0) >= step or done(run), 240, run)  # type: ignore[misc]
+        wait_for(f"step {step}", lambda step=step: max(steps(run), default=0) >= step or done(run), run)  # type: ignore[misc]
         time.sleep(delay)
         pid = cluster.pid(job, rank)
         if pid is None or done(run):
             continue
         cluster.kill(job, rank)
         kills += 1
-        wait_for("restart", lambda starts=starts: len(events(run, "started")) > starts or done(run), 240, run)  # type: ignore[misc]
+        wait_for("restart", lambda starts=starts: len(events(run, "started")) > starts or done(run), run)  # type: ignore[misc]
     wait_until_done(run)
     return kills
 
@@ -115,8 +115,7 @@ def main() -> int:
         words = (word.split(":") for word in given.pairs.split(","))
         pairs = [(stage, int(zero)) for stage, zero in words]
     cluster = Cluster()
-    cluster.up()
-    with tempfile.TemporaryDirectory() as folder:
+    with cluster.used(), tempfile.TemporaryDirectory() as folder:
         figures = check(cluster, pairs, given.kills, given.seed, Path(folder))
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2) + "\n")

@@ -57,7 +57,7 @@ def chain(cluster: Cluster, options: dict[str, object]) -> Chain:
     held = {"rcp.model.encoder": home / "no-encoder", "rc.cluster.sbatch": "hold"}
     broken = jobs(cluster.launch("pipeline", options | held))
     (propose,) = broken["propose"]
-    wait_for("end of what follows", lambda: cluster.state(propose) == "CANCELLED", 120.0, home / "rcp")
+    wait_for("end of what follows", lambda: cluster.state(propose) == "CANCELLED", home / "rcp")
     runs = json.loads(cluster.run(*STATUS, str(home), "--json"))
     queued = {Path(run["run"]).name: f"{run['state']}: {run['detail']}" for run in runs}
     mended = cluster.launch("pipeline", options)
@@ -67,7 +67,7 @@ def chain(cluster: Cluster, options: dict[str, object]) -> Chain:
     (classify,) = broken["classify"]
     waits_for = cluster.run("squeue", "--noheader", "--format=%E", f"--jobs={classify}")
     cluster.run("scontrol", "release", *broken["rc"])
-    wait_for("finished chain", lambda: (home / "score" / "DONE").exists(), 240.0, home / "classify")
+    wait_for("finished chain", lambda: (home / "score" / "DONE").exists(), home / "classify")
     return Chain(home, broken, queued, mended, waits_for)
 
 
@@ -104,8 +104,8 @@ def test_eval_gives_what_the_chain_gave_and_repeats_nothing(cluster: Cluster, ch
         where = ("--array=0-1", "--cpus-per-task=1", f"--output={home}/eval-%A_%a.out")
         words = ("sbatch", "--parsable", *where, "slurm/eval.sh", str(home), str(home / "data" / "test"))
         array = cluster.run(*words, folder=ROOT).strip()
-        wait_for("workers", lambda: array not in cluster.run("squeue", "--noheader", "--format=%F"), 180.0)
-        wait_for("scores", lambda: "lmrc-score" not in cluster.run("squeue", "--noheader", "--format=%j"), 120.0)
+        wait_for("workers", lambda: array not in cluster.run("squeue", "--noheader", "--format=%F"))
+        wait_for("scores", lambda: "lmrc-score" not in cluster.run("squeue", "--noheader", "--format=%j"))
 
     evaluate()
     assert (out / "scores.json").exists(), "\n".join(path.read_text() for path in home.glob("eval-*.out"))

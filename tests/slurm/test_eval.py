@@ -1,0 +1,109 @@
+"""Workers of slurm/eval.sh through all that a cluster does to them: the output is that of one worker left alone."""
+
+from __future__ import annotations
+
+import dataclasses
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lmrc.cluster.watch.runs import work_of
+from lmrc.cluster.work.files import Files
+from lmrc.cluster.work.life import Process
+from lmrc.cluster.work.units import Units, counts
+from tests.conftest import ROOT
+from tests.slurm.harness import Cluster, run_here, wait_for, write_data
+
+PORTION, PORTIONS = 8, 4
+WORK = {"unit_documents": 1, "lease_seconds": 600}
+# Each document is some tenths of a second: units are given back in the middle.
+OPTIONS: dict[str, dict[str, Any]] = {
+    "propose": {"top_k": 50, "work": WORK},
+    "classify": {"decode": {"max_new_tokens": 500}, "work": WORK},
+}
+
+
+@pytest.fixture
+def home(models: Path, tmp_path: Path) -> Path:
+    """A folder as launch/pipeline.py leaves it, with options of the inference."""
+    home = tmp_path / "home"
+    shutil.copytree(models, home)
+    for stage, options in OPTIONS.items():
+        (home / stage).mkdir()
+        (home / stage / "config.yaml").write_text(yaml.safe_dump(options))
+    return home
+
+
+def test_workers_survive_all_that_befalls_them(own_cluster: Cluster, home: Path, tmp_path: Path) -> None:
+    documents = write_data(tmp_path / "data", documents=PORTION * PORTIONS) / "train"
+    out, cluster = home / "eval-train" / "classify", own_cluster
+
+    # All units are held by a worker elsewhere, which gives some back before each trouble: none comes too late.
+    held = Units(out, Files())
+    held.folder.mkdir(parents=True)
+    for unit in range(PORTION * PORTIONS):
+        elsewhere = dataclasses.replace(Process.current("1"), host="elsewhere")
+        held.path("claim", unit, 1).write_bytes(elsewhere.content())
+
+    # A node each, of those that other tests do not want.
+    where = ("--array=0-1", "--partition=low", "--exclude=n[1-2]", "--exclusive", "--cpus-per-task=1")
+    words = ("sbatch", "--parsable", *where, f"--output={home}/eval-%a.out", "slurm/eval.sh", str(home), str(documents))
+    array = cluster.run(*words, folder=ROOT).strip()
+    first, second = tasks = (f"{array}_0", f"{array}_1")
+
+    def said(task: str) -> str:
+        return (home / f"eval-{task.partition('_')[2]}.out").read_text()
+
+    def wait_for_work(restart: int) -> None:
+        """Until both are at work after so many restarts, on a further portion of the units."""
+        before = counts(out).done
+        for unit in range(restart * PORTION, (restart + 1) * PORTION):
+            held.release(unit, 1)
+        wait_for(f"restart {restart}", lambda: {cluster.restarts(task) for task in tasks} == {restart}, out)
+        wait_for("workers", lambda: [worker.restart for worker in workers()].count(restart) == 2, out)
+        wait_for("more work done", lambda: counts(out).done > before, out)
+
+    def workers() -> list[Process]:
+        found = work_of(out, WORK["lease_seconds"])
+        return found.workers if found else []
+
+    def wait_until_told(task: str, times: int) -> None:
+        wait_for(f"{task} told to stop", lambda: said(task).count("the same command goes on") == times, out)
+
+    wait_for_work(0)
+    with cluster.preempting() as preempt:
+        preempt("n[3-4]")
+        for task in tasks:
+            wait_until_told(task, 1)
+    wait_for_work(1)
+    # One learns of it only when the grace is over, the other one of its time limit.
+    assert cluster.limit(second, 61)  # USR2 comes two minutes before that, but SLURM looks twice a minute
+    with cluster.preempting() as preempt:
+        preempt(cluster.node(first), user_signal=False)
+        wait_until_told(first, 2)
+    wait_until_told(second, 2)
+    assert said(first).count("DUE TO PREEMPTION") == 1  # the first time it put itself back
+    assert "DUE TO TIME LIMIT" not in said(second)
+    wait_for("limit", lambda: cluster.limit(second, 3600), out)
+    wait_for_work(2)
+    pid = cluster.worker(first)
+    assert pid is not None
+    cluster.kill_process(pid)
+    node = cluster.node(second)
+    cluster.crash(node)
+    cluster.start(node)
+    wait_for_work(3)
+
+    alone: dict[str, Any] = {"run.folder": tmp_path / "alone", "corpus": documents}
+    for stage, more in (
+        ("propose", {"rcp": home / "rcp" / "best"}),
+        ("classify", {"rc": home / "rc" / "best", "candidates": tmp_path / "alone" / "propose" / "candidates"}),
+    ):
+        run_here(stage, alone | more | {"config": home / stage / "config.yaml", "run": stage})
+    wait_for("scores", (home / "eval-train" / "scores.json").exists, out)
+    assert {cluster.state(task) for task in tasks} == {"COMPLETED"}
+    for name in ("predictions.json", "generations.jsonl"):
+        assert (out / name).read_bytes() == (tmp_path / "alone" / "classify" / name).read_bytes()
