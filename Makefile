@@ -9,14 +9,14 @@ STAMP := $(VENV)/.installed
 demo: $(STAMP)
 	$(BIN)/lmrc demo
 
-# Two at a time, a file's tests in one process; then those on a SLURM, three at a time, as they wait for it more than they
+# Two at a time, a file's tests in one process; then those on a SLURM, which wait for it as much as they
 # compute. Both run whatever becomes of the first. PYTEST_ARGS chooses for oneself: one pytest with these words.
 test: $(STAMP)
 ifdef PYTEST_ARGS
 	$(BIN)/pytest $(PYTEST_ARGS)
 else
 	OMP_NUM_THREADS=1 $(BIN)/pytest --numprocesses 2 --dist loadfile --ignore tests/slurm; others=$$?; \
-	$(BIN)/pytest --numprocesses 3 --dist loadfile tests/slurm; slurm=$$?; [ $$others -eq 0 ] && [ $$slurm -eq 0 ]
+	$(BIN)/pytest --numprocesses 2 --dist loadfile tests/slurm; slurm=$$?; [ $$others -eq 0 ] && [ $$slurm -eq 0 ]
 endif
 
 lint: $(STAMP)

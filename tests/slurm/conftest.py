@@ -9,7 +9,7 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.slurm.harness import Cluster, is_given, missing, write_data, write_models
 
-# Of three processes (`--numprocesses 3`) each takes one of these, which last about as long.
+# A process takes one of these whole; they last about as long.
 GROUPS = (("preemption", "kill", "doctor"), ("eval", "workers"), ("pipeline", "ends"))
 
 

@@ -43,7 +43,7 @@ def test_the_time_limit_is_no_end(cluster: Cluster, data: Path, tmp_path: Path) 
 
 def test_a_cancelled_job_stays_cancelled(cluster: Cluster, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cancelled"
-    options = training("rcp", data, folder, nodes=1, gpus=2, train__epochs=1000)
+    options = training("rcp", data, folder, nodes=1, gpus=1, train__epochs=1000)
     cluster.launch("rcp", options)
     with cancelled_at_the_end(cluster, submitted(folder)) as job:
         wait_for("step", lambda: steps(folder), folder)
@@ -60,7 +60,7 @@ def test_a_cancelled_job_stays_cancelled(cluster: Cluster, data: Path, tmp_path:
 def test_a_fault_of_its_own_is_not_repeated(cluster: Cluster, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "faulty"
     # A base that does not exist is found when the job starts.
-    options = training("rcp", data, folder, nodes=1, gpus=2) | {"model.encoder": folder / "no-encoder"}
+    options = training("rcp", data, folder, nodes=1, gpus=1) | {"model.encoder": folder / "no-encoder"}
     cluster.launch("rcp", options)
     wait_for("failure", lambda: events(folder, "failed"), folder)
     assert "no-encoder" in events(folder, "failed")[0]["cause"]

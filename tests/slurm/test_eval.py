@@ -41,6 +41,10 @@ def test_workers_survive_all_that_befalls_them(own_cluster: Cluster, home: Path,
     documents = write_data(tmp_path / "data", documents=PORTION * PORTIONS) / "train"
     out, cluster = home / "eval-train" / "classify", own_cluster
 
+    def options(stage: str, folder: Path) -> dict[str, Any]:
+        return {"config": home / stage / "config.yaml", "run": stage, "run.folder": folder, "corpus": documents}
+
+    run_here("propose", options("propose", out.parent) | {"rcp": home / "rcp" / "best"})
     # All units are held by a worker elsewhere, which gives some back before each trouble: none comes too late.
     held = Units(out, Files())
     held.folder.mkdir(parents=True)
@@ -97,13 +101,9 @@ def test_workers_survive_all_that_befalls_them(own_cluster: Cluster, home: Path,
     cluster.start(node)
     wait_for_work(3)
 
-    alone: dict[str, Any] = {"run.folder": tmp_path / "alone", "corpus": documents}
-    for stage, more in (
-        ("propose", {"rcp": home / "rcp" / "best"}),
-        ("classify", {"rc": home / "rc" / "best", "candidates": tmp_path / "alone" / "propose" / "candidates"}),
-    ):
-        run_here(stage, alone | more | {"config": home / stage / "config.yaml", "run": stage})
+    candidates = out.parent / "propose" / "candidates"
+    run_here("classify", options("classify", tmp_path) | {"rc": home / "rc" / "best", "candidates": candidates})
     wait_for("scores", (home / "eval-train" / "scores.json").exists, out)
     assert {cluster.state(task) for task in tasks} == {"COMPLETED"}
     for name in ("predictions.json", "generations.jsonl"):
-        assert (out / name).read_bytes() == (tmp_path / "alone" / "classify" / name).read_bytes()
+        assert (out / name).read_bytes() == (tmp_path / "classify" / name).read_bytes()
