@@ -209,7 +209,7 @@ def test_a_killed_run_pays_nothing_twice_but_what_was_in_flight(tmp_path: Path, 
     run = get_context("fork").Process(target=killed, args=(there,))
     run.start()
     assert run.pid is not None
-    later = [1.0]  # On a busy machine the run must not be over before it is killed.
+    later = [4.0]  # On a busy machine the run must not be over before it is killed.
     with serve(lambda body, times: Act(seconds=0.05 if len(server.asked) < 7 else later[0])) as server:
         here.send((server.url, tmp_path))
         while sum(server.paid.values()) < 5 and run.is_alive():
