@@ -151,7 +151,7 @@ def parse(
 
 
 def table(tree: type[Options], markdown: bool = False) -> str:
-    """All options with default and meaning, for --help and the README."""
+    """All options with default and meaning, for --help and docs/options.md."""
     rows = [(name, _default(field), field.description or "") for name, field in options_of(tree)]
     if markdown:
         lines = [f"| `{name}` | `{default}` | {text} |" for name, default, text in rows]
