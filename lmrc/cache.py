@@ -5,6 +5,7 @@ It is $LMRC_CACHE, else $XDG_CACHE_HOME/lmrc, else ~/.cache/lmrc.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
@@ -14,11 +15,16 @@ import time
 from collections.abc import Callable
 from contextlib import redirect_stderr
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from filelock import FileLock
 from safetensors import SafetensorError
 
+from lmrc.corpus.source import sha256_of
 from lmrc.errors import UserError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 MANIFEST = "manifest.json"
 
@@ -53,6 +59,22 @@ def cached(key: str, make: Callable[[Path], None], notice: str | None = None) ->
             f"cannot write to {parent} ({error}); set LMRC_CACHE to a folder with 500 MB of room"
         ) from error
     return folder
+
+
+def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
+    """SHA-256 of the tokenizer's files as it would save them: vocabulary, merges, special tokens, options.
+
+    What its last use has left in it (truncation, padding) does not count.
+    """
+    with tempfile.TemporaryDirectory() as folder:
+        tokenizer.save_pretrained(folder)
+        fast = Path(folder) / "tokenizer.json"
+        if fast.exists():
+            content = json.loads(fast.read_bytes())
+            fast.write_text(json.dumps({**content, "truncation": None, "padding": None}))
+        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+        hashes = {str(path.relative_to(folder)): sha256_of(path) for path in files}
+    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
 
 
 def _make(folder: Path, make: Callable[[Path], None], notice: str | None) -> None:

@@ -12,7 +12,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
@@ -54,16 +54,24 @@ SYSTEMS = (
 
 
 def hours(run: Path) -> float:
-    """Hours of all attempts of a run."""
-    seconds, begun = 0.0, None
+    """Hours of all attempts of a run; one that was killed lived until the last word in its log."""
+    seconds, begun, job = 0.0, None, ""
     for event in History(run).read():
         time = datetime.fromisoformat(event["time"])
-        if begun is not None and event["event"] in ENDS:
+        if event["event"] == "started":
+            if begun is not None:
+                seconds += (_last_word(run, job) - begun).total_seconds()
+            begun, job = time, str(event["job"]).removeprefix("local-")
+        elif begun is not None and event["event"] in ENDS:
             seconds += (time - begun).total_seconds()
             begun = None
-        elif event["event"] == "started":
-            begun = time
     return seconds / 3600
+
+
+def _last_word(run: Path, job: str) -> datetime:
+    """When a job last wrote into its log."""
+    written = max(path.stat().st_mtime for path in (run / "log").glob(f"{job}_0_log.*"))
+    return datetime.fromtimestamp(written, timezone.utc)
 
 
 def attempts(run: Path) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import NoReturn
 
 import torch
@@ -74,15 +75,21 @@ def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase, template: PromptTe
         turns = [{"role": "user", "content": text}]
         # As text first: what a template writes of special tokens must not be put in twice.
         text = str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
-        return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(_tokens(text, tokenizer, False))
     if template == "llama2":
         text = f"[INST] {text.strip()} [/INST]"
-    return list(tokenizer(text)["input_ids"])
+    return list(_tokens(text, tokenizer, True))
 
 
 def answer_ids(text: str, tokenizer: PreTrainedTokenizerBase) -> list[int]:
     """Token ids of an answer and the end of sequence."""
-    return [*tokenizer(text, add_special_tokens=False)["input_ids"], tokenizer.eos_token_id]
+    return [*_tokens(text, tokenizer, False), tokenizer.eos_token_id]
+
+
+@lru_cache(maxsize=8)
+def _tokens(text: str, tokenizer: PreTrainedTokenizerBase, special: bool) -> tuple[int, ...]:
+    """A query that was found to fit is counted and turned into an example right after: its texts are the same."""
+    return tuple(tokenizer(text, add_special_tokens=special)["input_ids"])
 
 
 def encode(query: Query, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate | None = None) -> Example:

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from random import Random
 from typing import Any
 
 from torch import Tensor, nn
@@ -14,29 +12,16 @@ from torch.nn import functional
 
 from lmrc.config import RcConfig
 from lmrc.corpus.arrow import Corpus
-from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.engine.distributed import World
 from lmrc.engine.precision import settle
 from lmrc.engine.task import Batch, to_device
 from lmrc.errors import ConfigError, UserError
 from lmrc.rc.batching import collate
-from lmrc.rc.examples import Example, QueryBuilder, encode, gold_pairs
+from lmrc.rc.encoded import EncodedQueries, encoded
+from lmrc.rc.examples import Example
 from lmrc.rc.lora import add_adapter, attention_kernel, load_base, load_tokenizer, own_gpus, save_adapter
 from lmrc.rc.packing import IMPLEMENTATION, check_positions, run
-from lmrc.rc.prompts import Pair
 from lmrc.rc.settings import Settings
-
-
-def thinned(pairs: Sequence[Pair], related: Sequence[Pair], ratio: float, seed: str) -> list[Pair]:
-    """The related pairs and `ratio` times as many of the others, drawn by `seed`, in their order.
-
-    Where none is related as many others as for one, so that a text without relations is learnt too.
-    """
-    known = set(related)
-    others = [pair for pair in pairs if pair not in known]
-    count = min(len(others), max(1, round(ratio * max(1, len(known)))))
-    drawn = set(Random(seed).sample(others, count))
-    return [pair for pair in pairs if pair in known or pair in drawn]
 
 
 class RcTask:
@@ -71,47 +56,23 @@ class RcTask:
         if config.train.gradient_checkpointing:
             # The reentrant kind wants inputs that need a gradient, which frozen embeddings do not give.
             base.activation_checkpointing_enable({"use_reentrant": False})
-        check_positions(base, max(len(example.input_ids) for example in [*self._train, *self._dev]))
+        check_positions(base, max(each.size(index) for each in (self._train, self._dev) for index in range(len(each))))
         self._adapted = add_adapter(base, config.lora, config.model.base, config.run.seed)
         self.model: nn.Module = self._adapted
-        self._fingerprint = self._hash()
 
-    def _examples(self, corpus: Corpus, folder: Path, none_ratio: float | None = None) -> list[Example]:
-        builder = QueryBuilder(self.tokenizer, corpus.relations, self._config.prompt)
-        examples: list[Example] = []
-        without = shortened = sentences = left_out = 0
-        for index, document in enumerate(corpus):
-            known = gold_pairs(document)
-            pairs = known if self._config.prompt.kind == "rc" else candidate_pairs(len(document.entities))
-            if none_ratio is not None:
-                asked = thinned(pairs, known, none_ratio, f"{self._config.run.seed} {index} {document.title}")
-                left_out += len(pairs) - len(asked)
-                pairs = asked
-            queries = list(builder.build(index, document, pairs, relations_by_pair(document)))
-            shortened += sum(1 for query in queries if query.left_out)
-            sentences += sum(len(query.left_out) for query in queries)
-            made = [encode(query, self.tokenizer, self._config.prompt.template) for query in queries]
-            without += not made
-            examples += made
-        if not examples:
+    def _examples(self, corpus: Corpus, folder: Path, none_ratio: float | None = None) -> EncodedQueries:
+        examples = encoded(corpus, self.tokenizer, self._config.prompt, none_ratio, self._config.run.seed)
+        if not len(examples):
             raise UserError(f"{folder}: no document has a pair to learn from: give a corpus with labels")
         if os.environ.get("RANK", "0") == "0":
-            tokens = sum(len(example.input_ids) for example in examples)
+            counts = examples.counts
             print(
-                f"{folder}: {len(examples)} queries, {tokens} tokens, of {len(corpus)} documents; "
-                f"{without} documents have no pair to ask for; {shortened} queries are without {sentences} sentences, "
-                f"to fit; {left_out} pairs without a relation are left out",
+                f"{folder}: {len(examples)} queries, {examples.tokens} tokens, of {counts.documents} documents; "
+                f"{counts.without_pairs} documents have no pair to ask for; {counts.shortened} queries are without "
+                f"{counts.sentences} sentences, to fit; {counts.thinned_out} pairs without a relation are left out",
                 flush=True,
             )
         return examples
-
-    def _hash(self) -> str:
-        digest = hashlib.sha256()
-        for example in self._train:
-            digest.update(len(example.input_ids).to_bytes(8, "little"))
-            digest.update(example.prompt_tokens.to_bytes(8, "little"))
-            digest.update(example.input_ids.numpy().tobytes())
-        return digest.hexdigest()
 
     def __len__(self) -> int:
         """Number of training queries."""
@@ -119,15 +80,15 @@ class RcTask:
 
     def fingerprint(self) -> str:
         """SHA-256 of the token ids of all training queries."""
-        return self._fingerprint
+        return self._train.sha256
 
     def weight(self, index: int) -> int:
         """Number of tokens that are learnt: answer and end of sequence."""
-        return self._train[index].answer_tokens
+        return self._train.weight(index)
 
     def size(self, index: int) -> int:
         """Number of tokens."""
-        return len(self._train[index].input_ids)
+        return self._train.size(index)
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """Training queries, end to end (`lmrc.rc.examples.collate`)."""

@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import json
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -18,12 +17,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
-from transformers import PreTrainedTokenizerBase
 
-from lmrc.cache import cached
+from lmrc.cache import cached, fingerprint
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.shards import Shard, ShardFolder
-from lmrc.corpus.source import sha256_of
 from lmrc.environment import cpus
 from lmrc.errors import CorpusError
 from lmrc.rcp.columns import SCHEMA
@@ -136,19 +133,3 @@ def _key(corpus: Corpus, encoder: Encoder) -> str:
         "corpus": corpus.fingerprint,
     }
     return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
-
-
-def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of the tokenizer's files as it would save them: vocabulary, merges, special tokens, options.
-
-    What its last use has left in it (truncation, padding) does not count.
-    """
-    with tempfile.TemporaryDirectory() as folder:
-        tokenizer.save_pretrained(folder)
-        fast = Path(folder) / "tokenizer.json"
-        if fast.exists():
-            content = json.loads(fast.read_bytes())
-            fast.write_text(json.dumps({**content, "truncation": None, "padding": None}))
-        files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
-        hashes = {str(path.relative_to(folder)): sha256_of(path) for path in files}
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()

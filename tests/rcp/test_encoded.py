@@ -11,11 +11,12 @@ import numpy as np
 import pytest
 from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
 
+from lmrc.cache import fingerprint
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.shards import write_shard
 from lmrc.errors import CorpusError, UserError
 from lmrc.rcp import encoding
-from lmrc.rcp.encoded import EncodedCorpus, encoded, fingerprint
+from lmrc.rcp.encoded import EncodedCorpus, encoded
 from lmrc.rcp.markers import Encoder
 from tests.conftest import ROOT
 from tests.rcp import tiny
