@@ -174,7 +174,7 @@ class PromptOptions(Options):
         None, description="none: the prompt as it is; llama2: in [INST]; chat: in the tokenizer's chat template"
     )
     pairs_per_query: Count | None = Field(None, description="most pairs a query; none: as many as fit max_length")
-    max_length: int = Field(4096, ge=64, description="tokens of prompt and answer together")
+    max_length: int = Field(4096, ge=64, description="tokens of demonstrations, prompt and answer together")
     shorten: Shortening | None = Field(
         None,
         description="text that does not fit with one pair; none: refused; sentences: without those that name neither "

@@ -20,7 +20,7 @@ train=(--data.train "$data/train_992")
 
 run() { echo "== $2 =="; python "launch/$1.py" --where local --run.folder "$RUNS" --run "$2" "${@:3}"; }
 fine_tune() { run rc "$1" --config "$here/$1.yaml" "${train[@]}" --data.dev "$sample" --model.base "$LM"; }
-answer() { run classify "$1" --corpus "$2" --rc "$RUNS/$3/best" --decode.batch_size 8 "${@:4}"; }
+answer() { run classify "$1" --corpus "$2" --rc "$RUNS/$3/best" --decode.batch_size 32 "${@:4}"; }
 
 data() {
   mkdir -p "$data"

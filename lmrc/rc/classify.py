@@ -23,7 +23,7 @@ from lmrc.evaluation.files import replacing
 from lmrc.evaluation.predictions import Prediction, write_predictions
 from lmrc.rc.answering import Answered, Answering, LocalAnswering, load_lm
 from lmrc.rc.examples import Query, QueryBuilder, gold_pairs
-from lmrc.rc.few_shot import demonstrations, few_shot_messages
+from lmrc.rc.few_shot import Demonstration, demonstrated_tokens, demonstrations, few_shot_messages
 from lmrc.rc.lora import adapter_base, load_tokenizer
 from lmrc.rc.prompts import Pair
 from lmrc.rc.server.answering import ServerAnswering
@@ -147,17 +147,22 @@ class Classifying:
 
     @cached_property
     def _builder(self) -> QueryBuilder:
-        decode = self._config.decode
-        return QueryBuilder(self._tokenizer, self._corpus.relations, self._settings.prompt, decode.max_new_tokens)
+        relations, prompt = self._corpus.relations, self._settings.prompt
+        before = demonstrated_tokens(self._demonstrations, self._tokenizer)
+        return QueryBuilder(self._tokenizer, relations, prompt, self._config.decode.max_new_tokens, before)
+
+    @cached_property
+    def _demonstrations(self) -> list[Demonstration]:
+        few = self._config.few_shot
+        if not few.examples:
+            return []
+        return demonstrations(Corpus.open(few.corpus), self._settings.prompt.kind, few.examples, few.pairs, few.seed)
 
     @cached_property
     def _answering(self) -> Answering:
         config, relations, prompt = self._config, self._corpus.relations, self._settings.prompt
         if config.decode.backend == "openai":
-            shown = []
-            if config.few_shot.examples:
-                few = config.few_shot
-                shown = demonstrations(Corpus.open(few.corpus), prompt.kind, few.examples, few.pairs, few.seed)
+            shown = self._demonstrations
             folder = config.run.folder / config.run.name / ANSWERS
             return ServerAnswering(
                 config.server,

@@ -125,11 +125,7 @@ def encoded(
         "relations": corpus.relations.sha256,
     }
     key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
-    # What takes seconds only is not announced.
-    notice = f"Tokenizing the queries of {len(corpus)} documents, once:" if len(corpus) >= 100 else None
-    return EncodedQueries(
-        cached(f"queries-{key}", lambda folder: _write(folder, corpus, tokenizer, prompt, thinning), notice)
-    )
+    return EncodedQueries(cached(f"queries-{key}", lambda folder: _write(folder, corpus, tokenizer, prompt, thinning)))
 
 
 def _write(
@@ -139,6 +135,8 @@ def _write(
     prompt: PromptOptions,
     thinning: tuple[float, int] | None,
 ) -> None:
+    if len(corpus) >= 100:  # fewer take seconds
+        print(f"{corpus.folder}: tokenizing the queries of {len(corpus)} documents, once", flush=True)
     builder = QueryBuilder(tokenizer, corpus.relations, prompt)
     counts = Counts()
     digest = hashlib.sha256()

@@ -130,6 +130,7 @@ class QueryBuilder:
     """Cuts the pairs of documents into queries that fit.
 
     `answer_limit`: at inference, the longest answer in tokens that will be generated; it bounds the pairs of a query.
+    `demonstrated`: tokens of the demonstrations that stand before each query, and count into `max_length`.
     """
 
     def __init__(
@@ -138,11 +139,13 @@ class QueryBuilder:
         relations: RelationSet,
         options: PromptOptions,
         answer_limit: int | None = None,
+        demonstrated: int = 0,
     ) -> None:
         check_relations(relations)
         self._tokenizer = tokenizer
         self._relations = relations
         self._options = options
+        self._demonstrated = demonstrated
         self._answer_limit = options.max_length if answer_limit is None else answer_limit
         answers = answer_set(options.kind, relations)
         names = [*answers.relations.names, answers.none]
@@ -168,7 +171,7 @@ class QueryBuilder:
         if not rest:
             return
         costs = self._costs(document, rest, gold)
-        frame = len(self._prompt(document, rest[:1])) - costs[rest[0]].asked
+        frame = self._demonstrated + len(self._prompt(document, rest[:1])) - costs[rest[0]].asked
         while rest:
             most = min(len(rest), self._options.pairs_per_query or len(rest))
 
@@ -234,12 +237,12 @@ class QueryBuilder:
         gold: Mapping[Pair, Sequence[str]] | None,
         without: Collection[int] = (),
     ) -> tuple[int, int]:
-        """Tokens of prompt and answer."""
+        """Tokens of prompt, demonstrations included, and answer."""
         if gold is None:
             answered = 1 + sum(costs[pair].answered for pair in pairs)
         else:
             answered = len(answer_ids(self._answer(document, pairs, gold), self._tokenizer))
-        return len(self._prompt(document, pairs, without)), answered
+        return self._demonstrated + len(self._prompt(document, pairs, without)), answered
 
     def _fits(self, before: int, after: int) -> bool:
         return before + after <= self._options.max_length and after <= self._answer_limit
@@ -268,6 +271,7 @@ class QueryBuilder:
                 f"limited to {self._answer_limit}: raise decode.max_new_tokens or prompt.max_length"
             )
         even = f", even without the {without} sentences that name neither entity" if without else ""
+        even += f", {self._demonstrated} of them for demonstrations" if self._demonstrated else ""
         remedy = "raise it" if self._options.shorten else "raise it, say prompt.shorten=sentences for training"
         raise UserError(
             f"document {document.title!r} needs {before + after} tokens with a single pair and its answer{even}, but "

@@ -8,15 +8,17 @@ demonstration is a turn of a conversation, the prompt to the letter and the gold
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import dataclass
 from random import Random
+
+from transformers import PreTrainedTokenizerBase
 
 from lmrc.config import PromptKind
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
 from lmrc.errors import UserError
-from lmrc.rc.examples import Query
+from lmrc.rc.examples import Query, answer_ids, prompt_ids
 from lmrc.rc.prompts import Pair, answer, prompt
 
 
@@ -76,6 +78,11 @@ def few_shot_messages(shown: Sequence[Demonstration], query: Query) -> list[dict
     for one in shown:
         messages += [{"role": "user", "content": one.prompt}, {"role": "assistant", "content": one.answer}]
     return [*messages, {"role": "user", "content": query.prompt}]
+
+
+def demonstrated_tokens(shown: Iterable[Demonstration], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Tokens of the demonstrations, without those that the server's chat template puts around turns."""
+    return sum(len(prompt_ids(one.prompt, tokenizer)) + len(answer_ids(one.answer, tokenizer)) for one in shown)
 
 
 def _choose(document: Document, gold: Collection[Pair], kind: PromptKind, most: int, random: Random) -> list[Pair]:

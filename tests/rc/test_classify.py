@@ -184,6 +184,10 @@ def test_a_server_after_demonstrations(base: Path, tmp_path: Path, capsys: pytes
         run(options)
         assert len(server.asked) == sent
     assert "server: " in capsys.readouterr().out
+    # Demonstrations stand before each text, and take of its room.
+    cramped = options.model_copy(update={"prompt": PromptOptions(kind="direct", max_length=400)})
+    with pytest.raises(UserError, match="of them for demonstrations"):
+        Classifying(cramped).rows(range(3))
 
 
 @pytest.mark.parametrize(

@@ -79,6 +79,22 @@ def test_answers_that_may_not_be_long_take_fewer_pairs() -> None:
     assert all(query.answer_room <= 120 for query in queries)
 
 
+@given(demonstrated=st.integers(1, 400), known=st.booleans())
+def test_demonstrations_take_their_room(demonstrated: int, known: bool) -> None:
+    pairs, gold = candidate_pairs(4), GOLD if known else None
+    beside = QueryBuilder(TOKENIZER, RELATIONS, PromptOptions(max_length=1500), demonstrated=demonstrated)
+    alone = builder(max_length=1500 - demonstrated, answer_limit=1500)
+    assert list(beside.build(0, DOCUMENT, pairs, gold)) == list(alone.build(0, DOCUMENT, pairs, gold))
+
+
+def test_demonstrations_that_leave_no_room_are_named() -> None:
+    beside = QueryBuilder(TOKENIZER, RELATIONS, PromptOptions(max_length=1500), demonstrated=1400)
+    with pytest.raises(
+        UserError, match=r"needs \d+ tokens .*, 1400 of them for demonstrations, but prompt\.max_length"
+    ):
+        list(beside.build(0, DOCUMENT, [(0, 1)]))
+
+
 def test_text_that_does_not_fit_alone_is_refused() -> None:
     long = document(["a", "b"], [(0, 1, "P17")], title="Long one", text="word " * 300)
     needed = len(prompt(long, [(0, 1)], RELATIONS, "rc")) + len("(a| country| b)") + 1

@@ -9,7 +9,7 @@ from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED
 from lmrc.errors import UserError
 from lmrc.rc.examples import Query
-from lmrc.rc.few_shot import Demonstration, demonstrations, few_shot_messages
+from lmrc.rc.few_shot import Demonstration, demonstrated_tokens, demonstrations, few_shot_messages
 from lmrc.rc.prompts import prompt
 from tests.rc import tiny
 
@@ -95,3 +95,11 @@ def test_a_query_comes_after_the_demonstrations() -> None:
         {"role": "user", "content": "the prompt"},
     ]
     assert few_shot_messages([], asked) == [{"role": "user", "content": "the prompt"}]
+
+
+def test_tokens_of_demonstrations() -> None:
+    tokenizer = tiny.tokenizer()  # a token a byte
+    shown = [Demonstration(0, "t", ((0, 1),), "é" * 3, "answer"), Demonstration(0, "t", ((0, 1),), "ab", "")]
+    ends = 2
+    assert demonstrated_tokens(shown, tokenizer) == 6 + 6 + 2 + ends
+    assert demonstrated_tokens([], tokenizer) == 0
