@@ -43,8 +43,14 @@ rcp-llm() {
   answer rcp-llm-answers "$sample" rcp-llm
   answer lmrc-llm "$sample" rc --candidates "$RUNS/rcp-llm-answers/candidates"
 }
+# What the error analysis asks for: fewer pairs lost to RCP, then fewer relations lost to RC.
+ideas() {
+  run propose propose-f1 --corpus "$sample" --rcp "$RUNS/rcp/best" --threshold f1
+  answer lmrc-f1 "$sample" rc --candidates "$RUNS/propose-f1/candidates"
+  answer lmrc-f1-weighed "$sample" rc --candidates "$RUNS/propose-f1/candidates" --decode.mode score
+}
 lmrc-dev() { answer lmrc-dev "$data/dev" rc --candidates "$RUNS/propose-dev/candidates"; }
 summary() { python "$here/summary.py" "$RUNS" --sample "$sample" --dev "$data/dev" --train "$data/train_992"; }
 
-[ $# -gt 0 ] || set -- data rcp propose rc rc-gold lmrc-sample direct rcp-llm lmrc-dev summary
+[ $# -gt 0 ] || set -- data rcp propose rc rc-gold lmrc-sample ideas lmrc-dev direct rcp-llm summary
 for step in "$@"; do "$step"; done

@@ -49,6 +49,8 @@ SYSTEMS = (
     System("the LM on all pairs (direct)", "direct-answers", ("direct",), ("direct-answers",)),
     System("an LM in the place of RCP", "lmrc-llm", ("rcp-llm", "rc"), ("rcp-llm-answers", "lmrc-llm")),
     System("RC on gold pairs", "rc-gold", ("rc",), ("rc-gold",)),
+    System("LMRC, RCP's threshold for F1", "lmrc-f1", ("rcp", "rc"), ("propose-f1", "lmrc-f1")),
+    System("the same, all relations weighed", "lmrc-f1-weighed", ("rcp", "rc"), ("propose-f1", "lmrc-f1-weighed")),
     System("LMRC, whole dev", "lmrc-dev", ("rcp", "rc"), ("propose-dev", "lmrc-dev")),
 )
 

@@ -157,8 +157,14 @@ def curves_of(folders: Mapping[str, Path]) -> list[tuple[str, dict[str, Series]]
     return [(name, curves) for name, curves in found if any(curves.get(metric) for metric in CURVES)]
 
 
-def write_exhibits(folder: Path, exhibits: Iterable[Exhibit]) -> None:
-    """Tables as text, LaTeX and CSV, figures as SVG and PNG. Raises UserError where a file cannot be written."""
+def write_exhibits(folder: Path, exhibits: Iterable[Exhibit]) -> list[Path]:
+    """Tables as text, LaTeX and CSV, figures as SVG and PNG, below tables/ and figures/.
+
+    Returns the files there that are none of these, such as those of an earlier report about other runs. Raises
+    UserError where a file cannot be written.
+    """
+    tables, figures = folder / "tables", folder / "figures"
+    written: set[Path] = set()
     for exhibit in exhibits:
         content, name = exhibit.content, exhibit.name.replace("/", "-")  # a run may be named by two folders
         below = "".join(f"\n{note}" for note in exhibit.notes)
@@ -169,12 +175,15 @@ def write_exhibits(folder: Path, exhibits: Iterable[Exhibit]) -> None:
                 "csv": content.csv(),
             }
             for ending, text in forms.items():
-                with replacing(folder / "tables" / f"{name}.{ending}") as file:
+                with replacing(tables / f"{name}.{ending}") as file:
                     file.write(text)
+                written.add(tables / f"{name}.{ending}")
         else:
-            with replacing(folder / "figures" / f"{name}.svg") as file:
+            with replacing(figures / f"{name}.svg") as file:
                 file.write(content.svg)
-            write_bytes(folder / "figures" / f"{name}.png", content.png())
+            write_bytes(figures / f"{name}.png", content.png())
+            written |= {figures / f"{name}.svg", figures / f"{name}.png"}
+    return sorted({*tables.glob("*"), *figures.glob("*")} - written)
 
 
 def _of(

@@ -57,7 +57,10 @@ def report_runs(
         sections.append(Section("documents", "Documents", documents_html(runs)))
     write_report(page_of(out), title, *sections)
     if page_of(out) != out:
-        made.write_exhibits(out, [exhibit for _, found in parts.values() for exhibit in found])
+        others = made.write_exhibits(out, [exhibit for _, found in parts.values() for exhibit in found])
+        if others:
+            first = others[0].relative_to(out)
+            logger.warning("%s holds %d files that are not of this report, such as %s", out, len(others), first)
     return runs
 
 

@@ -127,6 +127,18 @@ def test_a_run_that_has_nothing_yet_is_named(tmp_path: Path, caplog: pytest.LogC
     assert caplog.messages == [f"{empty} has neither predictions nor metrics yet: the report goes without it"]
 
 
+def test_files_of_another_report_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    out, run = tmp_path / "out", run_of(tmp_path, 2)
+    report_runs([run], out)
+    assert not caplog.messages
+    old = [out / "tables" / "scores-old.csv", out / "figures" / "learning-old.svg"]
+    for file in old:
+        file.touch()
+    report_runs([run], out)
+    assert caplog.messages == [f"{out} holds 2 files that are not of this report, such as figures/learning-old.svg"]
+    assert all(file.exists() for file in old)
+
+
 def test_a_file_gets_the_page_alone(tmp_path: Path) -> None:
     runs = [run_of(tmp_path, 2), run_of(tmp_path, None, "other/run")]
     report_runs(runs, tmp_path / "out" / "page.html", title="Two")
