@@ -19,7 +19,7 @@ data=$RUNS/data sample=$RUNS/data/dev-$SAMPLE
 train=(--data.train "$data/train_992")
 
 run() { echo "== $2 =="; python "launch/$1.py" --where local --run.folder "$RUNS" --run "$2" "${@:3}"; }
-fine_tune() { run rc "$1" --config "$here/$1.yaml" "${train[@]}" --data.dev "$sample" --model.base "$LM"; }
+fine_tune() { run rc "$1" --config "$here/$1.yaml" "${train[@]}" --data.dev "$data/dev-2" --model.base "$LM"; }
 answer() { run classify "$1" --corpus "$2" --rc "$RUNS/$3/best" --decode.batch_size 32 "${@:4}"; }
 
 data() {
@@ -27,6 +27,8 @@ data() {
   for part in train_992 dev; do
     [ -d "$data/$part" ] || lmrc data build "$folder/redocred_$part.json" --out "$data/$part"
   done
+  # All that a fine-tuning measures: what it is worth, the answers will say.
+  [ -d "$data/dev-2" ] || lmrc data build "$folder/redocred_dev.json" --out "$data/dev-2" --sample 2 --seed 67
   [ -d "$sample" ] || lmrc data build "$folder/redocred_dev.json" --out "$sample" --sample "$SAMPLE" --seed 66
 }
 rcp() { run rcp rcp --config "$here/rcp.yaml" "${train[@]}" --data.dev "$data/dev" --model.encoder "$ENCODER"; }
