@@ -198,6 +198,8 @@ def test_a_damaged_answer_is_asked_for_again(tmp_path: Path, capsys: pytest.Capt
 
 
 def killed(pipe: Connection) -> None:
+    # A shell's background jobs are begun deaf to it.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     url, folder = pipe.recv()
     ask(backend(url, folder, concurrency=2), QUERIES)
 
