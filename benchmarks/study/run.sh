@@ -39,10 +39,11 @@ propose() {
 rc() { fine_tune rc; }
 rc-gold() { answer rc-gold "$sample" rc; }
 lmrc-sample() { answer lmrc "$sample" rc --candidates "$RUNS/propose/candidates"; }
-direct() { fine_tune direct; answer direct-answers "$sample" direct; }
+# All pairs of a document are many queries: a batch is full with a few documents, and little is lost by a kill.
+direct() { fine_tune direct; answer direct-answers "$sample" direct --work.unit_documents 4; }
 rcp-llm() {
   fine_tune rcp-llm
-  answer rcp-llm-answers "$sample" rcp-llm
+  answer rcp-llm-answers "$sample" rcp-llm --work.unit_documents 4
   answer lmrc-llm "$sample" rc --candidates "$RUNS/rcp-llm-answers/candidates"
 }
 # What the error analysis asks for: fewer pairs lost to RCP, then fewer relations lost to RC.
