@@ -41,6 +41,7 @@ rc-gold() { answer rc-gold "$sample" rc; }
 lmrc-sample() { answer lmrc "$sample" rc --candidates "$RUNS/propose/candidates"; }
 # All pairs of a document are many queries: a batch is full with a few documents, and little is lost by a kill.
 direct() { fine_tune direct; answer direct-answers "$sample" direct --work.unit_documents 4; }
+direct-3() { fine_tune direct-3; answer direct-3-answers "$sample" direct-3 --work.unit_documents 4; }
 rcp-llm() {
   fine_tune rcp-llm
   answer rcp-llm-answers "$sample" rcp-llm --work.unit_documents 4
@@ -55,5 +56,5 @@ ideas() {
 lmrc-dev() { answer lmrc-dev "$data/dev" rc --candidates "$RUNS/propose-dev/candidates"; }
 summary() { python "$here/summary.py" "$RUNS" --sample "$sample" --dev "$data/dev" --train "$data/train_992"; }
 
-[ $# -gt 0 ] || set -- data rcp propose rc rc-gold lmrc-sample ideas lmrc-dev direct rcp-llm summary
+[ $# -gt 0 ] || set -- data rcp propose rc rc-gold lmrc-sample ideas lmrc-dev direct direct-3 rcp-llm summary
 for step in "$@"; do "$step"; done

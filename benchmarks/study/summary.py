@@ -47,6 +47,7 @@ class System:
 SYSTEMS = (
     System("LMRC: RCP, then RC", "lmrc", ("rcp", "rc"), ("propose", "lmrc")),
     System("the LM on all pairs (direct)", "direct-answers", ("direct",), ("direct-answers",)),
+    System("direct, learnt from fewer None", "direct-3-answers", ("direct-3",), ("direct-3-answers",)),
     System("an LM in the place of RCP", "lmrc-llm", ("rcp-llm", "rc"), ("rcp-llm-answers", "lmrc-llm")),
     System("RC on gold pairs", "rc-gold", ("rc",), ("rc-gold",)),
     System("LMRC, RCP's threshold for F1", "lmrc-f1", ("rcp", "rc"), ("propose-f1", "lmrc-f1")),
@@ -105,7 +106,7 @@ def answer_tokens(run: Path, adapter: Path, corpus: Corpus) -> int:
 def cost(runs: Path, system: System, corpus: Corpus) -> dict[str, Any]:
     """Hours and tokens of training and of answering."""
     trained, answered = [runs / name for name in system.trained], [runs / name for name in system.answered]
-    adapters = {"direct-answers": "direct", "rcp-llm-answers": "rcp-llm"}
+    adapters = {name: name.removesuffix("-answers") for name in system.answered if name.endswith("-answers")}
     asked = [run for run in answered if (run / "generations.jsonl").is_file()]
     return {
         "training_hours": sum(map(hours, trained)),
@@ -203,13 +204,14 @@ def main() -> None:
         )
     summary: dict[str, Any] = {"systems": systems}
     lines = [score_table(systems).markdown(), "", cost_table(systems).markdown()]
-    if {"lmrc", "direct-answers"} <= set(evaluated):
-        difference = compared(evaluated["direct-answers"], evaluated["lmrc"]).as_json()["differences"]["f1"]
-        summary["lmrc_over_direct"] = {
-            "f1_ratio": evaluated["lmrc"].scores.all.f1 / max(evaluated["direct-answers"].scores.all.f1, 1e-9),
-            "difference": difference,
-        }
-        lines += ["", f"LMRC over direct: {json.dumps(summary['lmrc_over_direct'])}"]
+    for name in ("direct-answers", "direct-3-answers"):
+        if not {"lmrc", name} <= set(evaluated):
+            continue
+        difference = compared(evaluated[name], evaluated["lmrc"]).as_json()["differences"]["f1"]
+        # None where the other system found nothing.
+        ratio = evaluated["lmrc"].scores.all.f1 / difference["first"] if difference["first"] else None
+        summary[f"lmrc_over_{name}"] = {"f1_ratio": ratio, "difference": difference}
+        lines += ["", f"LMRC over {name}: {json.dumps(summary[f'lmrc_over_{name}'])}"]
     write_atomically(options.runs / "summary.json", json.dumps(summary, indent=1) + "\n")
     write_atomically(options.runs / "summary.md", "\n".join(lines) + "\n")
     print("\n".join(lines))
