@@ -192,6 +192,6 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
         growth[count] = json.loads(done.stdout)
     more_data = growth[6_000]["size"] - growth[1_000]["size"]
     more_memory = growth[6_000]["growth"] - growth[1_000]["growth"]
-    # Megabytes; documents as Python objects would take several times `more_data`.
-    assert more_memory < more_data, growth
+    # Megabytes. The mapped shards that were read count too; documents as objects would take several times as much.
+    assert more_memory < 2 * more_data, growth
     assert growth[6_000]["growth"] < 300, growth
