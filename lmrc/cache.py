@@ -74,7 +74,12 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
             fast.write_text(json.dumps({**content, "truncation": None, "padding": None}))
         files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
         hashes = {str(path.relative_to(folder)): sha256_of(path) for path in files}
-    return hashlib.sha256(json.dumps(hashes, sort_keys=True).encode()).hexdigest()
+    return digest(hashes)
+
+
+def digest(content: object) -> str:
+    """SHA-256 of plain JSON values, whatever the order of their keys."""
+    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _make(folder: Path, make: Callable[[Path], None], notice: str | None) -> None:

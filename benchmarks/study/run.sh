@@ -19,7 +19,9 @@ data=$RUNS/data sample=$RUNS/data/dev-$SAMPLE
 train=(--data.train "$data/train_992")
 
 run() { echo "== $2 =="; python "launch/$1.py" --where local --run.folder "$RUNS" --run "$2" "${@:3}"; }
-fine_tune() { run rc "$1" --config "$here/$1.yaml" "${train[@]}" --data.dev "$data/dev-2" --model.base "$LM"; }
+# NAME CONFIG [OPTION ...]
+fine_tune() { run rc "$1" --config "$here/$2.yaml" "${train[@]}" --data.dev "$data/dev-2" --model.base "$LM" "${@:3}"; }
+# NAME CORPUS ADAPTER [OPTION ...]
 answer() { run classify "$1" --corpus "$2" --rc "$RUNS/$3/best" --decode.batch_size 32 "${@:4}"; }
 
 data() {
@@ -36,14 +38,18 @@ propose() {
   run propose propose --corpus "$sample" --rcp "$RUNS/rcp/best"
   run propose propose-dev --corpus "$data/dev" --rcp "$RUNS/rcp/best"
 }
-rc() { fine_tune rc; }
+rc() { fine_tune rc rc; }
 rc-gold() { answer rc-gold "$sample" rc; }
 lmrc-sample() { answer lmrc "$sample" rc --candidates "$RUNS/propose/candidates"; }
 # All pairs of a document are many queries: a batch is full with a few documents, and little is lost by a kill.
-direct() { fine_tune direct; answer direct-answers "$sample" direct --work.unit_documents 4; }
-direct-3() { fine_tune direct-3; answer direct-3-answers "$sample" direct-3 --work.unit_documents 4; }
+direct() { fine_tune direct direct; answer direct-answers "$sample" direct --work.unit_documents 4; }
+# Three pairs without a relation for each with one: None is not all there is to learn.
+direct-3() {
+  fine_tune direct-3 direct --train.none_ratio 3
+  answer direct-3-answers "$sample" direct-3 --work.unit_documents 4
+}
 rcp-llm() {
-  fine_tune rcp-llm
+  fine_tune rcp-llm rcp-llm
   answer rcp-llm-answers "$sample" rcp-llm --work.unit_documents 4
   answer lmrc-llm "$sample" rc --candidates "$RUNS/rcp-llm-answers/candidates"
 }

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from random import Random
@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedTokenizerBase
 
-from lmrc.cache import cached, fingerprint
+from lmrc.cache import cached, digest, fingerprint
 from lmrc.config import PromptOptions
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
@@ -48,7 +48,7 @@ class Counts:
         return Counts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
 
-class EncodedQueries(Sequence[Example]):
+class EncodedQueries:
     """The queries of a corpus, in its order."""
 
     def __init__(self, folder: Path) -> None:
@@ -70,12 +70,10 @@ class EncodedQueries(Sequence[Example]):
     def __len__(self) -> int:
         return len(self._prompts)
 
-    def __getitem__(self, index: int) -> Example:  # type: ignore[override]  # no slices
+    def __getitem__(self, index: int) -> Example:
+        index = range(len(self))[index]  # raises IndexError beyond the last
         ids = self._ids[self._ends[index] : self._ends[index + 1]]
         return Example(torch.from_numpy(ids), self._prompts[index])
-
-    def __iter__(self) -> Iterator[Example]:
-        return (self[index] for index in range(len(self)))
 
     @property
     def tokens(self) -> int:
@@ -124,7 +122,7 @@ def encoded(
         "corpus": corpus.fingerprint,
         "relations": corpus.relations.sha256,
     }
-    key = hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+    key = digest(decides)[:32]
     return EncodedQueries(cached(f"queries-{key}", lambda folder: _write(folder, corpus, tokenizer, prompt, thinning)))
 
 

@@ -6,8 +6,6 @@ of all that decides the content: the tokenizer's files, the longest length, the 
 
 from __future__ import annotations
 
-import hashlib
-import json
 import sys
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +16,7 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 from pydantic import TypeAdapter
 
-from lmrc.cache import cached, fingerprint
+from lmrc.cache import cached, digest, fingerprint
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.shards import Shard, ShardFolder
 from lmrc.environment import cpus
@@ -132,4 +130,4 @@ def _key(corpus: Corpus, encoder: Encoder) -> str:
         "marker": MARKER,
         "corpus": corpus.fingerprint,
     }
-    return hashlib.sha256(json.dumps(decides, sort_keys=True).encode()).hexdigest()[:32]
+    return digest(decides)[:32]

@@ -18,6 +18,7 @@ from lmrc.rc.encoded import Counts, encoded
 from lmrc.rc.examples import Query, QueryBuilder, encode
 from tests.conftest import ROOT
 from tests.rc.tiny import DOCUMENTS, KINDS, RELATIONS, corpus, document
+from tests.rc.tiny import tokenizer as byte_tokenizer
 
 
 @pytest.fixture(autouse=True)
@@ -50,7 +51,8 @@ def test_queries_are_those_of_single_documents(tmp_path: Path, tokenizer: PreTra
     ]
     assert len(found) == len(expected) == (2 if kind == "rc" else 5)
     digest = hashlib.sha256()
-    for index, (example, right) in enumerate(zip(found, expected, strict=True)):
+    for index, right in enumerate(expected):
+        example = found[index]
         assert torch.equal(example.input_ids, right.input_ids)
         assert example.input_ids.dtype == right.input_ids.dtype
         assert example.prompt_tokens == right.prompt_tokens
@@ -61,6 +63,26 @@ def test_queries_are_those_of_single_documents(tmp_path: Path, tokenizer: PreTra
     assert found.sha256 == digest.hexdigest()
     assert found.tokens == sum(len(right.input_ids) for right in expected)
     assert found.counts == Counts(documents=3, without_pairs=1 if kind == "rc" else 0)
+
+
+@pytest.mark.parametrize(
+    ("kind", "sha256"),
+    [
+        ("rc", "6aed6fe83bf11f866487a42ba123252d4c36552834edc7381363cd0a49917bad"),
+        ("direct", "d39432b818eed725892734b6fd2f4d0eb9541644bd66c48aed7130fbf727e3e0"),
+    ],
+)
+def test_version(tmp_path: Path, kind: str, sha256: str) -> None:
+    """What is in users' caches is not known to be of older code: change `VERSION` where this changes."""
+    found = encoded(corpus(tmp_path / "corpus", DOCUMENTS), byte_tokenizer(), PromptOptions(kind=kind))
+    assert (module.VERSION, found.sha256) == (1, sha256)
+
+
+def test_the_last_is_found_from_the_end_and_none_beyond(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    found = encoded(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, PromptOptions())
+    assert torch.equal(found[-1].input_ids, found[1].input_ids)
+    with pytest.raises(IndexError):
+        found[2]
 
 
 def test_they_are_made_once(
@@ -76,7 +98,9 @@ def test_they_are_made_once(
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
     first, again = (encoded(docs, tokenizer, PromptOptions()) for _ in range(2))
     assert len(made) == 2
-    assert [example.input_ids.tolist() for example in first] == [example.input_ids.tolist() for example in again]
+    assert [first[index].input_ids.tolist() for index in range(2)] == [
+        again[index].input_ids.tolist() for index in range(2)
+    ]
 
 
 def test_whatever_decides_them_makes_them_anew(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> None:
