@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AutoConfig, AutoModel, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lmrc.corpus.docred import candidate_pairs
 from lmrc.rcp.markers import EncodedDocument
@@ -133,14 +133,6 @@ class PublishedModel(nn.Module):
         outer = (blocks_head.unsqueeze(3) * blocks_tail.unsqueeze(2)).view(-1, EMBEDDING * BLOCK)
         logits: Tensor = self.bilinear(outer)
         return logits
-
-
-def published_encoder(source: str, attention_dropout: float) -> PreTrainedModel:
-    """The pretrained encoder, with the attention dropout of both sides."""
-    config = AutoConfig.from_pretrained(source)
-    config.attention_probs_dropout_prob = attention_dropout
-    encoder: PreTrainedModel = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
-    return encoder
 
 
 def published_batch(documents: Sequence[EncodedDocument], padding: int) -> dict[str, Any]:

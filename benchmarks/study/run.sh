@@ -43,13 +43,14 @@ rc-gold() { answer rc-gold "$sample" rc; }
 lmrc-sample() { answer lmrc "$sample" rc --candidates "$RUNS/propose/candidates"; }
 # All pairs of a document are many queries: a batch is full with a few documents, and little is lost by a kill.
 direct() { fine_tune direct direct; answer direct-answers "$sample" direct --work.unit_documents 4; }
-# Three pairs without a relation for each with one: None is not all there is to learn.
+# Three pairs without a relation for each with one: None is not all there is to learn. So too for the LM that takes RCP's
+# place, which would learn to say No, as direct learns to say None.
 direct-3() {
   fine_tune direct-3 direct --train.none_ratio 3
   answer direct-3-answers "$sample" direct-3 --work.unit_documents 4
 }
 rcp-llm() {
-  fine_tune rcp-llm rcp-llm
+  fine_tune rcp-llm rcp-llm --train.none_ratio 3
   answer rcp-llm-answers "$sample" rcp-llm --work.unit_documents 4
   answer lmrc-llm "$sample" rc --candidates "$RUNS/rcp-llm-answers/candidates"
 }
@@ -60,7 +61,15 @@ ideas() {
   answer lmrc-f1-weighed "$sample" rc --candidates "$RUNS/propose-f1/candidates" --decode.mode score
 }
 lmrc-dev() { answer lmrc-dev "$data/dev" rc --candidates "$RUNS/propose-dev/candidates"; }
-summary() { python "$here/summary.py" "$RUNS" --sample "$sample" --dev "$data/dev" --train "$data/train_992"; }
+# Scores and costs, and the report of all that is finished, with the paper's tables.
+summary() {
+  python "$here/summary.py" "$RUNS" --sample "$sample" --dev "$data/dev" --train "$data/train_992"
+  local finished=()
+  for name in lmrc direct-answers direct-3-answers lmrc-llm rc-gold lmrc-f1 lmrc-dev rcp; do
+    [ ! -f "$RUNS/$name/DONE" ] || finished+=("$RUNS/$name")
+  done
+  lmrc report "${finished[@]}" --train-facts "$data/train_992" --out "$RUNS/report"
+}
 
 [ $# -gt 0 ] || set -- data rcp propose rc rc-gold lmrc-sample ideas lmrc-dev direct direct-3 rcp-llm summary
 for step in "$@"; do "$step"; done
