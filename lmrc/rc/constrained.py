@@ -24,7 +24,7 @@ class Request(NamedTuple):
 
 
 class Answer(NamedTuple):
-    """`ids`: with the end of sequence, if there was room for it."""
+    """`ids`: with the end of sequence, if there was room for it; if not, whole lines only."""
 
     ids: list[int]
     choices: list[tuple[int, float]]
@@ -74,7 +74,7 @@ def decode(
             _choose(model, open_rows)
         for row in active:
             if row.done:
-                yield row.number, Answer(row.answer.ids, row.choices)
+                yield row.number, Answer(row.answer.whole(), row.choices)
         active = [row for row in active if not row.done]
 
 

@@ -127,6 +127,11 @@ class PartialAnswer:
         self.ids: list[int] = []
         """What was written, the end of sequence included."""
         self.ended = False
+        self._in_lines = 0
+
+    def whole(self) -> list[int]:
+        """What was written, without a line that was begun and not finished."""
+        return self.ids if self.ended else self.ids[: self._in_lines]
 
     def allowed(self) -> list[int]:
         """The tokens that may come next, without repeats; not to be asked once it has ended."""
@@ -145,6 +150,7 @@ class PartialAnswer:
             elif read.relation < 0:
                 self.ended = True
             else:
+                self._in_lines = len(self.ids)
                 going.extend(self._grammar.after(read.pair, read.relation))
         self._readings = going
 

@@ -84,10 +84,18 @@ def test_every_pair_is_answered_and_nothing_else_is_said(learnt: Learnt) -> None
         assert {(triple.head, triple.tail) for triple in parsed.triples} == set(query.pairs)
 
 
-def test_an_answer_stops_where_there_is_no_more_room(learnt: Learnt) -> None:
+def test_an_answer_stops_at_the_line_for_which_there_is_no_more_room(learnt: Learnt) -> None:
     query = queries(learnt, "rc")[0]
     (request,) = requests(learnt, [query], "rc")
+    tokenizer = learnt.task.tokenizer
     whole = one_by_one(learnt, query, "rc")
-    for room in (1, 2, 7, 30):
+    text = tokenizer.decode(whole, skip_special_tokens=True)
+    beginnings = ["\n".join(text.split("\n")[:lines]) for lines in range(text.count("\n") + 1)]
+    assert len(beginnings) > 2
+    for room in (1, 2, 7, 30, len(whole) - 2, len(whole) - 1):
         ((_, answer),) = decode(learnt.task.model, [request._replace(room=room)], 1, SharedBeginning([]))
-        assert answer.ids == whole[:room]
+        said = tokenizer.decode(answer.ids, skip_special_tokens=True)
+        fitting = [beginning for beginning in [*beginnings, text] if len(tokenizer.encode(beginning)) <= room]
+        assert said == fitting[-1]
+        parsed = parse(said, DOCUMENTS[query.document], query.pairs, RELATIONS)
+        assert parsed.failures["malformed"] == 0
