@@ -36,6 +36,7 @@ from lmrc.rcp.model import RelationCandidateModel
 
 Size = Literal["minilm", "base"]
 Step = Callable[[int], None]
+Model = PublishedModel | RelationCandidateModel
 BATCH = 4
 # MiniLM's word pieces serve both sizes, so that no tokenizer is needed that this machine may not have.
 VOCABULARY = 30_522
@@ -76,25 +77,49 @@ def make_models(size: Size, vocabulary: int) -> tuple[PublishedModel, RelationCa
     return published, ours
 
 
-class Side:
-    """One side: its batches, made beforehand, a training step and a forward pass over one of them."""
+def batch_of(model: Model, documents: Sequence[EncodedDocument]) -> dict[str, Any]:
+    """Documents as the side takes them."""
+    if isinstance(model, PublishedModel):
+        return published_batch(documents, int(model.config.pad_token_id))
+    return model.collate(documents)
 
-    def __init__(
-        self,
-        model: PublishedModel | RelationCandidateModel,
-        batches: list[Any],
-        loss: Callable[[Any, Tensor], Tensor],
-        precision: str,
-        fused: bool,
-    ) -> None:
-        self.model = model
-        self._batches = batches
-        self._loss = loss
-        self._precision = precision
+
+def loss_of(model: Model, outputs: Tensor, targets: Tensor) -> Tensor:
+    """The mean loss of a batch; targets: [pairs] in {0, 1}."""
+    if isinstance(model, PublishedModel):
+        return published_loss(outputs, torch.stack([1 - targets, targets], 1))
+    return model.classifier.loss(outputs, targets) / len(targets)
+
+
+class Optimizer:
+    """AdamW at the paper's rates (ours fused), after clipping."""
+
+    def __init__(self, model: Model) -> None:
+        self._model = model
         encoder = {id(parameter) for parameter in model.encoder.parameters()}
         new = [parameter for parameter in model.parameters() if id(parameter) not in encoder]
         groups = [{"params": model.encoder.parameters(), "lr": RATES[0]}, {"params": new, "lr": RATES[1]}]
-        self._optimizer = torch.optim.AdamW(groups, eps=1e-6, weight_decay=0.0, fused=fused)
+        fused = not isinstance(model, PublishedModel)
+        self._adam = torch.optim.AdamW(groups, eps=1e-6, weight_decay=0.0, fused=fused)
+
+    def step(self, loss: Tensor) -> None:
+        """Backward, clip, step."""
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
+        self._adam.step()
+        self._adam.zero_grad()
+
+
+class Side:
+    """One side: its batches, made beforehand, a training step and a forward pass over one of them."""
+
+    def __init__(self, model: Model, documents: Sequence[EncodedDocument], precision: str) -> None:
+        """Batches of the documents, in the order of the file."""
+        self.model = model
+        starts = range(0, len(documents), BATCH)
+        self._batches = [batch_of(model, documents[start : start + BATCH]) for start in starts]
+        self._precision = precision
+        self._optimizer = Optimizer(model)
 
     def outputs(self, index: int) -> Tensor:
         """Forward pass without gradients, in evaluation mode."""
@@ -110,37 +135,13 @@ class Side:
         self.model.train()
         with autocast(self._precision, "cpu"):  # type: ignore[arg-type]
             outputs = self.model(self._batches[index])
-        loss = self._loss(outputs, (torch.arange(len(outputs)) % 29 == 0).float())
-        loss.backward()  # type: ignore[no-untyped-call]
-        torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-        self._optimizer.step()
-        self._optimizer.zero_grad()
+        self._optimizer.step(loss_of(self.model, outputs, (torch.arange(len(outputs)) % 29 == 0).float()))
 
 
 def read(path: Path, documents: int, tokenizer: PreTrainedTokenizerBase) -> list[EncodedDocument]:
     """The first documents, as word pieces."""
     encoder = Encoder(tokenizer, 1021)
     return [encoder.encode(document) for document in itertools.islice(read_documents(path, DOCRED), documents)]
-
-
-def make_side(
-    model: PublishedModel | RelationCandidateModel, documents: Sequence[EncodedDocument], precision: str
-) -> Side:
-    """One side over batches of the documents, in the order of the file."""
-    chunks = [documents[start : start + BATCH] for start in range(0, len(documents), BATCH)]
-
-    def one_hot(outputs: Tensor, targets: Tensor) -> Tensor:
-        return published_loss(outputs, torch.stack([1 - targets, targets], 1))
-
-    if isinstance(model, PublishedModel):
-        padding = int(model.config.pad_token_id)
-        return Side(model, [published_batch(chunk, padding) for chunk in chunks], one_hot, precision, False)
-    loss = model.classifier.loss
-
-    def mean(outputs: Tensor, targets: Tensor) -> Tensor:
-        return loss(outputs, targets) / len(targets)
-
-    return Side(model, [model.collate(chunk) for chunk in chunks], mean, precision, True)
 
 
 def peak_memory(size: Size, name: str, options: argparse.Namespace) -> dict[str, float]:
@@ -155,7 +156,7 @@ def peak_memory(size: Size, name: str, options: argparse.Namespace) -> dict[str,
 def _train_alone(size: Size, name: str, documents: Sequence[EncodedDocument], precision: str) -> None:
     libraries = highest_memory()
     model = make_models(size, VOCABULARY)[name == "ours"]
-    side = make_side(model, documents, precision)
+    side = Side(model, documents, precision)
     # The widest batches decide: those with the most pairs and tokens.
     for index in range(-(-len(documents) // BATCH)):
         side.train(index)
@@ -179,8 +180,8 @@ def measure(size: Size, documents: Sequence[EncodedDocument], options: argparse.
     """All figures of one encoder."""
     published, ours = make_models(size, VOCABULARY)
     sides = {
-        "published": make_side(published, documents, options.precision),
-        "ours": make_side(ours, documents, options.precision),
+        "published": Side(published, documents, options.precision),
+        "ours": Side(ours, documents, options.precision),
     }
     batches = -(-len(documents) // BATCH)
     for index in range(min(4, batches)):

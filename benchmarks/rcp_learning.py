@@ -15,18 +15,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from published import PublishedModel, published_batch, published_loss
-from rcp import BATCH, RATES, VOCABULARY, make_models
+from rcp import BATCH, VOCABULARY, Model, Optimizer, batch_of, loss_of, make_models
 from torch import Tensor
 from transformers import AutoTokenizer
 
 from lmrc.corpus.docred import Document, candidate_pairs, read_documents
 from lmrc.corpus.relations import DOCRED
 from lmrc.embedded import resolve
-from lmrc.rcp.markers import EncodedDocument, Encoder
-from lmrc.rcp.model import RelationCandidateModel
-
-Model = PublishedModel | RelationCandidateModel
+from lmrc.rcp.markers import Encoder
 
 
 def targets_of(documents: Sequence[Document]) -> Tensor:
@@ -36,31 +32,6 @@ def targets_of(documents: Sequence[Document]) -> Tensor:
         related = {(label.head, label.tail) for label in document.labels or ()}
         found += [float(pair in related) for pair in candidate_pairs(len(document.entities))]
     return torch.tensor(found)
-
-
-def loss_of(model: Model, documents: Sequence[EncodedDocument], targets: Tensor) -> Tensor:
-    """The mean loss of a batch."""
-    if isinstance(model, PublishedModel):
-        batch = published_batch(documents, int(model.config.pad_token_id))
-        return published_loss(model(batch), torch.stack([1 - targets, targets], 1))
-    return model.classifier.loss(model(model.collate(documents)), targets) / len(targets)
-
-
-def optimizer_of(model: Model) -> torch.optim.Optimizer:
-    """AdamW at the paper's rates."""
-    encoder = {id(parameter) for parameter in model.encoder.parameters()}
-    new = [parameter for parameter in model.parameters() if id(parameter) not in encoder]
-    groups = [{"params": model.encoder.parameters(), "lr": RATES[0]}, {"params": new, "lr": RATES[1]}]
-    return torch.optim.AdamW(groups, eps=1e-6, weight_decay=0.0)
-
-
-def step(model: Model, optimizer: torch.optim.Optimizer, loss: Tensor) -> float:
-    """Backward, clip, step. Returns the loss."""
-    loss.backward()  # type: ignore[no-untyped-call]
-    torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-    optimizer.step()
-    optimizer.zero_grad()
-    return float(loss.detach())
 
 
 def main() -> None:
@@ -73,15 +44,17 @@ def main() -> None:
     encoder = Encoder(AutoTokenizer.from_pretrained(resolve("embedded:minilm")), 1021)
     models: tuple[Model, Model] = make_models("minilm", VOCABULARY)
     start = {name: value.clone() for name, value in models[1].encoder.state_dict().items()}
-    optimizers = [optimizer_of(model.eval()) for model in models]
+    optimizers = [Optimizer(model.eval()) for model in models]
     apart = 0.0
     for number in range(options.steps):
         chosen = documents[BATCH * number : BATCH * (number + 1)]
         encoded, targets = [encoder.encode(document) for document in chosen], targets_of(chosen)
-        published, ours = (
-            step(model, optimizer, loss_of(model, encoded, targets))
-            for model, optimizer in zip(models, optimizers, strict=True)
-        )
+        losses = []
+        for model, optimizer in zip(models, optimizers, strict=True):
+            loss = loss_of(model, model(batch_of(model, encoded)), targets)
+            optimizer.step(loss)
+            losses.append(float(loss.detach()))
+        published, ours = losses
         apart = max(apart, abs(published - ours) / published)
         print(f"step {number + 1}: published {published:.6f}, ours {ours:.6f}", flush=True)
     theirs, own = (model.encoder.state_dict() for model in models)

@@ -3,8 +3,8 @@
 #   benchmarks/real/score.sh FOLDER [RECIPE] [SEED ...] [--OPTION VALUE ...]
 # FOLDER holds redocred_train_992.json and redocred_dev.json. RECIPE is plus (what paid), paper (the paper's) or published
 # (the paper's with the published code's classifier), those of rcp-RECIPE.yaml; plus if none is given. Seeds are 66, 67
-# and 68 if none are given; options are those of launch/rcp.py. Every seed is a run that resumes: the same command again goes on where it stopped. With RUNS=FOLDER the
-# runs are kept there, in place of runs/real.
+# and 68 if none are given; options are those of launch/rcp.py. Every seed is a run that resumes: the same command again
+# goes on where it stopped. With RUNS=FOLDER the runs are kept there, in place of runs/real.
 set -euo pipefail
 folder=$(cd "${1:?give the folder that holds redocred_train_992.json and redocred_dev.json}" && pwd)
 shift
@@ -49,7 +49,8 @@ for seed in seeds:
     lines = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
     (row,) = [line for line in lines if line["step"] == step and "dev_f1" in line]
     rows.append([row[f"dev_{name}"] for name in names])
-    print(f"{recipe}, seed {seed}, step {step}:", *(f"{name} {value:.2f}" for name, value in zip(names.values(), rows[-1])))
+    shown = (f"{name} {value:.2f}" for name, value in zip(names.values(), rows[-1]))
+    print(f"{recipe}, seed {seed}, step {step}:", *shown)
 means = [sum(column) / len(rows) for column in zip(*rows)]
 print(f"{recipe}, mean of {len(rows)}:", *(f"{name} {value:.2f}" for name, value in zip(names.values(), means)))
 END

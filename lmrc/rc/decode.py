@@ -24,7 +24,8 @@ _WINDOW = 16
 
 
 class Generation(NamedTuple):
-    """An answer. `finished`: the LM ended it by itself; otherwise it was cut at the query's room."""
+    """An answer. `finished`: the LM ended it by itself; otherwise it was cut at the query's room, along the grammar at
+    the last whole line before."""
 
     query: Query
     text: str
