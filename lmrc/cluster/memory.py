@@ -248,7 +248,9 @@ def _encoder_activations(encoder: Architecture, options: Training, rows: int, le
     norms = 2 * FP32 * hidden
     dropout = 2 * hidden if getattr(encoder.config, "hidden_dropout_prob", 0.0) > 0 else 0
     mlp = element * hidden + 2 * element * encoder.intermediate
-    token = _kept(options, encoder.layers, attention + norms + dropout + mlp, FP32 * hidden)
+    # Without checkpointing the output of the activation function is computed again.
+    again = 0 if options.gradient_checkpointing else element * encoder.intermediate
+    token = _kept(options, encoder.layers, attention + norms + dropout + mlp - again, FP32 * hidden)
     copies = encoder.linear_parameters * BF16 if element == BF16 else 0
     if options.gradient_checkpointing:
         copies //= encoder.layers

@@ -23,6 +23,7 @@ from lmrc.rcp.features import Features
 from lmrc.rcp.markers import EncodedDocument
 from lmrc.rcp.packing import PackedEncoder
 from lmrc.rcp.pooling import pool_attention, pool_contexts, pool_entities
+from lmrc.rcp.recompute import replace_activations
 from lmrc.rcp.relation_task import RelationTask
 from lmrc.rcp.windows import Windows
 
@@ -62,6 +63,7 @@ class RelationCandidateModel(nn.Module):
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
         replace_dropout(encoder)
+        replace_activations(encoder)
         self._packed = PackedEncoder(encoder)
         self.windows = Windows(size=self._packed.positions, separators=self._packed.separators)
         self.max_length = min(max_length, self.windows.longest)

@@ -16,6 +16,7 @@ from transformers import AttentionInterface, PreTrainedModel
 
 from lmrc.errors import UserError
 from lmrc.rcp.attention import attention_rows, caught, last_self_attention
+from lmrc.rcp.recompute import computed_again, note
 
 IMPLEMENTATION = "packed_windows"
 
@@ -41,7 +42,11 @@ def attend(
         F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling).transpose(1, 2)
         for q, k, v in zip(*(torch.split(part, lengths, 2) for part in (query, key, value)), strict=True)
     ]
-    return torch.cat(outputs, 1), None
+    return note(_joined, *outputs), None
+
+
+def _joined(*outputs: Tensor) -> Tensor:
+    return torch.cat(outputs, 1)
 
 
 AttentionInterface.register(IMPLEMENTATION, attend)
@@ -75,7 +80,7 @@ class PackedEncoder:
         Returns hidden states [tokens, d], and the last layer's queries and keys [tokens, heads * head size].
         """
         assert self._attention is not None
-        with caught(self._attention) as seen:
+        with caught(self._attention) as seen, computed_again():
             output = self._encoder(input_ids=input_ids[None], position_ids=position_ids[None], windows=tuple(windows))
         return output.last_hidden_state[0], seen["query"][0], seen["key"][0]
 

@@ -8,10 +8,13 @@ import pytest
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import Tensor, nn
+from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
 
 from lmrc.cluster.memory import GIB, MemoryEstimate, classifier_parameters, estimate_rc, estimate_rcp
 from lmrc.config import RcConfig, RcpConfig
+from lmrc.rcp import recompute
+from lmrc.rcp.model import RelationCandidateModel
 
 LLAMA13 = 13_015_864_320
 ADAPTER13 = 31_293_440
@@ -67,8 +70,6 @@ def test_plain_torch_shards_nothing() -> None:
 
 
 def test_the_parts_are_those_of_a_real_step_of_rcp() -> None:
-    from lmrc.rcp.model import RelationCandidateModel
-
     model, _ = RelationCandidateModel.from_encoder("embedded:tiny-encoder")
     estimate = estimate_rcp(rcp(zero_stage=0), 1)
     assert measured(model) == (estimate.weights, estimate.gradients, estimate.optimizer)
@@ -110,36 +111,52 @@ def kept_for_backward(run: Callable[[], Tensor], model: nn.Module) -> int:
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     held: dict[int, Tensor] = {}
 
-    def keep(tensor: Tensor) -> Tensor:
-        held.setdefault(tensor.untyped_storage().data_ptr(), tensor)
-        return tensor
+    def keep(kept: Any) -> Any:
+        for tensor in [kept] if isinstance(kept, Tensor) else kept.inputs:
+            held.setdefault(tensor.untyped_storage().data_ptr(), tensor)
+        return kept
 
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+    InnerHooks.keep = staticmethod(keep)
+    with saved_tensors_hooks(keep, lambda tensor: tensor):
         run()
     return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in own)
+
+
+class InnerHooks(saved_tensors_hooks):
+    """Hooks whose packed values are counted too."""
+
+    keep: Callable[[Any], Any]
+
+    def __init__(self, pack: Callable[[Tensor], Any], unpack: Callable[[Any], Tensor]) -> None:
+        super().__init__(lambda tensor: self.keep(pack(tensor)), unpack)
 
 
 def forward(precision: str) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast("cpu", dtype=torch.bfloat16) if precision == "bf16" else contextlib.nullcontext()
 
 
+@pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_activations_of_an_encoder_are_near_what_autograd_keeps(precision: str, tmp_path: Any) -> None:
-    # Without dropout: on the CPU it keeps its masks in another type than on a GPU.
+def test_activations_of_an_encoder_are_near_what_autograd_keeps(
+    precision: str, dropout: float, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
     shape = BertConfig(
         vocab_size=100,
         hidden_size=128,
         num_hidden_layers=6,
         num_attention_heads=4,
         intermediate_size=512,
-        hidden_dropout_prob=0.0,
+        hidden_dropout_prob=dropout,
         attention_probs_dropout_prob=0.0,
     )
     shape.save_pretrained(tmp_path)
-    model = AutoModel.from_config(shape, add_pooling_layer=False).train()
-    ids = torch.randint(0, 100, (2, 512))
+    encoder = AutoModel.from_config(shape).train()
+    packed = RelationCandidateModel(encoder)._packed
+    ids = torch.randint(0, 100, (1024,))
+    # Autograd asks the innermost hooks alone, which are the encoder's own.
+    monkeypatch.setattr(recompute, "saved_tensors_hooks", InnerHooks)
     with forward(precision):
-        kept = kept_for_backward(lambda: model(ids, torch.ones_like(ids)).last_hidden_state, model)
+        kept = kept_for_backward(lambda: packed(ids, torch.arange(1024) % 512, [512, 512])[0], encoder)
     # One document of two windows.
     config = RcpConfig.model_validate(
         {

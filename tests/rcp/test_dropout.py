@@ -34,6 +34,13 @@ def test_gradients_go_where_values_went() -> None:
     assert torch.allclose(values.grad * values, out)
 
 
+def test_a_byte_an_element_is_kept() -> None:
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda part: (kept.append(part), part)[1], lambda part: part):
+        Dropout(0.3).train()(torch.randn(50, 7, requires_grad=True))
+    assert [part.nbytes for part in kept] == [50 * 7]
+
+
 def test_the_seed_decides() -> None:
     drop, values = Dropout(0.3).train(), torch.ones(1000)
     torch.manual_seed(1)
