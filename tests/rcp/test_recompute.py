@@ -78,7 +78,7 @@ def test_what_an_encoder_in_windows_does_not_keep() -> None:
     ids = torch.arange(30) + 6
     hidden, _, _ = packed(ids, torch.arange(30) % 20, [20, 10])
     widths = [(node._saved_mat1.shape[1], is_computed_again(node)) for node in products(hidden)]
-    # 16 numbers a token, and 24 between the layers of its feed-forward network; query, key, value and intermediate keep.
+    # 16 numbers a token, and 24 amid its feed-forward network; query, key, value and intermediate keep theirs.
     assert sorted(widths) == [(16, False)] * 8 + [(16, True)] * 2 + [(24, True)] * 2
 
 
