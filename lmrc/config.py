@@ -130,6 +130,9 @@ class RcpTraining(Training):
     """Table 6, DocRED."""
 
     classifier_learning_rate: Rate = Field(1e-4, description="peak learning rate of the new layers")
+    positive_weight: float = Field(
+        1.0, gt=0.0, description="weight in the loss of a pair with a relation, beside 1 of a pair without any"
+    )
     relation_weight: float = Field(
         0.0, ge=0.0, description="weight of naming the relations, a further task while training; 0: none"
     )

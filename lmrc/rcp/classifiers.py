@@ -109,9 +109,13 @@ class BilinearClassifier(_Sides):
         return outputs.squeeze(1)
 
     @staticmethod
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        """Binary cross entropy of outputs [pairs, 1] against targets [pairs] in {0, 1}, summed."""
-        return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets, reduction="sum")
+    def loss(outputs: Tensor, targets: Tensor, positive_weight: float = 1.0) -> Tensor:
+        """Binary cross entropy of outputs [pairs, 1] against targets [pairs] in {0, 1}, summed.
+
+        A pair whose target is 1 counts `positive_weight` times.
+        """
+        weight = 1 + (positive_weight - 1) * targets
+        return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets, weight, reduction="sum")
 
 
 class GroupedClassifier(_Sides):
@@ -147,10 +151,14 @@ class GroupedClassifier(_Sides):
         return (outputs[:, 1] - outputs[:, 0]) / 2
 
     @staticmethod
-    def loss(outputs: Tensor, targets: Tensor) -> Tensor:
-        """Binary cross entropy of both outputs [pairs, 2] against one-hot targets, their mean summed over pairs."""
+    def loss(outputs: Tensor, targets: Tensor, positive_weight: float = 1.0) -> Tensor:
+        """Binary cross entropy of both outputs [pairs, 2] against one-hot targets, their mean summed over pairs.
+
+        A pair whose target is 1 counts `positive_weight` times.
+        """
         one_hot = torch.stack([1 - targets, targets], 1)
-        return F.binary_cross_entropy_with_logits(outputs, one_hot, reduction="sum") / 2
+        weight = (1 + (positive_weight - 1) * targets).unsqueeze(1)
+        return F.binary_cross_entropy_with_logits(outputs, one_hot, weight, reduction="sum") / 2
 
 
 CLASSIFIERS: dict[ClassifierKind, type[BilinearClassifier] | type[GroupedClassifier]] = {

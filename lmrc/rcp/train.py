@@ -128,10 +128,11 @@ class RcpTask:
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Binary cross entropy of P(relation), and weighted that of the relation task, summed over pairs."""
         outputs: Tensor = model(batch)
+        options, targets = self._config.train, batch["targets"]
         if "relations" not in batch:
-            return self._own.classifier.loss(outputs, batch["targets"])
-        own = self._own.classifier.loss(outputs[:, :-1], batch["targets"])
-        return own + self._config.train.relation_weight * outputs[:, -1].sum()
+            return self._own.classifier.loss(outputs, targets, options.positive_weight)
+        own = self._own.classifier.loss(outputs[:, :-1], targets, options.positive_weight)
+        return own + options.relation_weight * outputs[:, -1].sum()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """The pretrained encoder and the new layers, each at its own rate (table 6)."""

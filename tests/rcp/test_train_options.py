@@ -43,13 +43,18 @@ def make_task(config: RcpConfig, make_corpus: MakeCorpus) -> MakeTask:
     made = []
 
     def make(
-        train: Sequence[Document] = TRAIN, dev: Sequence[Document] = DEV, weight: float = WEIGHT, **options: Any
+        train: Sequence[Document] = TRAIN,
+        dev: Sequence[Document] = DEV,
+        weight: float = WEIGHT,
+        positive_weight: float = 1.0,
+        **options: Any,
     ) -> RcpTask:
         made.append(1)
+        training = {"relation_weight": weight, "positive_weight": positive_weight}
         changed = config.model_copy(
             update={
                 "model": config.model.model_copy(update=options),
-                "train": config.train.model_copy(update={"relation_weight": weight}),
+                "train": config.train.model_copy(update=training),
             }
         )
         torch.manual_seed(66)
@@ -95,6 +100,22 @@ def test_the_loss_is_that_of_both_tasks(make_task: MakeTask) -> None:
     assert task.loss(model, batch).item() == pytest.approx(candidates + WEIGHT * sum(of_relations), rel=1e-5)
     alone = sum(task.loss(model, task.collate([index])).item() for index in (0, 1, 2))
     assert alone == pytest.approx(task.loss(model, batch).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.0, WEIGHT])
+@torch.no_grad()
+def test_pairs_with_a_relation_may_count_more(make_task: MakeTask, weight: float) -> None:
+    """In the candidates' loss; naming relations is weighted by itself."""
+    plain, task = make_task(weight=weight), make_task(weight=weight, positive_weight=3.0)
+    batch = plain.collate([0, 1])
+    outputs = plain.model.eval()(batch)
+    positive = batch["targets"] > 0
+    more = 2 * -torch.nn.functional.logsigmoid(outputs[positive, 0]).sum().item()
+    assert more > 1
+    expected = plain.loss(plain.model, batch).item() + more
+    assert task.loss(task.model.eval(), batch).item() == pytest.approx(expected, rel=1e-5)
+    # Dev's loss stays comparable.
+    assert task.evaluate(task.model, ALONE)["loss"] == plain.evaluate(plain.model, ALONE)["loss"]
 
 
 def test_relation_layers_are_trained_and_kept_in_checkpoints(make_task: MakeTask) -> None:
