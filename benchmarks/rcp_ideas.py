@@ -1,6 +1,6 @@
 """What RCP gains by one idea at a time: a short training of MiniLM with it, and the scores of dev.
 
-What paid is an option of lmrc/config.py; what did not is only here. All of a seed start from the same weights and see
+What paid is an option of lmrc/config.py; what did not, by itself or with others, is only here. All of a seed start from the same weights and see
 the same batches; one process, no checkpoints.
 
     python benchmarks/rcp_ideas.py IDEA --train CORPUS --dev CORPUS [--seed 66] [--epochs 3] [--steps N]
@@ -34,7 +34,7 @@ from lmrc.engine.order import DataOrder, step_seed
 from lmrc.rcp.batching import Batch, unordered_pairs
 from lmrc.rcp.markers import EncodedDocument, Encoder
 from lmrc.rcp.model import RelationCandidateModel
-from lmrc.rcp.pooling import EPSILON
+from lmrc.rcp.pooling import pool_contexts
 from lmrc.rcp.train import RcpTask
 
 # Options of lmrc/config.py, all beside none.
@@ -139,19 +139,16 @@ class Evidence(Idea):
         super().__init__(arguments)
         self.encoder = Encoder(self.task.tokenizer, self.model.max_length)
         self.wanted = [self._wanted(document) for document in self.corpus]
-        # One of [length, pairs] a document of the batch.
+        # One of [pairs, length] a document of the batch.
         self.found: list[Tensor] = []
         mock.patch.object(rcp_model, "pool_contexts", self._pool).start()
 
     def _pool(self, hidden: Tensor, attention: Tensor, heads: slice, first: Tensor, second: Tensor) -> Tensor:
-        """`lmrc.rcp.pooling.pool_contexts`, which remembers the weights."""
-        length, entities, attention_heads = attention.shape
-        shared = torch.bmm(attention[:, heads], attention.transpose(1, 2)) / attention_heads
-        weights = shared.view(length, -1).index_select(1, (first - heads.start) * entities + second)
-        weights = weights / (weights.sum(0, keepdim=True) + EPSILON)
+        """`pool_contexts`, which remembers the weights: what it makes of unit vectors."""
+        weights = pool_contexts(torch.eye(len(hidden)), attention, heads, first, second)
         if self.model.training:
             self.found.append(weights)
-        return weights.t() @ hidden
+        return weights @ hidden
 
     def _wanted(self, document: Document) -> dict[int, Tensor]:
         """For unordered pairs with evidence: weights [length] that add up to 1, the same in all evidence sentences."""
@@ -176,7 +173,7 @@ class Evidence(Idea):
         """With the mean divergence of the weights from those wanted."""
         own = super().loss(batch, documents)
         divergences = [
-            F.kl_div(torch.log(weights[:, pair] + 1e-9), wanted, reduction="sum")
+            F.kl_div(torch.log(weights[pair] + 1e-9), wanted, reduction="sum")
             for document, weights in zip(documents, self.found, strict=True)
             for pair, wanted in self.wanted[document].items()
         ]
