@@ -1,7 +1,7 @@
 """What RCP gains by one idea at a time: a short training of MiniLM with it, and the scores of dev.
 
-What paid is an option of lmrc/config.py; what did not, by itself or with others, is only here. All of a seed start from the same weights and see
-the same batches; one process, no checkpoints.
+What paid is an option of lmrc/config.py; what did not, by itself or with others, is only here. All of a seed start from
+the same weights and see the same batches; one process, no checkpoints.
 
     python benchmarks/rcp_ideas.py IDEA --train CORPUS --dev CORPUS [--seed 66] [--epochs 3] [--steps N]
 
