@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from typing import Literal
 
 import torch
 
 from lmrc.config import Precision
+
+# For products in bf16 on a CPU, torch and oneDNN each keep what they compiled for the last 1024 shapes. Batches hardly
+# ever have the same shapes twice, so that a training would hold gigabytes of it; 64 are more than a step has.
+for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
+    os.environ.setdefault(_cache, "64")
 
 
 def bf16_is_native() -> bool:

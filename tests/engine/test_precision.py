@@ -1,5 +1,9 @@
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+
 import pytest
 
 from lmrc.engine import precision
@@ -24,3 +28,32 @@ def test_native_agrees_with_the_cpu_flags() -> None:
         pytest.skip("no x86 CPU flags to compare with")
     flags = set(next(line for line in info.read_text().splitlines() if line.startswith("flags")).split())
     assert precision.bf16_is_native() == bool(flags & {"avx512_bf16", "amx_bf16"})
+
+
+# Grown memory in MB after products in bf16 of ever new shapes.
+GROWTH = """
+import torch
+{first}
+
+def resident():
+    return int(open("/proc/self/statm").read().split()[1]) * 4096 / 1e6
+
+torch.set_num_threads(1)
+weight = torch.zeros(64, 64, dtype=torch.bfloat16)
+for size in range(40, 360):
+    if size == 50:
+        begun = resident()
+    torch.zeros(size, 64, dtype=torch.bfloat16) @ weight
+print(resident() - begun)
+"""
+
+
+@pytest.mark.skipif(not precision.bf16_is_native(), reason="only products in native bf16 are compiled for their shape")
+def test_new_shapes_in_bf16_leave_no_memory_behind() -> None:
+    def growth(first: str) -> float:
+        names = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
+        environment = {name: value for name, value in os.environ.items() if name not in names}
+        code = [sys.executable, "-c", GROWTH.format(first=first)]
+        return float(subprocess.run(code, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
+
+    assert growth("import lmrc.engine.precision") < 0.5 * growth("")
