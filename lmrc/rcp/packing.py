@@ -10,46 +10,13 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
-from transformers import AttentionInterface, PreTrainedModel
+from transformers import PreTrainedModel
 
 from lmrc.errors import UserError
 from lmrc.rcp.attention import attention_rows, caught, last_self_attention
-from lmrc.rcp.recompute import computed_again, note
-
-IMPLEMENTATION = "packed_windows"
-
-
-def attend(
-    module: nn.Module,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attention_mask: Tensor | None,
-    dropout: float = 0.0,
-    scaling: float | None = None,
-    windows: Sequence[int] = (),
-    **unused: Any,
-) -> tuple[Tensor, None]:
-    """Each window attends to itself (flash attention where the device has it).
-
-    query, key, value: [1, heads, tokens, head size]; `windows`: their lengths, which add up to `tokens`. Returns
-    [1, tokens, heads, head size].
-    """
-    lengths = list(windows) or [query.shape[2]]
-    outputs = [
-        F.scaled_dot_product_attention(q, k, v, dropout_p=dropout, scale=scaling).transpose(1, 2)
-        for q, k, v in zip(*(torch.split(part, lengths, 2) for part in (query, key, value)), strict=True)
-    ]
-    return note(_joined, *outputs), None
-
-
-def _joined(*outputs: Tensor) -> Tensor:
-    return torch.cat(outputs, 1)
-
-
-AttentionInterface.register(IMPLEMENTATION, attend)
+from lmrc.rcp.recompute import computed_again
+from lmrc.rcp.window_attention import IMPLEMENTATION
 
 
 class PackedEncoder:
