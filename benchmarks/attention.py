@@ -48,7 +48,9 @@ def main() -> None:
             if difference > 2e-2:
                 raise SystemExit(f"{length} word pieces: the outputs differ by {difference:.2g}")
 
-            sides = {name: partial(step, kernel, given) for name, kernel in kernels.items()}
+            sides: dict[str, Callable[[int], None]] = {
+                name: partial(step, kernel, given) for name, kernel in kernels.items()
+            }
             seconds = in_turn(sides, 40)
             ratios.append(seconds["kernel"] / seconds["products"])
             print(
