@@ -1,4 +1,4 @@
-"""The encoder over windows laid end to end: no padding is computed, and no attention matrix is kept.
+"""The encoder over windows laid end to end: no padding is computed.
 
 Works with any encoder of transformers whose attention goes through its attention interface and whose positions are
 given by `position_ids`; `PackedEncoder` tries the encoder once against its own eager attention and refuses others.
