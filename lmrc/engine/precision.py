@@ -10,7 +10,7 @@ import torch
 from lmrc.config import Precision
 
 # For products in bf16 on a CPU, torch and oneDNN each keep what they compiled for the last 1024 shapes. Batches hardly
-# ever have the same shapes twice, so that a training would hold gigabytes of it; 64 are more than a step has.
+# ever have the same shapes twice, so that a training would hold gigabytes of it; with 64 a step is as fast.
 for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "64")
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -32,9 +33,10 @@ def attend(
     [1, tokens, heads, head size].
     """
     lengths = list(windows) or [query.shape[2]]
-    kernel = products if not dropout and products_pay(query) else F.scaled_dot_product_attention
+    by_products = products_pay(query) and not dropout
+    kernel = products if by_products else partial(F.scaled_dot_product_attention, dropout_p=dropout)
     outputs = [
-        kernel(q, k, v, dropout_p=dropout, scale=scaling).transpose(1, 2)
+        kernel(q, k, v, scale=scaling).transpose(1, 2)
         for q, k, v in zip(*(torch.split(part, lengths, 2) for part in (query, key, value)), strict=True)
     ]
     return note(_joined, *outputs), None
@@ -45,7 +47,7 @@ def products_pay(query: Tensor) -> bool:
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad
 
 
-def products(query: Tensor, key: Tensor, value: Tensor, dropout_p: float = 0.0, scale: float | None = None) -> Tensor:
+def products(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
     """What torch's scaled_dot_product_attention gives, one product after the other; without dropout.
 
     Keeps the weights [1, heads, length, length] of one window for the backward pass.
