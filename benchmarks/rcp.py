@@ -31,7 +31,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED
 from lmrc.embedded import resolve
-from lmrc.engine.backend import autocast
+from lmrc.engine.precision import autocast
 from lmrc.rcp.classifiers import GroupedClassifier
 from lmrc.rcp.markers import EncodedDocument, Encoder
 from lmrc.rcp.model import RelationCandidateModel

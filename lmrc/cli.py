@@ -17,7 +17,7 @@ from lmrc.evaluation import commands
 from lmrc.exits import exit_status
 
 if TYPE_CHECKING:
-    from lmrc.rc.lora import Precision
+    from lmrc.config import SettledPrecision
 
 FOLDER = click.Path(path_type=Path)
 # Options of the demo's tree are read by lmrc.options, like those of the launchers.
@@ -196,7 +196,7 @@ def extract(**given: object) -> None:
 @click.argument("adapter", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="Folder of the new model.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="bf16", show_default=True)
-def merge(adapter: Path, out: Path, precision: Precision) -> None:
+def merge(adapter: Path, out: Path, precision: SettledPrecision) -> None:
     """Add ADAPTER to its base: a plain causal LM that transformers and vLLM load."""
     from lmrc.cluster.stages import quieten
     from lmrc.rc.merge import merge

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import contextlib
-from typing import Any, Literal, Protocol
+from typing import Literal, Protocol
 
 import torch
 from torch import Tensor, nn
 
 from lmrc.config import Training
 from lmrc.engine.distributed import World
-from lmrc.engine.precision import settle
+from lmrc.engine.precision import autocast, settle
 from lmrc.engine.task import Batch, Task
 
 StateKey = Literal["master", "exp_avg", "exp_avg_sq"]
@@ -76,13 +76,6 @@ class Objective(nn.Module):
         """The sum of the batch's loss terms, a float32 scalar."""
         with autocast(self._precision, self._device_type):
             return self._task_loss(self.model, batch)
-
-
-def autocast(precision: Literal["fp32", "bf16"], device_type: str) -> contextlib.AbstractContextManager[Any]:
-    """The forward pass's precision, for training and evaluation alike."""
-    if precision == "bf16":
-        return torch.autocast(device_type, dtype=torch.bfloat16)
-    return contextlib.nullcontext()
 
 
 def make_optimizer(task: Task, options: Training) -> torch.optim.AdamW:

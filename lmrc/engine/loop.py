@@ -10,13 +10,13 @@ from typing import Any
 import torch
 
 from lmrc.config import Training
-from lmrc.engine.backend import autocast, choose_backend, trained_parameters
+from lmrc.engine.backend import choose_backend, trained_parameters
 from lmrc.engine.best import Best
 from lmrc.engine.checkpoint import Checkpoints, Progress
 from lmrc.engine.distributed import World
 from lmrc.engine.journal import Journal
 from lmrc.engine.order import DataOrder, MicroBatches, step_seed
-from lmrc.engine.precision import settle
+from lmrc.engine.precision import autocast, settle
 from lmrc.engine.preemption import Preempted, StopRequest, name_of
 from lmrc.engine.task import Task, to_device
 from lmrc.errors import ConfigError, RunError

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
-from typing import Literal
+from typing import Any
 
 import torch
 
-from lmrc.config import Precision
+from lmrc.config import Precision, SettledPrecision
 
 # For products in bf16 on a CPU, torch and oneDNN each keep what they compiled for the last 1024 shapes. Batches hardly
 # ever have the same shapes twice, so that a training would hold gigabytes of it; with 64 a step is as fast.
@@ -22,8 +23,23 @@ def bf16_is_native() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
-def settle(precision: Precision) -> Literal["fp32", "bf16"]:
+def settle(precision: Precision) -> SettledPrecision:
     """The precision that `auto` means here; the others mean themselves."""
     if precision == "auto":
         return "bf16" if bf16_is_native() else "fp32"
     return precision
+
+
+def as_trained(precision: SettledPrecision, model: str) -> SettledPrecision:
+    """What a model that was trained in `precision` answers in here: fp32, and says so, where bf16 is emulated."""
+    if precision == "bf16" and not bf16_is_native():
+        print(f"bf16 is only emulated on this machine, and slow: {model} answers in fp32", flush=True)
+        return "fp32"
+    return precision
+
+
+def autocast(precision: SettledPrecision, device_type: str) -> contextlib.AbstractContextManager[Any]:
+    """The forward pass's precision, for training, evaluation and inference alike."""
+    if precision == "bf16":
+        return torch.autocast(device_type, dtype=torch.bfloat16)
+    return contextlib.nullcontext()

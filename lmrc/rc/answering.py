@@ -17,7 +17,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 from lmrc.config import DecodeOptions, PromptOptions
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
-from lmrc.engine.precision import bf16_is_native
+from lmrc.engine.precision import as_trained
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, prompt_ids
 from lmrc.rc.grammar import Grammar
@@ -59,10 +59,7 @@ def load_lm(base: str, adapter: Path | None, settings: Settings, gpus: int = 1) 
 
     Raises ConfigError where there is no such model, or it does not fit.
     """
-    precision = settings.precision
-    if precision == "bf16" and not bf16_is_native():
-        print("bf16 is only emulated on this machine, and slow: loading the LM in fp32", flush=True)
-        precision = "fp32"
+    precision = as_trained(settings.precision, "the LM")
     plain = load_base(base, IMPLEMENTATION, precision, settings.quantization, own_gpus(gpus))
     return plain if adapter is None else load_adapter(plain, adapter)
 

@@ -6,7 +6,7 @@ import functools
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
@@ -23,11 +23,10 @@ from transformers import (
 from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
-from lmrc.config import LoraOptions, Quantization
+from lmrc.config import LoraOptions, Quantization, SettledPrecision
 from lmrc.errors import ConfigError, UserError
 
-Precision = Literal["fp32", "bf16"]
-DTYPES: dict[Precision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[SettledPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 @functools.cache
@@ -64,7 +63,7 @@ def own_gpus(count: int = 1) -> list[torch.device]:
 def load_base(
     name: str,
     attn_implementation: str,
-    precision: Precision,
+    precision: SettledPrecision,
     quantization: Quantization | None = None,
     devices: Sequence[torch.device] = (),
 ) -> PreTrainedModel:

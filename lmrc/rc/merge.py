@@ -11,13 +11,14 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
 
+from lmrc.config import SettledPrecision
 from lmrc.durable import fsync
 from lmrc.errors import UserError
-from lmrc.rc.lora import DTYPES, Precision, adapter_base, load_adapter, load_base, load_tokenizer
+from lmrc.rc.lora import DTYPES, adapter_base, load_adapter, load_base, load_tokenizer
 from lmrc.rc.settings import SETTINGS
 
 
-def merge(adapter: Path, out: Path, precision: Precision) -> int:
+def merge(adapter: Path, out: Path, precision: SettledPrecision) -> int:
     """Write the base with the adapter's weights added: a new folder of safetensors shards, tokenizer, greedy generation
     config, and the adapter's SETTINGS, which say how it wants to be asked.
 

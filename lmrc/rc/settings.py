@@ -7,10 +7,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lmrc.config import PromptOptions, Quantization
+from lmrc.config import PromptOptions, Quantization, SettledPrecision
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import UserError
-from lmrc.rc.lora import DTYPES, Precision
+from lmrc.rc.lora import DTYPES
 
 SETTINGS = "lmrc.json"
 """The file beside the adapter that says how it wants to be asked."""
@@ -21,7 +21,7 @@ class Settings:
     """What inference must do as training did."""
 
     prompt: PromptOptions
-    precision: Precision
+    precision: SettledPrecision
     relations_sha256: str
     relations: RelationSet | None = None
     """None: an adapter of before they were kept."""

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from lmrc.config import ClassifierKind
+from lmrc.config import ClassifierKind, SettledPrecision
 from lmrc.errors import UserError
 from lmrc.rcp.attention import attention_rows
 from lmrc.rcp.batching import Batch, Layout, Pairs, collate
@@ -50,10 +50,12 @@ class RelationCandidateModel(nn.Module):
         classifier: ClassifierKind = "bilinear",
         entity_types: Sequence[str] = (),
         sentence_distance: bool = False,
+        precision: SettledPrecision = "fp32",
     ) -> None:
         """`max_length`: most word pieces a document; see `self.max_length` for what two windows allow.
 
-        `entity_types`: those it learns an embedding of; `sentence_distance`: whether it looks at distances.
+        `entity_types`: those it learns an embedding of; `sentence_distance`: whether it looks at distances;
+        `precision`: that of the forward pass in training, for whoever proposes to do likewise.
 
         Raises UserError where the encoder cannot give the attention of its last layer.
         """
@@ -68,6 +70,7 @@ class RelationCandidateModel(nn.Module):
         self.windows = Windows(size=self._packed.positions, separators=self._packed.separators)
         self.max_length = min(max_length, self.windows.longest)
         self.kind: ClassifierKind = classifier
+        self.precision: SettledPrecision = precision
         self.features = Features(tuple(entity_types), sentence_distance)
         self.classifier = CLASSIFIERS[classifier](encoder.config.hidden_size, self.features)
         # There only while training, and never saved.
@@ -142,6 +145,7 @@ class RelationCandidateModel(nn.Module):
             "classifier": self.kind,
             "entity_types": list(self.features.types),
             "sentence_distance": self.features.distance,
+            "precision": self.precision,
         }
         setattr(self.encoder.config, KEY, options)
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:

@@ -20,6 +20,7 @@ from lmrc.corpus.candidates import SCHEMA as CANDIDATES_SCHEMA
 from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
 from lmrc.engine.identity import identity
+from lmrc.engine.precision import as_trained, autocast
 from lmrc.engine.task import to_device
 from lmrc.rcp.calibration import find_threshold
 from lmrc.rcp.markers import EncodedDocument, Encoder
@@ -115,12 +116,14 @@ class Proposer:
     """A trained classifier that proposes the pairs with P(relation) >= threshold, at most the `top_k` most probable."""
 
     def __init__(self, folder: Path, threshold: float, top_k: int | None, batch_size: int) -> None:
-        """On a GPU where there is one. `batch_size`: documents a forward pass.
+        """On a GPU where there is one, in the precision of the training. `batch_size`: documents a forward pass.
 
         Raises UserError where the model is missing or damaged.
         """
         model, tokenizer = RelationCandidateModel.load(folder)
-        self._model = model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._model = model.to(self._device)
+        self._precision = as_trained(model.precision, "RCP")
         self._encoder = Encoder(tokenizer, model.max_length)
         self._threshold, self._top_k, self._batch_size = threshold, top_k, batch_size
 
@@ -129,7 +132,8 @@ class Proposer:
         encoded = [self._encoder.encode(document) for document in documents]
         scores: list[NDArray[np.float64]] = []
         for start in range(0, len(encoded), self._batch_size):
-            scores += probabilities(self._model, encoded[start : start + self._batch_size])
+            with autocast(self._precision, self._device):
+                scores += probabilities(self._model, encoded[start : start + self._batch_size])
         return [
             Proposal(
                 self._choose(document, of_document),

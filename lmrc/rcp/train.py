@@ -16,6 +16,7 @@ from lmrc.config import RcpConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.durable import write_atomically
 from lmrc.engine.distributed import World
+from lmrc.engine.precision import settle
 from lmrc.engine.task import to_device
 from lmrc.errors import CorpusError, UserError
 from lmrc.rcp import calibration
@@ -48,6 +49,7 @@ class RcpTask:
             sorted(entity_types(train)) if options.entity_types else (),
             options.sentence_distance,
         )
+        model.precision = settle(config.train.precision)
         # Last, so that the other weights of a seed are the same without it.
         if config.train.relation_weight:
             model.relation_task = RelationTask(model.classifier.width, len(train.relations))

@@ -230,6 +230,7 @@ def test_save_and_load(kind: tiny.Kind, tmp_path: Path) -> None:
         "classifier": "bilinear",
         "entity_types": [],
         "sentence_distance": False,
+        "precision": "fp32",
     }
 
     loaded, loaded_tokenizer = RelationCandidateModel.load(tmp_path / "best")

@@ -3,7 +3,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -202,6 +202,32 @@ def test_identity_is_of_all_that_decides(make_config: MakeConfig, make_corpus: M
     (tmp_path / "rcp" / "model.safetensors").write_bytes(weights)
     others.add(Proposing(make_config()).identity)
     assert len(others | {identity}) == 5
+
+
+@pytest.mark.parametrize(("trained", "native"), [("bf16", True), ("bf16", False), ("fp32", True)])
+def test_in_the_precision_of_the_training(
+    model: RelationCandidateModel,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trained: Literal["bf16", "fp32"],
+    native: bool,
+) -> None:
+    monkeypatch.setattr("lmrc.engine.precision.bf16_is_native", lambda: native)
+    model.precision = trained
+    model.save(tmp_path / "rcp", tiny.tokenizer("bert"))
+    (row,) = Proposing(make_config(threshold=0.0)).rows(range(1))
+    found = [candidate["probability"] for candidate in row["candidates"]]
+
+    documents = [Encoder(tiny.tokenizer("bert"), model.max_length).encode(DOCUMENTS[0])]
+    (fp32,) = probabilities(model, documents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (bf16,) = probabilities(model, documents)
+    assert fp32.tolist() != bf16.tolist() == pytest.approx(fp32.tolist(), abs=0.05)
+    assert found == (bf16 if trained == "bf16" and native else fp32).tolist()
+    said = "bf16 is only emulated on this machine, and slow: RCP answers in fp32"
+    assert (said in capsys.readouterr().out) == (trained == "bf16" and not native)
 
 
 def test_without_a_model(make_config: MakeConfig, tmp_path: Path) -> None:

@@ -200,6 +200,18 @@ def test_export_is_what_load_reads(task: RcpTask, tmp_path: Path) -> None:
     }
 
 
+@pytest.mark.parametrize("native", [True, False])
+def test_the_precision_of_the_training_is_exported(
+    config: RcpConfig, make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    monkeypatch.setattr("lmrc.engine.precision.bf16_is_native", lambda: native)
+    train = config.train.model_copy(update={"precision": "auto"})
+    one = RcpTask(config.model_copy(update={"train": train}), make_corpus("train", TRAIN), make_corpus("dev", DEV))
+    one.export(tmp_path / "best", dict(one.model.named_parameters()))
+    loaded, _ = RelationCandidateModel.load(tmp_path / "best")
+    assert loaded.precision == ("bf16" if native else "fp32")
+
+
 def test_what_was_cut_is_said(config: RcpConfig, make_corpus: MakeCorpus, capsys: pytest.CaptureFixture[str]) -> None:
     long = tiny.document(60, [1] * 12, seed=8, labels=((0, 1),))
     short = config.model_copy(update={"model": config.model.model_copy(update={"max_length": 16})})
