@@ -11,7 +11,6 @@ The corpora are those of `lmrc data build`. Ideas:
 from __future__ import annotations
 
 import argparse
-import dataclasses
 import json
 import math
 from collections.abc import Sequence
@@ -32,7 +31,7 @@ from lmrc.engine.distributed import ALONE
 from lmrc.engine.loop import rate_scale, seed_everything
 from lmrc.engine.order import DataOrder, step_seed
 from lmrc.rcp.batching import Batch, unordered_pairs
-from lmrc.rcp.markers import EncodedDocument, Encoder
+from lmrc.rcp.markers import Encoder
 from lmrc.rcp.model import RelationCandidateModel
 from lmrc.rcp.pooling import pool_contexts
 from lmrc.rcp.train import RcpTask
@@ -42,13 +41,17 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "none": {},
     "types": {"model": {"entity_types": True}},
     "distance": {"model": {"sentence_distance": True}},
-    "grouped": {"model": {"classifier": "grouped"}},
+    "markers": {"model": {"type_markers": True}},
     "relations": {"train": {"relation_weight": 1.0}},
     "positive": {"train": {"positive_weight": 2.0}},
     "positive-4": {"train": {"positive_weight": 4.0}},
     "relations-positive": {"train": {"relation_weight": 1.0, "positive_weight": 2.0}},
     "all": {
         "model": {"entity_types": True, "sentence_distance": True},
+        "train": {"relation_weight": 1.0, "positive_weight": 2.0},
+    },
+    "all-markers": {
+        "model": {"entity_types": True, "sentence_distance": True, "type_markers": True},
         "train": {"relation_weight": 1.0, "positive_weight": 2.0},
     },
 }
@@ -187,28 +190,6 @@ class LittleEvidence(Evidence):
     weight = 0.01
 
 
-class Markers(Idea):
-    """Markers of the entities' types: a mention's opening marker is its type's word, not an asterisk."""
-
-    def __init__(self, arguments: argparse.Namespace) -> None:
-        super().__init__(arguments)
-        names = ("PER", "person"), ("LOC", "location"), ("ORG", "organization"), ("TIME", "time"), ("NUM", "number")
-        words = {kind: self.task.tokenizer.convert_tokens_to_ids(word) for kind, word in (*names, ("MISC", "other"))}
-        self.words = words
-        collate = self.model.collate
-
-        def marked(documents: Sequence[EncodedDocument]) -> Batch:
-            return collate([self._marked(document) for document in documents])
-
-        mock.patch.object(self.model, "collate", marked).start()
-
-    def _marked(self, document: EncodedDocument) -> EncodedDocument:
-        ids = document.input_ids.copy()
-        for places, kind in zip(document.markers, document.types, strict=True):
-            ids[list(places)] = self.words[kind]
-        return dataclasses.replace(document, input_ids=ids)
-
-
 IDEAS: dict[str, type[Idea]] = {
     **dict.fromkeys(OPTIONS, Idea),
     "fewer": Fewer,
@@ -216,7 +197,6 @@ IDEAS: dict[str, type[Idea]] = {
     "r-drop": Twice,
     "evidence": Evidence,
     "little-evidence": LittleEvidence,
-    "markers": Markers,
 }
 
 

@@ -122,6 +122,9 @@ class RcpModelOptions(Options):
         "bilinear", description="bilinear: equation 6; grouped: the published code's, in blocks of 64, with two outputs"
     )
     entity_types: bool = Field(False, description="add embeddings of the entities' types, those of the training corpus")
+    type_markers: bool = Field(
+        False, description="open each mention with the word of its entity's type, such as person, in place of '*'"
+    )
     sentence_distance: bool = Field(
         False, description="add an embedding of a pair's distance in sentences and number of mentions"
     )

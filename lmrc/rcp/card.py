@@ -30,6 +30,7 @@ def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mappin
     )
     looks = [f"Classifier: {config.model.classifier}", f"documents up to {config.model.max_length} word pieces"]
     looks += ["types of entities"] if config.model.entity_types else []
+    looks += ["markers of their types"] if config.model.type_markers else []
     looks += ["distances in sentences"] if config.model.sentence_distance else []
     further = f", pairs with a relation of weight {settings.positive_weight:g}" if settings.positive_weight != 1 else ""
     if settings.relation_weight:

@@ -1,6 +1,6 @@
-"""What the classifier is told of entities and pairs besides the text: types, and distances in sentences.
+"""What the model is told of entities and pairs besides the text: types, and distances in sentences.
 
-Not of the paper; both are options, off by default. A type is that of the entity's first mention. The class of a pair
+Not of the paper; options, off by default. A type is that of the entity's first mention. The class of a pair
 is min(sentences between its closest mentions, 7) and min(mentions of the entity that has fewer, 5), all mentions
 counted, whether cut off or not.
 """
@@ -8,8 +8,8 @@ counted, whether cut off or not.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import numpy as np
 import pyarrow as pa
@@ -35,6 +35,8 @@ class Features:
     types: tuple[str, ...] = ()
     """The types of entities it has an embedding for, sorted; () where it does not look at types."""
     distance: bool = False
+    markers: Mapping[str, int] = field(default_factory=dict)
+    """The word pieces that open mentions of each type (`lmrc.rcp.type_markers`); {} where all are opened by `*`."""
 
     def arrays(self, documents: Sequence[EncodedDocument]) -> dict[str, NDArray[np.int64]]:
         """What a batch needs of these, each only if the model knows the feature.
@@ -51,8 +53,9 @@ class Features:
         return found
 
     def unknown(self, document: EncodedDocument) -> int:
-        """Entities whose type the model has no embedding for; 0 where it does not look at types."""
-        return sum(name not in self.types for name in document.types) if self.types else 0
+        """Entities whose type the model does not know; 0 where it does not look at types."""
+        known = self.types or self.markers
+        return sum(name not in known for name in document.types) if known else 0
 
 
 NO_FEATURES = Features()

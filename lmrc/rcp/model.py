@@ -25,6 +25,7 @@ from lmrc.rcp.packing import PackedEncoder
 from lmrc.rcp.pooling import pool_attention, pool_contexts, pool_entities
 from lmrc.rcp.recompute import replace_activations
 from lmrc.rcp.relation_task import RelationTask
+from lmrc.rcp.type_markers import marked, type_words
 from lmrc.rcp.windows import Windows
 
 # Our part of config.json, beside the encoder's own keys.
@@ -50,11 +51,14 @@ class RelationCandidateModel(nn.Module):
         classifier: ClassifierKind = "bilinear",
         entity_types: Sequence[str] = (),
         sentence_distance: bool = False,
+        type_markers: Mapping[str, int] | None = None,
         precision: SettledPrecision = "fp32",
     ) -> None:
         """`max_length`: most word pieces a document; see `self.max_length` for what two windows allow.
 
         `entity_types`: those it learns an embedding of; `sentence_distance`: whether it looks at distances;
+        `type_markers`: the word pieces that open mentions of each type (`type_words`); none: `*`.
+
         `precision`: that of the forward pass in training, for whoever proposes to do likewise.
 
         Raises UserError where the encoder cannot give the attention of its last layer.
@@ -71,7 +75,7 @@ class RelationCandidateModel(nn.Module):
         self.max_length = min(max_length, self.windows.longest)
         self.kind: ClassifierKind = classifier
         self.precision: SettledPrecision = precision
-        self.features = Features(tuple(entity_types), sentence_distance)
+        self.features = Features(tuple(entity_types), sentence_distance, dict(type_markers or {}))
         self.classifier = CLASSIFIERS[classifier](encoder.config.hidden_size, self.features)
         # There only while training, and never saved.
         self.relation_task: RelationTask | None = None
@@ -84,8 +88,11 @@ class RelationCandidateModel(nn.Module):
         classifier: ClassifierKind = "bilinear",
         entity_types: Sequence[str] = (),
         sentence_distance: bool = False,
+        marked_types: Sequence[str] = (),
     ) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
         """An untrained classifier on a pretrained encoder (folder, hub or embedded: name), and the encoder's tokenizer.
+
+        `marked_types`: those whose mentions are opened by a word of their own.
 
         Raises UserError where the encoder is not found or does not fit.
         """
@@ -104,7 +111,8 @@ class RelationCandidateModel(nn.Module):
                 "and tokenizer, a name on the Hugging Face hub (this machine must reach it or have it cached), or "
                 "embedded:minilm"
             ) from error
-        return cls(encoder, max_length, classifier, entity_types, sentence_distance), tokenizer
+        words = type_words(marked_types, tokenizer)
+        return cls(encoder, max_length, classifier, entity_types, sentence_distance, words), tokenizer
 
     @classmethod
     def load(cls, folder: Path) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
@@ -145,6 +153,7 @@ class RelationCandidateModel(nn.Module):
             "classifier": self.kind,
             "entity_types": list(self.features.types),
             "sentence_distance": self.features.distance,
+            "type_markers": dict(self.features.markers),
             "precision": self.precision,
         }
         setattr(self.encoder.config, KEY, options)
@@ -163,6 +172,8 @@ class RelationCandidateModel(nn.Module):
 
     def collate(self, documents: Sequence[EncodedDocument]) -> Batch:
         """One batch of CPU tensors for `forward`."""
+        if self.features.markers:
+            documents = [marked(document, self.features.markers) for document in documents]
         features = {name: torch.from_numpy(array) for name, array in self.features.arrays(documents).items()}
         return {**collate(documents, self.windows, self._packed.first_position), **features}
 

@@ -42,12 +42,14 @@ class RcpTask:
         Raises UserError where the encoder is not found or does not fit, CorpusError where a document has no labels.
         """
         options = config.model
+        types = sorted(entity_types(train)) if options.entity_types or options.type_markers else []
         model, self.tokenizer = RelationCandidateModel.from_encoder(
             options.encoder,
             options.max_length,
             options.classifier,
-            sorted(entity_types(train)) if options.entity_types else (),
+            types if options.entity_types else (),
             options.sentence_distance,
+            types if options.type_markers else (),
         )
         model.precision = settle(config.train.precision)
         # Last, so that the other weights of a seed are the same without it.
@@ -70,6 +72,10 @@ class RcpTask:
         encoder = Encoder(self.tokenizer, model.max_length)
         self._train = self._prepare("train", train, encoder)
         self._dev = self._prepare("dev", dev, encoder)
+        if model.features.markers and _is_first():
+            words = self.tokenizer.convert_ids_to_tokens(list(model.features.markers.values()))
+            said = (f"{kind} {word}" for kind, word in zip(model.features.markers, words, strict=True))
+            print(f"mentions are opened by the word of their type: {', '.join(said)}", flush=True)
 
     def _prepare(self, what: str, corpus: Corpus, encoder: Encoder) -> EncodedCorpus:
         if corpus.manifest.labelled_documents < len(corpus):
@@ -79,7 +85,7 @@ class RcpTask:
                 "build the corpus from documents with labels"
             )
         examples = encoded(corpus, encoder)
-        if os.environ.get("RANK", "0") == "0":
+        if _is_first():
             print(
                 f"{what}: {len(examples)} documents, {examples.pairs.sum()} pairs, {examples.positive.sum()} with a "
                 f"relation; beyond {encoder.max_length} word pieces: {examples.cut.sum()} mentions, "
@@ -89,7 +95,8 @@ class RcpTask:
         return examples
 
     def _about_types(self, corpus: Corpus) -> str:
-        known = self._own.features.types
+        features = self._own.features
+        known = features.types or features.markers
         if not known:
             return ""
         unknown = sum(count for name, count in entity_types(corpus).items() if name not in known)
@@ -176,3 +183,7 @@ class RcpTask:
         if self._calibration is not None:
             calibration.save(folder, self._calibration)
         write_atomically(folder / "README.md", model_card(self._config, *self._manifests, self._scores))
+
+
+def _is_first() -> bool:
+    return os.environ.get("RANK", "0") == "0"

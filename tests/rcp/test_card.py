@@ -33,10 +33,12 @@ def test_it_says_data_scores_and_commands(make_corpus: MakeCorpus) -> None:
 
 def test_it_says_what_the_paper_does_not_have(make_corpus: MakeCorpus) -> None:
     train = manifest(make_corpus, "train", 1)
-    model = {"entity_types": True, "sentence_distance": True}
+    model = {"entity_types": True, "type_markers": True, "sentence_distance": True}
     config = RcpConfig.model_validate({"model": model, "train": {"relation_weight": 0.1, "positive_weight": 2.0}})
     card = model_card(config, train, train, {})
-    assert "documents up to 1024 word pieces; types of entities; distances in sentences." in card
+    assert (
+        "documents up to 1024 word pieces; types of entities; markers of their types; distances in sentences." in card
+    )
     assert "seed 66, pairs with a relation of weight 2, relations as a further task of weight 0.1." in card
 
 

@@ -230,6 +230,7 @@ def test_save_and_load(kind: tiny.Kind, tmp_path: Path) -> None:
         "classifier": "bilinear",
         "entity_types": [],
         "sentence_distance": False,
+        "type_markers": {},
         "precision": "fp32",
     }
 
