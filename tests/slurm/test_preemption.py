@@ -18,6 +18,9 @@ from tests.slurm.harness import (
     wait_until_done,
 )
 
+# A fast machine makes fifty steps while SLURM gets round to one of the five interruptions.
+EPOCHS = 20
+
 
 @pytest.fixture(scope="module")
 def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -28,9 +31,9 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def undisturbed(cluster: Cluster, data: Path, runs: Path) -> Path:
     """A run of 2 nodes x 2 tasks to its end."""
     folder = runs / "undisturbed"
-    cluster.launch("rcp", training("rcp", data, folder))
+    cluster.launch("rcp", training("rcp", data, folder, train__epochs=EPOCHS))
     wait_until_done(folder)
-    assert steps(folder) == list(range(1, 65))
+    assert steps(folder) == list(range(1, 16 * EPOCHS + 1))
     assert [event["event"] for event in events(folder, "started", "finished")] == ["started", "finished"]
     return folder
 
@@ -52,7 +55,8 @@ def test_a_training_survives_all_that_befalls_it(
 ) -> None:
     folder = runs / "disturbed"
     with own_cluster.preempting() as preempt:
-        own_cluster.launch("rcp", training("rcp", data, folder) | {"partition": "low", "exclude": "n[3-4]"})
+        options = training("rcp", data, folder, train__epochs=EPOCHS)
+        own_cluster.launch("rcp", options | {"partition": "low", "exclude": "n[3-4]"})
         job = submitted(folder)
         for number, user_signal in ((1, True), (2, False)):
             wait_for_steps(own_cluster, folder, 5)
