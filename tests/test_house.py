@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import subprocess
 import sys
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -54,6 +55,13 @@ def test_arrows_within_the_cluster() -> None:
         wrong = {name for name in of_cluster if name.startswith("lmrc.cluster.watch") and part != "watch"}
         wrong |= {name for name in of_cluster if not name.startswith("lmrc.cluster.work") and part == "work"}
         assert not wrong, f"{path.relative_to(ROOT)} imports {', '.join(sorted(wrong))}"
+
+
+def test_no_circles() -> None:
+    """Wherever in a file an import stands."""
+    files = {path: path.relative_to(ROOT).with_suffix("") for path in (ROOT / "lmrc").rglob("*.py")}
+    names = {path: ".".join(file.parts).removesuffix(".__init__") for path, file in files.items()}
+    TopologicalSorter({name: modules(path) & set(names.values()) - {name} for path, name in names.items()}).prepare()
 
 
 def test_launchers_know_the_cluster_only() -> None:

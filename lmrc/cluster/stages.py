@@ -118,7 +118,7 @@ def _train_rcp(config: RcpConfig, world: World) -> dict[str, Any]:
 
 
 def _train_rc(config: RcConfig, world: World) -> dict[str, Any]:
-    from lmrc.engine.backend import loading
+    from lmrc.engine.choice import loading
     from lmrc.rc.train import RcTask
 
     def make_task(config: RcConfig, train: Corpus, dev: Corpus, world: World) -> Task:

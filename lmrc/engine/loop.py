@@ -10,9 +10,10 @@ from typing import Any
 import torch
 
 from lmrc.config import Training
-from lmrc.engine.backend import choose_backend, trained_parameters
+from lmrc.engine.backend import trained_parameters
 from lmrc.engine.best import Best
 from lmrc.engine.checkpoint import Checkpoints, Progress
+from lmrc.engine.choice import choose_backend
 from lmrc.engine.distributed import World
 from lmrc.engine.journal import Journal
 from lmrc.engine.order import DataOrder, MicroBatches, step_seed

@@ -70,7 +70,7 @@ def load_base(
     """The frozen causal LM `name`: a folder, a hub name, or an `embedded:` one; on the CPU without `devices`.
 
     With one the files are read straight onto it, so that a node keeps them once, in its page cache; under ZeRO-3 see
-    `lmrc.engine.backend.loading`. Of several, each holds some of the layers (accelerate's `device_map="auto"`).
+    `lmrc.engine.choice.loading`. Of several, each holds some of the layers (accelerate's `device_map="auto"`).
 
     Raises ConfigError where there is no such model, it cannot be quantized here or does not fit.
     """

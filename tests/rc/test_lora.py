@@ -12,7 +12,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available
 
 from lmrc.config import LoraOptions, RcTraining
-from lmrc.engine.backend import loading
+from lmrc.engine.choice import loading
 from lmrc.engine.distributed import World
 from lmrc.errors import ConfigError, UserError
 from lmrc.rc import lora
