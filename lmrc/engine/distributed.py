@@ -124,6 +124,12 @@ def join(timeout: timedelta = TIMEOUT) -> World:
     return World(rank=rank, size=size, device=device, timeout=timeout)
 
 
+def say(message: str) -> None:
+    """Print a line on the first rank, for whoever has no World; at any time, in a process group or before."""
+    if os.environ.get("RANK", "0") == "0":
+        print(message, flush=True)
+
+
 def leave() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,15 +23,13 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 from lmrc.config import LoraOptions, Quantization, SettledPrecision
+from lmrc.engine.distributed import say
 from lmrc.errors import ConfigError, UserError
 
 DTYPES: dict[SettledPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
-@functools.cache
-def _say_once(message: str) -> None:
-    if os.environ.get("RANK", "0") == "0":
-        print(message, flush=True)
+_say_once = functools.cache(say)
 
 
 def attention_kernel(wanted: str) -> str:

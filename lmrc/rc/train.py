@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,7 @@ from torch.nn import functional
 
 from lmrc.config import RcConfig
 from lmrc.corpus.arrow import Corpus
-from lmrc.engine.distributed import World
+from lmrc.engine.distributed import World, say
 from lmrc.engine.precision import settle
 from lmrc.engine.task import Batch, to_device
 from lmrc.errors import ConfigError, UserError
@@ -64,14 +63,12 @@ class RcTask:
         examples = encoded(corpus, self.tokenizer, self._config.prompt, none_ratio, self._config.run.seed)
         if not len(examples):
             raise UserError(f"{folder}: no document has a pair to learn from: give a corpus with labels")
-        if os.environ.get("RANK", "0") == "0":
-            counts = examples.counts
-            print(
-                f"{folder}: {len(examples)} queries, {examples.tokens} tokens, of {counts.documents} documents; "
-                f"{counts.without_pairs} documents have no pair to ask for; {counts.shortened} queries are without "
-                f"{counts.sentences} sentences, to fit; {counts.thinned_out} pairs without a relation are left out",
-                flush=True,
-            )
+        counts = examples.counts
+        say(
+            f"{folder}: {len(examples)} queries, {examples.tokens} tokens, of {counts.documents} documents; "
+            f"{counts.without_pairs} documents have no pair to ask for; {counts.shortened} queries are without "
+            f"{counts.sentences} sentences, to fit; {counts.thinned_out} pairs without a relation are left out"
+        )
         return examples
 
     def __len__(self) -> int:

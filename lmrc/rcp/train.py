@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 from lmrc.config import RcpConfig
 from lmrc.corpus.arrow import Corpus
 from lmrc.durable import write_atomically
-from lmrc.engine.distributed import World
+from lmrc.engine.distributed import World, say
 from lmrc.engine.precision import settle
 from lmrc.engine.task import to_device
 from lmrc.errors import CorpusError, UserError
@@ -72,10 +71,10 @@ class RcpTask:
         encoder = Encoder(self.tokenizer, model.max_length)
         self._train = self._prepare("train", train, encoder)
         self._dev = self._prepare("dev", dev, encoder)
-        if model.features.markers and _is_first():
+        if model.features.markers:
             words = self.tokenizer.convert_ids_to_tokens(list(model.features.markers.values()))
             said = (f"{kind} {word}" for kind, word in zip(model.features.markers, words, strict=True))
-            print(f"mentions are opened by the word of their type: {', '.join(said)}", flush=True)
+            say(f"mentions are opened by the word of their type: {', '.join(said)}")
 
     def _prepare(self, what: str, corpus: Corpus, encoder: Encoder) -> EncodedCorpus:
         if corpus.manifest.labelled_documents < len(corpus):
@@ -85,13 +84,11 @@ class RcpTask:
                 "build the corpus from documents with labels"
             )
         examples = encoded(corpus, encoder)
-        if _is_first():
-            print(
-                f"{what}: {len(examples)} documents, {examples.pairs.sum()} pairs, {examples.positive.sum()} with a "
-                f"relation; beyond {encoder.max_length} word pieces: {examples.cut.sum()} mentions, "
-                f"{examples.lost.sum()} entities without any mention left{self._about_types(corpus)}",
-                flush=True,
-            )
+        say(
+            f"{what}: {len(examples)} documents, {examples.pairs.sum()} pairs, {examples.positive.sum()} with a "
+            f"relation; beyond {encoder.max_length} word pieces: {examples.cut.sum()} mentions, "
+            f"{examples.lost.sum()} entities without any mention left{self._about_types(corpus)}"
+        )
         return examples
 
     def _about_types(self, corpus: Corpus) -> str:
@@ -183,7 +180,3 @@ class RcpTask:
         if self._calibration is not None:
             calibration.save(folder, self._calibration)
         write_atomically(folder / "README.md", model_card(self._config, *self._manifests, self._scores))
-
-
-def _is_first() -> bool:
-    return os.environ.get("RANK", "0") == "0"
