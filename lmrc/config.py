@@ -13,6 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from lmrc.sbatch import SbatchOptions
 from lmrc.server import RequestFields, ServerUrl, VariableName
 from lmrc.threshold import Threshold
 
@@ -28,6 +29,7 @@ Quantization = Literal["8bit", "4bit"]
 PromptKind = Literal["rc", "direct", "rcp-llm"]
 PromptTemplate = Literal["llama2", "chat"]
 Shortening = Literal["sentences"]
+GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
 
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
@@ -58,7 +60,14 @@ class Training(Options):
 
     epochs: Count = Field(30, description="passes over the training corpus")
     max_steps: Count | None = Field(None, description="stop after this many optimizer steps; none: all epochs")
-    batch_size: Count = Field(4, description="examples an optimizer step, over all processes")
+    batch_size: Count = Field(
+        4, description="examples per optimizer step, over all GPUs; one per GPU if there are more GPUs than that"
+    )
+    global_batch_size: Count | None = Field(
+        None,
+        description="examples per optimizer step, exactly; none: what batch_size says, settled at the first launch and "
+        "kept by every resume",
+    )
     micro_batch_size: Count = Field(4, description="examples a forward pass and process; the rest is accumulated")
     learning_rate: Rate = Field(3e-5, description="peak learning rate of the pretrained or adapted weights")
     warmup: float = Field(0.06, ge=0.0, description="linear warm-up: below 1 a share of all steps, from 1 on steps")
@@ -76,6 +85,11 @@ class Training(Options):
     checkpoint_minutes: float = Field(10.0, gt=0.0, description="minutes between checkpoints, besides each epoch's")
     checkpoint_keep: Count = Field(2, description="checkpoints kept besides the best weights")
 
+    @property
+    def examples_per_step(self) -> int:
+        """Examples per optimizer step, over all processes."""
+        return self.global_batch_size or self.batch_size
+
 
 class ClusterOptions(Options):
     """Where it runs; a site keeps its own in configs/cluster/NAME.yaml, named by `--cluster NAME`."""
@@ -83,8 +97,14 @@ class ClusterOptions(Options):
     where: Literal["auto", "slurm", "local", "here"] = Field(
         "auto", description="SLURM, local processes, or this process; auto: SLURM where sbatch is found"
     )
-    nodes: Count = Field(1, description="nodes")
-    gpus: Count | None = Field(None, description="GPUs in all; none: all of this machine's, or 8 a node on SLURM")
+    nodes: Count | None = Field(None, description="nodes; none: as many as the GPUs need, or 1")
+    gpus: Count | None = Field(
+        None, description="GPUs in all; none: all of this machine's, or all of the nodes (sinfo tells how many)"
+    )
+    gpu_request: GpuRequest = Field(
+        "gpus-per-node", description="sbatch option that asks for GPUs; none: the site hands them out by itself"
+    )
+    gpu_type: str | None = Field(None, pattern=r"^[\w.-]+$", description="SLURM's type of the GPUs, such as a100")
     partition: str | None = Field(None, description="SLURM partition")
     account: str | None = Field(None, description="SLURM account")
     qos: str | None = Field(None, description="SLURM quality of service")
@@ -98,7 +118,11 @@ class ClusterOptions(Options):
     max_running: Count | None = Field(None, description="inference workers that run at once; none: all")
     hang_minutes: float = Field(10.0, gt=0.0, description="minutes a process waits for the others before it gives up")
     setup: str = Field("", description="shell lines run before Python, such as 'module load cuda'")
-    sbatch: dict[str, str] = Field({}, description="more sbatch options: 'reservation=maint licenses=x:2'")
+    sbatch: SbatchOptions = Field(
+        {},
+        description="more sbatch options, which win over ours: 'reservation=maint licenses=x:2 exclusive'; 'qos=' "
+        "leaves one of ours out",
+    )
     interface: str | None = Field(None, description="network interface of NCCL and gloo, such as ib0")
     cache_folder: str | None = Field(None, description="caches of Hugging Face, torch and Triton; may hold $VARIABLES")
     temporary_folder: str | None = Field(None, description="TMPDIR; may hold $VARIABLES, such as $SLURM_TMPDIR")

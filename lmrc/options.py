@@ -94,8 +94,9 @@ def _from_text(text: str, field: FieldInfo) -> Any:
     if text.lower() in ("none", "null"):
         return None
     if typing.get_origin(field.annotation) is dict:
-        # --sbatch "reservation=maint exclusive": a flag without a value stands alone.
-        return {key: value for key, _, value in (part.partition("=") for part in text.split())}
+        # --sbatch "reservation=maint exclusive qos=": a flag stands alone, and an empty value is none.
+        parts = (part.partition("=") for part in text.split())
+        return {key: (value or None) if equals else True for key, equals, value in parts}
     if typing.get_origin(field.annotation) is tuple:
         return tuple(part.strip() for part in text.split(",") if part.strip())
     return text

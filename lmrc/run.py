@@ -71,13 +71,22 @@ class RunFolder:
         """One JSON object a line."""
         return self.path / "metrics.jsonl"
 
-    def prepare(self, config: Options) -> bool:
+    def recorded(self, option: str) -> Any:
+        """Return the value of an option, such as train.batch_size, in config.yaml; None without a run or the option."""
+        try:
+            return flatten(yaml.safe_load((self.path / "config.yaml").read_text()) or {}).get(option)
+        except FileNotFoundError:
+            return None
+
+    def prepare(self, config: Options, note: str = "") -> bool:
         """Make the folder, or take up the one that is there. Returns True where it was there.
+
+        `note`: a line for people above the options of config.yaml.
 
         Raises RunError where it was made by another config (naming the keys that differ), or cannot be written.
         """
         path = self.path / "config.yaml"
-        if path.exists() and self._has_begun():
+        if path.exists() and self.has_begun():
             self.check(config)
             return True
         try:
@@ -88,17 +97,22 @@ class RunFolder:
             ) from None
         write_atomically(self.path / "environment.json", json.dumps(environment(), indent=2) + "\n")
         # Last: a folder with a config is a run.
-        write_atomically(path, yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
+        head = f"# {note}\n" if note else ""
+        write_atomically(path, head + yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False))
         return False
 
-    def _has_begun(self) -> bool:
-        """Whether there is anything to resume: what failed before its first result may start again otherwise."""
-        return any(entry.name not in NOT_RESULTS for entry in self.path.iterdir())
+    def has_begun(self) -> bool:
+        """Return True if there is anything to resume; what failed before its first result may start again otherwise."""
+        return self.path.is_dir() and any(entry.name not in NOT_RESULTS for entry in self.path.iterdir())
 
     def check(self, config: Options) -> None:
         """Raises RunError, naming the keys that differ, where the folder was made by another config."""
         before = flatten(yaml.safe_load((self.path / "config.yaml").read_text()) or {})
         now = flatten(config.model_dump(mode="json"))
+        for key in [key for key in now if key.endswith("train.global_batch_size")]:
+            for options in (before, now):
+                if options.get(key) is None:  # as in runs of before there was this option
+                    options[key] = options.get(key.replace("global_batch_size", "batch_size"))
         differing = [
             f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
             for key in sorted(before.keys() | now.keys())

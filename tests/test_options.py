@@ -139,10 +139,10 @@ def test_every_preset_is_read(name: str) -> None:
 def test_a_preset_is_below_what_is_said_of_its_part(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("partition: gpu\ntime: 60\nnodes: 2\nsbatch: {reservation: maint}\n")
     presets = {"cluster": tmp_path}
-    given = ["--cluster", "site", "--nodes", "4", "--cluster.sbatch", "licenses=x:2 exclusive"]
+    given = ["--cluster", "site", "--nodes", "4", "--cluster.sbatch", "licenses=x:2 --exclusive qos="]
     config, _ = parse(RcpConfig, given, ALIASES, presets)
     assert (config.cluster.partition, config.cluster.time, config.cluster.nodes) == ("gpu", 60, 4)
-    assert config.cluster.sbatch == {"licenses": "x:2", "exclusive": ""}
+    assert config.cluster.sbatch == {"licenses": "x:2", "exclusive": True, "qos": None}
     file = tmp_path / "mine.yaml"
     file.write_text("cluster: site\ntrain: {epochs: 2}\n")
     config, _ = parse(RcpConfig, ["--config", str(file)], ALIASES, presets)

@@ -7,10 +7,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from lmrc.cluster import slurm
+from lmrc.cluster.batch import as_recorded
+from lmrc.cluster.dry_run import dry_run
 from lmrc.cluster.follow import follow_job
-from lmrc.cluster.plan import dry_run
-from lmrc.cluster.stages import Stage, StageConfig, gpus_per_process
+from lmrc.cluster.preflight import preflight
+from lmrc.cluster.stages import Stage, StageConfig
 from lmrc.cluster.submit import submit, workers
 from lmrc.config import ClusterOptions, RunOptions
 from lmrc.exits import exit_status
@@ -39,41 +40,33 @@ def named(run: RunOptions, stage: str, file: Path | None) -> RunOptions:
     return run.model_copy(update={"name": name})
 
 
-def place_of(stage: Stage, options: ClusterOptions, each: int = 1) -> str:
-    """Where the stage runs: `slurm`, `local` (processes of this machine, of `each` GPUs) or `here` (this process)."""
-    if options.where != "auto":
-        return options.where
-    if slurm.is_here():
-        return "slurm"
-    from lmrc.cluster.local import processes_here
-
-    return "local" if processes_here(stage, options, each)[0] > 1 else "here"
-
-
 def launch(stage: Stage, config: StageConfig, following: bool = False) -> None:
     """Submit the stage, or run it here to its end; a finished run only shows its result."""
     folder = RunFolder.of(config.run)
-    if folder.result() is None:
-        stage.check(config)
-    found = folder.prepare(config)
+    if folder.result() is not None:
+        folder.check(as_recorded(config))
+        print(f"{folder.path} is finished: {json.dumps(folder.result())}")
+        return
+    settled = preflight(stage, config)
+    config = settled.config
+    found = folder.prepare(config, settled.batch)
     result = folder.result()
     if result is not None:
         print(f"{folder.path} is finished: {json.dumps(result)}")
         return
     state = "was begun before: resuming" if found else "is new"
-    each = gpus_per_process(config)
-    place = place_of(stage, config.cluster, each)
-    if place == "slurm":
+    if settled.batch and settled.place != "slurm":  # on SLURM the pre-flight has said it
+        print(f"{settled.batch}.")
+    if settled.place == "slurm":
         jobs = submit(stage, config)
         print(f"{folder.path} {state}. {stage.name} is SLURM job {', '.join(jobs)}; see lmrc status {folder.path}")
         if following:
             follow_job(jobs[0], folder.path, is_array=stage.infer is not None and workers(config) > 1)
         return
-    from lmrc.cluster.local import processes_here, run_here, run_processes
+    from lmrc.cluster.local import run_here, run_processes
 
-    count, sentence = processes_here(stage, config.cluster, each)
-    print(f"{folder.path} {state}. {stage.name} runs on this machine: {sentence}.", flush=True)
-    result = run_here(stage, config) if place == "here" else run_processes(stage, config, count)
+    print(f"{folder.path} {state}. {stage.name} runs on {settled.where}.", flush=True)
+    result = run_here(stage, config) if settled.place == "here" else run_processes(stage, config, settled.processes)
     if result is not None:
         print(f"{folder.path} is finished: {json.dumps(result)}", flush=True)
 
@@ -95,8 +88,7 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
     def command() -> None:
         config = read_config(stage, options)
         if "--dry-run" in given:
-            place = place_of(stage, config.cluster, gpus_per_process(config))
-            print(dry_run(stage, config, place == "slurm"))
+            dry_run(stage, config)
         else:
             launch(stage, config, following="--follow" in given)
 

@@ -224,7 +224,7 @@ def _element(options: Training) -> int:
 
 def _micro_batch(options: Training, world_size: int) -> int:
     """Most examples of a forward pass, as the loop cuts the global batch."""
-    return MicroBatches.plan(0, world_size, options.batch_size, options.micro_batch_size).size
+    return MicroBatches.plan(0, world_size, options.examples_per_step, options.micro_batch_size).size
 
 
 def _windows(encoder: Architecture, max_length: int) -> tuple[int, int]:

@@ -8,12 +8,18 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from lmrc.cluster import slurm
+from lmrc.cluster.batch import as_recorded
+from lmrc.cluster.check import Check, missing
 from lmrc.cluster.launch import ALIASES, PRESETS, launch, named
+from lmrc.cluster.plan import Plan
+from lmrc.cluster.plan import plan as settle
+from lmrc.cluster.preflight import examine, refuse, show_checks
 from lmrc.cluster.stages import BUILD, CLASSIFY, PROPOSE, RC, RCP, SCORE, Stage, StageConfig
-from lmrc.cluster.submit import active_jobs, gpus_per_node, submit, workers
+from lmrc.cluster.submit import active_jobs, submit
 from lmrc.config import BuildConfig, ClusterOptions, PipelineConfig, RunOptions, ScoreConfig, TrainingData
 from lmrc.errors import ConfigError, RunError
 from lmrc.exits import exit_status
@@ -37,6 +43,15 @@ class Step:
     def name(self) -> str:
         """Of the stage and of the folder."""
         return self.stage.name
+
+    @property
+    def outputs(self) -> tuple[Path, ...]:
+        """What later steps read of it, which need not be there before."""
+        if isinstance(self.config, BuildConfig):
+            return tuple(self.config.corpora / name for name in self.config.documents)
+        home = self.folder.path
+        made = {"rcp": home / "best", "rc": home / "best", "propose": home / "candidates", "classify": home}
+        return (made[self.name],) if self.name in made else ()
 
     @property
     def folder(self) -> RunFolder:
@@ -106,23 +121,75 @@ def _given(options: ClusterOptions) -> dict[str, Any]:
 
 def run_here(chain: Sequence[Step]) -> None:
     """Run what is missing on this machine, in order."""
+    examine_chain(chain)
     for step in chain:
         launch(step.stage, step.config)
 
 
-def run_on_slurm(chain: Sequence[Step], dry: bool = False) -> None:
-    """Submit what is missing, a line a step; with `dry` only say so.
+def examine_chain(chain: Sequence[Step], dry: bool = False) -> dict[str, Plan]:
+    """Check every step that is neither done nor submitted, before the first is submitted.
 
-    Raises RunError where a step was made or submitted with other options, or SLURM refuses or does not answer.
+    Returns:
+        Where and how each of these steps runs.
+
+    Raises:
+        UserError: something is missing for any of them. The message names all of it.
     """
+    plans: dict[str, Plan] = {}
+    reasons: list[Check] = []
+    made: set[Path] = set()
+    for step in chain:
+        made |= set(step.outputs)
+        if step.folder.result() is not None or _active(step):
+            continue
+        plan, checks = examine(step.stage, step.config, frozenset(made - set(step.outputs)))
+        if plan is not None:
+            plans[step.name] = plan
+        for check in checks:
+            if check.level == "missing":
+                reasons.append(missing(f"{step.name}: {check.what}", check.remedy))
+        shown = [check for check in checks if check.level == "warning" or dry or is_slurm(plan)]
+        if shown:
+            print(f"{step.name}:", flush=True)
+            show_checks(shown)
+    refuse(reasons)
+    return plans
+
+
+def is_slurm(plan: Plan | None) -> bool:
+    """Return True if the step is submitted, or if nobody knows yet."""
+    return plan is None or plan.place == "slurm"
+
+
+def _active(step: Step) -> list[slurm.SlurmJob]:
+    """Return the jobs of a step that wait or run. Raises RunError if SLURM does not answer."""
+    if step.config.cluster.where != "slurm":
+        return []
+    try:
+        return active_jobs(step.folder.path)
+    except slurm.SlurmError as error:
+        raise RunError(
+            f"cannot ask SLURM whether {step.name} is submitted already ({error}): ask the site, or give --where local "
+            "to run the steps on this machine"
+        ) from None
+
+
+def run_on_slurm(chain: Sequence[Step], dry: bool = False) -> None:
+    """Submit what is missing, a line per step; with `dry` only say so.
+
+    Raises:
+        UserError: the pre-flight of a step finds something missing; nothing is submitted then.
+        RunError: a step was made or submitted with other options, or SLURM refuses or does not answer.
+    """
+    plans = examine_chain(chain, dry)
     waited: dict[str, list[str]] = {}
     for step in chain:
         before = [job for name in step.after for job in waited[name]]
-        waited[step.name], said = _advance(step, before, dry)
+        waited[step.name], said = _advance(step, plans.get(step.name), before, dry)
         print(f"{step.name:<9} {said}", flush=True)
 
 
-def _advance(step: Step, before: list[str], dry: bool) -> tuple[list[str], str]:
+def _advance(step: Step, plan: Plan | None, before: list[str], dry: bool) -> tuple[list[str], str]:
     """Submit a step where that is missing. Returns what its successors depend upon, and the rest of its line.
 
     A dependency stands as sbatch wants it. Of an inference all workers must have ended, but not all well: what counts
@@ -131,24 +198,23 @@ def _advance(step: Step, before: list[str], dry: bool) -> tuple[list[str], str]:
     folder = step.folder
     kind = "afterok" if step.stage.infer is None else "afterany"
     if folder.result() is not None:
-        folder.check(step.config)
+        folder.check(as_recorded(step.config))
         return [], "done"
-    try:
-        active = active_jobs(folder.path)
-    except slurm.SlurmError as error:
-        raise RunError(f"cannot ask SLURM whether {step.name} is submitted already: {error}") from None
+    active = _active(step)
     if active:
-        folder.check(step.config)
+        folder.check(as_recorded(step.config))
         jobs = list(dict.fromkeys(job.id.partition("_")[0] for job in active))
         waits = all(job.state == "PENDING" for job in active)
         if waits and before and not dry:
             _follow(step, jobs, before)
         return [f"{kind}:{job}" for job in jobs], f"{'queued' if waits else 'running'} as job {', '.join(jobs)}"
     after = f" after {', '.join(job.partition(':')[2] for job in before)}" if before else ""
+    if plan is None:  # its jobs ended since it was examined
+        plan = settle(step.stage, step.config)
     if dry:
-        return [f"{kind}:{step.name}"], f"would be submitted: {_size(step)}{after}"
-    folder.prepare(step.config)
-    jobs = submit(step.stage, step.config, before)
+        return [f"{kind}:{step.name}"], f"would be submitted to {plan.where}{after}"
+    folder.prepare(plan.config, plan.batch)
+    jobs = submit(step.stage, plan.config, before)
     return [f"{kind}:{job}" for job in jobs], f"submitted as job {', '.join(jobs)}{after}"
 
 
@@ -161,20 +227,12 @@ def _follow(step: Step, jobs: list[str], before: list[str]) -> None:
         raise RunError(f"cannot have {step.name} wait for the steps before it: {error}; repeat the command") from None
 
 
-def _size(step: Step) -> str:
-    options = step.config.cluster
-    if step.stage.run is not None:
-        return "1 task"
-    if not step.stage.trains:
-        return f"{workers(step.config)} workers"
-    return f"{options.nodes} x {gpus_per_node(options)} tasks"
-
-
 def _run_or_say(config: PipelineConfig, dry: bool) -> None:
     chain, home = steps(config), RunFolder.of(config.run).path
     if is_on_slurm(config):
         run_on_slurm(chain, dry)
     elif dry:
+        examine_chain(chain, dry)
         for step in chain:
             print(f"{step.name:<9} {'done' if step.folder.result() is not None else 'would run here'}")
     else:

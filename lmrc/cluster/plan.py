@@ -1,66 +1,74 @@
-"""What a launch would do, without doing it: config, steps, memory, and the job."""
+"""Where and how a stage would run, settled before anything is written or submitted."""
 
 from __future__ import annotations
 
-import yaml
+from dataclasses import dataclass
 
+from lmrc.cluster import slurm
+from lmrc.cluster.allocation import allocate, with_exported
+from lmrc.cluster.batch import batch_sentence, settle_batch
 from lmrc.cluster.stages import Stage, StageConfig, gpus_per_process
-from lmrc.cluster.submit import processes as submitted_processes
-from lmrc.cluster.submit import sbatch_script, workers
-from lmrc.config import RcConfig, RcpConfig
-from lmrc.corpus.arrow import Corpus
-from lmrc.corpus.docred import Document, relations_by_pair
-from lmrc.errors import CorpusError
+from lmrc.cluster.submit import processes, workers
+from lmrc.config import ClusterOptions, RcConfig, RcpConfig
 
 
-def dry_run(stage: Stage, config: StageConfig, slurm: bool) -> str:
-    """The text of --dry-run."""
-    parts = [yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False)]
-    processes = 1
-    if slurm:
-        job = sbatch_script(stage, config)
-        processes = submitted_processes(config.cluster) if stage.trains else workers(config)
-        kind = "tasks" if stage.trains else "workers"
-        if gpus_per_process(config) > 1:
-            kind += f" of {gpus_per_process(config)} GPUs"
-        where = f"Would be submitted to SLURM ({processes} {kind}), as:\n{job}"
+def place_of(stage: Stage, options: ClusterOptions, each: int = 1) -> str:
+    """Where the stage runs: `slurm`, `local` (processes of this machine, of `each` GPUs) or `here` (this process)."""
+    if options.where != "auto":
+        return options.where
+    if slurm.is_here():
+        return "slurm"
+    from lmrc.cluster.local import processes_here
+
+    return "local" if processes_here(stage, options, each)[0] > 1 else "here"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A launch before anything is written: where, on how many processes, and the config with these numbers settled."""
+
+    stage: Stage
+    config: StageConfig
+    place: str
+    """`slurm`, `local` or `here`, as `place_of` returns it."""
+    processes: int
+    """Ranks of a training, workers of an inference."""
+    where: str
+    """The sentence that says where it runs."""
+    notes: tuple[str, ...] = ()
+    """What was decided for the user, a sentence each."""
+
+    @property
+    def batch(self) -> str:
+        """The sentence about the examples per optimizer step; empty if nothing is trained."""
+        return batch_sentence(self.config) if isinstance(self.config, (RcpConfig, RcConfig)) else ""
+
+
+def plan(stage: Stage, config: StageConfig) -> Plan:
+    """Settle where and how a stage runs, without writing anything.
+
+    Raises:
+        ConfigError: the numbers of nodes, GPUs and examples per step do not fit together.
+    """
+    each = gpus_per_process(config)
+    place = place_of(stage, config.cluster, each)
+    notes: list[str] = []
+    if place == "slurm" and stage.run is None:
+        cluster, notes = with_exported(config.cluster)
+        config = config.model_copy(update={"cluster": allocate(cluster)})
+        count = processes(config.cluster) if stage.trains else workers(config)
+        kind = "task" if stage.trains else "worker"
+        of = f" of {each} GPUs" if each > 1 else ""
+        where = f"SLURM ({count} {kind}{'s' if count > 1 else ''}{of}"
+        where += f" on {config.cluster.nodes} node{'s' if config.cluster.nodes != 1 else ''})" if stage.trains else ")"
+    elif place == "slurm":
+        cluster, notes = with_exported(config.cluster)
+        config, count, where = config.model_copy(update={"cluster": cluster}), 1, "SLURM (1 task)"
     else:
         from lmrc.cluster.local import processes_here
 
-        processes, sentence = processes_here(stage, config.cluster, gpus_per_process(config))
-        where = f"Would run on this machine: {sentence}."
+        count, sentence = processes_here(stage, config.cluster, each)
+        where = f"this machine: {sentence}"
     if isinstance(config, (RcpConfig, RcConfig)):
-        parts += [_steps(config, processes), _memory(config, processes)]
-    return "\n".join([*parts, where])
-
-
-def _steps(config: RcpConfig | RcConfig, processes: int) -> str:
-    from lmrc.engine.loop import total_steps
-    from lmrc.engine.order import MicroBatches
-
-    options = config.train
-    plan = MicroBatches.plan(0, processes, options.batch_size, options.micro_batch_size)
-    batch = f"{options.batch_size} examples a step = {processes} processes x {plan.count} passes x {plan.size}"
-    try:
-        corpus = Corpus.open(config.data.train)
-    except CorpusError as error:
-        return f"Steps: unknown until the training corpus is there ({error}).\n{batch}"
-    examples, qualifier = len(corpus), ""
-    if isinstance(config, RcConfig):
-        # One query a document is the least; long documents and many pairs make more of them.
-        examples, qualifier = sum(1 for document in corpus if _asks(document, config.prompt.kind)), "at least "
-    steps = total_steps(examples, options)
-    return (
-        f"Steps: {qualifier}{steps:,} ({examples:,} examples in {config.data.train}, {options.epochs} epochs).\n{batch}"
-    )
-
-
-def _asks(document: Document, kind: str) -> bool:
-    return len(document.entities) > 1 if kind == "direct" else bool(relations_by_pair(document))
-
-
-def _memory(config: RcpConfig | RcConfig, processes: int) -> str:
-    from lmrc.cluster.memory import estimate_rc, estimate_rcp
-
-    estimate = estimate_rcp(config, processes) if isinstance(config, RcpConfig) else estimate_rc(config, processes)
-    return f"Memory a GPU, estimated:\n{estimate.table()}"
+        config = settle_batch(config, count)
+    return Plan(stage, config, place, count, where, tuple(notes))

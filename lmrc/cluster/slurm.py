@@ -72,6 +72,71 @@ def setting(name: str) -> str | None:
     return found[1].strip() if found else None
 
 
+@dataclass(frozen=True, slots=True)
+class Node:
+    """A node of a partition: its GPUs by type ("" if SLURM knows no type), and its features."""
+
+    name: str
+    gpus: dict[str, int]
+    features: frozenset[str]
+
+    def count(self, gpu_type: str | None) -> int:
+        """Return the number of GPUs of a type; of all types without one."""
+        return sum(self.gpus.values()) if gpu_type is None else self.gpus.get(gpu_type, 0)
+
+
+def nodes(partition: str | None) -> list[Node]:
+    """Return the nodes of a partition, or of several with commas between them; of the default one without a name.
+
+    Raises:
+        SlurmError: sinfo is missing, fails, or knows no such partition.
+    """
+    named = [f"--partition={partition}"] if partition else []
+    found: dict[str, Node] = {}
+    for line in ask("sinfo", "--noheader", "--Node", "--format=%N|%P|%G|%f", *named).splitlines():
+        name, of, gres, features = (part.strip() for part in line.split("|"))
+        if partition or of.endswith("*"):
+            found[name] = Node(name, parse_gres(gres), frozenset(features.split(",")))
+    if not found:
+        raise SlurmError(f"sinfo knows no partition {partition}" if partition else "sinfo knows no default partition")
+    return list(found.values())
+
+
+def time_limit(partition: str | None) -> int | None:
+    """Return the longest time limit of the partitions in minutes; None if there is none. Raises SlurmError."""
+    named = [f"--partition={partition}"] if partition else []
+    limits: list[int] = []
+    for line in ask("sinfo", "--noheader", "--format=%P|%l", *named).splitlines():
+        name, limit = line.strip().split("|")
+        minutes = parse_time(limit)
+        if minutes is None and (partition or name.endswith("*")):
+            return None
+        if minutes is not None and (partition or name.endswith("*")):
+            limits.append(minutes)
+    return max(limits, default=None)
+
+
+def parse_time(text: str) -> int | None:
+    """Return the minutes of SLURM's D-HH:MM:SS, HH:MM:SS or MM:SS; None for infinite."""
+    days, _, clock = text.rpartition("-")
+    parts = clock.split(":")
+    if not all(part.isdigit() for part in [*parts, days or "0"]):
+        return None
+    hours, minutes = (int(part) for part in ["0", "0", *parts][-3:-1])
+    return int(days or 0) * 1440 + hours * 60 + minutes
+
+
+def parse_gres(text: str) -> dict[str, int]:
+    """Return the number of GPUs by type from a node's generic resources, such as gpu:a100:8(S:0-1),mps:800."""
+    gpus: dict[str, int] = {}
+    for item in re.sub(r"\([^)]*\)", "", text).split(","):
+        kind, _, rest = item.strip().partition(":")
+        gpu_type, _, count = rest.rpartition(":")
+        if kind == "gpu" and count.isdigit():
+            gpus[gpu_type] = gpus.get(gpu_type, 0) + int(count)
+    return gpus
+
+
 def job(identifier: str) -> SlurmJob | None:
     """The job as the controller knows it; None where it has forgotten it (minutes after its end)."""
     return next(iter(jobs([identifier])), None)

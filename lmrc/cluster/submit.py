@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import shlex
 import sys
 from collections.abc import Iterator, Sequence
@@ -19,28 +20,38 @@ from lmrc.errors import ConfigError, RunError
 from lmrc.history import History
 from lmrc.run import RunFolder
 
-GPUS_PER_NODE = 8
-# What SLURM's own default is where a site sets none.
+# SLURM's default MaxArraySize.
 MAX_ARRAY_SIZE = 1001
+# Options of sbatch that the launcher's own work rests on, each with the option of ours to give instead.
+KEPT = {
+    "nodes": "--nodes",
+    "ntasks": "--gpus, as there is one task per GPU",
+    "ntasks_per_node": "--gpus and --nodes, as there is one task per GPU",
+    "array": "--gpus, as there is one worker per GPU, and --max-running",
+    "signal": "--signal-delay",
+    "dependency": "launch/pipeline.py, which sets it",
+    "output": "--run.folder, as the log is in the run folder",
+    "error": "--run.folder, as the log is in the run folder",
+    "open_mode": "nothing: a job that comes back appends to its log",
+    "wrap": "--setup for shell lines before Python",
+}
+GPU_OPTIONS = ("gpus_per_node", "gres", "gpus", "gpus_per_task")
 
 
 def gpus_per_node(options: ClusterOptions) -> int:
-    """GPUs a node. Raises ConfigError where the total does not divide by the nodes."""
-    total = processes(options)
-    if total % options.nodes:
-        raise ConfigError(
-            f"--gpus {total} is the total and does not divide by --nodes {options.nodes}: give a multiple"
-        )
-    return total // options.nodes
+    """Return the GPUs per node of options that `allocate` has completed."""
+    return processes(options) // (options.nodes or 1)
 
 
 def processes(options: ClusterOptions) -> int:
-    """GPUs in all: the ranks of a training."""
-    return options.gpus or options.nodes * GPUS_PER_NODE
+    """Return the GPUs in all, the ranks of a training, of options that `allocate` has completed."""
+    if options.gpus is None:
+        raise ValueError("the number of GPUs is not known: allocate() completes the options first")
+    return options.gpus
 
 
 def workers(config: StageConfig) -> int:
-    """The workers of an inference. Raises ConfigError where the GPUs do not divide among them."""
+    """Return the number of workers of an inference. Raises ConfigError if the GPUs do not divide among them."""
     total, each = processes(config.cluster), gpus_per_process(config)
     if total % each:
         raise ConfigError(f"--gpus {total} does not divide by decode.gpus_per_worker {each}: give a multiple")
@@ -58,36 +69,46 @@ def setup_lines(options: ClusterOptions, code: Path) -> list[str]:
 
 
 def parameters(stage: Stage, config: StageConfig, dependency: str | None = None) -> dict[str, Any]:
-    """What submitit's SlurmExecutor is given."""
+    """Return what submitit's SlurmExecutor is given.
+
+    Raises:
+        ConfigError: an option of `cluster.sbatch` is one that the launcher must set itself, or is given twice.
+    """
     options, run = config.cluster, RunFolder.of(config.run).path
-    tasks, nodes = (gpus_per_node(options), options.nodes) if stage.trains else (1, 1)
+    tasks, nodes = (gpus_per_node(options), options.nodes or 1) if stage.trains else (1, 1)
     on_gpus, gpus = stage.run is None, gpus_per_process(config)
-    optional = {
+    cpus = options.sbatch.get("cpus_per_task") or options.cpus_per_gpu * gpus
+    again = [shlex.quote(sys.executable), "-m", "lmrc.cluster.requeue", shlex.quote(str(run.resolve())), "$status"]
+    ours: dict[str, Any] = {
+        "job_name": f"lmrc-{config.run.name}",
+        "nodes": nodes,
+        "ntasks_per_node": tasks,
+        "cpus_per_task": cpus,
+        "time": options.time,
         "partition": options.partition,
         "account": options.account,
         "qos": options.qos,
         "constraint": options.constraint,
         "exclude": options.exclude,
         "mem_per_gpu": options.mem_per_gpu if on_gpus else None,
-        "gpus_per_node": tasks * gpus if on_gpus else None,
         "dependency": dependency,
+        # submitit names one that nobody asked for, and some sites refuse it.
+        "wckey": None,
     }
     more: dict[str, Any] = {"requeue": True}
     if dependency is not None:
         # Otherwise a job whose predecessor failed waits for ever.
-        more["kill-on-invalid-dep"] = "yes"
-    again = [shlex.quote(sys.executable), "-m", "lmrc.cluster.requeue", shlex.quote(str(run.resolve())), "$status"]
+        more["kill_on_invalid_dep"] = "yes"
+    if on_gpus:
+        more |= _gpu_request(options, tasks * gpus, nodes)
+    _override(ours, more, options, tasks * gpus if on_gpus else None)
     return {
-        "job_name": f"lmrc-{config.run.name}",
-        "nodes": nodes,
-        "ntasks_per_node": tasks,
-        "cpus_per_task": options.cpus_per_gpu * gpus,
-        "time": options.time,
+        **ours,
         "signal_delay_s": options.signal_delay,
-        "array_parallelism": options.max_running or workers(config),
+        "array_parallelism": options.max_running or (workers(config) if stage.infer is not None else 1),
         "stderr_to_stdout": True,
-        # One rank that ends in an error ends all.
-        "srun_args": ["--kill-on-bad-exit=1"],
+        # One rank that ends in an error ends all. From SLURM 22.05 to 23.02 srun does not inherit the cores per task.
+        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
         # A preempted job's script must live as long as its processes need to save.
         "setup": [*setup_lines(options, run.resolve() / "code"), "trap : TERM USR2"],
         "teardown": [
@@ -95,9 +116,57 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
             f"[ $status -eq 0 ] || {' '.join(again)} {options.max_requeues}",
             "exit $status",
         ],
-        "additional_parameters": more | {name: value or True for name, value in options.sbatch.items()},
-        **{name: value for name, value in optional.items() if value is not None},
+        "additional_parameters": more,
     }
+
+
+def _gpu_request(options: ClusterOptions, per_node: int, nodes: int) -> dict[str, str]:
+    """Return the option of sbatch by which the site wants to be asked for GPUs."""
+    kind = f"{options.gpu_type}:" if options.gpu_type else ""
+    if options.gpu_request == "gres":
+        return {"gres": f"gpu:{kind}{per_node}"}
+    if options.gpu_request == "gpus":
+        return {"gpus": f"{kind}{per_node * nodes}"}
+    if options.gpu_request == "none":
+        return {}
+    return {"gpus_per_node": f"{kind}{per_node}"}
+
+
+def _override(ours: dict[str, Any], more: dict[str, Any], options: ClusterOptions, per_node: int | None) -> None:
+    """Put the options of `cluster.sbatch` in the place of our own of the same name, in whatever spelling."""
+    for name, value in options.sbatch.items():
+        shown = name.replace("_", "-")
+        if name in KEPT:
+            raise ConfigError(f"cluster.sbatch: {shown} is set by the launcher: give {KEPT[name]}")
+        if name in options.model_fields_set and getattr(options, name, None) is not None:
+            raise ConfigError(f"{shown} is given twice, as cluster.{name} and in cluster.sbatch: give one of them")
+        if name == "no_requeue":
+            more.pop("requeue")
+        more.pop(name, None)
+        if name in ours:
+            ours[name] = None
+        if value is not None:
+            more[name] = value
+    if per_node is not None:
+        _check_gpus({name: str(more[name]) for name in GPU_OPTIONS if name in more}, options, per_node)
+
+
+def _check_gpus(asked: dict[str, str], options: ClusterOptions, per_node: int) -> None:
+    """Raise ConfigError if `asked`, the options that ask for GPUs, contradict each other or the number of tasks."""
+    if not asked and options.mem_per_gpu:
+        raise ConfigError("cluster.mem_per_gpu needs a GPU that is asked for: give --sbatch 'mem=…', memory per node")
+    if "gpus_per_node" in asked and "gpu" in asked.get("gres", ""):
+        raise ConfigError(
+            f"cluster.sbatch: gres={asked['gres']} stands beside gpus-per-node={asked['gpus_per_node']}: give "
+            "--gpu-request gres, and the type of GPU with --gpu-type"
+        )
+    for name in ("gpus_per_node", "gres"):
+        count = re.search(r"(?:^|gpu:)(?:[\w.-]+:)?(\d+)$", asked.get(name, ""))
+        if count and int(count[1]) != per_node:
+            raise ConfigError(
+                f"cluster.sbatch: {name.replace('_', '-')}={asked[name]}, but the job has {per_node} GPUs per node: "
+                "give the number with --gpus and --nodes, and the type with --gpu-type"
+            )
 
 
 def sbatch_script(stage: Stage, config: StageConfig) -> str:

@@ -39,7 +39,7 @@ def rate_scale(step: int, total: int, warmup: int) -> float:
 
 def total_steps(examples: int, options: Training) -> int:
     """Optimizer steps of a whole training."""
-    steps = options.epochs * -(-examples // options.batch_size)
+    steps = options.epochs * -(-examples // options.examples_per_step)
     return steps if options.max_steps is None else min(steps, options.max_steps)
 
 
@@ -47,18 +47,19 @@ class Trainer:
     """One training: resume where the run folder stands, step, evaluate, keep the best, save."""
 
     def __init__(self, task: Task, options: Training, seed: int, run: RunFolder, world: World) -> None:
-        if world.size > options.batch_size:
+        batch_size = options.examples_per_step
+        if world.size > batch_size:
             raise ConfigError(
-                f"train.batch_size is {options.batch_size}, but there are {world.size} processes: every step would "
-                f"leave some without an example; use at most {options.batch_size} GPUs, or a larger train.batch_size"
+                f"an optimizer step has {batch_size} examples, but there are {world.size} processes: every step would "
+                f"leave some without an example; use at most {batch_size} GPUs, or a larger train.global_batch_size"
             )
         self._task = task
         self._options = options
         self._seed = seed
         self._run = run
         self._world = world
-        self._order = DataOrder(len(task), options.batch_size, seed, task.fingerprint())
-        self._plan = MicroBatches.plan(world.rank, world.size, options.batch_size, options.micro_batch_size)
+        self._order = DataOrder(len(task), batch_size, seed, task.fingerprint())
+        self._plan = MicroBatches.plan(world.rank, world.size, batch_size, options.micro_batch_size)
         self._total = total_steps(len(task), options)
         self._warmup = math.ceil(options.warmup * self._total) if options.warmup < 1 else round(options.warmup)
         parameters = trained_parameters(task)
@@ -110,7 +111,7 @@ class Trainer:
         journal.say(
             f"{self._backend.name}, {self._world.size} process{'es' if self._world.size > 1 else ''} on "
             f"{self._world.device.type}, {self._precision}: {len(self._task)} examples, {self._total} steps of "
-            f"{options.batch_size} ({self._plan.count} x {self._plan.size} a process), "
+            f"{options.examples_per_step} ({self._plan.count} x {self._plan.size} per process), "
             f"{self._trained:,} trained parameters"
         )
 

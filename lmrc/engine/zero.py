@@ -12,14 +12,12 @@ import warnings
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 import deepspeed
 import deepspeed.ops
 import torch
 import torch.distributed as dist
-import yaml
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
@@ -29,29 +27,7 @@ from lmrc.config import Training
 from lmrc.engine.backend import Objective, StateKey, make_optimizer, scale_rates, trained_parameters
 from lmrc.engine.distributed import World
 from lmrc.engine.task import Batch, Task
-from lmrc.errors import ConfigError
-
-CONFIGS = Path(__file__).resolve().parents[2] / "configs" / "deepspeed"
-
-
-def read_zero_config(stage: int) -> dict[str, Any]:
-    """The settings of configs/deepspeed/zero<stage>.yaml.
-
-    Raises ConfigError where the file is missing, or sets what the loop sets itself.
-    """
-    path = CONFIGS / f"zero{stage}.yaml"
-    if not path.is_file():
-        raise ConfigError(f"train.zero_stage is {stage}, but {path} is missing: restore it, or choose another stage")
-    settings: dict[str, Any] = yaml.safe_load(path.read_text())
-    ours = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"}
-    doubled = sorted((ours | {"bf16", "fp16", "optimizer", "scheduler"}) & settings.keys())
-    if doubled:
-        raise ConfigError(
-            f"{path} sets {', '.join(doubled)}: these follow from the options in train; remove them there"
-        )
-    if settings.get("zero_optimization", {}).get("stage") != stage:
-        raise ConfigError(f"{path} must have zero_optimization.stage: {stage}")
-    return settings
+from lmrc.engine.zero_config import read_zero_config
 
 
 def deepspeed_config(options: Training, world: World, micro_batches: int) -> dict[str, Any]:

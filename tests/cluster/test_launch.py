@@ -12,14 +12,16 @@ import submitit
 
 from lmrc.cluster import launch as launch_module
 from lmrc.cluster.job import Job
-from lmrc.cluster.launch import launch, main, place_of, read_config
+from lmrc.cluster.launch import launch, main, read_config
 from lmrc.cluster.local import processes_here
-from lmrc.cluster.plan import dry_run
+from lmrc.cluster.plan import place_of, plan
 from lmrc.cluster.stages import CLASSIFY, PROPOSE, RC, RCP, Stage
-from lmrc.cluster.submit import gpus_per_node, parameters, sbatch_script
+from lmrc.cluster.submit import parameters, sbatch_script
 from lmrc.config import ClassifyConfig, ClusterOptions, DecodeOptions, ProposeConfig, RcConfig, RcpConfig
 from lmrc.errors import ConfigError, UserError
+from tests.cluster.site import Partition, fake_site
 from tests.conftest import ROOT
+from tests.slurm.harness import write_data
 
 
 def test_a_run_is_named_after_its_config_or_stage() -> None:
@@ -45,24 +47,91 @@ def test_slurm_is_used_where_sbatch_is(monkeypatch: pytest.MonkeyPatch) -> None:
     assert place_of(RCP, ClusterOptions(gpus=2)) == "local"
 
 
-def test_gpus_are_a_total() -> None:
-    assert gpus_per_node(ClusterOptions(nodes=2, gpus=8)) == 4
-    assert gpus_per_node(ClusterOptions(nodes=2)) == 8
-    with pytest.raises(ConfigError, match=r"--gpus 7 is the total and does not divide by --nodes 2"):
-        gpus_per_node(ClusterOptions(nodes=2, gpus=7))
-
-
 def test_the_job_has_one_task_a_gpu() -> None:
     options = ClusterOptions(nodes=2, gpus=8, partition="long", time=90, mem_per_gpu="64G", exclude="n[3-5]")
     given = parameters(RCP, RcpConfig(cluster=options))
-    assert (given["nodes"], given["ntasks_per_node"], given["gpus_per_node"], given["time"]) == (2, 4, 4, 90)
-    assert "account" not in given
+    assert (given["nodes"], given["ntasks_per_node"], given["time"]) == (2, 4, 90)
+    assert given["additional_parameters"]["gpus_per_node"] == "4"
     script = sbatch_script(RCP, RcpConfig(cluster=options))
     for line in (
         *("--nodes=2", "--ntasks-per-node=4", "--gpus-per-node=4", "--partition=long", "--signal=USR2@120"),
         *("--requeue", "--exclude='n[3-5]'", "--mem-per-gpu=64G", "--time=90"),
     ):
         assert f"#SBATCH {line}\n" in script
+    assert "--account" not in script and "--wckey" not in script
+
+
+@pytest.mark.parametrize(
+    ("request_by", "line"),
+    [
+        ("gpus-per-node", "--gpus-per-node=a100:4"),
+        ("gres", "--gres=gpu:a100:4"),
+        ("gpus", "--gpus=a100:8"),
+        ("none", None),
+    ],
+)
+def test_a_site_is_asked_for_gpus_in_its_own_way(request_by: str, line: str | None) -> None:
+    given = {"nodes": 2, "gpus": 8, "gpu_type": "a100", "gpu_request": request_by}
+    options = ClusterOptions.model_validate(given)
+    script = sbatch_script(RCP, RcpConfig(cluster=options))
+    asked = [each.removeprefix("#SBATCH ") for each in script.splitlines() if "gpu" in each and "#SBATCH" in each]
+    assert asked == ([line] if line else [])
+
+
+def test_srun_gets_the_cores_of_a_task() -> None:
+    script = sbatch_script(RCP, RcpConfig(cluster=ClusterOptions(gpus=8, cpus_per_gpu=6)))
+    assert "#SBATCH --cpus-per-task=6\n" in script
+    (srun,) = [line for line in script.splitlines() if line.startswith("srun ")]
+    assert "--cpus-per-task=6" in srun
+
+
+def sbatch_lines(given: str, **cluster: Any) -> list[str]:
+    """The options of sbatch that a launch with --sbatch writes."""
+    words = [f"--{name}={value}" for name, value in cluster.items()]
+    config = read_config(RCP, ["--gpus", "4", *words, "--sbatch", given])
+    config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"nodes": 1})})
+    return [line.removeprefix("#SBATCH ") for line in sbatch_script(RCP, config).splitlines() if "#SBATCH" in line]
+
+
+@pytest.mark.parametrize("spelling", ["cpus-per-task=7 gpus-per-node=a100:4 job-name=mine", ""])
+def test_options_of_sbatch_win_in_any_spelling(spelling: str) -> None:
+    lines = sbatch_lines(spelling or "cpus_per_task=7 gpus_per_node=a100:4 job_name=mine")
+    for line in ("--cpus-per-task=7", "--gpus-per-node=a100:4", "--job-name=mine"):
+        assert [each for each in lines if each.startswith(line.partition("=")[0])] == [line]
+
+
+def test_an_option_of_ours_can_be_left_out() -> None:
+    assert not [line for line in sbatch_lines("wckey=") if "wckey" in line]
+    assert "--wckey=mine" in sbatch_lines("wckey=mine")
+    lines = sbatch_lines("gpus_per_node= gres=gpu:4 job-name= no-requeue")
+    assert "--gres=gpu:4" in lines and "--no-requeue" in lines
+    assert not [line for line in lines if "gpus" in line or "job-name" in line or line == "--requeue"]
+
+
+@pytest.mark.parametrize(
+    ("given", "problem"),
+    [
+        ("nodes=2", "nodes is set by the launcher: give --nodes"),
+        ("ntasks-per-node=2", "one task per GPU"),
+        ("array=0-3", "--max-running"),
+        ("gpus-per-node=a100:8", "gpus-per-node=a100:8, but the job has 4 GPUs per node"),
+        ("gpus-per-node= gres=gpu:a100:2", "gres=gpu:a100:2, but the job has 4 GPUs per node"),
+        ("gres=gpu:4", "--gpu-request gres"),
+        ("qos= partition=x partition=y", "given twice"),
+    ],
+)
+def test_options_that_would_break_the_job_are_refused(given: str, problem: str) -> None:
+    if "given twice" in problem:
+        with pytest.raises(ConfigError, match="partition is given twice"):
+            sbatch_lines("partition=x", partition="y")
+        return
+    with pytest.raises(ConfigError, match=problem):
+        sbatch_lines(given)
+
+
+def test_memory_per_gpu_wants_a_gpu() -> None:
+    with pytest.raises(ConfigError, match=r"mem_per_gpu .* --sbatch 'mem=…'"):
+        sbatch_lines("gpus-per-node=", **{"mem-per-gpu": "64G"})
 
 
 def test_an_inference_is_an_array_of_workers_with_one_gpu() -> None:
@@ -79,7 +148,8 @@ def test_a_worker_of_an_lm_that_does_not_fit_one_gpu_has_several() -> None:
     lines = ("--array=0-3%3", "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=4", "--cpus-per-task=24")
     for line in (*lines, "--mem-per-gpu=64G"):
         assert f"#SBATCH {line}\n" in script
-    assert "Would be submitted to SLURM (4 workers of 4 GPUs)" in dry_run(CLASSIFY, config, slurm=True)
+    placed = config.model_copy(update={"cluster": config.cluster.model_copy(update={"where": "slurm"})})
+    assert plan(CLASSIFY, placed).where == "SLURM (4 workers of 4 GPUs)"
     with pytest.raises(ConfigError, match=r"--gpus 16 does not divide by decode\.gpus_per_worker 3"):
         sbatch_script(CLASSIFY, config.model_copy(update={"decode": DecodeOptions(gpus_per_worker=3)}))
 
@@ -127,12 +197,13 @@ def test_a_worker_sees_its_own_gpus_alone(monkeypatch: pytest.MonkeyPatch, visib
 
 def test_a_site_names_its_places_once() -> None:
     options = ClusterOptions(
+        gpus=8,
         setup="module purge\nmodule load cuda",
         interface="ib0",
         cache_folder="$HOME/.cache",
         temporary_folder="$SLURM_TMPDIR",
         extensions_folder="/opt/extensions",
-        sbatch={"reservation": "maint", "exclusive": ""},
+        sbatch={"reservation": "maint", "exclusive": True},
     )
     lines = sbatch_script(RCP, RcpConfig(cluster=options)).splitlines()
     setup = lines[lines.index("# setup") : lines.index("# command")]
@@ -192,7 +263,10 @@ def test_an_interrupted_run_is_resumed_and_says_so(tmp_path: Path, capsys: pytes
 
 
 def test_mistakes_end_with_status_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(RCP, ["--run.folder", str(tmp_path), "--where", "here", "--data.train", str(tmp_path / "no")]) == 2
+    data = write_data(tmp_path / "data")
+    given = ["--run.folder", str(tmp_path), "--where", "here", "--model.encoder", "embedded:tiny-encoder"]
+    given += ["--model.max_length", "512", "--data.dev", str(data / "dev")]
+    assert main(RCP, [*given, "--data.train", str(tmp_path / "no")]) == 2
     error = capsys.readouterr().err
     assert error.startswith("Error: ")
     assert error.count("\n") == 1
@@ -214,12 +288,35 @@ def test_dry_run_submits_and_writes_nothing(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(launch_module, "launch", lambda *given: pytest.fail("launched"))
-    arguments = ["--run.folder", str(tmp_path), "--model.encoder", "roberta-large", "--where", "slurm", "--gpus", "8"]
+    jobs = fake_site(tmp_path / "site", monkeypatch)
+    data = write_data(tmp_path / "data")
+    runs = tmp_path / "runs"
+    arguments = ["--run.folder", str(runs), "--model.encoder", "embedded:tiny-encoder", "--model.max_length", "512"]
+    arguments += ["--data.train", str(data / "train"), "--data.dev", str(data / "dev")]
     assert main(RCP, [*arguments, "--train.batch_size", "16", "--dry-run"]) == 0
     shown = capsys.readouterr().out
-    assert "encoder: roberta-large" in shown
-    assert "Steps: unknown until the training corpus is there" in shown
-    assert "16 examples a step = 8 processes x 1 passes x 2" in shown
-    assert "#SBATCH --ntasks-per-node=8" in shown
-    assert "GiB" in shown
-    assert list(tmp_path.iterdir()) == []
+    for text in (
+        *("encoder: embedded:tiny-encoder", "16 examples per optimizer step, as train.batch_size says"),
+        *("Would be submitted to SLURM (8 tasks on 1 node).", "16 examples on 8 processes, 2 per process"),
+        *("#SBATCH --ntasks-per-node=8", "GiB", "JobRequeue", "global_batch_size: 16"),
+    ):
+        assert (text in shown) == (text != "JobRequeue"), text
+    assert main(RCP, [*arguments, "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    assert "8 examples per optimizer step, more than train.batch_size 4" in shown
+    assert "8 examples on 8 processes, 1 per process, in 1 forward pass of at most 1." in shown
+    assert not runs.exists() and not list(jobs.iterdir())
+
+
+def test_all_reasons_not_to_start_are_named_at_once(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    jobs = fake_site(tmp_path / "site", monkeypatch, Partition(limit="1:00:00"))
+    arguments = ["--run.folder", str(tmp_path / "runs"), "--model.encoder", "./no", "--nodes", "5"]
+    for dry in ([], ["--dry-run"]):
+        assert main(RCP, [*arguments, "--data.train", str(tmp_path / "none"), "--sbatch", "array=0-1", *dry]) == 2
+        error = capsys.readouterr().err
+        assert error.startswith("Error: 4 reasons not to start:\n")
+        for reason in ("5 nodes with GPUs", str(tmp_path / "none"), "data/docred/dev", "./no: no such folder"):
+            assert error.count("  - ") == 4 and reason in error
+    assert not (tmp_path / "runs").exists() and not list(jobs.iterdir())

@@ -14,12 +14,14 @@ from lmrc.cluster import pipeline, slurm
 from lmrc.cluster.attempt import run_attempt
 from lmrc.cluster.failure import Attempt, end_of
 from lmrc.cluster.pipeline import Step, main, read_pipeline, run_on_slurm, steps
+from lmrc.cluster.plan import plan
 from lmrc.cluster.slurm import SlurmJob
 from lmrc.cluster.stages import CLASSIFY, Stage, StageConfig
 from lmrc.cluster.submit import active_jobs, sbatch_script
 from lmrc.config import ClassifyConfig, PipelineConfig, RunOptions
 from lmrc.errors import ConfigError, RunError, UserError
 from lmrc.history import History
+from tests.cluster.site import fake_site
 from tests.conftest import ROOT
 
 PAPER = ROOT / "configs/pipeline/redocred-13b.yaml"
@@ -51,7 +53,10 @@ class Queue:
 
 
 @pytest.fixture
-def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """A site that takes every job; the models of the paper need not be there."""
+    fake_site(tmp_path / "site", monkeypatch)
+    monkeypatch.setattr(pipeline, "examine", lambda stage, config, made: (plan(stage, config), []))
     return Queue(monkeypatch)
 
 
@@ -197,14 +202,39 @@ def test_dry_run_says_what_would_be_submitted(tmp_path: Path, queue: Queue, caps
     given = ["--config", str(PAPER), "--run.folder", str(tmp_path), "--where", "slurm", "--gpus", "16", "--nodes", "2"]
     assert main([*given, "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
-        "rcp       would be submitted: 2 x 8 tasks",
-        "propose   would be submitted: 16 workers after rcp",
-        "rc        would be submitted: 2 x 8 tasks",
-        "classify  would be submitted: 16 workers after propose, rc",
-        "score     would be submitted: 1 task after classify",
+        "rcp       would be submitted to SLURM (16 tasks on 2 nodes)",
+        "propose   would be submitted to SLURM (16 workers) after rcp",
+        "rc        would be submitted to SLURM (16 tasks on 2 nodes)",
+        "classify  would be submitted to SLURM (16 workers) after propose, rc",
+        "score     would be submitted to SLURM (1 task) after classify",
     ]
     assert queue.submitted == {}
-    assert list(tmp_path.iterdir()) == []
+    assert {entry.name for entry in tmp_path.iterdir()} == {"site"}
+
+
+def test_nothing_is_submitted_if_any_step_would_fail(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = fake_site(tmp_path / "site", monkeypatch)
+    data = make_data(tmp_path)
+    given = ["--config", str(ROOT / "configs/pipeline/smoke.yaml"), "--run.folder", str(tmp_path / "runs")]
+    given += [f"--data.{part}={data[part]}" for part in ("train", "dev", "test", "relations")]
+    wrong = ["--rcp.model.encoder", "./no", "--rc.lora.targets", "wq", "--classify.decode.backend", "vllm"]
+    assert main([*given, *wrong]) == 2
+    error = capsys.readouterr().err
+    for reason in (
+        "rcp: model.encoder: ./no: no such folder",
+        "rc: lora.targets: wq",
+        "classify: decode.backend is vllm",
+    ):
+        assert reason in error
+    assert not list(jobs.iterdir()) and not (tmp_path / "runs").exists()
+    # What earlier steps make is missing for nobody.
+    assert main(given) == 0
+    assert len(list(jobs.iterdir())) == 6
+    said = "8 examples per optimizer step, more than train.batch_size 4, so that each GPU has one"
+    assert capsys.readouterr().out.count(said) == 2
+    assert said in (tmp_path / "runs/pipeline-smoke/rcp/config.yaml").read_text()
 
 
 def test_a_job_that_was_submitted_ahead_says_what_is_missing(tmp_path: Path) -> None:

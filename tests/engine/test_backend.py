@@ -5,11 +5,12 @@ from pathlib import Path
 import pytest
 
 from lmrc.config import Training
-from lmrc.engine import zero
+from lmrc.engine import zero_config
 from lmrc.engine.backend import scale_rates, trained_parameters
 from lmrc.engine.distributed import ALONE
 from lmrc.engine.plain import PlainBackend
-from lmrc.engine.zero import deepspeed_config, read_zero_config
+from lmrc.engine.zero import deepspeed_config
+from lmrc.engine.zero_config import read_zero_config
 from lmrc.errors import ConfigError
 from tests.engine.toy import ToyTask
 
@@ -39,7 +40,7 @@ def test_configs_pass_deepspeeds_own_validator(stage: int, monkeypatch: pytest.M
 
 
 def test_a_zero_config_must_not_say_what_the_options_say(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(zero, "CONFIGS", tmp_path)
+    monkeypatch.setattr(zero_config, "CONFIGS", tmp_path)
     with pytest.raises(ConfigError, match=r"zero2\.yaml is missing"):
         read_zero_config(2)
     (tmp_path / "zero2.yaml").write_text("zero_optimization: {stage: 2}\ngradient_clipping: 3\nbf16: {enabled: true}\n")

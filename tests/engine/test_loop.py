@@ -153,7 +153,7 @@ def test_an_unknown_metric_is_named(tmp_path: Path) -> None:
 
 
 def test_more_processes_than_examples_a_step_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="batch_size is 4, but there are 8 processes"):
+    with pytest.raises(ConfigError, match="step has 4 examples, but there are 8 processes"):
         train(ToyTask(), OPTIONS, 1, RunFolder(tmp_path), World(0, 8, torch.device("cpu")))
 
 

@@ -17,14 +17,13 @@ from pathlib import Path
 
 import click
 
-from lmrc.cluster.watch.check import Check, missing, ok, warning
+from lmrc.cluster.check import Check, lines, missing, ok, warning
 from lmrc.cluster.watch.doctor_slurm import check_nodes, check_slurm
 
 PROJECT = Path(__file__).resolve().parents[3]
 OLDEST_PYTHON = (3, 10)
 NEEDED_SPACE = 20 * 2**30
 INSTALL = "pip install -c constraints.txt -e ."
-COLOURS = {"ok": "green", "warning": "yellow", "missing": "red"}
 
 
 def examine(nodes: int | None, partition: str | None, account: str | None, as_json: bool) -> bool:
@@ -36,9 +35,7 @@ def examine(nodes: int | None, partition: str | None, account: str | None, as_js
     for check in _all(nodes, partition, account):
         found.append(check)
         if not as_json:
-            click.echo(f"{click.style(f'{check.level:<7}', COLOURS[check.level])}  {check.what}")
-            if check.remedy:
-                click.echo(f"{'':<7}  → {check.remedy}")
+            click.echo(lines(check))
     if as_json:
         click.echo(json.dumps([asdict(check) for check in found], indent=1))
     lacking = sum(1 for check in found if check.level == "missing")

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrc.cluster import slurm
-from lmrc.cluster.watch.check import Check, missing, ok, warning
+from lmrc.cluster.check import Check, missing, ok, warning
 from lmrc.cluster.watch.doctor_shared import ROUNDS
 from lmrc.cluster.work.units import STALE_SECONDS
 

@@ -16,8 +16,8 @@ import pytest
 
 from lmrc.cli import main
 from lmrc.cluster import slurm
+from lmrc.cluster.check import Check
 from lmrc.cluster.watch import doctor, doctor_shared, doctor_slurm
-from lmrc.cluster.watch.check import Check
 from lmrc.cluster.watch.doctor_shared import ROUNDS, SIZE, Node, told
 from lmrc.cluster.work.files import Files
 

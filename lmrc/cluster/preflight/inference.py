@@ -1,0 +1,70 @@
+"""The pre-flight of propose and classify: what their start checks, done before the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lmrc.cluster.check import Check, missing, ok
+from lmrc.cluster.plan import Plan
+from lmrc.cluster.preflight.data import Inputs, check_inference_data
+from lmrc.cluster.preflight.hub import find_model
+from lmrc.cluster.preflight.training import is_importable
+from lmrc.config import ClassifyConfig, ProposeConfig
+from lmrc.errors import UserError
+
+
+def check_propose(config: ProposeConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
+    """Check the corpus, the classifier and its thresholds."""
+    yield from check_inference_data(config, inputs)
+    if inputs.is_made(config.rcp):
+        yield ok(f"rcp {config.rcp}: an earlier step trains it")
+        return
+    try:
+        from lmrc.rcp.propose import Proposing
+
+        threshold = Proposing(config).threshold
+        yield ok(f"rcp {config.rcp}: threshold {threshold:.4g}")
+    except UserError as error:
+        yield missing(str(error))
+
+
+def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
+    """Check the corpus, the candidates, and who answers: an adapter on its base, vLLM, or a server."""
+    yield from check_inference_data(config, inputs)
+    if config.decode.backend == "vllm" and not is_importable("vllm"):
+        yield missing("decode.backend is vllm, which is not installed", "see the README, or give --decode.backend hf")
+    made = [path for path in (config.corpus, config.candidates, config.rc) if path is not None and inputs.is_made(path)]
+    if config.rc is not None and inputs.is_made(config.rc):
+        yield ok(f"rc {config.rc}: an earlier step trains it")
+    if made:
+        return
+    try:
+        from lmrc.rc.classify import Classifying
+        from lmrc.rc.lora import adapter_base
+
+        Classifying(config)
+        base = config.base if config.rc is None else adapter_base(config.rc)
+    except UserError as error:
+        yield missing(str(error))
+        return
+    yield ok(f"answers come from {config.rc or config.base or config.server.model}")
+    served = config.decode.backend == "openai"
+    yield find_model(base, "base", config.cluster, weights=not served).check
+    if served:
+        yield from _check_server(config)
+
+
+def _check_server(config: ClassifyConfig) -> Iterator[Check]:
+    from lmrc.rc.server.key import needs_key, read_key
+
+    options = config.server
+    if not options.model:
+        yield missing("server.model is empty", f"name the model that {options.url} shall answer with")
+    try:
+        if read_key(options) is None and needs_key(options):
+            yield missing(
+                f"{options.key_variable} is not set, and {options.url} needs a key",
+                f"export {options.key_variable}=… where you launch, or give --server.key-variable none",
+            )
+    except UserError as error:
+        yield missing(str(error))
