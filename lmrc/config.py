@@ -31,6 +31,8 @@ PromptTemplate = Literal["llama2", "chat"]
 Shortening = Literal["sentences"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
 
+# Tables 6 and 7.
+PAPER_BATCH = 4
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 
 
@@ -61,7 +63,8 @@ class Training(Options):
     epochs: Count = Field(30, description="passes over the training corpus")
     max_steps: Count | None = Field(None, description="stop after this many optimizer steps; none: all epochs")
     batch_size: Count = Field(
-        4, description="examples per optimizer step, over all GPUs; one per GPU if there are more GPUs than that"
+        PAPER_BATCH,
+        description="examples per optimizer step, over all GPUs; one per GPU if there are more GPUs than that",
     )
     global_batch_size: Count | None = Field(
         None,
@@ -89,6 +92,17 @@ class Training(Options):
     def examples_per_step(self) -> int:
         """Examples per optimizer step, over all processes."""
         return self.global_batch_size or self.batch_size
+
+    @property
+    def batch_sentence(self) -> str:
+        """How many examples an optimizer step has, and why."""
+        asked, size = self.batch_size, self.examples_per_step
+        if size == asked:
+            return f"{size} examples per optimizer step, as train.batch_size says"
+        more = f"more than train.batch_size {asked}, so that each GPU has one"
+        whose = "the paper's batch" if asked == PAPER_BATCH else "that batch"
+        why = more if size > asked else f"fewer than train.batch_size {asked}"
+        return f"{size} examples per optimizer step, {why}: no longer {whose}"
 
 
 class ClusterOptions(Options):

@@ -8,8 +8,6 @@ from lmrc.errors import ConfigError
 from lmrc.run import RunFolder
 
 TrainingConfig = RcpConfig | RcConfig
-# Tables 6 and 7.
-PAPER_BATCH = 4
 
 
 def settle_batch(config: TrainingConfig, processes: int) -> TrainingConfig:
@@ -55,16 +53,3 @@ def recorded_batch(run: RunFolder) -> int | None:
 def _with_batch(config: TrainingConfig, size: int | None) -> TrainingConfig:
     train = config.train.model_copy(update={"global_batch_size": size})
     return config.model_copy(update={"train": train})
-
-
-def batch_sentence(config: RcpConfig | RcConfig) -> str:
-    """Say how many examples an optimizer step has, and why."""
-    asked, size = config.train.batch_size, config.train.examples_per_step
-    if size == asked:
-        return f"{size} examples per optimizer step, as train.batch_size says"
-    if size > asked:
-        why = f"more than train.batch_size {asked}, so that each GPU has one"
-    else:
-        why = f"fewer than train.batch_size {asked}"
-    whose = "the paper's batch" if asked == PAPER_BATCH else "that batch"
-    return f"{size} examples per optimizer step, {why}: no longer {whose}"

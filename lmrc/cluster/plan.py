@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from lmrc.cluster import slurm
 from lmrc.cluster.allocation import allocate, with_exported
-from lmrc.cluster.batch import batch_sentence, settle_batch
+from lmrc.cluster.batch import settle_batch
 from lmrc.cluster.stages import Stage, StageConfig, gpus_per_process
 from lmrc.cluster.submit import processes, workers
 from lmrc.config import ClusterOptions, RcConfig, RcpConfig
@@ -41,7 +41,7 @@ class Plan:
     @property
     def batch(self) -> str:
         """The sentence about the examples per optimizer step; empty if nothing is trained."""
-        return batch_sentence(self.config) if isinstance(self.config, (RcpConfig, RcConfig)) else ""
+        return self.config.train.batch_sentence if isinstance(self.config, (RcpConfig, RcConfig)) else ""
 
 
 def plan(stage: Stage, config: StageConfig) -> Plan:

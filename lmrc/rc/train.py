@@ -11,11 +11,13 @@ from torch.nn import functional
 
 from lmrc.config import RcConfig
 from lmrc.corpus.arrow import Corpus
+from lmrc.durable import write_atomically
 from lmrc.engine.distributed import World, say
 from lmrc.engine.precision import settle
 from lmrc.engine.task import Batch, to_device
 from lmrc.errors import ConfigError, UserError
 from lmrc.rc.batching import collate
+from lmrc.rc.card import model_card
 from lmrc.rc.encoded import EncodedQueries, encoded
 from lmrc.rc.examples import Example
 from lmrc.rc.lora import add_adapter, attention_kernel, load_base, load_tokenizer, own_gpus, save_adapter
@@ -39,6 +41,9 @@ class RcTask:
         """
         self._config = config
         self._relations = train.relations
+        self._manifests = train.manifest, dev.manifest
+        # The scores of the last evaluation, for the model card.
+        self._scores: dict[str, float] = {}
         if dev.relations.sha256 != train.relations.sha256:
             raise UserError(
                 f"{config.data.train} and {config.data.dev} have different relation sets: build both with the same"
@@ -122,10 +127,11 @@ class RcTask:
                 correct += float((logits.argmax(-1) == targets).sum().item())
                 tokens += len(targets)
         loss, correct, tokens = world.sum([loss, correct, tokens])
-        return {"loss": loss / tokens, "token_accuracy": 100.0 * correct / tokens}
+        self._scores = {"loss": loss / tokens, "token_accuracy": 100.0 * correct / tokens}
+        return self._scores
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write the adapter in PEFT's format, the tokenizer, and lmrc.json (`lmrc.rc.settings`)."""
+        """Write the adapter in PEFT's format, the tokenizer, lmrc.json (`lmrc.rc.settings`), and a model card."""
         save_adapter(self._adapted, weights, folder)
         self.tokenizer.save_pretrained(str(folder))
         Settings(
@@ -135,3 +141,4 @@ class RcTask:
             relations=self._relations,
             quantization=self._config.model.quantization,
         ).write(folder)
+        write_atomically(folder / "README.md", model_card(self._config, *self._manifests, self._scores))

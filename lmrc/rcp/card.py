@@ -7,6 +7,7 @@ from collections.abc import Mapping
 
 from lmrc.config import RcpConfig
 from lmrc.corpus.arrow import Manifest
+from lmrc.corpus.data_table import data_table
 
 # Of `measure.binary_scores`, in the order of the table.
 SCORES = {
@@ -46,14 +47,11 @@ Says which ordered pairs of a document's entities have any relation: P(relation)
 
 ## Data
 
-| | source | sha256 | documents | pairs with a relation | candidate pairs |
-|---|---|---|---|---|---|
-{_data("train", train)}
-{_data("dev", dev)}
+{data_table(train, dev)}
 
 ## Training
 
-{settings.epochs} epochs in batches of {settings.batch_size} documents, learning rates {settings.learning_rate:g} \
+{settings.epochs} epochs, {settings.batch_sentence}; learning rates {settings.learning_rate:g} \
 (encoder) and {settings.classifier_learning_rate:g} (new layers), warm-up {settings.warmup:g}, \
 seed {config.run.seed}{further}.
 Every option is in `config.yaml` of the run.
@@ -82,10 +80,3 @@ model, tokenizer = RelationCandidateModel.load(Path("FOLDER"))
 `FOLDER` is the folder of this file. `calibration.json` holds dev's precision-recall curve, from which `--threshold f1`
 and `--threshold recall=0.9` choose.
 """
-
-
-def _data(name: str, manifest: Manifest) -> str:
-    return (
-        f"| {name} | `{manifest.source}` | `{manifest.source_sha256[:12]}…` | {manifest.labelled_documents} | "
-        f"{manifest.relation_pairs} | {manifest.candidate_pairs} |"
-    )

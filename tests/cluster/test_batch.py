@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.cluster.batch import as_recorded, batch_sentence, settle_batch
+from lmrc.cluster.batch import as_recorded, settle_batch
 from lmrc.config import RcpConfig
 from lmrc.errors import ConfigError, RunError
 from lmrc.run import RunFolder
@@ -32,12 +32,14 @@ def test_a_step_has_the_batch_or_one_example_per_gpu(tmp_path: Path, processes: 
 
 def test_the_sentence_says_which_and_that_it_is_not_the_recipe(tmp_path: Path) -> None:
     config = config_in(tmp_path)
-    assert batch_sentence(settle_batch(config, 4)) == "4 examples per optimizer step, as train.batch_size says"
-    said = batch_sentence(settle_batch(config, 8))
+    assert settle_batch(config, 4).train.batch_sentence == "4 examples per optimizer step, as train.batch_size says"
+    said = settle_batch(config, 8).train.batch_sentence
     assert said.startswith("8 examples per optimizer step, more than train.batch_size 4, so that each GPU has one")
     assert said.endswith("no longer the paper's batch")
     own = settle_batch(config_in(tmp_path, batch_size=6), 8)
-    assert batch_sentence(own).endswith("more than train.batch_size 6, so that each GPU has one: no longer that batch")
+    assert own.train.batch_sentence.endswith(
+        "more than train.batch_size 6, so that each GPU has one: no longer that batch"
+    )
 
 
 @pytest.mark.parametrize("processes", [1, 2, 8])
@@ -89,6 +91,6 @@ def test_a_finished_run_is_compared_with_what_it_records(tmp_path: Path) -> None
 def test_config_yaml_says_it_in_a_line(tmp_path: Path) -> None:
     config = settle_batch(config_in(tmp_path), 8)
     run = RunFolder.of(config.run)
-    run.prepare(config, batch_sentence(config))
+    run.prepare(config, config.train.batch_sentence)
     first = (run.path / "config.yaml").read_text().splitlines()[0]
-    assert first == f"# {batch_sentence(config)}"
+    assert first == f"# {config.train.batch_sentence}"

@@ -25,6 +25,7 @@ def test_it_says_data_scores_and_commands(make_corpus: MakeCorpus) -> None:
     assert "| precision at 0.5 | 71.23 |" in card
     assert "| train | `train.json` | `000000000000…` | 3 | 3 | 18 |" in card
     assert "| dev | `dev.json` | `000000000000…` | 2 | 2 | 12 |" in card
+    assert "30 epochs, 4 examples per optimizer step, as train.batch_size says; " in card
     assert "learning rates 3e-05 (encoder) and 0.0001 (new layers), warm-up 0.06, seed 66" in card
     assert "python launch/propose.py --rcp FOLDER" in card
     assert "Classifier: bilinear; documents up to 1024 word pieces." in card

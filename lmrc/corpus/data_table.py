@@ -1,0 +1,20 @@
+"""The table of training and dev data in a model card."""
+
+from __future__ import annotations
+
+from lmrc.corpus.arrow import Manifest
+
+
+def data_table(train: Manifest, dev: Manifest) -> str:
+    """Return the table, in Markdown: where the documents came from, and how many there are."""
+    return f"""| | source | sha256 | documents | pairs with a relation | candidate pairs |
+|---|---|---|---|---|---|
+{_row("train", train)}
+{_row("dev", dev)}"""
+
+
+def _row(name: str, manifest: Manifest) -> str:
+    return (
+        f"| {name} | `{manifest.source}` | `{manifest.source_sha256[:12]}…` | {manifest.labelled_documents} | "
+        f"{manifest.relation_pairs} | {manifest.candidate_pairs} |"
+    )
