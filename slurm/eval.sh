@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Evaluate a trained chain on a corpus: workers propose candidates and name relations, a job after them scores.
-#   sbatch slurm/eval.sh RUN [DATASET]     from the checkout; bash slurm/eval.sh RUN [DATASET] is one worker, here
-# RUN holds rcp/ and rc/, as launch/pipeline.py and lmrc demo leave them; DATASET is a labelled corpus, or else that which
-# RCP was measured on. The result is RUN/eval-NAME/{scores.json,report.html}; the same command again does what is missing.
+# Evaluate trained models on a corpus: workers propose candidates and name relations, a job after them scores.
+#   sbatch slurm/eval.sh [RUN [DATASET]]     from the checkout; bash slurm/eval.sh [RUN [DATASET]] is one worker, here
+# RUN holds rcp/ and rc/: runs, as launch/rcp.py and launch/rc.py leave it, is the default; launch/pipeline.py and lmrc demo leave
+# such a folder too. DATASET is a labelled corpus; the default is the dev corpus that RCP was measured on.
+# The result is RUN/eval-NAME/{scores.json,report.html}; the same command again does what is missing.
 # Below is what most sites change; options of sbatch win over it: sbatch --array=0-31 --gpus=0 --partition=long slurm/eval.sh …
 #SBATCH --job-name=lmrc-eval
 #SBATCH --array=0-7
@@ -23,9 +24,15 @@ cd "${SLURM_SUBMIT_DIR:-.}"
 if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_ON_NODE:-1}}"
 
-run=${1:?give the folder of a pipeline or demo, such as runs/demo}
-corpus_of_rcp() { python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["data"][sys.argv[2]])' "$run/rcp/config.yaml" "$1"; }
-dataset=${2:-$(corpus_of_rcp dev)}
+run=${1:-runs}
+# The pre-flight: if there is nothing to evaluate, the first task says so and ends the others.
+if ! dataset=$(python -m lmrc.cluster.preflight.evaluation "$run" ${2:+"$2"}); then
+  if [ "${SLURM_ARRAY_TASK_ID:-}" = "${SLURM_ARRAY_TASK_MIN:-none}" ]; then
+    scancel "${SLURM_ARRAY_JOB_ID}_[$((SLURM_ARRAY_TASK_MIN + 1))-$SLURM_ARRAY_TASK_MAX]" 2>/dev/null || true
+  fi
+  exit 2
+fi
+corpus_of_rcp() { python -c 'import pathlib, sys, lmrc.run; print(lmrc.run.read_config(pathlib.Path(sys.argv[1]))["data"][sys.argv[2]])' "$run/rcp" "$1"; }
 out=$run/eval-$(basename "$dataset")
 
 score() {

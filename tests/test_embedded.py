@@ -199,7 +199,7 @@ def test_the_tiny_llm(tiny_llm: str, llm_tokenizer: PreTrainedTokenizerBase) -> 
     config = model.config
     assert type(model).__name__ == "LlamaForCausalLM"
     assert (config.num_hidden_layers, config.hidden_size) == (2, 32)
-    assert config.max_position_embeddings == llm_tokenizer.model_max_length == 2048
+    assert config.max_position_embeddings == llm_tokenizer.model_max_length == 4096
     assert 1000 <= len(llm_tokenizer) == config.vocab_size <= 2000
     assert len({llm_tokenizer.pad_token_id, llm_tokenizer.bos_token_id, llm_tokenizer.eos_token_id}) == 3
     assert model.generation_config.eos_token_id == llm_tokenizer.eos_token_id

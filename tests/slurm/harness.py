@@ -33,8 +33,8 @@ SCRIPT = ROOT / "tests" / "slurm" / "cluster.sh"
 DAEMONS = ("slurmctld", "slurmd", "munged")
 # Seconds: several times what anything takes on a machine that has little else to do.
 PATIENCE = 300.0
-MAX_ARRAY = 2
-"""Tasks of an array at most: with more workers there are several arrays."""
+MAX_ARRAY = 8
+"""Tasks of an array at most, as many as slurm/eval.sh has: with more workers there are several arrays."""
 # Several processes run tests at once, on one cluster.
 USERS, LOCK = (Path(tempfile.gettempdir()) / f"lmrc-slurm.{name}" for name in ("users", "lock"))
 
