@@ -25,7 +25,7 @@ from lmrc.errors import UserError, nearest
 PREFIX = "embedded:"
 FOLDER = "embedded"
 # Raised whenever the code below would write other files from the same source.
-VERSION = 1
+VERSION = 2
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,10 @@ from lmrc.errors import UserError
 from lmrc.run import RunFolder
 
 FP32 = 4
-GB = 10**9
+# A card of 80 GB offers 79.1 GiB, one of 40 GB 39.4.
+GB = int(0.985 * 2**30)
+# Tokens of a vocabulary at least: without its files transformers makes a tokenizer of a few special tokens.
+VOCABULARY = 100
 # Memory of data center GPUs in GB, by a part of the names that sites give them.
 GPUS = {
     **{"p100": 16, "v100": 32, "t4": 16, "a10": 24, "a30": 24, "a40": 48, "a100": 80, "l4": 24, "l40": 48},
@@ -137,6 +140,8 @@ def _check_tokenizer(found: FoundModel, what: str, chat: bool = False) -> Iterat
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         yield missing(f"no tokenizer could be loaded from {found.name} ({reason})", "put its files beside the weights")
         return
+    if len(tokenizer) < VOCABULARY:
+        yield missing(f"the tokenizer of {found.name} has {len(tokenizer)} tokens", "put its files beside the weights")
     if what == "LM" and tokenizer.eos_token_id is None:
         yield missing(f"the tokenizer of {found.name} has no end-of-sequence token", "set its eos_token")
     if chat and not tokenizer.chat_template:
