@@ -29,7 +29,7 @@ _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 class VllmAnswering:
-    """The LM is loaded when the first query is there."""
+    """vLLM's engine, started by `load` or at the first query."""
 
     def __init__(
         self,
@@ -69,8 +69,12 @@ class VllmAnswering:
             **options,
         )
 
+    def load(self) -> None:
+        """See `lmrc.rc.answering.Answering`. Raises ConfigError if vLLM is not installed."""
+        _ = self._model
+
     def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
-        """See `lmrc.rc.answering.Answering`. Raises ConfigError where vLLM is not installed."""
+        """See `lmrc.rc.answering.Answering`."""
         generations = self._generate(list(queries))
         yield from read_answers(generations, self._document_of, self._relations, self._settings.prompt, self._decode)
 

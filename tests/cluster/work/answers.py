@@ -36,6 +36,10 @@ class Answers:
     ) -> None:
         self.documents, self.out, self.trouble, self.seconds = documents, out, trouble, seconds
 
+    def load(self) -> None:
+        with (self.out / "loaded").open("a") as file:
+            file.write(f"{os.getpid()}\n")
+
     def rows(self, documents: range) -> list[dict[str, Any]]:
         with (self.out / "computed").open("a") as file:
             file.write(f"{os.getpid()} {documents.start} {documents.stop}\n")
