@@ -21,10 +21,11 @@ from lmrc.engine.identity import identity
 from lmrc.errors import ConfigError, UserError
 from lmrc.evaluation.files import replacing
 from lmrc.evaluation.predictions import Prediction, write_predictions
+from lmrc.rc.adapter import adapter_base
 from lmrc.rc.answering import Answered, Answering, LocalAnswering, load_lm
 from lmrc.rc.examples import Query, QueryBuilder, gold_pairs
 from lmrc.rc.few_shot import Demonstration, demonstrated_tokens, demonstrations, few_shot_messages
-from lmrc.rc.lora import adapter_base, load_tokenizer
+from lmrc.rc.lora import load_tokenizer
 from lmrc.rc.prompts import Pair
 from lmrc.rc.server.answering import ServerAnswering
 from lmrc.rc.settings import Settings

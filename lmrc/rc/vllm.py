@@ -17,10 +17,11 @@ from lmrc.config import DecodeOptions
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import ConfigError
+from lmrc.rc.adapter import adapter_rank, check_adapter
 from lmrc.rc.answering import Answered, read_answers
 from lmrc.rc.decode import Generation
 from lmrc.rc.examples import Query, prompt_ids
-from lmrc.rc.lora import adapter_rank, resolve
+from lmrc.rc.lora import resolve
 from lmrc.rc.settings import Settings
 
 RANKS = (8, 16, 32, 64, 128, 256)
@@ -58,6 +59,7 @@ class VllmAnswering:
         options: dict[str, Any] = {}
         if self._adapter is not None:
             options = {"enable_lora": True, "max_lora_rank": _room_for(self._adapter)}
+            check_adapter(self._adapter, self._base)
         return LLM(
             base,
             tokenizer=str(self._adapter or base),

@@ -16,6 +16,7 @@ from lmrc.engine.choice import loading
 from lmrc.engine.distributed import World
 from lmrc.errors import ConfigError, UserError
 from lmrc.rc import lora
+from lmrc.rc.adapter import adapter_base
 from tests.engine.processes import run_in_processes
 
 
@@ -68,7 +69,7 @@ def test_saved_adapter_loads_with_peft_alone(base: Path, tmp_path: Path) -> None
     with torch.no_grad():
         assert torch.equal(plain(ids).logits, model(ids).logits)
         assert not torch.allclose(plain(ids).logits, lora.load_base(str(base), "sdpa", "fp32")(ids).logits, atol=1e-2)
-    assert lora.adapter_base(tmp_path) == str(base)
+    assert adapter_base(tmp_path) == str(base)
     loaded = lora.load_adapter(lora.load_base(str(base), "sdpa", "fp32"), tmp_path)
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, model(ids).logits)
@@ -122,7 +123,7 @@ def test_missing_model_says_what_to_give(tmp_path: Path) -> None:
 
 def test_folder_without_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapter"):
-        lora.adapter_base(tmp_path)
+        adapter_base(tmp_path)
 
 
 def test_flash_attention_falls_back_and_says_so_once(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
