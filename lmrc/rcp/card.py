@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from lmrc.config import RcpConfig
 from lmrc.corpus.arrow import Manifest
@@ -30,8 +31,10 @@ def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mappin
     """
     settings = config.train
     front = {"library_name": "lmrc-suite", "tags": ["relation-extraction", "docre", "candidate-proposal"]}
-    if ":" not in config.model.encoder and not config.model.encoder.startswith(("/", ".")):
-        front["base_model"] = config.model.encoder
+    encoder = config.model.encoder
+    # A folder is no name on the hub.
+    if ":" not in encoder and not encoder.startswith(("/", ".")) and not Path(encoder).is_dir():
+        front["base_model"] = encoder
     rows = "\n".join(f"| {name} | {scores[key]:.2f} |" for key, name in SCORES.items() if key in scores)
     measured = (
         f"On `{dev.source}`, percent of ordered pairs:\n\n| score | |\n|---|---|\n{rows}" if rows else "Not measured."

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+from pathlib import Path
+
+import pytest
 import yaml
 
 from lmrc.config import RcpConfig
@@ -42,9 +45,13 @@ def test_it_says_what_the_paper_does_not_have(make_corpus: MakeCorpus) -> None:
     assert "seed 66, pairs with a relation of weight 2, relations as a further task of weight 0.1." in card
 
 
-def test_a_folder_is_no_base_model_and_nothing_measured_is_said(make_corpus: MakeCorpus) -> None:
+def test_a_folder_is_no_base_model_and_nothing_measured_is_said(
+    make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     train = manifest(make_corpus, "train", 1)
-    for encoder in ("/models/mine", "./mine", "embedded:minilm"):
+    (tmp_path / "runs" / "best").mkdir(parents=True)
+    monkeypatch.chdir(tmp_path)
+    for encoder in ("/models/mine", "./mine", "embedded:minilm", "runs/best"):
         config = RcpConfig.model_validate({"model": {"encoder": encoder}})
         card = model_card(config, train, train, {}, 1022)
         assert "base_model" not in card
