@@ -30,10 +30,11 @@ from lmrc.corpus.docred import Document, read_documents, relations_by_pair
 from lmrc.corpus.relations import DOCRED
 from lmrc.evaluation.metrics import score
 from lmrc.evaluation.predictions import Prediction
+from lmrc.rc.adapter import adapter_base
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, QueryBuilder, gold_pairs
 from lmrc.rc.grammar import Grammar
-from lmrc.rc.lora import adapter_base, load_adapter, load_base, load_tokenizer
+from lmrc.rc.lora import load_adapter, load_base, load_tokenizer
 from lmrc.rc.memory import SharedBeginning
 from lmrc.rc.packing import IMPLEMENTATION
 from lmrc.rc.prompts import answer

@@ -126,6 +126,9 @@ class Sleeper:
         self.wall = self.processor = 0.0
         self._left: tuple[float, float] | None = None
 
+    def load(self) -> None:
+        """Load nothing."""
+
     def rows(self, documents: range) -> list[dict[str, Any]]:
         if self._left:
             self.wall += time.monotonic() - self._left[0]

@@ -12,7 +12,7 @@ import shutil
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from contextlib import redirect_stderr
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,22 +38,30 @@ def cache_folder() -> Path:
     return Path.home() / ".cache" / "lmrc"
 
 
-def cached(key: str, make: Callable[[Path], None], notice: str | None = None) -> Path:
-    """The folder `key` of the cache, made by `make(folder)` if it is not there whole.
+def cached(key: str, make: Callable[[Path], None], notice: str | None = None, needed: Collection[str] = ()) -> Path:
+    """Return the folder `key` of the cache, made by `make(folder)` if it is not there whole.
 
-    `notice` is printed before, and the seconds it took after. Several processes may ask at once: one makes it, the
-    others wait. Raises UserError where the cache cannot be written.
+    Several processes may ask at once: one makes it, the others wait.
+
+    Args:
+        key: path of the folder below the cache's.
+        make: writes the files into the folder that it is given.
+        notice: printed before, with the seconds that it took after.
+        needed: names of files without which the folder is not whole, even if its manifest does not list them.
+
+    Raises:
+        UserError: if the cache cannot be written.
     """
     folder = cache_folder() / key
     parent = folder.parent
-    if _is_whole(folder):
+    if _is_whole(folder, needed):
         return folder
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / f"{folder.name}.lock"):
             # Another process may have made it while we waited.
-            if not _is_whole(folder):
-                _make(folder, make, notice)
+            if not _is_whole(folder, needed):
+                _make(folder, make, notice, needed)
     except (OSError, SafetensorError) as error:
         raise UserError(
             f"cannot write to {parent} ({error}); set LMRC_CACHE to a folder with 500 MB of room"
@@ -82,7 +90,7 @@ def digest(content: object) -> str:
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-def _make(folder: Path, make: Callable[[Path], None], notice: str | None) -> None:
+def _make(folder: Path, make: Callable[[Path], None], notice: str | None, needed: Collection[str]) -> None:
     started = time.monotonic()
     if folder.exists():
         print(f"{folder} is damaged (files are missing or of the wrong size); making it again", file=sys.stderr)
@@ -95,6 +103,8 @@ def _make(folder: Path, make: Callable[[Path], None], notice: str | None) -> Non
         with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
             make(temporary)
         sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
+        if not sizes.keys() >= set(needed):
+            raise RuntimeError(f"{folder} was made without {', '.join(sorted(set(needed) - sizes.keys()))}")
         (temporary / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1) + "\n")
         # mkdtemp and safetensors write for the owner alone, which would lock the others out of a shared cache.
         temporary.chmod(0o755)
@@ -102,13 +112,13 @@ def _make(folder: Path, make: Callable[[Path], None], notice: str | None) -> Non
             file.chmod(0o644)
             with file.open("rb") as handle:
                 os.fsync(handle.fileno())
-        if folder.exists() and not _is_whole(folder):
+        if folder.exists() and not _is_whole(folder, needed):
             shutil.rmtree(folder)
         try:
             temporary.rename(folder)
         except OSError:
             # The first rename wins; ours is the same model.
-            if not _is_whole(folder):
+            if not _is_whole(folder, needed):
                 raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -116,10 +126,14 @@ def _make(folder: Path, make: Callable[[Path], None], notice: str | None) -> Non
             print(f"{time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
 
 
-def _is_whole(folder: Path) -> bool:
-    """All files of the manifest are there in their sizes."""
+def _is_whole(folder: Path, needed: Collection[str]) -> bool:
+    """Check that the manifest lists the `needed` files, and that all it lists are there in their sizes."""
     try:
         sizes = json.loads((folder / MANIFEST).read_text())["files"]
-        return bool(sizes) and all((folder / name).stat().st_size == size for name, size in sizes.items())
+        return (
+            bool(sizes)
+            and set(needed) <= set(sizes)
+            and all((folder / name).stat().st_size == size for name, size in sizes.items())
+        )
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return False

@@ -25,7 +25,10 @@ from lmrc.errors import UserError, nearest
 PREFIX = "embedded:"
 FOLDER = "embedded"
 # Raised whenever the code below would write other files from the same source.
-VERSION = 2
+VERSION = 1
+TINY_LLM_VERSION = 2
+# Earlier versions left folders without these if a process made them that was not the first of its group.
+MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 @dataclass(frozen=True)
@@ -111,6 +114,7 @@ def _smollm2() -> Path:
         f"{FOLDER}/smollm2-{SMOLLM2.files[_SMOLLM2][:12]}-v{VERSION}",
         lambda out: _convert_gguf(folder, _SMOLLM2, out),
         f"{PREFIX}smollm2: converting the packaged weights, once (20 to 60 s) …",
+        MODEL_FILES,
     )
 
 
@@ -118,14 +122,16 @@ def _tiny_encoder() -> Path:
     from lmrc import tiny
 
     text = tiny.text()
-    return cached(f"{FOLDER}/tiny-encoder-{tiny.digest(text)}-v{VERSION}", lambda out: tiny.make_encoder(text, out))
+    key = f"{FOLDER}/tiny-encoder-{tiny.digest(text)}-v{VERSION}"
+    return cached(key, lambda out: tiny.make_encoder(text, out), needed=MODEL_FILES)
 
 
 def _tiny_llm() -> Path:
     from lmrc import tiny
 
     text = tiny.text()
-    return cached(f"{FOLDER}/tiny-llm-{tiny.digest(text)}-v{VERSION}", lambda out: tiny.make_llm(text, out))
+    key = f"{FOLDER}/tiny-llm-{tiny.digest(text)}-v{TINY_LLM_VERSION}"
+    return cached(key, lambda out: tiny.make_llm(text, out), needed=MODEL_FILES)
 
 
 def _convert_gguf(folder: Path, file: str, out: Path) -> None:
@@ -137,6 +143,8 @@ def _convert_gguf(folder: Path, file: str, out: Path) -> None:
     import torch
     from tokenizers import pre_tokenizers
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+
+    from lmrc.engine.weights import save_model
 
     with torch.random.fork_rng(devices=[]):
         tokenizer = AutoTokenizer.from_pretrained(folder, gguf_file=file, local_files_only=True)
@@ -159,7 +167,7 @@ def _convert_gguf(folder: Path, file: str, out: Path) -> None:
         model.tie_weights()
         model.generation_config = loaded.generation_config
         model.config.dtype = torch.bfloat16
-        model.save_pretrained(out)
+        save_model(model, out)
 
         tokenizer.model_max_length = config.max_position_embeddings
         tokenizer.backend_tokenizer.pre_tokenizer = pre_tokenizers.Sequence(

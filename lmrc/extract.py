@@ -20,9 +20,10 @@ from lmrc.evaluation.predictions import Prediction, writing_predictions
 from lmrc.evaluation.tables import Table
 from lmrc.exits import Interrupted
 from lmrc.progress import DocumentProgress
+from lmrc.rc.adapter import adapter_base
 from lmrc.rc.answering import LocalAnswering, load_lm
 from lmrc.rc.examples import Query, QueryBuilder
-from lmrc.rc.lora import adapter_base, load_tokenizer
+from lmrc.rc.lora import load_tokenizer
 from lmrc.rc.prompts import entity_name
 from lmrc.rc.settings import Settings
 from lmrc.rcp.calibration import find_threshold

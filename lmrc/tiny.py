@@ -150,6 +150,8 @@ def _save(build: Callable[[], PreTrainedModel], out: Path) -> None:
     """Write the model that `build` makes with a fixed seed, leaving the caller's random state as it was."""
     import torch
 
+    from lmrc.engine.weights import save_model
+
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(SEED)
-        build().save_pretrained(out)
+        save_model(build(), out)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import shutil
 import socket
@@ -16,8 +17,11 @@ from hypothesis import strategies as st
 from transformers import AutoModel, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerBase
 
 from lmrc import embedded
+from lmrc.cache import MANIFEST
 from lmrc.embedded import MINILM, SMOLLM2, Package, resolve
+from lmrc.engine.distributed import World
 from lmrc.errors import UserError
+from tests.engine.processes import run_in_processes
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -233,3 +237,44 @@ def test_making_a_model_leaves_the_random_state(tiny_encoder: str) -> None:
     torch.manual_seed(1)
     assert resolve("embedded:tiny-encoder") == tiny_encoder
     assert torch.equal(torch.rand(3), expected)
+
+
+def made_by_a_later_rank(world: World, folder: str) -> None:
+    os.environ["LMRC_CACHE"] = folder
+    if world.is_first:
+        world.barrier()
+    found = [resolve("embedded:tiny-encoder"), resolve("embedded:tiny-llm")]
+    if not world.is_first:
+        world.barrier()
+    assert AutoModel.from_pretrained(found[0]).config.hidden_size == 32
+    assert AutoModelForCausalLM.from_pretrained(found[1]).config.hidden_size == 32
+
+
+def test_a_model_that_another_rank_than_the_first_makes_is_whole(
+    tiny_encoder: str, tiny_llm: str, tmp_path: Path
+) -> None:
+    run_in_processes(4, made_by_a_later_rank, str(tmp_path))
+    for here in (Path(tiny_encoder), Path(tiny_llm)):
+        there = tmp_path / "embedded" / here.name
+        assert {file.name: file.read_bytes() for file in here.iterdir()} == {
+            file.name: file.read_bytes() for file in there.iterdir()
+        }
+
+
+@pytest.mark.parametrize("name", ["tiny-encoder", "tiny-llm"])
+def test_a_folder_without_weights_is_made_again(
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LMRC_CACHE", str(tmp_path))
+    folder = Path(resolve(f"embedded:{name}"))
+    weights = folder / "model.safetensors"
+    whole = weights.read_bytes()
+    # As an earlier version left it if a later rank made it: the manifest lists what there was.
+    weights.unlink()
+    (folder / "config.json").unlink()
+    sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.name != MANIFEST}
+    (folder / MANIFEST).write_text(json.dumps({"files": sizes}))
+    assert resolve(f"embedded:{name}") == str(folder)
+    assert weights.read_bytes() == whole
+    assert "model.safetensors" in json.loads((folder / MANIFEST).read_text())["files"]
+    assert "making it again" in capsys.readouterr().err

@@ -30,26 +30,26 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
     Raises what the stage raises, after it was noted in the run folder: Interrupted where it saved on a signal,
     UserError on a user's mistake, RunError where another process holds the run.
     """
-    try:
-        # Of a job that was submitted ahead, what other jobs were to make.
-        stage.check(config)
-        if stage.run is not None:
-            return _run(stage, config, attempt)
-        from lmrc.engine import distributed
-
-        world = distributed.join(timedelta(minutes=config.cluster.hang_minutes))
+    # The group is left after the note: the other ranks fail then, and SLURM may end this process for that.
+    with contextlib.ExitStack() as leaving:
         try:
+            # A job that was submitted ahead checks here the inputs that other jobs were to make.
+            stage.check(config)
+            if stage.run is not None:
+                return _run(stage, config, attempt)
+            from lmrc.engine import distributed
+
+            world = distributed.join(timedelta(minutes=config.cluster.hang_minutes))
+            if world.size > 1:  # alone, DeepSpeed keeps the group of this process for its next run
+                leaving.callback(distributed.leave)
             if isinstance(config, (ProposeConfig, ClassifyConfig)):
                 return _infer(stage, config, attempt)
             return _train(stage, config, world, attempt)
-        finally:
-            if world.size > 1:  # alone, DeepSpeed keeps the group of this process for its next run
-                distributed.leave()
-    except Interrupted:
-        raise
-    except Exception as error:
-        note_failure(RunFolder.of(config.run).path, attempt, error, process)
-        raise
+        except Interrupted:
+            raise
+        except Exception as error:
+            note_failure(RunFolder.of(config.run).path, attempt, error, process)
+            raise
 
 
 @contextlib.contextmanager

@@ -99,14 +99,22 @@ def _sharding(options: Training, world_size: int) -> _Sharding:
 
 
 def estimate_rcp(config: RcpConfig, world_size: int) -> MemoryEstimate:
-    """Memory per GPU of launch/rcp.py over `world_size` processes: encoder and classifier, all trained."""
+    """Memory per GPU of launch/rcp.py over `world_size` processes: encoder and classifier, all trained.
+
+    Raises:
+        UserError: if the encoder cannot read documents of `model.max_length`.
+    """
+    from lmrc.rcp.windows import Windows
+
     setting = _setting(config.train, world_size)
     try:
         encoder = architecture(config.model.encoder, "encoder")
     except UnknownArchitecture as error:
         return MemoryEstimate(setting, unknown=str(error))
     micro = _micro_batch(config.train, world_size)
-    window, windows = _windows(encoder, config.model.max_length)
+    cut = Windows.of(encoder.model)
+    length = cut.fit(config.model.max_length)
+    window, windows = (length, 1) if length <= cut.size else (cut.size, 2)
     classifier = classifier_parameters(encoder.hidden, config)
     return _estimate(
         config.train,
@@ -117,7 +125,7 @@ def estimate_rcp(config: RcpConfig, world_size: int) -> MemoryEstimate:
         frozen_bytes=0,
         activations=_encoder_activations(encoder, config.train, micro * windows, window),
         # Its copies in bf16 are few enough not to count.
-        outputs=micro * _pair_bytes(encoder.hidden, min(config.model.max_length, window * windows), config),
+        outputs=micro * _pair_bytes(encoder.hidden, length, config),
     )
 
 
@@ -225,14 +233,6 @@ def _element(options: Training) -> int:
 def _micro_batch(options: Training, world_size: int) -> int:
     """Most examples of a forward pass, as the loop cuts the global batch."""
     return MicroBatches.plan(0, world_size, options.examples_per_step, options.micro_batch_size).size
-
-
-def _windows(encoder: Architecture, max_length: int) -> tuple[int, int]:
-    """(positions, windows) of the longest documents: two overlapping windows beyond the encoder's positions."""
-    positions = encoder.config.max_position_embeddings
-    if getattr(encoder.config, "model_type", "") == "roberta":
-        positions -= (encoder.config.pad_token_id or 0) + 1
-    return (max_length, 1) if max_length <= positions else (positions, 2)
 
 
 def _kept(options: Training, layers: int, layer: int, residual: int) -> int:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from lmrc.config import Training
 from lmrc.engine.precision import autocast, settle
 from lmrc.engine.task import Batch, Task
+from lmrc.errors import RunError
 
 StateKey = Literal["master", "exp_avg", "exp_avg_sq"]
 STATE_KEYS: tuple[StateKey, ...] = ("master", "exp_avg", "exp_avg_sq")
@@ -46,7 +47,10 @@ class Backend(Protocol):
         """A whole trained parameter, float32 on the CPU. Collective; at any time."""
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:
-        """Set what `get` returns. Collective; after at least one step (of rate 0, so that Adam's state exists)."""
+        """Set what `get` returns. Collective; after at least one step (of rate 0, so that Adam's state exists).
+
+        Raises RunError if the value has another shape than the parameter.
+        """
 
     def set_step(self, step: int) -> None:
         """Set Adam's step counter."""
@@ -55,6 +59,16 @@ class Backend(Protocol):
 def trained_parameters(task: Task) -> dict[str, nn.Parameter]:
     """The parameters that are trained, by name in the task's model."""
     return {name: parameter for name, parameter in task.model.named_parameters() if parameter.requires_grad}
+
+
+def check_shape(name: str, parameter: nn.Parameter, value: Tensor) -> None:
+    """Raise RunError if the value has another shape than its parameter: copying would repeat it, or cut it."""
+    shape = getattr(parameter, "ds_shape", parameter.shape)
+    if value.shape != shape:
+        raise RunError(
+            f"the checkpoint is of another model ({name} is {list(value.shape)} there, and {list(shape)} here): use "
+            "another --run name"
+        )
 
 
 class Objective(nn.Module):

@@ -18,8 +18,19 @@ class Inference(Protocol):
     schema: pa.Schema
     """Of a row; there is one row a document."""
 
+    def load(self) -> None:
+        """Load the model. A worker calls this once, before its first unit.
+
+        Raises:
+            UserError: if no unit can be computed here: a package is missing, a model is damaged or does not fit.
+        """
+
     def rows(self, documents: range) -> list[dict[str, Any]]:
-        """The rows of these documents, in order; a function of the range alone. Loads the model when first called."""
+        """The rows of these documents, in order; a function of the range alone.
+
+        Raises:
+            UserError: if one of these documents cannot be answered for.
+        """
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, Any]:
         """Write the stage's outputs from the rows of all documents, in order, drawn once. Returns what DONE will hold.

@@ -7,7 +7,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from lmrc.config import Training
-from lmrc.engine.backend import Objective, StateKey, make_optimizer, scale_rates, trained_parameters
+from lmrc.engine.backend import Objective, StateKey, check_shape, make_optimizer, scale_rates, trained_parameters
 from lmrc.engine.distributed import World
 from lmrc.engine.task import Batch, Task
 
@@ -58,6 +58,7 @@ class PlainBackend:
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:
         parameter = self._parameters[name]
+        check_shape(name, parameter, value)
         target = parameter.data if key == "master" else self._optimizer.state[parameter][key]
         target.copy_(value)
 

@@ -6,8 +6,10 @@ SLURM's warning is USR2 where the site sends one and TERM elsewhere; Ctrl-C is t
 
 from __future__ import annotations
 
+import contextlib
 import signal
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from types import FrameType, TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -66,7 +68,7 @@ def name_of(number: int) -> str:
 
 
 class Stoppable(Listener):
-    """An inference that a signal interrupts while it computes rows, and at no other place."""
+    """An inference that a signal interrupts while it loads its model or computes rows, and at no other place."""
 
     def __init__(self, inference: Inference) -> None:
         super().__init__()
@@ -86,10 +88,20 @@ class Stoppable(Listener):
         """Whether a signal has come."""
         return bool(self._signal)
 
+    def load(self) -> None:
+        """Load the model of the inference. Raises Preempted if a signal comes meanwhile."""
+        with self._interruptible():
+            self._inference.load()
+
     def rows(self, documents: range) -> list[dict[str, Any]]:
-        """As of the inference; raises Preempted when a signal comes meanwhile."""
+        """Return the rows of the inference. Raises Preempted if a signal comes meanwhile."""
+        with self._interruptible():
+            return self._inference.rows(documents)
+
+    @contextlib.contextmanager
+    def _interruptible(self) -> Iterator[None]:
         self._computes = True
         try:
-            return self._inference.rows(documents)
+            yield
         finally:
             self._computes = False

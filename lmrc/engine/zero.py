@@ -24,7 +24,7 @@ from torch._C._distributed_c10d import HashStore
 from torch.distributed import distributed_c10d
 
 from lmrc.config import Training
-from lmrc.engine.backend import Objective, StateKey, make_optimizer, scale_rates, trained_parameters
+from lmrc.engine.backend import Objective, StateKey, check_shape, make_optimizer, scale_rates, trained_parameters
 from lmrc.engine.distributed import World
 from lmrc.engine.task import Batch, Task
 from lmrc.engine.zero_config import read_zero_config
@@ -156,6 +156,7 @@ class ZeroBackend:
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:
         parameter = self._parameters[name]
+        check_shape(name, parameter, value)
         if self._stage == 3:
             self._put_partitioned(parameter, key, value)
             return

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from transformers import AutoModel, AutoTokenizer
 
 from lmrc.corpus.relations import RelationSet, read_relations
+from lmrc.engine.weights import POOLER, load_model
 from lmrc.errors import UserError
 from lmrc.evaluation.counts import Counts
 from lmrc.evaluation.curves import SWEEP, Aligned
@@ -40,13 +41,15 @@ class SentenceEncoder:
     """Embeds texts with a folder, hub or embedded: name of a BERT-like sentence encoder that pools by the mean."""
 
     def __init__(self, name: str) -> None:
-        """On a GPU where there is one. Raises UserError where there is no such model."""
+        """On a GPU where there is one. Raises UserError where there is no such model, or its weights do not fit it."""
         from lmrc.embedded import resolve
 
         source = resolve(name)
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(source)
-            model = AutoModel.from_pretrained(source, dtype=torch.float32)
+            model = load_model(AutoModel, source, f"sentence encoder {name}", optional=POOLER, dtype=torch.float32)
+        except UserError:
+            raise
         except (OSError, ValueError) as error:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(

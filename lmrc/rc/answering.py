@@ -67,12 +67,15 @@ def load_lm(base: str, adapter: Path | None, settings: Settings, gpus: int = 1) 
 class Answering(Protocol):
     """Answers queries."""
 
+    def load(self) -> None:
+        """Load what answers, if it is in this process. Raises UserError if it cannot be."""
+
     def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
         """The answers, in the order of the queries."""
 
 
 class LocalAnswering:
-    """An LM of ours. It is loaded when the first query is there."""
+    """An LM of ours, loaded by `load` or at the first query."""
 
     def __init__(
         self,
@@ -93,6 +96,10 @@ class LocalAnswering:
     @cached_property
     def _model(self) -> PreTrainedModel | PeftModel:
         return self._load().eval()
+
+    def load(self) -> None:
+        """See `Answering`."""
+        _ = self._model
 
     def _grammar(self, query: Query) -> Grammar:
         return Grammar(query, self._document_of(query), self._relations, self._prompt.kind, self._tokenizer)

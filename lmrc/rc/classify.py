@@ -21,10 +21,11 @@ from lmrc.engine.identity import identity
 from lmrc.errors import ConfigError, UserError
 from lmrc.evaluation.files import replacing
 from lmrc.evaluation.predictions import Prediction, write_predictions
+from lmrc.rc.adapter import adapter_base
 from lmrc.rc.answering import Answered, Answering, LocalAnswering, load_lm
 from lmrc.rc.examples import Query, QueryBuilder, gold_pairs
 from lmrc.rc.few_shot import Demonstration, demonstrated_tokens, demonstrations, few_shot_messages
-from lmrc.rc.lora import adapter_base, load_tokenizer
+from lmrc.rc.lora import load_tokenizer
 from lmrc.rc.prompts import Pair
 from lmrc.rc.server.answering import ServerAnswering
 from lmrc.rc.settings import Settings
@@ -190,10 +191,19 @@ class Classifying:
     def _document(self, query: Query) -> Document:
         return self._corpus[query.document]
 
+    def load(self) -> None:
+        """Load the LM, if any document has a pair to ask for.
+
+        Raises:
+            UserError: if the LM, its adapter or a package is missing or damaged, or they do not fit each other.
+        """
+        if any(self._pairs(index) for index in range(self.documents)):
+            self._answering.load()
+
     def rows(self, documents: range) -> list[dict[str, Any]]:
         """For each document its title, the answers of the LM and the triples they say; decoded in batches.
 
-        Raises UserError, naming the document, where a query would not fit; where a model is damaged or not to be had.
+        Raises UserError, naming the document, if a query would not fit.
         """
         rows: dict[int, dict[str, Any]] = {}
         queries: list[Query] = []

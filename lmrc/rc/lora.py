@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import LoraConfig, PeftConfig, PeftModel, get_peft_model, get_peft_model_state_dict
+from peft import LoraConfig, PeftModel, get_peft_model, get_peft_model_state_dict
 from safetensors.torch import save
 from torch import Tensor, nn
 from transformers import (
@@ -24,7 +24,9 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 
 from lmrc.config import LoraOptions, Quantization, SettledPrecision
 from lmrc.engine.distributed import say
+from lmrc.engine.weights import load_model
 from lmrc.errors import ConfigError, UserError
+from lmrc.rc.adapter import adapter_base, check_adapter
 
 DTYPES: dict[SettledPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
@@ -69,7 +71,8 @@ def load_base(
     With one the files are read straight onto it, so that a node keeps them once, in its page cache; under ZeRO-3 see
     `lmrc.engine.choice.loading`. Of several, each holds some of the layers (accelerate's `device_map="auto"`).
 
-    Raises ConfigError where there is no such model, it cannot be quantized here or does not fit.
+    Raises ConfigError where there is no such model, it cannot be quantized here or does not fit, UserError where its
+    weights are not those of its config.
     """
     folder = resolve(name)
     options: dict[str, Any] = {"dtype": DTYPES[precision], "attn_implementation": attention_kernel(attn_implementation)}
@@ -81,7 +84,9 @@ def load_base(
     if quantization is not None:
         options["quantization_config"] = quantized(quantization)
     try:
-        model = AutoModelForCausalLM.from_pretrained(folder, **options)
+        model = load_model(AutoModelForCausalLM, folder, f"causal LM {name}", **options)
+    except UserError:
+        raise
     except (OSError, ValueError) as error:
         raise _not_loaded("causal LM", name, error) from error
     except torch.OutOfMemoryError as error:
@@ -204,25 +209,7 @@ def save_adapter(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> 
     config.inference_mode = training
 
 
-def adapter_base(folder: Path) -> str:
-    """The name of the base an adapter was trained on. Raises UserError where `folder` holds no adapter."""
-    if not (folder / "adapter_config.json").is_file() or not (folder / "adapter_model.safetensors").is_file():
-        raise UserError(
-            f"{folder} holds no adapter (adapter_config.json, adapter_model.safetensors): train one with launch/rc.py"
-        )
-    name = PeftConfig.from_pretrained(str(folder)).base_model_name_or_path
-    if not name:
-        raise UserError(f"{folder}/adapter_config.json does not name its base: set base_model_name_or_path")
-    return str(name)
-
-
-def adapter_rank(folder: Path) -> int:
-    """The rank of the adapter in `folder`."""
-    config = PeftConfig.from_pretrained(str(folder))
-    assert isinstance(config, LoraConfig)
-    return int(config.r)
-
-
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """The base with a trained adapter, for inference."""
+    """Return the base with a trained adapter, for inference. Raises UserError if the adapter does not fit the base."""
+    check_adapter(folder, adapter_base(folder), base.config)
     return PeftModel.from_pretrained(base, str(folder)).eval()

@@ -14,7 +14,8 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from lmrc.config import SettledPrecision
 from lmrc.durable import fsync
 from lmrc.errors import UserError
-from lmrc.rc.lora import DTYPES, adapter_base, load_adapter, load_base, load_tokenizer
+from lmrc.rc.adapter import adapter_base
+from lmrc.rc.lora import DTYPES, load_adapter, load_base, load_tokenizer
 from lmrc.rc.settings import SETTINGS
 
 

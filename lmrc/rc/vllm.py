@@ -17,10 +17,11 @@ from lmrc.config import DecodeOptions
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
 from lmrc.errors import ConfigError
+from lmrc.rc.adapter import adapter_rank, check_adapter
 from lmrc.rc.answering import Answered, read_answers
 from lmrc.rc.decode import Generation
 from lmrc.rc.examples import Query, prompt_ids
-from lmrc.rc.lora import adapter_rank, resolve
+from lmrc.rc.lora import resolve
 from lmrc.rc.settings import Settings
 
 RANKS = (8, 16, 32, 64, 128, 256)
@@ -29,7 +30,7 @@ _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
 class VllmAnswering:
-    """The LM is loaded when the first query is there."""
+    """vLLM's engine, started by `load` or at the first query."""
 
     def __init__(
         self,
@@ -58,6 +59,7 @@ class VllmAnswering:
         options: dict[str, Any] = {}
         if self._adapter is not None:
             options = {"enable_lora": True, "max_lora_rank": _room_for(self._adapter)}
+            check_adapter(self._adapter, self._base)
         return LLM(
             base,
             tokenizer=str(self._adapter or base),
@@ -69,8 +71,12 @@ class VllmAnswering:
             **options,
         )
 
+    def load(self) -> None:
+        """See `lmrc.rc.answering.Answering`. Raises ConfigError if vLLM is not installed."""
+        _ = self._model
+
     def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
-        """See `lmrc.rc.answering.Answering`. Raises ConfigError where vLLM is not installed."""
+        """See `lmrc.rc.answering.Answering`."""
         generations = self._generate(list(queries))
         yield from read_answers(generations, self._document_of, self._relations, self._settings.prompt, self._decode)
 

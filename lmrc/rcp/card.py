@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 
 from lmrc.config import RcpConfig
 from lmrc.corpus.arrow import Manifest
@@ -19,17 +20,27 @@ SCORES = {
 }
 
 
-def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mapping[str, float]) -> str:
-    """README.md of a trained model; `scores` are those of dev (percent), empty where it was not measured."""
+def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mapping[str, float], max_length: int) -> str:
+    """Return README.md of a trained model.
+
+    Args:
+        config: what it was trained with.
+        train: the training corpus.
+        dev: the corpus it was measured on.
+        scores: those of dev in percent; empty if it was not measured.
+        max_length: word pieces of a document that it reads, which may be fewer than the config asks for.
+    """
     settings = config.train
     front = {"library_name": "lmrc-suite", "tags": ["relation-extraction", "docre", "candidate-proposal"]}
-    if ":" not in config.model.encoder and not config.model.encoder.startswith(("/", ".")):
-        front["base_model"] = config.model.encoder
+    encoder = config.model.encoder
+    # A folder is no name on the hub.
+    if ":" not in encoder and not encoder.startswith(("/", ".")) and not Path(encoder).is_dir():
+        front["base_model"] = encoder
     rows = "\n".join(f"| {name} | {scores[key]:.2f} |" for key, name in SCORES.items() if key in scores)
     measured = (
         f"On `{dev.source}`, percent of ordered pairs:\n\n| score | |\n|---|---|\n{rows}" if rows else "Not measured."
     )
-    looks = [f"Classifier: {config.model.classifier}", f"documents up to {config.model.max_length} word pieces"]
+    looks = [f"Classifier: {config.model.classifier}", f"documents up to {max_length} word pieces"]
     looks += ["types of entities"] if config.model.entity_types else []
     looks += ["markers of their types"] if config.model.type_markers else []
     looks += ["distances in sentences"] if config.model.sentence_distance else []

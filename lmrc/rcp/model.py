@@ -5,6 +5,7 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -14,6 +15,7 @@ from torch.utils.checkpoint import checkpoint
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrc.config import ClassifierKind, SettledPrecision
+from lmrc.engine.distributed import say
 from lmrc.errors import UserError
 from lmrc.rcp.attention import attention_rows
 from lmrc.rcp.batching import Batch, Layout, Pairs, collate
@@ -23,13 +25,12 @@ from lmrc.rcp.features import Features
 from lmrc.rcp.markers import EncodedDocument
 from lmrc.rcp.packing import PackedEncoder
 from lmrc.rcp.pooling import pool_attention, pool_contexts, pool_entities
+from lmrc.rcp.pretrained import KEY, load_pretrained
 from lmrc.rcp.recompute import replace_activations
 from lmrc.rcp.relation_task import RelationTask
 from lmrc.rcp.type_markers import marked, type_words
 from lmrc.rcp.windows import Windows
 
-# Our part of config.json, beside the encoder's own keys.
-KEY = "relation_candidate_proposal"
 # Pairs of one document that are classified at once: what bounds the memory of documents with many entities.
 BLOCK_PAIRS = 2**14
 _REMEDY = "give the folder that training wrote, such as runs/<name>/best"
@@ -71,7 +72,7 @@ class RelationCandidateModel(nn.Module):
         replace_dropout(encoder)
         replace_activations(encoder)
         self._packed = PackedEncoder(encoder)
-        self.windows = Windows(size=self._packed.positions, separators=self._packed.separators)
+        self.windows = self._packed.windows
         self.max_length = min(max_length, self.windows.longest)
         self.kind: ClassifierKind = classifier
         self.precision: SettledPrecision = precision
@@ -90,21 +91,30 @@ class RelationCandidateModel(nn.Module):
         sentence_distance: bool = False,
         marked_types: Sequence[str] = (),
     ) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
-        """An untrained classifier on a pretrained encoder (folder, hub or embedded: name), and the encoder's tokenizer.
+        """Return the model that a training starts from, and its tokenizer.
 
-        `marked_types`: those whose mentions are opened by a word of their own.
+        The classifier is new, unless `name` is a model that `save` wrote: then it is taken too if it is of this kind.
+        Prints what was taken, and the `max_length` if the encoder reads less.
 
-        Raises UserError where the encoder is not found or does not fit.
+        Args:
+            name: the encoder: a folder, a hub or embedded: name.
+            max_length: most word pieces of a document.
+            classifier: kind of the classifier.
+            entity_types: those it has an embedding of.
+            sentence_distance: whether it looks at distances.
+            marked_types: those whose mentions are opened by a word of their own.
+
+        Raises:
+            UserError: if the encoder is not found, its weights do not fit it, or it cannot read so many word pieces.
         """
         from lmrc.embedded import resolve
 
         source = resolve(name)
         try:
-            config = AutoConfig.from_pretrained(source)
-            # Dropout of attention weights rules out the fast attention kernels, and would drop pooled rows as well.
-            config.attention_probs_dropout_prob = 0.0
-            encoder = AutoModel.from_pretrained(source, config=config, dtype=torch.float32)
+            pretrained = load_pretrained(source, name)
             tokenizer = AutoTokenizer.from_pretrained(source)
+        except UserError:
+            raise
         except (OSError, ValueError) as error:
             raise UserError(
                 f"model.encoder: cannot load {name!r} ({_first_line(error)}); give a folder with config.json, weights "
@@ -112,7 +122,16 @@ class RelationCandidateModel(nn.Module):
                 "embedded:minilm"
             ) from error
         words = type_words(marked_types, tokenizer)
-        return cls(encoder, max_length, classifier, entity_types, sentence_distance, words), tokenizer
+        windows = Windows.of(pretrained.encoder)
+        longest = windows.fit(max_length)
+        if longest < max_length:
+            say(
+                f"model.max_length: {max_length} is lowered to {longest}, which is what two windows of this encoder's "
+                f"{windows.size} positions hold"
+            )
+        model = cls(pretrained.encoder, longest, classifier, entity_types, sentence_distance, words)
+        pretrained.start(model.classifier, model.options())
+        return model, tokenizer
 
     @classmethod
     def load(cls, folder: Path) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
@@ -134,6 +153,17 @@ class RelationCandidateModel(nn.Module):
             raise UserError(f"{folder}: damaged relation candidate model ({_first_line(error)}); {_REMEDY}") from error
         return model.eval(), tokenizer
 
+    def options(self) -> dict[str, Any]:
+        """Return what `load` gives to `__init__` again, as config.json keeps it."""
+        return {
+            "max_length": self.max_length,
+            "classifier": self.kind,
+            "entity_types": list(self.features.types),
+            "sentence_distance": self.features.distance,
+            "type_markers": dict(self.features.markers),
+            "precision": self.precision,
+        }
+
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None = None) -> None:
         """Write config.json, model.safetensors and the tokenizer's files; `weights` in place of the model's own.
 
@@ -148,15 +178,7 @@ class RelationCandidateModel(nn.Module):
         if wrong:
             raise ValueError(f"weights do not fit the relation candidate model: {', '.join(sorted(wrong))}")
         folder.mkdir(parents=True, exist_ok=True)
-        options = {
-            "max_length": self.max_length,
-            "classifier": self.kind,
-            "entity_types": list(self.features.types),
-            "sentence_distance": self.features.distance,
-            "type_markers": dict(self.features.markers),
-            "precision": self.precision,
-        }
-        setattr(self.encoder.config, KEY, options)
+        setattr(self.encoder.config, KEY, self.options())
         with tempfile.TemporaryDirectory(prefix=".partial-", dir=folder) as name:
             partial = Path(name)
             self.encoder.config.save_pretrained(partial)
@@ -175,7 +197,7 @@ class RelationCandidateModel(nn.Module):
         if self.features.markers:
             documents = [marked(document, self.features.markers) for document in documents]
         features = {name: torch.from_numpy(array) for name, array in self.features.arrays(documents).items()}
-        return {**collate(documents, self.windows, self._packed.first_position), **features}
+        return {**collate(documents, self.windows, self.windows.first_position), **features}
 
     def forward(self, batch: Batch) -> Tensor:
         """What the classifier says of a batch of `collate`; `self.classifier` turns it into a loss or into logits.

@@ -10,13 +10,14 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmrc.errors import UserError
 from lmrc.rcp.attention import attention_rows, caught, last_self_attention
 from lmrc.rcp.recompute import computed_again
 from lmrc.rcp.window_attention import IMPLEMENTATION
+from lmrc.rcp.windows import Windows
 
 
 class PackedEncoder:
@@ -26,12 +27,7 @@ class PackedEncoder:
         """Sets the encoder's attention. Raises UserError where the encoder cannot be run so."""
         self._encoder = encoder
         self._attention = last_self_attention(encoder)
-        table = _position_embeddings(encoder)
-        # RoBERTa numbers positions from its padding index + 1, and separates two texts by two tokens.
-        padding = table.padding_idx
-        self.first_position = 0 if padding is None else padding + 1
-        self.positions = table.num_embeddings - self.first_position
-        self.separators = 1 if padding is None else 2
+        self.windows = Windows.of(encoder)
         self.heads = encoder.config.num_attention_heads
         if self._attention is None or not self._agrees_with_eager():
             raise UserError(
@@ -59,7 +55,7 @@ class PackedEncoder:
         windows = [3, 7, 5]
         ids = torch.arange(sum(windows), device=device).remainder(encoder.config.vocab_size)
         ids = ids.masked_fill(ids == encoder.config.pad_token_id, encoder.config.vocab_size - 1)
-        places = torch.cat([torch.arange(length, device=device) for length in windows]) + self.first_position
+        places = torch.cat([torch.arange(length, device=device) for length in windows]) + self.windows.first_position
         encoder.eval()
         try:
             encoder.set_attn_implementation("eager")
@@ -84,16 +80,3 @@ def _same(output: Any, hidden: Tensor, query: Tensor, key: Tensor, heads: int) -
     return torch.allclose(rows, attentions[-1][0].to(rows), atol=1e-5) and torch.allclose(
         hidden, output.last_hidden_state[0], atol=1e-3
     )
-
-
-def _position_embeddings(encoder: PreTrainedModel) -> nn.Embedding:
-    try:
-        table = encoder.get_submodule("embeddings.position_embeddings")
-    except AttributeError:
-        table = None
-    if not isinstance(table, nn.Embedding):
-        raise UserError(
-            f"the encoder {type(encoder).__name__} has no table of positions, which tells how long a window is; "
-            "choose a BERT- or RoBERTa-like encoder in model.encoder"
-        )
-    return table

@@ -179,11 +179,12 @@ class Proposing:
         config = self._config
         return Proposer(config.rcp, self.threshold, config.top_k, config.batch_size)
 
-    def rows(self, documents: range) -> list[dict[str, Any]]:
-        """For each document its title, its candidates as `Proposer` chooses them, and counts.
+    def load(self) -> None:
+        """Load the classifier. Raises UserError if it is missing or damaged."""
+        _ = self._proposer
 
-        Raises UserError where the model is damaged.
-        """
+    def rows(self, documents: range) -> list[dict[str, Any]]:
+        """For each document its title, its candidates as `Proposer` chooses them, and counts."""
         chunk = [self._corpus[index] for index in documents]
         return [
             {"title": document.title, **asdict(proposal)}

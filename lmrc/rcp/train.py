@@ -179,4 +179,6 @@ class RcpTask:
         self._own.save(folder, self.tokenizer, weights)
         if self._calibration is not None:
             calibration.save(folder, self._calibration)
-        write_atomically(folder / "README.md", model_card(self._config, *self._manifests, self._scores))
+        write_atomically(
+            folder / "README.md", model_card(self._config, *self._manifests, self._scores, self._own.max_length)
+        )

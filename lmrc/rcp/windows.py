@@ -15,7 +15,9 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
+
+from lmrc.errors import ConfigError, UserError
 
 # Guards the division where a marker's attention goes to nothing but tokens outside the document.
 EPSILON = 1e-10
@@ -27,11 +29,49 @@ class Windows:
 
     size: int
     separators: int
+    first_position: int = 0
+    """Number of the first position in the encoder's table."""
+
+    @classmethod
+    def of(cls, encoder: nn.Module) -> Windows:
+        """Return the windows of an encoder. Its weights are not read, so it may be on the meta device.
+
+        Raises:
+            UserError: if the encoder has no table of positions.
+        """
+        try:
+            table = encoder.get_submodule("embeddings.position_embeddings")
+        except AttributeError:
+            table = None
+        if not isinstance(table, nn.Embedding):
+            raise UserError(
+                f"the encoder {type(encoder).__name__} has no table of positions, which tells how long a window is; "
+                "choose a BERT- or RoBERTa-like encoder in model.encoder"
+            )
+        # RoBERTa numbers positions from its padding index + 1, and separates two texts by two tokens.
+        padding = table.padding_idx
+        first = 0 if padding is None else padding + 1
+        return cls(table.num_embeddings - first, 1 if padding is None else 2, first)
 
     @property
     def longest(self) -> int:
         """The longest document in word pieces that two windows cover without a gap."""
         return 2 * self.size - 1 - self.separators
+
+    def fit(self, max_length: int) -> int:
+        """Return how many word pieces of a document are read if `max_length` are asked for: `longest` at most.
+
+        Raises:
+            ConfigError: if two windows do not have so many positions. The published code reads that many, and loses
+                two or three word pieces between the windows.
+        """
+        if max_length > 2 * self.size:
+            raise ConfigError(
+                f"model.max_length is {max_length}, but this encoder reads {self.size} word pieces at once and "
+                f"documents are read in two windows: give --model.max_length {self.longest} or less, or choose another "
+                "model.encoder"
+            )
+        return min(max_length, self.longest)
 
     def cut(self, input_ids: NDArray[np.int32]) -> list[NDArray[np.int32]]:
         """The one or two windows of a document, its word pieces [length] with length <= `longest`."""

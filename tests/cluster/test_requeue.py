@@ -7,6 +7,7 @@ import pytest
 from lmrc.cluster import slurm
 from lmrc.cluster.failure import Attempt, note_failure
 from lmrc.cluster.requeue import after_death, requeue
+from lmrc.errors import ConfigError
 from lmrc.history import History
 from lmrc.run import RunFolder
 
@@ -85,6 +86,22 @@ def test_an_error_of_its_own_does_not(tmp_path: Path, queue: Queue) -> None:
     assert "KeyError: 'relation'" in History(tmp_path).read()[0]["cause"]
     assert not after_death(tmp_path, Attempt("4711", 1), 3, most=5)
     assert History(tmp_path).read()[-1]["cause"] == "ended with status 3"
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("status", [1, 128 + 9, 128 + 15])
+def test_a_mistake_of_the_user_is_not_repeated(
+    rank: int, status: int, tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The others notice first that they have lost touch, or are killed by srun without a word.
+    for other in {1, 2}:
+        monkeypatch.setenv("RANK", str(other))
+        note_failure(tmp_path, ATTEMPT, RuntimeError("gloo: Connection closed by peer"), other)
+    monkeypatch.setenv("RANK", str(rank))
+    note_failure(tmp_path, ATTEMPT, ConfigError("no causal LM could be loaded from 'x'"), rank)
+    assert not after_death(tmp_path, ATTEMPT, status, most=5)
+    assert (queue.requeued, kinds(tmp_path)) == ([], ["failed"])
+    assert History(tmp_path).read()[0]["cause"] == "no causal LM could be loaded from 'x'"
 
 
 def test_ranks_that_only_lost_touch_bring_it_back(tmp_path: Path, queue: Queue) -> None:

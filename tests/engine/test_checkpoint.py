@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 
 from lmrc.config import Training
 from lmrc.engine.backend import STATE_KEYS
@@ -137,3 +138,15 @@ def test_another_model_is_refused(tmp_path: Path) -> None:
     folder = checkpoints(tmp_path, stepped()).save(Progress(step=1))
     with pytest.raises(RunError, match=r"of another model \(second.bias"):
         Checkpoints(tmp_path, stepped(), NAMES[:3], ALONE, 2).load(folder)
+
+
+def test_a_model_of_another_shape_is_refused(tmp_path: Path) -> None:
+    """Not repeated: one number would be copied to all places of a vector."""
+    saver = checkpoints(tmp_path, stepped())
+    folder = saver.save(Progress(step=1))
+    path = folder / "state-00000.safetensors"
+    state = load_file(path)
+    key = next(key for key in state if "bias" in key)
+    save_file({**state, key: state[key][:1].contiguous()}, path)
+    with pytest.raises(RunError, match=r"of another model \(.*bias is \[1\] there, and \[\d+\] here\)"):
+        saver.load(folder)

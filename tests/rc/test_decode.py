@@ -8,9 +8,10 @@ import torch
 
 from lmrc.config import DecodeOptions, PromptOptions
 from lmrc.errors import UserError
+from lmrc.rc.adapter import adapter_base
 from lmrc.rc.decode import Generation, generate
 from lmrc.rc.examples import Query, QueryBuilder, prompt_ids
-from lmrc.rc.lora import adapter_base, load_adapter, load_base
+from lmrc.rc.lora import load_adapter, load_base
 from lmrc.rc.memory import SharedBeginning
 from tests.rc.conftest import Learnt
 from tests.rc.tiny import DOCUMENTS, RELATIONS

@@ -1,13 +1,15 @@
 from __future__ import annotations
 
+import contextlib
 import json
+import shutil
 from pathlib import Path
 
 import deepspeed
 import pytest
 import torch
 from peft import PeftModel
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available
 
@@ -16,7 +18,9 @@ from lmrc.engine.choice import loading
 from lmrc.engine.distributed import World
 from lmrc.errors import ConfigError, UserError
 from lmrc.rc import lora
+from lmrc.rc.adapter import adapter_base
 from tests.engine.processes import run_in_processes
+from tests.rc import tiny
 
 
 def adapted(base: Path, dtype: lora.Precision = "fp32", seed: int = 1) -> PeftModel:
@@ -68,7 +72,7 @@ def test_saved_adapter_loads_with_peft_alone(base: Path, tmp_path: Path) -> None
     with torch.no_grad():
         assert torch.equal(plain(ids).logits, model(ids).logits)
         assert not torch.allclose(plain(ids).logits, lora.load_base(str(base), "sdpa", "fp32")(ids).logits, atol=1e-2)
-    assert lora.adapter_base(tmp_path) == str(base)
+    assert adapter_base(tmp_path) == str(base)
     loaded = lora.load_adapter(lora.load_base(str(base), "sdpa", "fp32"), tmp_path)
     with torch.no_grad():
         assert torch.equal(loaded(ids).logits, model(ids).logits)
@@ -122,7 +126,7 @@ def test_missing_model_says_what_to_give(tmp_path: Path) -> None:
 
 def test_folder_without_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapter"):
-        lora.adapter_base(tmp_path)
+        adapter_base(tmp_path)
 
 
 def test_flash_attention_falls_back_and_says_so_once(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -149,6 +153,12 @@ def share_of(world: World, out: Path) -> None:
     options = RcTraining(zero_stage=3)
     with loading(options, world):
         model = lora.load_base("embedded:tiny-llm", "sdpa", "fp32")
+        lora.load_base(str(out / "tied"), "sdpa", "fp32")
+        # All ranks know the names in the file, the first alone reads the weights.
+        with pytest.raises(UserError, match=r"3 are missing \(model\.layers\.1\.mlp"):
+            lora.load_base(str(out / "incomplete"), "sdpa", "fp32")
+        with pytest.raises(UserError, match="size mismatch") if world.is_first else contextlib.nullcontext():
+            lora.load_base(str(out / "other"), "sdpa", "fp32")
     held = [parameter.numel() for parameter in model.parameters()]
     shares = [parameter.ds_tensor.numel() for parameter in model.parameters()]
     whole = {}
@@ -160,6 +170,19 @@ def share_of(world: World, out: Path) -> None:
 
 @pytest.mark.slow
 def test_a_base_is_sharded_as_it_is_read(tmp_path: Path) -> None:
+    base = tiny.save_base(tmp_path / "base")
+    weights = load_file(base / "model.safetensors")
+    config = json.loads((base / "config.json").read_text())
+    changes: dict[str, tuple[str, dict[str, object]]] = {
+        "tied": ("lm_head", {"tie_word_embeddings": True}),
+        "incomplete": ("layers.1.mlp", {}),
+        "other": ("nothing", {"intermediate_size": 80}),
+    }
+    for name, (left_out, options) in changes.items():
+        folder = Path(shutil.copytree(base, tmp_path / name))
+        (folder / "config.json").write_text(json.dumps({**config, **options}))
+        kept = {name: tensor for name, tensor in weights.items() if left_out not in name}
+        save_file(kept, folder / "model.safetensors", {"format": "pt"})
     run_in_processes(2, share_of, tmp_path)
     plain = dict(lora.load_base("embedded:tiny-llm", "sdpa", "fp32").named_parameters())
     for rank in (0, 1):

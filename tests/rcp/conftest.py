@@ -72,7 +72,7 @@ def tiny_encoder(tmp_path: Path) -> Path:
 def config(tiny_encoder: Path) -> RcpConfig:
     return RcpConfig.model_validate(
         {
-            "model": {"encoder": str(tiny_encoder)},
+            "model": {"encoder": str(tiny_encoder), "max_length": 2 * tiny.POSITIONS - 2},
             "train": {
                 "precision": "fp32",
                 "micro_batch_size": 2,

@@ -226,3 +226,11 @@ def test_documents_without_labels_are_refused(config: RcpConfig, make_corpus: Ma
     unlabelled = make_corpus("test", [tiny.document(10, [1, 1], title="A film", labels=None)])
     with pytest.raises(CorpusError, match="'A film' has no labels"):
         RcpTask(config, unlabelled, unlabelled)
+
+
+def test_the_card_says_what_is_really_read(config: RcpConfig, make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    asked = config.model_copy(update={"model": config.model.model_copy(update={"max_length": 2 * tiny.POSITIONS})})
+    one = RcpTask(asked, make_corpus("train", TRAIN), make_corpus("dev", DEV))
+    one.export(tmp_path / "best", dict(one.model.named_parameters()))
+    assert "documents up to 94 word pieces" in (tmp_path / "best" / "README.md").read_text()
+    assert RelationCandidateModel.load(tmp_path / "best")[0].max_length == 94

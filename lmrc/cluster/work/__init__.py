@@ -47,11 +47,13 @@ def work(
     """Take part in the inference of a run until it is finished.
 
     Returns what `inference.finish` returned in the worker that merged; None in the others, and where DONE is there.
-    The caller then writes DONE and calls `clean`. `stop` is asked between units, and `rows` may raise Interrupted.
+    The caller then writes DONE and calls `clean`. `stop` is asked between units, and `load` and `rows` may raise
+    Interrupted.
 
     Raises Interrupted once the unit in hand is given back, UnitsFailed where units failed `options.attempts` times,
-    WorkerFailed where every unit fails in this worker, and RunError where RUN/units holds other work, is damaged or
-    cannot be written. `job` is SLURM's unless given.
+    WorkerFailed where every unit fails in this worker, RunError where RUN/units holds other work, is damaged or
+    cannot be written, and what `inference.load` raises; the unit in hand is then given back too.
+    `job` is SLURM's unless given.
     """
     job = os.environ.get("SLURM_JOB_ID") if job is None else job
     files = files or Files()

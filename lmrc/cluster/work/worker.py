@@ -45,6 +45,7 @@ class Worker:
         self._random = random.Random(self._process.owner)
         self._place = self._random.randrange(max(1, plan.units))
         self._hand: tuple[int, int] | None = None
+        self._inference, self._is_loaded = inference, False
         self._attempts = Attempts(units, plan, inference, options.attempts, self._process, progress)
         self._reported = time.monotonic()
 
@@ -127,6 +128,10 @@ class Worker:
 
     def _compute(self, unit: int, attempt: int) -> None:
         try:
+            if not self._is_loaded:
+                # Outside of the attempts: a model that cannot be loaded is no failure of a unit.
+                self._inference.load()
+                self._is_loaded = True
             if not self._attempts.make(unit, attempt):
                 # Whatever is wrong there may be wrong next door.
                 self._place = self._random.randrange(self._plan.units)

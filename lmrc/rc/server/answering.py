@@ -38,6 +38,9 @@ class ServerAnswering:
     def _backend(self) -> ServerBackend:
         return ServerBackend(self._options, self._folder)
 
+    def load(self) -> None:
+        """Load nothing: the server is asked at the first query that has no answer on the disk."""
+
     def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
         """See `lmrc.rc.answering.Answering`. Prints what has been asked and paid so far."""
         # A signal while an answer is read must end the requests in flight at once.

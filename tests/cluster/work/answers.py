@@ -35,6 +35,10 @@ class Answers:
         self, documents: int, out: Path, trouble: Callable[[range], None] = lambda documents: None, seconds: float = 0.0
     ) -> None:
         self.documents, self.out, self.trouble, self.seconds = documents, out, trouble, seconds
+        self.loads = 0
+
+    def load(self) -> None:
+        self.loads += 1
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
         with (self.out / "computed").open("a") as file:

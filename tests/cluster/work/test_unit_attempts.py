@@ -14,7 +14,7 @@ from lmrc.cluster.work import UnitCounts, UnitsFailed, counts, work
 from lmrc.cluster.work.files import Files
 from lmrc.cluster.work.unit_attempts import BROKEN, WorkerFailed
 from lmrc.cluster.work.units import Units
-from lmrc.errors import ConfigError
+from lmrc.errors import ConfigError, UserError
 from tests.cluster.work.answers import OPTIONS, Answers, bad, quiet, start, until
 
 
@@ -153,3 +153,38 @@ def test_too_few_rows_are_an_error_of_the_unit(tmp_path: Path) -> None:
     answers.rows = lambda documents: []  # type: ignore[method-assign]
     with pytest.raises(UnitsFailed, match="0 rows came for"):
         work(tmp_path, answers, OPTIONS, progress=quiet)
+
+
+def test_a_model_that_cannot_be_loaded_ends_the_worker_and_fails_no_unit(tmp_path: Path) -> None:
+    answers = Answers(40, tmp_path)
+
+    def load() -> None:
+        answers.loads += 1
+        raise UserError("the adapter does not fit the base")
+
+    answers.load = load  # type: ignore[method-assign]
+    with pytest.raises(UserError, match="the adapter does not fit the base"):
+        work(tmp_path, answers, OPTIONS, progress=quiet)
+    assert answers.loads == 1
+    assert counts(tmp_path) == UnitCounts(10, 0, 0, 0)
+    other = Answers(40, tmp_path)
+    assert work(tmp_path, other, OPTIONS, progress=quiet) and other.right()
+
+
+def test_the_model_is_loaded_once_and_only_to_compute(tmp_path: Path) -> None:
+    answers = Answers(40, tmp_path)
+    assert work(tmp_path, answers, OPTIONS, progress=quiet)
+    assert answers.loads == 1
+    # All units are done: whoever comes late merges without a model.
+    assert work(tmp_path, answers, OPTIONS, progress=quiet)
+    assert answers.loads == 1
+
+
+def test_a_mistake_about_one_document_is_that_units_failure(tmp_path: Path) -> None:
+    def trouble(documents: range) -> None:
+        if 17 in documents:
+            raise UserError("document 'x' needs 9 tokens")
+
+    with pytest.raises(UnitsFailed, match=r"1 of 11 units failed.*\n.*document 17: UserError: document 'x' needs"):
+        work(tmp_path, Answers(41, tmp_path, trouble), OPTIONS, progress=quiet)
+    assert counts(tmp_path) == UnitCounts(11, 10, 0, 1)
