@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from lmrc import threads
 from lmrc.cluster import slurm
 from lmrc.cluster.launch import ALIASES, PRESETS, launch, named
 from lmrc.cluster.stages import BUILD, CLASSIFY, PROPOSE, RC, RCP, SCORE, Stage, StageConfig
@@ -186,6 +187,7 @@ def _run_or_say(config: PipelineConfig, dry: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The launcher's whole life. Returns its exit status."""
+    threads.configure()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in given:
         print("python launch/pipeline.py [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run]")
