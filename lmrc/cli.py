@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from lmrc import __version__
+from lmrc import __version__, threads
 from lmrc.durable import write_atomically
 from lmrc.errors import UserError
 from lmrc.evaluation import commands
@@ -240,6 +240,7 @@ def doctor(nodes: int | None, partition: str | None, account: str | None, as_jso
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The entry point: click's own complaints become one line too."""
+    threads.configure()
 
     def command() -> None:
         try:

@@ -12,6 +12,8 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
+from lmrc.threads import cpus
+
 PACKAGES = (
     "torch",
     "deepspeed",
@@ -33,12 +35,15 @@ PATIENCE = 10.0
 
 
 def environment() -> dict[str, Any]:
-    """What environment.json holds, as plain JSON values; what is not known is None.
+    """Return what environment.json holds, as plain JSON values; what is not known is None.
 
     Keys: lmrc (version), command (list of arguments), git (`commit`, `dirty`; None outside a checkout), python,
-    packages (name to version), host, platform, cpus (usable by this process), memory (bytes), gpus (name, memory in
-    bytes, driver), slurm_job. Environment variables are not recorded, as they may hold secrets.
+    packages (name to version), host, platform, cpus (usable by this process), threads (that torch uses in it), memory
+    (bytes), gpus (name, memory in bytes, driver), slurm_job. Environment variables are not recorded, as they may hold
+    secrets.
     """
+    import torch
+
     from lmrc import __version__
 
     return {
@@ -50,6 +55,7 @@ def environment() -> dict[str, Any]:
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": cpus(),
+        "threads": torch.get_num_threads(),
         "memory": _memory(),
         "gpus": _gpus(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
@@ -83,12 +89,6 @@ def _git(folder: Path) -> dict[str, Any] | None:
     commit = _run("git", "-C", str(folder), "rev-parse", "--verify", "--quiet", "HEAD")
     changes = _run("git", "-C", str(folder), "status", "--porcelain")
     return {"commit": commit, "dirty": None if changes is None else bool(changes)}
-
-
-def cpus() -> int | None:
-    """CPU cores that this process may use."""
-    # SLURM gives a job a part of the node's.
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
 
 
 def _memory() -> int | None:

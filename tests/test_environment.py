@@ -39,6 +39,7 @@ def test_it_is_json_and_tells_the_machine(monkeypatch: pytest.MonkeyPatch) -> No
     assert told["packages"]["torch"] == version("torch")
     assert told["packages"]["transformers"] == version("transformers")
     assert told["cpus"] >= 1
+    assert told["threads"] == torch.get_num_threads()
     assert told["host"] and told["platform"]
 
 

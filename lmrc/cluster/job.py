@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 from typing import Any
 
+from lmrc import threads
 from lmrc.cluster import slurm
 from lmrc.cluster.attempt import run_attempt
 from lmrc.cluster.requeue import requeue, this_attempt
@@ -27,6 +28,7 @@ class Job:
     def __call__(self) -> dict[str, Any] | None:
         import submitit
 
+        threads.configure()
         os.chdir(self._folder)
         place = submitit.JobEnvironment()
         stage = STAGES[self._stage]

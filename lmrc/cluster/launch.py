@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from lmrc import threads
 from lmrc.cluster.batch import as_recorded
 from lmrc.cluster.dry_run import dry_run
 from lmrc.cluster.follow import follow_job
@@ -73,6 +74,7 @@ def launch(stage: Stage, config: StageConfig, following: bool = False) -> None:
 
 def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
     """A launcher's whole life. Returns its exit status."""
+    threads.configure()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in given:
         program = Path(sys.argv[0]).name

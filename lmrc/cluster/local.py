@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from types import FrameType
 from typing import Any
 
+from lmrc import threads
 from lmrc.cluster.attempt import run_attempt
 from lmrc.cluster.failure import Attempt, end_of
 from lmrc.cluster.follow import follow
@@ -37,7 +38,7 @@ def processes_here(stage: Stage, options: ClusterOptions, each: int = 1) -> tupl
     """
     import torch
 
-    devices, cores = torch.cuda.device_count(), os.cpu_count() or 1
+    devices, cores = torch.cuda.device_count(), threads.cpus()
     kind, most = ("GPU", devices) if devices else ("CPU core", cores)
     if devices and min(options.gpus or devices, devices) < each:
         raise ConfigError(
@@ -85,7 +86,7 @@ def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str
         signal_delay_s=options.signal_delay,
         setup=options.setup.strip().splitlines(),
     )
-    with _environment(options, None if devices else processes):
+    with _environment(options, processes):
         job = executor.submit(Job(stage.name, config))
     controller, attempt = job._process, Attempt(f"local-{job.job_id}")
     # Workers of an inference go on without each other.
@@ -106,14 +107,13 @@ def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str
 
 
 @contextlib.contextmanager
-def _environment(options: ClusterOptions, sharing_cores: int | None) -> Iterator[None]:
-    """What the processes inherit: the config's variables, their part of the cores, and deaf ears for Ctrl-C.
+def _environment(options: ClusterOptions, processes: int) -> Iterator[None]:
+    """Set what the processes inherit: the config's variables, OMP_NUM_THREADS, and SIGINT ignored.
 
     submitit's controller would kill its processes a second after Ctrl-C; they listen themselves once they can save.
     """
     chosen = {name: os.path.expandvars(value) for name, value in variables(options).items()}
-    if sharing_cores is not None:
-        chosen["OMP_NUM_THREADS"] = str(max(1, (os.cpu_count() or 1) // sharing_cores))
+    chosen |= threads.of_each(processes)
     before = {name: os.environ.get(name) for name in chosen}
     os.environ.update(chosen)
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)

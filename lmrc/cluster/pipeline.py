@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lmrc import threads
 from lmrc.cluster import slurm
 from lmrc.cluster.batch import as_recorded
 from lmrc.cluster.check import Check, missing
@@ -244,6 +245,7 @@ def _run_or_say(config: PipelineConfig, dry: bool) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The launcher's whole life. Returns its exit status."""
+    threads.configure()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in given:
         print("python launch/pipeline.py [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run]")

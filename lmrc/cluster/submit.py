@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from lmrc import threads
 from lmrc.cluster import slurm, snapshot
 from lmrc.cluster.job import Job
 from lmrc.cluster.stages import Stage, StageConfig, gpus_per_process
@@ -230,11 +231,14 @@ def submit(stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Without the variables of the job that this process may be part of; where SLURM's configuration is stays known."""
+    """Hide the variables of the job that this process may be part of, and the threads chosen for this machine.
+
+    SLURM_CONF stays.
+    """
     import submitit
 
     configuration = os.environ.get("SLURM_CONF")
-    with submitit.helpers.clean_env():
+    with submitit.helpers.clean_env(), threads.as_given():
         if configuration is not None:
             os.environ["SLURM_CONF"] = configuration
         yield

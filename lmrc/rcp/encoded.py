@@ -19,11 +19,11 @@ from pydantic import TypeAdapter
 from lmrc.cache import cached, digest, fingerprint
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.shards import Shard, ShardFolder
-from lmrc.environment import cpus
 from lmrc.errors import CorpusError
 from lmrc.rcp.columns import SCHEMA
 from lmrc.rcp.encoding import write_shards
 from lmrc.rcp.markers import MARKER, EncodedDocument, Encoder
+from lmrc.threads import cpus
 
 # Raised whenever `encode_columns` would give something else for the same documents.
 VERSION = 2
@@ -115,7 +115,7 @@ def encoded(corpus: Corpus, encoder: Encoder, processes: int | None = None) -> E
     stream = sys.stderr
 
     def make(folder: Path) -> None:
-        shards = write_shards(corpus, encoder, folder, (cpus() or 1) if processes is None else processes, stream)
+        shards = write_shards(corpus, encoder, folder, cpus() if processes is None else processes, stream)
         (folder / SHARDS).write_bytes(_SHARDS.dump_json(shards))
 
     return EncodedCorpus(cached(f"encoded-{_key(corpus, encoder)}", make))

@@ -43,7 +43,7 @@ def test_slurm_is_used_where_sbatch_is(monkeypatch: pytest.MonkeyPatch) -> None:
         assert place_of(RCP, ClusterOptions(where="local")) == "local"
         assert place_of(RCP, ClusterOptions(where="slurm")) == "slurm"
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("lmrc.threads.cpus", lambda: 4)
     assert place_of(RCP, ClusterOptions(gpus=2)) == "local"
 
 
@@ -219,7 +219,7 @@ def test_a_site_names_its_places_once() -> None:
 def test_the_number_of_processes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
-    monkeypatch.setattr("os.cpu_count", lambda: 2)
+    monkeypatch.setattr("lmrc.threads.cpus", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     eight = ClusterOptions(gpus=8)
     assert processes_here(RCP, ClusterOptions()) == (1, "1 process on the CPU")

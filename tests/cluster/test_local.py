@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import socket
@@ -15,7 +16,9 @@ from pathlib import Path
 import psutil
 import pytest
 
-from lmrc import embedded
+from lmrc import embedded, threads
+from lmrc.cluster.local import _environment
+from lmrc.config import ClusterOptions
 from lmrc.corpus import synthetic
 from lmrc.corpus.arrow import write_corpus
 from tests.conftest import ROOT
@@ -49,8 +52,8 @@ def command(data: Path, folder: Path, *more: str) -> list[str]:
     return [sys.executable, str(ROOT / "launch" / "rcp.py"), *given, *more]
 
 
-def run(words: list[str]) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+def run(words: list[str], **more: str) -> subprocess.CompletedProcess[str]:
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **more}
     return subprocess.run(words, capture_output=True, text=True, env=environment, timeout=240)
 
 
@@ -60,7 +63,7 @@ def losses(folder: Path) -> list[float]:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="two processes need two cores")
+@pytest.mark.skipif(threads.cpus() < 2, reason="two processes need two CPUs")
 def test_two_processes_train_what_one_does_and_resume_on_one(data: Path, tmp_path: Path) -> None:
     alone = run(command(data, tmp_path / "alone", "--train.zero_stage=0"))
     assert alone.returncode == 0, alone.stderr
@@ -121,3 +124,35 @@ def test_a_mistake_in_a_process_is_one_line_and_status_2(data: Path, tmp_path: P
     assert wrong.stderr.splitlines()[-1].startswith("Error: ")
     assert "no-encoder" in wrong.stderr.splitlines()[-1]
     assert "Traceback" not in wrong.stderr
+
+
+@pytest.mark.parametrize(("given", "each"), [("", "2"), ("6", "6")])
+def test_processes_share_the_cores_unless_the_user_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch, given: str, each: str
+) -> None:
+    """On GPUs as on the CPU."""
+    monkeypatch.setattr(threads, "cores", lambda: 8)
+    monkeypatch.setattr(threads, "_set_here", set())
+    monkeypatch.setenv("OMP_NUM_THREADS", given)
+    with _environment(ClusterOptions(interface="ib0"), 4):
+        assert os.environ["OMP_NUM_THREADS"] == each
+        assert os.environ["NCCL_SOCKET_IFNAME"] == "ib0"
+    assert os.environ["OMP_NUM_THREADS"] == given
+    assert "NCCL_SOCKET_IFNAME" not in os.environ
+
+
+@pytest.mark.skipif(threads.cpus() < 2, reason="two processes need two CPUs")
+@pytest.mark.parametrize("given", ["", "3"])
+def test_every_process_starts_openmp_with_its_part(data: Path, tmp_path: Path, given: str) -> None:
+    """What libgomp says in each process of a launch, which ends at a model that is not there."""
+    words = command(data, tmp_path, "--gpus", "2", "--model.encoder", str(tmp_path / "no-encoder"))
+    wrong = run(words, OMP_NUM_THREADS=given, OMP_DISPLAY_ENV="verbose")
+    assert wrong.returncode == 2
+    logs = [path.read_text() for path in (tmp_path / "rcp" / "log").glob("*_log.err")]
+    assert len(logs) == 2
+    # A process may load libgomp twice, or start another that does.
+    said = [set(re.findall(r"(OMP_NUM_THREADS|GOMP_SPINCOUNT) = '(\d+)'", log)) for log in logs]
+    if not any("GOMP_SPINCOUNT" in log for log in logs):
+        pytest.skip("torch's OpenMP here is not libgomp")
+    each = given or str(max(1, threads.cores() // 2))
+    assert said == [{("OMP_NUM_THREADS", each), ("GOMP_SPINCOUNT", "0")}] * 2

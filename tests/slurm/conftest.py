@@ -29,7 +29,8 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = missing()
     for item in items:
-        if item.path.parent == Path(__file__).parent:
+        # Some tests of the tests' own tools need no cluster.
+        if item.path.parent == Path(__file__).parent and "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slurm)
             # Each wait in them has its own, which says what did not come.
             item.add_marker(pytest.mark.timeout(1200))

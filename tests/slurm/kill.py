@@ -2,7 +2,8 @@
 
 For each pair of a stage (RCP, LoRA) and a ZeRO stage one training runs to its end, and one is killed (`kill -9` of a
 random rank at a random step, also in the middle of a save) and comes back by itself. Weights, optimizer state,
-metrics.jsonl and the best score of both must be equal to the bit. Needs root and SLURM's packages, or SLURM_CONF.
+metrics.jsonl and the best score of both must be equal to the bit. With fewer kills than pairs, the pairs left over are
+named and not trained. Needs root and SLURM's packages, or SLURM_CONF.
 """
 
 from __future__ import annotations
@@ -46,6 +47,11 @@ def options(stage: str, zero: int, data: Path, run: Path) -> dict[str, Any]:
     return training(stage, data, run, nodes=1, gpus=RANKS, **more)
 
 
+def shares(kills: int, pairs: int) -> list[int]:
+    """Spread the kills over the pairs as evenly as possible. Returns the kills of each pair, possibly 0."""
+    return [(number + 1) * kills // pairs - number * kills // pairs for number in range(pairs)]
+
+
 def kill_points(count: int, steps: int, chance: random.Random) -> list[tuple[int, int, float]]:
     """(step, rank, seconds after the step) of each kill, a step from each of `count` equal parts of the training."""
     part = steps / count
@@ -79,8 +85,11 @@ def check(cluster: Cluster, pairs: list[tuple[str, int]], kills: int, seed: int,
     data = write_data(folder / "data")
     found: dict[str, list[str]] = {}
     kills_done = 0
-    for number, (stage, zero) in enumerate(pairs):
-        share = (number + 1) * kills // len(pairs) - number * kills // len(pairs)
+    left_over: list[str] = []
+    for (stage, zero), share in zip(pairs, shares(kills, len(pairs)), strict=True):
+        if share == 0:
+            left_over.append(f"{stage}, ZeRO {zero}")
+            continue
         whole, killed = (folder / f"{stage}-zero{zero}-{kind}" for kind in ("whole", "killed"))
         cluster.launch(stage, options(stage, zero, data, whole))
         wait_until_done(whole)
@@ -95,13 +104,28 @@ def check(cluster: Cluster, pairs: list[tuple[str, int]], kills: int, seed: int,
             f"{found[f'{stage}, ZeRO {zero}'] or 'identical to the bit'}",
             flush=True,
         )
-    return {"kills": kills_done, "identical": not any(found.values()), "differences": found, "seed": seed}
+    if left_over:
+        print(f"{len(left_over)} of {len(pairs)} pairs got no kill and were not trained: {'; '.join(left_over)}")
+    return {
+        "kills": kills_done,
+        "identical": not any(found.values()),
+        "differences": found,
+        "not_killed": left_over,
+        "seed": seed,
+    }
+
+
+def at_least_one(text: str) -> int:
+    """Read --kills. Raises ArgumentTypeError unless it is a number from 1 on."""
+    if not text.isdecimal() or int(text) == 0:
+        raise argparse.ArgumentTypeError(f"{text} was given: give a whole number from 1 on, such as 20")
+    return int(text)
 
 
 def main() -> int:
     """The command. Returns its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--kills", type=int, default=20, help="kills in all [20]")
+    parser.add_argument("--kills", type=at_least_one, default=20, help="kills in all [20]")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pairs", default="all", help="such as rcp:0,rc:2 (stage:ZeRO) [all eight]")
     parser.add_argument("--json", type=Path, help="file for the figures")
