@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from lmrc.cluster.check import Check, missing, ok
 from lmrc.cluster.plan import Plan
 from lmrc.cluster.preflight.data import Inputs, check_inference_data
-from lmrc.cluster.preflight.hub import find_model
-from lmrc.cluster.preflight.training import is_importable
+from lmrc.cluster.preflight.hub import FoundModel, find_model
+from lmrc.cluster.preflight.training import is_importable, model_shape
 from lmrc.config import ClassifyConfig, ProposeConfig
 from lmrc.errors import UserError
 
@@ -39,8 +40,8 @@ def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) ->
     if made:
         return
     try:
+        from lmrc.rc.adapter import adapter_base
         from lmrc.rc.classify import Classifying
-        from lmrc.rc.lora import adapter_base
 
         Classifying(config)
         base = config.base if config.rc is None else adapter_base(config.rc)
@@ -49,9 +50,27 @@ def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) ->
         return
     yield ok(f"answers come from {config.rc or config.base or config.server.model}")
     served = config.decode.backend == "openai"
-    yield find_model(base, "base", config.cluster, weights=not served).check
+    found = find_model(base, "base", config.cluster, weights=not served)
+    yield found.check
     if served:
         yield from _check_server(config)
+    elif config.rc is not None:
+        yield from _check_adapter(config.rc, base, found)
+
+
+def _check_adapter(folder: Path, base: str, found: FoundModel) -> Iterator[Check]:
+    """Check that the adapter's weights fit the base, if the config of the base is known here."""
+    from lmrc.rc.adapter import check_adapter
+
+    shape = model_shape(found, "causal")
+    if shape is None:
+        return
+    try:
+        check_adapter(folder, base, shape.config)
+    except UserError as error:
+        yield missing(str(error))
+    else:
+        yield ok(f"the weights of {folder} fit {base}")
 
 
 def _check_server(config: ClassifyConfig) -> Iterator[Check]:

@@ -38,7 +38,9 @@ def check_rcp(config: RcpConfig, plan: Plan | None, inputs: Inputs) -> Iterator[
     yield from _check_backend(config)
     found = find_model(config.model.encoder, "model.encoder", config.cluster)
     yield found.check
-    shape = _shape(found, "encoder")
+    shape = model_shape(found, "encoder")
+    if shape is not None:
+        yield from _check_length(config, shape)
     if shape is not None and config.train.gradient_checkpointing and not supports_checkpointing(shape):
         yield missing(
             f"the encoder {config.model.encoder} does not support gradient checkpointing",
@@ -56,7 +58,7 @@ def check_rc(config: RcConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Ch
         yield missing("train.none_ratio thins out pairs without a relation, of which prompt.kind rc asks none")
     found = find_model(config.model.base, "model.base", config.cluster)
     yield found.check
-    shape = _shape(found, "causal")
+    shape = model_shape(found, "causal")
     if shape is not None:
         yield from _check_lm(config, shape)
     yield from _check_tokenizer(found, "LM", config.prompt.template == "chat")
@@ -64,6 +66,18 @@ def check_rc(config: RcConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Ch
     if config.model.attn_implementation == "flash_attention_2" and not is_importable("flash_attn"):
         yield ok("attention: flash-attn is not installed, so torch's sdpa runs in its place")
     yield from _check_room(config, plan)
+
+
+def _check_length(config: RcpConfig, shape: Architecture) -> Iterator[Check]:
+    from lmrc.rcp.windows import Windows
+
+    try:
+        longest = Windows.of(shape.model).fit(config.model.max_length)
+    except UserError as error:
+        yield missing(str(error))
+        return
+    lowered = f", lowered from model.max_length {config.model.max_length}" if longest < config.model.max_length else ""
+    yield ok(f"documents are read up to {longest} word pieces{lowered}")
 
 
 def supports_checkpointing(shape: Architecture) -> bool:
@@ -92,7 +106,7 @@ def _check_backend(config: RcpConfig | RcConfig) -> Iterator[Check]:
         yield missing(str(error))
 
 
-def _shape(found: FoundModel, kind: str) -> Architecture | None:
+def model_shape(found: FoundModel, kind: str) -> Architecture | None:
     """Return the model without its weights; None if its config is not known here, which the memory estimate says."""
     try:
         return architecture(str(found.folder or found.name), "encoder" if kind == "encoder" else "causal")

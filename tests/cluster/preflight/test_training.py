@@ -64,6 +64,14 @@ def test_what_a_fine_tuning_would_die_of(data: Path, more: dict[str, Any], reaso
     assert reason in said
 
 
+def test_documents_longer_than_two_windows(data: Path) -> None:
+    (said,) = reasons(rcp(data, model={"max_length": 4096}))
+    assert "model.max_length is 4096" in said and "--model.max_length 1022 or less" in said
+    checks = rcp(data, model={"max_length": 1024})
+    assert not reasons(checks)
+    assert any("up to 1022 word pieces, lowered from model.max_length 1024" in check.what for check in checks)
+
+
 def test_zero_files_are_read(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmrc.engine.zero_config.CONFIGS", tmp_path)
     assert "zero2.yaml is missing" in reasons(rc(data))[0]
