@@ -61,7 +61,7 @@ ideas() {
   answer lmrc-f1-weighed "$sample" rc --candidates "$RUNS/propose-f1/candidates" --decode.mode score
 }
 lmrc-dev() { answer lmrc-dev "$data/dev" rc --candidates "$RUNS/propose-dev/candidates"; }
-# Scores and costs, and the report of all that is finished, with the paper's tables.
+# Scores and costs, and the report of all that is finished; in the paper's tables only lmrc-dev, on the whole of dev.
 summary() {
   python "$here/summary.py" "$RUNS" --sample "$sample" --dev "$data/dev" --train "$data/train_992"
   local finished=()

@@ -69,16 +69,16 @@ def triples_of(document: Document, found: set[Triple], proposed: Collection[Pair
 
 
 def browser_data(runs: Sequence[Evaluated]) -> dict[str, Any]:
-    """All that the page's script needs. Runs on the same documents share them.
+    """Return all that the page's script needs. Runs on the same documents share them.
 
-    A triple is [head, tail, place in `relations`, place in `kinds`]; an entity is [first name, type, mentions], and
-    its mentions are one list of (sentence, start, end) after the other.
+    A relation is [id, name]: two relation sets may give an id different names. A triple is [head, tail, place in
+    `relations`, place in `kinds`]; an entity is [first name, type, mentions], and its mentions are one list of
+    (sentence, start, end) after the other.
     """
-    names = {id: name for run in runs for id, name in zip(run.relations.ids, run.relations.names, strict=True)}
+    names = dict.fromkeys(pair for run in runs for pair in zip(run.relations.ids, run.relations.names, strict=True))
     for run in runs:
-        for prediction in run.predictions:
-            names.setdefault(prediction.relation, f"{prediction.relation} (unknown)")
-    places = {id: place for place, id in enumerate(names)}
+        names.update(dict.fromkeys((id, _name(run, id)) for id in sorted({p.relation for p in run.predictions})))
+    places = {pair: place for place, pair in enumerate(names)}
     corpora: dict[tuple[str, int], int] = {}
     documents = []
     rows: list[dict[str, Any]] = []
@@ -92,7 +92,7 @@ def browser_data(runs: Sequence[Evaluated]) -> dict[str, Any]:
             found.setdefault(prediction.title, set()).add((prediction.head, prediction.tail, prediction.relation))
         triples = [
             [
-                [head, tail, places[relation], kind]
+                [head, tail, places[relation, _name(run, relation)], kind]
                 for head, tail, relation, kind in triples_of(
                     document,
                     found.get(document.title, set()),
@@ -105,7 +105,7 @@ def browser_data(runs: Sequence[Evaluated]) -> dict[str, Any]:
     present = {triple[3] for row in rows for triples in row["triples"] for triple in triples}
     return {
         "types": list(TYPES),
-        "relations": list(names.items()),
+        "relations": list(names),
         "kinds": KINDS,
         "choices": [
             *GROUPS.items(),
@@ -159,6 +159,10 @@ def _left_out(run: Evaluated) -> Iterator[str]:
             f"{run.name}: {len(elsewhere):,} titles of predictions are unknown: "
             f"{', '.join(elsewhere[:5])}{more}; all of these predictions are wrong."
         )
+
+
+def _name(run: Evaluated, relation: str) -> str:
+    return run.relations.name(relation) if relation in run.relations else f"{relation} (unknown)"
 
 
 def _document(document: Document) -> dict[str, Any]:

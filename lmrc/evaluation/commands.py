@@ -13,6 +13,7 @@ from lmrc.errors import UserError
 
 if TYPE_CHECKING:
     from lmrc.config import IgnVariant
+    from lmrc.evaluation.coverage import Missing
     from lmrc.evaluation.facts import Facts
     from lmrc.evaluation.gold import Gold
 
@@ -27,6 +28,14 @@ VARIANT = click.option(
 )
 
 
+MISSING = click.option(
+    "--missing",
+    type=click.Choice(["empty", "skip"]),
+    help="Gold documents without predictions: empty (nothing was found there) or skip (not scored). By default the "
+    "documents that a run classified are scored; a file with predictions for less than half of them is refused.",
+)
+
+
 def _facts_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
         click.option("--relations", type=FOLDER, help="Relation set of gold documents given as JSON."),
@@ -37,15 +46,23 @@ def _facts_options(command: Callable[..., None]) -> Callable[..., None]:
     return command
 
 
+def _keep_runs(context: click.Context, _: click.Parameter, runs: tuple[Path, ...]) -> None:
+    context.meta["lmrc.score.runs"] = runs
+
+
+def _join_runs(context: click.Context, _: click.Parameter, pred: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Put the RUNS of `lmrc score RUNS` before those of --pred: both forms mean the same."""
+    runs: tuple[Path, ...] = (*context.meta["lmrc.score.runs"], *pred)
+    if not runs:
+        raise UserError("nothing to score: give a run of classify or a file of predictions (RUN, or --pred RUN)")
+    return runs
+
+
 @click.command()
-@click.option("--gold", type=FOLDER, help=GOLD)
-@click.option(
-    "--pred",
-    required=True,
-    multiple=True,
-    type=FOLDER,
-    help="Predictions, or the run that made them; again for other seeds: then mean and standard deviation.",
-)
+@click.argument("runs", nargs=-1, type=FOLDER, is_eager=True, expose_value=False, callback=_keep_runs)
+@click.option("--gold", type=FOLDER, help=f"{GOLD} By default those that the runs classified.")
+@click.option("--pred", multiple=True, type=FOLDER, callback=_join_runs, help="The same as RUNS; can be repeated.")
+@MISSING
 @_facts_options
 @click.option("--candidates", type=FOLDER, help="What RCP proposed: its scores, and what it costs.")
 @click.option("--details", is_flag=True, help="Also by relation, frequency, distance, mentions and length.")
@@ -54,6 +71,7 @@ def _facts_options(command: Callable[..., None]) -> Callable[..., None]:
 def score(
     gold: Path | None,
     pred: tuple[Path, ...],
+    missing: Missing | None,
     train_facts: Path | None,
     ign_variant: IgnVariant | None,
     relations: Path | None,
@@ -62,43 +80,52 @@ def score(
     submission: Path | None,
     as_json: Path | None,
 ) -> None:
-    """Score predictions: P, R, F1, Ign F1, intra and inter, and where F1 is lost."""
+    """Score RUNS of classify or files of predictions: P, R, F1, Ign F1, intra and inter, and where F1 is lost.
+
+    Several are seeds: then mean and standard deviation.
+    """
     from lmrc.evaluation.analysis import analyse
     from lmrc.evaluation.console import scores_json, scores_told
+    from lmrc.evaluation.coverage import select
     from lmrc.evaluation.files import replacing
+    from lmrc.evaluation.inputs import corpus_of, read_systems
     from lmrc.evaluation.metrics import scores_of
-    from lmrc.evaluation.predictions import Predictions
     from lmrc.evaluation.submission import write_submission
     from lmrc.evaluation.triples import Triples
 
-    if gold is None and submission is None:
-        raise UserError("nothing to score against: give --gold, or --submission to write the competition's file")
     if len(pred) > 1 and (submission is not None or candidates is not None):
         option = "--candidates" if submission is None else "--submission"
         raise UserError(f"{option} belongs to one file of predictions, but {len(pred)} were given")
-    files = [_predictions_file(path) for path in pred]
+    # Without --gold, a submission is all that is asked for: the competition's documents have no labels.
+    only_submission = gold is None and submission is not None
+    if gold is None and not only_submission:
+        gold = corpus_of(pred)
+    systems = read_systems(pred)
     if submission is not None:
-        count = write_submission(Predictions.read(files[0]), submission)
+        count = write_submission(systems[0].predictions, submission)
         click.echo(f"{submission}: {count:,} triples for the competition")
     if gold is None:
         return
     documents = _read_gold(gold, relations)
-    triples = Triples.of(documents, [Predictions.read(file) for file in files])
+    selection = select(documents, systems, missing)
+    triples = Triples.of(selection.gold, selection.predictions)
     scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
-    proposed = None if candidates is None else list(_proposed(candidates, gold, documents))
-    analyses = [analyse(triples, system, proposed) for system in range(len(files))]
+    proposed = None if candidates is None else list(_proposed(candidates, gold, documents, selection.left_out))
+    analyses = [analyse(triples, system, proposed) for system in range(len(systems))]
     names = [path.name for path in pred] if len({path.name for path in pred}) == len(pred) else [*map(str, pred)]
     if as_json is not None:
         with replacing(as_json) as file:
-            file.write(json.dumps(scores_json(names, scores, analyses), indent=1) + "\n")
-    analysis = analyses[0] if len(files) == 1 else None
-    click.echo(scores_told(names, scores, analysis, documents.relations, details))
+            found = scores_json(names, scores, analyses, len(selection.left_out))
+            file.write(json.dumps(found, indent=1) + "\n")
+    analysis = analyses[0] if len(systems) == 1 else None
+    click.echo(scores_told(names, scores, analysis, documents.relations, details, selection.lines))
 
 
 @click.command()
 @click.argument("first", type=FOLDER)
 @click.argument("second", type=FOLDER)
-@click.option("--gold", type=FOLDER, help=f"{GOLD} Without it those of the runs.")
+@click.option("--gold", type=FOLDER, help=f"{GOLD} By default those that the runs classified.")
+@MISSING
 @_facts_options
 @click.option("--list", "listed", type=FOLDER, help="File for every changed triple, with names, tab-separated.")
 @click.option("--json", "as_json", type=FOLDER, help="File for all figures.")
@@ -106,33 +133,37 @@ def compare(
     first: Path,
     second: Path,
     gold: Path | None,
+    missing: Missing | None,
     train_facts: Path | None,
     ign_variant: IgnVariant | None,
     relations: Path | None,
     listed: Path | None,
     as_json: Path | None,
 ) -> None:
-    """What changed from FIRST to SECOND, runs or files of predictions, and whether it is significant."""
+    """Say what changed from FIRST to SECOND, runs of classify or files of predictions, and if it is significant."""
     from lmrc.evaluation.compare import ChangedTriple
     from lmrc.evaluation.compare import compare as comparison_of
     from lmrc.evaluation.console import comparison_told
+    from lmrc.evaluation.coverage import select
     from lmrc.evaluation.files import replacing
+    from lmrc.evaluation.inputs import corpus_of, read_systems
     from lmrc.evaluation.metrics import scores_of
-    from lmrc.evaluation.predictions import Predictions
     from lmrc.evaluation.triples import Triples
 
-    documents = _gold_of_runs(first, second) if gold is None else _read_gold(gold, relations)
-    triples = Triples.of(documents, [Predictions.read(_predictions_file(path)) for path in (first, second)])
+    documents = _read_gold(corpus_of((first, second)) if gold is None else gold, relations)
+    selection = select(documents, read_systems((first, second)), missing)
+    triples = Triples.of(selection.gold, selection.predictions)
     one, other = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
     comparison = comparison_of(triples, (one, other))
     if as_json is not None:
         with replacing(as_json) as file:
-            file.write(json.dumps(comparison.as_json(), indent=1) + "\n")
+            found = {**comparison.as_json(), "documents_left_out": len(selection.left_out)}
+            file.write(json.dumps(found, indent=1) + "\n")
     if listed is not None:
         with replacing(listed) as file:
             file.write("\t".join(ChangedTriple._fields) + "\n")
             file.writelines("\t".join(" ".join(str(v).split()) for v in row) + "\n" for row in comparison.changed())
-    click.echo(comparison_told((str(first), str(second)), comparison))
+    click.echo(comparison_told((str(first), str(second)), comparison, selection.lines))
 
 
 @click.command()
@@ -156,41 +187,11 @@ def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None, ign_vari
     click.echo(page_of(out))
 
 
-def _predictions_file(path: Path) -> Path:
-    """The file of predictions, or that of a run."""
-    if not path.is_dir():
-        return path
-    if not (path / "predictions.json").is_file():
-        raise UserError(f"{path} holds no predictions.json: give a run of classify, or a file of predictions")
-    return path / "predictions.json"
-
-
 def _read_gold(path: Path, relations: Path | None) -> Gold:
     from lmrc.corpus.relations import read_relations
     from lmrc.evaluation.gold import read_gold
 
     return read_gold(path, None if relations is None else read_relations(relations))
-
-
-def _gold_of_runs(*runs: Path) -> Gold:
-    """The documents that the runs classified, which must be the same."""
-    from lmrc.corpus.arrow import Corpus
-    from lmrc.evaluation.evaluated import read_config
-    from lmrc.evaluation.gold import Gold
-
-    named: dict[tuple[str, int | None], Path] = {}
-    for run in runs:
-        if run.is_dir():
-            config = read_config(run)
-            named[config["corpus"], config.get("documents")] = run
-    if len(named) != 1:
-        told = "; ".join(f"{run} classified {limit or 'all'} of {corpus}" for (corpus, limit), run in named.items())
-        raise UserError(f"which documents are gold? {told or 'files of predictions do not say'}: give --gold")
-    ((folder, limit),) = named
-    corpus = Corpus.open(folder)
-    if limit is None:
-        return Gold.of_corpus(corpus)
-    return Gold.of((corpus[index] for index in range(min(limit, len(corpus)))), corpus.relations)
 
 
 def _read_facts(path: Path | None, gold: Gold) -> Facts | None:
@@ -199,8 +200,13 @@ def _read_facts(path: Path | None, gold: Gold) -> Facts | None:
     return None if path is None else read_facts(path, gold.relations)
 
 
-def _proposed(folder: Path, path: Path, gold: Gold) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """The pairs of a candidates folder by title, once it is sure that they belong to the gold documents in `path`."""
+def _proposed(
+    folder: Path, path: Path, gold: Gold, left_out: frozenset[str]
+) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Yield the pairs of a candidates folder by title, without those of documents that are not scored.
+
+    Raises UserError if they do not belong to the gold documents in `path`.
+    """
     from lmrc.corpus.arrow import Corpus
     from lmrc.corpus.candidates import Candidates
 
@@ -212,4 +218,5 @@ def _proposed(folder: Path, path: Path, gold: Gold) -> Iterator[tuple[str, list[
             f"{folder} lacks {missing:,} of the {len(gold):,} documents in {path}: propose candidates for these"
         )
     for index, pairs in enumerate(candidates):
-        yield candidates.title(index), [(pair.head, pair.tail) for pair in pairs]
+        if candidates.title(index) not in left_out:
+            yield candidates.title(index), [(pair.head, pair.tail) for pair in pairs]

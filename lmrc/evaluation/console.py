@@ -13,7 +13,7 @@ from lmrc.evaluation.compare import CHANGES, Comparison
 from lmrc.evaluation.counts import Counts
 from lmrc.evaluation.metrics import Scores
 from lmrc.evaluation.splits import Split
-from lmrc.evaluation.tables import Table, relation_table, remarks, score_table, two_digits
+from lmrc.evaluation.tables import Table, coverage, relation_table, remarks, score_table, two_digits
 
 HEADLINE = {
     "P": "precision",
@@ -27,11 +27,17 @@ HEADLINE = {
 
 
 def scores_told(
-    names: Sequence[str], scores: Sequence[Scores], analysis: Analysis | None, relations: RelationSet, details: bool
+    names: Sequence[str],
+    scores: Sequence[Scores],
+    analysis: Analysis | None,
+    relations: RelationSet,
+    details: bool,
+    selected: Sequence[str] = (),
 ) -> str:
-    """The scores of one system with their intervals, or of several seeds with mean and standard deviation.
+    """Show the scores of one system with their intervals, or of several seeds with mean and standard deviation.
 
-    The last line is the figure. `analysis`, and all that `details` adds, are of a single system.
+    The first lines, `selected` among them, say which documents the scores are over, if not all have predictions. The
+    last line is the figure. `analysis`, and all that `details` adds, are of a single system.
     """
     table = score_table(list(zip(names, scores, strict=True)))
     if len(scores) > 1:
@@ -49,7 +55,7 @@ def scores_told(
             for end, word in enumerate(("95 % from", "95 % to"))
         )
         last = f"F1 {scores[0].all.f1:.2f}"
-    parts = [Table(table.header, (*table.rows, *rows)).text()]
+    parts = [*_documents_told(names, scores, selected), Table(table.header, (*table.rows, *rows)).text()]
     if len(scores) == 1:
         others = [
             ("Intra-sentence", scores[0].intra),
@@ -68,9 +74,17 @@ def scores_told(
     return "\n\n".join([*parts, "\n".join([*_remarks(names, scores), last])])
 
 
-def scores_json(names: Sequence[str], scores: Sequence[Scores], analyses: Sequence[Analysis]) -> dict[str, Any]:
-    """All figures of one system, or those of several under `runs` with their mean and standard deviation."""
-    runs = [{**one.as_json(), "analysis": why.as_json()} for one, why in zip(scores, analyses, strict=True)]
+def scores_json(
+    names: Sequence[str], scores: Sequence[Scores], analyses: Sequence[Analysis], left_out: int = 0
+) -> dict[str, Any]:
+    """Return all figures of one system, or those of several under `runs` with their mean and standard deviation.
+
+    `left_out` gold documents were not scored.
+    """
+    runs = [
+        {**one.as_json(), "documents_left_out": left_out, "analysis": why.as_json()}
+        for one, why in zip(scores, analyses, strict=True)
+    ]
     if len(runs) == 1:
         return runs[0]
     return {"runs": [{"name": name, **run} for name, run in zip(names, runs, strict=True)], **spread_of(scores)}
@@ -85,8 +99,11 @@ def spread_of(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
     }
 
 
-def comparison_told(names: Sequence[str], comparison: Comparison) -> str:
-    """Both scores with their difference, and how many triples changed. The last line is the figure."""
+def comparison_told(names: Sequence[str], comparison: Comparison, selected: Sequence[str] = ()) -> str:
+    """Show both scores with their difference, and how many triples changed.
+
+    The first lines say which documents were compared, as in `scores_told`. The last line is the figure.
+    """
     table = Table(
         ("", "First", "Second", "Difference", "95 % from", "95 % to", "p"),
         tuple(
@@ -107,7 +124,19 @@ def comparison_told(names: Sequence[str], comparison: Comparison) -> str:
     else:
         verdict = "significant" if f1.significant else "not significant"
         last = f"F1 {f1.value:+.2f}: {verdict} (paired bootstrap over documents, p = {f1.p:.3f})"
-    return "\n\n".join([table.text(), changes.text(), "\n".join([*lines, last])])
+    first = _documents_told(names, comparison.scores, selected)
+    return "\n\n".join([*first, table.text(), changes.text(), "\n".join([*lines, last])])
+
+
+def _documents_told(names: Sequence[str], scores: Sequence[Scores], selected: Sequence[str]) -> list[str]:
+    """A paragraph on the documents that are not scored or have no prediction; none if there are no such documents."""
+    several = len(names) > 1
+    told = [
+        f"{name}: {line}" if several else line
+        for name, one in zip(names, scores, strict=True)
+        if (line := coverage(one)) is not None
+    ]
+    return ["\n".join([*selected, *told])] if selected or told else []
 
 
 def _examples(comparison: Comparison) -> Iterator[str]:

@@ -26,6 +26,9 @@ from lmrc.evaluation.predictions import Prediction, Predictions
 from lmrc.evaluation.printed import data_set
 from lmrc.evaluation.triples import Triples
 
+PREDICTIONS = "predictions.json"
+"""Where a run of classify keeps what it found."""
+
 logger = logging.getLogger(__name__)
 
 
@@ -47,6 +50,8 @@ class Evaluated:
     """Least P(relation) of these pairs."""
     rcp: Path | None = field(default=None, compare=False)
     """The model that proposed them."""
+    corpus_name: str = ""
+    """What tells the corpus from those of other runs, if the name of its folder does not."""
 
     @cached_property
     def statistics(self) -> dict[str, int | float]:
@@ -54,10 +59,15 @@ class Evaluated:
         return statistics(self.documents)
 
     @cached_property
+    def published(self) -> str | None:
+        """The data set of the paper whose figures in table 1 these documents have; None for any other."""
+        return data_set(self.statistics)
+
+    @property
     def data(self) -> str:
-        """The data set: by the paper's name where its figures are those of table 1."""
-        known = data_set(self.statistics)
-        return known or f"{Path(self.corpus).name or 'own data'}, {len(self.documents):,} documents"
+        """The data set: by the paper's name, or by that of the corpus and its size."""
+        name = self.corpus_name or Path(self.corpus).name or "own data"
+        return self.published or f"{name}, {len(self.documents):,} documents"
 
     @cached_property
     def analysis(self) -> Analysis:
@@ -75,15 +85,19 @@ class Evaluated:
 
 
 def read_evaluated(folder: Path, facts: Facts | None = None, ign_variant: IgnVariant | None = None) -> Evaluated | None:
-    """The predictions of a classify run with their scores; None for a run that made none.
+    """Read the predictions of a classify run and score them; return None for a run that made none.
 
-    Raises RunError where the folder is no run, CorpusError where its corpus is not there any more.
+    Raises RunError if the folder is no run or its config names no corpus, CorpusError if the corpus is gone.
     """
     config = read_config(folder)
-    if not (folder / "predictions.json").exists():
+    if not (folder / PREDICTIONS).exists():
         return None
+    if not config.get("corpus"):
+        raise RunError(
+            f"{folder} has predictions, but its config.yaml names no corpus: score them with lmrc score --gold"
+        )
     corpus = Corpus.open(config["corpus"])
-    predictions = Predictions.read(folder / "predictions.json")
+    predictions = Predictions.read(folder / PREDICTIONS)
     documents = [corpus[index] for index in range(min(config.get("documents") or len(corpus), len(corpus)))]
     source = Source(corpus.manifest.source, corpus.manifest.source_sha256)
     gold = replace(Gold.of(documents, corpus.relations), source=source)

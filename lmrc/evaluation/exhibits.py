@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -30,10 +31,16 @@ from lmrc.evaluation.figures import (
 from lmrc.evaluation.files import replacing, write_bytes
 from lmrc.evaluation.heatmaps import confusion_heatmap, relation_heatmap
 from lmrc.evaluation.latex import latex
-from lmrc.evaluation.paper import paper_tables, relations_table
+from lmrc.evaluation.paper import paper_tables, relations_table, runs_by_relation
 from lmrc.evaluation.printed import ABSENT
-from lmrc.evaluation.summaries import ceiling_table, loss_table, split_table, summary_table
-from lmrc.evaluation.tables import Table, relation_table, remarks
+from lmrc.evaluation.summaries import by_data, ceiling_table, labels_of, loss_table, split_table, summary_table
+from lmrc.evaluation.tables import Table, coverage, relation_table, remarks
+
+WORDS = re.compile(r"[^\w.]+")
+"""What stands between the words of a data set's name; a dash in names of files."""
+
+PUBLISHED = "a whole dev or test set of DocRED or Re-DocRED (known by the figures of table 1)"
+"""The documents of a run that can stand in the paper's tables."""
 
 CURVES = ("loss", "dev_f1", "dev_loss")
 
@@ -51,11 +58,18 @@ class Exhibit:
 
 
 def summary(runs: Sequence[Evaluated]) -> list[Exhibit]:
-    """The scores of the runs, side by side."""
+    """Return the scores of the runs, side by side."""
     if not runs:
         return []
     notes = ["In brackets: 95 % of 1,000 samples of the documents, drawn with replacement, score between these."]
-    told = [remarks(run.scores) for run in runs]
+    if len(by_data(runs)) > 1:
+        notes.append("The runs are on different documents (row Data): their scores cannot be compared with each other.")
+    elsewhere = [run.name for run in runs if run.published is None]
+    if len(elsewhere) == len(runs):
+        notes.append(f"The paper's tables are left out: no run is on {PUBLISHED}.")
+    elif elsewhere:
+        notes.append(f"The paper's tables are without {', '.join(elsewhere)}: not on {PUBLISHED}.")
+    told = [[line for line in (coverage(run.scores), *remarks(run.scores)) if line is not None] for run in runs]
     notes += [line for line in told[0] if all(line in lines for lines in told)]
     for run, lines in zip(runs, told, strict=True):
         notes += [f"{run.name}: {line}" for line in lines if line not in notes]
@@ -70,7 +84,10 @@ def summary(runs: Sequence[Evaluated]) -> list[Exhibit]:
 
 
 def paper(runs: Sequence[Evaluated]) -> list[Exhibit]:
-    """The paper's tables with these runs."""
+    """Return the paper's tables with those runs that are on one of its data sets; none if there is no such run."""
+    ours = [run for run in runs if run.published is not None]
+    if not ours:
+        return []
     return [
         Exhibit(
             f"table-{source.number.replace('/', '-')}",
@@ -79,22 +96,34 @@ def paper(runs: Sequence[Evaluated]) -> list[Exhibit]:
             (source.note,) if source.note else (),
             f"{source.caption}: table {source.number} of the paper, and our runs",
         )
-        for source, table in paper_tables(runs)
+        for source, table in paper_tables(ours)
     ]
 
 
 def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[Exhibit]:
     """The figures that these runs have data for; `folders` are of all runs by name, also of those that only trained."""
-    if any(run.scores.all.gold for run in runs):
-        table = relations_table(runs)
-        here = tuple(row for row in table.rows if any(cell != ABSENT for cell in row[-len(runs) :]))
+    ours = [run for run in runs if run.published is not None]
+    if any(run.scores.all.gold for run in ours):
         yield Exhibit(
             "figure-2",
             "Figure 2: F1 by relation and system",
-            relation_heatmap(Table(table.header, here, table.labels)),
+            relation_heatmap(_present(relations_table(ours), len(ours))),
             ("Darker is better; white: nothing correct. The paper's scores and order are those of DocRED dev.",),
         )
-    sweeps = [(name, read_sweep(folder / SWEEP)) for name, folder in folders.items() if (folder / SWEEP).exists()]
+    others = [run for run in runs if run.published is None]
+    if len(others) > 1 and any(run.scores.all.gold for run in others):
+        yield Exhibit(
+            "f1-by-relation-and-run",
+            "F1 by relation and run",
+            relation_heatmap(_present(runs_by_relation(others), len(others))),
+            ("Darker is better; white: nothing correct.",),
+        )
+    labels = dict(zip([run.name for run in runs], labels_of(runs), strict=True))
+    sweeps = [
+        (labels.get(name, name), read_sweep(folder / SWEEP))
+        for name, folder in folders.items()
+        if (folder / SWEEP).exists()
+    ]
     if sweeps:
         yield Exhibit(
             "figure-3",
@@ -105,17 +134,7 @@ def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[
     models = list(_models(runs, folders))
     if models:
         yield Exhibit("rcp", "Precision and recall of RCP on dev", precision_recall(models))
-    if runs:
-        for split in runs[0].scores.splits:
-            parts = [(run.name, next(s.parts for s in run.scores.splits if s.name == split.name)) for run in runs]
-            words = split.name.replace("_", " ")
-            if any(c.gold or c.predicted for _, counts in parts for c in counts.values()):
-                yield Exhibit(
-                    f"f1-by-{split.name.replace('_', '-')}",
-                    f"F1 by {words}",
-                    split_bars(words, parts),
-                    (f"{split.meaning[0].upper()}{split.meaning[1:]}.",),
-                )
+    yield from _split_figures(by_data(runs))
     for run in runs:
         if run.scores.all.gold:
             yield _of(run, runs, "f1-by-relation", "F1 by relation", relation_bars(run.scores, run.relations))
@@ -129,6 +148,27 @@ def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[
         yield Exhibit(f"learning-{name}", f"Learning curves: {name}", learning_curves([(name, curves)], CURVES), (
             "Where many steps are logged, the line is a running mean; the steps themselves are faint.",
         ) if any(len(curves.get(metric, ())) > MANY_STEPS for metric in CURVES) else ())  # fmt: skip
+
+
+def _present(table: Table, runs: int) -> Table:
+    """The rows of those relations that one of the runs, the last columns, has a score of."""
+    rows = tuple(row for row in table.rows if any(cell != ABSENT for cell in row[-runs:]))
+    return Table(table.header, rows, table.labels)
+
+
+def _split_figures(groups: Mapping[str, Sequence[Evaluated]]) -> Iterator[Exhibit]:
+    """F1 by kind of triple: a figure for each kind and data set, for each has gold triples of its own."""
+    for data, runs in groups.items():
+        for place, split in enumerate(runs[0].scores.splits):
+            parts = [(run.name, run.scores.splits[place].parts) for run in runs]
+            if not any(c.gold or c.predicted for _, counts in parts for c in counts.values()):
+                continue
+            words = split.name.replace("_", " ")
+            name, title = f"f1-by-{split.name.replace('_', '-')}", f"F1 by {words}"
+            if len(groups) > 1:
+                name, title = f"{name}-{WORDS.sub('-', data)}", f"{title}: {data}"
+            meaning = f"{split.meaning[0].upper()}{split.meaning[1:]}."
+            yield Exhibit(name, title, split_bars(words, parts), (meaning,))
 
 
 def errors(runs: Sequence[Evaluated]) -> list[Exhibit]:

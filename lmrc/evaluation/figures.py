@@ -99,10 +99,10 @@ def relation_bars(scores: Scores, relations: RelationSet) -> Drawing:
 
 
 def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> Drawing:
-    """F1 of the parts of the triples, such as by sentence distance: a group of bars a part, a bar a run.
+    """Draw F1 of the parts of the triples, such as by sentence distance: a group of bars a part, a bar a run.
 
-    `kind` names what splits them. Under each part stands the number of gold triples of the first run. Parts without a
-    triple are left away.
+    `kind` names what splits them. The runs are on the same documents: under each part stands its number of gold
+    triples. Parts without a triple are left away.
 
     Raises:
         UserError: there is no triple.

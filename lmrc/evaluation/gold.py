@@ -119,6 +119,32 @@ class Gold:
         """[entities + 1] where the mentions of each entity begin."""
         return _starts(self.mentions)
 
+    def only(self, kept: npt.NDArray[np.bool_]) -> Gold:
+        """Return the documents with True in `kept` [documents], in their order."""
+        labels = kept[self.document]
+        evidence = labels[self.evidence_of]
+        of_entities = np.repeat(kept, self.entities)
+        of_mentions = np.repeat(of_entities, self.mentions)
+        new_document, new_label = ((np.cumsum(mask) - 1).astype(np.int32) for mask in (kept, labels))
+        return Gold(
+            relations=self.relations,
+            titles=tuple(title for title, keep in zip(self.titles, kept.tolist(), strict=True) if keep),
+            sentences=self.sentences[kept],
+            words=self.words[kept],
+            entities=self.entities[kept],
+            mentions=self.mentions[of_entities],
+            mention_sentence=self.mention_sentence[of_mentions],
+            mention_name=self.mention_name[of_mentions],
+            names=self.names,
+            document=new_document[self.document[labels]],
+            head=self.head[labels],
+            tail=self.tail[labels],
+            relation=self.relation[labels],
+            evidence_of=new_label[self.evidence_of[evidence]],
+            evidence=self.evidence[evidence],
+            source=self.source,
+        )
+
     def name(self, document: int, entity: int) -> str | None:
         """The first listed name of an entity; None where there is no such document or entity."""
         if not (0 <= document < len(self) and 0 <= entity < self.entities[document]):

@@ -55,6 +55,7 @@ class Scores:
     """Evidence that names a sentence which the document does not have; it counts as wrong."""
     splits: tuple[Split, ...]
     documents: int
+    documents_with_predictions: int
     correct_in_train: int
     """Correct predictions that are facts of the training set; 0 without facts."""
     facts: Facts | None
@@ -111,6 +112,7 @@ class Scores:
             "evidence_recall": None if self.evidence is None else self.evidence.recall,
             "evidence_f1": None if self.evidence is None else self.evidence.f1,
             "documents": self.documents,
+            "documents_with_predictions": self.documents_with_predictions,
             "predictions": self.all.predicted,
             "gold": self.all.gold,
             "correct": self.all.correct,
@@ -195,6 +197,9 @@ def _system(
         unknown_sentences=_unknown_sentences(triples, system),
         splits=splits_of(triples, system, facts),
         documents=len(triples.known),
+        documents_with_predictions=len(
+            np.unique(triples.document[predicted & (triples.document < len(triples.known))])
+        ),
         correct_in_train=0 if in_training is None else int((predicted & in_training).sum()),
         facts=facts,
         misfits=doubts,
@@ -204,6 +209,11 @@ def _system(
         examples={kind: _least(triples, mask) for kind, mask in problems.items() if mask.any()},
         by_document=DocumentCounts.of(triples, system, in_training, IGN_EPSILON[ign_variant]),
     )
+
+
+def _covered(triples: Triples, predicted: Flags) -> int:
+    known = triples.document < len(triples.known)
+    return len(np.unique(triples.document[predicted & known]))
 
 
 def candidate_scores(gold: Iterable[Document], proposed: Iterable[tuple[str, Iterable[Pair]]]) -> Counts:

@@ -14,11 +14,15 @@ from lmrc.errors import UserError
 from lmrc.evaluation import exhibits as made
 from lmrc.evaluation.browser import documents_html
 from lmrc.evaluation.curves import CALIBRATION, METRICS, SWEEP
-from lmrc.evaluation.evaluated import Evaluated, read_config, read_evaluated
+from lmrc.evaluation.evaluated import PREDICTIONS, Evaluated, read_config, read_evaluated
 from lmrc.evaluation.facts import Facts
+from lmrc.evaluation.inputs import kind_of, runs_inside, why_unscored
 from lmrc.evaluation.report import Section, exhibits_html, write_report
 
 PAGE = "report.html"
+
+REPORTED = (PREDICTIONS, METRICS, SWEEP, f"best/{CALIBRATION}")
+"""Files of a run that a report shows."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,17 +39,23 @@ def report_runs(
     `out` is a folder, which gets report.html, tables/ and figures/, or a file .html for the page alone. Returns the
     runs that classified, in order.
 
-    Raises UserError where none of the runs holds predictions or metrics.
+    Raises UserError if none of the runs holds predictions or metrics, or one only holds other runs.
     """
     named = names_of(folders)
+    for folder in folders:
+        if not any((folder / file).exists() for file in REPORTED) and runs_inside(folder, REPORTED):
+            raise UserError(why_unscored(folder, REPORTED))
     read = {name: read_evaluated(folder, facts, ign_variant) for name, folder in named.items()}
     runs = [replace(run, name=name) for name, run in read.items() if run is not None]
+    # Corpora in folders of one name are told apart as runs are.
+    corpora = {folder: name for name, folder in names_of([Path(run.corpus) for run in runs]).items()}
+    runs = [replace(run, corpus_name=corpora[Path(run.corpus).resolve()]) for run in runs]
     figures = list(made.figures(runs, named))
     if not runs and not figures:
-        raise UserError(f"nothing to report: neither predictions nor metrics yet in {', '.join(map(str, folders))}")
+        raise UserError(f"nothing to report: {'; '.join(map(_nothing_in, folders))}")
     for name, folder in named.items():
-        if read[name] is None and not any((folder / file).exists() for file in (METRICS, SWEEP, f"best/{CALIBRATION}")):
-            logger.warning("%s has neither predictions nor metrics yet: the report goes without it", folder)
+        if read[name] is None and not any((folder / file).exists() for file in REPORTED):
+            logger.warning("%s: the report goes without it", _nothing_in(folder))
     parts = {
         "summary": ("Summary", made.summary(runs)),
         "tables": ("The paper's tables", made.paper(runs)),
@@ -64,16 +74,24 @@ def report_runs(
     return runs
 
 
-def relations_of(folders: Sequence[Path]) -> RelationSet:
-    """The relation set of the runs' documents, which is that of the first run on a corpus; DocRED's without one.
+def _nothing_in(folder: Path) -> str:
+    kind = kind_of(folder)
+    return f"{folder} has neither predictions nor metrics yet" + (f" (it is {kind})" if kind else "")
 
-    Raises RunError where a folder is no run, CorpusError where its corpus is not there any more.
+
+def relations_of(folders: Sequence[Path]) -> RelationSet:
+    """Return the relation set of the runs' documents; DocRED's if no run has a corpus.
+
+    Of runs on different sets, the result has all relations, each under its id.
+
+    Raises RunError if a folder is no run, CorpusError if its corpus is gone.
     """
-    for folder in folders:
-        corpus = read_config(folder).get("corpus")
-        if corpus is not None:
-            return Corpus.open(corpus).relations
-    return DOCRED
+    corpora = dict.fromkeys(corpus for folder in folders if (corpus := read_config(folder).get("corpus")) is not None)
+    sets = [Corpus.open(corpus).relations for corpus in corpora] or [DOCRED]
+    if all(relations == sets[0] for relations in sets):
+        return sets[0]
+    ids = tuple(dict.fromkeys(id for relations in sets for id in relations.ids))
+    return RelationSet(ids, ids)
 
 
 def page_of(out: Path) -> Path:

@@ -43,16 +43,38 @@ def summary_table(runs: Sequence[Evaluated]) -> Table:
     return Table(("", *(run.name for run in runs)), tuple(rows))
 
 
+def by_data(runs: Sequence[Evaluated]) -> dict[str, list[Evaluated]]:
+    """Group the runs by their documents, in order: only runs of one group have the same gold triples."""
+    groups: dict[str, list[Evaluated]] = {}
+    for run in runs:
+        groups.setdefault(run.data, []).append(run)
+    return groups
+
+
+def labels_of(runs: Sequence[Evaluated]) -> list[str]:
+    """Return the names of the runs, with their data sets if these differ."""
+    several = len(by_data(runs)) > 1
+    return [f"{run.name} ({run.data})" if several else run.name for run in runs]
+
+
 def split_table(runs: Sequence[Evaluated]) -> Table:
-    """F1 by kind of triple: a group a split, a row a part. Gold triples are those of the first run."""
+    """Return F1 by kind of triple: a group a split, a row a part. The runs on each data set follow its gold triples."""
+    groups = by_data(runs)
+    header = [""]
+    for data, group in groups.items():
+        header.append("Gold triples" if len(groups) == 1 else f"Gold triples of {data}")
+        header += [f"F1 {run.name}" for run in group]
     rows: list[tuple[str, ...]] = []
-    for split in runs[0].scores.splits:
+    for place, split in enumerate(runs[0].scores.splits):
         rows.append((split.meaning,))
-        for part, counts in split.parts.items():
-            others = [next(s.parts for s in run.scores.splits if s.name == split.name)[part] for run in runs]
-            f1 = [two_digits(c.f1) if c.gold or c.predicted else ABSENT for c in others]
-            rows.append((part.replace("_", " "), f"{counts.gold:,}", *f1))
-    return Table(("", "Gold triples", *(f"F1 {run.name}" for run in runs)), tuple(rows))
+        for part in split.parts:
+            cells: list[str] = []
+            for group in groups.values():
+                counts = [run.scores.splits[place].parts[part] for run in group]
+                cells.append(f"{counts[0].gold:,}")
+                cells += [two_digits(c.f1) if c.gold or c.predicted else ABSENT for c in counts]
+            rows.append((part.replace("_", " "), *cells))
+    return Table(tuple(header), tuple(rows))
 
 
 def loss_table(run: Evaluated) -> Table:
@@ -69,7 +91,7 @@ def loss_table(run: Evaluated) -> Table:
 def ceiling_table(runs: Sequence[Evaluated]) -> Table:
     """F1 as it is, and if one of the stages were perfect."""
     return Table(
-        ("F1", *(run.name for run in runs)),
+        ("F1", *labels_of(runs)),
         tuple((words, *(two_digits(f1(run.analysis)) for run in runs)) for words, f1 in CEILINGS.items()),
     )
 

@@ -109,6 +109,18 @@ def relation_table(scores: Scores, relations: RelationSet) -> Table:
     )
 
 
+def coverage(scores: Scores) -> str | None:
+    """Say for how many documents there are predictions; None if for all."""
+    without = scores.documents - scores.documents_with_predictions
+    if not without:
+        return None
+    others = "the other one counts as a document" if without == 1 else f"the other {without:,} count as documents"
+    return (
+        f"Predictions for {scores.documents_with_predictions:,} of {scores.documents:,} gold documents: "
+        f"{others} in which nothing was found."
+    )
+
+
 def remarks(scores: Scores) -> list[str]:
     """What a reader must know to trust the scores, as sentences: the facts used, predictions that cannot be right."""
     if scores.facts is None:

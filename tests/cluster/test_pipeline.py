@@ -278,7 +278,7 @@ def test_the_chain_runs_here(
     assert json.loads((home / "scores.json").read_text()) == json.loads((tmp_path / "scores.json").read_text())
     page = (home / "report.html").read_text()
     assert all(word in page for word in ("Learning curves: rcp", "Learning curves: rc", "Documents"))
-    assert (home / "tables" / "table-3b.tex").exists()
+    assert (home / "tables" / "scores.tex").exists()
 
     # Again: nothing runs. A step that was lost is made again, and nothing else.
     capsys.readouterr()

@@ -9,6 +9,7 @@ from dataclasses import replace
 from typing import Any
 
 from lmrc.corpus.docred import Document, Label, Mention
+from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation import browser
 from lmrc.evaluation.browser import KINDS, browser_data, documents_html, triples_of
 from lmrc.evaluation.evaluated import Evaluated
@@ -103,6 +104,15 @@ def test_runs_on_the_same_documents_share_them() -> None:
     assert [len(documents) for documents in data["corpora"]] == [1, 1]
     assert [(run["name"], run["corpus"]) for run in data["runs"]] == [("run", 0), ("other", 0), ("third", 1)]
     assert data["relations"][3] == ("P9", "P9 (unknown)")
+
+
+def test_an_id_with_two_names_keeps_both() -> None:
+    one = evaluated([family()], [Prediction("Family", 0, 1, "P1")])
+    sets = RelationSet(("P1", "P2", "P3"), ("other country", "born in", "part of"))
+    data = browser_data([one, replace(one, name="other", relations=sets)])
+    assert data["relations"][0] == ("P1", "country")
+    assert data["relations"][3] == ("P1", "other country")
+    assert [sorted({row[2] for row in run["triples"][0]}) for run in data["runs"]] == [[0, 1, 2], [1, 2, 3]]
 
 
 def test_what_is_not_shown_is_said(monkeypatch: Any) -> None:

@@ -16,7 +16,8 @@ from lmrc.cli import main
 from lmrc.corpus import synthetic
 from lmrc.corpus.arrow import Corpus, write_corpus
 from lmrc.corpus.candidates import Candidate, write_candidates
-from lmrc.corpus.docred import to_json
+from lmrc.corpus.docred import read_documents, to_json
+from lmrc.corpus.relations import DOCRED
 from lmrc.evaluation.predictions import Prediction, write_predictions
 from tests.evaluation.strategies import as_predictions
 
@@ -208,6 +209,72 @@ def test_runs_over_the_first_documents_are_compared_on_these(gold: Path, capsys:
     assert json.loads(out.read_text())["second"]["documents"] == 4
 
 
+def test_runs_over_different_numbers_of_documents_are_compared_on_those_of_both(gold: Path, capsys: Capture) -> None:
+    one, other = run_of(gold, "one", 1.0, 4), run_of(gold, "other", 1.0)
+    shown = lines(capsys, "compare", one, other, "--json", gold.parent / "c.json")
+    assert shown[:3] == [
+        f"{one} classified 4 of the 12 gold documents.",
+        f"{other} classified 12 of the 12 gold documents.",
+        "Scores are over 4 of 12 gold documents; 8 are left out.",
+    ]
+    found = json.loads((gold.parent / "c.json").read_text())
+    assert (found["documents_left_out"], found["second"]["documents"]) == (8, 4)
+    assert found["second"]["problems"]["unknown_title"] == 0
+    lines(capsys, "compare", one, other, "--missing", "empty", "--json", gold.parent / "c.json")
+    found = json.loads((gold.parent / "c.json").read_text())
+    assert (found["documents_left_out"], found["first"]["documents"]) == (0, 12)
+    assert found["first"]["documents_with_predictions"] == 4
+
+
+def test_runs_can_be_given_without_an_option(gold: Path, capsys: Capture) -> None:
+    run, file = run_of(gold, "run", 0.7), guessed(gold, "p.json", 0.9, 1)
+    whole = lines(capsys, "score", "--gold", gold, "--pred", run)
+    assert lines(capsys, "score", run) == lines(capsys, "score", "--pred", run) == whole
+    assert lines(capsys, "score", run, "--gold", gold) == lines(capsys, "score", "--gold", gold, run) == whole
+    assert lines(capsys, "score", run / "predictions.json")[-1] == whole[-1]
+    both = lines(capsys, "score", run, file)
+    assert both[-1].endswith("mean and standard deviation of 2")
+    assert lines(capsys, "score", run, "--pred", file) == both
+
+
+def test_a_run_over_the_first_documents_is_scored_on_these(gold: Path, capsys: Capture) -> None:
+    run, out = run_of(gold, "run", 1.0, 4), gold.parent / "s.json"
+    pairs = [(d.title, [Candidate(0, 1, 0.9)]) for d in Corpus.open(gold)]
+    write_candidates(pairs, gold.parent / "candidates", Corpus.open(gold).fingerprint, 0.5)
+    candidates = ("--candidates", gold.parent / "candidates")
+    shown = lines(capsys, "score", "--gold", gold, "--pred", run, *candidates, "--json", out)
+    assert shown[:2] == [
+        f"{run} classified 4 of the 12 gold documents.",
+        "Scores are over 4 of 12 gold documents; 8 are left out.",
+    ]
+    found = json.loads(out.read_text())
+    assert (found["documents"], found["documents_left_out"], found["documents_with_predictions"]) == (4, 8, 4)
+    assert found["analysis"]["rcp"]["proposed"] == 4
+    told = lines(capsys, "score", run, "--missing", "empty", "--json", out)
+    assert (
+        told[0] == "Predictions for 4 of 12 gold documents: the other 8 count as documents in which nothing was found."
+    )
+    assert json.loads(out.read_text())["f1"] < found["f1"]
+
+
+def test_predictions_for_a_part_of_real_documents(shared_data: Path, tmp_path: Path, capsys: Capture) -> None:
+    gold = shared_data / "redocred_dev.json"
+    documents = list(read_documents(gold, DOCRED))
+    part, most = tmp_path / "part.json", tmp_path / "most.json"
+    write_predictions(as_predictions(documents[:20]), part)
+    write_predictions(as_predictions(documents[:490]), most)
+    for command in (("score", str(part)), ("compare", str(most), str(part))):
+        assert main([*command, "--gold", str(gold)]) == 2
+        error = capsys.readouterr().err
+        assert f"{part} has predictions for 20 of the 500 gold documents: give --missing empty" in error
+        assert error.count("\n") == 1
+    shown = lines(capsys, "score", part, "--gold", gold, "--missing", "skip")
+    assert shown[1] == "Scores are over 20 of 500 gold documents; 480 are left out."
+    assert shown[-1] == "F1 100.00"
+    shown = lines(capsys, "score", most, "--gold", gold)
+    assert shown[0].startswith("Predictions for 490 of 500 gold documents: the other 10 count")
+
+
 def test_a_relation_set_for_gold_documents(gold: Path, capsys: Capture) -> None:
     ids = {f"Q{i}": name for i, name in enumerate(synthetic.RELATIONS.names)}
     (gold.parent / "relations.json").write_text(json.dumps(ids))
@@ -229,7 +296,12 @@ def test_a_relation_set_for_gold_documents(gold: Path, capsys: Capture) -> None:
     ("arguments", "sentence"),
     [
         (["score", "--pred", "p.json"], "give --gold"),
-        (["score", "--gold", "gold"], "--pred"),
+        (["score", "--gold", "gold"], "nothing to score: give a run of classify or a file of predictions"),
+        (["score", "training"], "training is a training of RCP and holds no predictions.json"),
+        (["compare", "one", "training"], "training is a training of RCP and holds no predictions.json"),
+        (["report", "training"], "training has neither predictions nor metrics yet (it is a training of RCP)"),
+        (["score", "."], ". holds no predictions.json itself: give one of the runs inside it, elsewhere, one, some"),
+        (["report", "."], ". holds no predictions.json itself: give one of the runs inside it, "),
         (["score", "--gold", "gold", "--pred", "gold"], "holds no predictions.json"),
         (["score", "--gold", "gold", "--pred", "bad.json"], 'bad.json: prediction 0: lacks "title"'),
         (
@@ -241,7 +313,7 @@ def test_a_relation_set_for_gold_documents(gold: Path, capsys: Capture) -> None:
             "--submission belongs",
         ),
         (["compare", "p.json", "p.json"], "which documents are gold? files of predictions do not say: give --gold"),
-        (["compare", "one", "some"], "which documents are gold? "),
+        (["compare", "one", "elsewhere"], "which documents are gold? one classified "),
         (["compare", "p.json", "gold", "--gold", "gold"], "holds no predictions.json"),
     ],
 )
@@ -253,6 +325,10 @@ def test_mistakes(
     (gold.parent / "bad.json").write_text("[{}]")
     run_of(gold, "one", 0.5)
     run_of(gold, "some", 0.5, 3)
+    run_of(gold, "elsewhere", 0.5)
+    (gold.parent / "elsewhere" / "config.yaml").write_text(yaml.safe_dump({"corpus": "other"}))
+    (gold.parent / "training").mkdir()
+    (gold.parent / "training" / "config.yaml").write_text(yaml.safe_dump({"train": {}, "data": {}}))
     before = sorted(path.name for path in gold.parent.iterdir())
     assert main(arguments) == 2
     error = capsys.readouterr().err

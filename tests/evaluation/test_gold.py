@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -43,6 +44,20 @@ def test_the_columns_of_two_documents() -> None:
         None,
         None,
     ]
+
+
+def test_some_of_the_documents_have_the_columns_of_these(shared_data: Path) -> None:
+    dev = list(read_documents(shared_data / "redocred_dev.json", DOCRED))[:30]
+    kept = np.array([index % 3 > 0 for index in range(30)])
+    source = Source("dev.json", "ab" * 32)
+    some = replace(Gold.of(dev, DOCRED), source=source).only(kept)
+    alone = Gold.of([document for document, keep in zip(dev, kept, strict=True) if keep], DOCRED)
+    for name in COLUMNS:
+        if name != "mention_name":  # places in `names`, which holds the names of all documents
+            assert np.array_equal(getattr(some, name), getattr(alone, name)), name
+            assert getattr(some, name).dtype == np.int32
+    assert (some.titles, some.source) == (alone.titles, source)
+    assert [some.name(19, entity) for entity in range(9)] == [alone.name(19, entity) for entity in range(9)]
 
 
 @pytest.mark.parametrize("at_once", [4096, 7])

@@ -146,6 +146,7 @@ def test_by_hand() -> None:
         "evidence_recall": None,
         "evidence_f1": None,
         "documents": 1,
+        "documents_with_predictions": 1,
         "predictions": 4,
         "gold": 3,
         "correct": 2,

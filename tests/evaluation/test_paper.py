@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import os
 import re
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from lmrc.corpus.docred import Document, read_documents
 from lmrc.corpus.relations import DOCRED, RelationSet
 from lmrc.evaluation.evaluated import Evaluated
+from lmrc.evaluation.exhibits import PUBLISHED, paper, summary
 from lmrc.evaluation.facts import Facts
 from lmrc.evaluation.metrics import score
 from lmrc.evaluation.paper import paper_tables
@@ -92,20 +94,36 @@ def test_the_columns_of_tables_9_and_10_are_those_that_agree_with_table_3() -> N
     assert {row["id"]: row["name"] for row in table.rows} == dict(zip(DOCRED.ids, DOCRED.names, strict=True))
 
 
-def test_our_runs_stand_beside_the_printed_scores() -> None:
+def test_runs_on_other_documents_are_in_no_table_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     run = ours()
-    assert run.data == "own, 1 documents"
+    assert (run.published, run.data) == (None, "own, 1 documents")
+    assert paper([run]) == paper([]) == []
+    (note,) = [line for line in summary([run])[0].notes if "paper" in line]
+    assert note.startswith("The paper's tables are left out: no run is on a whole dev or test set of DocRED")
+    monkeypatch.setattr("lmrc.evaluation.evaluated.data_set", lambda _: "DocRED dev")
+    known = replace(ours(), name="known")
+    assert known.published == "DocRED dev"
+    shown = paper([run, known])
+    assert len(shown) == 8
+    assert not any("own, 1" in exhibit.content.text() for exhibit in shown)  # type: ignore[union-attr]
+    (note,) = [line for line in summary([run, known])[0].notes if "paper" in line]
+    assert note == f"The paper's tables are without run: not on {PUBLISHED}."
+    assert not any("paper" in line for line in summary([known])[0].notes)
+
+
+def test_our_runs_stand_beside_the_printed_scores(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmrc.evaluation.evaluated.data_set", lambda _: "Re-DocRED dev")
+    run = ours()
     tables = {source.number: table for source, table in paper_tables([run])}
     assert list(tables) == ["1", "2", "3a", "3b", "4", "5", "8", "9/10"]
-    # 3 entities, 6 pairs; 2 of them have 3 triples.
-    assert [row[-1] for row in tables["1"].rows] == ["6", "4", "2", "3"]
+    assert tables["1"].header == ("", "DocRED dev", "DocRED test", "Re-DocRED dev", "Re-DocRED test")
     # 2 of 3 predictions are right, 2 of 3 triples found; without the known fact 1 of 2.
     ign = 2 * 50 * (200 / 3) / (50 + 200 / 3)
     assert [row[-1] for row in tables["2"].rows] == ["66.67", "66.67", "66.67", f"{ign:.2f}", "3"]
-    assert tables["2"].header[-1] == "run (own, 1 documents)"
+    assert tables["2"].header[-1] == "run (Re-DocRED dev)"
     # No number of ours stands under the name of a data set that is not its own.
     assert tables["3a"].header[-2:] == ("other data Ign F1", "other data F1")
-    assert row(tables["3a"], "run") == ("run", "own, 1 documents", "-", "-", "-", "-", f"{ign:.2f}", "66.67")
+    assert row(tables["3a"], "run") == ("run", "Re-DocRED dev", "-", "-", "-", "-", f"{ign:.2f}", "66.67")
     assert row(tables["3a"], "CoR") == ("CoR", "Sun et al., 2024", "-", "38.4 ± 10.6", "-", "38.5 ± 9.1", "-", "-")
     # Intra: 1 of 1 is right and 1 of 2 found; inter: 1 of 2 is right and 1 of 1 found.
     assert row(tables["4"], "run")[-2:] == ("66.67", "66.67")

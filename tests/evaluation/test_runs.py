@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import csv
 import json
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -9,7 +12,7 @@ import yaml
 from lmrc.corpus import synthetic
 from lmrc.corpus.arrow import Corpus, write_corpus
 from lmrc.corpus.candidates import Candidate, write_candidates
-from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.relations import DOCRED, RelationSet
 from lmrc.errors import RunError, UserError
 from lmrc.evaluation.evaluated import read_evaluated
 from lmrc.evaluation.predictions import Prediction, write_predictions
@@ -73,7 +76,7 @@ def test_a_run_without_predictions_has_no_scores(tmp_path: Path) -> None:
     assert read_evaluated(run) is None
     with pytest.raises(RunError, match="is no run folder"):
         read_evaluated(tmp_path / "corpus" / "nothing")
-    with pytest.raises(UserError, match="neither predictions nor metrics yet in"):
+    with pytest.raises(UserError, match=r"nothing to report: .*/run has neither predictions nor metrics yet$"):
         report_runs([run], tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
@@ -98,23 +101,82 @@ def test_a_folder_gets_the_page_its_tables_and_figures(tmp_path: Path) -> None:
     page = (out / "report.html").read_text()
     assert evaluated.documents[1].title in page
     tables = {"scores", "splits", "relations", "losses", "ceilings"}
-    tables |= {f"table-{number}" for number in ("1", "2", "3a", "3b", "4", "5", "8", "9-10")}
     assert {path.name for path in (out / "tables").iterdir()} == {
         f"{t}.{e}" for t in tables for e in ("txt", "tex", "csv")
     }
-    figures = {"figure-2", "figure-3", "rcp", "f1-by-relation", "confusion", "learning-rcp"}
+    figures = {"figure-3", "rcp", "f1-by-relation", "confusion", "learning-rcp"}
     figures |= {"f1-by-relation-frequency", "f1-by-sentence-distance", "f1-by-mentions", "f1-by-document-words"}
     assert {path.name for path in (out / "figures").iterdir()} == {f"{f}.{e}" for f in figures for e in ("svg", "png")}
     for name in tables:
         text = (out / "tables" / f"{name}.txt").read_text()
         assert text.splitlines()[0] in page.replace("&#x27;", "'")
+    assert "The paper's tables" not in re.findall(r"<h2>(.*?)</h2>", page)
+    assert "are left out: no run is on a whole dev or test set" in page
+
+
+def test_a_run_on_a_data_set_of_the_paper_has_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmrc.evaluation.evaluated.data_set", lambda _: "DocRED dev")
+    run, out = run_of(tmp_path, documents=2), tmp_path / "out"
+    report_runs([run], out)
+    tables = {f"table-{number}.tex" for number in ("1", "2", "3a", "3b", "4", "5", "8", "9-10")}
+    assert {path.name for path in (out / "tables").glob("table-*.tex")} == tables
+    assert (out / "figures" / "figure-2.svg").exists()
+    assert "<h2>The paper's tables</h2>" in (out / "report.html").read_text().replace("&#x27;", "'")
     captions = [line for line in (out / "tables" / "table-4.tex").read_text().splitlines() if "caption" in line]
     shown = "Intra- and Inter-F1 on the development set of DocRED: table 4 of the paper, and our runs"
     assert captions == [f"\\caption{{{shown}}}\\label{{tab:table-4}}"]
-    row = next(
-        line for line in (out / "tables" / "table-4.csv").read_text().splitlines() if line.startswith("Our runs")
-    )
-    assert row == 'Our runs,run,"corpus, 2 documents",-,-,100.00,100.00'
+    rows = (out / "tables" / "table-4.csv").read_text().splitlines()
+    assert rows[-1] == "Our runs,run,DocRED dev,100.00,100.00"
+
+
+def cells(path: Path) -> list[list[str]]:
+    return list(csv.reader(path.read_text().splitlines()))
+
+
+def test_each_corpus_has_its_own_gold_triples(tmp_path: Path) -> None:
+    first = run_of(tmp_path / "a", 2, "first")
+    others = [run_of(tmp_path / "b", None, name) for name in ("second", "third")]
+    out = tmp_path / "out"
+    runs = report_runs([first, *others], out)
+    assert [run.data for run in runs] == ["a/corpus, 2 documents", "b/corpus, 4 documents", "b/corpus, 4 documents"]
+    header, *rows = cells(out / "tables" / "splits.csv")
+    gold = [f"Gold triples of {data}" for data in ("a/corpus, 2 documents", "b/corpus, 4 documents")]
+    assert header == ["group", "", gold[0], "F1 first", gold[1], "F1 second", "F1 third"]
+    for place, run in ((2, runs[0]), (4, runs[1])):
+        for split in ("relations", "mentions"):
+            counted = sum(int(row[place].replace(",", "")) for row in rows if row[0].startswith(split))
+            assert counted == run.scores.all.gold
+    assert runs[0].scores.all.gold != runs[1].scores.all.gold
+    drawn = sorted(path.name for path in (out / "figures").glob("f1-by-mentions*.svg"))
+    assert drawn == ["f1-by-mentions-a-corpus-2-documents.svg", "f1-by-mentions-b-corpus-4-documents.svg"]
+    assert cells(out / "tables" / "ceilings.csv")[0][1:] == [f"{run.name} ({run.data})" for run in runs]
+    page = (out / "report.html").read_text()
+    assert "The runs are on different documents (row Data): their scores cannot be compared" in page
+    report_runs(others, tmp_path / "alike")
+    assert cells(tmp_path / "alike" / "tables" / "splits.csv")[0] == [
+        "group",
+        "",
+        "Gold triples",
+        "F1 second",
+        "F1 third",
+    ]
+    assert (tmp_path / "alike" / "figures" / "f1-by-mentions.svg").exists()
+    assert "different documents" not in (tmp_path / "alike" / "report.html").read_text()
+
+
+def test_a_folder_of_runs_is_refused_with_those_inside(tmp_path: Path) -> None:
+    home = tmp_path / "home"
+    run = run_of(home, 2, "classify")
+    (home / "config.yaml").write_text("synthetic: {}\n")
+    with pytest.raises(UserError, match=f"{home} holds no .* itself: give the run inside it, {run}$"):
+        report_runs([home], tmp_path / "out")
+
+
+def test_predictions_of_no_known_corpus_are_refused(tmp_path: Path) -> None:
+    run = run_of(tmp_path, 2)
+    (run / "config.yaml").write_text("{}")
+    with pytest.raises(RunError, match="names no corpus: score them with lmrc score --gold"):
+        report_runs([run], tmp_path / "out")
 
 
 def test_a_run_that_has_nothing_yet_is_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -149,9 +211,19 @@ def test_a_file_gets_the_page_alone(tmp_path: Path) -> None:
     assert f"{tmp_path.name}/run" in page
 
 
-def test_the_relation_set_is_that_of_the_first_run_on_a_corpus(tmp_path: Path) -> None:
+def test_the_relation_set_is_that_of_the_runs_on_a_corpus(tmp_path: Path) -> None:
     trained = tmp_path / "rcp"
     trained.mkdir()
     (trained / "config.yaml").write_text("{}")
     assert relations_of([trained, run_of(tmp_path, None)]) == synthetic.RELATIONS
     assert relations_of([trained]) == DOCRED
+
+
+def test_relations_of_several_sets_are_all_known(tmp_path: Path) -> None:
+    own = RelationSet(("P1", synthetic.RELATIONS.ids[0]), ("one", "two"))
+    bare = replace(next(iter(synthetic.generate(1, 7))), labels=())
+    write_corpus([bare], tmp_path / "own", own, "made up", "0" * 64)
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "config.yaml").write_text(yaml.safe_dump({"corpus": str(tmp_path / "own")}))
+    assert relations_of([run_of(tmp_path, None), other]).ids == (*synthetic.RELATIONS.ids, "P1")

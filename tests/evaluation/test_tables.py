@@ -5,7 +5,7 @@ import csv
 from lmrc.evaluation.facts import Facts
 from lmrc.evaluation.metrics import score
 from lmrc.evaluation.predictions import Prediction
-from lmrc.evaluation.tables import Table, relation_table, remarks, score_table
+from lmrc.evaluation.tables import Table, coverage, relation_table, remarks, score_table
 from tests.evaluation.examples import RELATIONS, document, family
 
 RIGHT = [Prediction("Family", 0, 1, "P1"), Prediction("Family", 1, 2, "P3")]
@@ -88,3 +88,15 @@ def test_remarks_name_the_facts_and_what_went_wrong() -> None:
     elsewhere = [Prediction("Nobody", 0, tail, "P1") for tail in range(1, 4)]
     assert remarks(score([family()], elsewhere, RELATIONS))[-1].startswith("Warning: most predictions are for titles")
     assert remarks(score([family()], RIGHT, RELATIONS)) == ["No Ign F1: no training facts were given."]
+
+
+def test_coverage_is_told_unless_it_is_whole() -> None:
+    documents = [family(), *(document(title, [[("a", 0)], [("b", 0)]], []) for title in "xy")]
+    unknown = [Prediction("Nobody", 0, 1, "P1")]
+    assert coverage(score(documents[:1], RIGHT, RELATIONS)) is None
+    assert coverage(score(documents[:2], [*RIGHT, *unknown], RELATIONS)) == (
+        "Predictions for 1 of 2 gold documents: the other one counts as a document in which nothing was found."
+    )
+    assert coverage(score(documents, unknown, RELATIONS)) == (
+        "Predictions for 0 of 3 gold documents: the other 3 count as documents in which nothing was found."
+    )

@@ -53,8 +53,7 @@
     name === kind || group === kind || (kind === "errors" && group !== "correct"));
   const matcher = (relation = fields.relation.value) => {
     const chosen = wanted(fields.kind.value);
-    const place = relation === "" ? -1 : data.relations.findIndex(([id]) => id === relation);
-    return (triple) => (relation === "" || triple[2] === place) && (chosen === true || chosen[triple[3]]);
+    return (triple) => (relation === "" || data.relations[triple[2]][0] === relation) && (chosen === true || chosen[triple[3]]);
   };
 
   const texts = new Map();
