@@ -132,7 +132,7 @@ def test_duplicate_titles_are_refused(tmp_path: Path, documents: Path, capsys: C
         (["data", "synth", "--docs", "many", "--out", "x"], "many"),
         (["score", "--gold", "nowhere.json", "--pred", "also-nowhere.json"], "nowhere"),
         (["report", "nowhere"], "nowhere is no run folder"),
-        (["demo", "--rcp.train.epoch", "3"], "did you mean rcp.train.epochs?"),
+        (["demo", "--rcp.train.epoch", "3"], "did you mean --rcp.train.epochs?"),
     ],
 )
 def test_mistakes(
