@@ -24,7 +24,7 @@ if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_ON_NODE:-1}}"
 
 run=${1:?give the folder of a pipeline or demo, such as runs/demo}
-corpus_of_rcp() { python -c 'import sys, yaml; print(yaml.safe_load(open(sys.argv[1]))["data"][sys.argv[2]])' "$run/rcp/config.yaml" "$1"; }
+corpus_of_rcp() { python -c 'import pathlib, sys, lmrc.run; print(lmrc.run.read_config(pathlib.Path(sys.argv[1]))["data"][sys.argv[2]])' "$run/rcp" "$1"; }
 dataset=${2:-$(corpus_of_rcp dev)}
 out=$run/eval-$(basename "$dataset")
 
