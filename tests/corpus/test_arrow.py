@@ -210,7 +210,7 @@ def test_what_is_no_corpus_says_how_to_get_one(tmp_path: Path) -> None:
             tmp_path / "docs.json",
             rf"is a file, expected a corpus.*lmrc data build {tmp_path}/docs\.json --out data/NAME",
         ),
-        (tmp_path / "docred", rf"docred: holds the corpora train: give {made}"),
+        (tmp_path / "docred", rf"docred: holds the corpora train: give one of them, such as {made}"),
     ):
         with pytest.raises(CorpusError, match=says):
             Corpus.open(path)
