@@ -192,7 +192,9 @@ def _with_remedy(path: Path, error: CorpusError) -> CorpusError:
             f"lmrc data build {path} --out data/NAME and give data/NAME"
         )
     if parts:
-        return CorpusError(f"{path}: holds the corpora {', '.join(part.name for part in parts)}: give one of them, such as {parts[0]}")
+        return CorpusError(
+            f"{path}: holds the corpora {', '.join(part.name for part in parts)}: give one of them, such as {parts[0]}"
+        )
     if is_missing and path.parent.name in ("docred", "redocred"):
         return CorpusError(
             f"{error}; it is a corpus that lmrc data download {path.parent.name} makes (lmrc data build makes one of "
