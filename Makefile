@@ -31,9 +31,24 @@ format: $(STAMP)
 # torch first and by its exact version: another package asking for "torch" would pull CUDA libraries of several GB.
 # TORCH="torch==2.13.0 --index-url …" takes another build, such as one for your CUDA.
 TORCH ?= torch==2.13.0
+VERSION := import sys; print("%d.%d" % sys.version_info[:2])
+RECENT := import sys; sys.exit(sys.version_info < (3, 10))
+# A Python that is named (make demo PYTHON=python3.12) makes the environment anew if its Python is another one.
+ifneq ($(origin PYTHON),file)
+ifneq ($(shell $(PYTHON) -c '$(VERSION)' 2>&1),$(shell $(BIN)/python -c '$(VERSION)' 2>&1))
+.PHONY: $(STAMP)
+endif
+endif
 $(STAMP): setup.cfg pyproject.toml constraints.txt requirements-embedded.txt
-	@echo "Making $(VENV) (about two minutes, 2 GB)"
-	$(PYTHON) -m venv $(VENV)
+	@if [ "$(origin PYTHON)" != file ] || ! $(BIN)/python -c '$(RECENT)' 2>/dev/null; then \
+	  $(PYTHON) -c '$(RECENT)' 2>/dev/null || { \
+	    found=$$(command -v $(PYTHON) >/dev/null && $(PYTHON) --version 2>&1 || echo not there); \
+	    echo "Error: expected Python 3.10 or newer, but $(PYTHON) is $$found:" \
+	      "type make $(MAKECMDGOALS) PYTHON=python3.11" >&2; exit 2; }; \
+	  [ "$$($(PYTHON) -c '$(VERSION)')" = "$$($(BIN)/python -c '$(VERSION)' 2>/dev/null)" ] || rm -rf $(VENV); \
+	  echo "Making $(VENV) (about two minutes, 2 GB)"; \
+	  $(PYTHON) -m venv $(VENV); \
+	fi
 	$(BIN)/pip install --quiet $(TORCH)
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable .[dev]
 	$(BIN)/pip install --quiet --no-deps --requirement requirements-embedded.txt

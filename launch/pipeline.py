@@ -5,7 +5,10 @@
 
 import sys
 
-from lmrc.cluster.pipeline import main
+try:
+    from lmrc.cluster.pipeline import main
+except ModuleNotFoundError as error:
+    sys.exit(f"Error: {error}: activate the environment first, by typing . .venv/bin/activate")
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -2,8 +2,11 @@
 
 import sys
 
-from lmrc.cluster.launch import main
-from lmrc.cluster.stages import RC
+try:
+    from lmrc.cluster.launch import main
+    from lmrc.cluster.stages import RC
+except ModuleNotFoundError as error:
+    sys.exit(f"Error: {error}: activate the environment first, by typing . .venv/bin/activate")
 
 if __name__ == "__main__":
     sys.exit(main(RC))

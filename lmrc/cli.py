@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from lmrc import __version__, threads
 from lmrc.durable import write_atomically
@@ -24,7 +25,12 @@ FOLDER = click.Path(path_type=Path)
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"]})
+def _with_dashes(name: str) -> str:
+    """Return the name of an option or a command as it is declared: --top_k is --top-k."""
+    return name.replace("_", "-")
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _with_dashes})
 @click.version_option(__version__, prog_name="lmrc")
 def lmrc() -> None:
     """Document-level relation extraction with a candidate classifier and an LLM."""
@@ -35,12 +41,16 @@ def lmrc() -> None:
 def demo(arguments: tuple[str, ...]) -> None:
     """The whole chain on the embedded corpus and models, on this machine."""
     from lmrc.config import DemoConfig
-    from lmrc.options import parse, table
+    from lmrc.options import parse, split_flags, table
 
     if "--help" in arguments:
         click.echo(f"lmrc demo [--config FILE] [--run NAME] [--any.option VALUE …]\n\n{table(DemoConfig)}")
         return
-    given = list(arguments)
+    flags, given = split_flags(arguments, ("--dry-run", "--follow"))
+    if flags:
+        raise UserError(
+            f"lmrc demo takes no {sorted(flags)[0]}: it always runs here, at once; lmrc demo --help lists its options"
+        )
     if not any(word.split("=")[0] == "--config" for word in given):
         given = ["--config", str(_project_file("configs/demo.yaml")), *given]
     config, _ = parse(DemoConfig, given, {"run": "run.name"})
@@ -68,7 +78,9 @@ ALIGN = (
 
 @lmrc.command(params=[*commands.score.params, *ALIGN], help=commands.score.help)
 def score(align: float | None, align_encoder: str, **given: Any) -> None:
-    if align is not None:
+    if align is None:
+        _refuse_given("align_encoder", "it is read only with --align")
+    else:
         from lmrc.cluster.stages import quieten
         from lmrc.rc.align import align_runs
 
@@ -80,6 +92,12 @@ def score(align: float | None, align_encoder: str, **given: Any) -> None:
 
 lmrc.add_command(commands.compare)
 lmrc.add_command(commands.report)
+
+
+def _refuse_given(name: str, why: str) -> None:
+    """Raise UserError if the option of the running command was typed, although it has no effect."""
+    if click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE:
+        raise UserError(f"--{_with_dashes(name)} has no effect: {why}. Leave it out")
 
 
 def _project_file(name: str) -> Path:
@@ -107,6 +125,8 @@ def build(
     """Read and check DOCUMENTS (DocRED JSON) into a corpus."""
     from lmrc.corpus.build import build_corpus
 
+    if sample is None:
+        _refuse_given("seed", "it is read only with --sample, which draws documents")
     manifest = build_corpus(documents, out, relations, docs_per_shard, sample, seed)
     click.echo(
         f"{out}: {manifest.documents:,} documents, {manifest.candidate_pairs:,} candidate pairs, "
@@ -171,19 +191,35 @@ def download(dataset: str, folder: Path) -> None:
 @click.option("--relations", type=FOLDER, help="Relation set as JSON {id: name}; the adapter's own without it.")
 @click.option("--threshold", help="Least P(pair has a relation): a number, f1 or recall=0.9; 0.5 without it.")
 @click.option("--top-k", type=int, help="Most pairs a document, the most probable.")
-@click.option("--mode", type=click.Choice(["constrained", "score"]), help="The most probable answer, or all weighed.")
+@click.option(
+    "--mode",
+    type=click.Choice(["constrained", "score"]),
+    help="constrained: the most probable answer; score: the probability of every relation.",
+)
 @click.option("--relation-threshold", type=float, help="Least P(relation of the pair), in mode score.")
 @click.option("--batch-size", type=int, help="Documents, and then queries, that go through a model together.")
-@click.option("--gpus", type=int, help="GPUs that hold the LM, where it does not fit one.")
+@click.option("--gpus", type=int, help="GPUs that hold the LM, if it does not fit one.")
+@click.option(
+    "--shorten",
+    type=click.Choice(["sentences"]),
+    help="Leave out sentences that name neither entity if a document does not fit the prompt.",
+)
 def extract(**given: object) -> None:
     """Find the triples of new DOCUMENTS (DocRED JSON) with both models, here and now.
 
     The score of a triple is P(pair) x P(relation). Labels are not looked at.
     """
     from lmrc.config import ExtractConfig
+    from lmrc.inputs import check_model, check_output
     from lmrc.options import build
+    from lmrc.unused import refuse_unused
 
     config = build(ExtractConfig, {name: value for name, value in given.items() if value is not None})
+    refuse_unused(config)
+    # Before torch is imported, which takes seconds.
+    check_output(config.out)
+    check_model(config.rcp, "rcp")
+    check_model(config.rc, "rc")
 
     from lmrc.cluster.stages import quieten
     from lmrc.extract import Extraction
@@ -199,6 +235,9 @@ def extract(**given: object) -> None:
 def merge(adapter: Path, out: Path, precision: SettledPrecision) -> None:
     """Add ADAPTER to its base: a plain causal LM that transformers and vLLM load."""
     from lmrc.cluster.stages import quieten
+    from lmrc.inputs import check_model
+
+    check_model(adapter, "rc")
     from lmrc.rc.merge import merge
 
     quieten()
@@ -234,6 +273,9 @@ def doctor(nodes: int | None, partition: str | None, account: str | None, as_jso
     """What this machine and its SLURM have and lack, each line with its remedy."""
     from lmrc.cluster.watch.doctor import examine
 
+    if nodes is None:
+        for name in ("partition", "account"):
+            _refuse_given(name, "it is read only with --nodes, which starts a job")
     if not examine(nodes, partition, account, as_json):
         sys.exit(1)
 

@@ -356,7 +356,12 @@ class ExtractConfig(Options):
     )
     relation_threshold: Share = Field(0.5, description="least P(relation of the pair), in mode score")
     batch_size: Count = Field(8, description="documents, and then queries, that go through a model together")
-    gpus: Count = Field(1, description="GPUs that hold the LM, where it does not fit one")
+    gpus: Count = Field(1, description="GPUs that hold the LM, if it does not fit one")
+    shorten: Shortening | None = Field(
+        None,
+        description="how to shorten a document that does not fit; sentences: leave out sentences that name neither "
+        "entity, the farthest first; none: as the adapter was trained",
+    )
 
 
 class SyntheticData(Options):

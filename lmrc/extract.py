@@ -12,13 +12,16 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
-from lmrc.config import DecodeOptions, ExtractConfig
+import torch
+
+from lmrc.config import DecodeOptions, ExtractConfig, PromptOptions
 from lmrc.corpus.docred import Document, candidate_pairs, read_documents
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
 from lmrc.errors import UserError
 from lmrc.evaluation.predictions import Prediction, writing_predictions
 from lmrc.evaluation.tables import Table
 from lmrc.exits import Interrupted
+from lmrc.inputs import check_output
 from lmrc.progress import DocumentProgress
 from lmrc.rc.adapter import adapter_base
 from lmrc.rc.answering import LocalAnswering, load_lm
@@ -85,13 +88,17 @@ class Extraction:
     """Both models, ready for the documents of `config`."""
 
     def __init__(self, config: ExtractConfig) -> None:
-        """Loads RCP; the LM comes when there is something to ask.
+        """Load RCP. The LM is loaded when the first document has a candidate.
 
-        Raises UserError where a model is missing or damaged, or where the adapter names no relations, or others than
-        those that were given.
+        Raises:
+            UserError: a model is missing or damaged, the adapter names no relations or others than those that were
+                given, or this machine has fewer GPUs than were asked for.
         """
         self._config = config
-        settings = Settings.read(config.rc)
+        check_gpus(config)
+        check_output(config.out)
+        asked = PromptOptions() if config.shorten is None else PromptOptions(shorten=config.shorten)
+        settings = Settings.read_for(config.rc, asked)
         if settings.prompt.kind == "rcp-llm":
             raise UserError(f"{config.rc} says Yes or No, it names no relations: give an adapter of kind rc or direct")
         self.relations = relation_set(config, settings)
@@ -202,6 +209,13 @@ class Extraction:
             for one in of_document[: SHOWN - len(found.first)]:
                 head, tail = entity_name(document, one.head), entity_name(document, one.tail)
                 found.first.append((head, self.relations.name(one.relation), tail, one.score or 0.0))
+
+
+def check_gpus(config: ExtractConfig) -> None:
+    """Raise UserError if `gpus` was given and this machine has fewer."""
+    there = torch.cuda.device_count()
+    if "gpus" in config.model_fields_set and config.gpus > there:
+        raise UserError(f"--gpus is {config.gpus}, but this machine has {there or 'none'}: lower it or leave it out")
 
 
 def relation_set(config: ExtractConfig, settings: Settings) -> RelationSet:

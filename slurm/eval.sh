@@ -22,7 +22,6 @@ trap tell TERM
 trap 'stopped=1; tell' USR2
 cd "${SLURM_SUBMIT_DIR:-.}"
 if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
-export OMP_NUM_THREADS="${OMP_NUM_THREADS:-${SLURM_CPUS_ON_NODE:-1}}"
 
 run=${1:-runs}
 # The pre-flight: if there is nothing to evaluate, the first task says so and ends the others.

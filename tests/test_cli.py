@@ -63,6 +63,13 @@ def test_real_dev_is_table_1(tmp_path: Path, shared_data: Path, capsys: Capture)
     assert {key: figures[key] for key in table_1} == table_1
 
 
+def test_dashes_and_underscores_are_alike(tmp_path: Path, documents: Path) -> None:
+    for number, spelled in enumerate(("--docs-per-shard", "--docs_per_shard")):
+        corpus = tmp_path / str(number)
+        assert main(["data", "build", str(documents), "--out", str(corpus), spelled, "2"]) == 0
+        assert len(list(corpus.glob("shard-*.arrow"))) == 3
+
+
 def _mention(key: str, value: Any) -> Any:
     return lambda document: document["vertexSet"][0][0].update({key: value})
 
@@ -80,6 +87,7 @@ def _label(key: str, value: Any) -> Any:
         (lambda document: document["labels"][0].update(h=0, t=0), "h"),
         (_label("t", 99), "t"),
         (_label("r", "P1"), "unknown relation"),
+        (_label("r", "works_for"), "give another relation set ({id: name} in a JSON file) as --relations FILE"),
         (lambda document: document.update(vertexSet=[]), "vertexSet"),
         (lambda document: document.update(vertexSet=[[]]), "entity"),
         (lambda document: document.pop("sents"), "sents"),
@@ -127,12 +135,23 @@ def test_duplicate_titles_are_refused(tmp_path: Path, documents: Path, capsys: C
         (["data", "build", "nowhere.json", "--out", "corpus"], "nowhere.json: no such file"),
         (["data", "stats", "nowhere"], "nowhere"),
         (["data", "buidl"], "build"),
+        (
+            ["data", "build", "a.json", "--out", "b", "--seed", "1"],
+            "--seed has no effect: it is read only with --sample",
+        ),
+        (["data", "stats", "data/docred/train"], "lmrc data download docred"),
+        (["score", "--pred", "a.json", "--align_encoder", "x"], "--align-encoder has no effect"),
+        (["doctor", "--partition", "gpu"], "--partition has no effect: it is read only with --nodes"),
+        (["merge", "nowhere", "--out", "b"], "nowhere is no folder: give --rc the best/ folder"),
+        (["demo", "--dry-run"], "lmrc demo takes no --dry-run: it always runs here"),
+        (["demo", "--dry_run"], "lmrc demo takes no --dry-run"),
+        (["demo", "--rcp.data.train", "x"], "--rcp.data.train has no effect: the demo sets it"),
         (["data", "build", "a.json", "--aut", "b"], "--out"),
         (["data", "synth", "--docs", "0", "--out", "x"], "0 is not in the range"),
         (["data", "synth", "--docs", "many", "--out", "x"], "many"),
         (["score", "--gold", "nowhere.json", "--pred", "also-nowhere.json"], "nowhere"),
         (["report", "nowhere"], "nowhere is no run folder"),
-        (["demo", "--rcp.train.epoch", "3"], "did you mean rcp.train.epochs?"),
+        (["demo", "--rcp.train.epoch", "3"], "did you mean --rcp.train.epochs?"),
     ],
 )
 def test_mistakes(

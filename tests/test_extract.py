@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import subprocess
+import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -286,8 +288,57 @@ def test_an_lm_on_several_gpus(config: ExtractConfig, monkeypatch: pytest.Monkey
         raise UserError("no such GPUs here")
 
     monkeypatch.setattr(extract, "load_lm", load)
+    # RCP stays on the CPU: `is_available` does not follow this count.
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert main(arguments(config, "--gpus", "2", "--threshold", "0")) == 2
     assert asked == [2]
+
+
+@pytest.mark.parametrize(("there", "says"), [(0, "this machine has none"), (3, "this machine has 3")])
+def test_more_gpus_than_there_are_are_refused(
+    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, capsys: Capture, there: int, says: str
+) -> None:
+    monkeypatch.setattr(Proposer, "__init__", None)  # nothing is loaded
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    assert main(arguments(config, "--gpus", "4")) == 2
+    assert f"--gpus is 4, but {says}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [["--top_k", "1"], ["--top-k", "1"]])
+def test_dashes_and_underscores_are_alike(config: ExtractConfig, more: list[str]) -> None:
+    assert main(arguments(config, "--threshold", "0", *more)) == 0
+    pairs = {triple[:3] for triple in extracted(config.out)}
+    assert len(pairs) == len({title for title, *_ in pairs}) > 0
+
+
+def test_a_wrong_place_is_told_before_anything_is_loaded(config: ExtractConfig, tmp_path: Path) -> None:
+    """Without torch: in a new process, as this one has it already."""
+    run = tmp_path / "run"
+    shutil.copytree(config.rc, run / "best")
+    shutil.copytree(config.rcp, tmp_path / "rcp-run" / "best")
+    (tmp_path / "file").write_text("")
+    for changes, says in (
+        ({"out": tmp_path}, f"{tmp_path} is a folder: give a file to write"),
+        ({"out": tmp_path / "file" / "out.json"}, f"{tmp_path / 'file'} is a file, not a folder"),
+        ({"rc": run}, f"{run} holds no adapter (adapter_config.json is missing): did you mean {run / 'best'}?"),
+        ({"rcp": tmp_path / "rcp-run"}, f"did you mean {tmp_path / 'rcp-run' / 'best'}?"),
+        ({"rcp": config.rc}, "it holds what launch/rc.py trained; give --rcp the best/ folder"),
+    ):
+        given = arguments(config.model_copy(update=changes))
+        code = f"import sys; from lmrc.cli import main; main({given!r}); print('torch' in sys.modules)"
+        ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+        assert says in ended.stderr
+        assert ended.stdout == "False\n"
+
+
+def test_text_that_does_not_fit_is_shortened_if_asked_for(config: ExtractConfig, capsys: Capture) -> None:
+    raw = json.loads(config.documents.read_text())
+    endless = {**raw[2], "title": "endless", "sents": [raw[2]["sents"][0], ["w"] * 5000]}
+    config.documents.write_text(json.dumps([*raw, endless]))
+    assert main(arguments(config, "--threshold", "0")) == 2
+    assert "lmrc extract: --shorten sentences" in capsys.readouterr().err
+    assert main(arguments(config, "--threshold", "0", "--shorten", "sentences")) == 0
+    assert "2 queries were about a text without some of its sentences, to fit" in capsys.readouterr().out
 
 
 def arguments(config: ExtractConfig, *more: str) -> list[str]:
@@ -314,6 +365,7 @@ def test_what_the_user_sees(config: ExtractConfig, capsys: Capture) -> None:
         (["--threshold", "often"], "neither a probability"),
         (["--top-k", "0"], "top_k"),
         (["--relation-threshold", "2"], "relation_threshold"),
+        (["--relation-threshold", "0.3"], "--relation-threshold has no effect: it is read only with mode score"),
         (["--rc", "nowhere"], "nowhere"),
         (["--rcp", "nowhere"], "nowhere"),
     ],

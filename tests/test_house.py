@@ -80,3 +80,12 @@ def test_modules_are_short() -> None:
     long = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "lmrc").rglob("*.py")}
     # templates.py is a table of sentences, config.py one of options.
     assert {name for name, lines in long.items() if lines > 300} <= {"templates.py", "config.py"}
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.stem)
+def test_launchers_without_the_suite_say_what_to_type(path: Path) -> None:
+    """As with the Python of the system: -S and -E leave out all that is installed."""
+    ended = subprocess.run([sys.executable, "-S", "-E", str(path)], capture_output=True, text=True)
+    assert ended.returncode == 1
+    assert ended.stderr.count("\n") == 1
+    assert ended.stderr.endswith("activate the environment first, by typing . .venv/bin/activate\n")

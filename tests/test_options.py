@@ -7,7 +7,7 @@ import yaml
 
 from lmrc.config import ClassifyConfig, DemoConfig, Options, PipelineConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.errors import ConfigError
-from lmrc.options import options_of, parse, table
+from lmrc.options import options_of, parse, split_flags, table
 from tests.conftest import ROOT
 
 ALIASES = {"run": "run.name", "nodes": "cluster.nodes"}
@@ -44,8 +44,8 @@ def test_values_of_the_command_line() -> None:
 @pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
-        (["--train.epoch", "3"], r"unknown option --train.epoch: did you mean train.epochs\?"),
-        (["--node", "3"], r"unknown option --node: did you mean nodes\?"),
+        (["--train.epoch", "3"], r"unknown option --train.epoch: did you mean --train.epochs\?"),
+        (["--node", "3"], r"unknown option --node: did you mean --nodes\?"),
         (["--train.epochs", "many"], r"train.epochs is 'many': .*integer"),
         (["--train.epochs", "0"], r"train.epochs is '0': .*greater than or equal to 1"),
         (["--train.precision", "fp16"], r"train.precision is 'fp16': .*'fp32' or 'bf16'"),
@@ -176,3 +176,101 @@ def test_hyperparameters_of_tables_6_and_7(dataset: str) -> None:
 def test_config_trees_travel_through_yaml() -> None:
     config, _ = parse(DemoConfig, ["--rcp.train.epochs", "2"], {})
     assert DemoConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
+
+
+@pytest.mark.parametrize("spelled", ["--train.batch-size", "--train.batch_size", "--train.batch-size=8"])
+def test_dashes_and_underscores_are_alike_on_the_command_line(spelled: str) -> None:
+    name, equals, _ = spelled.partition("=")
+    config, _ = parse(RcpConfig, [spelled] if equals else [name, "8"], {})
+    assert config.train.batch_size == 8
+
+
+@pytest.mark.parametrize("spelled", ["--cpus-per-gpu", "--cpus_per_gpu", "--cluster.cpus-per-gpu"])
+def test_short_names_have_both_spellings(spelled: str) -> None:
+    config, _ = parse(RcpConfig, [spelled, "6"], {"cpus-per-gpu": "cluster.cpus_per_gpu"})
+    assert config.cluster.cpus_per_gpu == 6
+
+
+def test_dashes_and_underscores_are_alike_in_a_file(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("top-k: 3\ncluster: {cpus-per-gpu: 6, sbatch: {gpus-per-node: a100}}\n")
+    config, _ = parse(ProposeConfig, ["--config", str(file)], {})
+    assert (config.top_k, config.cluster.cpus_per_gpu) == (3, 6)
+    assert config.cluster.sbatch == {"gpus-per-node": "a100"}  # sbatch's own names stay as they are
+    file.write_text("top-k: 3\ntop_k: 4\n")
+    with pytest.raises(ConfigError, match="gives top_k twice, with dashes and with underscores"):
+        parse(ProposeConfig, ["--config", str(file)], {})
+
+
+def test_a_suggestion_is_spelled_with_dashes_and_is_an_option_of_the_command() -> None:
+    with pytest.raises(ConfigError, match=r"unknown option --tpo_k: did you mean --top-k\?"):
+        parse(ProposeConfig, ["--tpo_k", "3"], {})
+    for flags, says in ((("--dry-run",), r"did you mean --dry-run\?"), ((), "unknown option --dryrun: (?!.*dry-run)")):
+        with pytest.raises(ConfigError, match=says):
+            parse(ProposeConfig, ["--dryrun", "3"], {}, flags=flags)
+
+
+def test_flags_have_both_spellings() -> None:
+    flags = ("--dry-run", "--follow")
+    assert split_flags(["--dry_run", "--top_k", "3"], flags) == ({"--dry-run"}, ["--top_k", "3"])
+
+
+@pytest.mark.parametrize("word", ["none", "None", "NONE"])
+def test_none_in_a_file_is_no_value_if_the_option_may_have_none(tmp_path: Path, word: str) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(f"candidates: {word}\nrc: {word}\nbase: {word}\n")
+    config, _ = parse(ClassifyConfig, ["--config", str(file)], {})
+    assert (config.candidates, config.rc) == (None, None)
+    assert config.base == word  # a text that cannot be none
+    config, _ = parse(ClassifyConfig, ["--candidates", word, "--rc", word, "--base", word], {})
+    assert (config.candidates, config.rc, config.base) == (None, None, word)
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "configs/rc-gold").glob("*.yaml")), ids=lambda path: path.stem)
+def test_rc_gold_asks_for_the_gold_pairs(path: Path) -> None:
+    config, _ = parse(ClassifyConfig, ["--config", str(path)], {})
+    assert config.candidates is None
+
+
+def test_few_shot_has_no_adapter() -> None:
+    config, _ = parse(ClassifyConfig, ["--config", str(ROOT / "configs/few-shot/docred.yaml")], {})
+    assert (config.candidates, config.rc) == (None, None)
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ("data: {train: x}\n", "unknown option data.train: the file looks like a config of launch/rcp.py or launch/rc"),
+        ("lora: {r: 4}\n", r"unknown option lora.r: the file looks like a config of launch/rc\.py$"),
+        ("rcp: redocred\ndata: {test: x}\n", r"looks like a config of launch/pipeline\.py$"),
+        ("synthetic: {seed: 1}\n", "looks like a config of lmrc demo$"),
+    ],
+)
+def test_the_config_of_another_command_is_known(tmp_path: Path, content: str, says: str) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text(content)
+    with pytest.raises(ConfigError, match=says):
+        parse(ClassifyConfig, ["--config", str(file)], {})
+
+
+def test_a_resolved_config_can_be_given_again(tmp_path: Path) -> None:
+    """A run's config.yaml spells out the options that have no effect too."""
+    file = tmp_path / "config.yaml"
+    whole = ClassifyConfig().model_dump(mode="json")
+    file.write_text(yaml.safe_dump(whole))
+    config, _ = parse(ClassifyConfig, ["--config", str(file)], {})
+    assert config == ClassifyConfig()
+    file.write_text(yaml.safe_dump({**whole, "decode": {**whole["decode"], "threshold": 0.3}}))
+    with pytest.raises(ConfigError, match=r"--decode\.threshold has no effect"):
+        parse(ClassifyConfig, ["--config", str(file)], {})
+    with pytest.raises(ConfigError, match=r"--decode\.threshold has no effect"):
+        parse(ClassifyConfig, ["--decode.threshold", "0.5"], {})
+
+
+def test_a_default_that_a_file_gives_wins_over_a_preset(tmp_path: Path) -> None:
+    (tmp_path / "site.yaml").write_text("nodes: 2\n")
+    file = tmp_path / "my.yaml"
+    file.write_text("cluster: {nodes: 1}\n")
+    config, _ = parse(RcpConfig, ["--config", str(file), "--cluster", "site"], {}, {"cluster": tmp_path})
+    assert config.cluster.nodes == 1
+    assert "nodes" in config.cluster.model_fields_set

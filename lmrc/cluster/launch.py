@@ -16,7 +16,7 @@ from lmrc.cluster.stages import Stage, StageConfig
 from lmrc.cluster.submit import submit, workers
 from lmrc.config import ClusterOptions, RunOptions
 from lmrc.exits import exit_status
-from lmrc.options import parse, table
+from lmrc.options import parse, split_flags, table
 from lmrc.run import RunFolder
 
 FLAGS = ("--dry-run", "--follow")
@@ -26,7 +26,7 @@ ALIASES = {"run": "run.name", **{name.replace("_", "-"): f"cluster.{name}" for n
 
 def read_config(stage: Stage, arguments: Sequence[str]) -> StageConfig:
     """The stage's config from a launcher's arguments; a run without a name gets that of its config file or stage."""
-    config, file = parse(stage.tree, arguments, ALIASES, {"cluster": PRESETS})
+    config, file = parse(stage.tree, arguments, ALIASES, {"cluster": PRESETS}, FLAGS)
     return config.model_copy(update={"run": named(config.run, stage.name, file)})
 
 
@@ -85,13 +85,13 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
         print(f"\nShort: {short}\n")
         print(table(stage.tree))
         return 0
-    options = [word for word in given if word not in FLAGS]
+    flags, options = split_flags(given, FLAGS)
 
     def command() -> None:
         config = read_config(stage, options)
-        if "--dry-run" in given:
+        if "--dry-run" in flags:
             dry_run(stage, config)
         else:
-            launch(stage, config, following="--follow" in given)
+            launch(stage, config, following="--follow" in flags)
 
     return exit_status(command)

@@ -40,7 +40,7 @@ def processes_here(stage: Stage, options: ClusterOptions, each: int = 1) -> tupl
 
     devices, cores = torch.cuda.device_count(), threads.cpus()
     kind, most = ("GPU", devices) if devices else ("CPU core", cores)
-    if devices and min(options.gpus or devices, devices) < each:
+    if each > 1 and min(options.gpus or devices, devices) < each:
         raise ConfigError(
             f"decode.gpus_per_worker is {each}, but this machine gives {min(options.gpus or devices, devices)}: "
             "lower it, or ask for more --gpus"

@@ -24,12 +24,13 @@ from lmrc.cluster.submit import active_jobs, submit
 from lmrc.config import BuildConfig, ClusterOptions, PipelineConfig, RunOptions, ScoreConfig, TrainingData
 from lmrc.errors import ConfigError, RunError
 from lmrc.exits import exit_status
-from lmrc.options import parse, table
+from lmrc.options import parse, split_flags, table
 from lmrc.run import RunFolder
 
 # `rcp: redocred` is configs/rcp/redocred.yaml, so that the chain of an experiment repeats nothing of its stages.
 PARTS = {"cluster": PRESETS, **{part: PRESETS.parent / part for part in ("rcp", "rc")}}
 DOCUMENTS = (".json", ".json.gz")
+FLAGS = ("--dry-run",)
 
 
 @dataclass(frozen=True)
@@ -62,7 +63,7 @@ class Step:
 
 def read_pipeline(arguments: Sequence[str]) -> PipelineConfig:
     """The config from the launcher's arguments."""
-    config, file = parse(PipelineConfig, arguments, ALIASES, PARTS)
+    config, file = parse(PipelineConfig, arguments, ALIASES, PARTS, FLAGS)
     return config.model_copy(update={"run": named(config.run, "pipeline", file)})
 
 
@@ -254,5 +255,5 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("cluster is of all steps, STEP.cluster over it of one, small over it of build and score.\n")
         print(table(PipelineConfig))
         return 0
-    dry = "--dry-run" in given
-    return exit_status(lambda: _run_or_say(read_pipeline([word for word in given if word != "--dry-run"]), dry))
+    flags, options = split_flags(given, FLAGS)
+    return exit_status(lambda: _run_or_say(read_pipeline(options), dry="--dry-run" in flags))

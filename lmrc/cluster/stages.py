@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmrc.config import BuildConfig, ClassifyConfig, ProposeConfig, RcConfig, RcpConfig, ScoreConfig
@@ -13,6 +12,8 @@ from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.candidates import Candidates
 from lmrc.durable import write_atomically
 from lmrc.errors import UserError
+from lmrc.inputs import check_model
+from lmrc.rc.settings import Settings
 
 if TYPE_CHECKING:
     from lmrc.engine.distributed import World
@@ -56,7 +57,7 @@ def _check_training(config: RcpConfig | RcConfig) -> None:
 
 def _check_propose(config: ProposeConfig) -> None:
     Corpus.open(config.corpus)
-    _check_model(config.rcp, "rcp")
+    check_model(config.rcp, "rcp")
 
 
 def _check_classify(config: ClassifyConfig) -> None:
@@ -64,12 +65,8 @@ def _check_classify(config: ClassifyConfig) -> None:
     if config.candidates is not None:
         Candidates.open(config.candidates).check(corpus)
     if config.rc is not None:
-        _check_model(config.rc, "rc")
-
-
-def _check_model(folder: Path, stage: str) -> None:
-    if not folder.is_dir():
-        raise UserError(f"{folder} is no folder: give --{stage} the best/ folder of a finished launch/{stage}.py run")
+        check_model(config.rc, "rc")
+        Settings.read_for(config.rc, config.prompt).check_corpus(config.rc, corpus)
 
 
 def _check_build(config: BuildConfig) -> None:

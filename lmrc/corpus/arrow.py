@@ -13,8 +13,8 @@ from pydantic import Field
 
 from lmrc.corpus.docred import Document, Entity, Label, Mention, relations_by_pair
 from lmrc.corpus.relations import RelationSet
-from lmrc.corpus.shards import FolderManifest, Shard, ShardFolder, read_manifest, write_folder
-from lmrc.errors import UserError
+from lmrc.corpus.shards import MANIFEST, FolderManifest, Shard, ShardFolder, read_manifest, write_folder
+from lmrc.errors import CorpusError, UserError
 
 SCHEMA = pa.schema(
     [
@@ -127,8 +127,17 @@ class Corpus:
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
-        """Raises CorpusError where the folder is missing, damaged, no corpus, or built by a newer version."""
-        return cls(Path(folder), read_manifest(folder, "corpus", Manifest))
+        """Open the corpus in `folder`.
+
+        Raises:
+            CorpusError: the folder is missing, damaged, no corpus, or built by a newer version. The message says how
+                to make a corpus.
+        """
+        try:
+            manifest = read_manifest(folder, "corpus", Manifest)
+        except CorpusError as error:
+            raise _with_remedy(Path(folder), error) from None
+        return cls(Path(folder), manifest)
 
     @cached_property
     def fingerprint(self) -> str:
@@ -168,6 +177,35 @@ class Corpus:
     def verify(self) -> None:
         """Checks the sha256 of every shard. Raises CorpusError at the first that differs."""
         self._shards.verify()
+
+
+def _with_remedy(path: Path, error: CorpusError) -> CorpusError:
+    """Return the error for a path that cannot be opened; if there is no corpus, it says how to get one."""
+    try:
+        parts = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+        is_file, is_missing = path.is_file(), not path.exists()
+    except OSError:
+        return error
+    if is_file:
+        return CorpusError(
+            f"{path}: is a file, expected a corpus, the folder that is built from documents: type "
+            f"lmrc data build {path} --out data/NAME and give data/NAME"
+        )
+    if parts:
+        return CorpusError(
+            f"{path}: holds the corpora {', '.join(part.name for part in parts)}: give one of them, such as {parts[0]}"
+        )
+    if is_missing and path.parent.name in ("docred", "redocred"):
+        return CorpusError(
+            f"{error}; it is a corpus that lmrc data download {path.parent.name} makes (lmrc data build makes one of "
+            "your own documents)"
+        )
+    if is_missing:
+        return CorpusError(
+            f"{error}; a corpus is the folder that lmrc data build DOCUMENTS --out {path} makes from documents in "
+            "DocRED's format"
+        )
+    return error
 
 
 def _row(document: Document) -> dict[str, Any]:

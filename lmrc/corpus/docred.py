@@ -256,7 +256,10 @@ def _label(raw: object, number: int, entities: int, sentences: int, relations: R
     if head == tail:
         raise _Breach(f"{where}h and t are both {head}, expected two different entities")
     if relation not in relations:
-        raise _Breach(f"{where}unknown relation {relation!r}; {nearest(relation, relations.ids)}")
+        raise _Breach(
+            f"{where}unknown relation {relation!r}; {nearest(relation, relations.ids)}; give another relation set "
+            "({id: name} in a JSON file) as --relations FILE"
+        )
     evidence = _get(raw, "evidence", list, where) if "evidence" in raw else []
     for sentence in evidence:
         if type(sentence) is not int or not 0 <= sentence < sentences:

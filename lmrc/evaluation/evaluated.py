@@ -9,8 +9,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lmrc.config import IgnVariant
 from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.candidates import Candidates
@@ -25,6 +23,7 @@ from lmrc.evaluation.metrics import Counts, Pair, Scores, candidate_scores, scor
 from lmrc.evaluation.predictions import Prediction, Predictions
 from lmrc.evaluation.printed import data_set
 from lmrc.evaluation.triples import Triples
+from lmrc.run import read_config as read_config
 
 PREDICTIONS = "predictions.json"
 """Where a run of classify keeps what it found."""
@@ -111,14 +110,6 @@ def read_evaluated(folder: Path, facts: Facts | None = None, ign_variant: IgnVar
         for index, document in enumerate(documents)
     }
     return replace(evaluated, candidates=proposed, threshold=candidates.threshold, rcp=_rcp(candidates))
-
-
-def read_config(folder: Path) -> dict[str, Any]:
-    """The resolved config of a run. Raises RunError where the folder is no run."""
-    try:
-        return dict(yaml.safe_load((folder / "config.yaml").read_text()))
-    except OSError as error:
-        raise RunError(f"{folder} is no run folder: its config.yaml cannot be read ({error.strerror})") from None
 
 
 def _candidates(config: dict[str, Any], corpus: Corpus) -> Candidates | None:

@@ -14,10 +14,11 @@ from lmrc.errors import UserError
 from lmrc.evaluation import exhibits as made
 from lmrc.evaluation.browser import documents_html
 from lmrc.evaluation.curves import CALIBRATION, METRICS, SWEEP
-from lmrc.evaluation.evaluated import PREDICTIONS, Evaluated, read_config, read_evaluated
+from lmrc.evaluation.evaluated import PREDICTIONS, Evaluated, read_evaluated
 from lmrc.evaluation.facts import Facts
 from lmrc.evaluation.inputs import kind_of, runs_inside, why_unscored
 from lmrc.evaluation.report import Section, exhibits_html, write_report
+from lmrc.run import read_config
 
 PAGE = "report.html"
 

@@ -18,7 +18,7 @@ from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.docred import Document, candidate_pairs
 from lmrc.engine.identity import identity
-from lmrc.errors import ConfigError, UserError
+from lmrc.errors import ConfigError
 from lmrc.evaluation.files import replacing
 from lmrc.evaluation.predictions import Prediction, write_predictions
 from lmrc.rc.adapter import adapter_base
@@ -76,13 +76,9 @@ class Classifying:
             self._settings = Settings(config.prompt, "bf16", self._corpus.relations.sha256)
             self._base = config.base
         else:
-            self._settings = Settings.read(config.rc)
+            self._settings = Settings.read_for(config.rc, config.prompt)
+            self._settings.check_corpus(config.rc, self._corpus)
             self._base = adapter_base(config.rc)
-        if self._settings.relations_sha256 != self._corpus.relations.sha256:
-            raise UserError(
-                f"{config.rc} was trained with another relation set than that of {config.corpus}: "
-                "build the corpus with the relations of the training corpus"
-            )
         self._check_backend()
         total = len(self._corpus)
         self.documents = total if config.documents is None else min(config.documents, total)
@@ -95,6 +91,9 @@ class Classifying:
                 # Here, where gold pairs are asked for and not known.
                 self._pairs(index)
         asked = {name: getattr(config, name).model_dump(mode="json") for name in ("decode", "few_shot")}
+        if config.few_shot.examples:
+            # The same corpus may be given by another path when the work goes on from another folder.
+            asked["few_shot"]["corpus"] = Corpus.open(config.few_shot.corpus).fingerprint
         if config.decode.backend == "openai":
             asked["server"] = config.server.model_dump(mode="json", include={"model", "endpoint", "seed", "body"})
         self.identity = identity(

@@ -272,10 +272,13 @@ class QueryBuilder:
             )
         even = f", even without the {without} sentences that name neither entity" if without else ""
         even += f", {self._demonstrated} of them for demonstrations" if self._demonstrated else ""
-        remedy = "raise it" if self._options.shorten else "raise it, say prompt.shorten=sentences for training"
+        shorten = (
+            "" if self._options.shorten else "give --prompt.shorten sentences (lmrc extract: --shorten sentences), "
+        )
         raise UserError(
             f"document {document.title!r} needs {before + after} tokens with a single pair and its answer{even}, but "
-            f"prompt.max_length is {self._options.max_length}: {remedy}, or split the document"
+            f"prompt.max_length is {self._options.max_length}: {shorten}split the document, or raise prompt.max_length "
+            "(an adapter must be trained with it)"
         )
 
     def _prompt(self, document: Document, pairs: Sequence[Pair], without: Collection[int] = ()) -> list[int]:

@@ -1,19 +1,20 @@
-"""What an adapter says about itself beside PEFT's files: how it wants to be asked."""
+"""What an adapter says about itself beside PEFT's files: how it wants to be asked. Needs no torch."""
 
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from lmrc.config import PromptOptions, Quantization, SettledPrecision
+from lmrc.corpus.arrow import Corpus
 from lmrc.corpus.relations import RelationSet
-from lmrc.errors import UserError
-from lmrc.rc.lora import DTYPES
+from lmrc.errors import ConfigError, UserError
+from lmrc.inputs import check_model
 
+# The file beside the adapter.
 SETTINGS = "lmrc.json"
-"""The file beside the adapter that says how it wants to be asked."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +45,11 @@ class Settings:
 
     @classmethod
     def read(cls, folder: Path) -> Settings:
-        """Read SETTINGS from the folder of an adapter. Raises UserError where it is missing or damaged."""
+        """Read SETTINGS from the folder of an adapter. Raises UserError if it is missing or damaged."""
         path = folder / SETTINGS
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["precision"] not in DTYPES:
+            if content["precision"] not in get_args(SettledPrecision):
                 raise KeyError(content["precision"])
             relations = content.get("relations")
             return cls(
@@ -59,8 +60,44 @@ class Settings:
                 content.get("quantization"),
             )
         except OSError as error:
+            check_model(folder, "rc")
             raise UserError(
                 f"{path} cannot be read ({error.strerror}): give the folder of a trained adapter"
             ) from error
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise UserError(f"{path} is damaged ({error!r}): export the adapter again") from error
+
+    @classmethod
+    def read_for(cls, folder: Path, asked: PromptOptions) -> Settings:
+        """Read the settings of an adapter that is used with the prompt options `asked`.
+
+        The prompt is that of the training. Only `shorten` may be given at inference: leaving sentences out needs no
+        training.
+
+        Raises:
+            ConfigError: another prompt option was given that differs from the training's.
+            UserError: as `read`.
+        """
+        settings = cls.read(folder)
+        trained = settings.prompt
+        differing = [
+            f"prompt.{name} (trained with {getattr(trained, name)!r}, given {getattr(asked, name)!r})"
+            for name in sorted(asked.model_fields_set - {"shorten"})
+            if getattr(asked, name) != getattr(trained, name)
+        ]
+        if differing:
+            raise ConfigError(
+                f"{folder} was trained with other prompt options than those given: {', '.join(differing)}. Leave them "
+                "out; only prompt.shorten may be given at inference"
+            )
+        if "shorten" not in asked.model_fields_set:
+            return settings
+        return replace(settings, prompt=trained.model_copy(update={"shorten": asked.shorten}))
+
+    def check_corpus(self, folder: Path, corpus: Corpus) -> None:
+        """Raise UserError if the adapter in `folder` was trained with other relations than those of the corpus."""
+        if self.relations_sha256 != corpus.relations.sha256:
+            raise UserError(
+                f"{folder} was trained with another relation set than that of {corpus.folder}: "
+                "build the corpus with the relations of the training corpus"
+            )

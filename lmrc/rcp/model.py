@@ -17,6 +17,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from lmrc.config import ClassifierKind, SettledPrecision
 from lmrc.engine.distributed import say
 from lmrc.errors import UserError
+from lmrc.inputs import check_model
 from lmrc.rcp.attention import attention_rows
 from lmrc.rcp.batching import Batch, Layout, Pairs, collate
 from lmrc.rcp.classifiers import CLASSIFIERS
@@ -37,9 +38,8 @@ _REMEDY = "give the folder that training wrote, such as runs/<name>/best"
 
 
 def check_folder(folder: Path) -> None:
-    """Raises UserError where no model was saved in `folder`; its weights are not looked at."""
-    if not (folder / "config.json").is_file():
-        raise UserError(f"{folder}: no relation candidate model (config.json is missing); {_REMEDY}")
+    """Check that a model was saved in `folder`, without reading its weights. Raises UserError if none was."""
+    check_model(folder, "rcp")
 
 
 class RelationCandidateModel(nn.Module):

@@ -18,6 +18,8 @@ from lmrc.cluster.plan import place_of, plan
 from lmrc.cluster.stages import CLASSIFY, PROPOSE, RC, RCP, Stage
 from lmrc.cluster.submit import parameters, sbatch_script
 from lmrc.config import ClassifyConfig, ClusterOptions, DecodeOptions, ProposeConfig, RcConfig, RcpConfig
+from lmrc.corpus import synthetic
+from lmrc.corpus.arrow import write_corpus
 from lmrc.errors import ConfigError, UserError
 from tests.cluster.site import Partition, fake_site
 from tests.conftest import ROOT
@@ -169,6 +171,9 @@ def test_workers_here_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
         processes_here(CLASSIFY, ClusterOptions(), 8)
     with pytest.raises(ConfigError, match=r"gpus_per_worker is 4, but this machine gives 2"):
         processes_here(CLASSIFY, ClusterOptions(gpus=2), 4)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
+    with pytest.raises(ConfigError, match=r"gpus_per_worker is 2, but this machine gives 0"):
+        processes_here(CLASSIFY, ClusterOptions(), 2)
 
 
 @pytest.mark.parametrize(
@@ -277,6 +282,34 @@ def test_mistakes_end_with_status_2_and_one_line(tmp_path: Path, capsys: pytest.
 def test_a_mistake_in_the_data_leaves_no_run_folder(tmp_path: Path) -> None:
     main(RCP, ["--run.folder", str(tmp_path), "--where", "here", "--data.train", str(tmp_path / "no")])
     assert list(tmp_path.iterdir()) == []
+
+
+def test_flags_and_options_have_both_spellings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--run.folder", str(tmp_path), "--where", "slurm", "--gpus", "8"]
+    for spelled in (
+        ["--top-k", "20", "--cpus-per-gpu", "3", "--dry-run"],
+        ["--top_k=20", "--cpus_per_gpu", "3", "--dry_run"],
+    ):
+        assert main(PROPOSE, [*given, *spelled]) == 0
+        shown = capsys.readouterr().out
+        assert "top_k: 20" in shown
+        assert "#SBATCH --cpus-per-task=3" in shown
+    assert main(PROPOSE, [*given, "--dryrun"]) == 2
+    assert "did you mean --dry-run?" in capsys.readouterr().err
+
+
+def test_a_wrong_folder_is_told_by_the_launcher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(RCP, ["--run.folder", str(tmp_path), "--where", "here"]) == 2
+    assert "lmrc data download docred" in capsys.readouterr().err
+    corpus = tmp_path / "corpus"
+    write_corpus(synthetic.generate(2, 1), corpus, synthetic.RELATIONS, "made up", "0" * 64)
+    for stage, name, file in ((PROPOSE, "rcp", "config.json"), (CLASSIFY, "rc", "adapter_config.json")):
+        best = tmp_path / name / "best"
+        best.mkdir(parents=True)
+        (best / file).write_text("{}")
+        given = ["--run.folder", str(tmp_path / "runs"), "--corpus", str(corpus), f"--{name}", str(best.parent)]
+        assert main(stage, given) == 2
+        assert f"did you mean {best}?" in capsys.readouterr().err
 
 
 def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:

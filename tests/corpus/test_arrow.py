@@ -195,3 +195,22 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
     # Megabytes. The mapped shards that were read count too; documents as objects would take several times as much.
     assert more_memory < 2 * more_data, growth
     assert growth[6_000]["growth"] < 300, growth
+
+
+def test_what_is_no_corpus_says_how_to_get_one(tmp_path: Path) -> None:
+    made = write(tmp_path / "docred" / "train", [LABELLED])
+    (tmp_path / "docs.json").write_text("[]")
+    for path, says in (
+        (
+            tmp_path / "mine",
+            rf"mine: no such folder; a corpus is the folder that lmrc data build DOCUMENTS --out {tmp_path}",
+        ),
+        (tmp_path / "redocred" / "dev", "no such folder; it is a corpus that lmrc data download redocred makes"),
+        (
+            tmp_path / "docs.json",
+            rf"is a file, expected a corpus.*lmrc data build {tmp_path}/docs\.json --out data/NAME",
+        ),
+        (tmp_path / "docred", rf"docred: holds the corpora train: give one of them, such as {made}"),
+    ):
+        with pytest.raises(CorpusError, match=says):
+            Corpus.open(path)

@@ -70,6 +70,24 @@ def test_what_was_proposed_is_found_behind_a_run(tmp_path: Path, caplog: pytest.
     assert (evaluated.threshold, evaluated.rcp) == (0.3, tmp_path / "rcp" / "best")
 
 
+def test_a_run_is_read_from_anywhere_and_after_it_was_moved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Absolute paths of a run that was moved with its data, and relative ones of an older run."""
+    home = tmp_path / "home"
+    run = run_of(home, documents=2, name="run")
+    config = {"corpus": str(home / "corpus"), "documents": 2, "run": {"name": "run", "folder": str(home)}}
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    moved = home.rename(tmp_path / "moved")
+    older = run_of(moved, documents=2, name="older")
+    (older / "config.yaml").write_text(yaml.safe_dump({"corpus": "moved/corpus", "documents": 2}))
+    monkeypatch.chdir(moved)
+    for name in ("run", "older"):
+        evaluated = read_evaluated(moved / name)
+        assert evaluated is not None
+        assert evaluated.corpus == str(moved / "corpus")
+        assert relations_of([moved / name]) == synthetic.RELATIONS
+    report_runs([moved / "run", moved / "older"], moved / "report.html")
+
+
 def test_a_run_without_predictions_has_no_scores(tmp_path: Path) -> None:
     run = run_of(tmp_path, documents=2)
     (run / "predictions.json").unlink()

@@ -273,6 +273,18 @@ def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(learnt: Learn
         learnt.task.tokenizer, tiny.RELATIONS, prompt.model_copy(update={"shorten": "sentences"})
     ).build(0, one, [(1, 2)])
     assert "### Text:\nAda met Bob .\n" in shown.prompt
+    # Given at inference it counts too, and it is other work.
+    replace(settings, prompt=prompt).write(asked)
+    shortened = given.model_copy(update={"prompt": PromptOptions(shorten="sentences")})
+    assert Classifying(shortened).identity != Classifying(given).identity
+    assert run(shortened) == counts
+
+
+def test_other_prompt_options_beside_an_adapter_are_refused(learnt: Learnt, tmp_path: Path) -> None:
+    trained = Settings.read(learnt.adapter).prompt
+    Classifying(config(learnt, tmp_path, prompt=PromptOptions(max_length=trained.max_length)))
+    with pytest.raises(ConfigError, match=r"prompt\.max_length \(trained with \d+, given 128\).*only prompt\.shorten"):
+        Classifying(config(learnt, tmp_path, prompt=PromptOptions(max_length=128)))
 
 
 def test_answers_cut_short_are_counted(learnt: Learnt, tmp_path: Path) -> None:
@@ -324,7 +336,7 @@ def test_answers_too_short_for_a_single_pair_are_refused(learnt: Learnt, tmp_pat
 
 
 def test_adapter_folder_that_is_none(learnt: Learnt, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match="give the folder of a trained adapter"):
+    with pytest.raises(UserError, match="holds no adapter"):
         Classifying(config(learnt, tmp_path).model_copy(update={"rc": tmp_path}))
 
 

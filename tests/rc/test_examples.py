@@ -170,9 +170,13 @@ def test_text_that_names_the_pair_is_never_left_out() -> None:
     """A first mention's sentence that alone is too long is refused, with what was tried."""
     entities = ((Mention("Ada", 0, 0, 1, "PER"),), (Mention("Bob", 1, 0, 1, "PER"),))
     long = Document("Full", (("word",) * 300, ("Bob",), ("end",)), entities, None)
-    with pytest.raises(UserError, match=r"'Full' needs \d+ tokens .* even without the 1 .* raise it, or split"):
+    with pytest.raises(
+        UserError, match=r"'Full' needs \d+ tokens .* even without the 1 .*: split the document, or raise"
+    ):
         list(builder(max_length=1024, shorten="sentences").build(0, long, [(0, 1)]))
-    with pytest.raises(UserError, match=r"say prompt\.shorten=sentences for training"):
+    with pytest.raises(
+        UserError, match=r"give --prompt\.shorten sentences \(lmrc extract: --shorten sentences\), split"
+    ):
         list(builder(max_length=1024).build(0, long, [(0, 1)]))
 
 

@@ -334,6 +334,9 @@ def test_corpus_without_pairs_is_refused(base: Path, tmp_path: Path) -> None:
 
 
 def test_settings_that_are_missing_or_damaged(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"holds no adapter"):
+        Settings.read(tmp_path)
+    (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"lmrc\.json cannot be read"):
         Settings.read(tmp_path)
     for content in ("{", "{}", '{"prompt": {"kind": "x"}, "precision": "fp32"}'):

@@ -231,7 +231,7 @@ def test_in_the_precision_of_the_training(
 
 
 def test_without_a_model(make_config: MakeConfig, tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"no relation candidate model"):
+    with pytest.raises(UserError, match=r"nothing is no folder: give --rcp the best/ folder"):
         Proposing(make_config(rcp=tmp_path / "nothing"))
     assert not (tmp_path / "runs").exists()
 

@@ -11,13 +11,12 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from lmrc.cluster.work.files import Files, temporary_beside
 from lmrc.cluster.work.life import Process
 from lmrc.cluster.work.units import Units
 from lmrc.errors import RunError, nearest
 from lmrc.run import RunFolder
+from lmrc.run import read_config as read_located
 
 # The first of these keys that a config has tells its stage.
 KINDS = {
@@ -67,12 +66,11 @@ def _last_change(folder: Path) -> float:
 
 
 def read_config(folder: Path) -> dict[str, Any]:
-    """The run's config; empty where it cannot be read."""
+    """Return the run's config; empty if it cannot be read."""
     try:
-        config = yaml.safe_load((folder / "config.yaml").read_text())
-    except (OSError, yaml.YAMLError):
+        return read_located(folder)
+    except RunError:
         return {}
-    return config if isinstance(config, dict) else {}
 
 
 def kind_of(config: dict[str, Any]) -> str:
