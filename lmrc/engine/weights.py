@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import save_torch_state_dict
+from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
 from lmrc.engine.distributed import say
@@ -63,6 +64,8 @@ def load_model(
             model, info = factory.from_pretrained(
                 source, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
+        except SafetensorError as error:
+            raise UserError(f"{name}: its weights are damaged ({error}): fetch or copy them again") from error
         except RuntimeError as error:
             # Under ZeRO-3 the rank that reads the file compares shapes, and raises this.
             line = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), None)

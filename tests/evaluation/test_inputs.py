@@ -91,10 +91,11 @@ def test_what_a_run_classified_is_known_by_its_config(tmp_path: Path, caplog: py
     gone = made(tmp_path / "gone", {"corpus": str(tmp_path / "nowhere")}, "predictions.json")
     (system,) = read_systems([gone])
     assert system.classified is None
-    assert f"nowhere: no such folder: which documents {gone} classified is not known" in caplog.text
+    assert "nowhere: no such folder" in caplog.text
+    assert f"which documents {gone} classified is not known" in caplog.text
 
 
 def test_runs_on_different_corpora_have_no_gold_in_common(tmp_path: Path) -> None:
-    runs = [made(tmp_path / name, {"corpus": f"data/{name}"}, "predictions.json") for name in ("a", "b")]
-    with pytest.raises(UserError, match=r"a classified data/a; .*b classified data/b: give --gold"):
+    runs = [made(tmp_path / name, {"corpus": f"/data/{name}"}, "predictions.json") for name in ("a", "b")]
+    with pytest.raises(UserError, match=r"a classified /data/a; .*b classified /data/b: give --gold"):
         corpus_of(runs)
