@@ -30,7 +30,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for part, documents, seed in (("train", 16, 1), ("dev", 4, 2)):
         write_corpus(synthetic.generate(documents, seed), folder / part, synthetic.RELATIONS, part, "0" * 64)
     # Dropout is drawn by rank: without it the numbers of one and of two processes must agree.
-    shutil.copytree(embedded.embedded.resolve("embedded:tiny-encoder"), folder / "encoder")
+    shutil.copytree(embedded.resolve("embedded:tiny-encoder"), folder / "encoder")
     config = json.loads((folder / "encoder" / "config.json").read_text())
     (folder / "encoder" / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}))
     return folder
