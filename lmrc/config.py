@@ -154,8 +154,16 @@ class WorkOptions(Options):
 class RcpModelOptions(Options):
     """Relation Candidate Proposal: section 3.1."""
 
-    encoder: str = Field("roberta-large", description="BERT- or RoBERTa-like encoder: folder, hub or embedded: name")
-    max_length: int = Field(1024, ge=16, description="word pieces a document; mentions beyond get zero vectors")
+    encoder: str = Field(
+        "roberta-large",
+        description="BERT- or RoBERTa-like encoder: folder, hub or embedded: name; best/ of a run: its weights go on",
+    )
+    max_length: int = Field(
+        1024,
+        ge=16,
+        description="word pieces a document, at most what two windows of the encoder hold; mentions beyond get zero "
+        "vectors",
+    )
     classifier: ClassifierKind = Field(
         "bilinear", description="bilinear: equation 6; grouped: the published code's, in blocks of 64, with two outputs"
     )

@@ -68,6 +68,8 @@ def check_adapter(folder: Path, base: str, config: PretrainedConfig | None = Non
         UserError: if the adapter does not fit or is damaged, or the base has no config.
     """
     adapter = read_adapter_config(folder)
+    # PEFT would warn that the model on the meta device has another name.
+    adapter.base_model_name_or_path = None
     found = _shapes(folder / WEIGHTS)
     config = copy.deepcopy(_config_of(base) if config is None else config)
     if hasattr(config, "quantization_config"):

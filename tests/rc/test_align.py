@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 from transformers import AutoModel, AutoTokenizer
 
 from lmrc.cli import main
@@ -229,3 +230,13 @@ def test_what_classify_writes_is_read(
         for document in tiny.DOCUMENTS
         for label in document.labels or ()
     }
+
+
+def test_a_folder_whose_weights_have_other_names_is_no_sentence_encoder(tmp_path: Path) -> None:
+    model = AutoModel.from_pretrained(resolve("embedded:tiny-encoder"))
+    AutoTokenizer.from_pretrained(resolve("embedded:tiny-encoder")).save_pretrained(tmp_path)
+    model.config.save_pretrained(tmp_path)
+    weights = {f"inner.{name}": tensor for name, tensor in model.state_dict().items()}
+    save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
+    with pytest.raises(UserError, match=r"sentence encoder .*the weights do not fit BertModel.*37 are missing"):
+        SentenceEncoder(str(tmp_path))

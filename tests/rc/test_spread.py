@@ -101,13 +101,13 @@ def asked_for(monkeypatch: pytest.MonkeyPatch, base: Path, devices: int, **outco
     """What transformers is told when a base is loaded on GPUs with 10, 20 … bytes of memory."""
     told: dict[str, Any] = {}
 
-    def from_pretrained(folder: str, **options: Any) -> nn.Module:
+    def load_model(factory: type, folder: str, name: str, **options: Any) -> nn.Module:
         told.update(options)
         model = nn.Linear(1, 1)
         model.hf_device_map = outcome.get("hf_device_map", {"": 0})  # type: ignore[assignment]
         return model
 
-    monkeypatch.setattr(lora.AutoModelForCausalLM, "from_pretrained", from_pretrained)
+    monkeypatch.setattr(lora, "load_model", load_model)
     monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (10 * (device.index + 1), 1000))
     load_base(str(base), "sdpa", "fp32", None, [torch.device("cuda", index) for index in range(devices)])
     return told
