@@ -197,9 +197,7 @@ def _system(
         unknown_sentences=_unknown_sentences(triples, system),
         splits=splits_of(triples, system, facts),
         documents=len(triples.known),
-        documents_with_predictions=len(
-            np.unique(triples.document[predicted & (triples.document < len(triples.known))])
-        ),
+        documents_with_predictions=_covered(triples, predicted),
         correct_in_train=0 if in_training is None else int((predicted & in_training).sum()),
         facts=facts,
         misfits=doubts,
@@ -212,6 +210,7 @@ def _system(
 
 
 def _covered(triples: Triples, predicted: Flags) -> int:
+    """The number of gold documents with a prediction."""
     known = triples.document < len(triples.known)
     return len(np.unique(triples.document[predicted & known]))
 

@@ -69,6 +69,8 @@ def test_runs_inside_a_folder_are_offered(tmp_path: Path) -> None:
     assert why_unscored(home) == f"{home} holds no predictions.json itself: give the run inside it, {deep}"
     runs = [made(home / name, ClassifyConfig(), "predictions.json") for name in ("lmrc", "untrained")]
     made(home / "other", ClassifyConfig(), "other.json")
+    (home / "no-run").mkdir()
+    write_predictions([], home / "no-run" / "predictions.json")
     assert runs_inside(home, ("predictions.json",)) == [deep, *runs]
     assert why_unscored(home).endswith(f"give one of the runs inside it, {deep}, {runs[0]}, {runs[1]}")
     many = [made(home / f"n{number}", ClassifyConfig(), "predictions.json") for number in range(2)]

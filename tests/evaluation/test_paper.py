@@ -14,7 +14,7 @@ from lmrc.evaluation.evaluated import Evaluated
 from lmrc.evaluation.exhibits import PUBLISHED, paper, summary
 from lmrc.evaluation.facts import Facts
 from lmrc.evaluation.metrics import score
-from lmrc.evaluation.paper import paper_tables
+from lmrc.evaluation.paper import paper_tables, runs_by_relation
 from lmrc.evaluation.predictions import Prediction
 from lmrc.evaluation.printed import printed
 from lmrc.evaluation.tables import Table
@@ -149,3 +149,15 @@ def test_a_run_on_a_data_set_of_the_paper_is_known_by_table_1(shared_data: Path)
     assert tables["1"].header[-1] == "Re-DocRED test"  # its figures are there already
     assert tables["3b"].header[-2:] == ("other data Ign F1", "other data F1")  # which is of the test set
     assert evaluated("part", dev[:100], [], DOCRED).data == "own, 100 documents"
+
+
+def test_an_id_with_two_names_has_two_rows() -> None:
+    other = replace(ours(), name="other", relations=RelationSet(("P1", "P2", "P3"), ("country", "born in", "wife")))
+    table = runs_by_relation([ours(), other])
+    assert table.header == ("Relation", "Name", "run (own, 1 documents)", "other (own, 1 documents)")
+    assert table.rows == (
+        ("P1", "country", "100.00", "100.00"),
+        ("P2", "born in", "0.00", "0.00"),
+        ("P3", "part of", "66.67", "-"),
+        ("P3", "wife", "-", "66.67"),
+    )
