@@ -25,6 +25,7 @@ from lmrc.unused import is_among, without_effect
 MAY_CHANGE = (
     "cluster.",
     "run.folder",
+    "run.name",
     "train.zero_stage",
     "train.micro_batch_size",
     "train.backend",

@@ -193,6 +193,8 @@ def test_paths_of_a_renamed_run_folder(home: Path) -> None:
     (home / "runs/two").rename(home / "runs/renamed")
     found = read_config(Path("runs/renamed"))
     assert (found["corpus"], found["rcp"]) == (str(home / "runs/renamed/data"), str(home / "data/test"))
+    again = inside.model_copy(update={"run": RunOptions(name="renamed"), "corpus": Path("runs/renamed/data")})
+    assert RunFolder.of(again.run).prepare(again) is True
 
 
 def test_relative_paths_of_older_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:

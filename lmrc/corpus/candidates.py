@@ -11,7 +11,7 @@ import pyarrow as pa
 from pydantic import Field
 
 from lmrc.corpus.arrow import Corpus
-from lmrc.corpus.shards import FolderManifest, Shard, ShardFolder, read_manifest, write_folder
+from lmrc.corpus.shards import MANIFEST, FolderManifest, Shard, ShardFolder, read_manifest, write_folder
 from lmrc.errors import CorpusError
 
 SCHEMA = pa.schema(
@@ -102,8 +102,20 @@ class Candidates:
 
     @classmethod
     def open(cls, folder: str | Path) -> Candidates:
-        """Raises CorpusError where the folder is missing, damaged, holds no candidates, or is by a newer version."""
-        return cls(Path(folder), read_manifest(folder, "candidates", CandidatesManifest))
+        """Open the candidates in `folder`.
+
+        Raises:
+            CorpusError: the folder is missing, damaged, holds no candidates, or is by a newer version.
+        """
+        path = Path(folder)
+        try:
+            return cls(path, read_manifest(folder, "candidates", CandidatesManifest))
+        except CorpusError as error:
+            if (path / "candidates" / MANIFEST).is_file():
+                raise CorpusError(f"{folder}: holds no candidates, did you mean {path / 'candidates'}?") from None
+            if not path.exists():
+                raise CorpusError(f"{error}; launch/propose.py writes candidates, into runs/NAME/candidates") from None
+            raise
 
     def __len__(self) -> int:
         return len(self._shards)

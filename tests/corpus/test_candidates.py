@@ -103,3 +103,12 @@ def test_newer_candidates_are_refused(tmp_path: Path) -> None:
     (tmp_path / "out" / "manifest.json").write_text(json.dumps({**manifest, "schema_version": 99}))
     with pytest.raises(CorpusError, match="newer version"):
         Candidates.open(tmp_path / "out")
+
+
+def test_a_wrong_folder_says_where_candidates_are(tmp_path: Path) -> None:
+    written = tmp_path / "run" / "candidates"
+    write_candidates([], written, "0" * 64, 0.5)
+    with pytest.raises(CorpusError, match=rf"did you mean {written}\?"):
+        Candidates.open(tmp_path / "run")
+    with pytest.raises(CorpusError, match=r"nowhere: no such folder; launch/propose\.py writes candidates"):
+        Candidates.open(tmp_path / "nowhere")
