@@ -55,7 +55,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if name.startswith("embedded:"):
             continue
         tiny = Path(resolve(f"embedded:{'tiny-llm' if 'lama' in name or 'mistral' in name else 'tiny-encoder'}"))
-        snapshot = make_cached(folder / "cache", name, "model.safetensors")
+        snapshot = make_cached(folder / "cache", name, "pytorch_model.bin")
         for file in tiny.glob("tokenizer*"):
             shutil.copy(file, snapshot / file.name)
         (snapshot / "config.json").write_text(json.dumps(options))

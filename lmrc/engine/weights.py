@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from huggingface_hub import save_torch_state_dict
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from lmrc.engine.distributed import say
@@ -92,6 +92,39 @@ def load_model(
         heads = ", ".join(sorted({key.split(".")[0] for key in unknown}))
         say(f"{name}: {len(unknown)} tensors of its file are not used, they belong to other heads ({heads})")
     return model
+
+
+def check_names(folder: Path, model: PreTrainedModel, name: str) -> None:
+    """Check, without reading any weight, that a folder's safetensors files hold weights of `model`.
+
+    It tells another architecture's weights, or those under other names. Single weights are compared when the model is
+    loaded. Folders without safetensors files are not looked at.
+
+    Args:
+        model: the model, which may be on the meta device.
+        name: what the message calls it.
+
+    Raises:
+        UserError: if none of the model's weights is there under its name, or a file is damaged.
+    """
+    found: set[str] = set()
+    for path in folder.glob("*.safetensors"):
+        try:
+            with safe_open(path, framework="pt") as file:
+                found |= set(file.keys())
+        except (OSError, SafetensorError) as error:
+            raise UserError(f"{name}: {path} is damaged ({error}): fetch or copy it again") from error
+    if not found:
+        return
+    prefix = model.base_model_prefix
+    # Checkpoints of whole models have the prefix, those of encoders alone have not; a trained RCP's is "encoder".
+    inner = {key.removeprefix(f"{prefix}.") for key in model.state_dict()}
+    there = {key.removeprefix("encoder.").removeprefix(f"{prefix}.") for key in found} | found
+    if inner.isdisjoint(there):
+        raise UserError(
+            f"{name}: none of the {len(inner)} weights of {type(model).__name__} is in its files, which hold "
+            f"{sorted(found)[0]} and {len(found) - 1} others: {_REMEDY}"
+        )
 
 
 def _inside(model: PreTrainedModel, names: Collection[str]) -> set[str]:

@@ -58,7 +58,7 @@ class VllmAnswering:
         base = resolve(self._base)
         options: dict[str, Any] = {}
         if self._adapter is not None:
-            options = {"enable_lora": True, "max_lora_rank": _room_for(self._adapter)}
+            options = {"enable_lora": True, "max_lora_rank": room_for(self._adapter)}
             check_adapter(self._adapter, self._base)
         return LLM(
             base,
@@ -106,8 +106,8 @@ class VllmAnswering:
             yield Generation(query, str(text), finished=output.outputs[0].finish_reason == "stop")
 
 
-def _room_for(adapter: Path) -> int:
-    """The least rank of vLLM's that holds the adapter. Raises ConfigError where there is none."""
+def room_for(adapter: Path) -> int:
+    """Return the least rank of vLLM's that holds the adapter. Raises ConfigError if there is none."""
     rank = adapter_rank(adapter)
     room = next((each for each in RANKS if each >= rank), None)
     if room is None:

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from lmrc.cluster.check import Check, missing, ok
 from lmrc.cluster.plan import Plan
 from lmrc.cluster.preflight.data import Inputs, check_inference_data
 from lmrc.cluster.preflight.hub import FoundModel, find_model
-from lmrc.cluster.preflight.training import is_importable, model_shape
+from lmrc.cluster.preflight.training import check_weights, is_importable, model_shape
 from lmrc.config import ClassifyConfig, ProposeConfig
+from lmrc.corpus.arrow import Corpus
 from lmrc.errors import UserError
 
 
@@ -44,6 +44,7 @@ def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) ->
         from lmrc.rc.classify import Classifying
 
         Classifying(config)
+        _check_demonstrations(config)
         base = config.base if config.rc is None else adapter_base(config.rc)
     except UserError as error:
         yield missing(str(error))
@@ -54,32 +55,46 @@ def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) ->
     yield found.check
     if served:
         yield from _check_server(config)
-    elif config.rc is not None:
-        yield from _check_adapter(config.rc, base, found)
+    else:
+        yield from _check_lm(config, base, found)
 
 
-def _check_adapter(folder: Path, base: str, found: FoundModel) -> Iterator[Check]:
-    """Check that the adapter's weights fit the base, if the config of the base is known here."""
+def _check_demonstrations(config: ClassifyConfig) -> None:
+    """Raise UserError if the demonstrations of few_shot cannot be drawn."""
+    from lmrc.rc.few_shot import demonstrations
+
+    few = config.few_shot
+    if few.examples:
+        demonstrations(Corpus.open(few.corpus), config.prompt.kind, few.examples, few.pairs, few.seed)
+
+
+def _check_lm(config: ClassifyConfig, base: str, found: FoundModel) -> Iterator[Check]:
+    """Check that base and adapter fit each other, if the config of the base is known here."""
     from lmrc.rc.adapter import check_adapter
+    from lmrc.rc.vllm import room_for
 
     shape = model_shape(found, "causal")
-    if shape is None:
+    if shape is not None:
+        yield from check_weights(found, shape, "base")
+    if config.rc is None:
         return
     try:
-        check_adapter(folder, base, shape.config)
+        if config.decode.backend == "vllm":
+            room_for(config.rc)
+        if shape is not None:
+            check_adapter(config.rc, base, shape.config)
+            yield ok(f"the weights of {config.rc} fit {base}")
     except UserError as error:
         yield missing(str(error))
-    else:
-        yield ok(f"the weights of {folder} fit {base}")
 
 
 def _check_server(config: ClassifyConfig) -> Iterator[Check]:
     from lmrc.rc.server.key import needs_key, read_key
+    from lmrc.rc.server.request import check_body
 
     options = config.server
-    if not options.model:
-        yield missing("server.model is empty", f"name the model that {options.url} shall answer with")
     try:
+        check_body(options)
         if read_key(options) is None and needs_key(options):
             yield missing(
                 f"{options.key_variable} is not set, and {options.url} needs a key",

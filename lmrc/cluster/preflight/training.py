@@ -6,6 +6,7 @@ import importlib.util
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from lmrc.cluster import slurm
 from lmrc.cluster.allocation import partition_nodes
@@ -19,6 +20,9 @@ from lmrc.config import ClusterOptions, RcConfig, RcpConfig
 from lmrc.engine.zero_config import read_zero_config
 from lmrc.errors import UserError
 from lmrc.run import RunFolder
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
 
 FP32 = 4
 # A card of 80 GB offers 79.1 GiB, one of 40 GB 39.4.
@@ -41,12 +45,13 @@ def check_rcp(config: RcpConfig, plan: Plan | None, inputs: Inputs) -> Iterator[
     shape = model_shape(found, "encoder")
     if shape is not None:
         yield from _check_length(config, shape)
+        yield from check_weights(found, shape, "model.encoder")
     if shape is not None and config.train.gradient_checkpointing and not supports_checkpointing(shape):
         yield missing(
             f"the encoder {config.model.encoder} does not support gradient checkpointing",
             "set train.gradient_checkpointing to false",
         )
-    yield from _check_tokenizer(found, "encoder")
+    yield from _check_encoding(config, found)
     yield from _check_room(config, plan)
 
 
@@ -61,7 +66,8 @@ def check_rc(config: RcConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Ch
     shape = model_shape(found, "causal")
     if shape is not None:
         yield from _check_lm(config, shape)
-    yield from _check_tokenizer(found, "LM", config.prompt.template == "chat")
+        yield from check_weights(found, shape, "model.base")
+    yield from _check_queries(config, found, inputs)
     yield from _check_quantization(config)
     if config.model.attn_implementation == "flash_attention_2" and not is_importable("flash_attn"):
         yield ok("attention: flash-attn is not installed, so torch's sdpa runs in its place")
@@ -142,24 +148,69 @@ def _check_quantization(config: RcConfig) -> Iterator[Check]:
         )
 
 
-def _check_tokenizer(found: FoundModel, what: str, chat: bool = False) -> Iterator[Check]:
-    """Check that the tokenizer loads; that of an LM must end a text."""
+def check_weights(found: FoundModel, shape: Architecture, option: str) -> Iterator[Check]:
+    """Check that the files of a model on this machine hold its weights, by their names."""
+    from lmrc.engine.weights import check_names
+
+    if found.folder is None or not found.folder.is_dir():
+        return
+    try:
+        check_names(found.folder, shape.model, f"{option} {found.name}")
+    except UserError as error:
+        yield missing(str(error))
+
+
+def _tokenizer(found: FoundModel) -> tuple[PreTrainedTokenizerBase | None, list[Check]]:
+    """Return the tokenizer, and why it cannot be loaded; neither if it is on the hub alone."""
     if found.folder is None:
-        return  # the hub has it, or the check of the model says why it is not there
+        return None, []
     from transformers import AutoTokenizer
 
+    remedy = "put the tokenizer's files beside the weights"
     try:
         tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
         reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        yield missing(f"no tokenizer could be loaded from {found.name} ({reason})", "put its files beside the weights")
-        return
+        return None, [missing(f"no tokenizer could be loaded from {found.name} ({reason})", remedy)]
     if len(tokenizer) < VOCABULARY:
-        yield missing(f"the tokenizer of {found.name} has {len(tokenizer)} tokens", "put its files beside the weights")
-    if what == "LM" and tokenizer.eos_token_id is None:
+        return None, [missing(f"the tokenizer of {found.name} has {len(tokenizer)} tokens", remedy)]
+    return tokenizer, []
+
+
+def _check_encoding(config: RcpConfig, found: FoundModel) -> Iterator[Check]:
+    """Check that the tokenizer has what RCP puts around texts and mentions."""
+    from lmrc.rcp.markers import Encoder
+
+    tokenizer, checks = _tokenizer(found)
+    yield from checks
+    if tokenizer is None:
+        return
+    try:
+        Encoder(tokenizer, config.model.max_length)
+    except UserError as error:
+        yield missing(str(error))
+
+
+def _check_queries(config: RcConfig, found: FoundModel, inputs: Inputs) -> Iterator[Check]:
+    """Check that the tokenizer ends texts, and that queries can be made with it and these relations."""
+    tokenizer, checks = _tokenizer(found)
+    yield from checks
+    if tokenizer is None:
+        return
+    if tokenizer.eos_token_id is None:
         yield missing(f"the tokenizer of {found.name} has no end-of-sequence token", "set its eos_token")
-    if chat and not tokenizer.chat_template:
+    if config.prompt.template == "chat" and not tokenizer.chat_template:
         yield missing("prompt.template is chat, but the tokenizer has no chat template", "choose none or llama2")
+        return
+    corpus, _ = inputs.corpus(config.data.train)
+    if corpus is None:
+        return
+    from lmrc.rc.examples import QueryBuilder
+
+    try:
+        QueryBuilder(tokenizer, corpus.relations, config.prompt)
+    except UserError as error:
+        yield missing(str(error))
 
 
 def _check_room(config: RcpConfig | RcConfig, plan: Plan | None) -> Iterator[Check]:
