@@ -268,9 +268,18 @@ def test_a_resolved_config_can_be_given_again(tmp_path: Path) -> None:
 
 
 def test_a_default_that_a_file_gives_wins_over_a_preset(tmp_path: Path) -> None:
-    (tmp_path / "site.yaml").write_text("nodes: 2\n")
+    (tmp_path / "mine.yaml").write_text("train: {epochs: 3}\n")
     file = tmp_path / "my.yaml"
-    file.write_text("cluster: {nodes: 1}\n")
-    config, _ = parse(RcpConfig, ["--config", str(file), "--cluster", "site"], {}, {"cluster": tmp_path})
-    assert config.cluster.nodes == 1
-    assert "nodes" in config.cluster.model_fields_set
+    file.write_text("rcp: {train: {epochs: 30}}\n")
+    assert RcpConfig().train.epochs == 30
+    given = ["--config", str(file), "--rcp", str(tmp_path / "mine.yaml")]
+    config, _ = parse(PipelineConfig, given, {}, PARTS)
+    assert config.rcp.train.epochs == 30
+
+
+def test_an_option_of_a_cluster_counts_as_given_though_it_is_the_default(tmp_path: Path) -> None:
+    """The pipeline lays those that one step gives over those of all."""
+    file = tmp_path / "my.yaml"
+    file.write_text("cluster: {nodes: 2}\nrcp: {cluster: {nodes: 1}}\n")
+    config, _ = parse(PipelineConfig, ["--config", str(file)], {})
+    assert "nodes" in config.rcp.cluster.model_fields_set

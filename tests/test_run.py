@@ -222,6 +222,18 @@ def test_an_older_run_is_resumed(home: Path, monkeypatch: pytest.MonkeyPatch) ->
         RunFolder.of(other.run).prepare(other)
 
 
+def test_options_without_effect_do_not_tell_runs_apart(home: Path) -> None:
+    """An older run may have been given some, which are refused by now."""
+    config = ClassifyConfig(run=RunOptions(name="classify"))
+    run = begun(config)
+    path = run.path / "config.yaml"
+    path.write_text(path.read_text().replace("threshold: 0.5", "threshold: 0.3"))
+    assert run.prepare(config) is True
+    path.write_text(path.read_text().replace("mode: constrained", "mode: score"))
+    with pytest.raises(RunError, match=r"decode\.mode"):
+        run.prepare(config)
+
+
 def test_what_is_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no run folder"):
         read_config(tmp_path)
