@@ -29,6 +29,8 @@ Quantization = Literal["8bit", "4bit"]
 PromptKind = Literal["rc", "direct", "rcp-llm"]
 PromptTemplate = Literal["llama2", "chat"]
 Shortening = Literal["sentences"]
+RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "loss"]
+RcMetric = Literal["loss", "token_accuracy"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
 
 # Tables 6 and 7.
@@ -179,6 +181,7 @@ class RcpModelOptions(Options):
 class RcpTraining(Training):
     """Table 6, DocRED."""
 
+    metric: RcpMetric = Field("f1", description="dev metric that chooses the best weights; loss is minimized")
     classifier_learning_rate: Rate = Field(1e-4, description="peak learning rate of the new layers")
     positive_weight: float = Field(
         1.0, gt=0.0, description="weight in the loss of a pair with a relation, beside 1 of a pair without any"
@@ -245,7 +248,7 @@ class RcTraining(Training):
     micro_batch_size: Count = Field(1, description="queries a forward pass and process; the rest is accumulated")
     zero_stage: ZeroStage = Field(2, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
     eval_every: int = Field(0, ge=0, description="optimizer steps between evaluations; 0: only after each epoch")
-    metric: str = Field("loss", description="dev metric that chooses the best weights; a name with 'loss' is minimised")
+    metric: RcMetric = Field("loss", description="dev metric that chooses the best weights; loss is minimized")
     none_ratio: float | None = Field(
         None,
         gt=0.0,

@@ -64,6 +64,7 @@ def _run_lease(folder: Path, world: World) -> Iterator[None]:
             refusal = str(error)
     refusal = world.broadcast(refusal)
     if refusal:
+        # Not in the pre-flight: another process may begin the run meanwhile.
         raise RunError(refusal)
     try:
         yield

@@ -76,6 +76,7 @@ def _first_host() -> str:
     try:
         return slurm.hostnames(os.environ["SLURM_JOB_NODELIST"])[0]
     except slurm.SlurmError as error:
+        # Not in the pre-flight: the nodes are known when the job runs.
         raise RunError(f"cannot name the job's first node: {error}") from None
 
 

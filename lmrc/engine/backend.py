@@ -65,6 +65,7 @@ def check_shape(name: str, parameter: nn.Parameter, value: Tensor) -> None:
     """Raise RunError if the value has another shape than its parameter: copying would repeat it, or cut it."""
     shape = getattr(parameter, "ds_shape", parameter.shape)
     if value.shape != shape:
+        # Not in the pre-flight: the checkpoint is read at the resume.
         raise RunError(
             f"the checkpoint is of another model ({name} is {list(value.shape)} there, and {list(shape)} here): use "
             "another --run name"

@@ -206,6 +206,7 @@ class Checkpoints:
         try:
             manifest = json.loads((folder / "manifest.json").read_text())
             if manifest["format"] > FORMAT:
+                # Not in the pre-flight: the checkpoint is read at the resume.
                 raise RunError(f"{folder} was written by a newer version of lmrc: update this one to resume it")
             for name, expected in manifest["sha256"].items():
                 if _sha256(folder / name) != expected:
@@ -229,6 +230,7 @@ class Checkpoints:
         expected = {f"{name}/{key}" for name in self._names for key in STATE_KEYS}
         if files.keys() != expected:
             example = sorted(files.keys() ^ expected)[0]
+            # Not in the pre-flight: the checkpoint is read at the resume.
             raise RunError(f"{folder} is of another model ({example} is in only one of them): use another --run name")
         # One file open at a time, parameters in the same order on every rank.
         for name in self._names:

@@ -93,6 +93,7 @@ class World:
             raise fault
         causes = [cause for _, cause in outcomes if cause]
         if causes:
+            # Not in the pre-flight: what failed, failed on another rank.
             raise RunError(f"{problem} ({'; '.join(causes)})")
         return [value for value, _ in outcomes]
 

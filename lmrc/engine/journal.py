@@ -53,6 +53,7 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
+        # Not in the pre-flight: the disk may fail at any time.
         raise RunError(
             f"rank 0 on {socket.gethostname()}: cannot write metrics.jsonl and tensorboard/ in {folder}: "
             f"{error.strerror or error}; free space or mend the permissions, then repeat"

@@ -185,6 +185,7 @@ class Trainer:
         scale = rate_scale(step, self._total, self._warmup)
         loss, norm = self._global_batch(batch, scale)
         if not math.isfinite(loss):
+            # Not in the pre-flight: the loss is known when it is computed.
             raise RunError(
                 f"the loss of step {step + 1} is {loss} (examples {batch}): lower train.learning_rate or use "
                 f"train.precision fp32, and start again under another --run name"
@@ -248,10 +249,12 @@ class Trainer:
         self._global_batch(self._order.batch(0), 0.0)
         progress = self._checkpoints.load(folder)
         if progress.fingerprint != self._progress.fingerprint:
+            # Not in the pre-flight: the checkpoint is read at the resume, in the precision of the node.
             raise RunError(
                 f"{folder} was trained on other data than {self._run.path} now names: use another --run name"
             )
         if progress.precision != self._precision:
+            # Not in the pre-flight: the checkpoint is read at the resume, in the precision of the node.
             raise RunError(
                 f"{folder} was trained in {progress.precision}, and this machine would go on in {self._precision}: "
                 f"give --train.precision {progress.precision}"

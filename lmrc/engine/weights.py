@@ -65,12 +65,14 @@ def load_model(
                 source, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
         except SafetensorError as error:
+            # Not in the pre-flight: the weights are read at the start; the pre-flight compares their names.
             raise UserError(f"{name}: its weights are damaged ({error}): fetch or copy them again") from error
         except RuntimeError as error:
             # Under ZeRO-3 the rank that reads the file compares shapes, and raises this.
             line = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), None)
             if line is None:
                 raise
+            # Not in the pre-flight: the weights are read at the start; the pre-flight compares their names.
             raise UserError(f"{name}: {line}; {_REMEDY}") from error
     # A tied weight is never in the file. The weight that it is tied to is checked itself.
     missing = {key for key in info["missing_keys"] if not optional.search(key)} - model.all_tied_weights_keys.keys()
@@ -83,6 +85,7 @@ def load_model(
         _listed({key for key, *_ in info["mismatched_keys"]}, "of another shape"),
     ]
     if any(problems):
+        # Not in the pre-flight: the weights are read at the start; the pre-flight compares their names.
         raise UserError(
             f"{name}: the weights do not fit {type(model).__name__}, as config.json has it: of "
             f"{len(model.state_dict())} tensors {'; '.join(problem for problem in problems if problem)}. These would "

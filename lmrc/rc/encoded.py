@@ -65,6 +65,7 @@ class EncodedQueries:
             if not len(self._ids) == self._ends[-1] or not len(self._prompts) == len(self._ends) - 1:
                 raise ValueError(f"{folder} holds other queries than it says")
         except (OSError, ValueError, KeyError, TypeError) as error:
+            # Not in the pre-flight: the cache is read on the node.
             raise CorpusError(f"{error}. This is a cache: remove {folder}, and it is made again") from None
 
     def __len__(self) -> int:

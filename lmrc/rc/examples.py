@@ -266,6 +266,7 @@ class QueryBuilder:
 
     def _refuse(self, document: Document, before: int, after: int, without: int) -> NoReturn:
         if after > self._answer_limit:
+            # Not in the pre-flight: every document would have to be tokenized.
             raise UserError(
                 f"document {document.title!r}: the answer for a single pair may need {after} tokens, but an answer is "
                 f"limited to {self._answer_limit}: raise decode.max_new_tokens or prompt.max_length"
@@ -275,6 +276,7 @@ class QueryBuilder:
         shorten = (
             "" if self._options.shorten else "give --prompt.shorten sentences (lmrc extract: --shorten sentences), "
         )
+        # Not in the pre-flight: every document would have to be tokenized.
         raise UserError(
             f"document {document.title!r} needs {before + after} tokens with a single pair and its answer{even}, but "
             f"prompt.max_length is {self._options.max_length}: {shorten}split the document, or raise prompt.max_length "

@@ -55,6 +55,7 @@ def own_gpus(count: int = 1) -> list[torch.device]:
         return []
     first, there = torch.cuda.current_device(), torch.cuda.device_count()
     if first + count > there:
+        # Not in the pre-flight: GPUs are counted on the node.
         raise ConfigError(f"the LM shall lie on {count} GPUs, but this process has {there - first}: ask for as many")
     return [torch.device("cuda", first + number) for number in range(count)]
 
@@ -141,6 +142,7 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
 
 def _not_loaded(what: str, name: str, error: Exception) -> ConfigError:
     reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    # Not in the pre-flight: the files are read at the start; the pre-flight looks for them.
     return ConfigError(
         f"no {what} could be loaded from {name!r} ({reason}): give a folder with a transformers model, a name on the "
         "hub that this machine can reach, or embedded:smollm2"
@@ -148,6 +150,7 @@ def _not_loaded(what: str, name: str, error: Exception) -> ConfigError:
 
 
 def _too_large(name: str, devices: Sequence[torch.device]) -> ConfigError:
+    # Not in the pre-flight: the memory of a GPU is known on the node; the pre-flight estimates it.
     return ConfigError(
         f"{name} does not fit {len(devices)} GPU{'s' if len(devices) > 1 else ''}: answer with more of them "
         "(decode.gpus_per_worker, or --gpus of lmrc extract), train with more (ZeRO-3 shards the base), or choose a "

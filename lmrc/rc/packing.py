@@ -170,9 +170,11 @@ def _attend(
 ) -> tuple[Tensor, None]:
     """What transformers calls in every layer. Without a layout there is one text."""
     if options.get("softcap") is not None or options.get("s_aux") is not None or options.get("dropout"):
+        # Not in the pre-flight: it shows in a forward pass.
         raise ConfigError(f"the attention of {type(module).__name__} has a softcap, a sink or dropout: {_REMEDY}")
     window = options.get("sliding_window")
     if window is not None and (key.shape[2] if layout is None else layout.longest) > window:
+        # Not in the pre-flight: it shows in a forward pass.
         raise UserError(f"{type(module).__name__} sees {window} tokens only: lower prompt.max_length to that")
     if layout is None:
         if len(query) > 1:  # of which some may be padded, and nothing here would know
@@ -200,6 +202,7 @@ def run(model: nn.Module, input_ids: Tensor, positions: Tensor, layout: Layout, 
     keep = {"logits_to_keep": places} if _selects_logits(model) else {}
     output = model(input_ids=input_ids[None], position_ids=positions[None], layout=layout, use_cache=False, **keep)
     if len(layout.layers) < _unwrapped(model).config.num_hidden_layers:
+        # Not in the pre-flight: it shows in a forward pass.
         raise ConfigError(f"{type(_unwrapped(model)).__name__} cannot read packed texts: {_REMEDY}")
     logits: Tensor = output.logits[0]
     return logits if keep else logits.index_select(0, wanted)
@@ -217,6 +220,7 @@ def check_positions(model: nn.Module, longest: int) -> None:
     config = _unwrapped(model).config
     positions = getattr(config, "max_position_embeddings", None)
     if positions is not None and longest > positions:
+        # Not in the pre-flight: every document would have to be tokenized; the pre-flight compares prompt.max_length.
         raise UserError(
             f"a text has {longest} tokens, but the LM ({config.model_type}) knows {positions} positions: lower "
             "prompt.max_length to that, or choose another model.base"

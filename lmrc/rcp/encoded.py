@@ -56,6 +56,7 @@ class EncodedCorpus:
             self._shards = ShardFolder(folder, _SHARDS.validate_json((folder / SHARDS).read_bytes()))
             columns = [_figures(batch) for batch in self._shards.batches()]
         except (OSError, ValueError) as error:
+            # Not in the pre-flight: the cache is read on the node.
             raise CorpusError(f"{error}. This is a cache: remove {folder}, and it is made again") from None
         figures: NDArray[np.int64] = np.concatenate(columns, axis=1)
         # Each [documents].

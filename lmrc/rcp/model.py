@@ -116,6 +116,7 @@ class RelationCandidateModel(nn.Module):
         except UserError:
             raise
         except (OSError, ValueError) as error:
+            # Not in the pre-flight: the weights are read at the start; the pre-flight looks for the files.
             raise UserError(
                 f"model.encoder: cannot load {name!r} ({_first_line(error)}); give a folder with config.json, weights "
                 "and tokenizer, a name on the Hugging Face hub (this machine must reach it or have it cached), or "
@@ -141,6 +142,7 @@ class RelationCandidateModel(nn.Module):
             config = AutoConfig.from_pretrained(folder)
             options = getattr(config, KEY, None)
             if options is None:
+                # Not in the pre-flight: the weights are read at the start; the pre-flight looks for the files.
                 raise UserError(
                     f"{folder}: config.json is not a relation candidate model's ({KEY!r} missing); {_REMEDY}"
                 )
@@ -150,6 +152,7 @@ class RelationCandidateModel(nn.Module):
         except UserError:
             raise
         except (OSError, ValueError, TypeError, RuntimeError, SafetensorError) as error:
+            # Not in the pre-flight: the weights are read at the start; the pre-flight looks for the files.
             raise UserError(f"{folder}: damaged relation candidate model ({_first_line(error)}); {_REMEDY}") from error
         return model.eval(), tokenizer
 

@@ -30,6 +30,7 @@ class PackedEncoder:
         self.windows = Windows.of(encoder)
         self.heads = encoder.config.num_attention_heads
         if self._attention is None or not self._agrees_with_eager():
+            # Not in the pre-flight: it shows in a forward pass.
             raise UserError(
                 f"the encoder {type(encoder).__name__} does not give the attention of its last layer, which localized "
                 "context pooling needs; choose a BERT- or RoBERTa-like encoder in model.encoder"

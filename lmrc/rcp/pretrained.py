@@ -92,6 +92,7 @@ def load_pretrained(source: str, name: str) -> Pretrained:
         encoder, rest = _encoder(config, weights)
     except (SafetensorError, RuntimeError) as error:
         line = str(error).strip().splitlines()[0]
+        # Not in the pre-flight: the weights are read at the start.
         raise UserError(
             f"model.encoder {name} is a trained RCP, but damaged ({line}): give another folder, or train it again"
         ) from error

@@ -15,7 +15,7 @@ from lmrc.cluster.check import Check, lines, missing, ok
 from lmrc.cluster.plan import Plan, plan
 from lmrc.cluster.preflight.data import Inputs
 from lmrc.cluster.preflight.inference import check_classify, check_propose
-from lmrc.cluster.preflight.site import check_site
+from lmrc.cluster.preflight.site import check_site, check_unused
 from lmrc.cluster.preflight.training import check_rc, check_rcp
 from lmrc.cluster.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig
 from lmrc.errors import ConfigError, UserError
@@ -47,8 +47,7 @@ def examine(stage: Stage, config: StageConfig, made: frozenset[Path] = frozenset
         config = settled.config
         if settled.batch:
             checks.append(ok(settled.batch))
-        if settled.place == "slurm":
-            checks += check_site(settled)
+        checks += check_site(settled) if settled.place == "slurm" else check_unused(settled)
     checks += CHECKS[stage](config, settled, Inputs(made)) if stage in CHECKS else _own_check(stage, config, made)
     return settled, checks
 

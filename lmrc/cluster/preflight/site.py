@@ -13,6 +13,18 @@ from lmrc.cluster.submit import gpus_per_node, sbatch_script
 from lmrc.config import ClusterOptions
 from lmrc.errors import ConfigError
 
+SLURM_ONLY = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "exclude",
+    "mem_per_gpu",
+    "gpu_type",
+    "sbatch",
+    "max_running",
+)
+
 
 def check_site(plan: Plan) -> Iterator[Check]:
     """Check the options of the job against each other, and against the partition. Asks SLURM a few questions."""
@@ -40,6 +52,18 @@ def check_site(plan: Plan) -> Iterator[Check]:
             )
     except slurm.SlurmError as error:
         yield missing(f"SLURM does not answer ({error})", "ask the site; --where local runs the stage on this machine")
+
+
+def check_unused(plan: Plan) -> Iterator[Check]:
+    """Warn of options of SLURM that are given for a stage that runs on this machine; `--nodes` and `--gpus` are not."""
+    options = plan.config.cluster
+    given = [name for name in SLURM_ONLY if name in options.model_fields_set and getattr(options, name)]
+    if given:
+        names = ", ".join(f"cluster.{name}" for name in given)
+        yield warning(
+            f"{names} {'is' if len(given) == 1 else 'are'} for SLURM, and {plan.stage.name} runs on this machine",
+            "none needed; --where slurm submits it",
+        )
 
 
 def _partition(options: ClusterOptions) -> str | None:

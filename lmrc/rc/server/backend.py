@@ -165,8 +165,10 @@ class ServerBackend:
     def _check_worth_waiting(self, failure: PassingFailure, failures: int) -> None:
         again = "the answers so far are kept, and the same command goes on"
         if failure.wait > _LONGEST_PAUSE:
+            # Not in the pre-flight: a server may fail at any time.
             raise RunError(f"{failure}. It asks to wait {failure.wait:.0f} s; do so: {again}")
         if failures > self._options.retries:
+            # Not in the pre-flight: a server may fail at any time.
             raise RunError(
                 f"{self._options.url}: no answer in {failures} attempts; the last: {failure}. See whether the server "
                 f"runs and how much it bears (server.concurrency, server.requests_per_minute, server.timeout_seconds); "

@@ -43,6 +43,7 @@ class Cache:
         except FileNotFoundError:
             return None
         except OSError as error:
+            # Not in the pre-flight: the disk may fail at any time.
             raise RunError(f"cannot read {path}: {error.strerror}; mend the permissions, or remove the file") from None
         try:
             entry = json.loads(content)
@@ -71,6 +72,7 @@ class Cache:
                 temporary.unlink(missing_ok=True)
             fsync(path.parent)
         except OSError as error:
+            # Not in the pre-flight: the disk may fail at any time.
             raise RunError(
                 f"cannot keep an answer in {path.parent}: {error.strerror}; free space or mend the permissions, then "
                 "repeat"

@@ -67,10 +67,12 @@ class Client:
         except (requests.Timeout, urllib3.exceptions.TimeoutError) as error:
             raise self._late() from error
         except (requests.exceptions.InvalidURL, UnicodeError) as error:
+            # Not in the pre-flight: only the server can say it, and a request costs money.
             raise ConfigError(f"server.url {self._options.url} is no address: {self._words(error)}") from None
         except (requests.RequestException, urllib3.exceptions.HTTPError, OSError) as error:
             cause = self._words(_innermost(error))
             if "CERTIFICATE_VERIFY_FAILED" in cause:
+                # Not in the pre-flight: only the server can say it, and a request costs money.
                 raise ConfigError(
                     f"{self._options.url} shows a certificate that is not trusted ({cause}): name your own authority's "
                     "file in REQUESTS_CA_BUNDLE"
@@ -126,6 +128,7 @@ class Client:
         status, words = response.status_code, self._words(_message(content))
         said = f"{self._options.url} answered {status}" + (f": {words}" if words else "")
         if _code(content) == "insufficient_quota" or status == 402:
+            # Not in the pre-flight: only the server can say it, and a request costs money.
             raise ConfigError(f"{said}. The account has no credit left: add some, then give the same command again")
         if status in _PASSING or (status >= 500 and status != 501):
             raise PassingFailure(str(status), said, _retry_after(response.headers.get("Retry-After", "")))
@@ -137,20 +140,25 @@ class Client:
                 mend = f"no key was sent, because {variable} is not set: set it to this server's key"
             else:
                 mend = "no key was sent: name the variable that holds it in server.key_variable"
+            # Not in the pre-flight: only the server can say it, and a request costs money.
             raise ConfigError(f"{said}. Access was refused; {mend}")
         if status == 404:
+            # Not in the pre-flight: only the server can say it, and a request costs money.
             raise ConfigError(
                 f"{said}. Check server.url, which mostly ends in /v1, server.endpoint ({self._options.endpoint}) and "
                 f"server.model ({self._options.model}), which must be a name that the server's own /models lists"
             )
         if status in (400, 413, 422):
+            # Not in the pre-flight: only the server can say it, and a request costs money.
             raise UserError(
                 f"{said}. It will not take this request: if it is too long, lower prompt.max_length or "
                 "decode.max_new_tokens; if it does not know a field, leave that out by server.body, as in 'seed=null'"
             )
         if 300 <= status < 400:
             where = self._words(response.headers.get("Location", "elsewhere"))
+            # Not in the pre-flight: only the server can say it, and a request costs money.
             raise ConfigError(f"{said}. It points to {where}: give the final address as server.url")
+        # Not in the pre-flight: only the server can say it, and a request costs money.
         raise ConfigError(f"{said}. Check that server.url is that of an OpenAI-compatible server")
 
     def _words(self, said: object) -> str:

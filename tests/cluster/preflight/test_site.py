@@ -7,7 +7,7 @@ import pytest
 
 from lmrc.cluster.check import Check
 from lmrc.cluster.plan import plan
-from lmrc.cluster.preflight.site import check_site
+from lmrc.cluster.preflight.site import check_site, check_unused
 from lmrc.cluster.stages import CLASSIFY, RCP
 from lmrc.config import ClassifyConfig, ClusterOptions, DecodeOptions, RcpConfig
 from tests.cluster.site import Partition, fake_site
@@ -77,3 +77,12 @@ def test_exported_variables_and_wrong_options_are_listed(tmp_path: Path, monkeyp
     assert any("partition long: 4 of 4 nodes" in check.what for check in found)
     (said,) = reasons(found)
     assert said.startswith("cluster.sbatch: array is set by the launcher: give --gpus")
+
+
+def test_options_of_slurm_are_no_use_on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = ClusterOptions(nodes=1, gpus=1, partition="gpu", sbatch={"qos": "high"}, where="here")
+    (check,) = check_unused(plan(RCP, RcpConfig(cluster=given)))
+    assert check.level == "warning"
+    assert check.what == "cluster.partition, cluster.sbatch are for SLURM, and rcp runs on this machine"
+    assert not list(check_unused(plan(RCP, RcpConfig(cluster=ClusterOptions(nodes=1, where="here")))))
