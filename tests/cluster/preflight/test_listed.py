@@ -37,8 +37,10 @@ FOUND_BEFORE = {
 }
 # Not of a stage's start: what runs without the launcher, the launcher itself, and work that is under way.
 ELSEWHERE = ("rc/align.py", "rc/merge.py", "cluster/preflight", "cluster/watch", "cluster/work")
-LAUNCHER = ("allocation", "architecture", "batch", "launch", "local", "pipeline", "plan", "requeue", "snapshot", "stages",
-            "submit")  # fmt: skip
+LAUNCHER = (
+    *("allocation", "architecture", "batch", "launch", "local", "pipeline", "plan", "requeue", "snapshot", "stages"),
+    "submit",
+)
 
 
 def mistakes(path: Path) -> Iterator[tuple[str, int]]:
