@@ -1,4 +1,4 @@
-"""Attention in training in bf16 on a CPU: torch's fused kernel beside products (lmrc/rcp/window_attention.py).
+"""Attention in training in bf16 on a CPU: torch's fused kernel beside products (lmrc/rcp/model/window_attention.py).
 
 Forward and backward pass of one window in turn, MiniLM's 12 heads of 32 numbers and RoBERTa-base's 12 of 64; outputs
 are compared first.
@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from side_by_side import in_turn
 from torch import Tensor
 
-from lmrc.rcp.window_attention import products
+from lmrc.rcp.model.window_attention import products
 
 HEADS = 12
 LENGTHS = (128, 200, 256, 320, 400, 512)

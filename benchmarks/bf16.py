@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lmrc.engine.precision import settle
+from lmrc.training.precision import settle
 
 # Tokens of a batch of 4 documents, MiniLM's hidden size and its feed-forward size.
 TOKENS, HIDDEN, INNER = 740, 384, 1536

@@ -1,7 +1,7 @@
 """How long a training stands still for a checkpoint: written at once, or while the training goes on.
 
 The same loop runs in turn without checkpoints, with `save`, and with `begin` and `finish` at the first step that finds
-the files written, as `lmrc.engine.loop` does. Steps are slower while a thread writes beside them: the whole time lost
+the files written, as `lmrc.training.trainer` does. Steps are slower while a thread writes beside them: the whole time lost
 a checkpoint is shown too.
 
     python benchmarks/checkpoint.py [--megabytes 300] [--every 100] [--saves 3] [--folder FOLDER] [--json FILE]
@@ -20,9 +20,9 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from lmrc.engine.backend import STATE_KEYS, StateKey
-from lmrc.engine.checkpoint import Checkpoints, Progress
-from lmrc.engine.distributed import ALONE
+from lmrc.training.backends.base import STATE_KEYS, StateKey
+from lmrc.training.checkpoint import Checkpoints, Progress
+from lmrc.training.distributed import ALONE
 
 STEP_SECONDS = 0.02
 MATRIX = 1000

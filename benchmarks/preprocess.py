@@ -28,13 +28,13 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lmrc.corpus import synthetic
-from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.docred import Document, read_documents, to_json
 from lmrc.corpus.relations import DOCRED
-from lmrc.embedded import resolve
-from lmrc.rcp.encoded import EncodedCorpus, encoded
-from lmrc.rcp.markers import Encoder
+from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.pretrained.packaged import resolve
+from lmrc.rcp.data.dataset import EncodedCorpus, encoded
+from lmrc.rcp.data.tokenization import Encoder
 
 MAX_LENGTH = 1024
 SYNTHETIC = 500

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrc.corpus.docred import candidate_pairs
-from lmrc.rcp.markers import EncodedDocument
+from lmrc.rcp.data.tokenization import EncodedDocument
 
 EMBEDDING = 768
 BLOCK = 64

@@ -2,7 +2,7 @@
 
 Both sides hold the same LM with the same adapter and answer the same queries (gold pairs of the documents), as many at
 a time. Hugging Face's side is greedy `generate` over padded batches, sorted by length, with sdpa; ours is
-`lmrc.rc.decode`. The adapter must have learnt the format: one that has not never ends its answers, and costs
+`lmrc.rc.decoding.generate`. The adapter must have learnt the format: one that has not never ends its answers, and costs
 `generate` all their room.
 
 `agreement`: of the queries whose free answer is well-formed and in order, the share with the same triples from both.
@@ -25,21 +25,21 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
-from lmrc.config import DecodeOptions, PromptOptions
+from lmrc.config.schema import DecodeOptions, PromptOptions
 from lmrc.corpus.docred import Document, read_documents, relations_by_pair
+from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relations import DOCRED
-from lmrc.evaluation.metrics import score
-from lmrc.evaluation.predictions import Prediction
-from lmrc.rc.adapter import adapter_base
-from lmrc.rc.decode import Generation, generate
-from lmrc.rc.examples import Query, QueryBuilder, gold_pairs
-from lmrc.rc.grammar import Grammar
-from lmrc.rc.lora import load_adapter, load_base, load_tokenizer
-from lmrc.rc.memory import SharedBeginning
-from lmrc.rc.packing import IMPLEMENTATION
-from lmrc.rc.prompts import answer
-from lmrc.rc.settings import Settings
-from lmrc.rc.triples import Parsed, parse
+from lmrc.evaluation.metrics.scores import score
+from lmrc.rc.decoding.generate import Generation, generate
+from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.decoding.parsing import Parsed, parse
+from lmrc.rc.model.adapter import adapter_base
+from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.model.kv_cache import SharedBeginning
+from lmrc.rc.model.lora import load_adapter, load_base, load_tokenizer
+from lmrc.rc.model.packed_attention import IMPLEMENTATION
+from lmrc.rc.prompts.query_builder import Query, QueryBuilder, gold_pairs
+from lmrc.rc.prompts.templates import answer
 
 
 def gold_roundtrip(documents: Sequence[Document]) -> float:

@@ -26,13 +26,13 @@ from peft import PeftModel
 from side_by_side import highest_memory, in_turn
 from torch import nn
 
-from lmrc.config import LoraOptions, PromptOptions
+from lmrc.config.schema import LoraOptions, PromptOptions
 from lmrc.corpus.docred import read_documents, relations_by_pair
 from lmrc.corpus.relations import DOCRED
-from lmrc.rc.batching import collate
-from lmrc.rc.examples import Example, QueryBuilder, encode, gold_pairs
-from lmrc.rc.lora import add_adapter, load_base, load_tokenizer
-from lmrc.rc.packing import IMPLEMENTATION, run
+from lmrc.rc.data.collate import collate
+from lmrc.rc.model.lora import add_adapter, load_base, load_tokenizer
+from lmrc.rc.model.packed_attention import IMPLEMENTATION, run
+from lmrc.rc.prompts.query_builder import Example, QueryBuilder, encode, gold_pairs
 
 BASE = "embedded:smollm2"
 

@@ -30,11 +30,11 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED
-from lmrc.embedded import resolve
-from lmrc.engine.precision import autocast
-from lmrc.rcp.classifiers import GroupedClassifier
-from lmrc.rcp.markers import EncodedDocument, Encoder
-from lmrc.rcp.model import RelationCandidateModel
+from lmrc.pretrained.packaged import resolve
+from lmrc.rcp.data.tokenization import EncodedDocument, Encoder
+from lmrc.rcp.model.classifiers import GroupedClassifier
+from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.training.precision import autocast
 
 Size = Literal["minilm", "base"]
 Step = Callable[[int], None]

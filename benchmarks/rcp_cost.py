@@ -20,9 +20,9 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel
 
-from lmrc.embedded import resolve
-from lmrc.rcp.markers import EncodedDocument
-from lmrc.rcp.model import RelationCandidateModel
+from lmrc.pretrained.packaged import resolve
+from lmrc.rcp.data.tokenization import EncodedDocument
+from lmrc.rcp.model.model import RelationCandidateModel
 
 LENGTH = 400
 ENTITIES = 20

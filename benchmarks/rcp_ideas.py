@@ -1,6 +1,6 @@
 """What RCP gains by one idea at a time: a short training of MiniLM with it, and the scores of dev.
 
-What paid is an option of lmrc/config.py; what did not, by itself or with others, is only here. All of a seed start from
+What paid is an option of lmrc/config/schema.py; what did not, by itself or with others, is only here. All of a seed start from
 the same weights and see the same batches; one process, no checkpoints.
 
     python benchmarks/rcp_ideas.py IDEA --train CORPUS --dev CORPUS [--seed 66] [--epochs 3] [--steps N]
@@ -23,20 +23,20 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import lmrc.rcp.model as rcp_model
-from lmrc.config import RcpConfig
-from lmrc.corpus.arrow import Corpus
+import lmrc.rcp.model.model as rcp_model
+from lmrc.config.schema import RcpConfig
+from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import Document
-from lmrc.engine.distributed import ALONE
-from lmrc.engine.loop import rate_scale, seed_everything
-from lmrc.engine.order import DataOrder, step_seed
-from lmrc.rcp.batching import Batch, unordered_pairs
-from lmrc.rcp.markers import Encoder
-from lmrc.rcp.model import RelationCandidateModel
-from lmrc.rcp.pooling import pool_contexts
-from lmrc.rcp.train import RcpTask
+from lmrc.rcp.data.collate import Batch, unordered_pairs
+from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.rcp.model.pooling import pool_contexts
+from lmrc.rcp.task import RcpTask
+from lmrc.training.distributed import ALONE
+from lmrc.training.sampler import DataOrder, step_seed
+from lmrc.training.trainer import rate_scale, seed_everything
 
-# Options of lmrc/config.py, all beside none.
+# Options of lmrc/config/schema.py, all beside none.
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "none": {},
     "types": {"model": {"entity_types": True}},

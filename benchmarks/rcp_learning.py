@@ -21,8 +21,8 @@ from transformers import AutoTokenizer
 
 from lmrc.corpus.docred import Document, candidate_pairs, read_documents
 from lmrc.corpus.relations import DOCRED
-from lmrc.embedded import resolve
-from lmrc.rcp.markers import Encoder
+from lmrc.pretrained.packaged import resolve
+from lmrc.rcp.data.tokenization import Encoder
 
 
 def targets_of(documents: Sequence[Document]) -> Tensor:

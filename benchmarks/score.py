@@ -22,14 +22,14 @@ from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from lmrc.corpus.arrow import write_corpus
+from lmrc.corpus.corpus import write_corpus
 from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.predictions import Prediction, Predictions, write_predictions
 from lmrc.corpus.relations import DOCRED
-from lmrc.evaluation.analysis import analyse
-from lmrc.evaluation.gold import read_gold
-from lmrc.evaluation.metrics import scores_of
-from lmrc.evaluation.predictions import Prediction, Predictions, write_predictions
-from lmrc.evaluation.triples import Triples
+from lmrc.evaluation.metrics.error_analysis import analyse
+from lmrc.evaluation.metrics.gold_table import read_gold
+from lmrc.evaluation.metrics.scores import scores_of
+from lmrc.evaluation.metrics.triple_table import Triples
 
 
 def repeated(documents: list[Document], count: int, labels: float) -> Iterator[Document]:
@@ -58,7 +58,7 @@ def command(gold: Path, predictions: Path, facts: Path | None) -> tuple[float, f
     words = ["score", "--gold", gold, "--pred", predictions, "--json", out]
     words += [] if facts is None else ["--train-facts", facts]
     begin = time.perf_counter()
-    process = subprocess.Popen([sys.executable, "-m", "lmrc.cli", *map(str, words)], stdout=subprocess.DEVNULL)
+    process = subprocess.Popen([sys.executable, "-m", "lmrc.cli.main", *map(str, words)], stdout=subprocess.DEVNULL)
     _, status, usage = os.wait4(process.pid, 0)
     if status:
         raise SystemExit(f"lmrc score failed with status {status}")

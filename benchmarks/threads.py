@@ -21,7 +21,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lmrc import threads
+from lmrc.common import threads
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("LMRC_SHARED", ROOT.parent / "shared")) / "data" / "redocred_dev.json"
@@ -42,13 +42,13 @@ def serve(documents: Path | None, batches: int) -> None:
     from rcp import VOCABULARY, Side, make_encoder
     from transformers import AutoTokenizer
 
-    from lmrc.cluster.stages import quieten
-    from lmrc.corpus import synthetic
     from lmrc.corpus.docred import read_documents
     from lmrc.corpus.relations import DOCRED
-    from lmrc.embedded import resolve
-    from lmrc.rcp.markers import Encoder
-    from lmrc.rcp.model import RelationCandidateModel
+    from lmrc.corpus.synthetic import generator as synthetic
+    from lmrc.launcher.stages import quieten
+    from lmrc.pretrained.packaged import resolve
+    from lmrc.rcp.data.tokenization import Encoder
+    from lmrc.rcp.model.model import RelationCandidateModel
 
     quieten()
     encoder = Encoder(AutoTokenizer.from_pretrained(resolve("embedded:minilm")), 1021)

@@ -1,6 +1,6 @@
 """How much time workers of distributed inference spend on agreeing who does what, by simulation on one machine.
 
-Every worker is a process of its own that runs `lmrc.cluster.work.work`; only the model is missing: a unit sleeps. Where
+Every worker is a process of its own that runs `lmrc.inference.run_worker.work`; only the model is missing: a unit sleeps. Where
 there are more workers than cores, a worker also waits for a core whenever it wants to claim something: what is shown as
 wall time is too high then, and the processor's time plus the injected delays is the other bound.
 
@@ -23,9 +23,9 @@ from typing import Any
 
 import pyarrow as pa
 
-from lmrc.cluster.work import work
-from lmrc.cluster.work.files import Files
-from lmrc.config import WorkOptions
+from lmrc.config.schema import WorkOptions
+from lmrc.inference.run_worker import work
+from lmrc.runs.shared_fs import Files
 
 UNIT_SECONDS = 30.0
 """What a unit takes in real use; the share of coordination is told of it."""

@@ -6,8 +6,8 @@
 import sys
 
 try:
-    from lmrc.cluster.launch import main
-    from lmrc.cluster.stages import CLASSIFY
+    from lmrc.launcher.launch import main
+    from lmrc.launcher.stages import CLASSIFY
 except ModuleNotFoundError as error:
     sys.exit(f"Error: {error}: activate the environment first, by typing . .venv/bin/activate")
 

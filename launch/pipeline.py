@@ -6,7 +6,7 @@
 import sys
 
 try:
-    from lmrc.cluster.pipeline import main
+    from lmrc.launcher.pipeline import main
 except ModuleNotFoundError as error:
     sys.exit(f"Error: {error}: activate the environment first, by typing . .venv/bin/activate")
 

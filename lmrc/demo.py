@@ -12,19 +12,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lmrc.cluster.launch import launch
-from lmrc.cluster.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig, quieten
-from lmrc.config import ClusterOptions, DemoConfig, RunOptions, TrainingData
-from lmrc.corpus import synthetic
-from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.common.atomic_io import write_atomically
+from lmrc.config.schema import ClusterOptions, DemoConfig, RunOptions, TrainingData
 from lmrc.corpus.candidates import Candidates
-from lmrc.durable import write_atomically
-from lmrc.evaluation.evaluated import Evaluated, read_evaluated
-from lmrc.evaluation.facts import Facts, read_facts
-from lmrc.evaluation.metrics import candidate_scores
-from lmrc.evaluation.runs import PAGE, report_runs
-from lmrc.evaluation.tables import Table, score_table
-from lmrc.run import RunFolder
+from lmrc.corpus.corpus import Corpus, write_corpus
+from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.evaluation.metrics.scores import candidate_scores
+from lmrc.evaluation.metrics.train_facts import Facts, read_facts
+from lmrc.evaluation.report.build import PAGE, report_runs
+from lmrc.evaluation.scored_run import Evaluated, read_evaluated
+from lmrc.evaluation.tables.table import Table, score_table
+from lmrc.launcher.launch import launch
+from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig, quieten
+from lmrc.runs.run_folder import RunFolder
 
 HERE = ClusterOptions(where="here")
 
@@ -167,11 +167,11 @@ def _rcp_table(summary: dict[str, Any]) -> Table:
 
 def export_untrained(config: DemoConfig, data: TrainingData, folder: Path) -> None:
     """Both models as they are before the first step, in the layout that inference loads."""
-    from lmrc.engine.backend import trained_parameters
-    from lmrc.engine.loop import seed_everything
-    from lmrc.engine.task import Task
-    from lmrc.rc.train import RcTask
-    from lmrc.rcp.train import RcpTask
+    from lmrc.rc.task import RcTask
+    from lmrc.rcp.task import RcpTask
+    from lmrc.training.backends.base import trained_parameters
+    from lmrc.training.task import Task
+    from lmrc.training.trainer import seed_everything
 
     quieten()
     corpus = Corpus.open(data.train)

@@ -1,7 +1,7 @@
 """Triples of new documents: RCP, then RC, a few documents at a time, on this machine.
 
 The score of a triple is P(pair) x P(relation): of equation 6, and of the LM for this relation of the pair among the
-possible ones (`lmrc.rc.constrained`, `lmrc.rc.scoring`). Both are as well calibrated as the models are; the order of
+possible ones (`lmrc.rc.decoding.constrained`, `lmrc.rc.decoding.scoring`). Both are as well calibrated as the models are; the order of
 the triples is what the score is for.
 """
 
@@ -14,24 +14,24 @@ from itertools import islice
 
 import torch
 
-from lmrc.config import DecodeOptions, ExtractConfig, PromptOptions
+from lmrc.common.errors import UserError
+from lmrc.common.exit_codes import Interrupted
+from lmrc.common.input_checks import check_output
+from lmrc.common.progress import DocumentProgress
+from lmrc.config.schema import DecodeOptions, ExtractConfig, PromptOptions
 from lmrc.corpus.docred import Document, candidate_pairs, read_documents
+from lmrc.corpus.predictions import Prediction, writing_predictions
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
-from lmrc.errors import UserError
-from lmrc.evaluation.predictions import Prediction, writing_predictions
-from lmrc.evaluation.tables import Table
-from lmrc.exits import Interrupted
-from lmrc.inputs import check_output
-from lmrc.progress import DocumentProgress
-from lmrc.rc.adapter import adapter_base
-from lmrc.rc.answering import LocalAnswering, load_lm
-from lmrc.rc.examples import Query, QueryBuilder
-from lmrc.rc.lora import load_tokenizer
-from lmrc.rc.prompts import entity_name
-from lmrc.rc.settings import Settings
-from lmrc.rcp.calibration import find_threshold
-from lmrc.rcp.model import check_folder
-from lmrc.rcp.propose import Proposal, Proposer
+from lmrc.evaluation.tables.table import Table
+from lmrc.rc.decoding.base import LocalAnswering, load_lm
+from lmrc.rc.model.adapter import adapter_base
+from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.model.lora import load_tokenizer
+from lmrc.rc.prompts.query_builder import Query, QueryBuilder
+from lmrc.rc.prompts.templates import entity_name
+from lmrc.rcp.model.model import check_folder
+from lmrc.rcp.predict import Proposal, Proposer
+from lmrc.rcp.thresholds import find_threshold
 
 BATCHES = 2
 """Batches of documents that are in memory: more would fill the LM better, and tell less often how far it is."""

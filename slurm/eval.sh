@@ -25,13 +25,13 @@ if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 
 run=${1:-runs}
 # The pre-flight: if there is nothing to evaluate, the first task says so and ends the others.
-if ! dataset=$(python -m lmrc.cluster.preflight.evaluation "$run" ${2:+"$2"}); then
+if ! dataset=$(python -m lmrc.launcher.preflight.evaluation "$run" ${2:+"$2"}); then
   if [ "${SLURM_ARRAY_TASK_ID:-}" = "${SLURM_ARRAY_TASK_MIN:-none}" ]; then
     scancel "${SLURM_ARRAY_JOB_ID}_[$((SLURM_ARRAY_TASK_MIN + 1))-$SLURM_ARRAY_TASK_MAX]" 2>/dev/null || true
   fi
   exit 2
 fi
-corpus_of_rcp() { python -c 'import pathlib, sys, lmrc.run; print(lmrc.run.read_config(pathlib.Path(sys.argv[1]))["data"][sys.argv[2]])' "$run/rcp" "$1"; }
+corpus_of_rcp() { python -c 'import pathlib, sys, lmrc.runs.run_folder; print(lmrc.runs.run_folder.read_config(pathlib.Path(sys.argv[1]))["data"][sys.argv[2]])' "$run/rcp" "$1"; }
 out=$run/eval-$(basename "$dataset")
 
 score() {
@@ -54,7 +54,7 @@ work() {
     while status=0; wait $worker || status=$?; kill -0 $worker 2>/dev/null; do :; done  # a signal ends `wait`, not the worker
     worker=
     if [ -n "$stopped" ]; then scontrol requeue "$task"
-    elif [ $status -gt 128 ]; then python -m lmrc.cluster.requeue "$out/$stage" $status 100; fi
+    elif [ $status -gt 128 ]; then python -m lmrc.launcher.slurm.requeue "$out/$stage" $status 100; fi
     if [ $status -ne 0 ]; then exit $status; fi
     sleep 2
   done

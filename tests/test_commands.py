@@ -15,21 +15,21 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from lmrc.cache import cache_folder
-from lmrc.cluster import pipeline
-from lmrc.cluster.architecture import KNOWN
-from lmrc.cluster.launch import read_config
-from lmrc.cluster.preflight import examine
-from lmrc.cluster.preflight.evaluation import evaluated_corpus
-from lmrc.cluster.stages import STAGES, StageConfig
-from lmrc.config import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
-from lmrc.corpus.arrow import Corpus
+from lmrc.common.cache import cache_folder
+from lmrc.config.loader import split_flags
+from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.corpus.candidates import write_candidates
-from lmrc.embedded import resolve
-from lmrc.options import split_flags
-from tests.cluster.preflight.test_hub import make_cached
-from tests.cluster.site import Partition, fake_site
+from lmrc.corpus.corpus import Corpus
+from lmrc.launcher import pipeline
+from lmrc.launcher.launch import read_config
+from lmrc.launcher.model_shapes import KNOWN
+from lmrc.launcher.preflight import examine
+from lmrc.launcher.preflight.evaluation import evaluated_corpus
+from lmrc.launcher.stages import STAGES, StageConfig
+from lmrc.pretrained.packaged import resolve
 from tests.conftest import ROOT
+from tests.launcher.preflight.test_hub import make_cached
+from tests.launcher.site import Partition, fake_site
 from tests.slurm.harness import write_data, write_models
 from tests.test_readme import commands as commands_of_pages
 

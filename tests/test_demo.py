@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.cli import main
+from lmrc.cli.main import main
 from tests.conftest import ROOT
 
 
@@ -30,8 +30,8 @@ def test_the_chain_from_documents_to_report(
         assert (run / stage / "DONE").exists(), stage
         assert (run / stage / "config.yaml").exists(), stage
     # Predictions are about held-out documents, and only about pairs that were proposed.
-    from lmrc.corpus.arrow import Corpus
     from lmrc.corpus.candidates import Candidates
+    from lmrc.corpus.corpus import Corpus
 
     corpus, candidates = Corpus.open(run / "data" / "test"), Candidates.open(run / "propose" / "candidates")
     proposed = {

@@ -13,19 +13,19 @@ import pytest
 import torch
 
 from lmrc import extract
-from lmrc.cli import main
-from lmrc.config import ClassifyConfig, DecodeOptions, ExtractConfig, RunOptions
+from lmrc.cli.main import main
+from lmrc.common.errors import UserError
+from lmrc.config.schema import ClassifyConfig, DecodeOptions, ExtractConfig, RunOptions
 from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.docred import Document, candidate_pairs, to_json
-from lmrc.errors import UserError
-from lmrc.evaluation.predictions import read_predictions
+from lmrc.corpus.predictions import read_predictions
 from lmrc.extract import Extraction
-from lmrc.rc.classify import Classifying
-from lmrc.rc.settings import Settings
-from lmrc.rcp.calibration import calibrate, save
-from lmrc.rcp.markers import Encoder
-from lmrc.rcp.model import RelationCandidateModel
-from lmrc.rcp.propose import Proposal, Proposer, probabilities
+from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.predict import Classifying
+from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.rcp.predict import Proposal, Proposer, probabilities
+from lmrc.rcp.thresholds import calibrate, save
 from tests.rc import tiny as rc_tiny
 from tests.rc.conftest import Learnt, base, learnt  # noqa: F401 (fixtures)
 from tests.rcp import tiny as rcp_tiny
@@ -325,7 +325,7 @@ def test_a_wrong_place_is_told_before_anything_is_loaded(config: ExtractConfig, 
         ({"rcp": config.rc}, "it holds what launch/rc.py trained; give --rcp the best/ folder"),
     ):
         given = arguments(config.model_copy(update=changes))
-        code = f"import sys; from lmrc.cli import main; main({given!r}); print('torch' in sys.modules)"
+        code = f"import sys; from lmrc.cli.main import main; main({given!r}); print('torch' in sys.modules)"
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
         assert says in ended.stderr
         assert ended.stdout == "False\n"

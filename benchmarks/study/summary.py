@@ -16,20 +16,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lmrc.corpus.arrow import Corpus
-from lmrc.durable import write_atomically
-from lmrc.evaluation.compare import Comparison, compare
-from lmrc.evaluation.evaluated import Evaluated, read_evaluated
-from lmrc.evaluation.facts import read_facts
-from lmrc.evaluation.gold import Gold
-from lmrc.evaluation.metrics import scores_of
-from lmrc.evaluation.predictions import Predictions
-from lmrc.evaluation.tables import Table
-from lmrc.evaluation.triples import Triples
-from lmrc.history import History
-from lmrc.rc.lora import load_tokenizer
-from lmrc.rc.prompts import prompt
-from lmrc.rc.settings import Settings
+from lmrc.common.atomic_io import write_atomically
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.predictions import Predictions
+from lmrc.evaluation.metrics.compare import Comparison, compare
+from lmrc.evaluation.metrics.gold_table import Gold
+from lmrc.evaluation.metrics.scores import scores_of
+from lmrc.evaluation.metrics.train_facts import read_facts
+from lmrc.evaluation.metrics.triple_table import Triples
+from lmrc.evaluation.scored_run import Evaluated, read_evaluated
+from lmrc.evaluation.tables.table import Table
+from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.model.lora import load_tokenizer
+from lmrc.rc.prompts.templates import prompt
+from lmrc.runs.events import History
 
 ENDS = {"preempted", "stopped", "died", "failed", "cancelled", "finished"}
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from random import Random
 
-from lmrc.corpus.arrow import Manifest, write_corpus
+from lmrc.common.errors import UserError
+from lmrc.common.files import sha256_of
+from lmrc.corpus.corpus import Manifest, write_corpus
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED, read_relations
-from lmrc.corpus.source import sha256_of
-from lmrc.errors import UserError
 
 
 def build_corpus(

@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from lmrc.corpus.arrow import Corpus
+from lmrc.common.errors import CorpusError
+from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.shards import MANIFEST, FolderManifest, Shard, ShardFolder, read_manifest, write_folder
-from lmrc.errors import CorpusError
 
 SCHEMA = pa.schema(
     [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lmrc.corpus.arrow import Manifest
+from lmrc.corpus.corpus import Manifest
 
 
 def data_table(train: Manifest, dev: Manifest) -> str:

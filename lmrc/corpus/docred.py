@@ -9,9 +9,9 @@ from typing import IO, Any
 
 import ijson
 
+from lmrc.common.errors import DocumentError, UserError, nearest
+from lmrc.common.files import reading
 from lmrc.corpus.relations import RelationSet
-from lmrc.corpus.source import reading
-from lmrc.errors import DocumentError, UserError, nearest
 
 
 @dataclass(frozen=True, slots=True)

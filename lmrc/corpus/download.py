@@ -21,11 +21,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.common.errors import UserError, nearest
+from lmrc.common.files import reading, sha256_of
+from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED
-from lmrc.corpus.source import reading, sha256_of
-from lmrc.errors import UserError, nearest
 
 BASE_VARIABLE = "LMRC_DOWNLOAD_BASE"
 HASHES = "sha256.json"

@@ -10,8 +10,8 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
-from lmrc.corpus.source import reading
-from lmrc.errors import UserError, nearest
+from lmrc.common.errors import UserError, nearest
+from lmrc.common.files import reading
 
 
 @dataclass(frozen=True)

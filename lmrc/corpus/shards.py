@@ -21,9 +21,9 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lmrc.corpus.source import sha256_of
-from lmrc.durable import fsync
-from lmrc.errors import CorpusError, UserError
+from lmrc.common.atomic_io import fsync
+from lmrc.common.errors import CorpusError, UserError
+from lmrc.common.files import sha256_of
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1

@@ -8,12 +8,12 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lmrc.corpus.arrow import Corpus
-from lmrc.errors import CorpusError, RunError, UserError
-from lmrc.evaluation.coverage import System
-from lmrc.evaluation.evaluated import PREDICTIONS, read_config
-from lmrc.evaluation.gold import DOCUMENTS_AT_ONCE
-from lmrc.evaluation.predictions import Predictions
+from lmrc.common.errors import CorpusError, RunError, UserError
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.predictions import Predictions
+from lmrc.evaluation.metrics.coverage import System
+from lmrc.evaluation.metrics.gold_table import DOCUMENTS_AT_ONCE
+from lmrc.evaluation.scored_run import PREDICTIONS, read_config
 
 OF_A_RUN = (PREDICTIONS, "predictions-aligned.json")
 """Files of predictions in a run folder; `lmrc score --align` writes the second."""

@@ -7,8 +7,8 @@ import json
 import zipfile
 from pathlib import Path
 
-from lmrc.evaluation.files import write_bytes
-from lmrc.evaluation.predictions import Predictions
+from lmrc.common.json_stream import write_bytes
+from lmrc.corpus.predictions import Predictions
 
 EPOCH = (1980, 1, 1, 0, 0, 0)
 """The date of the file inside, the earliest that a zip can state: equal predictions give equal bytes."""

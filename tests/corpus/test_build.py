@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrc.corpus.arrow import Corpus
+from lmrc.common.errors import UserError
 from lmrc.corpus.build import build_corpus, sample
+from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import to_json
-from lmrc.corpus.synthetic import RELATIONS, generate
-from lmrc.errors import UserError
+from lmrc.corpus.synthetic.generator import RELATIONS, generate
 
 
 @given(documents=st.integers(0, 2000), share=st.floats(0, 1), seed=st.integers(0, 10**6))

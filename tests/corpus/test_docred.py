@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from lmrc.common.errors import DocumentError, UserError
 from lmrc.corpus.docred import (
     Document,
     Label,
@@ -22,7 +23,6 @@ from lmrc.corpus.docred import (
     to_json,
 )
 from lmrc.corpus.relations import DOCRED
-from lmrc.errors import DocumentError, UserError
 from tests.corpus.strategies import corpora, documents
 
 GOOD: dict[str, Any] = {

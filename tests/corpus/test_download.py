@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from lmrc.common.errors import UserError
 from lmrc.corpus import download as module
-from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.download import BASE_VARIABLE, FILES, download
-from lmrc.errors import UserError
 
 
 def documents(prefix: str) -> bytes:

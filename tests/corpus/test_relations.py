@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lmrc.common.errors import UserError
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
-from lmrc.errors import UserError
 
 
 def test_docred_equals_the_published_file(shared_data: Path) -> None:

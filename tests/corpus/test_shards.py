@@ -10,10 +10,10 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from lmrc.common.errors import CorpusError, UserError
+from lmrc.common.files import sha256_of
 from lmrc.corpus import shards
 from lmrc.corpus.shards import FolderManifest, Shard, ShardFolder, read_manifest, write_folder
-from lmrc.corpus.source import sha256_of
-from lmrc.errors import CorpusError, UserError
 
 SCHEMA = pa.schema([("number", pa.int64())])
 

@@ -7,7 +7,7 @@ from dataclasses import replace
 from hypothesis import strategies as st
 
 from lmrc.corpus.docred import Document
-from lmrc.evaluation.predictions import Prediction
+from lmrc.corpus.predictions import Prediction
 from tests.evaluation.examples import RELATIONS, document
 
 names = st.sampled_from(["a", "b", "A"])

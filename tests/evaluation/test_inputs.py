@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmrc.config import (
+from lmrc.common.errors import UserError
+from lmrc.config.schema import (
     BuildConfig,
     ClassifyConfig,
     DemoConfig,
@@ -15,12 +16,11 @@ from lmrc.config import (
     RcpConfig,
     ScoreConfig,
 )
-from lmrc.corpus import synthetic
-from lmrc.corpus.arrow import write_corpus
-from lmrc.errors import UserError
+from lmrc.corpus.corpus import write_corpus
+from lmrc.corpus.predictions import Prediction, write_predictions
+from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.evaluation.inputs import corpus_of, kind_of, predictions_file, read_systems, runs_inside, why_unscored
-from lmrc.evaluation.predictions import Prediction, write_predictions
-from lmrc.rc.align import ALIGNED
+from lmrc.rc.alignment import ALIGNED
 
 
 def made(folder: Path, config: Options | dict[str, object], predictions: str | None = None) -> Path:

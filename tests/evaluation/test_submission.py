@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.errors import UserError
-from lmrc.evaluation.predictions import Prediction, Predictions
+from lmrc.common.errors import UserError
+from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.evaluation.submission import write_submission
 
 ROWS = [

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from lmrc.config import (
+from lmrc.config.schema import (
     LoraOptions,
     PromptKind,
     PromptOptions,
@@ -16,10 +16,10 @@ from lmrc.config import (
     RcTraining,
     TrainingData,
 )
-from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import Document
-from lmrc.engine.distributed import ALONE
-from lmrc.rc.train import RcTask
+from lmrc.rc.task import RcTask
+from lmrc.training.distributed import ALONE
 from tests.rc import tiny
 
 

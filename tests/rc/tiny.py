@@ -9,11 +9,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lmrc.config import PromptKind
-from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.config.schema import PromptKind
+from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.docred import Document, Label, Mention
 from lmrc.corpus.relations import RelationSet
-from lmrc.rc.prompts import prompt
+from lmrc.rc.prompts.templates import prompt
 
 KINDS: tuple[PromptKind, ...] = ("rc", "direct")
 

@@ -9,8 +9,8 @@ import pyarrow as pa
 import pytest
 from transformers import BertTokenizer
 
-from lmrc.config import RcpConfig
-from lmrc.corpus.arrow import SCHEMA, Corpus, write_corpus
+from lmrc.config.schema import RcpConfig
+from lmrc.corpus.corpus import SCHEMA, Corpus, write_corpus
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
 from tests.rcp import tiny

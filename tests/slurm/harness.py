@@ -20,10 +20,10 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 
-from lmrc.cluster.launch import main as launch
-from lmrc.cluster.stages import STAGES
-from lmrc.corpus import synthetic
-from lmrc.corpus.arrow import write_corpus
+from lmrc.corpus.corpus import write_corpus
+from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.launcher.launch import main as launch
+from lmrc.launcher.stages import STAGES
 from tests.conftest import ROOT
 
 # Of a worker's too: on more threads sums would round otherwise.

@@ -10,7 +10,7 @@ from tests.slurm.harness import Cluster
 
 
 def test_two_nodes_share_a_folder(cluster: Cluster, tmp_path: Path) -> None:
-    command = (sys.executable, "-m", "lmrc.cli", "doctor", "--nodes", "2", "--json")
+    command = (sys.executable, "-m", "lmrc.cli.main", "doctor", "--nodes", "2", "--json")
     found = json.loads(cluster.run(*command, folder=tmp_path))
     said = {check["what"]: check["level"] for check in found}
     for word in ("see each other's files", "exclusive links: of 2 nodes", "atomic rename", "clocks against"):
@@ -19,6 +19,6 @@ def test_two_nodes_share_a_folder(cluster: Cluster, tmp_path: Path) -> None:
 
 
 def test_a_partition_that_does_not_exist_is_said_with_its_remedy(cluster: Cluster, tmp_path: Path) -> None:
-    command = (sys.executable, "-m", "lmrc.cli", "doctor", "--nodes", "2", "--partition", "nowhere", "--json")
+    command = (sys.executable, "-m", "lmrc.cli.main", "doctor", "--nodes", "2", "--partition", "nowhere", "--json")
     cluster.run(*command, folder=tmp_path, status=1)
     assert list(tmp_path.iterdir()) == []

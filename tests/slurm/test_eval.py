@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 import yaml
 
-from lmrc.cluster.watch.runs import work_of
-from lmrc.cluster.work.files import Files
-from lmrc.cluster.work.life import Process
-from lmrc.cluster.work.units import Units, counts
+from lmrc.inference.work_units import Units, counts
+from lmrc.monitor.run_state import work_of
+from lmrc.runs.heartbeat import Process
+from lmrc.runs.shared_fs import Files
 from tests.conftest import ROOT
 from tests.slurm.harness import Cluster, run_here, wait_for, write_data
 

@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.cli import main as lmrc
+from lmrc.cli.main import main as lmrc
 from tests.conftest import ROOT
 from tests.slurm.harness import Cluster, wait_for
 
-STATUS = (sys.executable, "-m", "lmrc.cli", "status")
+STATUS = (sys.executable, "-m", "lmrc.cli.main", "status")
 STEPS = ("build", "rcp", "propose", "rc", "classify", "score")
 
 

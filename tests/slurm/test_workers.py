@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lmrc.cluster.work.units import counts
+from lmrc.inference.work_units import counts
 from tests.slurm.harness import MAX_ARRAY, Cluster, done, events, run_here, wait_for, wait_until_done, write_data
 
 WORKERS = 8

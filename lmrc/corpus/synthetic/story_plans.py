@@ -1,0 +1,262 @@
+"""The synthetic corpus's templates, parsed, and the plots that say which sentences a document is made of."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from enum import Enum
+from functools import cache
+
+from lmrc.corpus.relations import DOCRED, RelationSet
+from lmrc.corpus.synthetic import templates as banks
+
+_IDS = (
+    *("P17", "P19", "P20", "P22", "P25", "P26", "P27", "P40", "P50", "P57", "P58", "P69", "P108", "P112"),
+    *("P131", "P159", "P175", "P569", "P570", "P571", "P577"),
+)
+RELATIONS = RelationSet(_IDS, tuple(DOCRED.name(relation) for relation in _IDS))
+
+# A head has one tail of these in a document; sentences that would state another one are not used.
+FUNCTIONAL = frozenset(RELATIONS.ids) - {"P40", "P69", "P108", "P175"}
+
+_SLOT = re.compile(r"\{(?P<at>@?)(?P<role>[\w.]+)(?P<form>'s|:\w+)?(?:\?(?P<man>\w+)\|(?P<woman>\w+))?\}")
+
+
+class Form(Enum):
+    """How a sentence mentions an entity; the first three may be pronouns where the entity is the subject."""
+
+    SUBJECT = ""
+    POSSESSIVE = "'s"
+    OBJECT = ":it"
+    NAME = ":name"
+    ADJECTIVE = ":adj"
+    AT = "@"
+
+
+@dataclass(frozen=True, slots=True)
+class Reference:
+    """A mention of the entity that plays a role."""
+
+    role: str
+    form: Form
+
+
+@dataclass(frozen=True, slots=True)
+class Gendered:
+    """A literal word that depends on the sex of the person who plays a role."""
+
+    role: str
+    man: str
+    woman: str
+
+
+@dataclass(frozen=True, slots=True)
+class Choice:
+    """A literal phrase out of several, each split into tokens."""
+
+    phrases: tuple[tuple[str, ...], ...]
+
+
+Fact = tuple[str, str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Template:
+    """One sentence: its parts (a plain str is one token), what it states, and when it may be used.
+
+    `states` are the keys of what must not have been stated before: (head, relation) of functional relations, and the
+    whole fact of the others. `needs` are roles that must have been named.
+    """
+
+    parts: tuple[str | Reference | Gendered | Choice, ...]
+    facts: tuple[Fact, ...]
+    states: frozenset[tuple[str, ...]]
+    needs: frozenset[str]
+
+
+@dataclass(frozen=True, slots=True)
+class Plot:
+    """A kind of document: the kind of its subject, the years its story starts in, and its sentences in order.
+
+    A section is used with its probability and gives one sentence of its bank. `years` are the first and last year of
+    each kind of date, counted from the start of the story.
+    """
+
+    subject: str
+    start: tuple[int, int]
+    years: dict[str, tuple[int, int]]
+    sections: tuple[tuple[float, tuple[Template, ...]], ...]
+
+
+def _part(token: str, words: dict[str, tuple[str, ...]]) -> str | Reference | Gendered | Choice:
+    if token[0] == "<" and len(token) > 1:
+        return Choice(tuple(tuple(phrase.split()) for phrase in words[token[1:-1]]))
+    if token[0] != "{":
+        return token
+    slot = _SLOT.fullmatch(token)
+    if slot is None:
+        raise ValueError(f"not a slot: {token}")
+    if slot["man"]:
+        return Gendered(slot["role"], slot["man"], slot["woman"])
+    return Reference(slot["role"], Form(slot["at"] or slot["form"] or ""))
+
+
+def parse(line: str, words: dict[str, tuple[str, ...]]) -> Template:
+    """A line of a bank. Raises ValueError or KeyError where it breaks the notation of `lmrc.corpus.synthetic.templates`."""
+    text, facts_text, needs_text = ([part.strip() for part in line.split(" | ")] + ["", ""])[:3]
+    parts = tuple(_part(token, words) for token in text.split())
+    if parts[-1] != ".":
+        raise ValueError(f"not a sentence: {line}")
+    roles = {part.role for part in parts if isinstance(part, Reference | Gendered)}
+    facts = []
+    for fact in filter(None, facts_text.split(", ")):
+        head, relation, tail = fact.split()
+        if not {head, tail} <= roles:
+            raise ValueError(f"the fact {fact} has a role that its sentence does not name: {line}")
+        facts.append((head, relation, tail))
+    states = frozenset(fact[:2] if fact[1] in FUNCTIONAL else fact for fact in facts)
+    return Template(parts, tuple(facts), states, frozenset(needs_text.removeprefix("needs:").split()))
+
+
+@cache
+def _bank(text: str, trades: tuple[str, ...] = ()) -> tuple[Template, ...]:
+    words = {**banks.WORDS, "trade": trades}
+    return tuple(parse(line, words) for line in text.strip().splitlines())
+
+
+@cache
+def _biography(role: str) -> tuple[Template, ...]:
+    lines = re.sub(r"\bX\b", role, banks.BIOGRAPHY).strip().splitlines()
+    return tuple(parse(f"{line} | needs: {role}", banks.WORDS) for line in lines)
+
+
+_LIFE = {
+    "birth": (0, 0),
+    "grad": (19, 27),
+    "wed": (22, 38),
+    "date": (24, 45),
+    "pub": (26, 45),
+    "death": (48, 85),
+}
+_AFTERWARDS = {
+    "born": (-50, -25),
+    "wed": (-15, 10),
+    "pub": (0, 0),
+    "start": (0, 0),
+    "date": (1, 20),
+    "later": (2, 20),
+    "died": (21, 45),
+}
+
+
+def _person(trade: str, works: str) -> Plot:
+    asides = _bank(banks.PERSON_ASIDES)
+    return Plot(
+        "person",
+        (1840, 1940),
+        _LIFE,
+        (
+            (1.0, _bank(banks.PERSON_INTRODUCTION, banks.TRADES[trade])),
+            (0.75, _bank(banks.PERSON_ORIGINS)),
+            (0.45, asides),
+            (0.7, _bank(banks.PERSON_STUDIES)),
+            (0.65, _bank(banks.PERSON_WORK)),
+            (0.45, asides),
+            (0.65, _bank(works)),
+            (0.75, _bank(banks.PERSON_FAMILY)),
+            (0.4, _bank(banks.PERSON_CHILDREN)),
+            (0.3, asides),
+            (0.6, _bank(banks.PERSON_DEATH)),
+        ),
+    )
+
+
+def _thing(subject: str, asides: str, *sections: tuple[float, str]) -> Plot:
+    """A plot about no person. Section texts that are a single word are roles: they stand for their biography."""
+    parsed = [(share, _bank(text) if "\n" in text else _biography(text)) for share, text in sections]
+    aside = (0.6, _bank(asides))
+    half = len(parsed) // 2 + 1
+    return Plot(subject, (1890, 1970), _AFTERWARDS, (*parsed[:half], aside, *parsed[half:], aside))
+
+
+# As often as they stand here.
+PLOTS: tuple[Plot, ...] = (
+    _person("writer", banks.WRITER_WORKS),
+    _person("filmmaker", banks.FILMMAKER_WORKS),
+    _person("singer", banks.SINGER_WORKS),
+    _person("scholar", banks.WRITER_WORKS),
+    _thing(
+        "film",
+        banks.WORK_ASIDES,
+        (1.0, banks.FILM_INTRODUCTION),
+        (0.7, banks.FILM_SCRIPT),
+        (0.9, "director"),
+        (0.8, "writer"),
+        (0.6, banks.FILM_RELEASE),
+        (0.7, "director"),
+        (0.4, "writer"),
+    ),
+    _thing(
+        "novel",
+        banks.WORK_ASIDES,
+        (1.0, banks.NOVEL_INTRODUCTION),
+        (0.9, "author"),
+        (0.8, "author"),
+        (0.9, banks.NOVEL_AFTERLIFE),
+        (0.7, "director"),
+        (0.5, "author"),
+    ),
+    _thing(
+        "song",
+        banks.WORK_ASIDES,
+        (1.0, banks.SONG_INTRODUCTION),
+        (0.9, "performer"),
+        (0.8, "performer"),
+        (0.9, banks.SONG_RELEASE),
+        (0.6, "performer"),
+        (0.5, "singer"),
+    ),
+    _thing(
+        "firm",
+        banks.ORGANISATION_ASIDES,
+        (1.0, banks.FIRM_INTRODUCTION),
+        (0.6, banks.ORGANISATION_START),
+        (0.8, banks.ORGANISATION_SEAT),
+        (0.8, "founder"),
+        (0.8, banks.FIRM_PEOPLE),
+        (0.7, "worker"),
+        (0.5, "founder"),
+    ),
+    _thing(
+        "univ",
+        banks.ORGANISATION_ASIDES,
+        (1.0, banks.UNIVERSITY_INTRODUCTION),
+        (0.5, banks.ORGANISATION_START),
+        (0.8, banks.ORGANISATION_SEAT),
+        (0.9, banks.UNIVERSITY_PEOPLE),
+        (0.7, "pupil"),
+        (0.7, "founder"),
+        (0.5, "worker"),
+    ),
+    _thing(
+        "band",
+        banks.ORGANISATION_ASIDES,
+        (1.0, banks.BAND_INTRODUCTION),
+        (0.9, banks.BAND_SONGS),
+        (0.9, "founder"),
+        (0.8, "founder"),
+        (0.8, "singer"),
+        (0.5, "founder"),
+    ),
+    _thing(
+        "town",
+        banks.TOWN_ASIDES,
+        (1.0, banks.TOWN_INTRODUCTION),
+        (0.7, banks.TOWN_PLACE),
+        (0.9, banks.TOWN_PEOPLE),
+        (0.7, "native"),
+        (0.7, banks.TOWN_FIRMS),
+        (0.6, "dead"),
+        (0.5, "founder"),
+    ),
+)

@@ -1,0 +1,220 @@
+"""The shape of a model without its weights: its config, and exact parameter counts from the meta device."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+from urllib.request import Request, urlopen
+
+from lmrc.common.errors import UserError
+from lmrc.config.schema import LoraOptions
+
+if TYPE_CHECKING:
+    from torch import nn
+    from transformers import PretrainedConfig
+
+Kind = Literal["encoder", "causal"]
+
+_LLAMA: dict[str, Any] = {"model_type": "llama", "vocab_size": 32_000, "max_position_embeddings": 4096}
+_ROBERTA: dict[str, Any] = {
+    "model_type": "roberta",
+    "vocab_size": 50_265,
+    "max_position_embeddings": 514,
+    "type_vocab_size": 1,
+}
+
+# Published shapes, for machines that do not reach the hub; `embedded:smollm2`, because it is converted at first use.
+KNOWN: dict[str, dict[str, Any]] = {
+    "roberta-base": _ROBERTA,
+    "roberta-large": {
+        **_ROBERTA,
+        "hidden_size": 1024,
+        "num_hidden_layers": 24,
+        "num_attention_heads": 16,
+        "intermediate_size": 4096,
+    },
+    "bert-base-cased": {"model_type": "bert", "vocab_size": 28_996},
+    "meta-llama/Llama-2-7b-chat-hf": {
+        **_LLAMA,
+        "hidden_size": 4096,
+        "intermediate_size": 11_008,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 32,
+    },
+    "meta-llama/Llama-2-13b-chat-hf": {
+        **_LLAMA,
+        "hidden_size": 5120,
+        "intermediate_size": 13_824,
+        "num_hidden_layers": 40,
+        "num_attention_heads": 40,
+        "num_key_value_heads": 40,
+    },
+    "mistralai/Mistral-7B-Instruct-v0.2": {
+        "model_type": "mistral",
+        "vocab_size": 32_000,
+        "hidden_size": 4096,
+        "intermediate_size": 14_336,
+        "num_hidden_layers": 32,
+        "num_attention_heads": 32,
+        "num_key_value_heads": 8,
+        "max_position_embeddings": 32_768,
+        "sliding_window": None,
+    },
+    "embedded:smollm2": {
+        "model_type": "llama",
+        "vocab_size": 49_152,
+        "hidden_size": 576,
+        "intermediate_size": 1536,
+        "num_hidden_layers": 30,
+        "num_attention_heads": 9,
+        "num_key_value_heads": 3,
+        "max_position_embeddings": 8192,
+        "tie_word_embeddings": True,
+    },
+}
+# Seconds that the hub is waited for.
+PATIENCE = 3.0
+
+
+class UnknownArchitecture(Exception):
+    """The shape of the model cannot be found out here; says why."""
+
+
+@dataclass(frozen=True)
+class Adapted:
+    """What LoRA adds: `parameters` in all; `inputs`, the width of the input of each adapted layer of the model."""
+
+    parameters: int
+    inputs: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Architecture:
+    """A model on the meta device, and the numbers of its config that memory depends on."""
+
+    model: nn.Module
+    config: PretrainedConfig
+    layers: int
+    hidden: int
+    heads: int
+    head_size: int
+    intermediate: int
+    vocabulary: int
+
+    @property
+    def parameters(self) -> int:
+        """All parameters; tied ones count once."""
+        return sum(parameter.numel() for parameter in self.model.parameters())
+
+    @property
+    def linear_parameters(self) -> int:
+        """Parameters of linear layers: what autocast keeps bf16 copies of where they are fp32."""
+        from torch import nn
+
+        linear = (module for module in self.model.modules() if isinstance(module, nn.Linear))
+        return sum(parameter.numel() for module in linear for parameter in module.parameters())
+
+    def adapted(self, options: LoraOptions) -> Adapted:
+        """LoRA on this model: matrices [r, in] and [out, r] for each target.
+
+        Raises UserError where a target is no linear layer of the model.
+        """
+        from torch import nn
+
+        linear = [
+            (path.rsplit(".", 1)[-1], module)
+            for path, module in self.model.named_modules()
+            if isinstance(module, nn.Linear)
+        ]
+        missing = sorted(set(options.targets) - {name for name, _ in linear})
+        if missing:
+            raise UserError(
+                f"lora.targets: {', '.join(missing)} not among the linear layers of the base, which are "
+                f"{', '.join(sorted({name for name, _ in linear} - {'lm_head'}))}"
+            )
+        targets = [module for name, module in linear if name in options.targets]
+        return Adapted(
+            parameters=sum(options.r * (module.in_features + module.out_features) for module in targets),
+            inputs=tuple(module.in_features for module in targets),
+        )
+
+
+def architecture(name: str, kind: Kind) -> Architecture:
+    """The model `name` (folder, hub or embedded: name) without weights, in under a second after the imports.
+
+    Its config comes from the folder, the hub's cache, the table of known shapes, or the hub, in this order. Raises
+    UnknownArchitecture where none of them has it.
+    """
+    import torch
+    from transformers import AutoModel, AutoModelForCausalLM
+
+    config = _read_config(name)
+    factory = AutoModel if kind == "encoder" else AutoModelForCausalLM
+    try:
+        with torch.device("meta"):
+            model = factory.from_config(config)
+    except (ValueError, ImportError) as error:
+        raise UnknownArchitecture(f"{name} is no {kind} model that transformers knows ({_line(error)})") from error
+    if kind == "encoder" and getattr(model, "pooler", None) is not None:
+        # RCP does not use it.
+        model.pooler = None
+    text = config.get_text_config()
+    hidden, heads = text.hidden_size, text.num_attention_heads
+    return Architecture(
+        model=model,
+        config=text,
+        layers=text.num_hidden_layers,
+        hidden=hidden,
+        heads=heads,
+        head_size=getattr(text, "head_dim", None) or hidden // heads,
+        intermediate=getattr(text, "intermediate_size", None) or 4 * hidden,
+        vocabulary=text.vocab_size,
+    )
+
+
+def _read_config(name: str) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    from lmrc.pretrained.packaged import resolve
+
+    known = KNOWN.get(name.removeprefix("FacebookAI/").removeprefix("google-bert/"))
+    if name.startswith("embedded:") and known is None:
+        name = resolve(name)
+    try:
+        return AutoConfig.from_pretrained(name, local_files_only=True)
+    except (OSError, ValueError) as error:
+        if os.path.isdir(name):  # noqa: PTH112 - a hub name is no path
+            raise UnknownArchitecture(f"{name} has no usable config.json ({_line(error)})") from error
+    if known is not None:
+        return AutoConfig.for_model(**known)
+    try:
+        return _from_hub(name)
+    except (OSError, ValueError) as error:
+        raise UnknownArchitecture(
+            f"{name} is neither a folder here nor in the hub's cache, and the hub was not reached ({_line(error)})"
+        ) from error
+
+
+def _from_hub(name: str) -> PretrainedConfig:
+    """The config on the hub, asked for once: the hub's own client would repeat for half a minute."""
+    from huggingface_hub import constants, hf_hub_url
+    from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ignore[attr-defined]
+    from transformers import AutoConfig
+
+    if constants.HF_HUB_OFFLINE:
+        raise OSError("HF_HUB_OFFLINE is set")
+    validate_repo_id(name)
+    request = Request(hf_hub_url(name, "config.json"))
+    for key, value in build_hf_headers().items():
+        # A token is for the hub alone, not for where it sends us on to.
+        request.add_unredirected_header(key, value)
+    with urlopen(request, timeout=PATIENCE) as answer:
+        options: dict[str, Any] = json.load(answer)
+    return AutoConfig.for_model(options.pop("model_type", ""), **options)
+
+
+def _line(error: Exception) -> str:
+    return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

@@ -1,0 +1,104 @@
+"""The pre-flight of propose and classify: what their start checks, done before the queue."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lmrc.common.check import Check, missing, ok
+from lmrc.common.errors import UserError
+from lmrc.config.schema import ClassifyConfig, ProposeConfig
+from lmrc.corpus.corpus import Corpus
+from lmrc.launcher.plan import Plan
+from lmrc.launcher.preflight.data import Inputs, check_inference_data
+from lmrc.launcher.preflight.hub import FoundModel, find_model
+from lmrc.launcher.preflight.training import check_weights, is_importable, model_shape
+
+
+def check_propose(config: ProposeConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
+    """Check the corpus, the classifier and its thresholds."""
+    yield from check_inference_data(config, inputs)
+    if inputs.is_made(config.rcp):
+        yield ok(f"rcp {config.rcp}: an earlier step trains it")
+        return
+    try:
+        from lmrc.rcp.predict import Proposing
+
+        threshold = Proposing(config).threshold
+        yield ok(f"rcp {config.rcp}: threshold {threshold:.4g}")
+    except UserError as error:
+        yield missing(str(error))
+
+
+def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
+    """Check the corpus, the candidates, and who answers: an adapter on its base, vLLM, or a server."""
+    yield from check_inference_data(config, inputs)
+    if config.decode.backend == "vllm" and not is_importable("vllm"):
+        yield missing("decode.backend is vllm, which is not installed", "see the README, or give --decode.backend hf")
+    made = [path for path in (config.corpus, config.candidates, config.rc) if path is not None and inputs.is_made(path)]
+    if config.rc is not None and inputs.is_made(config.rc):
+        yield ok(f"rc {config.rc}: an earlier step trains it")
+    if made:
+        return
+    try:
+        from lmrc.rc.model.adapter import adapter_base
+        from lmrc.rc.predict import Classifying
+
+        Classifying(config)
+        _check_demonstrations(config)
+        base = config.base if config.rc is None else adapter_base(config.rc)
+    except UserError as error:
+        yield missing(str(error))
+        return
+    yield ok(f"answers come from {config.rc or config.base or config.server.model}")
+    served = config.decode.backend == "openai"
+    found = find_model(base, "base", config.cluster, weights=not served)
+    yield found.check
+    if served:
+        yield from _check_server(config)
+    else:
+        yield from _check_lm(config, base, found)
+
+
+def _check_demonstrations(config: ClassifyConfig) -> None:
+    """Raise UserError if the demonstrations of few_shot cannot be drawn."""
+    from lmrc.rc.prompts.few_shot import demonstrations
+
+    few = config.few_shot
+    if few.examples:
+        demonstrations(Corpus.open(few.corpus), config.prompt.kind, few.examples, few.pairs, few.seed)
+
+
+def _check_lm(config: ClassifyConfig, base: str, found: FoundModel) -> Iterator[Check]:
+    """Check that base and adapter fit each other, if the config of the base is known here."""
+    from lmrc.rc.decoding.vllm_backend import room_for
+    from lmrc.rc.model.adapter import check_adapter
+
+    shape = model_shape(found, "causal")
+    if shape is not None:
+        yield from check_weights(found, shape, "base")
+    if config.rc is None:
+        return
+    try:
+        if config.decode.backend == "vllm":
+            room_for(config.rc)
+        if shape is not None:
+            check_adapter(config.rc, base, shape.config)
+            yield ok(f"the weights of {config.rc} fit {base}")
+    except UserError as error:
+        yield missing(str(error))
+
+
+def _check_server(config: ClassifyConfig) -> Iterator[Check]:
+    from lmrc.rc.decoding.openai.key import needs_key, read_key
+    from lmrc.rc.decoding.openai.request import check_body
+
+    options = config.server
+    try:
+        check_body(options)
+        if read_key(options) is None and needs_key(options):
+            yield missing(
+                f"{options.key_variable} is not set, and {options.url} needs a key",
+                f"export {options.key_variable}=… where you launch, or give --server.key-variable none",
+            )
+    except UserError as error:
+        yield missing(str(error))

@@ -1,0 +1,287 @@
+"""The pre-flight of a training: its model, its options against the model, and the memory and disk that it needs."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lmrc.common.check import Check, missing, ok, warning
+from lmrc.common.errors import UserError
+from lmrc.config.schema import ClusterOptions, RcConfig, RcpConfig
+from lmrc.launcher.allocation import partition_nodes
+from lmrc.launcher.gpu_memory import CARDS, GIB, MemoryEstimate, estimate_rc, estimate_rcp
+from lmrc.launcher.model_shapes import Architecture, UnknownArchitecture, architecture
+from lmrc.launcher.plan import Plan
+from lmrc.launcher.preflight.data import Inputs, check_disk, check_training_data
+from lmrc.launcher.preflight.hub import FoundModel, find_model
+from lmrc.launcher.slurm import commands as slurm
+from lmrc.runs.run_folder import RunFolder
+from lmrc.training.backends.zero_config import read_zero_config
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerBase
+
+FP32 = 4
+# A card of 80 GB offers 79.1 GiB, one of 40 GB 39.4.
+GB = int(0.985 * 2**30)
+# Tokens of a vocabulary at least: without its files transformers makes a tokenizer of a few special tokens.
+VOCABULARY = 100
+# Memory of data center GPUs in GB, by a part of the names that sites give them.
+GPUS = {
+    **{"p100": 16, "v100": 32, "t4": 16, "a10": 24, "a30": 24, "a40": 48, "a100": 80, "l4": 24, "l40": 48},
+    **{"h20": 96, "h100": 80, "h200": 141, "gh200": 96, "b200": 180, "2080": 11, "3090": 24, "4090": 24, "6000": 48},
+}
+
+
+def check_rcp(config: RcpConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
+    """Check a training of the candidate classifier."""
+    yield from check_training_data(config, inputs)
+    yield from _check_backend(config)
+    found = find_model(config.model.encoder, "model.encoder", config.cluster)
+    yield found.check
+    shape = model_shape(found, "encoder")
+    if shape is not None:
+        yield from _check_length(config, shape)
+        yield from check_weights(found, shape, "model.encoder")
+    if shape is not None and config.train.gradient_checkpointing and not supports_checkpointing(shape):
+        yield missing(
+            f"the encoder {config.model.encoder} does not support gradient checkpointing",
+            "set train.gradient_checkpointing to false",
+        )
+    yield from _check_encoding(config, found)
+    yield from _check_room(config, plan)
+
+
+def check_rc(config: RcConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
+    """Check a fine-tuning of the LM."""
+    yield from check_training_data(config, inputs)
+    yield from _check_backend(config)
+    if config.train.none_ratio is not None and config.prompt.kind == "rc":
+        yield missing("train.none_ratio thins out pairs without a relation, of which prompt.kind rc asks none")
+    found = find_model(config.model.base, "model.base", config.cluster)
+    yield found.check
+    shape = model_shape(found, "causal")
+    if shape is not None:
+        yield from _check_lm(config, shape)
+        yield from check_weights(found, shape, "model.base")
+    yield from _check_queries(config, found, inputs)
+    yield from _check_quantization(config)
+    if config.model.attn_implementation == "flash_attention_2" and not is_importable("flash_attn"):
+        yield ok("attention: flash-attn is not installed, so torch's sdpa runs in its place")
+    yield from _check_room(config, plan)
+
+
+def _check_length(config: RcpConfig, shape: Architecture) -> Iterator[Check]:
+    from lmrc.rcp.data.windows import Windows
+
+    try:
+        longest = Windows.of(shape.model).fit(config.model.max_length)
+    except UserError as error:
+        yield missing(str(error))
+        return
+    lowered = f", lowered from model.max_length {config.model.max_length}" if longest < config.model.max_length else ""
+    yield ok(f"documents are read up to {longest} word pieces{lowered}")
+
+
+def supports_checkpointing(shape: Architecture) -> bool:
+    """Return True if transformers can recompute this model's activations."""
+    return bool(getattr(shape.model, "supports_gradient_checkpointing", False))
+
+
+def is_importable(package: str) -> bool:
+    """Return True if the package is installed in this Python, which the job uses too."""
+    return importlib.util.find_spec(package) is not None
+
+
+def _check_backend(config: RcpConfig | RcConfig) -> Iterator[Check]:
+    options = config.train
+    if options.backend == "torch":
+        return
+    if not is_importable("deepspeed"):
+        if options.backend == "deepspeed":
+            yield missing("train.backend is deepspeed, which is not installed", "pip install deepspeed")
+        else:
+            yield warning("DeepSpeed is not installed: plain torch, without ZeRO", "pip install deepspeed")
+        return
+    try:
+        read_zero_config(options.zero_stage)
+    except UserError as error:
+        yield missing(str(error))
+
+
+def model_shape(found: FoundModel, kind: str) -> Architecture | None:
+    """Return the model without its weights; None if its config is not known here, which the memory estimate says."""
+    try:
+        return architecture(str(found.folder or found.name), "encoder" if kind == "encoder" else "causal")
+    except UnknownArchitecture:
+        return None
+
+
+def _check_lm(config: RcConfig, shape: Architecture) -> Iterator[Check]:
+    try:
+        adapter = shape.adapted(config.lora)
+        yield ok(f"LoRA: {adapter.parameters:,} parameters on {len(adapter.inputs)} layers")
+    except UserError as error:
+        yield missing(str(error))
+    positions = getattr(shape.config, "max_position_embeddings", None)
+    window = getattr(shape.config, "sliding_window", None)
+    longest = min((limit for limit in (positions, window) if limit), default=None)
+    if longest is not None and config.prompt.max_length > longest:
+        yield missing(
+            f"prompt.max_length is {config.prompt.max_length}, but {config.model.base} reads {longest} tokens",
+            f"give --prompt.max-length {longest} or less",
+        )
+
+
+def _check_quantization(config: RcConfig) -> Iterator[Check]:
+    quantization = config.model.quantization
+    if quantization is None:
+        return
+    if not is_importable("bitsandbytes"):
+        yield missing(f"model.quantization is {quantization}, which needs bitsandbytes", "pip install bitsandbytes")
+    if config.train.zero_stage == 3 and config.train.backend != "torch":
+        yield missing(
+            f"model.quantization is {quantization}, and ZeRO-3 shards no quantized weights", "give --train.zero-stage 2"
+        )
+
+
+def check_weights(found: FoundModel, shape: Architecture, option: str) -> Iterator[Check]:
+    """Check that the files of a model on this machine hold its weights, by their names."""
+    from lmrc.pretrained.weights import check_names
+
+    if found.folder is None or not found.folder.is_dir():
+        return
+    try:
+        check_names(found.folder, shape.model, f"{option} {found.name}")
+    except UserError as error:
+        yield missing(str(error))
+
+
+def _tokenizer(found: FoundModel) -> tuple[PreTrainedTokenizerBase | None, list[Check]]:
+    """Return the tokenizer, and why it cannot be loaded; neither if it is on the hub alone."""
+    if found.folder is None:
+        return None, []
+    from transformers import AutoTokenizer
+
+    remedy = "put the tokenizer's files beside the weights"
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(found.folder, local_files_only=True)
+    except (OSError, ValueError, ImportError) as error:
+        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+        return None, [missing(f"no tokenizer could be loaded from {found.name} ({reason})", remedy)]
+    if len(tokenizer) < VOCABULARY:
+        return None, [missing(f"the tokenizer of {found.name} has {len(tokenizer)} tokens", remedy)]
+    return tokenizer, []
+
+
+def _check_encoding(config: RcpConfig, found: FoundModel) -> Iterator[Check]:
+    """Check that the tokenizer has what RCP puts around texts and mentions."""
+    from lmrc.rcp.data.tokenization import Encoder
+
+    tokenizer, checks = _tokenizer(found)
+    yield from checks
+    if tokenizer is None:
+        return
+    try:
+        Encoder(tokenizer, config.model.max_length)
+    except UserError as error:
+        yield missing(str(error))
+
+
+def _check_queries(config: RcConfig, found: FoundModel, inputs: Inputs) -> Iterator[Check]:
+    """Check that the tokenizer ends texts, and that queries can be made with it and these relations."""
+    tokenizer, checks = _tokenizer(found)
+    yield from checks
+    if tokenizer is None:
+        return
+    if tokenizer.eos_token_id is None:
+        yield missing(f"the tokenizer of {found.name} has no end-of-sequence token", "set its eos_token")
+    if config.prompt.template == "chat" and not tokenizer.chat_template:
+        yield missing("prompt.template is chat, but the tokenizer has no chat template", "choose none or llama2")
+        return
+    corpus, _ = inputs.corpus(config.data.train)
+    if corpus is None:
+        return
+    from lmrc.rc.prompts.query_builder import QueryBuilder
+
+    try:
+        QueryBuilder(tokenizer, corpus.relations, config.prompt)
+    except UserError as error:
+        yield missing(str(error))
+
+
+def _check_room(config: RcpConfig | RcConfig, plan: Plan | None) -> Iterator[Check]:
+    """Compare the estimates of GPU memory and of disk with what there is."""
+    if plan is None:
+        return  # the number of processes is not known
+    count = plan.processes
+    try:
+        estimate = estimate_rcp(config, count) if isinstance(config, RcpConfig) else estimate_rc(config, count)
+    except UserError:
+        return  # lora.targets, which were checked
+    if estimate.unknown is not None:
+        yield warning(f"memory per GPU: no estimate ({estimate.unknown})", "none needed if the GPUs are large enough")
+        return
+    yield from _check_memory(plan, estimate)
+    yield _check_checkpoints(config, estimate)
+
+
+def _check_memory(plan: Plan, estimate: MemoryEstimate) -> Iterator[Check]:
+    says = f"memory per GPU: about {estimate.total / GIB:.1f} GiB ({estimate.setting})"
+    gpu, room = _partition_gpu(plan.config.cluster) if plan.place == "slurm" else _own_gpu()
+    if room is not None and estimate.total > room:
+        yield warning(
+            f"{says}, but {gpu} has {room / GIB:.0f} GiB",
+            "lower --train.micro-batch-size, give --train.gradient-checkpointing true, or raise --train.zero-stage or "
+            "--gpus",
+        )
+    elif room is not None:
+        yield ok(f"{says}; {gpu} has {room / GIB:.0f} GiB")
+    elif plan.place == "slurm":
+        fits = [card for card, size in CARDS.items() if estimate.total <= size]
+        yield ok(f"{says}: {f'fits a GPU of {fits[0]} GB' if fits else f'more than a GPU of {max(CARDS)} GB has'}")
+
+
+def _own_gpu() -> tuple[str, int | None]:
+    """Return the kind of GPU of this machine and its memory in bytes; None without one."""
+    import torch
+
+    if not torch.cuda.is_available():
+        return "", None
+    gpu = torch.cuda.get_device_properties(0)
+    return gpu.name, gpu.total_memory
+
+
+def _partition_gpu(options: ClusterOptions) -> tuple[str, int | None]:
+    """Return the smallest kind of GPU that the job may get, and its memory; None if SLURM names no type we know."""
+    try:
+        types = {options.gpu_type} if options.gpu_type else {t for node in partition_nodes(options) for t in node.gpus}
+    except slurm.SlurmError:
+        return "", None
+    sizes = {name: memory_of(name) for name in types if name}
+    known = [(size, name) for name, size in sizes.items() if size is not None]
+    return (min(known)[1], min(known)[0]) if known else ("", None)
+
+
+def memory_of(gpu_type: str) -> int | None:
+    """Return the memory in bytes of a GPU by SLURM's name of its type, such as a100_80gb; None if it is not known.
+
+    The larger of two variants counts if the name does not tell.
+    """
+    name = gpu_type.lower()
+    size = re.search(r"(\d{2,3})gb?(?![a-z0-9])", name)
+    if size:
+        return int(size[1]) * GB
+    models = sorted((model for model in GPUS if model in name), key=len)
+    return GPUS[models[-1]] * GB if models else None
+
+
+def _check_checkpoints(config: RcpConfig | RcConfig, estimate: MemoryEstimate) -> Check:
+    """Check the room for checkpoints: weights and two moments in fp32 of what is trained, and the best weights."""
+    weights = estimate.trained_parameters * FP32
+    kept = config.train.checkpoint_keep + 1  # one is written while the others are still there
+    folder: Path = RunFolder.of(config.run).path
+    return check_disk(folder, 3 * weights * kept + 2 * weights, f"{kept} checkpoints and the best weights")

@@ -1,0 +1,139 @@
+"""One process of one attempt at a run: what is done around a stage wherever it runs (here, local, SLURM)."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmrc.common.errors import RunError
+from lmrc.common.exit_codes import Interrupted
+from lmrc.config.schema import ClassifyConfig, ProposeConfig
+from lmrc.inference.run_worker import clean, work
+from lmrc.launcher.stages import Stage, StageConfig
+from lmrc.runs.events import History
+from lmrc.runs.failures import Attempt, note_failure
+from lmrc.runs.lease import Lease, LeaseHeld
+from lmrc.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from lmrc.training.distributed import World
+
+
+def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: int = 0) -> dict[str, Any] | None:
+    """Run the stage in this `process` of the job, one rank of WORLD_SIZE. Returns the result where it is made here.
+
+    Raises what the stage raises, after it was noted in the run folder: Interrupted where it saved on a signal,
+    UserError on a user's mistake, RunError where another process holds the run.
+    """
+    # The group is left after the note: the other ranks fail then, and SLURM may end this process for that.
+    with contextlib.ExitStack() as leaving:
+        try:
+            # A job that was submitted ahead checks here the inputs that other jobs were to make.
+            stage.check(config)
+            if stage.run is not None:
+                return _run(stage, config, attempt)
+            from lmrc.training import distributed
+
+            world = distributed.join(timedelta(minutes=config.cluster.hang_minutes))
+            if world.size > 1:  # alone, DeepSpeed keeps the group of this process for its next run
+                leaving.callback(distributed.leave)
+            if isinstance(config, (ProposeConfig, ClassifyConfig)):
+                return _infer(stage, config, attempt)
+            return _train(stage, config, world, attempt)
+        except Interrupted:
+            raise
+        except Exception as error:
+            note_failure(RunFolder.of(config.run).path, attempt, error, process)
+            raise
+
+
+@contextlib.contextmanager
+def _run_lease(folder: Path, world: World) -> Iterator[None]:
+    """The run's lease, held by rank 0; where another process holds it, all ranks end with the same sentence."""
+    lease = Lease(folder) if world.is_first else None
+    refusal = ""
+    if lease is not None:
+        try:
+            lease.acquire()
+        except LeaseHeld as error:
+            refusal = str(error)
+    refusal = world.broadcast(refusal)
+    if refusal:
+        # Not in the pre-flight: another process may begin the run meanwhile.
+        raise RunError(refusal)
+    try:
+        yield
+    finally:
+        if lease is not None:
+            lease.release()
+
+
+def _train(stage: Stage, config: StageConfig, world: World, attempt: Attempt) -> dict[str, Any] | None:
+    assert stage.train is not None
+    folder = RunFolder.of(config.run)
+
+    def note(event: str, **fields: str | int) -> None:
+        if world.is_first:
+            History(folder.path).add(event, job=attempt.job, restart=attempt.restart, **fields)
+
+    with _run_lease(folder.path, world):
+        start = time.monotonic()
+        note("started", hosts=",".join(world.gather(socket.gethostname())))
+        try:
+            result = stage.train(config, world)
+        except Interrupted as error:
+            note("preempted", cause=str(error))
+            raise
+        if not world.is_first:
+            return None
+        return _finish(folder, attempt, result, start)
+
+
+def _infer(stage: Stage, config: ProposeConfig | ClassifyConfig, attempt: Attempt) -> dict[str, Any] | None:
+    """One worker among any number, each of which claims units; the one that merges them makes the result."""
+    from lmrc.inference.interruptible import InterruptibleInference
+
+    assert stage.infer is not None
+    folder = RunFolder.of(config.run)
+    start = time.monotonic()
+    history, alone = History(folder.path), attempt.job.startswith("local-")
+    if alone:  # of SLURM's workers, which may be hundreds, SLURM knows
+        history.add("started", job=attempt.job, restart=attempt.restart, hosts=socket.gethostname())
+    try:
+        with InterruptibleInference(stage.infer(config)) as inference:
+            result = work(folder.path, inference, config.work, stop=inference.is_asked_to_stop, progress=_say)
+    except Interrupted as error:
+        if alone:
+            history.add("stopped", job=attempt.job, restart=attempt.restart, cause=str(error))
+        raise
+    if result is None:
+        return None
+    result = _finish(folder, attempt, result, start)
+    clean(folder.path)
+    return result
+
+
+def _run(stage: Stage, config: StageConfig, attempt: Attempt) -> dict[str, Any]:
+    """What one process does alone."""
+    assert stage.run is not None
+    folder = RunFolder.of(config.run)
+    start = time.monotonic()
+    with Lease(folder.path):
+        History(folder.path).add("started", job=attempt.job, restart=attempt.restart, hosts=socket.gethostname())
+        return _finish(folder, attempt, stage.run(config), start)
+
+
+def _finish(folder: RunFolder, attempt: Attempt, result: dict[str, Any], start: float) -> dict[str, Any]:
+    result |= {"seconds": round(time.monotonic() - start, 1)}
+    folder.finish(result)
+    History(folder.path).add("finished", job=attempt.job, restart=attempt.restart)
+    return result
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,89 @@
+"""An adapter and its base as one plain causal LM, for whatever loads a transformers folder, such as vLLM."""
+
+from __future__ import annotations
+
+import errno
+import shutil
+import uuid
+from pathlib import Path
+
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lmrc.common.atomic_io import fsync
+from lmrc.common.errors import UserError
+from lmrc.config.schema import SettledPrecision
+from lmrc.rc.model.adapter import adapter_base
+from lmrc.rc.model.adapter_metadata import SETTINGS
+from lmrc.rc.model.lora import DTYPES, load_adapter, load_base, load_tokenizer
+
+
+def merge(adapter: Path, out: Path, precision: SettledPrecision) -> int:
+    """Write the base with the adapter's weights added: a new folder of safetensors shards, tokenizer, greedy generation
+    config, and the adapter's SETTINGS, which say how it wants to be asked.
+
+    Added in fp32 and rounded to `precision` once. Needs 4 bytes of memory a weight, 52 GB for 13 billion. At any
+    failure nothing is left. Returns the number of weights.
+
+    Raises UserError where there is no such adapter, its base cannot be loaded, the two do not fit, or `out` exists or
+    cannot be written.
+    """
+    place = out.absolute()
+    if place.exists():
+        raise _occupied(out)
+    base = adapter_base(adapter)
+    tokenizer = load_tokenizer(str(adapter))
+    model = _merged(base, adapter).to(DTYPES[precision])
+    model.generation_config = _greedy(tokenizer)
+    temporary = place.with_name(f".{place.name}.tmp-{uuid.uuid4().hex[:12]}")
+    try:
+        place.parent.mkdir(parents=True, exist_ok=True)
+        temporary.mkdir()
+        model.save_pretrained(temporary, max_shard_size="5GB")
+        tokenizer.save_pretrained(temporary)
+        if (adapter / SETTINGS).is_file():
+            shutil.copyfile(adapter / SETTINGS, temporary / SETTINGS)
+        for path in temporary.iterdir():
+            # safetensors writes for the owner alone.
+            path.chmod((temporary / "config.json").stat().st_mode)
+            fsync(path)
+        fsync(temporary)
+        temporary.rename(place)
+    except OSError as error:
+        if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
+            raise _occupied(out) from None
+        raise UserError(f"{out}: cannot be written ({error.strerror or error}); nothing was kept") from error
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return int(model.num_parameters())
+
+
+def _merged(base: str, adapter: Path) -> PreTrainedModel:
+    adapted = load_adapter(load_base(base, "sdpa", "fp32"), adapter)
+    plain = adapted.get_base_model()
+    head = plain.get_output_embeddings()
+    if isinstance(head, LoraLayer) and plain.config.tie_word_embeddings:
+        # What the adapter adds to the output is not to be added to the embeddings of the input.
+        plain.config.tie_word_embeddings = False
+        layer = head.get_base_layer()
+        layer.weight = nn.Parameter(layer.weight.clone(), requires_grad=False)
+    try:
+        merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
+    except ValueError as error:
+        raise UserError(f"{adapter} cannot be added to {base}: {error}") from error
+    return merged
+
+
+def _greedy(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
+    """How answers are decoded here: what the base brings along (temperatures, other ends) is for chats."""
+    return GenerationConfig(
+        do_sample=False,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _occupied(out: Path) -> UserError:
+    return UserError(f"{out}: exists already; remove it or choose another folder")

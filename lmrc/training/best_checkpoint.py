@@ -1,0 +1,97 @@
+"""The best weights of a training: `best/`, as later stages load them, and in it the step and the score that they have.
+
+A kill leaves the weights of one evaluation whole, if not in place: `recover` puts them there. They may be of a later
+step than the checkpoint that the training resumes from. That step is then made again, on other processes with another
+rounding; `held` says what really is in `best/`.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import asdict, dataclass
+
+from torch import Tensor
+
+from lmrc.common.atomic_io import fsync
+from lmrc.runs.run_folder import RunFolder
+from lmrc.training.backends.base import Backend
+from lmrc.training.distributed import World
+from lmrc.training.task import Task
+
+RECORD = "best.json"
+
+
+@dataclass(frozen=True)
+class Held:
+    """Whose weights are in `best/`."""
+
+    step: int
+    score: float
+
+
+class Best:
+    """The folder of the best weights, seen from one rank. `held` is the same on all ranks."""
+
+    def __init__(self, run: RunFolder, task: Task, backend: Backend, names: Iterable[str], world: World) -> None:
+        self._current = run.best
+        self._new, self._old = run.path / ".best.new", run.path / ".best.old"
+        self._task = task
+        self._backend = backend
+        self._names = list(names)
+        self._world = world
+        self.held: Held | None = None
+
+    def recover(self) -> None:
+        """Put in place what a kill left, and read what it is. Collective; raises RunError on all ranks."""
+
+        def act() -> Held | None:
+            if self._old.exists() and not self._current.exists():
+                self._old.rename(self._current)
+            self._clear()
+            record = self._current / RECORD
+            return Held(**json.loads(record.read_text())) if record.exists() else None
+
+        self.held = self._on_first(act, f"{self._current} could not be recovered")
+
+    def replace(self, step: int, score: float) -> None:
+        """Make the present weights, with the `score` of their evaluation after `step`, the best ones. Collective.
+
+        Raises RunError on all ranks where they cannot be written.
+        """
+        weights: dict[str, Tensor] = {}
+        for name in self._names:
+            value = self._backend.weight(name)
+            if self._world.is_first:
+                weights[name] = value
+
+        def act() -> Held:
+            held = Held(step, score)
+            self._clear()
+            self._new.mkdir(parents=True)
+            try:
+                self._task.export(self._new, weights)
+                (self._new / RECORD).write_text(json.dumps(asdict(held)) + "\n")
+                # A checkpoint says that they are there: they must outlive a power cut as it does.
+                for path in [*self._new.rglob("*"), self._new]:
+                    fsync(path)
+            except Exception:
+                shutil.rmtree(self._new, ignore_errors=True)
+                raise
+            if self._current.exists():
+                self._current.rename(self._old)
+            self._new.rename(self._current)
+            fsync(self._current.parent)
+            self._clear()
+            return held
+
+        self.held = self._on_first(act, f"the best weights could not be written to {self._current}")
+
+    def _clear(self) -> None:
+        for folder in (self._new, self._old):
+            shutil.rmtree(folder, ignore_errors=True)
+
+    def _on_first(self, act: Callable[[], Held | None], problem: str) -> Held | None:
+        held: Held | None = self._world.together(lambda: act() if self._world.is_first else None, problem)[0]
+        return held

@@ -1,0 +1,125 @@
+from __future__ import annotations
+
+import gzip
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmrc.common import json_stream as files
+from lmrc.common.errors import UserError
+from lmrc.common.json_stream import json_list, replacing
+
+
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("", "is empty"),
+        ("  \n", "is empty"),
+        ('{"item": [1]}', "no JSON list"),
+        ("17", "no JSON list"),
+        ('"[1]"', "no JSON list"),
+        ("[1, 2,", "not valid JSON after 2 elements"),
+        ("[1, }", "not valid JSON"),
+        ("[1] [2]", "not valid JSON after 1 elements"),
+        ("]", "no JSON list"),
+        ("[1,]", "not valid JSON after 1 elements"),
+        ("[,1]", "not valid JSON after 0 elements"),
+        ("[1 2]", "not valid JSON after 0 elements"),
+        ("[0, NaN]", "not valid JSON after 1 elements .NaN is no JSON"),
+        ("[" + "9" * 5000 + "]", "not valid JSON after 0 elements"),
+        ("[" * 100_000, "not valid JSON after 0 elements"),
+        ("[1]\n]", "something follows the list"),
+    ],
+)
+def test_what_is_no_list_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
+    path = tmp_path / "x.json"
+    path.write_text(content)
+    with pytest.raises(UserError, match=complaint) as caught:
+        list(json_list(path, "a list of numbers"))
+    assert str(caught.value).startswith(f"{path}: ")
+    assert str(caught.value).endswith("; expected a list of numbers")
+    assert "\n" not in str(caught.value)
+
+
+def test_missing_file_is_a_user_error(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"absent\.json: no such file"):
+        list(json_list(tmp_path / "absent.json", "a list"))
+
+
+def test_elements_come_as_json_has_them_also_gzipped(tmp_path: Path) -> None:
+    path = tmp_path / "x.json.gz"
+    path.write_bytes(gzip.compress(b' [1, 2.5, true, null, {"a": ["b"]}]\n'))
+    assert list(json_list(path, "a list")) == [1, 2.5, True, None, {"a": ["b"]}]
+    (tmp_path / "empty.json").write_text("[]")
+    assert list(json_list(tmp_path / "empty.json", "a list")) == []
+
+
+text = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
+values = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False, allow_infinity=False) | text,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@given(st.lists(values, max_size=5), st.booleans(), st.sampled_from([None, 1]), st.integers(1, 9))
+def test_agrees_with_the_standard_library_whatever_a_block_cuts(
+    tmp_path_factory: pytest.TempPathFactory, content: list[Any], ascii: bool, indent: int | None, block: int
+) -> None:
+    path = tmp_path_factory.mktemp("files") / "x.json"
+    path.write_text(json.dumps(content, ensure_ascii=ascii, indent=indent))
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(files, "BLOCK", block)
+        assert list(json_list(path, "a list")) == content
+
+
+def test_an_element_of_many_blocks_is_scanned_a_few_times(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    scans = 0
+    scan = files._scan
+
+    def counted(text: str, place: int) -> Any:
+        nonlocal scans
+        scans += 1
+        return scan(text, place)
+
+    monkeypatch.setattr(files, "_scan", counted)
+    monkeypatch.setattr(files, "BLOCK", 16)
+    path = tmp_path / "x.json"
+    path.write_text(json.dumps(["x" * 100_000, 1]))
+    assert list(json_list(path, "a list")) == ["x" * 100_000, 1]
+    assert scans < 20
+
+
+def test_a_failure_keeps_the_old_file_and_leaves_no_other(tmp_path: Path) -> None:
+    path = tmp_path / "x.txt"
+    path.write_text("old")
+    with pytest.raises(RuntimeError), replacing(path) as file:
+        file.write("new")
+        raise RuntimeError
+    assert path.read_text() == "old"
+    with replacing(path) as file:
+        file.write("new")
+        assert path.read_text() == "old"
+    assert path.read_text() == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="cannot be written"), replacing(tmp_path / "file" / "x.txt") as file:
+        file.write("never")
+    (tmp_path / "folder").mkdir()
+    with pytest.raises(UserError, match="cannot be written"), replacing(tmp_path / "folder") as file:
+        file.write("never")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["file", "folder"]
+
+
+def test_the_evaluation_runs_without_torch() -> None:
+    code = "import lmrc.evaluation.report.page, lmrc.evaluation.plots.figures, sys; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

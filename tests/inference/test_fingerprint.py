@@ -1,0 +1,29 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyarrow as pa
+
+from lmrc.inference.fingerprint import identity
+
+ROW = pa.schema([("title", pa.string())])
+
+
+def test_identity_changes_with_all_that_decides(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text("{}")
+    (tmp_path / "model.safetensors").write_bytes(b"weights")
+    first = identity(tmp_path, ROW, threshold=0.5, documents=3)
+    assert identity(tmp_path, ROW, documents=3, threshold=0.5) == first
+    # A temporary file of somebody else.
+    (tmp_path / ".partial").write_text("")
+    assert identity(tmp_path, ROW, threshold=0.5, documents=3) == first
+
+    others = [
+        identity(tmp_path, ROW, threshold=0.4, documents=3),
+        identity(tmp_path, pa.schema([("title", pa.large_string())]), threshold=0.5, documents=3),
+    ]
+    (tmp_path / "model.safetensors").write_bytes(b"others!")
+    others.append(identity(tmp_path, ROW, threshold=0.5, documents=3))
+    (tmp_path / "model.safetensors").rename(tmp_path / "renamed")
+    others.append(identity(tmp_path, ROW, threshold=0.5, documents=3))
+    assert len({first, *others}) == 5

@@ -1,0 +1,159 @@
+from __future__ import annotations
+
+import io
+import json
+import socket
+import time
+from pathlib import Path
+from urllib.request import Request
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoModel, AutoModelForCausalLM, BertConfig
+
+from lmrc.common.errors import UserError
+from lmrc.config.schema import LLAMA_PROJECTIONS, LoraOptions
+from lmrc.launcher import model_shapes as module
+from lmrc.launcher.model_shapes import KNOWN, UnknownArchitecture, architecture
+from lmrc.pretrained.packaged import resolve
+
+
+@pytest.fixture(autouse=True)
+def alone(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """No network, no hub cache, a cache of its own."""
+    monkeypatch.setenv("LMRC_CACHE", str(tmp_path))
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise OSError("no network")
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+    monkeypatch.setattr(socket, "getaddrinfo", refuse)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [
+        ("meta-llama/Llama-2-7b-chat-hf", 6_738_415_616),
+        ("meta-llama/Llama-2-13b-chat-hf", 13_015_864_320),
+        ("mistralai/Mistral-7B-Instruct-v0.2", 7_241_732_096),
+        ("embedded:smollm2", 134_515_008),
+    ],
+)
+def test_published_counts_of_causal_models(name: str, parameters: int) -> None:
+    assert architecture(name, "causal").parameters == parameters
+
+
+@pytest.mark.parametrize(
+    ("name", "with_pooler", "hidden"),
+    [
+        ("roberta-large", 355_359_744, 1024),
+        ("FacebookAI/roberta-large", 355_359_744, 1024),
+        ("roberta-base", 124_645_632, 768),
+        ("bert-base-cased", 108_310_272, 768),
+    ],
+)
+def test_published_counts_of_encoders(name: str, with_pooler: int, hidden: int) -> None:
+    # RCP has no pooler, one linear layer.
+    assert architecture(name, "encoder").parameters == with_pooler - hidden * (hidden + 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "parameters"),
+    [("meta-llama/Llama-2-7b-chat-hf", 19_988_480), ("meta-llama/Llama-2-13b-chat-hf", 31_293_440)],
+)
+def test_published_counts_of_adapters(name: str, parameters: int) -> None:
+    assert architecture(name, "causal").adapted(LoraOptions(r=8)).parameters == parameters
+
+
+@pytest.mark.parametrize("targets", [LLAMA_PROJECTIONS, ("q_proj", "v_proj"), ("down_proj",)])
+@pytest.mark.parametrize("r", [1, 8])
+def test_adapters_are_those_of_peft(targets: tuple[str, ...], r: int) -> None:
+    shape = architecture("embedded:tiny-llm", "causal")
+    with torch.device("meta"):
+        model = get_peft_model(
+            AutoModelForCausalLM.from_config(shape.config), LoraConfig(r=r, target_modules=list(targets))
+        )
+    expected = sum(parameter.numel() for parameter in model.parameters() if parameter.requires_grad)
+    adapted = shape.adapted(LoraOptions(r=r, targets=targets))
+    assert adapted.parameters == expected
+    assert len(adapted.inputs) == 2 * len(targets)
+
+
+def test_a_target_that_is_no_layer() -> None:
+    with pytest.raises(UserError, match=r"query not among .* q_proj"):
+        architecture("embedded:tiny-llm", "causal").adapted(LoraOptions(targets=("q_proj", "query")))
+
+
+def test_embedded_models_count_as_they_load() -> None:
+    model = AutoModel.from_pretrained(resolve("embedded:tiny-encoder"), add_pooling_layer=False)
+    shape = architecture("embedded:tiny-encoder", "encoder")
+    assert shape.parameters == sum(parameter.numel() for parameter in model.parameters())
+    assert (shape.layers, shape.hidden, shape.heads, shape.head_size) == (2, 32, 4, 8)
+    linear = sum(p.numel() for m in model.modules() if isinstance(m, torch.nn.Linear) for p in m.parameters())
+    assert shape.linear_parameters == linear
+
+
+def test_a_folder_comes_before_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    BertConfig(vocab_size=50, hidden_size=16, num_hidden_layers=1, num_attention_heads=2).save_pretrained(
+        "roberta-large"
+    )
+    assert architecture("roberta-large", "encoder").hidden == 16
+
+
+def test_no_weights_are_made() -> None:
+    assert {p.device.type for p in architecture("roberta-large", "encoder").model.parameters()} == {"meta"}
+
+
+def test_the_hub_is_asked_last_and_the_token_is_for_it_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[Request] = []
+
+    def answer(request: Request, timeout: float) -> io.BytesIO:
+        asked.append(request)
+        return io.BytesIO(json.dumps({**KNOWN["embedded:smollm2"], "num_hidden_layers": 3}).encode())
+
+    monkeypatch.setenv("HF_TOKEN", "hf_mine")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(module, "urlopen", answer)
+    architecture("roberta-base", "encoder")
+    assert asked == []
+    assert architecture("someone/model", "causal").layers == 3
+    [request] = asked
+    assert request.full_url.endswith("/someone/model/resolve/main/config.json")
+    assert request.headers == {}  # what a redirect would be given
+
+
+def test_offline_means_offline(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    with pytest.raises(UnknownArchitecture, match="HF_HUB_OFFLINE is set"):
+        architecture("someone/model", "causal")
+
+
+def test_an_unreachable_hub_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    started = time.monotonic()
+    with pytest.raises(UnknownArchitecture, match="no network"):
+        architecture("someone/model", "causal")
+    assert time.monotonic() - started < module.PATIENCE + 1
+
+
+def test_unknown_and_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
+    def unreachable(name: str) -> None:
+        raise OSError("the hub is far away\nand more")
+
+    monkeypatch.setattr(module, "_from_hub", unreachable)
+    with pytest.raises(UnknownArchitecture, match=r"someone/model .*\(the hub is far away\)"):
+        architecture("someone/model", "causal")
+
+
+def test_a_folder_without_a_config(tmp_path: Path) -> None:
+    with pytest.raises(UnknownArchitecture, match=r"no usable config.json"):
+        architecture(str(tmp_path), "causal")
+
+
+def test_an_encoder_is_no_causal_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "t5"}')
+    with pytest.raises(UnknownArchitecture, match="no causal model"):
+        architecture(str(tmp_path), "causal")

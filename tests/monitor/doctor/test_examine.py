@@ -1,0 +1,264 @@
+"""What the doctor says of a site's answers, and of what nodes found in a folder that they share, or do not."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmrc.cli.main import main
+from lmrc.common.check import Check
+from lmrc.launcher.slurm import commands as slurm
+from lmrc.monitor.doctor import examine as doctor
+from lmrc.monitor.doctor import shared_fs as doctor_shared
+from lmrc.monitor.doctor import slurm as doctor_slurm
+from lmrc.monitor.doctor.shared_fs import ROUNDS, SIZE, Node, told
+from lmrc.runs.shared_fs import Files
+
+Capture = pytest.CaptureFixture[str]
+# As SLURM 22.05 prints it. An empty value comes before PreemptMode.
+CONFIG = """\
+Configuration data as of 2026-11-22T16:00:00
+ClusterName             = lab
+JobRequeue              = {requeue}
+KillWait                = 30 sec
+MaxArraySize            = 1001
+PowerPlugin             =
+PreemptMode             = {mode}
+PreemptType             = preempt/partition_prio
+SlurmctldParameters     = {parameters}
+SLURM_VERSION           = 22.05.8
+"""
+PARTITION = (
+    "PartitionName={name} AllowGroups=ALL Default={default} DefaultTime=01:00:00 GraceTime={grace} MaxTime=1-00:00:00 "
+    "PreemptMode={mode} State={state} TotalNodes=4 TRES=cpu=384,node=4,gres/gpu=32\n"
+)
+
+
+def site(monkeypatch: pytest.MonkeyPatch, **given: Any) -> list[Check]:
+    """What is said of a site; `partitions` are their lines, the rest are settings."""
+    usual = {"requeue": "1", "mode": "REQUEUE", "parameters": "(null)", "grace": "60", "state": "UP", "default": "YES"}
+    values: dict[str, Any] = usual | given
+
+    def ask(*command: str) -> str:
+        if command[0] == "sacct":
+            if not values.get("sacct", True):
+                raise slurm.SlurmError("sacct: Slurm accounting storage is disabled")
+            return ""
+        if command[2] == "config":
+            return str(values.get("config", CONFIG.format(**values)))
+        return PARTITION.format(name="low", **values)
+
+    monkeypatch.setattr(slurm, "is_here", lambda: True)
+    monkeypatch.setattr(slurm, "ask", ask)
+    return list(doctor_slurm.check_slurm())
+
+
+def levels(checks: Sequence[Check], word: str) -> list[str]:
+    found = [check.level for check in checks if word in check.what]
+    assert found, f"nothing is said of {word}: {[check.what for check in checks]}"
+    return found
+
+
+def test_a_good_site(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = site(monkeypatch, parameters="preempt_send_user_signal")
+    assert {check.level for check in checks} == {"ok"}
+    said = "\n".join(check.what for check in checks)
+    assert "SLURM 22.05.8, cluster lab" in said
+    assert "low (default): 4 nodes, 32 GPUs, time limit 1-00:00:00 (default 01:00:00)" in said
+    assert "PreemptMode=REQUEUE" in said  # though the value before it is empty
+    assert "about 90 s to save (GraceTime 60 + KillWait 30)" in said
+    assert "USR2 comes first" in said
+    assert "more than 1000 inference workers" in said
+
+
+def test_what_is_not_told_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
+    checks = site(monkeypatch, config="SLURM_VERSION = 99\n")
+    assert levels(checks, "PreemptMode") == ["warning"]
+    assert not any("not preempted" in check.what for check in checks)
+    assert levels(checks, "JobRequeue=unknown") == ["warning"]
+    assert levels(checks, "MaxArraySize=unknown") == ["missing"]
+
+
+@pytest.mark.parametrize(
+    ("given", "word", "level"),
+    [
+        ({"sacct": False}, "sacct", "warning"),
+        ({"requeue": "0"}, "JobRequeue=0", "warning"),
+        ({"mode": "CANCEL"}, "PreemptMode=CANCEL", "warning"),
+        ({"mode": "OFF"}, "PreemptMode=OFF", "ok"),
+        ({"parameters": "idle_on_node_suspend"}, "TERM alone", "ok"),
+        ({"grace": "0", "config": CONFIG.format(requeue=1, mode="REQUEUE", parameters="").replace("30 sec", "5 sec")},
+         "about 5 s to save", "warning"),
+        ({"state": "DOWN"}, "it is DOWN", "warning"),
+        ({"default": "NO"}, "no default partition", "warning"),
+    ],
+)  # fmt: skip
+def test_what_a_site_lacks(monkeypatch: pytest.MonkeyPatch, given: dict[str, Any], word: str, level: str) -> None:
+    checks = site(monkeypatch, **given)
+    assert levels(checks, word) == [level]
+    assert all(check.remedy for check in checks if check.level != "ok")
+
+
+def test_a_controller_that_is_silent_is_essential(monkeypatch: pytest.MonkeyPatch) -> None:
+    def ask(*command: str) -> str:
+        raise slurm.SlurmError("scontrol did not answer within 30 s")
+
+    monkeypatch.setattr(slurm, "is_here", lambda: True)
+    monkeypatch.setattr(slurm, "ask", ask)
+    assert [check.level for check in doctor_slurm.check_slurm()] == ["missing"]
+
+
+class NoLinks(Files):
+    """A file system on which links do not exclude each other."""
+
+    def link(self, source: Path, target: Path) -> bool:
+        if target.name.startswith("claim"):
+            return True
+        return super().link(source, target)
+
+
+class Torn(Files):
+    """One on which a file is not replaced at once."""
+
+    def replace(self, source: Path, target: Path) -> None:
+        content = source.read_bytes()
+        with target.open("wb") as file:
+            for start in range(0, len(content), len(content) // 4):
+                file.write(content[start : start + len(content) // 4])
+                file.flush()
+                time.sleep(0.001)
+        source.unlink()
+
+
+def nodes(folder: Path, files: Files, count: int = 2) -> list[dict[str, Any]]:
+    """What as many processes find in the folder, here threads."""
+    found: list[dict[str, Any]] = [{} for _ in range(count)]
+
+    def one(rank: int) -> None:
+        found[rank] = {
+            "rank": rank,
+            "node": f"n{rank}",
+            "boot": str(rank),
+            **told(Node(folder, rank, count, files).examine),
+        }
+
+    threads = [threading.Thread(target=one, args=(rank,)) for rank in range(count)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return found
+
+
+def judged(found: list[dict[str, Any]], folder: Path) -> dict[str, Check]:
+    """By the first words of each line."""
+    checks = list(doctor_slurm._judge(found, len(found), folder))
+    return {" ".join(check.what.split()[:2]).rstrip(":"): check for check in checks}
+
+
+def test_a_shared_folder(tmp_path: Path) -> None:
+    found = nodes(tmp_path, Files(), 3)
+    checks = judged(found, tmp_path)
+    assert {check.level for check in checks.values()} == {"ok"}, checks
+    assert sum(len(one["won"]) for one in found) == ROUNDS
+    assert min(one["reads"] for one in found[1:]) > 0
+
+
+def test_links_that_do_not_exclude(tmp_path: Path) -> None:
+    assert judged(nodes(tmp_path, NoLinks()), tmp_path)["exclusive links"].level == "missing"
+
+
+def test_renames_that_are_seen_by_halves(tmp_path: Path) -> None:
+    assert judged(nodes(tmp_path, Torn()), tmp_path)["atomic rename"].level == "missing"
+
+
+def test_folders_of_two_nodes_that_are_not_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(doctor_shared, "PATIENCE", 0.3)
+    monkeypatch.setattr(doctor_shared, "SECONDS_BETWEEN_REFRESHES", 0.1)
+    found = []
+    for rank in range(2):
+        own = tmp_path / str(rank)
+        own.mkdir()
+        found.append({"rank": rank, "node": f"n{rank}", "boot": "", **told(Node(own, rank, 2).examine)})
+    checks = list(doctor_slurm._judge(found, 2, tmp_path))
+    assert [check.level for check in checks] == ["missing"]
+    assert "n0: start-1 did not appear" in checks[0].what
+    assert "n1: start-0 did not appear" in checks[0].what
+    gone = told(Node(tmp_path / "nowhere", 0, 2).examine)
+    assert "No such file" in gone["error"]
+
+
+def test_slow_folders_wrong_clocks_and_nodes_that_are_one(tmp_path: Path) -> None:
+    usual = {"won": [], "torn": 0, "reads": SIZE, "stale": 0, "delay": 0.0, "clock": 0.0, "boot": "same"}
+    found = [
+        {**usual, "rank": 0, "node": "n1", "won": list(range(ROUNDS)), "delay": 12.0},
+        {**usual, "rank": 1, "node": "n2", "clock": -9.0},
+    ]
+    checks = list(doctor_slurm._judge(found, 2, tmp_path))
+    assert levels(checks, "are one machine") == ["warning"]
+    assert levels(checks, "after 12.000 s") == ["warning"]
+    assert levels(checks, "n2 -9.00 s") == ["warning"]
+    assert [check.remedy for check in checks if "12.000" in check.what] == [
+        "more than 5 s: raise work.lease_seconds to 120"
+    ]
+
+
+def test_a_job_that_slurm_refuses_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    srun = tmp_path / "bin" / "srun"
+    srun.parent.mkdir()
+    srun.write_text("#!/bin/sh\necho 'srun: error: Invalid partition name specified' >&2\nexit 1\n")
+    srun.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
+    monkeypatch.setattr(slurm, "is_here", lambda: True)
+    runs = tmp_path / "runs"
+    runs.mkdir()
+    checks = list(doctor_slurm.check_nodes(2, "nosuch", None, runs))
+    assert [check.level for check in checks] == ["missing"]
+    assert "Invalid partition name" in checks[0].what
+    assert list(runs.iterdir()) == []
+
+
+def test_packages_are_those_that_the_checkout_asks_for(tmp_path: Path) -> None:
+    (tmp_path / "setup.cfg").write_text(
+        "[options]\ninstall_requires =\n    click>=8\n    PyYAML>=999\n    no-such-package>=1\n"
+        '    other-system; sys_platform == "nowhere"\n'
+    )
+    (tmp_path / "constraints.txt").write_text("# why\nclick==0.1\n")
+    checks = list(doctor.check_packages(tmp_path))
+    assert levels(checks, "no-such-package is not installed") == ["missing"]
+    assert levels(checks, "PyYAML") == ["missing"]
+    assert levels(checks, "1 packages fit; others than the tested versions: click") == ["warning"]
+    assert not any("other-system" in check.what for check in checks)
+
+
+def test_status_is_1_where_something_essential_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    good, bad = Check("ok", "fine"), Check("missing", "gone", "get it")
+    monkeypatch.setattr(doctor, "_all", lambda *given: iter([good, Check("warning", "so so", "perhaps")]))
+    assert main(["doctor"]) == 0
+    assert "all that is essential is here; warnings: 1" in capsys.readouterr().out
+    monkeypatch.setattr(doctor, "_all", lambda *given: iter([good, bad]))
+    with pytest.raises(SystemExit) as ended:
+        main(["doctor", "--json"])
+    assert ended.value.code == 1
+    assert json.loads(capsys.readouterr().out)[1] == {"level": "missing", "what": "gone", "remedy": "get it"}
+
+
+@pytest.mark.slow
+def test_json_of_this_machine_is_nothing_but_json(tmp_path: Path) -> None:
+    environment = {**os.environ, "TORCH_EXTENSIONS_DIR": str(tmp_path)}
+    done = subprocess.run(
+        [sys.executable, "-m", "lmrc.cli.main", "doctor", "--json"], capture_output=True, text=True, env=environment
+    )
+    found = json.loads(done.stdout)
+    assert done.returncode == int(any(one["level"] == "missing" for one in found))
+    assert any(one["what"].startswith("torch ") for one in found)
+    assert all(one["remedy"] for one in found if one["level"] != "ok")

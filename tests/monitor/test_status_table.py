@@ -1,0 +1,136 @@
+"""What `lmrc status` prints."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from lmrc.cli.main import main
+from lmrc.runs.events import History
+from tests.monitor.site import Capture, Site, make, progress, units
+
+pytestmark = pytest.mark.usefixtures("nowhere")
+
+
+def test_a_silent_slurm_is_said_once_and_makes_no_verdict(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    site = Site(monkeypatch)
+    site.silent = True
+    for name in ("a", "b"):
+        History(make(tmp_path / "runs" / name)).add("submitted", job="7")
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("SLURM does not answer") == 1
+    assert out.count("unknown") == 2
+
+
+def test_the_table_fits_and_the_newest_is_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    for number, name in enumerate(("old", "a-very-" + "long-" * 20 + "name", "new")):
+        run = make(tmp_path / "runs" / name)
+        progress(run)
+        History(run).add("failed", job="local-1", restart=0, cause="word " * 60 + "\nsecond line")
+        for path in (run / "config.yaml", run / "log" / "progress.json", run / "log" / "history.jsonl"):
+            os.utime(path, (1000 + number, 1000 + number))
+    make(tmp_path / "runs" / "new" / "inner")
+    (tmp_path / "runs" / "old" / "code" / "configs").mkdir(parents=True)
+    (tmp_path / "runs" / "old" / "code" / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    names = [line.split()[0] for line in lines[1:]]
+    assert [names[0], names[1], names[3]] == ["runs/new/inner", "runs/new", "runs/old"]
+    assert len(names) == 4  # code/ holds no runs
+    assert names[2].startswith("…")
+    assert all(line.endswith("…") for line in lines[2:])
+
+
+def test_json_has_the_same_keys_for_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    make(tmp_path / "runs" / "a")
+    units(make(tmp_path / "runs" / "b", "classify"), 3, 1)
+    monkeypatch.chdir(tmp_path)
+    assert main(["status", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len({tuple(one) for one in found}) == 1
+    assert {one["run"]: one["units"] and one["units"]["done"] for one in found} == {"runs/a": None, "runs/b": 1}
+
+
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("tokyo")
+def test_the_form_tells_events_in_words_and_utc(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    Site(monkeypatch, ("7", "PENDING", "Priority", 2, ""))
+    History(run).add("submitted", job="7")
+    History(run).add("started", job="7", restart=0, hosts="n1,n1,n2")
+    History(run).add("died", job="7", restart=0, cause="rank 1 on n1: killed", step=16)
+    History(run).add("requeued", job="7", restart=0)
+    (run / "log" / "7_0_log.out").touch()
+    assert main(["status", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "queued (requeued once, died once): Priority (jobs of higher priority come first)" in out
+    assert "7: pending (Priority), restarted twice" in out
+    assert f"{datetime.now(timezone.utc):%Y-%m-%d %H:}" in out
+    assert "started as job 7 on n1, n2" in out
+    assert "died: rank 1 on n1: killed (saved up to step 16)" in out
+    assert str(run / "log" / "7_0_log.out") in out
+
+
+def test_a_run_is_found_by_name_and_an_unknown_one_names_the_nearest(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    make(run.parent / "docred-13b")
+    monkeypatch.chdir(run.parents[1])
+    assert main(["status", "docred-13b"]) == 0
+    assert "runs/docred-13b (rcp)" in capsys.readouterr().out
+    assert main(["status", "runs/docred-13"]) == 2
+    assert "runs/docred-13 is no run folder: did you mean runs/docred-13b?" in capsys.readouterr().err
+
+
+def test_no_runs_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 0
+    assert "no runs" in capsys.readouterr().out
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_watch_shows_it_again_until_ctrl_c(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", nap)
+    assert main(["status", "--watch", str(run)]) == 0  # the run is not taken for a number
+    assert naps == [5.0, 5.0]
+    assert capsys.readouterr().out.count("state ") == 2
+    naps.clear()
+    assert main(["status", str(run), "--watch", "2"]) == 0
+    assert naps == [2.0, 2.0]
+    assert main(["status", str(run), "--watch", "--json"]) == 2
+
+
+def test_it_answers_without_torch() -> None:
+    code = "import sys, lmrc.monitor.status_table; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

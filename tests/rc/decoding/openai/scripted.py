@@ -1,0 +1,187 @@
+"""A real HTTP server on this machine that fails as it is told, and remembers what it was asked."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import threading
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from typing import Any
+
+from lmrc.rc.decoding.openai.pacing import Clock
+from lmrc.rc.prompts.query_builder import Query
+
+
+@dataclass(frozen=True)
+class Act:
+    """What the server does with a request."""
+
+    status: int = 200
+    body: bytes | None = None
+    """None: the right answer."""
+    headers: tuple[tuple[str, str], ...] = ()
+    seconds: float = 0.0
+    """Before it answers."""
+    sent: float = 1.0
+    """The share of the body that is sent before the connection ends."""
+    closes: bool = False
+    """Ends the connection, without a word."""
+    stalls: bool = False
+    """Sends nothing after that share, and does not end either."""
+    trickles: bool = False
+    """Sends a byte now and then, for ever."""
+
+    @property
+    def is_paid(self) -> bool:
+        """Whether the client got a right answer."""
+        return self == ANSWER or (self.body is None and self.status == 200 and self.sent == 1.0 and not self.closes)
+
+
+ANSWER = Act()
+
+
+def text_for(body: dict[str, Any]) -> str:
+    """The right answer, which depends on all that was asked."""
+    asked = body["prompt"] if "prompt" in body else "/".join(m["content"] for m in body["messages"])
+    return f"answer of {body['model']} to {asked!r} in {body.get('max_tokens')}"
+
+
+def usage_for(body: dict[str, Any]) -> dict[str, int]:
+    """Tokens of a right answer: so many that tests can tell them apart."""
+    return {"prompt_tokens": 100, "completion_tokens": int(body["max_tokens"])}
+
+
+@dataclass
+class Server:
+    """What tests see of it."""
+
+    url: str
+    act: Callable[[dict[str, Any], int], Act]
+    """What to do with a body that came for the n-th time (from 0)."""
+    finish_reason: str = "stop"
+    asked: list[dict[str, Any]] = field(default_factory=list)
+    headers: list[dict[str, str]] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+    paid: Counter[str] = field(default_factory=Counter)
+    """Right answers that went out, by their text."""
+    most_at_once: int = 0
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    at_once: int = 0
+    ends: threading.Event = field(default_factory=threading.Event)
+
+
+@contextmanager
+def serve(act: Callable[[dict[str, Any], int], Act] = lambda body, times: ANSWER) -> Iterator[Server]:
+    """A server on a free port of this machine, until the block ends."""
+
+    class Handler(BaseHTTPRequestHandler):
+        protocol_version = "HTTP/1.1"
+        disable_nagle_algorithm = True
+
+        def do_POST(self) -> None:
+            raw = self.rfile.read(int(self.headers["Content-Length"]))
+            body = json.loads(raw)
+            with server.lock:
+                times = server.asked.count(body)
+                server.asked.append(body)
+                server.headers.append(dict(self.headers))
+                server.paths.append(self.path)
+                server.at_once += 1
+                server.most_at_once = max(server.most_at_once, server.at_once)
+            try:
+                self._do(server.act(body, times), body)
+            except OSError:  # the client is gone
+                self.close_connection = True
+            finally:
+                with server.lock:
+                    server.at_once -= 1
+
+        def _do(self, act: Act, body: dict[str, Any]) -> None:
+            if server.ends.wait(act.seconds):
+                self.close_connection = True
+                return
+            if act.closes:
+                # A reset, not an orderly end.
+                self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                self.close_connection = True
+                self.connection.close()
+                return
+            content = right_answer(body, self.path, server.finish_reason) if act.body is None else act.body
+            self.send_response(act.status)
+            for name, value in act.headers:
+                self.send_header(name, value)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            if act.trickles:
+                while not server.ends.wait(0.02):
+                    self.wfile.write(b" ")
+            self.wfile.write(content[: int(len(content) * act.sent)])
+            if act.stalls:
+                server.ends.wait(5)
+            self.close_connection = act.sent < 1
+            if act.is_paid:
+                with server.lock:
+                    server.paid[text_for(body)] += 1
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            """Nothing."""
+
+    class Quiet(ThreadingHTTPServer):
+        daemon_threads = True
+        request_queue_size = 64
+
+        def handle_error(self, request: object, client_address: object) -> None:
+            """A client that went away is no news."""
+
+    with Quiet(("127.0.0.1", 0), Handler) as http:
+        server = Server(f"http://127.0.0.1:{http.server_address[1]}/v1", act)
+        thread = threading.Thread(target=http.serve_forever, kwargs={"poll_interval": 0.01})
+        thread.start()
+        try:
+            yield server
+        finally:
+            server.ends.set()
+            http.shutdown()
+            thread.join()
+
+
+def right_answer(body: dict[str, Any], path: str, finish_reason: str = "stop") -> bytes:
+    """As OpenAI's reference describes it."""
+    text = text_for(body)
+    choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason}
+    choice |= {"text": text} if path == "/v1/completions" else {"message": {"role": "assistant", "content": text}}
+    return json.dumps({"id": "x", "choices": [choice], "usage": usage_for(body)}).encode()
+
+
+def query(number: int, prompt: str | None = None, room: int = 10) -> Query:
+    """A query of document `number`."""
+    return Query(number, f"title {number}", ((0, 1),), prompt or f"prompt {number}", None, room)
+
+
+def messages_of(query: Query) -> list[dict[str, str]]:
+    """The prompt as the user's only message."""
+    return [{"role": "user", "content": query.prompt}]
+
+
+class FastClock(Clock):
+    """Sleeping takes no time, but the clock goes on."""
+
+    def __init__(self) -> None:
+        self.time = 1000.0
+        self.slept: list[float] = []
+        self._lock = threading.Lock()
+
+    def now(self) -> float:
+        return self.time
+
+    def sleep(self, seconds: float, stop: threading.Event) -> None:
+        with self._lock:
+            self.slept.append(seconds)
+            self.time += seconds
+        time.sleep(0)

@@ -1,0 +1,102 @@
+"""Limits a minute, counted afresh over every window of a minute."""
+
+from __future__ import annotations
+
+import threading
+from random import Random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lmrc.rc.decoding.openai.pacing import Clock, Pace, back_off
+from tests.rc.decoding.openai.scripted import FastClock
+
+
+def start(pace: Pace, clock: FastClock, tokens: int) -> float:
+    """Wait for a turn as a client does; the time at which the request began."""
+    while seconds := pace.start(tokens):
+        clock.sleep(seconds, threading.Event())
+    return clock.time
+
+
+sizes = st.lists(st.tuples(st.integers(1, 3000), st.floats(0, 20)), min_size=2, max_size=40)
+
+
+@given(sizes=sizes, requests=st.integers(1, 100), tokens=st.integers(100, 10000))
+def test_no_minute_holds_more_than_the_limits(sizes: list[tuple[int, float]], requests: int, tokens: int) -> None:
+    clock = FastClock()
+    pace = Pace(clock, requests, tokens)
+    begun = []
+    for size, pause in sizes:
+        begun.append((start(pace, clock, size), size))
+        clock.time += pause
+    for first, _ in begun:
+        minute = [size for time, size in begun if first <= time < first + 60 - 1e-6]
+        assert len(minute) <= requests
+        assert sum(minute[:-1]) <= tokens
+
+
+def test_requests_are_as_fast_as_the_limit_allows() -> None:
+    clock = FastClock()
+    pace = Pace(clock, 120, None)
+    times = [start(pace, clock, 5) for _ in range(241)]
+    assert times[-1] - times[0] == pytest.approx(120)
+    unlimited = Pace(clock, None, None)
+    assert [unlimited.start(10**9) for _ in range(100)] == [0.0] * 100
+
+
+def test_what_the_server_counts_takes_the_place_of_the_guess() -> None:
+    clock = FastClock()
+    pace = Pace(clock, None, 600)  # ten tokens a second
+    assert pace.start(100) == 0
+    assert pace.start(1) == pytest.approx(10)
+    pace.correct(100, 250)
+    assert pace.start(1) == pytest.approx(25)
+    pace.correct(100, 50)
+    assert pace.start(1) == pytest.approx(20)
+
+
+def test_a_pause_holds_everyone_and_never_gets_shorter() -> None:
+    clock = FastClock()
+    pace = Pace(clock, None, None)
+    pace.pause(30)
+    pace.pause(5)
+    assert pace.start(1) == pytest.approx(30)
+    clock.time += 31
+    assert pace.start(1) == 0
+
+
+def test_threads_share_the_limit() -> None:
+    clock = FastClock()
+    pace = Pace(clock, 60, None)
+    times: list[float] = []
+
+    def work() -> None:
+        for _ in range(10):
+            times.append(start(pace, clock, 1))
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(times) == 40
+    assert max(times) - 1000 >= 39 - 1e-6
+
+
+def test_back_off_doubles_to_a_minute_and_varies() -> None:
+    waits = [[back_off(failures, Random(seed)) for seed in range(200)] for failures in range(1, 12)]
+    for expected, found in zip([1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60], waits, strict=True):
+        assert expected / 2 <= min(found) < expected * 0.55
+        assert expected * 0.95 < max(found) <= expected
+    assert back_off(3, Random(7)) == back_off(3, Random(7))
+
+
+def test_a_sleep_ends_when_it_is_told_to() -> None:
+    stop = threading.Event()
+    clock = Clock()
+    threading.Timer(0.05, stop.set).start()
+    before = clock.now()
+    clock.sleep(30, stop)
+    assert 0.04 < clock.now() - before < 5

@@ -1,0 +1,409 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from safetensors.torch import load_file, save_file
+
+from lmrc.common.errors import ConfigError, UserError
+from lmrc.config.schema import ClassifyConfig, DecodeOptions, FewShotOptions, PromptOptions, RunOptions, ServerOptions
+from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
+from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.corpus.predictions import Prediction, read_predictions
+from lmrc.corpus.relations import RelationSet
+from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.model.lora import load_tokenizer
+from lmrc.rc.predict import Classifying
+from lmrc.rc.prompts.query_builder import QueryBuilder, prompt_ids
+from lmrc.rc.prompts.templates import answer
+from tests.rc import tiny
+from tests.rc.conftest import Learnt, by_heart
+from tests.rc.decoding.openai.scripted import Act, serve
+
+GOLD = {
+    Prediction("one", 0, 1, "P26"),
+    Prediction("one", 1, 2, "P17"),
+    Prediction("one", 1, 2, "P495"),
+    Prediction("three", 0, 1, "P17"),
+}
+
+
+def config(learnt: Learnt, runs: Path, **options: object) -> ClassifyConfig:
+    run = RunOptions(name="classify", folder=runs)
+    return ClassifyConfig(run=run, corpus=learnt.corpus.folder, rc=learnt.adapter, **options)
+
+
+def units(documents: int, size: int) -> list[range]:
+    return [range(start, min(start + size, documents)) for start in range(0, documents, size)]
+
+
+def run(config: ClassifyConfig, unit: int = 2) -> dict[str, int]:
+    """Unit after unit in one process."""
+    classifying = Classifying(config)
+    return classifying.finish(row for part in units(classifying.documents, unit) for row in classifying.rows(part))
+
+
+def predicted(folder: Path) -> set[Prediction]:
+    """Without their scores, which are probabilities."""
+    found = read_predictions(folder / "classify" / "predictions.json")
+    assert all(one.score is not None and 0 < one.score <= 1 for one in found)
+    return {replace(one, score=None) for one in found}
+
+
+def test_gold_pairs(learnt: Learnt, tmp_path: Path) -> None:
+    """What was learnt by heart comes back, through files alone."""
+    counts = run(config(learnt, tmp_path))
+    assert counts == {
+        "documents": 3,
+        "documents_without_pairs": 1,
+        "queries": 2,
+        "pairs": 3,
+        "predictions": 4,
+        "unfinished": 0,
+        "none": 0,
+        "shortened": 0,
+        "sentences_left_out": 0,
+    }
+    folder = tmp_path / "classify"
+    assert predicted(tmp_path) == GOLD
+    rows = [json.loads(row) for row in (folder / "generations.jsonl").read_text().splitlines()]
+    assert rows[1] == {
+        "document": 2,
+        "title": "three",
+        "pairs": [[0, 1]],
+        "answer": "(Zoë| country| France)",
+        "finished": True,
+        "failures": {},
+        "unknown_relations": [],
+        "left_out": [],
+    }
+    assert sorted(path.name for path in folder.iterdir()) == ["generations.jsonl", "predictions.json"]
+
+
+def test_direct_asks_for_all_pairs(learnt_direct: Learnt, tmp_path: Path) -> None:
+    counts = run(config(learnt_direct, tmp_path))
+    assert predicted(tmp_path) == {Prediction("three", 0, 1, "P17")}
+    assert (counts["pairs"], counts["none"], counts["documents_without_pairs"]) == (4, 3, 0)
+
+
+def test_all_relations_weighed(learnt: Learnt, tmp_path: Path) -> None:
+    """Predictions are those of at least the threshold; the rest is kept beside them."""
+    counts = run(config(learnt, tmp_path, decode=DecodeOptions(mode="score", threshold=0.4)))
+    assert predicted(tmp_path) >= GOLD
+    kept = read_predictions(tmp_path / "classify" / "predictions.json")
+    everything = read_predictions(tmp_path / "classify" / "scores-of-all.json")
+    assert kept == [one for one in everything if (one.score or 0) >= 0.4]
+    assert all(0.01 <= (one.score or 0) <= 1 for one in everything)
+    assert (counts["predictions"], counts["unfinished"], counts["none"]) == (len(kept), 0, 0)
+    run(config(learnt, tmp_path, decode=DecodeOptions(mode="score", threshold=1.0)))
+    assert predicted(tmp_path) == set()
+    assert read_predictions(tmp_path / "classify" / "scores-of-all.json") == everything
+
+
+def test_an_lm_in_the_place_of_rcp_writes_candidates(base: Path, tmp_path: Path) -> None:
+    """Yes or No for all pairs; what it wrote is what the next classify asks about."""
+    yes_no = by_heart(base, tmp_path, "rcp-llm", tiny.DOCUMENTS, 120)
+    counts = run(config(yes_no, tmp_path))
+    folder = tmp_path / "classify" / "candidates"
+    candidates = Candidates.open(folder)
+    candidates.check(yes_no.corpus)
+    pairs = [[(one.head, one.tail) for one in candidates[index]] for index in range(3)]
+    assert pairs == [[(0, 1), (1, 2)], [], [(0, 1)]]
+    assert (counts["pairs"], counts["predictions"], counts["none"]) == (6 + 2 + 2, 3, 7)
+    assert not (tmp_path / "classify" / "predictions.json").exists()
+    with pytest.raises(ConfigError, match="candidates are those of a whole corpus: leave out documents"):
+        Classifying(config(yes_no, tmp_path, documents=2))
+
+
+def test_the_adapter_is_asked_in_the_chat_template_it_was_trained_with(
+    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    chatting = tmp_path / "base"
+    shutil.copytree(base, chatting)
+    words = load_tokenizer(str(base))
+    words.chat_template = "{% for turn in messages %}[{{ turn.role }}]{{ turn.content }}{% endfor %}[answer]"
+    words.save_pretrained(chatting)
+    documents = tiny.DOCUMENTS[2:]
+    learnt = by_heart(chatting, tmp_path, "rc", documents, 60, "chat")
+    read: list[str] = []
+    monkeypatch.setattr(
+        "lmrc.rc.decoding.generate.prompt_ids",
+        lambda *asked: [ids := prompt_ids(*asked), read.append(str(words.decode(ids)))][0],
+    )
+    run(config(learnt, tmp_path))
+    assert predicted(tmp_path) == {Prediction("three", 0, 1, "P17")}
+    (asked,) = read
+    assert asked.startswith("[user]Below is an instruction") and asked.endswith("### Response:\n[answer]")
+    trained = str(words.decode(learnt.task.collate([0])["input_ids"]))
+    assert trained == asked + "(Zoë| country| France)</s>"
+
+
+def answers_of_gold(body: dict[str, Any], times: int) -> Act:
+    """A server that knows the answers, from the last message of a conversation."""
+    asked = body["messages"][-1]["content"]
+    title = next(one for one in tiny.DOCUMENTS if " ".join(one.sentences[0]) in asked and one.title != "two")
+    if "(X| -| Y)" in asked:
+        title = tiny.DOCUMENTS[1]
+    gold = relations_by_pair(title)
+    pairs = {pair: gold.get(pair, ()) for pair in candidate_pairs(len(title.entities))}
+    text = answer(title, pairs, tiny.RELATIONS)
+    choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
+    usage = {"prompt_tokens": 7, "completion_tokens": 3}
+    return Act(body=json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode())
+
+
+def test_a_server_after_demonstrations(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The few-shot experiment: no adapter, all pairs, free answers; a second run asks nothing."""
+    asked = tiny.corpus(tmp_path / "asked", tiny.DOCUMENTS)
+    shown = tiny.corpus(tmp_path / "shown", tiny.DOCUMENTS[:1])
+    with serve(answers_of_gold) as server:
+        options = ClassifyConfig(
+            run=RunOptions(name="classify", folder=tmp_path),
+            corpus=asked.folder,
+            rc=None,
+            base=str(base),
+            prompt=PromptOptions(kind="direct"),
+            few_shot=FewShotOptions(examples=1, corpus=shown.folder),
+            decode=DecodeOptions(backend="openai", mode="free"),
+            server=ServerOptions(url=server.url, model="known", key_variable=None),
+        )
+        counts = run(options)
+        found = set(read_predictions(tmp_path / "classify" / "predictions.json"))
+        assert found == GOLD
+        assert counts["none"] == 10 - 3
+        for body in server.asked:
+            turns = [message["role"] for message in body["messages"]]
+            assert turns == ["user", "assistant", "user"]
+        sent = len(server.asked)
+        assert sent == 3
+        run(options)
+        assert len(server.asked) == sent
+    assert "server: " in capsys.readouterr().out
+    # Demonstrations stand before each text, and take of its room.
+    cramped = options.model_copy(update={"prompt": PromptOptions(kind="direct", max_length=400)})
+    with pytest.raises(UserError, match="of them for demonstrations"):
+        Classifying(cramped).rows(range(3))
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"decode": {"backend": "openai"}}, "a server writes freely"),
+        ({"few_shot": {"examples": 3}}, "turns of a conversation with a server"),
+        ({"rc": None}, "name it in base"),
+        ({"decode": {"backend": "openai", "mode": "free", "gpus_per_worker": 2}}, "a server has its own"),
+        (
+            {"decode": {"backend": "openai", "mode": "free"}, "few_shot": {"examples": 1, "corpus": "CORPUS"}},
+            "which is asked: give the training corpus",
+        ),
+        (
+            {
+                "decode": {"backend": "openai", "mode": "free"},
+                "few_shot": {"examples": 1},
+                "server": {"endpoint": "completions"},
+            },
+            "give --server.endpoint chat",
+        ),
+        (
+            {
+                "rc": None,
+                "base": "x",
+                "prompt": {"template": "llama2"},
+                "decode": {"backend": "openai", "mode": "free"},
+            },
+            "its own chat template",
+        ),
+    ],
+)
+def test_what_does_not_go_together(learnt: Learnt, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+    text = json.dumps(changes).replace("CORPUS", str(learnt.corpus.folder))
+    values = config(learnt, tmp_path).model_dump(mode="json") | json.loads(text)
+    with pytest.raises(ConfigError, match=message):
+        Classifying(ClassifyConfig.model_validate(values))
+
+
+def test_candidates(learnt: Learnt, tmp_path: Path) -> None:
+    rows = [("one", [Candidate(0, 1, 0.9), Candidate(1, 2, 0.6)]), ("two", []), ("three", [])]
+    write_candidates(rows, tmp_path / "candidates", learnt.corpus.fingerprint, 0.5)
+    counts = run(config(learnt, tmp_path, candidates=tmp_path / "candidates"))
+    assert counts["documents_without_pairs"] == 2
+    assert predicted(tmp_path) == {prediction for prediction in GOLD if prediction.title == "one"}
+
+
+def test_first_documents_only(learnt: Learnt, tmp_path: Path) -> None:
+    counts = run(config(learnt, tmp_path, documents=2))
+    assert (counts["documents"], counts["queries"]) == (2, 1)
+
+
+def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(learnt: Learnt, tmp_path: Path) -> None:
+    """Of document "one" the second sentence goes, which names nobody; a token more and it would all fit."""
+    asked = tmp_path / "adapter"
+    shutil.copytree(learnt.adapter, asked)
+    settings = Settings.read(asked)
+    one = tiny.DOCUMENTS[0]
+
+    def build(most: int) -> None:
+        options = settings.prompt.model_copy(update={"max_length": most})
+        list(QueryBuilder(learnt.task.tokenizer, tiny.RELATIONS, options).build(0, one, [(1, 2)]))
+
+    def fits(most: int) -> bool:
+        try:
+            build(most)
+        except UserError:
+            return False
+        return True
+
+    enough = next(most for most in range(64, 4096) if fits(most))
+    prompt = settings.prompt.model_copy(update={"max_length": enough - 1})
+    replace(settings, prompt=prompt).write(asked)
+    given = config(learnt, tmp_path, documents=1).model_copy(update={"rc": asked})
+    with pytest.raises(UserError, match="'one' needs"):
+        run(given)
+    replace(settings, prompt=prompt.model_copy(update={"shorten": "sentences"})).write(asked)
+    counts = run(given)
+    rows = [json.loads(row) for row in (tmp_path / "classify" / "generations.jsonl").read_text().splitlines()]
+    assert {tuple(row["pairs"][0]): row["left_out"] for row in rows}[1, 2] == [1]
+    assert counts["shortened"] == counts["sentences_left_out"] == sum(row["left_out"] == [1] for row in rows) >= 1
+    (shown,) = QueryBuilder(
+        learnt.task.tokenizer, tiny.RELATIONS, prompt.model_copy(update={"shorten": "sentences"})
+    ).build(0, one, [(1, 2)])
+    assert "### Text:\nAda met Bob .\n" in shown.prompt
+    # Given at inference it counts too, and it is other work.
+    replace(settings, prompt=prompt).write(asked)
+    shortened = given.model_copy(update={"prompt": PromptOptions(shorten="sentences")})
+    assert Classifying(shortened).identity != Classifying(given).identity
+    assert run(shortened) == counts
+
+
+def test_other_prompt_options_beside_an_adapter_are_refused(learnt: Learnt, tmp_path: Path) -> None:
+    trained = Settings.read(learnt.adapter).prompt
+    Classifying(config(learnt, tmp_path, prompt=PromptOptions(max_length=trained.max_length)))
+    with pytest.raises(ConfigError, match=r"prompt\.max_length \(trained with \d+, given 128\).*only prompt\.shorten"):
+        Classifying(config(learnt, tmp_path, prompt=PromptOptions(max_length=128)))
+
+
+def test_answers_cut_short_are_counted(learnt: Learnt, tmp_path: Path) -> None:
+    """An LM that has not learnt to stop uses up its room."""
+    untrained = learnt.corpus.folder.parent / "untrained"
+    untrained.mkdir()
+    for path in learnt.adapter.iterdir():
+        (untrained / path.name).write_bytes(path.read_bytes())
+    weights = load_file(untrained / "adapter_model.safetensors")
+    save_file({name: 0 * tensor for name, tensor in weights.items()}, untrained / "adapter_model.safetensors")
+    free = config(learnt, tmp_path, decode=DecodeOptions(mode="free"))
+    counts = run(free.model_copy(update={"rc": untrained}))
+    assert counts["unfinished"] == 2
+    assert counts["unanswered_pair"] == 3
+    assert read_predictions(tmp_path / "classify" / "predictions.json") == []
+
+
+def test_candidates_of_another_corpus_are_refused(learnt: Learnt, tmp_path: Path) -> None:
+    write_candidates([("one", [])], tmp_path / "candidates", "0" * 64, 0.5)
+    with pytest.raises(UserError, match="made from another corpus"):
+        Classifying(config(learnt, tmp_path, candidates=tmp_path / "candidates"))
+    assert not (tmp_path / "classify").exists()
+
+
+def test_corpus_with_other_relations_is_refused(learnt: Learnt, tmp_path: Path) -> None:
+    fewer = RelationSet((*tiny.RELATIONS.ids, "P1"), (*tiny.RELATIONS.names, "new one"))
+    other = tiny.corpus(tmp_path / "other", tiny.DOCUMENTS, fewer)
+    with pytest.raises(UserError, match="trained with another relation set"):
+        Classifying(config(learnt, tmp_path).model_copy(update={"corpus": other.folder}))
+
+
+def test_documents_without_labels_need_candidates(learnt: Learnt, tmp_path: Path) -> None:
+    documents = [replace(document, labels=None if n else document.labels) for n, document in enumerate(tiny.DOCUMENTS)]
+    unlabelled = config(learnt, tmp_path).model_copy(
+        update={"corpus": tiny.corpus(tmp_path / "unlabelled", documents).folder}
+    )
+    with pytest.raises(UserError, match="'two' has no labels"):
+        Classifying(unlabelled)
+    assert Classifying(unlabelled.model_copy(update={"documents": 1})).documents == 1
+
+
+def test_answers_too_short_for_a_single_pair_are_refused(learnt: Learnt, tmp_path: Path) -> None:
+    """By the units they are in, naming the document, before the LM is loaded; the others are answered."""
+    classifying = Classifying(config(learnt, tmp_path, decode=DecodeOptions(max_new_tokens=5)))
+    with pytest.raises(UserError, match=r"'three'.* raise decode\.max_new_tokens"):
+        classifying.rows(range(1, 3))
+    assert "_model" not in vars(classifying)
+    assert classifying.rows(range(1, 2)) == [{"title": "two", "generations": [], "triples": []}]
+
+
+def test_adapter_folder_that_is_none(learnt: Learnt, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="holds no adapter"):
+        Classifying(config(learnt, tmp_path).model_copy(update={"rc": tmp_path}))
+
+
+@pytest.fixture
+def many(learnt: Learnt, tmp_path: Path) -> ClassifyConfig:
+    """Twelve documents, of which the LM does not know every fourth; free answers, so that those fail."""
+    lengthened = [
+        replace(document, title=f"{document.title} {n}", sentences=document.sentences * (1 + n % 4 // 3))
+        for n, document in enumerate(tiny.DOCUMENTS * 4)
+    ]
+    corpus = tiny.corpus(tmp_path / "many", lengthened)
+    decode = DecodeOptions(mode="free", max_new_tokens=150, batch_size=3)
+    return config(learnt, tmp_path, decode=decode).model_copy(update={"corpus": corpus.folder})
+
+
+def written(config: ClassifyConfig) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (config.run.folder / "classify").iterdir()}
+
+
+def test_many_workers_write_what_one_writes(many: ClassifyConfig) -> None:
+    """Units in any order, by whichever instance, by way of Arrow; and a second attempt to finish."""
+    result = run(many, unit=6)
+    assert result["documents"] == 12
+    assert result["predictions"] > 0
+    assert result.get("unanswered_pair", 0) > 0
+    expected = written(many)
+    assert expected.keys() == {"generations.jsonl", "predictions.json"}
+
+    parts = {}
+    for unit in reversed(units(12, 6)):
+        worker = Classifying(many)
+        parts[unit.start] = pa.Table.from_pylist(worker.rows(unit), schema=worker.schema)
+    merged = pa.concat_tables(parts[start] for start in sorted(parts))
+    for _ in range(2):
+        finisher = Classifying(many)
+        assert finisher.finish(iter(merged.to_pylist())) == result
+        assert "_model" not in vars(finisher)
+        assert written(many) == expected
+        # What an attempt that was killed has left is replaced.
+        (many.run.folder / "classify" / "generations.jsonl").write_text("torn")
+
+
+def test_rows_that_are_too_few_leave_the_files_as_they_were(learnt: Learnt, tmp_path: Path) -> None:
+    options = config(learnt, tmp_path)
+    run(options)
+    before = written(options)
+    classifying = Classifying(options)
+    with pytest.raises(ValueError, match="shorter"):
+        classifying.finish(iter(classifying.rows(range(1))))
+    assert written(options) == before
+
+
+def test_identity_is_of_all_that_decides(learnt: Learnt, many: ClassifyConfig, tmp_path: Path) -> None:
+    options = config(learnt, tmp_path)
+    identity = Classifying(options).identity
+    assert Classifying(config(learnt, tmp_path / "elsewhere", documents=3)).identity == identity
+    rows = [("one", [Candidate(0, 1, 0.9)]), ("two", []), ("three", [])]
+    write_candidates(rows, tmp_path / "candidates", learnt.corpus.fingerprint, 0.5)
+    adapter = tmp_path / "adapter"
+    shutil.copytree(learnt.adapter, adapter)
+    weights = load_file(adapter / "adapter_model.safetensors")
+    save_file({name: tensor + 1 for name, tensor in weights.items()}, adapter / "adapter_model.safetensors")
+    others = [
+        config(learnt, tmp_path, documents=2),
+        config(learnt, tmp_path, candidates=tmp_path / "candidates"),
+        config(learnt, tmp_path, decode=DecodeOptions(min_name_score=0)),
+        options.model_copy(update={"rc": adapter}),
+        options.model_copy(update={"corpus": many.corpus}),
+    ]
+    assert len({identity, *(Classifying(other).identity for other in others)}) == 1 + len(others)

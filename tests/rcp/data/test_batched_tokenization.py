@@ -1,0 +1,235 @@
+"""Many documents at once against the published way: word by word, lists of starts and ends, pairs in two loops."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Sequence
+from functools import cache
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaTokenizer
+
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.docred import Document, Label, Mention, read_documents
+from lmrc.corpus.relations import read_relations
+from lmrc.rcp.data.batched_tokenization import SCHEMA, encode_columns
+from lmrc.rcp.data.tokenization import Encoder
+from tests.rcp import tiny
+from tests.rcp.conftest import MakeCorpus, columns_of
+
+
+def slowly(document: Document, tokenizer: PreTrainedTokenizerBase, longest: int) -> dict[str, Any]:
+    """One row, made without any of the code under test."""
+    starts = [(m.sentence, m.start) for entity in document.entities for m in entity]
+    ends = [(m.sentence, m.end - 1) for entity in document.entities for m in entity]
+    pieces: list[str] = []
+    at: dict[tuple[int, int], int] = {}
+    for i, sentence in enumerate(document.sentences):
+        for j, word in enumerate(sentence):
+            at[i, j] = len(pieces) + 1
+            pieces += ["*"] * ((i, j) in starts) + tokenizer.tokenize(word) + ["*"] * ((i, j) in ends)
+    ids = tokenizer.convert_tokens_to_ids(pieces[: longest - 2])
+    places = [[at[m.sentence, m.start] for m in entity] for entity in document.entities]
+    left = [[place for place in entity if place <= longest - 2] for entity in places]
+    count = len(document.entities)
+    pairs = [(h, t) for h in range(count) for t in range(count) if h != t]
+    related = [(label.head, label.tail) for label in document.labels or ()]
+    return {
+        "input_ids": [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id],
+        "markers": [place for entity in left for place in entity],
+        "mentions": [len(entity) for entity in left],
+        "cut": sum(map(len, places)) - sum(map(len, left)),
+        "positive": [number for number, pair in enumerate(pairs) if pair in related],
+        "types": [entity[0].type for entity in document.entities],
+        "sentences": [m.sentence for entity in document.entities for m in entity],
+        "all_mentions": [len(entity) for entity in document.entities],
+    }
+
+
+@cache
+def tokenizer(kind: tiny.Kind) -> PreTrainedTokenizerBase:
+    return tiny.tokenizer(kind)
+
+
+@st.composite
+def documents(draw: st.DrawFn) -> Document:
+    """Small and crowded: empty sentences, words without word pieces, mentions that share starts and ends."""
+    words = st.text("ab*é ", max_size=3)
+    sentences = draw(st.lists(st.lists(words, max_size=5).map(tuple), max_size=4))
+    full = [number for number, sentence in enumerate(sentences) if sentence]
+    if not full:
+        sentences.append(("a",))
+        full = [len(sentences) - 1]
+
+    def mention() -> Mention:
+        sentence = draw(st.sampled_from(full))
+        start = draw(st.integers(0, len(sentences[sentence]) - 1))
+        end = draw(st.integers(start + 1, len(sentences[sentence])))
+        return Mention("n", sentence, start, end, draw(st.sampled_from(["PER", "ORG", ""])))
+
+    counts = draw(st.lists(st.integers(1, 3), min_size=1, max_size=4))
+    entities = tuple(tuple(mention() for _ in range(count)) for count in counts)
+    pairs = [(h, t, r) for h in range(len(counts)) for t in range(len(counts)) if h != t for r in ("P17", "P131")]
+    labels = draw(st.none() | (st.lists(st.sampled_from(pairs), unique=True) if pairs else st.just([])))
+    return Document(
+        "t", tuple(sentences), entities, None if labels is None else tuple(Label(*label) for label in labels)
+    )
+
+
+def check(found: pa.RecordBatch, wanted: Sequence[dict[str, Any]]) -> None:
+    assert found.schema == SCHEMA
+    assert found.to_pylist() == list(wanted)
+
+
+@given(
+    chosen=st.lists(documents(), min_size=1, max_size=4),
+    longest=st.integers(3, 40),
+    kind=st.sampled_from(["bert", "roberta"]),
+    data=st.data(),
+)
+def test_as_the_published_way(chosen: list[Document], longest: int, kind: tiny.Kind, data: st.DataObject) -> None:
+    encoder = Encoder(tokenizer(kind), longest)
+    wanted = [slowly(document, tokenizer(kind), longest) for document in chosen]
+    rows = columns_of(chosen)
+    check(encode_columns(encoder, rows), wanted)
+    # A part of a shard is what its documents are.
+    start = data.draw(st.integers(0, len(chosen) - 1))
+    check(encode_columns(encoder, rows.slice(start, 2)), wanted[start : start + 2])
+    for document, row in zip(chosen, wanted, strict=True):
+        alone = encoder.encode(document)
+        assert alone.input_ids.tolist() == row["input_ids"]
+        assert [place for entity in alone.markers for place in entity] == row["markers"]
+        assert [len(entity) for entity in alone.markers] == row["mentions"]
+        assert alone.cut == row["cut"]
+        assert list(alone.types) == row["types"]
+        assert alone.sentences.tolist() == row["sentences"]
+        assert alone.mentions.tolist() == row["all_mentions"]
+
+
+def test_real_documents(shared_data: Path, make_corpus: MakeCorpus) -> None:
+    folder = shared_data / "tokenizers" / "roberta"
+    roberta = RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+    relations = read_relations(shared_data / "rel_info.json")
+    real = list(islice(read_documents(shared_data / "redocred_dev.json", relations), 40))
+    corpus = make_corpus("real", [*real[:7], dataclasses.replace(real[7], labels=None), *real[8:]], relations)
+    # The second one cuts most documents.
+    for longest in (1024, 150):
+        found = encode_columns(Encoder(roberta, longest), whole(corpus))
+        check(found, [slowly(document, roberta, longest) for document in corpus])
+        cut = sum(found.column("cut").to_pylist())
+        assert cut > 0 if longest == 150 else cut == 0
+    assert sum(map(len, found.column("positive").to_pylist())) > 300
+
+
+def whole(corpus: Corpus) -> pa.RecordBatch:
+    (slice_of_all,) = corpus.slices(len(corpus))
+    return corpus.columns(slice_of_all)
+
+
+def test_no_document_and_no_entity() -> None:
+    encoder = Encoder(tokenizer("bert"), 16)
+    assert encode_columns(encoder, columns_of([])).num_rows == 0
+    bare = Document("t", (("a", "b"),), (), ())
+    empty = Document("t", (), (), None)
+    (row, nothing) = encode_columns(encoder, columns_of([bare, empty])).to_pylist()
+    assert tokenizer("bert").convert_ids_to_tokens(row["input_ids"]) == ["[CLS]", "a", "b", "[SEP]"]
+    assert tokenizer("bert").convert_ids_to_tokens(nothing["input_ids"]) == ["[CLS]", "[SEP]"]
+
+
+@pytest.mark.parametrize("most", [0, 1, 2, 100])
+def test_words_that_were_forgotten_are_learnt_again(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmrc.rcp.data.tokenization.MOST_WORDS", most)
+    encoder = Encoder(tokenizer("bert"), 64)
+    words = [tiny.document(12, [1], seed=seed).sentences[0] for seed in range(6)]
+    for some in words:
+        expected = [tokenizer("bert").convert_tokens_to_ids(tokenizer("bert").tokenize(word)) for word in some]
+        assert encoder.pieces(list(some)) == expected
+        assert len(encoder._pieces) <= most + 10
+
+
+def test_only_new_words_are_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
+    encoder = Encoder(tokenizer("bert"), 64)
+    asked: list[str] = []
+    tokenize = encoder._tokenize
+
+    def spy(words: list[str]) -> list[list[int]]:
+        asked.extend(words)
+        return tokenize(words)
+
+    monkeypatch.setattr(encoder, "_tokenize", spy)
+    encode_columns(encoder, columns_of([Document("t", (("a", "b", "a"),), (), ()), Document("t", (("b",),), (), ())]))
+    encode_columns(encoder, columns_of([Document("t", (("c", "b", "a"),), (), ())]))
+    assert sorted(asked[:2]) == ["a", "b"]
+    assert asked[2:] == ["c"]
+
+
+def metaspace(scheme: str) -> PreTrainedTokenizerBase:
+    """As SentencePiece vocabularies have it: the space before a word is part of its first piece."""
+    pieces = [("<unk>", 0.0), *((letter, -2.0) for letter in "▁*abcde"), ("▁a", -1.0), ("bc", -1.5)]
+    fast = Tokenizer(models.Unigram(pieces, unk_id=0))
+    fast.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
+    return PreTrainedTokenizerFast(tokenizer_object=fast, unk_token="<unk>", cls_token="▁", sep_token="▁")
+
+
+@pytest.mark.parametrize(
+    "own", [tiny.tokenizer("bert"), tiny.tokenizer("roberta"), *map(metaspace, ["first", "always"])]
+)
+def test_words_are_tokenized_by_themselves(own: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also those that look like something else, or are nothing."""
+    words = [
+        "abc",
+        "",
+        "a b",
+        " a",
+        " ",
+        "[SEP]",
+        "</s>",
+        "<unk>",
+        "*",
+        "* a",
+        "\u200b",
+        "é",
+        "日本",
+        "a\nb",
+        "ABC",
+        "abcde",
+    ]
+    monkeypatch.setattr("lmrc.rcp.data.tokenization.WORDS_A_TEXT", 5)
+    assert Encoder(own, 64).pieces(words) == [own.convert_tokens_to_ids(own.tokenize(word)) for word in words]
+
+
+class _Python:
+    """A tokenizer without the fast backend, as some Japanese or Vietnamese encoders have."""
+
+    def __init__(self, fast: PreTrainedTokenizerBase) -> None:
+        self._fast = fast
+
+    def __getattr__(self, name: str) -> Any:
+        if name == "backend_tokenizer":
+            raise AttributeError(name)
+        return getattr(self._fast, name)
+
+    def __call__(self, words: list[str], **options: Any) -> Any:
+        return self._fast(words, **options)
+
+
+def test_a_tokenizer_without_a_fast_backend() -> None:
+    document = tiny.document(30, [1, 2, 1])
+    slow = Encoder(_Python(tokenizer("bert")), 64)
+    fast = Encoder(tokenizer("bert"), 64)
+    assert encode_columns(slow, columns_of([document])) == encode_columns(fast, columns_of([document]))
+
+
+def test_the_tokenizers_own_state_does_not_matter() -> None:
+    own = tiny.tokenizer("bert")
+    own("abcdef", truncation=True, max_length=3, padding="max_length")
+    document = Document("t", (("abcdef", "a"),), (), ())
+    (row,) = encode_columns(Encoder(own, 64), columns_of([document])).to_pylist()
+    assert own.convert_ids_to_tokens(row["input_ids"][1:-1]) == ["a", "##b", "##c", "##d", "##e", "##f", "a"]

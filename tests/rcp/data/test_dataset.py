@@ -1,0 +1,233 @@
+from __future__ import annotations
+
+import dataclasses
+import gc
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from transformers import AutoTokenizer, BertTokenizer, PreTrainedTokenizerBase
+
+from lmrc.common.cache import fingerprint
+from lmrc.common.errors import CorpusError, UserError
+from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.corpus.shards import write_shard
+from lmrc.rcp.data import encoding
+from lmrc.rcp.data.dataset import EncodedCorpus, encoded
+from lmrc.rcp.data.tokenization import Encoder
+from tests.conftest import ROOT
+from tests.rcp import tiny
+from tests.rcp.conftest import MakeCorpus
+
+DOCUMENTS = [
+    tiny.document(20, [1, 2, 1], seed=1, labels=((2, 0), (0, 1), (1, 2))),
+    tiny.document(60, [3, 1, 1, 1], seed=2, labels=((3, 0), (0, 3))),
+    tiny.document(10, [3], seed=3),
+    tiny.document(10, [1, 1], seed=4, labels=None),
+    tiny.document(50, [1, 1, 2, 4, 1], seed=5, labels=((4, 0), (1, 3))),
+]
+BERT = tiny.tokenizer("bert")
+
+
+@pytest.fixture
+def words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Every word that was tokenized, in this process."""
+    seen: list[str] = []
+    tokenize = Encoder._tokenize
+
+    def spy(encoder: Encoder, words: list[str]) -> list[list[int]]:
+        seen.extend(words)
+        return tokenize(encoder, words)
+
+    monkeypatch.setattr(Encoder, "_tokenize", spy)
+    return seen
+
+
+def folders(cache: Path) -> list[Path]:
+    return sorted(folder for folder in cache.iterdir() if folder.is_dir())
+
+
+@pytest.mark.parametrize("docs_per_shard", [1, 2, 256])
+@pytest.mark.parametrize("longest", [20, 200])
+def test_examples_are_those_of_single_documents(
+    make_corpus: MakeCorpus, docs_per_shard: int, longest: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "SHARD_DOCUMENTS", 3)
+    encoder = Encoder(BERT, longest)
+    found = encoded(make_corpus("five", DOCUMENTS, docs_per_shard=docs_per_shard), encoder)
+    wanted = [encoder.encode(document) for document in DOCUMENTS]
+    assert len(found) == 5
+    for number, (document, one) in enumerate(zip(DOCUMENTS, wanted, strict=True)):
+        example = found[number]
+        assert example.document.input_ids.dtype == np.int32
+        assert example.document.input_ids.tolist() == one.input_ids.tolist()
+        assert (example.document.markers, example.document.cut) == (one.markers, one.cut)
+        assert example.document.types == one.types
+        assert example.document.sentences.tolist() == one.sentences.tolist()
+        assert example.document.mentions.tolist() == one.mentions.tolist()
+        gold = relations_by_pair(document)
+        assert example.targets().tolist() == [pair in gold for pair in candidate_pairs(len(document.entities))]
+    assert found[-1].document.markers == wanted[-1].markers
+    with pytest.raises(IndexError):
+        found[5]
+    assert found.lengths.tolist() == [len(one.input_ids) for one in wanted]
+    assert found.pairs.tolist() == [6, 12, 0, 2, 20]
+    assert found.positive.tolist() == [3, 2, 0, 0, 2]
+    assert found.cut.tolist() == [one.cut for one in wanted]
+    assert found.lost.tolist() == [one.markers.count(()) for one in wanted]
+    assert (found.lost.sum() > 0) == (longest == 20)
+
+
+def test_the_second_time_nothing_is_tokenized(make_corpus: MakeCorpus, words: list[str], cache: Path) -> None:
+    corpus = make_corpus("five", DOCUMENTS)
+    first = encoded(corpus, Encoder(BERT, 64))
+    assert set(words) == {word for document in DOCUMENTS for sentence in document.sentences for word in sentence}
+    words.clear()
+    # As another process would: a tokenizer of its own, that has been used for something else.
+    other = tiny.tokenizer("bert")
+    other("abc", truncation=True, max_length=3, padding="max_length")
+    again = encoded(corpus, Encoder(other, 64))
+    assert words == []
+    assert again.folder == first.folder == folders(cache)[0]
+    assert again.folder.name.startswith("encoded-")
+    assert again[1].document.markers == first[1].document.markers
+
+
+def test_another_tokenizer_length_or_corpus_is_another_folder(make_corpus: MakeCorpus, cache: Path) -> None:
+    corpus = make_corpus("five", DOCUMENTS)
+    changed = dataclasses.replace(DOCUMENTS[0], labels=())
+    pieces = {piece: number for number, piece in enumerate(BERT.get_vocab())}
+    found = [
+        encoded(corpus, Encoder(BERT, 64)),
+        encoded(corpus, Encoder(BERT, 65)),
+        encoded(corpus, Encoder(tiny.tokenizer("roberta"), 64)),
+        encoded(corpus, Encoder(BertTokenizer(vocab={**pieces, "more": len(pieces)}), 64)),
+        encoded(make_corpus("changed", [changed, *DOCUMENTS[1:]]), Encoder(BERT, 64)),
+    ]
+    assert len({each.folder for each in found}) == 5 == len(folders(cache))
+
+
+def test_the_tokenizer_is_known_by_its_content(tmp_path: Path) -> None:
+    def loaded(folder: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
+        tokenizer.save_pretrained(folder)
+        again: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
+        return again
+
+    here, there = (loaded(tmp_path / name, tiny.tokenizer("roberta")) for name in ("here", "there"))
+    assert fingerprint(here) == fingerprint(there) != fingerprint(loaded(tmp_path / "bert", BERT))
+
+
+@pytest.mark.parametrize("damage", ["half a shard", "a shard missing", "no manifest"])
+def test_what_is_torn_is_made_again(
+    make_corpus: MakeCorpus, words: list[str], damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus, encoder = make_corpus("five", DOCUMENTS), Encoder(BERT, 64)
+    folder = encoded(corpus, encoder).folder
+    shard = folder / "shard-00000.arrow"
+    if damage == "half a shard":
+        shard.write_bytes(shard.read_bytes()[:500])
+    else:
+        (shard if damage == "a shard missing" else folder / "manifest.json").unlink()
+    words.clear()
+    again = encoded(corpus, Encoder(BERT, 64))
+    assert words != []
+    assert again[0].document.input_ids.tolist() == encoder.encode(DOCUMENTS[0]).input_ids.tolist()
+    assert "damaged" in capsys.readouterr().err
+
+
+def test_a_build_that_failed_is_not_taken(
+    make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(encoding, "SHARD_DOCUMENTS", 2)
+    corpus = make_corpus("five", DOCUMENTS)
+    written = 0
+
+    def full(*arguments: object, **more: object) -> object:
+        nonlocal written
+        written += 1
+        if written == 3:
+            raise UserError("no space left")
+        return write_shard(*arguments, **more)  # type: ignore[arg-type]
+
+    with monkeypatch.context() as patch:
+        patch.setattr(encoding, "write_shard", full)
+        with pytest.raises(UserError, match="no space left"):
+            encoded(corpus, Encoder(BERT, 64))
+    assert folders(cache) == []
+    assert len(encoded(corpus, Encoder(BERT, 64))) == 5
+
+
+def test_rotten_bytes_are_told_of(make_corpus: MakeCorpus) -> None:
+    corpus = make_corpus("five", DOCUMENTS)
+    folder = encoded(corpus, Encoder(BERT, 64)).folder
+    shard = folder / "shard-00000.arrow"
+    content = bytearray(shard.read_bytes())
+    content[len(content) // 2] ^= 1
+    shard.write_bytes(content)
+    with pytest.raises(CorpusError, match=rf"shard-00000.arrow is damaged: its sha256 .* remove {folder}"):
+        encoded(corpus, Encoder(BERT, 64))
+
+
+BUILD = """
+import sys
+from lmrc.corpus.corpus import Corpus
+from lmrc.rcp import encoding
+from lmrc.rcp.data.dataset import encoded
+from lmrc.rcp.data.tokenization import Encoder
+from tests.rcp import tiny
+
+tokenized = []
+write = encoding.write_shard
+def spy(folder, *rest, **more):
+    tokenized.append(folder)
+    return write(folder, *rest, **more)
+encoding.write_shard = spy
+corpus = Corpus.open(sys.argv[1])
+encoder = Encoder(tiny.tokenizer("bert"), 64)
+print("ready", flush=True)
+sys.stdin.readline()
+found = encoded(corpus, encoder)
+print(found.folder, len(found), bool(tokenized))
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_at_once_make_it_once(make_corpus: MakeCorpus, cache: Path) -> None:
+    corpus = make_corpus("many", [tiny.document(200, [1, 1, 1], seed=seed, title=str(seed)) for seed in range(600)])
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    ranks = [
+        subprocess.Popen(
+            [sys.executable, "-c", BUILD, str(corpus.folder)],
+            env=environment,
+            cwd=ROOT,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for _ in range(2)
+    ]
+    for rank in ranks:
+        assert rank.stdout is not None
+        assert rank.stdout.readline() == "ready\n"
+    said = [rank.communicate("go\n", timeout=120)[0].split() for rank in ranks]
+    (folder,) = folders(cache)
+    assert [words[:2] for words in said] == [[str(folder), "600"]] * 2
+    assert sorted(words[2] for words in said) == ["False", "True"]
+
+
+def test_memory_mapped(make_corpus: MakeCorpus) -> None:
+    """Arrays are views of the file, which is mapped as long as they live and no longer."""
+    found = encoded(make_corpus("five", DOCUMENTS), Encoder(BERT, 64))
+    example = found[0]
+    assert not example.document.input_ids.flags.owndata
+    assert not example.document.input_ids.flags.writeable
+
+    folder, maps = found.folder, Path("/proc/self/maps")
+    assert str(folder) in maps.read_text()
+    del example, found
+    gc.collect()
+    assert str(folder) not in maps.read_text()
+    assert len(EncodedCorpus(folder)) == 5

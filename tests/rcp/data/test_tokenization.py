@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import BertTokenizer, RobertaTokenizer
+
+from lmrc.common.errors import UserError
+from lmrc.corpus.docred import Document, Mention, read_documents
+from lmrc.corpus.relations import read_relations
+from lmrc.rcp.data.tokenization import Encoder
+from tests.rcp import tiny
+
+PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "*", "a", "b", "c", "d", "##x"]
+TOKENIZER = BertTokenizer(vocab={piece: index for index, piece in enumerate(PIECES)})
+
+
+def encode(
+    sentences: list[str], entities: list[list[tuple[int, int, int]]], limit: int = 100
+) -> tuple[str, list[list[int]], int]:
+    """The word pieces as one string, the markers' positions, and the mentions cut."""
+    document = Document(
+        title="t",
+        sentences=tuple(tuple(sentence.split()) for sentence in sentences),
+        entities=tuple(tuple(Mention("n", *place, "MISC") for place in entity) for entity in entities),
+        labels=None,
+    )
+    encoded = Encoder(TOKENIZER, limit).encode(document)
+    text = " ".join(TOKENIZER.convert_ids_to_tokens(encoded.input_ids.tolist()))
+    return text, [list(markers) for markers in encoded.markers], encoded.cut
+
+
+@pytest.mark.parametrize(
+    ("entities", "text", "markers"),
+    [
+        pytest.param([[(0, 1, 2)]], "a * bx * c d", [[2]], id="one mention"),
+        pytest.param([[(0, 1, 2)], [(0, 1, 2)]], "a * bx * c d", [[2], [2]], id="the same span twice"),
+        pytest.param([[(0, 1, 2)], [(0, 1, 3)]], "a * bx * c * d", [[2], [2]], id="starts coincide"),
+        pytest.param([[(0, 0, 2)], [(0, 1, 2)]], "* a * bx * c d", [[1], [3]], id="ends coincide, nested"),
+        pytest.param([[(0, 0, 1)], [(0, 1, 2)]], "* a * * bx * c d", [[1], [4]], id="adjacent"),
+        pytest.param([[(0, 0, 2)], [(0, 1, 3)]], "* a * bx * c * d", [[1], [3]], id="overlapping"),
+        pytest.param([[(0, 0, 1), (1, 0, 1)]], "* a * bx c * d *", [[1, 7]], id="two sentences"),
+    ],
+)
+def test_markers(entities: list[list[tuple[int, int, int]]], text: str, markers: list[list[int]]) -> None:
+    expected = "[CLS] " + text.replace("bx", "b ##x") + " [SEP]"
+    assert encode(["a bx c", "d"], entities) == (expected, markers, 0)
+
+
+def test_mentions_beyond_the_limit_are_cut_and_counted() -> None:
+    # [CLS] * a * b c * d * [SEP]: the second marker is at 6.
+    entities = [[(0, 0, 1), (1, 0, 1)], [(1, 0, 1)]]
+    assert encode(["a b c", "d"], entities, limit=9) == ("[CLS] * a * b c * d [SEP]", [[1, 6], [6]], 0)
+    assert encode(["a b c", "d"], entities, limit=8) == ("[CLS] * a * b c * [SEP]", [[1, 6], [6]], 0)
+    assert encode(["a b c", "d"], entities, limit=7) == ("[CLS] * a * b c [SEP]", [[1], []], 2)
+
+
+def test_roberta_vocabulary(shared_data: Path) -> None:
+    folder = shared_data / "tokenizers" / "roberta"
+    roberta = RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+    document = Document(
+        title="t",
+        sentences=(("Hello", "world", "."),),
+        entities=((Mention("Hello", 0, 0, 1, "MISC"),), (Mention("world", 0, 1, 2, "MISC"),)),
+        labels=None,
+    )
+    encoded = Encoder(roberta, 1024).encode(document)
+    # From vocab.json: "<s>" 0, "*" 3226, "Hello" 31414, "world" 8331 (without a space before it), "." 4, "</s>" 2.
+    assert encoded.input_ids.tolist() == [0, 3226, 31414, 3226, 3226, 8331, 3226, 4, 2]
+    assert encoded.markers == ((1,), (4,))
+
+
+def test_real_documents_as_the_published_code_does(shared_data: Path) -> None:
+    """Against a plain rendering of the published preparation: tokenize(word), lists of starts and ends."""
+    folder = shared_data / "tokenizers" / "roberta"
+    roberta = RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
+    encoder = Encoder(roberta, 1021)
+    documents = read_documents(shared_data / "redocred_dev.json", read_relations(shared_data / "rel_info.json"))
+    for document, _ in zip(documents, range(12), strict=False):
+        pieces: list[str] = ["<s>"]
+        start_of = {}
+        for number, words in enumerate(document.sentences):
+            for index, word in enumerate(words):
+                start_of[number, index] = len(pieces)
+                if any((m.sentence, m.start) == (number, index) for e in document.entities for m in e):
+                    pieces.append("*")
+                pieces.extend(roberta.tokenize(word))
+                if any((m.sentence, m.end - 1) == (number, index) for e in document.entities for m in e):
+                    pieces.append("*")
+        pieces.append("</s>")
+        encoded = encoder.encode(document)
+        assert encoded.input_ids.tolist() == roberta.convert_tokens_to_ids(pieces)
+        assert encoded.markers == tuple(tuple(start_of[m.sentence, m.start] for m in e) for e in document.entities)
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    entities=st.lists(st.integers(1, 5), min_size=1, max_size=8),
+    limit=st.integers(4, 160),
+    kind=st.sampled_from(["bert", "roberta"]),
+)
+def test_every_kept_marker_is_a_marker(seed: int, entities: list[int], limit: int, kind: tiny.Kind) -> None:
+    tokenizer = tiny.tokenizer(kind)
+    document = tiny.document(40, entities, seed)
+    encoded = Encoder(tokenizer, limit).encode(document)
+    whole = Encoder(tokenizer, 10**6).encode(document)
+    assert len(encoded.input_ids) == min(limit, len(whole.input_ids))
+    assert encoded.input_ids[-1] == tokenizer.sep_token_id
+    assert all(encoded.input_ids[at] == tokenizer.convert_tokens_to_ids("*") for e in encoded.markers for at in e)
+    assert encoded.cut + sum(map(len, encoded.markers)) == sum(entities)
+    assert whole.cut == 0
+    # Without its markers the text is the text.
+    marker = tokenizer.convert_tokens_to_ids("*")
+    words = [word for sentence in document.sentences for word in sentence]
+    expected = [piece for word in words for piece in tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word))]
+    assert [piece for piece in whole.input_ids[1:-1].tolist() if piece != marker] == expected
+
+
+def test_a_tokenizer_without_a_marker_is_refused() -> None:
+    tokenizer = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5})
+    with pytest.raises(UserError, match=r"no word piece '\*'"):
+        Encoder(tokenizer, 16)

@@ -1,0 +1,259 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from lmrc.common.errors import UserError
+from lmrc.config.schema import ProposeConfig
+from lmrc.corpus.candidates import Candidates
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.evaluation.metrics.scores import candidate_scores
+from lmrc.inference.protocol import Inference
+from lmrc.rcp.data.tokenization import EncodedDocument, Encoder
+from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.rcp.predict import Proposed, Proposing, probabilities
+from lmrc.rcp.thresholds import calibrate, save
+from tests.rcp import tiny
+from tests.rcp.conftest import MakeCorpus
+
+# Lengths rise and fall, so that batches by length must be undone; documents 3, 9, ... have one entity.
+DOCUMENTS = [
+    tiny.document(
+        words=10 + (17 * n) % 70,
+        entities=[1, 2, 1, 3, 1][: 1 if n % 6 == 3 else 2 + n % 4],
+        seed=n,
+        labels=None if n % 5 == 4 else () if n % 6 == 3 else ((0, 1), (1, 0)),
+    )
+    for n in range(40)
+]
+UNIT = 6
+UNITS = [range(start, min(start + UNIT, len(DOCUMENTS))) for start in range(0, len(DOCUMENTS), UNIT)]
+MakeConfig = Callable[..., ProposeConfig]
+
+
+@pytest.fixture
+def model() -> RelationCandidateModel:
+    model = RelationCandidateModel(tiny.encoder("bert"), 80)
+    torch.nn.init.normal_(model.classifier.bilinear.weight, std=0.5)
+    return model.eval()
+
+
+@pytest.fixture
+def make_config(model: RelationCandidateModel, make_corpus: MakeCorpus, tmp_path: Path) -> MakeConfig:
+    corpus = make_corpus("corpus", DOCUMENTS)
+    model.save(tmp_path / "rcp", tiny.tokenizer("bert"))
+
+    def make(**options: object) -> ProposeConfig:
+        run = {"name": "proposed", "folder": tmp_path / "runs"}
+        given = {"run": run, "corpus": corpus.folder, "rcp": tmp_path / "rcp", "batch_size": 2, **options}
+        return ProposeConfig.model_validate(given)
+
+    return make
+
+
+def all_rows(inference: Inference) -> list[dict[str, Any]]:
+    return [row for unit in UNITS for row in inference.rows(unit)]
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeConfig, threshold: float) -> None:
+    config = make_config(threshold=threshold)
+    proposing = Proposing(config)
+    assert proposing.documents == len(DOCUMENTS)
+    result = proposing.finish(iter(all_rows(proposing)))
+
+    candidates = Candidates.open(config.run.folder / "proposed" / "candidates")
+    candidates.check(Corpus.open(config.corpus))
+    assert candidates.threshold == threshold
+    assert [candidates.title(index) for index in range(len(candidates))] == [document.title for document in DOCUMENTS]
+    encoder = Encoder(tiny.tokenizer("bert"), model.max_length)
+    for document, found in zip(DOCUMENTS, candidates, strict=True):
+        with torch.no_grad():
+            outputs = model(model.collate([encoder.encode(document)]))
+            alone = torch.sigmoid(model.classifier.logits(outputs)).tolist()
+        pairs = candidate_pairs(len(document.entities))
+        expected = {pair: p for pair, p in zip(pairs, alone, strict=True) if p >= threshold}
+        assert {(c.head, c.tail): c.probability for c in found} == pytest.approx(expected, abs=1e-5)
+
+    labelled = [document for document in DOCUMENTS if document.labels is not None]
+    proposed = [
+        (document.title, [(c.head, c.tail) for c in found])
+        for document, found in zip(DOCUMENTS, candidates, strict=True)
+        if document.labels is not None
+    ]
+    assert result["documents"] == len(DOCUMENTS)
+    assert result["pairs"] == sum(len(d.entities) * (len(d.entities) - 1) for d in DOCUMENTS)
+    assert result["kept"] == sum(map(len, candidates))
+    assert result["gold"] == sum(len(relations_by_pair(document)) for document in labelled)
+    assert result["cut_mentions"] == sum(encoder.encode(document).cut for document in DOCUMENTS) > 0
+    assert result["f1"] == pytest.approx(candidate_scores(labelled, proposed).f1)
+    assert result["recall"] == {0.0: 100.0, 1.0: 0.0}.get(threshold, result["recall"])
+    if threshold == 0.5:
+        assert 0 < result["kept"] < result["pairs"]
+        assert 0 < result["correct"] < result["gold"]
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_the_most_probable_of_each_document(make_config: MakeConfig, top_k: int) -> None:
+    everything = all_rows(Proposing(make_config(threshold=0)))
+    for whole, few in zip(everything, all_rows(Proposing(make_config(threshold=0, top_k=top_k))), strict=True):
+        ranked = sorted(whole["candidates"], key=lambda candidate: -candidate["probability"])[:top_k]
+        assert few["candidates"] == sorted(ranked, key=lambda candidate: (candidate["head"], candidate["tail"]))
+        assert few["pairs"] == whole["pairs"]
+
+
+def test_a_threshold_chosen_on_dev(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make_config(threshold="recall=0.8")
+    with pytest.raises(UserError, match=r"no calibration\.json"):
+        Proposing(config)
+    save(config.rcp, calibrate(np.array([0.9, 0.7, 0.1]), np.array([True, True, False])))
+    proposing = Proposing(config)
+    proposing.finish(iter(all_rows(proposing)))
+    candidates = Candidates.open(config.run.folder / "proposed" / "candidates")
+    assert candidates.threshold == pytest.approx(0.4)
+    assert all(candidate.probability >= 0.4 for document in candidates for candidate in document)
+    assert "threshold 0.4" in capsys.readouterr().out
+    assert proposing.identity != Proposing(make_config(threshold="f1", top_k=2)).identity
+
+
+def test_a_pair_at_the_threshold_is_a_candidate(make_config: MakeConfig) -> None:
+    (everything,) = Proposing(make_config(threshold=0.0)).rows(range(1))
+    wanted = max(everything["candidates"], key=lambda candidate: candidate["probability"])
+    (row,) = Proposing(make_config(threshold=wanted["probability"])).rows(range(1))
+    assert row["candidates"] == [wanted]
+
+
+def test_many_workers_write_what_one_writes(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Units in any order, by whichever instance, by way of Arrow; and a second attempt to finish."""
+    one = Proposing(make_config(threshold=0.4))
+    result = one.finish(iter(all_rows(one)))
+    folder = one._config.run.folder / "proposed" / "candidates"
+    expected, said = written(folder), capsys.readouterr().out
+    assert said.startswith(f"{folder}: {result['kept']} of {result['pairs']} pairs kept")
+
+    workers = [Proposing(make_config(threshold=0.4)) for _ in range(3)]
+    parts = {}
+    for number in random.Random(1).sample(range(len(UNITS)), len(UNITS)):
+        worker = workers[number % 3]
+        parts[number] = pa.Table.from_pylist(worker.rows(UNITS[number]), schema=worker.schema)
+    merged = pa.concat_tables(parts[number] for number in range(len(UNITS)))
+    # What an attempt that was killed has left is replaced.
+    (folder / "shard-00001.arrow").write_bytes(b"torn")
+    for _ in range(2):
+        assert Proposing(make_config(threshold=0.4)).finish(iter(merged.to_pylist())) == result
+        assert capsys.readouterr().out == said
+        assert written(folder) == expected
+
+
+def test_the_model_is_loaded_for_rows_only(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = all_rows(Proposing(make_config()))
+    monkeypatch.setattr(RelationCandidateModel, "load", None)
+    proposing = Proposing(make_config())
+    assert proposing.finish(iter(rows))["documents"] == len(DOCUMENTS)
+    with pytest.raises(TypeError):
+        proposing.rows(range(1))
+
+
+def test_a_batch_holds_as_many_documents_as_asked(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+
+    def watched(model: RelationCandidateModel, documents: list[EncodedDocument]) -> list[NDArray[np.float64]]:
+        batches.append(len(documents))
+        return probabilities(model, documents)
+
+    monkeypatch.setattr("lmrc.rcp.predict.probabilities", watched)
+    Proposing(make_config()).rows(range(7))
+    assert batches == [2, 2, 2, 1]
+
+
+def test_rows_that_are_too_few_are_refused(make_config: MakeConfig) -> None:
+    proposing = Proposing(make_config())
+    with pytest.raises(ValueError, match="shorter"):
+        proposing.finish(iter(proposing.rows(UNITS[0])))
+    assert not (proposing._config.run.folder / "proposed" / "candidates").exists()
+
+
+def test_identity_is_of_all_that_decides(make_config: MakeConfig, make_corpus: MakeCorpus, tmp_path: Path) -> None:
+    identity = Proposing(make_config()).identity
+    assert Proposing(make_config(run={"name": "other", "folder": tmp_path})).identity == identity
+    # A temporary file of somebody else.
+    (tmp_path / "rcp" / ".partial").write_text("")
+    assert Proposing(make_config()).identity == identity
+    others = {
+        Proposing(make_config(threshold=0.3)).identity,
+        Proposing(make_config(batch_size=3)).identity,
+        Proposing(make_config(corpus=make_corpus("fewer", DOCUMENTS[:-1]).folder)).identity,
+    }
+    weights = bytearray((tmp_path / "rcp" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "rcp" / "model.safetensors").write_bytes(weights)
+    others.add(Proposing(make_config()).identity)
+    assert len(others | {identity}) == 5
+
+
+@pytest.mark.parametrize(("trained", "native"), [("bf16", True), ("bf16", False), ("fp32", True)])
+def test_in_the_precision_of_the_training(
+    model: RelationCandidateModel,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trained: Literal["bf16", "fp32"],
+    native: bool,
+) -> None:
+    monkeypatch.setattr("lmrc.training.precision.bf16_is_native", lambda: native)
+    model.precision = trained
+    model.save(tmp_path / "rcp", tiny.tokenizer("bert"))
+    (row,) = Proposing(make_config(threshold=0.0)).rows(range(1))
+    found = [candidate["probability"] for candidate in row["candidates"]]
+
+    documents = [Encoder(tiny.tokenizer("bert"), model.max_length).encode(DOCUMENTS[0])]
+    (fp32,) = probabilities(model, documents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (bf16,) = probabilities(model, documents)
+    assert fp32.tolist() != bf16.tolist() == pytest.approx(fp32.tolist(), abs=0.05)
+    assert found == (bf16 if trained == "bf16" and native else fp32).tolist()
+    said = "bf16 is only emulated on this machine, and slow: RCP answers in fp32"
+    assert (said in capsys.readouterr().out) == (trained == "bf16" and not native)
+
+
+def test_without_a_model(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing is no folder: give --rcp the best/ folder"):
+        Proposing(make_config(rcp=tmp_path / "nothing"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_entities_of_unknown_types_are_counted(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config()
+    one = Proposing(config)
+    assert one.finish(iter(all_rows(one)))["unknown_types"] == 0
+    assert "unknown types" not in capsys.readouterr().out
+
+    looking = RelationCandidateModel(tiny.encoder("bert"), 80, entity_types=("ORG", "PER"))
+    looking.save(tmp_path / "rcp", tiny.tokenizer("bert"))
+    one = Proposing(config)
+    unknown = sum(entity[0].type == "MISC" for document in DOCUMENTS for entity in document.entities)
+    assert one.finish(iter(all_rows(one)))["unknown_types"] == unknown > 0
+    assert f"; {unknown} entities of unknown types; threshold" in capsys.readouterr().out
+
+
+def test_what_is_said_without_labels() -> None:
+    assert str(Proposed(documents=2, pairs=10, kept=3)) == (
+        "3 of 10 pairs kept (30.0 %) in 2 documents; 0 mentions beyond the longest length"
+    )
+    assert "f1" not in Proposed(documents=2, pairs=10, kept=3).as_json()

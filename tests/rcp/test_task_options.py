@@ -1,0 +1,196 @@
+"""Training with what the paper does not have: types, distances, and the relations as a further task."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from lmrc.config.schema import RcpConfig
+from lmrc.corpus.docred import Document, Label, candidate_pairs
+from lmrc.corpus.relations import RelationSet
+from lmrc.rcp.data.collate import pair_order
+from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.rcp.model.relation_head import RelationTask, relation_targets
+from lmrc.rcp.task import RcpTask
+from lmrc.training.distributed import ALONE
+from tests.rcp import tiny
+from tests.rcp.conftest import MakeCorpus
+from tests.rcp.test_task import DEV
+
+RELATIONS = RelationSet(("P17", "P131", "P27"), ("country", "located in", "citizen of"))
+WEIGHT = 0.5
+
+
+def labelled(document: Document, *labels: tuple[int, int, str]) -> Document:
+    return Document(document.title, document.sentences, document.entities, tuple(Label(*label) for label in labels))
+
+
+TRAIN = [
+    labelled(tiny.document(20, [1, 2], seed=1), (0, 1, "P27"), (0, 1, "P17"), (1, 0, "P131")),
+    labelled(tiny.document(30, [2, 1, 1], seed=2), (2, 0, "P131"), (0, 2, "P131")),
+    labelled(tiny.document(10, [3], seed=3)),
+]
+MakeTask = Callable[..., RcpTask]
+
+
+@pytest.fixture
+def make_task(config: RcpConfig, make_corpus: MakeCorpus) -> MakeTask:
+    made = []
+
+    def make(
+        train: Sequence[Document] = TRAIN,
+        dev: Sequence[Document] = DEV,
+        weight: float = WEIGHT,
+        positive_weight: float = 1.0,
+        **options: Any,
+    ) -> RcpTask:
+        made.append(1)
+        training = {"relation_weight": weight, "positive_weight": positive_weight}
+        changed = config.model_copy(
+            update={
+                "model": config.model.model_copy(update=options),
+                "train": config.train.model_copy(update=training),
+            }
+        )
+        torch.manual_seed(66)
+        number = len(made)
+        corpora = make_corpus(f"train-{number}", train, RELATIONS), make_corpus(f"dev-{number}", dev, RELATIONS)
+        return RcpTask(changed, *corpora)
+
+    return make
+
+
+def test_targets_by_hand() -> None:
+    """All (a, b), then all (b, a): (0, 1), (0, 2), (1, 2), (1, 0), (2, 0), (2, 1) of three entities."""
+    found = [relation_targets(len(each.entities), each.labels or (), RELATIONS).astype(int).tolist() for each in TRAIN]
+    assert found[0] == [[1, 0, 1], [0, 1, 0]]
+    assert found[1] == [[0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert found[2] == []
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_targets_are_those_of_the_pairs(seed: int) -> None:
+    """In the order of the model's outputs they are the labels."""
+    torch.manual_seed(seed)
+    pairs = candidate_pairs(6)
+    wanted = torch.rand(len(pairs), 3) < 0.2
+    labels = [Label(*pairs[number], RELATIONS.ids[relation]) for number, relation in wanted.nonzero().tolist()]
+    found = relation_targets(6, labels, RELATIONS)
+    assert found[pair_order(6)].tolist() == wanted.tolist()
+
+
+@torch.no_grad()
+def test_the_loss_is_that_of_both_tasks(make_task: MakeTask) -> None:
+    task = make_task()
+    model = task.model.eval()
+    batch = task.collate([0, 1, 2])
+    outputs = model(batch)
+    assert outputs.shape == (2 + 6, 2)
+    candidates = torch.nn.functional.binary_cross_entropy_with_logits(
+        outputs[:, 0], batch["targets"], reduction="sum"
+    ).item()
+    # Relations of nothing are unlikely at the start: a pair without any costs little, a pair with two much.
+    of_relations = outputs[:, 1].tolist()
+    assert of_relations[0] > 11 and of_relations[1] > 5 and of_relations[2] < 0.1
+    assert task.loss(model, batch).item() == pytest.approx(candidates + WEIGHT * sum(of_relations), rel=1e-5)
+    alone = sum(task.loss(model, task.collate([index])).item() for index in (0, 1, 2))
+    assert alone == pytest.approx(task.loss(model, batch).item(), rel=1e-4)
+
+
+@pytest.mark.parametrize("weight", [0.0, WEIGHT])
+@torch.no_grad()
+def test_pairs_with_a_relation_may_count_more(make_task: MakeTask, weight: float) -> None:
+    """In the candidates' loss; naming relations is weighted by itself."""
+    plain, task = make_task(weight=weight), make_task(weight=weight, positive_weight=3.0)
+    batch = plain.collate([0, 1])
+    outputs = plain.model.eval()(batch)
+    positive = batch["targets"] > 0
+    more = 2 * -torch.nn.functional.logsigmoid(outputs[positive, 0]).sum().item()
+    assert more > 1
+    expected = plain.loss(plain.model, batch).item() + more
+    assert task.loss(task.model.eval(), batch).item() == pytest.approx(expected, rel=1e-5)
+    # Dev's loss stays comparable.
+    assert task.evaluate(task.model, ALONE)["loss"] == plain.evaluate(plain.model, ALONE)["loss"]
+
+
+def test_relation_layers_are_trained_and_kept_in_checkpoints(make_task: MakeTask) -> None:
+    """What is in `task.model` is what the engine optimizes, saves and resumes."""
+    task = make_task(entity_types=True, sentence_distance=True)
+    names = {parameter: name for name, parameter in task.model.named_parameters()}
+    layers = {name for name in names.values() if name.startswith("relation_task.")}
+    assert layers == {
+        f"relation_task.{layer}.{kind}" for layer in ("head", "tail", "relation") for kind in ("weight", "bias")
+    }
+    encoder, new = task.parameter_groups()
+    assert new["lr"] == 5e-3
+    assert {names[parameter].split(".")[0] for parameter in new["params"]} == {"classifier", "relation_task"}
+    assert len(encoder["params"]) + len(new["params"]) == len(names) == len({*encoder["params"], *new["params"]})
+    task.loss(task.model.train(), task.collate([0, 1])).backward()
+    assert all(parameter.grad is not None and parameter.grad.any() for parameter in new["params"])
+
+
+def test_without_the_task_there_is_nothing_of_it(make_task: MakeTask) -> None:
+    task, plain = make_task(), make_task(weight=0.0)
+    assert "relations" not in plain.collate([0])
+    weights = dict(task.model.named_parameters())
+    for name, parameter in plain.model.named_parameters():
+        assert torch.equal(parameter, weights.pop(name)), "the other weights of a seed are the same"
+    assert len(weights) == 6
+
+
+@torch.no_grad()
+def test_it_is_not_computed_while_measuring(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    task, plain = make_task(), make_task(weight=0.0)
+    monkeypatch.setattr(RelationTask, "forward", None)
+    assert task.evaluate(task.model.eval(), ALONE) == plain.evaluate(plain.model.eval(), ALONE)
+
+
+def test_it_is_not_exported(make_task: MakeTask, tmp_path: Path) -> None:
+    task = make_task(entity_types=True, sentence_distance=True)
+    weights = {name: parameter.detach() + 1 for name, parameter in task.model.named_parameters()}
+    task.export(tmp_path / "best", weights)
+    file = load_file(tmp_path / "best" / "model.safetensors")
+    assert {*weights} - {*file} == {name for name in weights if name.startswith("relation_task.")} != set()
+    loaded, _ = RelationCandidateModel.load(tmp_path / "best")
+    assert loaded.relation_task is None
+    for name, value in loaded.named_parameters():
+        assert torch.equal(value, weights[name])
+
+
+def test_types_are_those_of_training(make_task: MakeTask, capsys: pytest.CaptureFixture[str]) -> None:
+    """TRAIN has entities of PER, ORG and MISC; without its second document no MISC."""
+    task = make_task(entity_types=True)
+    assert isinstance(task.model, RelationCandidateModel)
+    assert task.model.features.types == ("MISC", "ORG", "PER")
+    assert "MISC, ORG, PER: 0 entities" in capsys.readouterr().out
+    task = make_task([TRAIN[0]], entity_types=True)
+    assert isinstance(task.model, RelationCandidateModel)
+    assert task.model.features.types == ("ORG", "PER")
+    unknown = sum(entity[0].type == "MISC" for document in DEV for entity in document.entities)
+    assert unknown > 0
+    train, dev = capsys.readouterr().out.splitlines()
+    assert train.startswith("train") and train.endswith("of other types than ORG, PER: 0 entities")
+    assert dev.startswith("dev") and dev.endswith(f"of other types than ORG, PER: {unknown} entities")
+    make_task()
+    assert "other types" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("classifier", ["bilinear", "grouped"])
+def test_it_learns(make_task: MakeTask, classifier: str) -> None:
+    task = make_task(TRAIN, TRAIN, classifier=classifier, entity_types=True, sentence_distance=True)
+    optimizer = torch.optim.AdamW(task.parameter_groups(), eps=1e-6, weight_decay=0.0)
+    losses = []
+    for _ in range(40):
+        loss = task.loss(task.model.train(), task.collate(range(3)))
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+    assert losses[-1] < losses[0] / 5
+    with torch.no_grad():
+        assert task.evaluate(task.model.eval(), ALONE)["f1"] == 100.0

@@ -1,0 +1,37 @@
+"""Run a function in several gloo processes, for tests."""
+
+from __future__ import annotations
+
+import os
+import socket
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.multiprocessing as mp
+
+from lmrc.training import distributed
+
+
+def free_port() -> int:
+    """A port of the loopback interface that nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port: int = probe.getsockname()[1]
+        return port
+
+
+def _worker(rank: int, size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+    torch.set_num_threads(1)
+    os.environ.update(
+        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+    )
+    try:
+        function(distributed.join(), *arguments)
+    finally:
+        distributed.leave()
+
+
+def run_in_processes(size: int, function: Callable[..., Any], *arguments: Any) -> None:
+    """`function(world, *arguments)` in `size` new processes; an exception in one of them is raised here."""
+    mp.start_processes(_worker, args=(size, free_port(), function, arguments), nprocs=size, start_method="spawn")
