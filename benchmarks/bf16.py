@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lmrc.training.precision import settle
+from lmrc.training.precision import resolve_precision
 
 # Tokens of a batch of 4 documents, MiniLM's hidden size and its feed-forward size.
 TOKENS, HIDDEN, INNER = 740, 384, 1536
@@ -40,7 +40,12 @@ def main() -> None:
             taken.append(seconds(dtype))
     # The first round warms up.
     fp32, bf16 = (statistics.median(taken[1:]) for taken in times.values())
-    figures = {"fp32_ms": 1e3 * fp32, "bf16_ms": 1e3 * bf16, "bf16_speed": fp32 / bf16, "auto": settle("auto")}
+    figures = {
+        "fp32_ms": 1e3 * fp32,
+        "bf16_ms": 1e3 * bf16,
+        "bf16_speed": fp32 / bf16,
+        "auto": resolve_precision("auto"),
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps(figures) + "\n")
     print(f"fp32 {1e3 * fp32:.2f} ms, bf16 {1e3 * bf16:.2f} ms; train.precision auto means {figures['auto']} here")

@@ -33,8 +33,8 @@ from lmrc.corpus.docred import Document, read_documents, to_json
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.pretrained.packaged import resolve
-from lmrc.rcp.data.dataset import EncodedCorpus, encoded
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.dataset import EncodedCorpus, load_or_build_dataset
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 
 MAX_LENGTH = 1024
 SYNTHETIC = 500
@@ -97,7 +97,7 @@ def published(samples: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerB
 def ours(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, processes: int = 1) -> EncodedCorpus:
     """The corpus by way of an empty cache, every document taken out of it once."""
     with _variable("LMRC_CACHE", tempfile.mkdtemp(prefix="cache-", dir=corpus.folder.parent)):
-        examples = encoded(corpus, Encoder(tokenizer, MAX_LENGTH), processes)
+        examples = load_or_build_dataset(corpus, DocumentTokenizer(tokenizer, MAX_LENGTH), processes)
     for index in range(len(examples)):
         examples[index].targets()
     return examples

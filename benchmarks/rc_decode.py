@@ -34,8 +34,8 @@ from lmrc.rc.decoding.generate import Generation, generate
 from lmrc.rc.decoding.grammar import Grammar
 from lmrc.rc.decoding.parsing import Parsed, parse
 from lmrc.rc.model.adapter import adapter_base
-from lmrc.rc.model.adapter_metadata import Settings
-from lmrc.rc.model.kv_cache import SharedBeginning
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.lora import load_adapter, load_base, load_tokenizer
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, gold_pairs
@@ -57,7 +57,7 @@ class Bench:
     """The queries, and both ways to answer them."""
 
     def __init__(self, options: argparse.Namespace) -> None:
-        settings = Settings.read(options.adapter)
+        settings = AdapterMetadata.read(options.adapter)
         self.documents = list(itertools.islice(read_documents(options.documents, DOCRED), options.count))
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(str(options.adapter))
         base = load_base(adapter_base(options.adapter), IMPLEMENTATION, "fp32")
@@ -74,7 +74,7 @@ class Bench:
     def _answer(self, mode: str, queries: Sequence[Query]) -> list[Generation]:
         decode = DecodeOptions(mode=mode, batch_size=self._options.batch)
         # Read anew each time: its cost is part of the answer.
-        beginning = SharedBeginning(self._beginning)
+        beginning = PrefixCache(self._beginning)
         return list(generate(self._model, self.tokenizer, queries, decode, self._grammar, beginning))
 
     def _grammar(self, query: Query) -> Grammar:

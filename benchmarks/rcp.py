@@ -31,7 +31,7 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED
 from lmrc.pretrained.packaged import resolve
-from lmrc.rcp.data.tokenization import EncodedDocument, Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
 from lmrc.rcp.model.classifiers import GroupedClassifier
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.training.precision import autocast
@@ -142,7 +142,7 @@ class Side:
 
 def read(path: Path, documents: int, tokenizer: PreTrainedTokenizerBase) -> list[EncodedDocument]:
     """The first documents, as word pieces."""
-    encoder = Encoder(tokenizer, 1021)
+    encoder = DocumentTokenizer(tokenizer, 1021)
     return [encoder.encode(document) for document in itertools.islice(read_documents(path, DOCRED), documents)]
 
 

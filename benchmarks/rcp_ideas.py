@@ -28,12 +28,12 @@ from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import Document
 from lmrc.rcp.data.collate import Batch, unordered_pairs
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.model.pooling import pool_contexts
 from lmrc.rcp.task import RcpTask
 from lmrc.training.distributed import ALONE
-from lmrc.training.sampler import DataOrder, step_seed
+from lmrc.training.sampler import DeterministicSampler, step_seed
 from lmrc.training.trainer import rate_scale, seed_everything
 
 # Options of lmrc/config/schema.py, all beside none.
@@ -140,7 +140,7 @@ class Evidence(Idea):
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         super().__init__(arguments)
-        self.encoder = Encoder(self.task.tokenizer, self.model.max_length)
+        self.encoder = DocumentTokenizer(self.task.tokenizer, self.model.max_length)
         self.wanted = [self._wanted(document) for document in self.corpus]
         # One of [pairs, length] a document of the batch.
         self.found: list[Tensor] = []
@@ -219,7 +219,7 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     idea = IDEAS[arguments.idea](arguments)
     task, model = idea.task, idea.model.train()
-    order = DataOrder(len(task), 4, arguments.seed, task.fingerprint())
+    order = DeterministicSampler(len(task), 4, arguments.seed, task.fingerprint())
     total = arguments.epochs * order.steps_per_epoch
     optimizer = torch.optim.AdamW(task.parameter_groups(), eps=1e-6, weight_decay=0.0, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]

@@ -22,7 +22,7 @@ from transformers import AutoTokenizer
 from lmrc.corpus.docred import Document, candidate_pairs, read_documents
 from lmrc.corpus.relations import DOCRED
 from lmrc.pretrained.packaged import resolve
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 
 
 def targets_of(documents: Sequence[Document]) -> Tensor:
@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=25)
     options = parser.parse_args()
     documents = list(itertools.islice(read_documents(options.documents, DOCRED), BATCH * options.steps))
-    encoder = Encoder(AutoTokenizer.from_pretrained(resolve("embedded:minilm")), 1021)
+    encoder = DocumentTokenizer(AutoTokenizer.from_pretrained(resolve("embedded:minilm")), 1021)
     models: tuple[Model, Model] = make_models("minilm", VOCABULARY)
     start = {name: value.clone() for name, value in models[1].encoder.state_dict().items()}
     optimizers = [Optimizer(model.eval()) for model in models]

@@ -47,11 +47,11 @@ def serve(documents: Path | None, batches: int) -> None:
     from lmrc.corpus.synthetic import generator as synthetic
     from lmrc.launcher.stages import quieten
     from lmrc.pretrained.packaged import resolve
-    from lmrc.rcp.data.tokenization import Encoder
+    from lmrc.rcp.data.tokenization import DocumentTokenizer
     from lmrc.rcp.model.model import RelationCandidateModel
 
     quieten()
-    encoder = Encoder(AutoTokenizer.from_pretrained(resolve("embedded:minilm")), 1021)
+    encoder = DocumentTokenizer(AutoTokenizer.from_pretrained(resolve("embedded:minilm")), 1021)
     count = batches * BATCH
     source = synthetic.generate(count, 66) if documents is None else read_documents(documents, DOCRED)
     model = RelationCandidateModel(make_encoder("minilm", VOCABULARY), classifier="grouped")

@@ -20,7 +20,7 @@ from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.evaluation.metrics.scores import candidate_scores
 from lmrc.evaluation.metrics.train_facts import Facts, read_facts
 from lmrc.evaluation.report.build import PAGE, report_runs
-from lmrc.evaluation.scored_run import Evaluated, read_evaluated
+from lmrc.evaluation.scored_run import ScoredRun, read_scored_run
 from lmrc.evaluation.tables.table import Table, score_table
 from lmrc.launcher.launch import launch
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig, quieten
@@ -123,9 +123,9 @@ class Demo:
         train = self._corpus("train")
         return read_facts(train, Corpus.open(train).relations)
 
-    def _evaluated(self) -> list[Evaluated]:
+    def _evaluated(self) -> list[ScoredRun]:
         facts = self._facts()
-        runs = (read_evaluated(self._run.path / name, facts) for name in ("lmrc", "untrained"))
+        runs = (read_scored_run(self._run.path / name, facts) for name in ("lmrc", "untrained"))
         return [run for run in runs if run is not None]
 
     def _summarise(self, seconds: float) -> dict[str, Any]:

@@ -23,9 +23,9 @@ from lmrc.corpus.docred import Document, candidate_pairs, read_documents
 from lmrc.corpus.predictions import Prediction, writing_predictions
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
 from lmrc.evaluation.tables.table import Table
-from lmrc.rc.decoding.base import LocalAnswering, load_lm
+from lmrc.rc.decoding.base import LocalBackend, load_lm
 from lmrc.rc.model.adapter import adapter_base
-from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
 from lmrc.rc.prompts.templates import entity_name
@@ -41,7 +41,7 @@ _LONGEST_NAME = 40
 
 
 @dataclass(slots=True)
-class Extracted:
+class ExtractionStats:
     """What was found."""
 
     documents: int = 0
@@ -98,7 +98,7 @@ class Extraction:
         check_gpus(config)
         check_output(config.out)
         asked = PromptOptions() if config.shorten is None else PromptOptions(shorten=config.shorten)
-        settings = Settings.read_for(config.rc, asked)
+        settings = AdapterMetadata.read_for(config.rc, asked)
         if settings.prompt.kind == "rcp-llm":
             raise UserError(f"{config.rc} says Yes or No, it names no relations: give an adapter of kind rc or direct")
         self.relations = relation_set(config, settings)
@@ -108,7 +108,7 @@ class Extraction:
         decode = DecodeOptions(mode=config.mode, threshold=config.relation_threshold, batch_size=config.batch_size)
         self._builder = QueryBuilder(tokenizer, self.relations, settings.prompt, decode.max_new_tokens)
         self._chunk: list[Document] = []
-        self._answering = LocalAnswering(
+        self._answering = LocalBackend(
             lambda: load_lm(base, config.rc, settings, config.gpus),
             tokenizer,
             settings.prompt,
@@ -122,7 +122,7 @@ class Extraction:
     def _document(self, query: Query) -> Document:
         return self._chunk[query.document]
 
-    def run(self) -> Extracted:
+    def run(self) -> ExtractionStats:
         """Write `config.out`, in the submission format, when all is done; what it held before stays until then.
 
         All documents are checked before the first is answered.
@@ -130,7 +130,7 @@ class Extraction:
         Raises UserError at a malformed document, at one whose text does not fit the prompt, and where the file cannot
         be written; Interrupted at Ctrl-C.
         """
-        found = Extracted()
+        found = ExtractionStats()
         try:
             with writing_predictions(self._config.out) as write:
                 with DocumentProgress("checking", None, sys.stderr) as progress:
@@ -166,7 +166,7 @@ class Extraction:
         while chunk := list(islice(documents, BATCHES * self._config.batch_size)):
             yield chunk
 
-    def _extract(self, chunk: list[Document], found: Extracted) -> list[list[Prediction]]:
+    def _extract(self, chunk: list[Document], found: ExtractionStats) -> list[list[Prediction]]:
         """The triples of each document of the chunk."""
         self._chunk = chunk
         proposals = self._proposer.propose(chunk)
@@ -196,7 +196,7 @@ class Extraction:
         chunk: Sequence[Document],
         proposals: Sequence[Proposal],
         triples: Sequence[Sequence[Prediction]],
-        found: Extracted,
+        found: ExtractionStats,
     ) -> None:
         for document, proposal, of_document in zip(chunk, proposals, triples, strict=True):
             found.documents += 1
@@ -218,7 +218,7 @@ def check_gpus(config: ExtractConfig) -> None:
         raise UserError(f"--gpus is {config.gpus}, but this machine has {there or 'none'}: lower it or leave it out")
 
 
-def relation_set(config: ExtractConfig, settings: Settings) -> RelationSet:
+def relation_set(config: ExtractConfig, settings: AdapterMetadata) -> RelationSet:
     """The relations the adapter names, once it is sure that they are those it was trained with.
 
     Raises UserError where they are not, or are not known.

@@ -20,8 +20,8 @@ from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.docred import Document, candidate_pairs, to_json
 from lmrc.corpus.predictions import read_predictions
 from lmrc.extract import Extraction
-from lmrc.rc.model.adapter_metadata import Settings
-from lmrc.rc.predict import Classifying
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.predict import ClassifyInference
 from lmrc.rcp.data.tokenization import Encoder
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.predict import Proposal, Proposer, probabilities
@@ -101,7 +101,7 @@ def expected(config: ExtractConfig, folder: Path, least: float, **decode: Any) -
     ]
     write_candidates(rows, folder / "candidates", corpus.fingerprint, least)
     run = RunOptions(name="classify", folder=folder)
-    classifying = Classifying(
+    classifying = ClassifyInference(
         ClassifyConfig(
             run=run,
             corpus=corpus.folder,
@@ -264,7 +264,7 @@ def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(
     """What is left depends on the pair: all of them are looked at before the first is answered."""
     asked = tmp_path / "adapter"
     shutil.copytree(config.rc, asked)
-    settings = Settings.read(asked)
+    settings = AdapterMetadata.read(asked)
     replace(settings, prompt=settings.prompt.model_copy(update={"shorten": "sentences"})).write(asked)
     raw = json.loads(config.documents.read_text())
     endless = {**raw[2], "title": "endless", "sents": [raw[2]["sents"][0], ["w"] * 5000]}

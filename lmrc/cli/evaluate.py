@@ -91,7 +91,7 @@ def score(
     from lmrc.evaluation.metrics.scores import scores_of
     from lmrc.evaluation.metrics.triple_table import Triples
     from lmrc.evaluation.submission import write_submission
-    from lmrc.evaluation.tables.console import scores_json, scores_told
+    from lmrc.evaluation.tables.console import format_scores, scores_json
 
     if len(pred) > 1 and (submission is not None or candidates is not None):
         option = "--candidates" if submission is None else "--submission"
@@ -118,7 +118,7 @@ def score(
             found = scores_json(names, scores, analyses, len(selection.left_out))
             file.write(json.dumps(found, indent=1) + "\n")
     analysis = analyses[0] if len(systems) == 1 else None
-    click.echo(scores_told(names, scores, analysis, documents.relations, details, selection.lines))
+    click.echo(format_scores(names, scores, analysis, documents.relations, details, selection.lines))
 
 
 @click.command()
@@ -148,7 +148,7 @@ def compare(
     from lmrc.evaluation.metrics.coverage import select
     from lmrc.evaluation.metrics.scores import scores_of
     from lmrc.evaluation.metrics.triple_table import Triples
-    from lmrc.evaluation.tables.console import comparison_told
+    from lmrc.evaluation.tables.console import format_comparison
 
     documents = _read_gold(corpus_of((first, second)) if gold is None else gold, relations)
     selection = select(documents, read_systems((first, second)), missing)
@@ -163,7 +163,7 @@ def compare(
         with replacing(listed) as file:
             file.write("\t".join(ChangedTriple._fields) + "\n")
             file.writelines("\t".join(" ".join(str(v).split()) for v in row) + "\n" for row in comparison.changed())
-    click.echo(comparison_told((str(first), str(second)), comparison, selection.lines))
+    click.echo(format_comparison((str(first), str(second)), comparison, selection.lines))
 
 
 @click.command()

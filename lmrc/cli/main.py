@@ -20,7 +20,7 @@ from lmrc.common.exit_codes import exit_status
 from lmrc.common.project import PROJECT
 
 if TYPE_CHECKING:
-    from lmrc.config.schema import SettledPrecision
+    from lmrc.config.schema import ResolvedPrecision
 
 FOLDER = click.Path(path_type=Path)
 # Options of the demo's tree are read by lmrc.config.loader, like those of the launchers.
@@ -234,7 +234,7 @@ def extract(**given: object) -> None:
 @click.argument("adapter", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="Folder of the new model.")
 @click.option("--precision", type=click.Choice(["fp32", "bf16"]), default="bf16", show_default=True)
-def merge(adapter: Path, out: Path, precision: SettledPrecision) -> None:
+def merge(adapter: Path, out: Path, precision: ResolvedPrecision) -> None:
     """Add ADAPTER to its base: a plain causal LM that transformers and vLLM load."""
     from lmrc.common.input_checks import check_model
     from lmrc.launcher.stages import quieten

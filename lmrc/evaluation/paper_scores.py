@@ -17,7 +17,7 @@ STATISTICS = ("candidate_pairs", "na_pairs", "relation_pairs", "triples")
 
 
 @dataclass(frozen=True, slots=True)
-class Printed:
+class PaperTable:
     """A table of the paper."""
 
     number: str
@@ -36,11 +36,11 @@ class Printed:
 
 
 @cache
-def printed() -> dict[str, Printed]:
+def printed() -> dict[str, PaperTable]:
     """The tables of the paper by number."""
     raw = json.loads(files("lmrc.evaluation").joinpath("paper.json").read_text(encoding="utf-8"))
     return {
-        number: Printed(
+        number: PaperTable(
             number,
             table["caption"],
             tuple(tuple(column) if isinstance(column, list) else column for column in table["columns"]),

@@ -32,7 +32,7 @@ logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
-class Evaluated:
+class ScoredRun:
     """A run that classified: its predictions beside the gold documents."""
 
     name: str
@@ -83,7 +83,9 @@ class Evaluated:
         return candidate_scores(self.documents, self.candidates.items())
 
 
-def read_evaluated(folder: Path, facts: Facts | None = None, ign_variant: IgnVariant | None = None) -> Evaluated | None:
+def read_scored_run(
+    folder: Path, facts: Facts | None = None, ign_variant: IgnVariant | None = None
+) -> ScoredRun | None:
     """Read the predictions of a classify run and score them; return None for a run that made none.
 
     Raises RunError if the folder is no run or its config names no corpus, CorpusError if the corpus is gone.
@@ -101,7 +103,7 @@ def read_evaluated(folder: Path, facts: Facts | None = None, ign_variant: IgnVar
     source = Source(corpus.manifest.source, corpus.manifest.source_sha256)
     gold = replace(Gold.of(documents, corpus.relations), source=source)
     scores = score(gold, predictions, corpus.relations, facts, ign_variant)
-    evaluated = Evaluated(folder.name, documents, corpus.relations, predictions, scores, str(config["corpus"]))
+    evaluated = ScoredRun(folder.name, documents, corpus.relations, predictions, scores, str(config["corpus"]))
     candidates = _candidates(config, corpus)
     if candidates is None:
         return evaluated

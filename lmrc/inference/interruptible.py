@@ -22,7 +22,7 @@ class InterruptibleInference(SignalListener):
         self._signal = 0
         self._computes = False
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
         if self._computes:
             self._computes = False  # once: what follows must be able to give the unit back

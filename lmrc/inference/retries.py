@@ -15,7 +15,7 @@ from lmrc.inference.protocol import Inference
 from lmrc.inference.work_units import Plan, Units, encode
 from lmrc.runs.heartbeat import Process
 
-BROKEN = 5
+MAX_FAILURES_IN_A_ROW = 5
 """Units that fail in a row before a worker doubts itself: a lost GPU fails every one."""
 
 
@@ -78,7 +78,7 @@ class Attempts:
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             self.record(unit, attempt, line, trace=trace, culprits=culprits)
             self.failed[unit] += 1
-            self._doubt(unit, attempt, error)
+            self._check_health(unit, attempt, error)
             return False
         self._units.finish(unit, content)
         self._good, self._in_a_row = unit, []
@@ -129,10 +129,10 @@ class Attempts:
         self._units.unmark(unit, attempt)
         return culprits
 
-    def _doubt(self, unit: int, attempt: int, error: Exception) -> None:
+    def _check_health(self, unit: int, attempt: int, error: Exception) -> None:
         """After a row of failures: are the units to blame, or this worker? Raises the error where it is the worker."""
         self._in_a_row.append((unit, attempt))
-        if len({unit for unit, _ in self._in_a_row}) < BROKEN:
+        if len({unit for unit, _ in self._in_a_row}) < MAX_FAILURES_IN_A_ROW:
             return
         if self._good is not None:
             try:
@@ -150,7 +150,7 @@ class Attempts:
         if isinstance(error, UserError):
             raise error
         raise WorkerFailed(
-            f"{BROKEN} units in a row failed in {self._process}, the last by {one_line(error)}"
+            f"{MAX_FAILURES_IN_A_ROW} units in a row failed in {self._process}, the last by {one_line(error)}"
         ) from error
 
 

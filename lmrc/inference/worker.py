@@ -16,9 +16,9 @@ from lmrc.inference.work_units import Plan, Units
 from lmrc.runs.heartbeat import Heartbeat, Process
 from lmrc.runs.shared_fs import Files
 
-SLOW = 3.0
+STRAGGLER_FACTOR = 3.0
 """A unit that runs so many times longer than an idle worker's own did is computed by that worker too."""
-GLANCES = 16
+LIVENESS_CHECKS = 16
 """Claims of others whose sign of life an idle worker looks at in one go: idle workers together see all."""
 LONGEST_PAUSE = 15.0
 """Seconds between an idle worker's looks at most; less where the lease is short."""
@@ -44,7 +44,7 @@ class Worker:
         self._card = units.folder / f"worker-{self._process.owner}"
         self._random = random.Random(self._process.owner)
         self._place = self._random.randrange(max(1, plan.units))
-        self._hand: tuple[int, int] | None = None
+        self._current_claim: tuple[int, int] | None = None
         self._inference, self._is_loaded = inference, False
         self._attempts = Attempts(units, plan, inference, options.attempts, self._process, progress)
         self._reported = time.monotonic()
@@ -138,7 +138,7 @@ class Worker:
         except Interrupted as interrupted:
             interrupted.args = interrupted.args if str(interrupted) else (self.stopped(),)
             raise
-        self._hand = None
+        self._current_claim = None
 
     def _check_stop(self) -> None:
         if self._stop():
@@ -173,7 +173,7 @@ class Worker:
 
     def _claim(self, unit: int, attempt: int) -> bool:
         path = self._units.path("claim", unit, attempt)
-        self._hand = unit, attempt
+        self._current_claim = unit, attempt
         try:
             won = self._files.link(self._card, path)
         except OSError as error:
@@ -184,7 +184,7 @@ class Worker:
             self._files.write(self._card, self._process.content())
             won = self._files.link(self._card, path)
         if not won:
-            self._hand = None
+            self._current_claim = None
         self._units.claimed(unit, attempt, time.monotonic())
         return won
 
@@ -200,10 +200,10 @@ class Worker:
         glances, now = 0, None
         for unit in unfinished:
             running = units.running(unit)
-            if running and glances < GLANCES:
+            if running and glances < LIVENESS_CHECKS:
                 now = self._files.touch(self._card) if now is None else now
                 glances += 1
-                running = [attempt for attempt in running if not self._bury(unit, attempt, now)]
+                running = [attempt for attempt in running if not self._mark_dead(unit, attempt, now)]
                 if len(running) == 1 and self._slow(unit):
                     self._progress(f"unit {unit} takes long elsewhere: it is done here too, and the first one counts")
                     running = []
@@ -222,7 +222,7 @@ class Worker:
         self._units.done.add(unit)
         return True
 
-    def _bury(self, unit: int, attempt: int, now: float) -> bool:
+    def _mark_dead(self, unit: int, attempt: int, now: float) -> bool:
         """Publish the death of an attempt's worker, if it is dead."""
         who = self._sign(self._units.path("claim", unit, attempt), now)
         if who is None:
@@ -236,7 +236,7 @@ class Worker:
         usual = self._attempts.usual_seconds()
         if usual is None:
             return False
-        limit = max(SLOW * usual, self._options.lease_seconds)
+        limit = max(STRAGGLER_FACTOR * usual, self._options.lease_seconds)
         return time.monotonic() - self._units.seen[unit] > limit
 
     def _waiting(self) -> bool:
@@ -247,13 +247,13 @@ class Worker:
         )
 
     def _give_back(self) -> None:
-        if self._hand is None:
+        if self._current_claim is None:
             return
-        unit, attempt = self._hand
+        unit, attempt = self._current_claim
         # Interrupted around the link itself, it may never have been ours.
         if self._files.same(self._card, self._units.path("claim", unit, attempt)):
             self._units.release(unit, attempt)
-        self._hand = None
+        self._current_claim = None
 
     def _report(self) -> None:
         """A line a minute."""

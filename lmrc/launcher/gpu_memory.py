@@ -13,7 +13,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from lmrc.config.schema import RcConfig, RcpConfig, Training
-from lmrc.launcher.model_shapes import Architecture, UnknownArchitecture, architecture
+from lmrc.launcher.model_shapes import ModelShape, UnknownShape, architecture
 from lmrc.training.sampler import MicroBatches
 
 GIB = 2**30
@@ -109,7 +109,7 @@ def estimate_rcp(config: RcpConfig, world_size: int) -> MemoryEstimate:
     setting = _setting(config.train, world_size)
     try:
         encoder = architecture(config.model.encoder, "encoder")
-    except UnknownArchitecture as error:
+    except UnknownShape as error:
         return MemoryEstimate(setting, unknown=str(error))
     micro = _micro_batch(config.train, world_size)
     cut = Windows.of(encoder.model)
@@ -137,7 +137,7 @@ def estimate_rc(config: RcConfig, world_size: int) -> MemoryEstimate:
     setting = _setting(config.train, world_size)
     try:
         base = architecture(config.model.base, "causal")
-    except UnknownArchitecture as error:
+    except UnknownShape as error:
         return MemoryEstimate(setting, unknown=str(error))
     adapter = base.adapted(config.lora)
     tokens = _micro_batch(config.train, world_size) * config.prompt.max_length
@@ -156,7 +156,7 @@ def estimate_rc(config: RcConfig, world_size: int) -> MemoryEstimate:
     )
 
 
-def _frozen_bytes(base: Architecture, config: RcConfig) -> int:
+def _frozen_bytes(base: ModelShape, config: RcConfig) -> int:
     """The base: what is quantized are its linear layers, not embeddings, head and norms."""
     element = _element(config.train)
     if config.model.quantization is None:
@@ -171,7 +171,7 @@ def classifier_parameters(hidden: int, config: RcpConfig) -> int:
 
     from lmrc.rcp.data.features import Features
     from lmrc.rcp.model.classifiers import CLASSIFIERS
-    from lmrc.rcp.model.relation_head import RelationTask
+    from lmrc.rcp.model.relation_head import AuxiliaryRelationHead
 
     options = config.model
     # The names of the types do not matter.
@@ -180,14 +180,14 @@ def classifier_parameters(hidden: int, config: RcpConfig) -> int:
         classifier = CLASSIFIERS[options.classifier](hidden, features)
         parameters = list(classifier.parameters())
         if config.train.relation_weight:
-            parameters += RelationTask(classifier.width, RELATIONS).parameters()
+            parameters += AuxiliaryRelationHead(classifier.width, RELATIONS).parameters()
     return sum(parameter.numel() for parameter in parameters)
 
 
 def _estimate(
     options: Training,
     world_size: int,
-    model: Architecture,
+    model: ModelShape,
     trained: int,
     frozen: int,
     frozen_bytes: int,
@@ -240,7 +240,7 @@ def _kept(options: Training, layers: int, layer: int, residual: int) -> int:
     return layers * residual + layer if options.gradient_checkpointing else layers * layer
 
 
-def _encoder_activations(encoder: Architecture, options: Training, rows: int, length: int) -> int:
+def _encoder_activations(encoder: ModelShape, options: Training, rows: int, length: int) -> int:
     """What the backward pass of a BERT-like encoder keeps of `rows` windows of `length`; sdpa, all weights trained."""
     element, hidden = _element(options), encoder.hidden
     # Under autocast query, key and value each cast the fp32 output of the layer norm for themselves.
@@ -257,7 +257,7 @@ def _encoder_activations(encoder: Architecture, options: Training, rows: int, le
     return rows * length * token + copies
 
 
-def _causal_activations(base: Architecture, config: RcConfig, tokens: int, adapted: tuple[int, ...]) -> int:
+def _causal_activations(base: ModelShape, config: RcConfig, tokens: int, adapted: tuple[int, ...]) -> int:
     """What the backward pass of a Llama-like LM keeps of `tokens`: frozen, adapters on inputs of widths `adapted`."""
     element = _element(config.train)
     width = base.heads * base.head_size

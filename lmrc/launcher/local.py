@@ -90,8 +90,8 @@ def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str
         job = executor.submit(Job(stage.name, config))
     controller, attempt = job._process, Attempt(f"local-{job.job_id}")
     # Workers of an inference go on without each other.
-    rest = _Rest(run, attempt) if stage.trains else None
-    with _Stops() as stops:
+    rest = _SurvivingRanks(run, attempt) if stage.trains else None
+    with _StopSignals() as stops:
 
         def running() -> bool:
             if stops.is_due():
@@ -136,7 +136,7 @@ def _outcome(run: RunFolder, attempt: Attempt, processes: int, stopped: bool) ->
         if event["event"] == "preempted" and event.get("job") == attempt.job:
             raise Interrupted(str(event["cause"]))
     end = end_of(run.path, attempt)
-    if end.is_mistake:
+    if end.is_user_error:
         raise UserError(end.cause)
     if stopped and not end.cause:
         raise Interrupted("stopped; the same command resumes")
@@ -145,7 +145,7 @@ def _outcome(run: RunFolder, attempt: Attempt, processes: int, stopped: bool) ->
     raise Failed(f"{end.cause or f'one of {processes} processes died'}; what they said is in {logs}")
 
 
-class _Stops(SignalListener):
+class _StopSignals(SignalListener):
     """Signals to the launcher while its processes run: they are asked to save and end."""
 
     def __init__(self) -> None:
@@ -153,7 +153,7 @@ class _Stops(SignalListener):
         self.asked = False
         self._last = 0.0
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self.asked = True
 
     def is_due(self) -> bool:
@@ -165,7 +165,7 @@ class _Stops(SignalListener):
         return True
 
 
-class _Rest:
+class _SurvivingRanks:
     """The processes that are left where one of a training has failed."""
 
     def __init__(self, run: RunFolder, attempt: Attempt) -> None:

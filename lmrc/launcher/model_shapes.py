@@ -79,12 +79,12 @@ KNOWN: dict[str, dict[str, Any]] = {
 PATIENCE = 3.0
 
 
-class UnknownArchitecture(Exception):
+class UnknownShape(Exception):
     """The shape of the model cannot be found out here; says why."""
 
 
 @dataclass(frozen=True)
-class Adapted:
+class LoraShape:
     """What LoRA adds: `parameters` in all; `inputs`, the width of the input of each adapted layer of the model."""
 
     parameters: int
@@ -92,7 +92,7 @@ class Adapted:
 
 
 @dataclass(frozen=True)
-class Architecture:
+class ModelShape:
     """A model on the meta device, and the numbers of its config that memory depends on."""
 
     model: nn.Module
@@ -117,7 +117,7 @@ class Architecture:
         linear = (module for module in self.model.modules() if isinstance(module, nn.Linear))
         return sum(parameter.numel() for module in linear for parameter in module.parameters())
 
-    def adapted(self, options: LoraOptions) -> Adapted:
+    def adapted(self, options: LoraOptions) -> LoraShape:
         """LoRA on this model: matrices [r, in] and [out, r] for each target.
 
         Raises UserError where a target is no linear layer of the model.
@@ -136,17 +136,17 @@ class Architecture:
                 f"{', '.join(sorted({name for name, _ in linear} - {'lm_head'}))}"
             )
         targets = [module for name, module in linear if name in options.targets]
-        return Adapted(
+        return LoraShape(
             parameters=sum(options.r * (module.in_features + module.out_features) for module in targets),
             inputs=tuple(module.in_features for module in targets),
         )
 
 
-def architecture(name: str, kind: Kind) -> Architecture:
+def architecture(name: str, kind: Kind) -> ModelShape:
     """The model `name` (folder, hub or embedded: name) without weights, in under a second after the imports.
 
     Its config comes from the folder, the hub's cache, the table of known shapes, or the hub, in this order. Raises
-    UnknownArchitecture where none of them has it.
+    UnknownShape where none of them has it.
     """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
@@ -157,13 +157,13 @@ def architecture(name: str, kind: Kind) -> Architecture:
         with torch.device("meta"):
             model = factory.from_config(config)
     except (ValueError, ImportError) as error:
-        raise UnknownArchitecture(f"{name} is no {kind} model that transformers knows ({_line(error)})") from error
+        raise UnknownShape(f"{name} is no {kind} model that transformers knows ({_line(error)})") from error
     if kind == "encoder" and getattr(model, "pooler", None) is not None:
         # RCP does not use it.
         model.pooler = None
     text = config.get_text_config()
     hidden, heads = text.hidden_size, text.num_attention_heads
-    return Architecture(
+    return ModelShape(
         model=model,
         config=text,
         layers=text.num_hidden_layers,
@@ -187,13 +187,13 @@ def _read_config(name: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
         if os.path.isdir(name):  # noqa: PTH112 - a hub name is no path
-            raise UnknownArchitecture(f"{name} has no usable config.json ({_line(error)})") from error
+            raise UnknownShape(f"{name} has no usable config.json ({_line(error)})") from error
     if known is not None:
         return AutoConfig.for_model(**known)
     try:
         return _from_hub(name)
     except (OSError, ValueError) as error:
-        raise UnknownArchitecture(
+        raise UnknownShape(
             f"{name} is neither a folder here nor in the hub's cache, and the hub was not reached ({_line(error)})"
         ) from error
 

@@ -13,7 +13,7 @@ from lmrc.common.input_checks import check_model
 from lmrc.config.schema import BuildConfig, ClassifyConfig, ProposeConfig, RcConfig, RcpConfig, ScoreConfig
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
-from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
 
 if TYPE_CHECKING:
     from lmrc.inference.protocol import Inference
@@ -66,7 +66,7 @@ def _check_classify(config: ClassifyConfig) -> None:
         Candidates.open(config.candidates).check(corpus)
     if config.rc is not None:
         check_model(config.rc, "rc")
-        Settings.read_for(config.rc, config.prompt).check_corpus(config.rc, corpus)
+        AdapterMetadata.read_for(config.rc, config.prompt).check_corpus(config.rc, corpus)
 
 
 def _check_build(config: BuildConfig) -> None:
@@ -126,17 +126,17 @@ def _train_rc(config: RcConfig, world: World) -> dict[str, Any]:
 
 
 def _propose(config: ProposeConfig) -> Inference:
-    from lmrc.rcp.predict import Proposing
+    from lmrc.rcp.predict import ProposeInference
 
     quieten()
-    return Proposing(config)
+    return ProposeInference(config)
 
 
 def _classify(config: ClassifyConfig) -> Inference:
-    from lmrc.rc.predict import Classifying
+    from lmrc.rc.predict import ClassifyInference
 
     quieten()
-    return Classifying(config)
+    return ClassifyInference(config)
 
 
 def _build(config: BuildConfig) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def _build(config: BuildConfig) -> dict[str, Any]:
 def _score(config: ScoreConfig) -> dict[str, Any]:
     from lmrc.evaluation.metrics.train_facts import read_facts
     from lmrc.evaluation.report.build import page_of, report_runs
-    from lmrc.evaluation.tables.console import scores_json, scores_told
+    from lmrc.evaluation.tables.console import format_scores, scores_json
 
     facts = read_facts(config.train, Corpus.open(config.train).relations)
     run = report_runs((config.classify, *config.trained), config.out, facts, config.ign_variant)[0]
@@ -163,7 +163,7 @@ def _score(config: ScoreConfig) -> dict[str, Any]:
     write_atomically(
         config.out / "scores.json", json.dumps(scores_json(names, scores, [run.analysis]), indent=1) + "\n"
     )
-    print(scores_told(names, scores, run.analysis, run.relations, details=False), flush=True)
+    print(format_scores(names, scores, run.analysis, run.relations, details=False), flush=True)
     return {"f1": run.scores.all.f1, "ign_f1": run.scores.ign_f1, "report": str(page_of(config.out))}
 
 

@@ -21,11 +21,11 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import Document, candidate_pairs
 from lmrc.corpus.predictions import Prediction, write_predictions
 from lmrc.inference.fingerprint import identity
-from lmrc.rc.decoding.base import Answered, Answering, LocalAnswering, load_lm
-from lmrc.rc.decoding.openai.answering import ServerAnswering
-from lmrc.rc.decoding.vllm_backend import VllmAnswering
+from lmrc.rc.decoding.base import DecodingBackend, LocalBackend, QueryResult, load_lm
+from lmrc.rc.decoding.openai.answering import OpenAiBackend
+from lmrc.rc.decoding.vllm_backend import VllmBackend
 from lmrc.rc.model.adapter import adapter_base
-from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.few_shot import Demonstration, demonstrated_tokens, demonstrations, few_shot_messages
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, gold_pairs
@@ -55,7 +55,7 @@ _GENERATION = pa.struct(
 SCHEMA = pa.schema([("title", pa.string()), ("generations", pa.list_(_GENERATION)), ("triples", _TRIPLES)])
 
 
-class Classifying:
+class ClassifyInference:
     """The relations of the candidates of `config.corpus`, as `lmrc.inference.protocol.Inference`.
 
     Without `config.candidates` the pairs are the gold ones (`rc`), or all (`direct`).
@@ -73,10 +73,10 @@ class Classifying:
         if config.rc is None:
             if not config.base:
                 raise ConfigError("rc is none, so an LM without an adapter shall answer: name it in base")
-            self._settings = Settings(config.prompt, "bf16", self._corpus.relations.sha256)
+            self._settings = AdapterMetadata(config.prompt, "bf16", self._corpus.relations.sha256)
             self._base = config.base
         else:
-            self._settings = Settings.read_for(config.rc, config.prompt)
+            self._settings = AdapterMetadata.read_for(config.rc, config.prompt)
             self._settings.check_corpus(config.rc, self._corpus)
             self._base = adapter_base(config.rc)
         self._check_backend()
@@ -159,12 +159,12 @@ class Classifying:
         return demonstrations(Corpus.open(few.corpus), self._settings.prompt.kind, few.examples, few.pairs, few.seed)
 
     @cached_property
-    def _answering(self) -> Answering:
+    def _answering(self) -> DecodingBackend:
         config, relations, prompt = self._config, self._corpus.relations, self._settings.prompt
         if config.decode.backend == "openai":
             shown = self._demonstrations
             folder = config.run.folder / config.run.name / ANSWERS
-            return ServerAnswering(
+            return OpenAiBackend(
                 config.server,
                 folder,
                 lambda query: few_shot_messages(shown, query),
@@ -174,10 +174,10 @@ class Classifying:
                 config.decode,
             )
         if config.decode.backend == "vllm":
-            return VllmAnswering(
+            return VllmBackend(
                 self._base, config.rc, self._settings, self._tokenizer, config.decode, relations, self._document
             )
-        return LocalAnswering(
+        return LocalBackend(
             lambda: load_lm(self._base, config.rc, self._settings, config.decode.gpus_per_worker),
             self._tokenizer,
             prompt,
@@ -271,7 +271,7 @@ class Classifying:
         return len(predicted)
 
 
-def _generation(answered: Answered) -> dict[str, Any]:
+def _generation(answered: QueryResult) -> dict[str, Any]:
     """As a row carries it: of the types of SCHEMA."""
     return {
         "pairs": [{"head": head, "tail": tail} for head, tail in answered.query.pairs],

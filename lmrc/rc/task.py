@@ -14,14 +14,14 @@ from lmrc.common.errors import ConfigError, UserError
 from lmrc.config.schema import RcConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.rc.data.collate import collate
-from lmrc.rc.data.dataset import EncodedQueries, encoded
-from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.data.dataset import EncodedQueries, load_or_build_dataset
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import add_adapter, attention_kernel, load_base, load_tokenizer, own_gpus, save_adapter
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, check_positions, run
 from lmrc.rc.model_card import model_card
 from lmrc.rc.prompts.query_builder import Example
 from lmrc.training.distributed import World, say
-from lmrc.training.precision import settle
+from lmrc.training.precision import resolve_precision
 from lmrc.training.task import Batch, to_device
 
 
@@ -53,7 +53,7 @@ class RcTask:
             raise ConfigError("train.none_ratio thins out pairs without a relation, of which prompt.kind rc asks none")
         self._train = self._examples(train, config.data.train, config.train.none_ratio)
         self._dev = self._examples(dev, config.data.dev)
-        precision = settle(config.train.precision)
+        precision = resolve_precision(config.train.precision)
         base = load_base(config.model.base, IMPLEMENTATION, precision, config.model.quantization, own_gpus())
         base.config.use_cache = False
         self._flash = precision == "bf16" and attention_kernel(config.model.attn_implementation) == "flash_attention_2"
@@ -65,7 +65,7 @@ class RcTask:
         self.model: nn.Module = self._adapted
 
     def _examples(self, corpus: Corpus, folder: Path, none_ratio: float | None = None) -> EncodedQueries:
-        examples = encoded(corpus, self.tokenizer, self._config.prompt, none_ratio, self._config.run.seed)
+        examples = load_or_build_dataset(corpus, self.tokenizer, self._config.prompt, none_ratio, self._config.run.seed)
         if not len(examples):
             raise UserError(f"{folder}: no document has a pair to learn from: give a corpus with labels")
         counts = examples.counts
@@ -114,7 +114,7 @@ class RcTask:
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         """On the dev queries, a learnt token: `loss` (natural logarithm) and `token_accuracy` (percent)."""
-        indices, real = world.share(len(self._dev))
+        indices, real = world.shard(len(self._dev))
         step = self._config.train.micro_batch_size
         loss = correct = tokens = 0.0
         for start in range(0, len(indices), step):
@@ -134,9 +134,9 @@ class RcTask:
         """Write the adapter in PEFT's format, the tokenizer, lmrc.json (`lmrc.rc.model.adapter_metadata`), and a model card."""
         save_adapter(self._adapted, weights, folder)
         self.tokenizer.save_pretrained(str(folder))
-        Settings(
+        AdapterMetadata(
             prompt=self._config.prompt,
-            precision=settle(self._config.train.precision),
+            precision=resolve_precision(self._config.train.precision),
             relations_sha256=self._relations.sha256,
             relations=self._relations,
             quantization=self._config.model.quantization,

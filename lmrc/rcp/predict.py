@@ -20,11 +20,11 @@ from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
 from lmrc.inference.fingerprint import identity
-from lmrc.rcp.data.tokenization import EncodedDocument, Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
 from lmrc.rcp.metrics import f1_score
 from lmrc.rcp.model.model import RelationCandidateModel, check_folder
 from lmrc.rcp.thresholds import find_threshold
-from lmrc.training.precision import as_trained, autocast
+from lmrc.training.precision import autocast, inference_precision
 from lmrc.training.task import to_device
 
 SCHEMA = pa.schema(
@@ -44,7 +44,7 @@ class Proposal:
 
 
 @dataclass(slots=True)
-class Proposed:
+class ProposalStats:
     """What was proposed. `gold`, `kept_labelled` and `correct` count the pairs of documents with labels only."""
 
     documents: int = 0
@@ -123,8 +123,8 @@ class Proposer:
         model, tokenizer = RelationCandidateModel.load(folder)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._model = model.to(self._device)
-        self._precision = as_trained(model.precision, "RCP")
-        self._encoder = Encoder(tokenizer, model.max_length)
+        self._precision = inference_precision(model.precision, "RCP")
+        self._encoder = DocumentTokenizer(tokenizer, model.max_length)
         self._threshold, self._top_k, self._batch_size = threshold, top_k, batch_size
 
     def propose(self, documents: Sequence[Document]) -> list[Proposal]:
@@ -153,7 +153,7 @@ class Proposer:
         return [Candidate(*pairs[number], float(scores[number])) for number in kept]
 
 
-class Proposing:
+class ProposeInference:
     """The candidates of `config.corpus`, as `lmrc.inference.protocol.Inference`."""
 
     schema = SCHEMA
@@ -197,7 +197,7 @@ class Proposing:
         Raises UserError where it cannot be written.
         """
         out: Path = self._config.run.folder / self._config.run.name / "candidates"
-        proposed = Proposed()
+        proposed = ProposalStats()
 
         def counted() -> Iterator[tuple[str, list[Candidate]]]:
             for document, row in zip(self._corpus, rows, strict=True):

@@ -17,15 +17,15 @@ from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.rcp import thresholds as calibration
 from lmrc.rcp.data.collate import Batch
-from lmrc.rcp.data.dataset import EncodedCorpus, Example, encoded
+from lmrc.rcp.data.dataset import EncodedCorpus, Example, load_or_build_dataset
 from lmrc.rcp.data.features import entity_types
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.metrics import binary_scores
 from lmrc.rcp.model.model import RelationCandidateModel
-from lmrc.rcp.model.relation_head import RelationTask, relation_targets
+from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
 from lmrc.rcp.model_card import model_card
 from lmrc.training.distributed import World, say
-from lmrc.training.precision import settle
+from lmrc.training.precision import resolve_precision
 from lmrc.training.task import to_device
 
 
@@ -50,10 +50,10 @@ class RcpTask:
             options.sentence_distance,
             types if options.type_markers else (),
         )
-        model.precision = settle(config.train.precision)
+        model.precision = resolve_precision(config.train.precision)
         # Last, so that the other weights of a seed are the same without it.
         if config.train.relation_weight:
-            model.relation_task = RelationTask(model.classifier.width, len(train.relations))
+            model.relation_head = AuxiliaryRelationHead(model.classifier.width, len(train.relations))
         if config.train.gradient_checkpointing:
             if not model.encoder.supports_gradient_checkpointing:
                 raise UserError(
@@ -68,7 +68,7 @@ class RcpTask:
         # Of the last evaluation: what `export` writes beside the weights.
         self._scores: dict[str, float] = {}
         self._calibration: dict[str, Any] | None = None
-        encoder = Encoder(self.tokenizer, model.max_length)
+        encoder = DocumentTokenizer(self.tokenizer, model.max_length)
         self._train = self._prepare("train", train, encoder)
         self._dev = self._prepare("dev", dev, encoder)
         if model.features.markers:
@@ -76,14 +76,14 @@ class RcpTask:
             said = (f"{kind} {word}" for kind, word in zip(model.features.markers, words, strict=True))
             say(f"mentions are opened by the word of their type: {', '.join(said)}")
 
-    def _prepare(self, what: str, corpus: Corpus, encoder: Encoder) -> EncodedCorpus:
+    def _prepare(self, what: str, corpus: Corpus, encoder: DocumentTokenizer) -> EncodedCorpus:
         if corpus.manifest.labelled_documents < len(corpus):
             title = next(document.title for document in corpus if document.labels is None)
             raise CorpusError(
                 f"{corpus.folder}: document {title!r} has no labels to learn from or be measured on; "
                 "build the corpus from documents with labels"
             )
-        examples = encoded(corpus, encoder)
+        examples = load_or_build_dataset(corpus, encoder)
         say(
             f"{what}: {len(examples)} documents, {examples.pairs.sum()} pairs, {examples.positive.sum()} with a "
             f"relation; beyond {encoder.max_length} word pieces: {examples.cut.sum()} mentions, "
@@ -118,7 +118,7 @@ class RcpTask:
         """The batch of the model, and "targets" [pairs] in {0, 1}, float32; "relations" where these are a task."""
         examples = [self._train[index] for index in indices]
         batch = self._batch(examples)
-        if self._own.relation_task is None:
+        if self._own.relation_head is None:
             return batch
         targets = [
             relation_targets(example.document.entities, self._corpus.labels(index) or (), self._corpus.relations)
@@ -144,8 +144,8 @@ class RcpTask:
         """The pretrained encoder and the new layers, each at its own rate (table 6)."""
         options = self._config.train
         new = list(self._own.classifier.parameters())
-        if self._own.relation_task is not None:
-            new += self._own.relation_task.parameters()
+        if self._own.relation_head is not None:
+            new += self._own.relation_head.parameters()
         return [
             {"params": [p for p in self._own.encoder.parameters() if p.requires_grad], "lr": options.learning_rate},
             {"params": new, "lr": options.classifier_learning_rate},
@@ -154,7 +154,7 @@ class RcpTask:
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         """Dev scores of `binary_scores`, and "loss", the mean over pairs."""
         size = self._config.train.micro_batch_size
-        indices, real = world.share(len(self._dev))
+        indices, real = world.shard(len(self._dev))
         loss, logits, gold = 0.0, [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
         for start in range(0, len(indices), size):
             examples = [self._dev[index] for index in indices[start : start + size]]

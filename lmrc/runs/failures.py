@@ -32,8 +32,8 @@ class Failure:
     host: str
     cause: str
     time: float
-    is_mistake: bool
-    lost_touch: bool
+    is_user_error: bool
+    lost_peer: bool
     """Whether it only noticed that another process was gone."""
 
     def __str__(self) -> str:
@@ -41,20 +41,20 @@ class Failure:
 
 
 @dataclass(frozen=True)
-class End:
+class AttemptOutcome:
     """How an attempt ended: `cause` is "" where no process said anything."""
 
     cause: str = ""
-    is_mistake: bool = False
-    lost_touch: bool = False
+    is_user_error: bool = False
+    lost_peer: bool = False
 
 
 def note_failure(folder: Path, attempt: Attempt, error: Exception, process: int) -> None:
     """Leave a note in the run `folder`: a file a process, as several may write at once from several nodes."""
     rank = int(os.environ.get("RANK", "0"))
-    is_mistake = isinstance(error, UserError)
-    cause = str(error) if is_mistake else traceback.format_exception_only(error)[-1].strip()
-    failure = Failure(rank, socket.gethostname(), cause, time.time(), is_mistake, _lost_touch(error))
+    is_user_error = isinstance(error, UserError)
+    cause = str(error) if is_user_error else traceback.format_exception_only(error)[-1].strip()
+    failure = Failure(rank, socket.gethostname(), cause, time.time(), is_user_error, _lost_peer(error))
     place = folder / "log" / "failures"
     # The error itself matters more than a note of it that could not be written.
     with contextlib.suppress(OSError, RunError):
@@ -63,7 +63,7 @@ def note_failure(folder: Path, attempt: Attempt, error: Exception, process: int)
         write_atomically(place / name, json.dumps(asdict(failure)) + "\n")
 
 
-def _lost_touch(error: Exception) -> bool:
+def _lost_peer(error: Exception) -> bool:
     import torch.distributed as dist
 
     # gloo raises a plain RuntimeError, told from others by its own words.
@@ -71,7 +71,7 @@ def _lost_touch(error: Exception) -> bool:
     return isinstance(error, dist.DistError) or any(word in str(error) for word in words)
 
 
-def end_of(folder: Path, attempt: Attempt) -> End:
+def end_of(folder: Path, attempt: Attempt) -> AttemptOutcome:
     """How the attempt ended, by the notes of its processes.
 
     The earliest failure is the cause, unless all of them only lost touch with others: then it is those who went silent.
@@ -81,18 +81,18 @@ def end_of(folder: Path, attempt: Attempt) -> End:
         with contextlib.suppress(OSError, ValueError):
             found.append(Failure(**json.loads(path.read_text())))
     if not found:
-        return End()
+        return AttemptOutcome()
     found.sort(key=lambda failure: failure.time)
-    first = next((failure for failure in found if not failure.lost_touch), None)
+    first = next((failure for failure in found if not failure.lost_peer), None)
     if first is not None:
-        return End(first.cause if first.is_mistake else str(first), is_mistake=first.is_mistake)
+        return AttemptOutcome(first.cause if first.is_user_error else str(first), is_user_error=first.is_user_error)
     said = {failure.rank for failure in found}
     silent = [f"rank {rank} on {host}" for rank, host in enumerate(_hosts(folder, attempt)) if rank not in said]
     if silent:
         who = ", ".join(silent)
         noticed = f"rank {found[0].rank} on {found[0].host}"
-        return End(f"{who} went silent (killed, or its node is gone), as {noticed} noticed", lost_touch=True)
-    return End(str(found[0]), lost_touch=True)
+        return AttemptOutcome(f"{who} went silent (killed, or its node is gone), as {noticed} noticed", lost_peer=True)
+    return AttemptOutcome(str(found[0]), lost_peer=True)
 
 
 def _hosts(folder: Path, attempt: Attempt) -> list[str]:

@@ -50,7 +50,7 @@ class Holder:
 
 
 def exit_on_loss(sentence: str) -> None:
-    """End this process at once: another one works in its folder."""
+    """AttemptOutcome this process at once: another one works in its folder."""
     print(sentence, file=sys.stderr, flush=True)
     os._exit(1)
 

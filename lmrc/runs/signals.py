@@ -30,7 +30,7 @@ class SignalListener(ABC):
 
     def __enter__(self) -> Self:
         for number in SIGNALS:
-            self._previous[number] = signal.signal(number, self._hear)
+            self._previous[number] = signal.signal(number, self._on_signal)
         return self
 
     def __exit__(
@@ -40,7 +40,7 @@ class SignalListener(ABC):
             signal.signal(number, handler)
 
     @abstractmethod
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         """A signal has come."""
 
 
@@ -52,7 +52,7 @@ class StopFlag(SignalListener):
         self.signal = 0
         """The last signal that came; 0 for none. Ranks must agree on it before they act."""
 
-    def _hear(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal == signal.SIGINT == number:
             raise KeyboardInterrupt
         self.signal = number

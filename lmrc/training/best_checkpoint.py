@@ -24,14 +24,14 @@ RECORD = "best.json"
 
 
 @dataclass(frozen=True)
-class Held:
+class BestRecord:
     """Whose weights are in `best/`."""
 
     step: int
     score: float
 
 
-class Best:
+class BestCheckpoint:
     """The folder of the best weights, seen from one rank. `held` is the same on all ranks."""
 
     def __init__(self, run: RunFolder, task: Task, backend: Backend, names: Iterable[str], world: World) -> None:
@@ -41,17 +41,17 @@ class Best:
         self._backend = backend
         self._names = list(names)
         self._world = world
-        self.held: Held | None = None
+        self.held: BestRecord | None = None
 
     def recover(self) -> None:
         """Put in place what a kill left, and read what it is. Collective; raises RunError on all ranks."""
 
-        def act() -> Held | None:
+        def act() -> BestRecord | None:
             if self._old.exists() and not self._current.exists():
                 self._old.rename(self._current)
             self._clear()
             record = self._current / RECORD
-            return Held(**json.loads(record.read_text())) if record.exists() else None
+            return BestRecord(**json.loads(record.read_text())) if record.exists() else None
 
         self.held = self._on_first(act, f"{self._current} could not be recovered")
 
@@ -66,8 +66,8 @@ class Best:
             if self._world.is_first:
                 weights[name] = value
 
-        def act() -> Held:
-            held = Held(step, score)
+        def act() -> BestRecord:
+            held = BestRecord(step, score)
             self._clear()
             self._new.mkdir(parents=True)
             try:
@@ -92,6 +92,8 @@ class Best:
         for folder in (self._new, self._old):
             shutil.rmtree(folder, ignore_errors=True)
 
-    def _on_first(self, act: Callable[[], Held | None], problem: str) -> Held | None:
-        held: Held | None = self._world.together(lambda: act() if self._world.is_first else None, problem)[0]
+    def _on_first(self, act: Callable[[], BestRecord | None], problem: str) -> BestRecord | None:
+        held: BestRecord | None = self._world.run_on_all_ranks(
+            lambda: act() if self._world.is_first else None, problem
+        )[0]
         return held

@@ -153,7 +153,7 @@ class Checkpoints:
         return final
 
     def _together(self, act: Callable[[], Any]) -> list[Any]:
-        return self._world.together(act, f"no checkpoint could be written under {self._folder}")
+        return self._world.run_on_all_ranks(act, f"no checkpoint could be written under {self._folder}")
 
     def _make_empty(self, folder: Path) -> None:
         """Also without what killed processes left: nobody else writes here (`lmrc.runs.lease`)."""

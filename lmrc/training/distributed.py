@@ -37,7 +37,7 @@ class World:
         """True on the process that writes files and prints."""
         return self.rank == 0
 
-    def share(self, count: int) -> tuple[list[int], int]:
+    def shard(self, count: int) -> tuple[list[int], int]:
         """This rank's part of `range(count)`, of equal length on every rank.
 
         Returns (indices, real): the first `real` indices are this rank's own; the rest repeat one of them (or 0), so
@@ -76,7 +76,7 @@ class World:
         """The first rank's (picklable) value, on every rank."""
         return self.gather(value)[0]
 
-    def together(self, act: Callable[[], Any], problem: str) -> list[Any]:
+    def run_on_all_ranks(self, act: Callable[[], Any], problem: str) -> list[Any]:
         """Every rank's (picklable) outcome of `act`, which must not talk to other ranks. Collective.
 
         Where it fails on a rank, all ranks raise RunError: `problem`, the ranks, their hosts and causes. A fault of
@@ -111,7 +111,7 @@ def _is_of_the_machine(error: Exception) -> bool:
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def join(timeout: timedelta = TIMEOUT) -> World:
+def init_process_group(timeout: timedelta = TIMEOUT) -> World:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR/PORT describe; alone without them."""
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
@@ -131,7 +131,7 @@ def say(message: str) -> None:
         print(message, flush=True)
 
 
-def leave() -> None:
+def destroy_process_group() -> None:
     """Leave the process group, if there is one."""
     if dist.is_initialized():
         dist.destroy_process_group()

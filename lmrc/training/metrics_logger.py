@@ -60,7 +60,7 @@ def _writing(folder: Path) -> Iterator[None]:
         ) from None
 
 
-class Journal:
+class MetricsLogger:
     """Written by rank 0 only. Raises RunError where the disk refuses."""
 
     def __init__(self, folder: Path, first_step: int, evaluation_due: bool, total_steps: int, unit: str) -> None:
@@ -82,7 +82,7 @@ class Journal:
         self._progress: dict[str, str | int | float] = {}
         self._last_progress = -SECONDS_BETWEEN_PROGRESS
 
-    def train(
+    def log_step(
         self, step: int, epoch: int, examples: list[int], loss: float, rate: float, norm: float, units: int
     ) -> None:
         """One optimizer step (from 1): `examples` of its batch, mean loss, learning rate scale, gradient norm, `units`.
@@ -108,17 +108,17 @@ class Journal:
         self._bar.update()
         if self._bar.disable and (now - self._last_line > SECONDS_BETWEEN_LINES or step == self._total):
             self._last_line = now
-            self.say(
+            self.print(
                 f"step {step}/{self._total} (epoch {epoch + 1}), loss {loss:.3f}{self._dev}, "
                 f"{speed:.1f} {self._unit}/s, {clock(left)} left"
             )
 
-    def dev(self, step: int, metrics: dict[str, float], metric: str, best: bool) -> None:
+    def log_eval(self, step: int, metrics: dict[str, float], metric: str, best: bool) -> None:
         """An evaluation after `step` steps."""
         self._write(step, {f"dev_{name}": value for name, value in metrics.items()})
         self._dev = f", dev {metric} {metrics[metric]:.2f}"
         figures = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-        self.say(f"step {step}/{self._total}: dev {figures}{' (best so far)' if best else ''}")
+        self.print(f"step {step}/{self._total}: dev {figures}{' (best so far)' if best else ''}")
 
     def _write(self, step: int, figures: dict[str, float], **more: Any) -> None:
         with _writing(self._folder):
@@ -134,7 +134,7 @@ class Journal:
             temporary.write_text(json.dumps(self._progress) + "\n")
             temporary.replace(self._progress_path)
 
-    def say(self, line: str) -> None:
+    def print(self, line: str) -> None:
         """A line that stays on the terminal."""
         self._bar.write(line, file=sys.stdout)
         sys.stdout.flush()

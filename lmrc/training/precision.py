@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 
-from lmrc.config.schema import Precision, SettledPrecision
+from lmrc.config.schema import Precision, ResolvedPrecision
 
 # For products in bf16 on a CPU, torch and oneDNN each keep what they compiled for the last 1024 shapes. Batches hardly
 # ever have the same shapes twice, so that a training would hold gigabytes of it; with 64 a step is as fast.
@@ -23,14 +23,14 @@ def bf16_is_native() -> bool:
     return any(getattr(torch.cpu, name, bool)() for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported"))
 
 
-def settle(precision: Precision) -> SettledPrecision:
+def resolve_precision(precision: Precision) -> ResolvedPrecision:
     """The precision that `auto` means here; the others mean themselves."""
     if precision == "auto":
         return "bf16" if bf16_is_native() else "fp32"
     return precision
 
 
-def as_trained(precision: SettledPrecision, model: str) -> SettledPrecision:
+def inference_precision(precision: ResolvedPrecision, model: str) -> ResolvedPrecision:
     """What a model that was trained in `precision` answers in here: fp32, and says so, where bf16 is emulated."""
     if precision == "bf16" and not bf16_is_native():
         print(f"bf16 is only emulated on this machine, and slow: {model} answers in fp32", flush=True)
@@ -38,7 +38,7 @@ def as_trained(precision: SettledPrecision, model: str) -> SettledPrecision:
     return precision
 
 
-def autocast(precision: SettledPrecision, device_type: str) -> contextlib.AbstractContextManager[Any]:
+def autocast(precision: ResolvedPrecision, device_type: str) -> contextlib.AbstractContextManager[Any]:
     """The forward pass's precision, for training, evaluation and inference alike."""
     if precision == "bf16":
         return torch.autocast(device_type, dtype=torch.bfloat16)

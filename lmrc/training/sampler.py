@@ -17,7 +17,7 @@ def epoch_order(examples: int, seed: int, epoch: int, fingerprint: str) -> list[
 
 
 @dataclass(frozen=True)
-class DataOrder:
+class DeterministicSampler:
     """Global batches of a training. Every epoch visits each example once; its last batch may be smaller."""
 
     examples: int

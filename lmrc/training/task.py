@@ -61,7 +61,7 @@ class Task(Protocol):
         """Dev metrics, the same on every rank. Called on all ranks, in eval mode, without gradients.
 
         Every rank calls the model the same number of times (ZeRO-3 gathers weights in the calls, and the ranks agree
-        before each whether a signal ends the training): use `World.share`.
+        before each whether a signal ends the training): use `World.shard`.
         """
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:

@@ -14,13 +14,13 @@ from lmrc.config.schema import Training
 from lmrc.runs.run_folder import RunFolder
 from lmrc.runs.signals import Preempted, StopFlag, name_of
 from lmrc.training.backends.base import trained_parameters
-from lmrc.training.backends.factory import choose_backend
-from lmrc.training.best_checkpoint import Best
+from lmrc.training.backends.factory import make_backend
+from lmrc.training.best_checkpoint import BestCheckpoint
 from lmrc.training.checkpoint import Checkpoints, Progress
 from lmrc.training.distributed import World
-from lmrc.training.metrics_logger import Journal
-from lmrc.training.precision import autocast, settle
-from lmrc.training.sampler import DataOrder, MicroBatches, step_seed
+from lmrc.training.metrics_logger import MetricsLogger
+from lmrc.training.precision import autocast, resolve_precision
+from lmrc.training.sampler import DeterministicSampler, MicroBatches, step_seed
 from lmrc.training.task import Task, to_device
 
 
@@ -58,7 +58,7 @@ class Trainer:
         self._seed = seed
         self._run = run
         self._world = world
-        self._order = DataOrder(len(task), batch_size, seed, task.fingerprint())
+        self._order = DeterministicSampler(len(task), batch_size, seed, task.fingerprint())
         self._plan = MicroBatches.plan(world.rank, world.size, batch_size, options.micro_batch_size)
         self._total = total_steps(len(task), options)
         self._warmup = math.ceil(options.warmup * self._total) if options.warmup < 1 else round(options.warmup)
@@ -66,10 +66,10 @@ class Trainer:
         self._names = list(parameters)
         # Counted now: ZeRO-3 leaves shards behind.
         self._trained = sum(parameter.numel() for parameter in parameters.values())
-        self._backend = choose_backend(task, options, world, self._plan.count)
+        self._backend = make_backend(task, options, world, self._plan.count)
         self._checkpoints = Checkpoints(run.checkpoints, self._backend, self._names, world, options.checkpoint_keep)
-        self._best = Best(run, task, self._backend, self._names, world)
-        self._precision = settle(options.precision)
+        self._best = BestCheckpoint(run, task, self._backend, self._names, world)
+        self._precision = resolve_precision(options.precision)
         self._progress = Progress(
             fingerprint=task.fingerprint(), precision=self._precision, evaluation_due=options.eval_at_start
         )
@@ -83,20 +83,20 @@ class Trainer:
         """
         self._resume()
         progress = self._progress
-        journal = None
+        logger = None
         if self._world.is_first:
-            journal = Journal(self._run.path, progress.step, progress.evaluation_due, self._total, self._task.unit)
-            self._announce(journal)
+            logger = MetricsLogger(self._run.path, progress.step, progress.evaluation_due, self._total, self._task.unit)
+            self._announce(logger)
         try:
             with StopFlag() as stop:
                 try:
-                    self._train(journal, stop)
+                    self._train(logger, stop)
                 except Preempted:
                     self._save()
                     raise
         finally:
-            if journal is not None:
-                journal.close()
+            if logger is not None:
+                logger.close()
         # Not the progress: the weights may be of a step that was made on other processes (`lmrc.training.best_checkpoint`).
         held = self._best.held
         return {
@@ -106,32 +106,32 @@ class Trainer:
             "steps": progress.step,
         }
 
-    def _announce(self, journal: Journal) -> None:
+    def _announce(self, logger: MetricsLogger) -> None:
         options = self._options
-        journal.say(
+        logger.print(
             f"{self._backend.name}, {self._world.size} process{'es' if self._world.size > 1 else ''} on "
             f"{self._world.device.type}, {self._precision}: {len(self._task)} examples, {self._total} steps of "
             f"{options.examples_per_step} ({self._plan.count} x {self._plan.size} per process), "
             f"{self._trained:,} trained parameters"
         )
 
-    def _train(self, journal: Journal | None, stop: StopFlag) -> None:
+    def _train(self, logger: MetricsLogger | None, stop: StopFlag) -> None:
         progress, every = self._progress, self._options.eval_every
         while True:
             if progress.evaluation_due:
-                self._evaluate(journal, stop)
+                self._evaluate(logger, stop)
             if progress.step >= self._total or self._out_of_patience():
                 break
-            self._step(journal)
+            self._step(logger)
             ends = self._order.ends_epoch(progress.step - 1) or progress.step == self._total
             progress.evaluation_due = ends or bool(every and progress.step % every == 0)
             # Before the evaluation, which is long: a kill must not take the steps as well.
-            if self._heed(stop) or ends:
+            if self._poll(stop) or ends:
                 self._begin_save()
         if self._checkpoints.is_begun():
             self._checkpoints.finish()
 
-    def _heed(self, stop: StopFlag) -> bool:
+    def _poll(self, stop: StopFlag) -> bool:
         """Publish a checkpoint that is written. Returns whether the next is due; raises Preempted on a signal.
 
         Collective, and the same on all ranks.
@@ -178,7 +178,7 @@ class Trainer:
             loss_sum += float(loss.detach()) if counts else 0.0
         return self._world.sum([loss_sum])[0], self._backend.step(scale)
 
-    def _step(self, journal: Journal | None) -> None:
+    def _step(self, logger: MetricsLogger | None) -> None:
         step = self._progress.step
         batch = self._order.batch(step)
         self._backend.model.train()
@@ -191,18 +191,18 @@ class Trainer:
                 f"train.precision fp32, and start again under another --run name"
             )
         self._progress.step += 1
-        if journal is not None:
+        if logger is not None:
             units = sum(self._task.size(index) for index in batch)
-            journal.train(step + 1, self._order.epoch(step), batch, loss, scale, norm, units)
+            logger.log_step(step + 1, self._order.epoch(step), batch, loss, scale, norm, units)
 
     @torch.no_grad()
-    def _evaluate(self, journal: Journal | None, stop: StopFlag) -> None:
+    def _evaluate(self, logger: MetricsLogger | None, stop: StopFlag) -> None:
         """Raises Preempted when a signal comes meanwhile: the evaluation is then done from the start after a resume."""
         model = self._backend.model
         model.eval()
 
         def heed(*_: Any) -> None:
-            self._heed(stop)
+            self._poll(stop)
 
         # All ranks make the same number of forward passes (`Task.evaluate`): before each they can agree.
         hook = model.register_forward_pre_hook(heed, prepend=True)
@@ -218,8 +218,8 @@ class Trainer:
             )
         better = self._compare(metrics[metric])
         self._progress.evaluation_due = False
-        if journal is not None:
-            journal.dev(self._progress.step, metrics, metric, better)
+        if logger is not None:
+            logger.log_eval(self._progress.step, metrics, metric, better)
 
     def _compare(self, score: float) -> bool:
         """Count the score, and keep the weights where it is the best. Returns whether it is."""
@@ -241,7 +241,7 @@ class Trainer:
         self._best.recover()
         newest = self._checkpoints.newest
         problem = f"{self._run.path} cannot be resumed"
-        folder = self._world.together(lambda: newest() if self._world.is_first else None, problem)[0]
+        folder = self._world.run_on_all_ranks(lambda: newest() if self._world.is_first else None, problem)[0]
         if folder is None:
             return
         # Adam's state exists only after a step: take one that moves nothing.

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lmrc.common.errors import ConfigError, UserError
-from lmrc.inference.retries import BROKEN, WorkerFailed
+from lmrc.inference.retries import MAX_FAILURES_IN_A_ROW, WorkerFailed
 from lmrc.inference.run_worker import UnitCounts, UnitsFailed, counts, work
 from lmrc.inference.work_units import Units
 from lmrc.runs.shared_fs import Files
@@ -111,7 +111,7 @@ def test_a_worker_in_which_all_fails_stops_and_blames_no_unit(tmp_path: Path) ->
     answers.trouble = lost_gpu
     with pytest.raises(WorkerFailed, match="CUDA error: device lost"):
         work(tmp_path, answers, OPTIONS, progress=quiet)
-    assert len(answers.computed()) == 3 + BROKEN + 1
+    assert len(answers.computed()) == 3 + MAX_FAILURES_IN_A_ROW + 1
     assert counts(tmp_path) == UnitCounts(100, 3, 0, 0)
     answers.trouble = bad()
     assert work(tmp_path, answers, OPTIONS, progress=quiet) and answers.right()

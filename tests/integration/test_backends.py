@@ -37,7 +37,7 @@ def reference() -> tuple[list[float], dict[str, torch.Tensor]]:
     """Full-batch training written out: one process, one pass a step, torch's own schedule and clipping."""
     from torch.nn.utils import clip_grad_norm_
 
-    from lmrc.training.sampler import DataOrder
+    from lmrc.training.sampler import DeterministicSampler
 
     task = ToyTask()
     optimizer = torch.optim.AdamW(task.parameter_groups(), eps=1e-6, weight_decay=0.0)
@@ -45,7 +45,7 @@ def reference() -> tuple[list[float], dict[str, torch.Tensor]]:
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer, lambda step: step / 2 if step < 2 else (steps - step) / (steps - 2)
     )
-    order, losses = DataOrder(10, 4, 1, "toy"), []
+    order, losses = DeterministicSampler(10, 4, 1, "toy"), []
     for step in range(steps):
         batch = order.batch(step)
         rows = [task.loss(task.model, task.collate([index])) for index in batch]

@@ -38,7 +38,7 @@ def training(report: Callable[[Any], None], rank: int, port: int, folder: Path, 
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    world = distributed.join(timedelta(seconds=SECONDS))
+    world = distributed.init_process_group(timedelta(seconds=SECONDS))
     task: ToyTask = ToyTask()
     if rank == 1:
         task = At(3, stop) if where == "step" else InEvaluation(0, 2, stop)
@@ -48,7 +48,7 @@ def training(report: Callable[[Any], None], rank: int, port: int, folder: Path, 
         note_failure(folder, ATTEMPT, error, rank)
         raise SystemExit(1) from None
     finally:
-        distributed.leave()
+        distributed.destroy_process_group()
 
 
 def hang(alone: World, folder: Path) -> None:
@@ -68,7 +68,7 @@ def hang(alone: World, folder: Path) -> None:
         for run, (first, second) in started:
             assert first.end(120.0)[0] == 1, run.name
             end = end_of(run, ATTEMPT)
-            assert end.lost_touch
+            assert end.lost_peer
             noticed = f"rank 0 on {socket.gethostname()} noticed"
             assert end.cause == f"rank 1 on n2 went silent (killed, or its node is gone), as {noticed}"
             # Should it come to itself again, it finds itself alone.

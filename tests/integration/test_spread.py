@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from lmrc.common.errors import ConfigError
 from lmrc.rc.model import lora
-from lmrc.rc.model.kv_cache import Branches, Memory, read
+from lmrc.rc.model.kv_cache import Memory, TreeLayout, read
 from lmrc.rc.model.lora import load_base
-from lmrc.rc.model.packed_attention import IMPLEMENTATION, Packed, run
+from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedSequences, run
 from tests.integration.devices import Devices, spread
 
 TWO = {
@@ -34,7 +34,7 @@ TEXTS = [[5, 6, 7, 8, 9], [10, 11, 12]]
 @torch.inference_mode()
 def packed(model: nn.Module) -> Tensor:
     """Logits at the ends of two texts behind a common beginning."""
-    layout = Packed(2, [4, 3])
+    layout = PackedSequences(2, [4, 3])
     device = next(model.parameters()).device
     ids = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 9], device=device)
     return run(model, ids, layout.positions().to(device), layout, torch.tensor([5, 8], device=device))
@@ -55,7 +55,7 @@ def branches(model: nn.Module) -> Tensor:
     """Logits of a tree of continuations."""
     memory = Memory()
     read(model, [memory], [[1, 2, 3]])
-    layout = Branches([memory], [[-1, 0, 0, 2]])
+    layout = TreeLayout([memory], [[-1, 0, 0, 2]])
     device = next(model.parameters()).device
     positions = layout.positions().to(device)
     return run(model, torch.tensor([4, 5, 6, 7], device=device), positions, layout, torch.arange(4, device=device))

@@ -15,7 +15,7 @@ from transformers import AutoModel, AutoModelForCausalLM, BertConfig
 from lmrc.common.errors import UserError
 from lmrc.config.schema import LLAMA_PROJECTIONS, LoraOptions
 from lmrc.launcher import model_shapes as module
-from lmrc.launcher.model_shapes import KNOWN, UnknownArchitecture, architecture
+from lmrc.launcher.model_shapes import KNOWN, UnknownShape, architecture
 from lmrc.pretrained.packaged import resolve
 
 
@@ -127,14 +127,14 @@ def test_the_hub_is_asked_last_and_the_token_is_for_it_alone(monkeypatch: pytest
 
 def test_offline_means_offline(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    with pytest.raises(UnknownArchitecture, match="HF_HUB_OFFLINE is set"):
+    with pytest.raises(UnknownShape, match="HF_HUB_OFFLINE is set"):
         architecture("someone/model", "causal")
 
 
 def test_an_unreachable_hub_is_not_asked_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
     started = time.monotonic()
-    with pytest.raises(UnknownArchitecture, match="no network"):
+    with pytest.raises(UnknownShape, match="no network"):
         architecture("someone/model", "causal")
     assert time.monotonic() - started < module.PATIENCE + 1
 
@@ -144,16 +144,16 @@ def test_unknown_and_unreachable(monkeypatch: pytest.MonkeyPatch) -> None:
         raise OSError("the hub is far away\nand more")
 
     monkeypatch.setattr(module, "_from_hub", unreachable)
-    with pytest.raises(UnknownArchitecture, match=r"someone/model .*\(the hub is far away\)"):
+    with pytest.raises(UnknownShape, match=r"someone/model .*\(the hub is far away\)"):
         architecture("someone/model", "causal")
 
 
 def test_a_folder_without_a_config(tmp_path: Path) -> None:
-    with pytest.raises(UnknownArchitecture, match=r"no usable config.json"):
+    with pytest.raises(UnknownShape, match=r"no usable config.json"):
         architecture(str(tmp_path), "causal")
 
 
 def test_an_encoder_is_no_causal_model(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text('{"model_type": "t5"}')
-    with pytest.raises(UnknownArchitecture, match="no causal model"):
+    with pytest.raises(UnknownShape, match="no causal model"):
         architecture(str(tmp_path), "causal")

@@ -149,7 +149,7 @@ def test_a_job_that_slurm_ended_runs_no_more_though_its_lease_is_young(
 def test_a_failure_here_is_told_by_the_notes_of_its_processes(run: Path) -> None:
     History(run).add("started", job="local-5", restart=0, hosts="here")
     (run / "log" / "failures").mkdir()
-    note = {"rank": 0, "host": "here", "cause": "no corpus", "time": 1.0, "is_mistake": True, "lost_touch": False}
+    note = {"rank": 0, "host": "here", "cause": "no corpus", "time": 1.0, "is_user_error": True, "lost_peer": False}
     (run / "log" / "failures" / "local-5-0-00000.json").write_text(json.dumps(note))
     assert (look(run).state, look(run).detail, look(run).error) == ("failed", "no corpus", "no corpus")
     # A later start is not judged by it.

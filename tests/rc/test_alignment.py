@@ -20,7 +20,7 @@ from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.plots.read_curves import read_sweep
 from lmrc.pretrained.packaged import resolve
 from lmrc.rc.alignment import Alignment, Nearest, OutOfSet, SentenceEncoder, nearest_relations, read_alignment
-from lmrc.rc.predict import Classifying
+from lmrc.rc.predict import ClassifyInference
 from lmrc.rc.prompts.templates import NONE, AnswerSet
 from tests.rc import tiny
 from tests.rc.conftest import Learnt
@@ -221,7 +221,7 @@ def test_what_classify_writes_is_read(
         rc=learnt.adapter,
         decode=DecodeOptions(mode="free"),
     )
-    classifying = Classifying(config)
+    classifying = ClassifyInference(config)
     counts = classifying.finish(iter(classifying.rows(range(3))))
     assert (counts["unknown_relation"], counts["predictions"]) == (3, 1)
     found = read_alignment(tmp_path / "run", renamed, encoder)

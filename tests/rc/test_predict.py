@@ -16,9 +16,9 @@ from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.predictions import Prediction, read_predictions
 from lmrc.corpus.relations import RelationSet
-from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
-from lmrc.rc.predict import Classifying
+from lmrc.rc.predict import ClassifyInference
 from lmrc.rc.prompts.query_builder import QueryBuilder, prompt_ids
 from lmrc.rc.prompts.templates import answer
 from tests.rc import tiny
@@ -44,7 +44,7 @@ def units(documents: int, size: int) -> list[range]:
 
 def run(config: ClassifyConfig, unit: int = 2) -> dict[str, int]:
     """Unit after unit in one process."""
-    classifying = Classifying(config)
+    classifying = ClassifyInference(config)
     return classifying.finish(row for part in units(classifying.documents, unit) for row in classifying.rows(part))
 
 
@@ -117,7 +117,7 @@ def test_an_lm_in_the_place_of_rcp_writes_candidates(base: Path, tmp_path: Path)
     assert (counts["pairs"], counts["predictions"], counts["none"]) == (6 + 2 + 2, 3, 7)
     assert not (tmp_path / "classify" / "predictions.json").exists()
     with pytest.raises(ConfigError, match="candidates are those of a whole corpus: leave out documents"):
-        Classifying(config(yes_no, tmp_path, documents=2))
+        ClassifyInference(config(yes_no, tmp_path, documents=2))
 
 
 def test_the_adapter_is_asked_in_the_chat_template_it_was_trained_with(
@@ -187,7 +187,7 @@ def test_a_server_after_demonstrations(base: Path, tmp_path: Path, capsys: pytes
     # Demonstrations stand before each text, and take of its room.
     cramped = options.model_copy(update={"prompt": PromptOptions(kind="direct", max_length=400)})
     with pytest.raises(UserError, match="of them for demonstrations"):
-        Classifying(cramped).rows(range(3))
+        ClassifyInference(cramped).rows(range(3))
 
 
 @pytest.mark.parametrize(
@@ -224,7 +224,7 @@ def test_what_does_not_go_together(learnt: Learnt, tmp_path: Path, changes: dict
     text = json.dumps(changes).replace("CORPUS", str(learnt.corpus.folder))
     values = config(learnt, tmp_path).model_dump(mode="json") | json.loads(text)
     with pytest.raises(ConfigError, match=message):
-        Classifying(ClassifyConfig.model_validate(values))
+        ClassifyInference(ClassifyConfig.model_validate(values))
 
 
 def test_candidates(learnt: Learnt, tmp_path: Path) -> None:
@@ -244,7 +244,7 @@ def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(learnt: Learn
     """Of document "one" the second sentence goes, which names nobody; a token more and it would all fit."""
     asked = tmp_path / "adapter"
     shutil.copytree(learnt.adapter, asked)
-    settings = Settings.read(asked)
+    settings = AdapterMetadata.read(asked)
     one = tiny.DOCUMENTS[0]
 
     def build(most: int) -> None:
@@ -276,15 +276,15 @@ def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(learnt: Learn
     # Given at inference it counts too, and it is other work.
     replace(settings, prompt=prompt).write(asked)
     shortened = given.model_copy(update={"prompt": PromptOptions(shorten="sentences")})
-    assert Classifying(shortened).identity != Classifying(given).identity
+    assert ClassifyInference(shortened).identity != ClassifyInference(given).identity
     assert run(shortened) == counts
 
 
 def test_other_prompt_options_beside_an_adapter_are_refused(learnt: Learnt, tmp_path: Path) -> None:
-    trained = Settings.read(learnt.adapter).prompt
-    Classifying(config(learnt, tmp_path, prompt=PromptOptions(max_length=trained.max_length)))
+    trained = AdapterMetadata.read(learnt.adapter).prompt
+    ClassifyInference(config(learnt, tmp_path, prompt=PromptOptions(max_length=trained.max_length)))
     with pytest.raises(ConfigError, match=r"prompt\.max_length \(trained with \d+, given 128\).*only prompt\.shorten"):
-        Classifying(config(learnt, tmp_path, prompt=PromptOptions(max_length=128)))
+        ClassifyInference(config(learnt, tmp_path, prompt=PromptOptions(max_length=128)))
 
 
 def test_answers_cut_short_are_counted(learnt: Learnt, tmp_path: Path) -> None:
@@ -305,7 +305,7 @@ def test_answers_cut_short_are_counted(learnt: Learnt, tmp_path: Path) -> None:
 def test_candidates_of_another_corpus_are_refused(learnt: Learnt, tmp_path: Path) -> None:
     write_candidates([("one", [])], tmp_path / "candidates", "0" * 64, 0.5)
     with pytest.raises(UserError, match="made from another corpus"):
-        Classifying(config(learnt, tmp_path, candidates=tmp_path / "candidates"))
+        ClassifyInference(config(learnt, tmp_path, candidates=tmp_path / "candidates"))
     assert not (tmp_path / "classify").exists()
 
 
@@ -313,7 +313,7 @@ def test_corpus_with_other_relations_is_refused(learnt: Learnt, tmp_path: Path) 
     fewer = RelationSet((*tiny.RELATIONS.ids, "P1"), (*tiny.RELATIONS.names, "new one"))
     other = tiny.corpus(tmp_path / "other", tiny.DOCUMENTS, fewer)
     with pytest.raises(UserError, match="trained with another relation set"):
-        Classifying(config(learnt, tmp_path).model_copy(update={"corpus": other.folder}))
+        ClassifyInference(config(learnt, tmp_path).model_copy(update={"corpus": other.folder}))
 
 
 def test_documents_without_labels_need_candidates(learnt: Learnt, tmp_path: Path) -> None:
@@ -322,13 +322,13 @@ def test_documents_without_labels_need_candidates(learnt: Learnt, tmp_path: Path
         update={"corpus": tiny.corpus(tmp_path / "unlabelled", documents).folder}
     )
     with pytest.raises(UserError, match="'two' has no labels"):
-        Classifying(unlabelled)
-    assert Classifying(unlabelled.model_copy(update={"documents": 1})).documents == 1
+        ClassifyInference(unlabelled)
+    assert ClassifyInference(unlabelled.model_copy(update={"documents": 1})).documents == 1
 
 
 def test_answers_too_short_for_a_single_pair_are_refused(learnt: Learnt, tmp_path: Path) -> None:
     """By the units they are in, naming the document, before the LM is loaded; the others are answered."""
-    classifying = Classifying(config(learnt, tmp_path, decode=DecodeOptions(max_new_tokens=5)))
+    classifying = ClassifyInference(config(learnt, tmp_path, decode=DecodeOptions(max_new_tokens=5)))
     with pytest.raises(UserError, match=r"'three'.* raise decode\.max_new_tokens"):
         classifying.rows(range(1, 3))
     assert "_model" not in vars(classifying)
@@ -337,7 +337,7 @@ def test_answers_too_short_for_a_single_pair_are_refused(learnt: Learnt, tmp_pat
 
 def test_adapter_folder_that_is_none(learnt: Learnt, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapter"):
-        Classifying(config(learnt, tmp_path).model_copy(update={"rc": tmp_path}))
+        ClassifyInference(config(learnt, tmp_path).model_copy(update={"rc": tmp_path}))
 
 
 @pytest.fixture
@@ -367,11 +367,11 @@ def test_many_workers_write_what_one_writes(many: ClassifyConfig) -> None:
 
     parts = {}
     for unit in reversed(units(12, 6)):
-        worker = Classifying(many)
+        worker = ClassifyInference(many)
         parts[unit.start] = pa.Table.from_pylist(worker.rows(unit), schema=worker.schema)
     merged = pa.concat_tables(parts[start] for start in sorted(parts))
     for _ in range(2):
-        finisher = Classifying(many)
+        finisher = ClassifyInference(many)
         assert finisher.finish(iter(merged.to_pylist())) == result
         assert "_model" not in vars(finisher)
         assert written(many) == expected
@@ -383,7 +383,7 @@ def test_rows_that_are_too_few_leave_the_files_as_they_were(learnt: Learnt, tmp_
     options = config(learnt, tmp_path)
     run(options)
     before = written(options)
-    classifying = Classifying(options)
+    classifying = ClassifyInference(options)
     with pytest.raises(ValueError, match="shorter"):
         classifying.finish(iter(classifying.rows(range(1))))
     assert written(options) == before
@@ -391,8 +391,8 @@ def test_rows_that_are_too_few_leave_the_files_as_they_were(learnt: Learnt, tmp_
 
 def test_identity_is_of_all_that_decides(learnt: Learnt, many: ClassifyConfig, tmp_path: Path) -> None:
     options = config(learnt, tmp_path)
-    identity = Classifying(options).identity
-    assert Classifying(config(learnt, tmp_path / "elsewhere", documents=3)).identity == identity
+    identity = ClassifyInference(options).identity
+    assert ClassifyInference(config(learnt, tmp_path / "elsewhere", documents=3)).identity == identity
     rows = [("one", [Candidate(0, 1, 0.9)]), ("two", []), ("three", [])]
     write_candidates(rows, tmp_path / "candidates", learnt.corpus.fingerprint, 0.5)
     adapter = tmp_path / "adapter"
@@ -406,4 +406,4 @@ def test_identity_is_of_all_that_decides(learnt: Learnt, many: ClassifyConfig, t
         options.model_copy(update={"rc": adapter}),
         options.model_copy(update={"corpus": many.corpus}),
     ]
-    assert len({identity, *(Classifying(other).identity for other in others)}) == 1 + len(others)
+    assert len({identity, *(ClassifyInference(other).identity for other in others)}) == 1 + len(others)

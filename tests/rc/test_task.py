@@ -24,7 +24,7 @@ from lmrc.config.schema import (
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relations import RelationSet
 from lmrc.rc.model import packed_attention as packing
-from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_base
 from lmrc.rc.task import RcTask
 from lmrc.training.distributed import ALONE, World
@@ -303,7 +303,7 @@ def test_export_loads_with_peft_alone_and_gives_the_same_logits(learnt: Learnt, 
     tokenizer = AutoTokenizer.from_pretrained(learnt.adapter)
     assert tokenizer.decode(tokenizer("Zoë\n(é| x")["input_ids"]) == "Zoë\n(é| x"
     assert tokenizer.eos_token == "</s>"
-    assert Settings.read(learnt.adapter) == Settings(PromptOptions(), "fp32", RELATIONS.sha256, RELATIONS)
+    assert AdapterMetadata.read(learnt.adapter) == AdapterMetadata(PromptOptions(), "fp32", RELATIONS.sha256, RELATIONS)
 
 
 def test_the_adapter_remembers_how_its_base_was_quantized(
@@ -314,7 +314,7 @@ def test_the_adapter_remembers_how_its_base_was_quantized(
     task = make(quantization="4bit")
     weights = {name: p.detach() for name, p in task.model.named_parameters() if p.requires_grad}
     task.export(tmp_path / "adapter", weights)
-    assert Settings.read(tmp_path / "adapter").quantization == "4bit"
+    assert AdapterMetadata.read(tmp_path / "adapter").quantization == "4bit"
 
 
 def test_corpora_with_other_relations_are_refused(base: Path, tmp_path: Path) -> None:
@@ -335,11 +335,11 @@ def test_corpus_without_pairs_is_refused(base: Path, tmp_path: Path) -> None:
 
 def test_settings_that_are_missing_or_damaged(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"holds no adapter"):
-        Settings.read(tmp_path)
+        AdapterMetadata.read(tmp_path)
     (tmp_path / "adapter_config.json").write_text("{}")
     with pytest.raises(UserError, match=r"lmrc\.json cannot be read"):
-        Settings.read(tmp_path)
+        AdapterMetadata.read(tmp_path)
     for content in ("{", "{}", '{"prompt": {"kind": "x"}, "precision": "fp32"}'):
         (tmp_path / "lmrc.json").write_text(content)
         with pytest.raises(UserError, match=r"lmrc\.json is damaged"):
-            Settings.read(tmp_path)
+            AdapterMetadata.read(tmp_path)

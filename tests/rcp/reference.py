@@ -124,7 +124,7 @@ def relation_loss(weights: dict[str, Tensor], z_s: Tensor, z_o: Tensor, gold: se
     """Binary cross entropy of one pair, relation by relation, summed."""
 
     def layer(name: str, x: Tensor) -> Tensor:
-        return weights[f"relation_task.{name}.weight"] @ x + weights[f"relation_task.{name}.bias"]
+        return weights[f"relation_head.{name}.weight"] @ x + weights[f"relation_head.{name}.bias"]
 
     scores = layer("relation", torch.tanh(layer("head", z_s)) * torch.tanh(layer("tail", z_o)))
     total = 0.0

@@ -18,9 +18,9 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.evaluation.metrics.scores import candidate_scores
 from lmrc.inference.protocol import Inference
-from lmrc.rcp.data.tokenization import EncodedDocument, Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
 from lmrc.rcp.model.model import RelationCandidateModel
-from lmrc.rcp.predict import Proposed, Proposing, probabilities
+from lmrc.rcp.predict import ProposalStats, ProposeInference, probabilities
 from lmrc.rcp.thresholds import calibrate, save
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus
@@ -71,7 +71,7 @@ def written(folder: Path) -> dict[str, bytes]:
 @pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
 def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeConfig, threshold: float) -> None:
     config = make_config(threshold=threshold)
-    proposing = Proposing(config)
+    proposing = ProposeInference(config)
     assert proposing.documents == len(DOCUMENTS)
     result = proposing.finish(iter(all_rows(proposing)))
 
@@ -79,7 +79,7 @@ def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeC
     candidates.check(Corpus.open(config.corpus))
     assert candidates.threshold == threshold
     assert [candidates.title(index) for index in range(len(candidates))] == [document.title for document in DOCUMENTS]
-    encoder = Encoder(tiny.tokenizer("bert"), model.max_length)
+    encoder = DocumentTokenizer(tiny.tokenizer("bert"), model.max_length)
     for document, found in zip(DOCUMENTS, candidates, strict=True):
         with torch.no_grad():
             outputs = model(model.collate([encoder.encode(document)]))
@@ -108,8 +108,8 @@ def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeC
 
 @pytest.mark.parametrize("top_k", [1, 3])
 def test_the_most_probable_of_each_document(make_config: MakeConfig, top_k: int) -> None:
-    everything = all_rows(Proposing(make_config(threshold=0)))
-    for whole, few in zip(everything, all_rows(Proposing(make_config(threshold=0, top_k=top_k))), strict=True):
+    everything = all_rows(ProposeInference(make_config(threshold=0)))
+    for whole, few in zip(everything, all_rows(ProposeInference(make_config(threshold=0, top_k=top_k))), strict=True):
         ranked = sorted(whole["candidates"], key=lambda candidate: -candidate["probability"])[:top_k]
         assert few["candidates"] == sorted(ranked, key=lambda candidate: (candidate["head"], candidate["tail"]))
         assert few["pairs"] == whole["pairs"]
@@ -118,33 +118,33 @@ def test_the_most_probable_of_each_document(make_config: MakeConfig, top_k: int)
 def test_a_threshold_chosen_on_dev(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
     config = make_config(threshold="recall=0.8")
     with pytest.raises(UserError, match=r"no calibration\.json"):
-        Proposing(config)
+        ProposeInference(config)
     save(config.rcp, calibrate(np.array([0.9, 0.7, 0.1]), np.array([True, True, False])))
-    proposing = Proposing(config)
+    proposing = ProposeInference(config)
     proposing.finish(iter(all_rows(proposing)))
     candidates = Candidates.open(config.run.folder / "proposed" / "candidates")
     assert candidates.threshold == pytest.approx(0.4)
     assert all(candidate.probability >= 0.4 for document in candidates for candidate in document)
     assert "threshold 0.4" in capsys.readouterr().out
-    assert proposing.identity != Proposing(make_config(threshold="f1", top_k=2)).identity
+    assert proposing.identity != ProposeInference(make_config(threshold="f1", top_k=2)).identity
 
 
 def test_a_pair_at_the_threshold_is_a_candidate(make_config: MakeConfig) -> None:
-    (everything,) = Proposing(make_config(threshold=0.0)).rows(range(1))
+    (everything,) = ProposeInference(make_config(threshold=0.0)).rows(range(1))
     wanted = max(everything["candidates"], key=lambda candidate: candidate["probability"])
-    (row,) = Proposing(make_config(threshold=wanted["probability"])).rows(range(1))
+    (row,) = ProposeInference(make_config(threshold=wanted["probability"])).rows(range(1))
     assert row["candidates"] == [wanted]
 
 
 def test_many_workers_write_what_one_writes(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
     """Units in any order, by whichever instance, by way of Arrow; and a second attempt to finish."""
-    one = Proposing(make_config(threshold=0.4))
+    one = ProposeInference(make_config(threshold=0.4))
     result = one.finish(iter(all_rows(one)))
     folder = one._config.run.folder / "proposed" / "candidates"
     expected, said = written(folder), capsys.readouterr().out
     assert said.startswith(f"{folder}: {result['kept']} of {result['pairs']} pairs kept")
 
-    workers = [Proposing(make_config(threshold=0.4)) for _ in range(3)]
+    workers = [ProposeInference(make_config(threshold=0.4)) for _ in range(3)]
     parts = {}
     for number in random.Random(1).sample(range(len(UNITS)), len(UNITS)):
         worker = workers[number % 3]
@@ -153,15 +153,15 @@ def test_many_workers_write_what_one_writes(make_config: MakeConfig, capsys: pyt
     # What an attempt that was killed has left is replaced.
     (folder / "shard-00001.arrow").write_bytes(b"torn")
     for _ in range(2):
-        assert Proposing(make_config(threshold=0.4)).finish(iter(merged.to_pylist())) == result
+        assert ProposeInference(make_config(threshold=0.4)).finish(iter(merged.to_pylist())) == result
         assert capsys.readouterr().out == said
         assert written(folder) == expected
 
 
 def test_the_model_is_loaded_for_rows_only(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    rows = all_rows(Proposing(make_config()))
+    rows = all_rows(ProposeInference(make_config()))
     monkeypatch.setattr(RelationCandidateModel, "load", None)
-    proposing = Proposing(make_config())
+    proposing = ProposeInference(make_config())
     assert proposing.finish(iter(rows))["documents"] == len(DOCUMENTS)
     with pytest.raises(TypeError):
         proposing.rows(range(1))
@@ -175,32 +175,32 @@ def test_a_batch_holds_as_many_documents_as_asked(make_config: MakeConfig, monke
         return probabilities(model, documents)
 
     monkeypatch.setattr("lmrc.rcp.predict.probabilities", watched)
-    Proposing(make_config()).rows(range(7))
+    ProposeInference(make_config()).rows(range(7))
     assert batches == [2, 2, 2, 1]
 
 
 def test_rows_that_are_too_few_are_refused(make_config: MakeConfig) -> None:
-    proposing = Proposing(make_config())
+    proposing = ProposeInference(make_config())
     with pytest.raises(ValueError, match="shorter"):
         proposing.finish(iter(proposing.rows(UNITS[0])))
     assert not (proposing._config.run.folder / "proposed" / "candidates").exists()
 
 
 def test_identity_is_of_all_that_decides(make_config: MakeConfig, make_corpus: MakeCorpus, tmp_path: Path) -> None:
-    identity = Proposing(make_config()).identity
-    assert Proposing(make_config(run={"name": "other", "folder": tmp_path})).identity == identity
+    identity = ProposeInference(make_config()).identity
+    assert ProposeInference(make_config(run={"name": "other", "folder": tmp_path})).identity == identity
     # A temporary file of somebody else.
     (tmp_path / "rcp" / ".partial").write_text("")
-    assert Proposing(make_config()).identity == identity
+    assert ProposeInference(make_config()).identity == identity
     others = {
-        Proposing(make_config(threshold=0.3)).identity,
-        Proposing(make_config(batch_size=3)).identity,
-        Proposing(make_config(corpus=make_corpus("fewer", DOCUMENTS[:-1]).folder)).identity,
+        ProposeInference(make_config(threshold=0.3)).identity,
+        ProposeInference(make_config(batch_size=3)).identity,
+        ProposeInference(make_config(corpus=make_corpus("fewer", DOCUMENTS[:-1]).folder)).identity,
     }
     weights = bytearray((tmp_path / "rcp" / "model.safetensors").read_bytes())
     weights[-1] ^= 1
     (tmp_path / "rcp" / "model.safetensors").write_bytes(weights)
-    others.add(Proposing(make_config()).identity)
+    others.add(ProposeInference(make_config()).identity)
     assert len(others | {identity}) == 5
 
 
@@ -217,10 +217,10 @@ def test_in_the_precision_of_the_training(
     monkeypatch.setattr("lmrc.training.precision.bf16_is_native", lambda: native)
     model.precision = trained
     model.save(tmp_path / "rcp", tiny.tokenizer("bert"))
-    (row,) = Proposing(make_config(threshold=0.0)).rows(range(1))
+    (row,) = ProposeInference(make_config(threshold=0.0)).rows(range(1))
     found = [candidate["probability"] for candidate in row["candidates"]]
 
-    documents = [Encoder(tiny.tokenizer("bert"), model.max_length).encode(DOCUMENTS[0])]
+    documents = [DocumentTokenizer(tiny.tokenizer("bert"), model.max_length).encode(DOCUMENTS[0])]
     (fp32,) = probabilities(model, documents)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         (bf16,) = probabilities(model, documents)
@@ -232,7 +232,7 @@ def test_in_the_precision_of_the_training(
 
 def test_without_a_model(make_config: MakeConfig, tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"nothing is no folder: give --rcp the best/ folder"):
-        Proposing(make_config(rcp=tmp_path / "nothing"))
+        ProposeInference(make_config(rcp=tmp_path / "nothing"))
     assert not (tmp_path / "runs").exists()
 
 
@@ -240,20 +240,20 @@ def test_entities_of_unknown_types_are_counted(
     make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = make_config()
-    one = Proposing(config)
+    one = ProposeInference(config)
     assert one.finish(iter(all_rows(one)))["unknown_types"] == 0
     assert "unknown types" not in capsys.readouterr().out
 
     looking = RelationCandidateModel(tiny.encoder("bert"), 80, entity_types=("ORG", "PER"))
     looking.save(tmp_path / "rcp", tiny.tokenizer("bert"))
-    one = Proposing(config)
+    one = ProposeInference(config)
     unknown = sum(entity[0].type == "MISC" for document in DOCUMENTS for entity in document.entities)
     assert one.finish(iter(all_rows(one)))["unknown_types"] == unknown > 0
     assert f"; {unknown} entities of unknown types; threshold" in capsys.readouterr().out
 
 
 def test_what_is_said_without_labels() -> None:
-    assert str(Proposed(documents=2, pairs=10, kept=3)) == (
+    assert str(ProposalStats(documents=2, pairs=10, kept=3)) == (
         "3 of 10 pairs kept (30.0 %) in 2 documents; 0 mentions beyond the longest length"
     )
-    assert "f1" not in Proposed(documents=2, pairs=10, kept=3).as_json()
+    assert "f1" not in ProposalStats(documents=2, pairs=10, kept=3).as_json()

@@ -11,7 +11,7 @@ import torch
 from lmrc.common.errors import CorpusError
 from lmrc.config.schema import RcpConfig
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.task import RcpTask
 from lmrc.training.distributed import ALONE, World
@@ -104,7 +104,7 @@ def test_evaluation_by_hand(task: RcpTask) -> None:
     scores = task.evaluate(task.model, ALONE)
     model = task.model
     assert isinstance(model, RelationCandidateModel)
-    encoder = Encoder(task.tokenizer, model.max_length)
+    encoder = DocumentTokenizer(task.tokenizer, model.max_length)
     correct = proposed = gold = pairs = 0
     loss = 0.0
     for document in DEV:
@@ -217,7 +217,7 @@ def test_what_was_cut_is_said(config: RcpConfig, make_corpus: MakeCorpus, capsys
     short = config.model_copy(update={"model": config.model.model_copy(update={"max_length": 16})})
     corpus = make_corpus("long", [long])
     RcpTask(short, corpus, corpus)
-    cut = Encoder(tiny.tokenizer("bert"), 16).encode(long).cut
+    cut = DocumentTokenizer(tiny.tokenizer("bert"), 16).encode(long).cut
     assert cut > 0
     assert f"beyond 16 word pieces: {cut} mentions, {cut} entities without any mention left" in capsys.readouterr().out
 

@@ -15,7 +15,7 @@ from lmrc.corpus.docred import Document, Label, candidate_pairs
 from lmrc.corpus.relations import RelationSet
 from lmrc.rcp.data.collate import pair_order
 from lmrc.rcp.model.model import RelationCandidateModel
-from lmrc.rcp.model.relation_head import RelationTask, relation_targets
+from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
 from lmrc.rcp.task import RcpTask
 from lmrc.training.distributed import ALONE
 from tests.rcp import tiny
@@ -122,13 +122,13 @@ def test_relation_layers_are_trained_and_kept_in_checkpoints(make_task: MakeTask
     """What is in `task.model` is what the engine optimizes, saves and resumes."""
     task = make_task(entity_types=True, sentence_distance=True)
     names = {parameter: name for name, parameter in task.model.named_parameters()}
-    layers = {name for name in names.values() if name.startswith("relation_task.")}
+    layers = {name for name in names.values() if name.startswith("relation_head.")}
     assert layers == {
-        f"relation_task.{layer}.{kind}" for layer in ("head", "tail", "relation") for kind in ("weight", "bias")
+        f"relation_head.{layer}.{kind}" for layer in ("head", "tail", "relation") for kind in ("weight", "bias")
     }
     encoder, new = task.parameter_groups()
     assert new["lr"] == 5e-3
-    assert {names[parameter].split(".")[0] for parameter in new["params"]} == {"classifier", "relation_task"}
+    assert {names[parameter].split(".")[0] for parameter in new["params"]} == {"classifier", "relation_head"}
     assert len(encoder["params"]) + len(new["params"]) == len(names) == len({*encoder["params"], *new["params"]})
     task.loss(task.model.train(), task.collate([0, 1])).backward()
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in new["params"])
@@ -146,7 +146,7 @@ def test_without_the_task_there_is_nothing_of_it(make_task: MakeTask) -> None:
 @torch.no_grad()
 def test_it_is_not_computed_while_measuring(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     task, plain = make_task(), make_task(weight=0.0)
-    monkeypatch.setattr(RelationTask, "forward", None)
+    monkeypatch.setattr(AuxiliaryRelationHead, "forward", None)
     assert task.evaluate(task.model.eval(), ALONE) == plain.evaluate(plain.model.eval(), ALONE)
 
 
@@ -155,9 +155,9 @@ def test_it_is_not_exported(make_task: MakeTask, tmp_path: Path) -> None:
     weights = {name: parameter.detach() + 1 for name, parameter in task.model.named_parameters()}
     task.export(tmp_path / "best", weights)
     file = load_file(tmp_path / "best" / "model.safetensors")
-    assert {*weights} - {*file} == {name for name in weights if name.startswith("relation_task.")} != set()
+    assert {*weights} - {*file} == {name for name in weights if name.startswith("relation_head.")} != set()
     loaded, _ = RelationCandidateModel.load(tmp_path / "best")
-    assert loaded.relation_task is None
+    assert loaded.relation_head is None
     for name, value in loaded.named_parameters():
         assert torch.equal(value, weights[name])
 

@@ -27,9 +27,9 @@ def _worker(rank: int, size: int, port: int, function: Callable[..., Any], argum
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
     try:
-        function(distributed.join(), *arguments)
+        function(distributed.init_process_group(), *arguments)
     finally:
-        distributed.leave()
+        distributed.destroy_process_group()
 
 
 def run_in_processes(size: int, function: Callable[..., Any], *arguments: Any) -> None:

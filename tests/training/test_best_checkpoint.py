@@ -15,7 +15,7 @@ from torch import nn
 
 from lmrc.runs.run_folder import RunFolder
 from lmrc.training import checkpoint
-from lmrc.training.best_checkpoint import Best, Held
+from lmrc.training.best_checkpoint import BestCheckpoint, BestRecord
 from lmrc.training.distributed import ALONE, World
 from lmrc.training.task import Batch
 from tests.training.formula import SHAPES, Formula, formula
@@ -24,15 +24,15 @@ from tests.training.toy import ToyTask
 from tests.training.trouble import Child, die_before
 
 
-def best(folder: Path, step: int) -> Best:
+def best(folder: Path, step: int) -> BestCheckpoint:
     class Weights(Formula):
         def weight(self, name: str) -> torch.Tensor:
             return self.get(name, "master")
 
-    return Best(RunFolder(folder), ToyTask(), Weights(step), SHAPES, ALONE)  # type: ignore[arg-type]
+    return BestCheckpoint(RunFolder(folder), ToyTask(), Weights(step), SHAPES, ALONE)  # type: ignore[arg-type]
 
 
-def recovered(folder: Path) -> Held | None:
+def recovered(folder: Path) -> BestRecord | None:
     """What is held after a recovery; its weights are those of its step."""
     found = best(folder, 0)
     found.recover()
@@ -51,7 +51,7 @@ def replace_and_die(report: Any, folder: Path, operation: int) -> None:
 
 
 def test_killed_before_each_operation_on_files(tmp_path: Path) -> None:
-    survivors: list[Held] = []
+    survivors: list[BestRecord] = []
     out_of_place = 0
     for operation in range(1, 1000):
         folder = tmp_path / str(operation)
@@ -67,7 +67,7 @@ def test_killed_before_each_operation_on_files(tmp_path: Path) -> None:
         assert status == -signal.SIGKILL
     # First always the previous one, then always the new one; in between none was in its place.
     assert survivors == sorted(survivors, key=lambda held: held.step)
-    assert set(survivors) == {Held(1, 0.5), Held(2, 0.9)}
+    assert set(survivors) == {BestRecord(1, 0.5), BestRecord(2, 0.9)}
     assert len(survivors) > 10 and out_of_place >= 1
 
 
@@ -102,18 +102,18 @@ class Scored(ToyTask):
         return super().collate(indices)
 
 
-def held_in(run: Path) -> Held:
-    return Held(**json.loads((run / "best" / "best.json").read_text()))
+def held_in(run: Path) -> BestRecord:
+    return BestRecord(**json.loads((run / "best" / "best.json").read_text()))
 
 
-# Evaluated after each step, saved after steps 3, 6 and 9, killed in step 5: the resume makes steps 4 and 5 again.
+# ScoredRun after each step, saved after steps 3, 6 and 9, killed in step 5: the resume makes steps 4 and 5 again.
 BEFORE = [1.0, 0.9, 0.95, 0.8999]
 
 
 def killed_after_step_4_was_the_best(run: Path, **changes: Any) -> None:
     with pytest.raises(Killed):
         go(run, Scored(BEFORE, killed_at=5), eval_every=1, **changes)
-    assert held_in(run) == Held(4, 0.8999)
+    assert held_in(run) == BestRecord(4, 0.8999)
     assert (run / "checkpoints" / "latest").read_text() == "step-000003\n"
 
 
@@ -124,7 +124,7 @@ def test_a_score_that_rounds_to_none_better_after_a_resume(tmp_path: Path) -> No
     # On other processes step 4 is a hair worse than step 2, and step 5 better than that one.
     result = go(tmp_path, Scored([0.95, 0.90001, 0.89995, 2.0, 2.0, 2.0, 2.0]), eval_every=1)
     assert (result["best"], result["best_step"], result["steps"]) == (0.8999, 4, 9)
-    assert held_in(tmp_path) == Held(4, 0.8999)
+    assert held_in(tmp_path) == BestRecord(4, 0.8999)
     assert (tmp_path / "best" / "weights.safetensors").read_bytes() == weights
     rows = [(row["step"], row["dev_loss"]) for row in lines(tmp_path) if "dev_loss" in row]
     assert rows[2:5] == [(3, 0.95), (4, 0.90001), (5, 0.89995)]
@@ -143,4 +143,4 @@ def test_the_same_scores_after_a_resume(tmp_path: Path) -> None:
     expected = go(tmp_path / "whole", Scored(BEFORE + rest), eval_every=1)
     killed_after_step_4_was_the_best(tmp_path / "run")
     assert go(tmp_path / "run", Scored(BEFORE[2:] + rest), eval_every=1) == expected
-    assert held_in(tmp_path / "run") == held_in(tmp_path / "whole") == Held(7, 0.6)
+    assert held_in(tmp_path / "run") == held_in(tmp_path / "whole") == BestRecord(7, 0.6)

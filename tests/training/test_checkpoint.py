@@ -13,7 +13,7 @@ from safetensors.torch import load_file, save_file
 from lmrc.common.errors import RunError
 from lmrc.config.schema import Training
 from lmrc.training.backends.base import STATE_KEYS
-from lmrc.training.backends.torch_ddp import PlainBackend
+from lmrc.training.backends.torch_ddp import TorchDdpBackend
 from lmrc.training.checkpoint import Checkpoints, Progress
 from lmrc.training.distributed import ALONE
 from tests.training.toy import ToyTask
@@ -22,20 +22,20 @@ NAMES = ("first.weight", "first.bias", "second.weight", "second.bias")
 OPTIONS = Training(precision="fp32", backend="torch")
 
 
-def stepped(scale: float = 1.0) -> PlainBackend:
+def stepped(scale: float = 1.0) -> TorchDdpBackend:
     """A backend after one step."""
     task = ToyTask()
-    backend = PlainBackend(task, OPTIONS, ALONE)
+    backend = TorchDdpBackend(task, OPTIONS, ALONE)
     backend.backward(backend.loss(task.collate([0, 1, 2])))
     backend.step(scale)
     return backend
 
 
-def checkpoints(folder: Path, backend: PlainBackend, keep: int = 2) -> Checkpoints:
+def checkpoints(folder: Path, backend: TorchDdpBackend, keep: int = 2) -> Checkpoints:
     return Checkpoints(folder, backend, NAMES, ALONE, keep)
 
 
-def state(backend: PlainBackend) -> dict[str, torch.Tensor]:
+def state(backend: TorchDdpBackend) -> dict[str, torch.Tensor]:
     return {f"{name}/{key}": backend.get(name, key) for name in NAMES for key in STATE_KEYS}
 
 

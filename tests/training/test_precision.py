@@ -7,15 +7,15 @@ import sys
 import pytest
 
 from lmrc.training import precision
-from lmrc.training.precision import settle
+from lmrc.training.precision import resolve_precision
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
 def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch, native: bool, expected: str) -> None:
     monkeypatch.setattr(precision, "bf16_is_native", lambda: native)
-    assert settle("auto") == expected
+    assert resolve_precision("auto") == expected
     # What a user asked for is never changed.
-    assert (settle("bf16"), settle("fp32")) == ("bf16", "fp32")
+    assert (resolve_precision("bf16"), resolve_precision("fp32")) == ("bf16", "fp32")
 
 
 def test_native_agrees_with_the_cpu_flags() -> None:

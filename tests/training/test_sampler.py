@@ -5,14 +5,14 @@ from collections import Counter
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrc.training.sampler import DataOrder, MicroBatches, step_seed
+from lmrc.training.sampler import DeterministicSampler, MicroBatches, step_seed
 
 sizes = st.integers(1, 60)
 
 
 @given(examples=sizes, batch_size=st.integers(1, 16), seed=st.integers(0, 5), epochs=st.integers(1, 3))
 def test_every_epoch_visits_each_example_once(examples: int, batch_size: int, seed: int, epochs: int) -> None:
-    order = DataOrder(examples, batch_size, seed, "corpus")
+    order = DeterministicSampler(examples, batch_size, seed, "corpus")
     for epoch in range(epochs):
         steps = range(epoch * order.steps_per_epoch, (epoch + 1) * order.steps_per_epoch)
         seen = Counter(index for step in steps for index in order.batch(step))
@@ -22,19 +22,19 @@ def test_every_epoch_visits_each_example_once(examples: int, batch_size: int, se
 
 
 def test_order_depends_on_seed_epoch_and_corpus_and_on_nothing_else() -> None:
-    first = DataOrder(50, 50, 1, "corpus").batch(0)
-    assert first == DataOrder(50, 50, 1, "corpus").batch(0)
-    assert first != DataOrder(50, 50, 2, "corpus").batch(0)
-    assert first != DataOrder(50, 50, 1, "another").batch(0)
-    assert first != DataOrder(50, 50, 1, "corpus").batch(1)
+    first = DeterministicSampler(50, 50, 1, "corpus").batch(0)
+    assert first == DeterministicSampler(50, 50, 1, "corpus").batch(0)
+    assert first != DeterministicSampler(50, 50, 2, "corpus").batch(0)
+    assert first != DeterministicSampler(50, 50, 1, "another").batch(0)
+    assert first != DeterministicSampler(50, 50, 1, "corpus").batch(1)
     # Another batch size cuts the same order elsewhere.
-    small = DataOrder(50, 10, 1, "corpus")
+    small = DeterministicSampler(50, 10, 1, "corpus")
     assert [index for step in range(5) for index in small.batch(step)] == first
 
 
 def test_order_is_the_same_on_every_machine() -> None:
     """A changed order would make old checkpoints resume on other data: this value must never change."""
-    assert DataOrder(8, 8, 66, "corpus").batch(0) == [4, 7, 0, 6, 5, 3, 1, 2]
+    assert DeterministicSampler(8, 8, 66, "corpus").batch(0) == [4, 7, 0, 6, 5, 3, 1, 2]
 
 
 @given(

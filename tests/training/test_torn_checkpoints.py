@@ -104,7 +104,7 @@ def join(rank: int, port: int) -> World:
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
     )
-    return distributed.join(timedelta(seconds=10))
+    return distributed.init_process_group(timedelta(seconds=10))
 
 
 def save_together(report: Report, rank: int, port: int, folder: Path, first: int) -> None:
@@ -154,7 +154,7 @@ def fail_on_rank_1(report: Report, rank: int, port: int, folder: Path, how: str)
             report((type(error).__name__, str(error)))
     # All are in step with each other still.
     saver.save(Progress(step=2))
-    distributed.leave()
+    distributed.destroy_process_group()
 
 
 def two_ranks_of_which_one_fails(alone: World, folder: Path) -> None:

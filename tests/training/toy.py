@@ -73,7 +73,7 @@ class ToyTask:
         ]
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
-        indices, real = world.share(len(self))
+        indices, real = world.shard(len(self))
         loss = weight = 0.0
         for number, index in enumerate(indices):
             value = float(self.loss(model, {"x": self.inputs[index], "y": self.targets[index]}).detach())

@@ -28,7 +28,7 @@ from random import Random
 from lmrc.common.errors import UserError
 from lmrc.corpus.docred import Document, Label, Mention
 from lmrc.corpus.synthetic.names import Name, Namer, Tokens, pick
-from lmrc.corpus.synthetic.story_plans import PLOTS, RELATIONS, Form, Gendered, Reference, Template
+from lmrc.corpus.synthetic.story_plans import DOCUMENT_PLANS, RELATIONS, Form, Gendered, Reference, Template
 
 __all__ = ["RELATIONS", "generate"]
 
@@ -80,7 +80,7 @@ class _Draft:
     def __init__(self, random: Random) -> None:
         self._random = random
         self._namer = Namer(random)
-        self.plot = pick(random, PLOTS)
+        self.plot = pick(random, DOCUMENT_PLANS)
         first, last = self.plot.start
         self._start = first + int(random.random() * (last - first + 1))
         self._written: set[int] = set()

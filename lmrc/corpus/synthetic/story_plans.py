@@ -75,7 +75,7 @@ class Template:
 
 
 @dataclass(frozen=True, slots=True)
-class Plot:
+class DocumentPlan:
     """A kind of document: the kind of its subject, the years its story starts in, and its sentences in order.
 
     A section is used with its probability and gives one sentence of its bank. `years` are the first and last year of
@@ -149,9 +149,9 @@ _AFTERWARDS = {
 }
 
 
-def _person(trade: str, works: str) -> Plot:
+def _person(trade: str, works: str) -> DocumentPlan:
     asides = _bank(banks.PERSON_ASIDES)
-    return Plot(
+    return DocumentPlan(
         "person",
         (1840, 1940),
         _LIFE,
@@ -171,16 +171,16 @@ def _person(trade: str, works: str) -> Plot:
     )
 
 
-def _thing(subject: str, asides: str, *sections: tuple[float, str]) -> Plot:
+def _thing(subject: str, asides: str, *sections: tuple[float, str]) -> DocumentPlan:
     """A plot about no person. Section texts that are a single word are roles: they stand for their biography."""
     parsed = [(share, _bank(text) if "\n" in text else _biography(text)) for share, text in sections]
     aside = (0.6, _bank(asides))
     half = len(parsed) // 2 + 1
-    return Plot(subject, (1890, 1970), _AFTERWARDS, (*parsed[:half], aside, *parsed[half:], aside))
+    return DocumentPlan(subject, (1890, 1970), _AFTERWARDS, (*parsed[:half], aside, *parsed[half:], aside))
 
 
 # As often as they stand here.
-PLOTS: tuple[Plot, ...] = (
+DOCUMENT_PLANS: tuple[DocumentPlan, ...] = (
     _person("writer", banks.WRITER_WORKS),
     _person("filmmaker", banks.FILMMAKER_WORKS),
     _person("singer", banks.SINGER_WORKS),

@@ -12,7 +12,7 @@ from lmrc.evaluation.metrics.counts import Counts, percent
 from lmrc.evaluation.metrics.gold_table import Ints
 from lmrc.evaluation.metrics.triple_table import Triples, distinct
 
-Proposed = Iterable[tuple[str, Iterable[tuple[int, int]]]]
+ProposalStats = Iterable[tuple[str, Iterable[tuple[int, int]]]]
 """The pairs (head, tail) that RCP proposed, by title."""
 
 Cause = Literal["not_proposed", "relation_missed", "relation_wrong", "false_pair", "no_such_pair"]
@@ -30,7 +30,7 @@ relation, so that `not_proposed` then holds what RC did not answer too."""
 
 
 @dataclass(frozen=True, slots=True)
-class Loss:
+class ErrorCount:
     """What one cause costs."""
 
     cause: Cause
@@ -38,7 +38,7 @@ class Loss:
     """Gold triples."""
     wrong: int
     """Predictions."""
-    mended: Counts
+    counts_if_fixed: Counts
     """The triples if this cause alone were no more: its missed ones found, its wrong ones not given."""
 
 
@@ -47,7 +47,7 @@ class Analysis:
     """Losses by cause, and ceilings. All F1 are in percent."""
 
     counts: Counts
-    losses: tuple[Loss, ...]
+    losses: tuple[ErrorCount, ...]
     proposed: Counts | None
     """The binary scores of RCP, over unique (title, head, tail); None without candidates."""
     unproposed: int
@@ -84,7 +84,7 @@ class Analysis:
         """For programs; F1 in percent, the rest are counts."""
         return {
             "losses": {
-                loss.cause: {"missed": loss.missed, "wrong": loss.wrong, "f1_if_mended": loss.mended.f1}
+                loss.cause: {"missed": loss.missed, "wrong": loss.wrong, "f1_if_mended": loss.counts_if_fixed.f1}
                 for loss in self.losses
             },
             "ceilings": {
@@ -99,7 +99,7 @@ class Analysis:
         }
 
 
-def analyse(triples: Triples, system: int = 0, proposed: Proposed | None = None) -> Analysis:
+def analyse(triples: Triples, system: int = 0, proposed: ProposalStats | None = None) -> Analysis:
     """Say why each missed triple was missed, and each wrong one given.
 
     A pair that RC answered counts as proposed, also where `proposed` lacks it.
@@ -134,7 +134,7 @@ def analyse(triples: Triples, system: int = 0, proposed: Proposed | None = None)
     losses = []
     for cause, pairs in causes.items():
         lacking, excess = int(missed[pairs].sum()), int(wrong[pairs].sum())
-        losses.append(Loss(cause, lacking, excess, counts + Counts(lacking, lacking - excess, 0)))
+        losses.append(ErrorCount(cause, lacking, excess, counts + Counts(lacking, lacking - excess, 0)))
     of_seen = related & seen
     return Analysis(
         counts=counts,
@@ -148,7 +148,7 @@ def analyse(triples: Triples, system: int = 0, proposed: Proposed | None = None)
     )
 
 
-def _columns(proposed: Proposed, titles: tuple[str, ...]) -> tuple[Ints, Ints, Ints]:
+def _columns(proposed: ProposalStats, titles: tuple[str, ...]) -> tuple[Ints, Ints, Ints]:
     """Documents, heads and tails of the pairs; documents beyond `titles` are unknown."""
     places = {title: place for place, title in enumerate(titles)}
     rows = [(places.setdefault(title, len(places)), head, tail) for title, pairs in proposed for head, tail in pairs]

@@ -50,7 +50,7 @@ DOCRED_TRAINING = Density(3_053, 38_180)
 """DocRED's train_annotated.json (Yao et al., 2019): 12.5 labels a document, as its dev. Re-DocRED's have 28 to 35."""
 
 
-def misfits(triples: Triples, in_training: Flags, facts: Facts, ign_variant: IgnVariant) -> tuple[str, ...]:
+def facts_warnings(triples: Triples, in_training: Flags, facts: Facts, ign_variant: IgnVariant) -> tuple[str, ...]:
     """Reasons to doubt Ign F1, as sentences for the user. `in_training`: which gold triples are facts."""
     gold = triples.known
     found = []

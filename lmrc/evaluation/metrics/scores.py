@@ -16,7 +16,7 @@ from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.bootstrap import DocumentCounts, Interval, intervals
 from lmrc.evaluation.metrics.counts import Counts, percent
-from lmrc.evaluation.metrics.facts_check import misfits, variant_of
+from lmrc.evaluation.metrics.facts_check import facts_warnings, variant_of
 from lmrc.evaluation.metrics.gold_table import Gold
 from lmrc.evaluation.metrics.splits import Split, splits_of
 from lmrc.evaluation.metrics.train_facts import Facts
@@ -59,7 +59,7 @@ class Scores:
     correct_in_train: int
     """Correct predictions that are facts of the training set; 0 without facts."""
     facts: Facts | None
-    misfits: tuple[str, ...]
+    facts_warnings: tuple[str, ...]
     """Reasons to doubt Ign F1: the facts do not fit the gold documents."""
     ign_variant: IgnVariant
     duplicates: int
@@ -123,7 +123,7 @@ class Scores:
             "problems": {**self.problems, "unknown_sentence": self.unknown_sentences},
             "ign_variant": self.ign_variant,
             "train_facts": None if self.facts is None else self.facts.as_json(),
-            "warnings": list(self.misfits),
+            "warnings": list(self.facts_warnings),
             "intervals": {name: list(interval) for name, interval in self.intervals.items()},
             "splits": {
                 split.name: {part: counts.as_json() for part, counts in split.parts.items()} for split in self.splits
@@ -163,7 +163,7 @@ def scores_of(triples: Triples, facts: Facts | None = None, ign_variant: IgnVari
     if ign_variant not in get_args(IgnVariant):
         raise UserError(f"unknown Ign F1 variant {ign_variant!r}; {nearest(ign_variant, get_args(IgnVariant))}")
     in_training = None if facts is None else triples.in_training(facts)
-    doubts = () if facts is None or in_training is None else misfits(triples, in_training, facts, ign_variant)
+    doubts = () if facts is None or in_training is None else facts_warnings(triples, in_training, facts, ign_variant)
     return [
         _system(triples, system, facts, ign_variant, in_training, doubts) for system in range(len(triples.predicted))
     ]
@@ -200,7 +200,7 @@ def _system(
         documents_with_predictions=_covered(triples, predicted),
         correct_in_train=0 if in_training is None else int((predicted & in_training).sum()),
         facts=facts,
-        misfits=doubts,
+        facts_warnings=doubts,
         ign_variant=ign_variant,
         duplicates=triples.duplicates[system],
         problems={kind: int(mask.sum()) for kind, mask in problems.items()},

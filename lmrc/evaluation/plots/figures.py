@@ -12,7 +12,7 @@ from lmrc.common.errors import UserError
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.scores import Counts, Scores
 from lmrc.evaluation.plots.read_curves import Aligned, Calibration, Series
-from lmrc.evaluation.plots.style import COLOURS, DASHES, HATCHES, INK, Drawing, bare, label, legend, style
+from lmrc.evaluation.plots.style import COLOURS, DASHES, FOREGROUND, HATCHES, Plot, label, legend, minimal_axes, style
 
 PAPER_PEAK = 0.55
 """Where figure 3 of the paper has the LM without RCP at its best, by its text: its points are not printed."""
@@ -31,7 +31,7 @@ MANY_STEPS, WINDOWS = 100, 50
 
 def learning_curves(
     runs: Sequence[tuple[str, Mapping[str, Series]]], metrics: Sequence[str] = ("loss", "dev_f1")
-) -> Drawing:
+) -> Plot:
     """One panel a metric, one line a run. Metrics that no run has logged get no panel.
 
     Raises:
@@ -57,11 +57,11 @@ def learning_curves(
             panel.set_xlim(left=0)
             panel.set_xlabel("optimizer step")
             panel.set_title(PANELS.get(metric, metric), loc="left")
-            bare(panel, grid="y")
+            minimal_axes(panel, grid="y")
         if len(runs) > 1:
             legend(panel)
     names = ", ".join(name for name, _ in runs)
-    return Drawing(figure, f"Learning curves of {names}: {', '.join(shown)} by optimizer step")
+    return Plot(figure, f"Learning curves of {names}: {', '.join(shown)} by optimizer step")
 
 
 def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
@@ -72,7 +72,7 @@ def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64
     return np.asarray((sums[ends] - sums[starts]) / (ends - starts))
 
 
-def relation_bars(scores: Scores, relations: RelationSet) -> Drawing:
+def relation_bars(scores: Scores, relations: RelationSet) -> Plot:
     """F1 of every relation with gold triples, the most frequent on top, with its number of gold triples.
 
     Raises:
@@ -94,11 +94,11 @@ def relation_bars(scores: Scores, relations: RelationSet) -> Drawing:
         axes.set_xticks(range(0, 101, 20))
         axes.set_xlabel("F1 in percent, by relation (gold triples)")
         axes.tick_params("y", length=0)
-        bare(axes, grid="x")
-    return Drawing(figure, "F1 by relation, the most frequent relation first")
+        minimal_axes(axes, grid="x")
+    return Plot(figure, "F1 by relation, the most frequent relation first")
 
 
-def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> Drawing:
+def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> Plot:
     """Draw F1 of the parts of the triples, such as by sentence distance: a group of bars a part, a bar a run.
 
     `kind` names what splits them. The runs are on the same documents: under each part stands its number of gold
@@ -147,13 +147,13 @@ def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> D
         axes.set_ylabel("F1 in percent")
         axes.set_xlabel(f"{kind} (gold triples)")
         axes.tick_params("x", length=0)
-        bare(axes, grid="y")
+        minimal_axes(axes, grid="y")
         if len(runs) > 1:
             legend(axes)
-    return Drawing(figure, f"F1 by {kind}")
+    return Plot(figure, f"F1 by {kind}")
 
 
-def precision_recall(models: Sequence[tuple[str, Calibration, Sequence[float]]]) -> Drawing:
+def precision_recall(models: Sequence[tuple[str, Calibration, Sequence[float]]]) -> Plot:
     """Precision and recall of RCP on dev, a line a model, with its thresholds of best F1 and of the paper.
 
     The third of a model are the thresholds that were used. Faint lines join points of equal F1.
@@ -165,7 +165,7 @@ def precision_recall(models: Sequence[tuple[str, Calibration, Sequence[float]]])
             recall = np.linspace(level / 2 + 0.3, 100, 200)
             precision = level * recall / (2 * recall - level)
             inside = precision <= 100
-            axes.plot(recall[inside], precision[inside], color=INK, alpha=0.25, linewidth=0.6, zorder=1)
+            axes.plot(recall[inside], precision[inside], color=FOREGROUND, alpha=0.25, linewidth=0.6, zorder=1)
             axes.annotate(
                 f"F1 {level}",
                 (100, level * 100 / (200 - level)),
@@ -196,12 +196,12 @@ def precision_recall(models: Sequence[tuple[str, Calibration, Sequence[float]]])
         axes.set_ylim(0, 102)
         axes.set_xlabel("recall in percent")
         axes.set_ylabel("precision in percent")
-        bare(axes, grid="both")
+        minimal_axes(axes, grid="both")
         legend(axes, most_columns=2)
-    return Drawing(figure, "Precision over recall of the candidate classifier on dev, with the chosen threshold")
+    return Plot(figure, "Precision over recall of the candidate classifier on dev, with the chosen threshold")
 
 
-def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Drawing:
+def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Plot:
     """Figure 3: F1 over theta, the least similarity at which a relation outside the set is aligned; best ones marked.
 
     The range of F1 is that of the curves: their differences are small, by the paper too.
@@ -209,7 +209,7 @@ def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Drawing:
     with style():
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
         axes = figure.subplots()
-        axes.axvline(PAPER_PEAK, color=INK, alpha=0.5, linewidth=0.8, linestyle=":")
+        axes.axvline(PAPER_PEAK, color=FOREGROUND, alpha=0.5, linewidth=0.8, linestyle=":")
         for index, (name, points) in enumerate(runs):
             best = max(points, key=lambda point: point.f1)
             axes.plot(
@@ -233,6 +233,6 @@ def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Drawing:
         axes.margins(y=0.2)
         axes.set_xlabel("θ: least cosine similarity that aligns")
         axes.set_ylabel("F1 in percent")
-        bare(axes, grid="y")
+        minimal_axes(axes, grid="y")
         legend(axes, most_columns=1)
-    return Drawing(figure, "F1 over the similarity from which relations outside the set are aligned to it")
+    return Plot(figure, "F1 over the similarity from which relations outside the set are aligned to it")

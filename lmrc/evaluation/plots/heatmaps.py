@@ -14,13 +14,13 @@ from lmrc.common.errors import UserError
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.confusion import Confusion, most_confused
 from lmrc.evaluation.paper_scores import ABSENT
-from lmrc.evaluation.plots.style import INK, Drawing, style
+from lmrc.evaluation.plots.style import FOREGROUND, Plot, style
 from lmrc.evaluation.tables.table import Table
 
 MOST_CONFUSED = 12
 
 
-def relation_heatmap(table: Table) -> Drawing:
+def relation_heatmap(table: Table) -> Plot:
     """Figure 2: F1 by relation and system, darker is better, white where nothing was correct.
 
     `table` has two columns of words, id and name, and one a system; its rows stand in two panels, in its order.
@@ -44,10 +44,10 @@ def relation_heatmap(table: Table) -> Drawing:
             axes.set_xticks(
                 np.arange(len(systems)) + 0.5, systems, rotation=60, ha="left", rotation_mode="anchor", fontsize=7
             )
-    return Drawing(figure, f"Heat map of F1 by relation of {', '.join(systems)}")
+    return Plot(figure, f"Heat map of F1 by relation of {', '.join(systems)}")
 
 
-def confusion_heatmap(counts: Confusion, relations: RelationSet) -> Drawing:
+def confusion_heatmap(counts: Confusion, relations: RelationSet) -> Plot:
     """Gold relations (rows) against predicted ones on the same pair (columns): the most confused, and the rest as one.
 
     A cell has its count and the shade of its share of the row.
@@ -86,7 +86,7 @@ def confusion_heatmap(counts: Confusion, relations: RelationSet) -> Drawing:
         axes.set_ylabel("gold")
         axes.set_xlabel("predicted")
         axes.xaxis.set_label_position("top")
-    return Drawing(figure, f"Confusion between the {size} most confused relations: gold against predicted")
+    return Plot(figure, f"Confusion between the {size} most confused relations: gold against predicted")
 
 
 def _cells(axes: Axes, shares: NDArray[np.float64], texts: Sequence[Sequence[str]], size: float) -> None:
@@ -97,7 +97,7 @@ def _cells(axes: Axes, shares: NDArray[np.float64], texts: Sequence[Sequence[str
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
             share = shares[row, column]
-            ink = INK if np.isnan(share) else "white" if share > 0.7 else "black"
+            ink = FOREGROUND if np.isnan(share) else "white" if share > 0.7 else "black"
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=size, color=ink)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)

@@ -31,12 +31,12 @@ DOTS_PER_INCH = 200
 LETTER, LINE, LEGEND_MARK = 0.065, 0.17, 0.55
 """Inches that a letter, a line and a mark of a legend take."""
 
-INK = "#010203"
+FOREGROUND = "#010203"
 """Drawn in this colour, replaced by `currentColor`: dark on a light page, light on a dark one."""
 
 
 @dataclass(frozen=True)
-class Drawing:
+class Plot:
     """A figure with a sentence for those who do not see it."""
 
     figure: Figure
@@ -59,7 +59,7 @@ class Drawing:
         svg = svg[svg.index("<svg") :].rstrip() + "\n"
         # Names of groups repeat from figure to figure, which a page does not allow; nothing refers to them.
         svg = re.sub(r' id="[A-Za-z0-9.]+_\d+"', "", svg)
-        svg = svg.replace(INK, "currentColor")
+        svg = svg.replace(FOREGROUND, "currentColor")
         return svg.replace("<svg", f'<svg role="img" aria-label="{html.escape(self.description)}"', 1)
 
     def png(self) -> bytes:
@@ -83,18 +83,18 @@ def style(**more: str) -> Iterator[None]:
         "lines.markersize": 4,
         "legend.frameon": False,
         "hatch.linewidth": 0.6,
-        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), INK),
+        **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color"), FOREGROUND),
         **more,
     }
     with matplotlib.style.context(["default", settings]):
         yield
 
 
-def bare(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
+def minimal_axes(axes: Axes, grid: Literal["x", "y", "both"]) -> None:
     """Only what is read: a faint grid across the values and no box."""
     axes.spines[["top", "right"]].set_visible(False)
     axes.set_axisbelow(True)
-    axes.grid(axis=grid, color=INK, alpha=0.15, linewidth=0.6)
+    axes.grid(axis=grid, color=FOREGROUND, alpha=0.15, linewidth=0.6)
 
 
 def legend(axes: Axes, most_columns: int = 3) -> None:

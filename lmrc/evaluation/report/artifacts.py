@@ -29,8 +29,8 @@ from lmrc.evaluation.plots.read_curves import (
     read_curves,
     read_sweep,
 )
-from lmrc.evaluation.plots.style import Drawing
-from lmrc.evaluation.scored_run import Evaluated
+from lmrc.evaluation.plots.style import Plot
+from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables.latex import latex
 from lmrc.evaluation.tables.paper_comparison import paper_tables, relations_table, runs_by_relation
 from lmrc.evaluation.tables.run_tables import by_data, ceiling_table, labels_of, loss_table, split_table, summary_table
@@ -46,18 +46,18 @@ CURVES = ("loss", "dev_f1", "dev_loss")
 
 
 @dataclass(frozen=True, slots=True)
-class Exhibit:
+class ReportItem:
     """A table or figure with its title, what must be said of it, and the name of its files."""
 
     name: str
     title: str
-    content: Table | Drawing
+    content: Table | Plot
     notes: tuple[str, ...] = ()
     caption: str = ""
     """In LaTeX, which numbers its tables itself; the title where it is empty."""
 
 
-def summary(runs: Sequence[Evaluated]) -> list[Exhibit]:
+def summary(runs: Sequence[ScoredRun]) -> list[ReportItem]:
     """Return the scores of the runs, side by side."""
     if not runs:
         return []
@@ -77,19 +77,19 @@ def summary(runs: Sequence[Evaluated]) -> list[Exhibit]:
         "A part has the triples that belong to it, gold or predicted; predictions that cannot be right have none.",
     )
     return [
-        Exhibit("scores", "Scores", summary_table(runs), tuple(notes)),
-        Exhibit("splits", "F1 by kind of triple", split_table(runs), kinds),
+        ReportItem("scores", "Scores", summary_table(runs), tuple(notes)),
+        ReportItem("splits", "F1 by kind of triple", split_table(runs), kinds),
         *(_of(run, runs, "relations", "Relations", relation_table(run.scores, run.relations)) for run in runs),
     ]
 
 
-def paper(runs: Sequence[Evaluated]) -> list[Exhibit]:
+def paper(runs: Sequence[ScoredRun]) -> list[ReportItem]:
     """Return the paper's tables with those runs that are on one of its data sets; none if there is no such run."""
     ours = [run for run in runs if run.published is not None]
     if not ours:
         return []
     return [
-        Exhibit(
+        ReportItem(
             f"table-{source.number.replace('/', '-')}",
             f"{'Tables' if '/' in source.number else 'Table'} {source.number.replace('/', ' and ')}: {source.caption}",
             table,
@@ -100,11 +100,11 @@ def paper(runs: Sequence[Evaluated]) -> list[Exhibit]:
     ]
 
 
-def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[Exhibit]:
+def figures(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iterator[ReportItem]:
     """The figures that these runs have data for; `folders` are of all runs by name, also of those that only trained."""
     ours = [run for run in runs if run.published is not None]
     if any(run.scores.all.gold for run in ours):
-        yield Exhibit(
+        yield ReportItem(
             "figure-2",
             "Figure 2: F1 by relation and system",
             relation_heatmap(_present(relations_table(ours), len(ours))),
@@ -112,7 +112,7 @@ def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[
         )
     others = [run for run in runs if run.published is None]
     if len(others) > 1 and any(run.scores.all.gold for run in others):
-        yield Exhibit(
+        yield ReportItem(
             "f1-by-relation-and-run",
             "F1 by relation and run",
             relation_heatmap(_present(runs_by_relation(others), len(others))),
@@ -125,7 +125,7 @@ def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[
         if (folder / SWEEP).exists()
     ]
     if sweeps:
-        yield Exhibit(
+        yield ReportItem(
             "figure-3",
             "Figure 3: F1 over the threshold of alignment",
             alignment(sweeps),
@@ -133,7 +133,7 @@ def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[
         )
     models = list(_models(runs, folders))
     if models:
-        yield Exhibit("rcp", "Precision and recall of RCP on dev", precision_recall(models))
+        yield ReportItem("rcp", "Precision and recall of RCP on dev", precision_recall(models))
     yield from _split_figures(by_data(runs))
     for run in runs:
         if run.scores.all.gold:
@@ -145,7 +145,7 @@ def figures(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[
                 "has wrong ones, each missed one counts against each wrong one. Shades are shares of the row.",
             ))  # fmt: skip
     for name, curves in curves_of(folders):
-        yield Exhibit(f"learning-{name}", f"Learning curves: {name}", learning_curves([(name, curves)], CURVES), (
+        yield ReportItem(f"learning-{name}", f"Learning curves: {name}", learning_curves([(name, curves)], CURVES), (
             "Where many steps are logged, the line is a running mean; the steps themselves are faint.",
         ) if any(len(curves.get(metric, ())) > MANY_STEPS for metric in CURVES) else ())  # fmt: skip
 
@@ -156,7 +156,7 @@ def _present(table: Table, runs: int) -> Table:
     return Table(table.header, rows, table.labels)
 
 
-def _split_figures(groups: Mapping[str, Sequence[Evaluated]]) -> Iterator[Exhibit]:
+def _split_figures(groups: Mapping[str, Sequence[ScoredRun]]) -> Iterator[ReportItem]:
     """F1 by kind of triple: a figure for each kind and data set, for each has gold triples of its own."""
     for data, runs in groups.items():
         for place, split in enumerate(runs[0].scores.splits):
@@ -168,10 +168,10 @@ def _split_figures(groups: Mapping[str, Sequence[Evaluated]]) -> Iterator[Exhibi
             if len(groups) > 1:
                 name, title = f"{name}-{WORDS.sub('-', data)}", f"{title}: {data}"
             meaning = f"{split.meaning[0].upper()}{split.meaning[1:]}."
-            yield Exhibit(name, title, split_bars(words, parts), (meaning,))
+            yield ReportItem(name, title, split_bars(words, parts), (meaning,))
 
 
-def errors(runs: Sequence[Evaluated]) -> list[Exhibit]:
+def errors(runs: Sequence[ScoredRun]) -> list[ReportItem]:
     """Where F1 is lost, and how far each stage could bring it."""
     if not runs:
         return []
@@ -179,7 +179,7 @@ def errors(runs: Sequence[Evaluated]) -> list[Exhibit]:
         "Each row supposes one stage perfect and the other as it is; the pairs that RC has not seen are taken to be "
         "answered as well as those it saw.",
     )
-    found = [Exhibit("ceilings", "How far F1 could go", ceiling_table(runs), told)]
+    found = [ReportItem("ceilings", "How far F1 could go", ceiling_table(runs), told)]
     for run in runs:
         notes = []
         if run.candidates is None:
@@ -197,7 +197,7 @@ def curves_of(folders: Mapping[str, Path]) -> list[tuple[str, dict[str, Series]]
     return [(name, curves) for name, curves in found if any(curves.get(metric) for metric in CURVES)]
 
 
-def write_exhibits(folder: Path, exhibits: Iterable[Exhibit]) -> list[Path]:
+def write_report_items(folder: Path, exhibits: Iterable[ReportItem]) -> list[Path]:
     """Tables as text, LaTeX and CSV, figures as SVG and PNG, below tables/ and figures/.
 
     Returns the files there that are none of these, such as those of an earlier report about other runs. Raises
@@ -227,19 +227,21 @@ def write_exhibits(folder: Path, exhibits: Iterable[Exhibit]) -> list[Path]:
 
 
 def _of(
-    run: Evaluated,
-    runs: Sequence[Evaluated],
+    run: ScoredRun,
+    runs: Sequence[ScoredRun],
     name: str,
     title: str,
-    content: Table | Drawing,
+    content: Table | Plot,
     notes: tuple[str, ...] = (),
-) -> Exhibit:
+) -> ReportItem:
     """What is about one run has its name where there are others."""
     alone = len(runs) == 1
-    return Exhibit(name if alone else f"{name}-{run.name}", title if alone else f"{title}: {run.name}", content, notes)
+    return ReportItem(
+        name if alone else f"{name}-{run.name}", title if alone else f"{title}: {run.name}", content, notes
+    )
 
 
-def _models(runs: Sequence[Evaluated], folders: Mapping[str, Path]) -> Iterator[tuple[str, Calibration, list[float]]]:
+def _models(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iterator[tuple[str, Calibration, list[float]]]:
     """The RCP models among the runs and behind them, each once, with the thresholds that were used."""
     used: dict[Path, set[float]] = {}
     for run in runs:

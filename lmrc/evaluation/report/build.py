@@ -16,8 +16,8 @@ from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.plots.read_curves import CALIBRATION, METRICS, SWEEP
 from lmrc.evaluation.report import artifacts as made
 from lmrc.evaluation.report.document_browser import documents_html
-from lmrc.evaluation.report.page import Section, exhibits_html, write_report
-from lmrc.evaluation.scored_run import PREDICTIONS, Evaluated, read_evaluated
+from lmrc.evaluation.report.page import Section, report_items_html, write_report
+from lmrc.evaluation.scored_run import PREDICTIONS, ScoredRun, read_scored_run
 from lmrc.runs.run_folder import read_config
 
 PAGE = "report.html"
@@ -34,7 +34,7 @@ def report_runs(
     facts: Facts | None = None,
     ign_variant: IgnVariant | None = None,
     title: str = "LMRC report",
-) -> list[Evaluated]:
+) -> list[ScoredRun]:
     """Report these run folders: scores, the paper's tables with them, figures, errors, documents.
 
     `out` is a folder, which gets report.html, tables/ and figures/, or a file .html for the page alone. Returns the
@@ -46,7 +46,7 @@ def report_runs(
     for folder in folders:
         if not any((folder / file).exists() for file in REPORTED) and runs_inside(folder, REPORTED):
             raise UserError(why_unscored(folder, REPORTED))
-    read = {name: read_evaluated(folder, facts, ign_variant) for name, folder in named.items()}
+    read = {name: read_scored_run(folder, facts, ign_variant) for name, folder in named.items()}
     runs = [replace(run, name=name) for name, run in read.items() if run is not None]
     # Corpora in folders of one name are told apart as runs are.
     corpora = {folder: name for name, folder in names_of([Path(run.corpus) for run in runs]).items()}
@@ -63,12 +63,12 @@ def report_runs(
         "figures": ("Figures", figures),
         "errors": ("Errors", made.errors(runs)),
     }
-    sections = [Section(name, heading, exhibits_html(found)) for name, (heading, found) in parts.items() if found]
+    sections = [Section(name, heading, report_items_html(found)) for name, (heading, found) in parts.items() if found]
     if runs:
         sections.append(Section("documents", "Documents", documents_html(runs)))
     write_report(page_of(out), title, *sections)
     if page_of(out) != out:
-        others = made.write_exhibits(out, [exhibit for _, found in parts.values() for exhibit in found])
+        others = made.write_report_items(out, [exhibit for _, found in parts.values() for exhibit in found])
         if others:
             first = others[0].relative_to(out)
             logger.warning("%s holds %d files that are not of this report, such as %s", out, len(others), first)

@@ -10,7 +10,7 @@ from typing import Any
 from lmrc.corpus.docred import Document
 from lmrc.evaluation.metrics.error_analysis import CAUSES
 from lmrc.evaluation.metrics.scores import Pair, Triple
-from lmrc.evaluation.scored_run import Evaluated
+from lmrc.evaluation.scored_run import ScoredRun
 
 TYPES = {
     "PER": "person",
@@ -68,7 +68,7 @@ def triples_of(document: Document, found: set[Triple], proposed: Collection[Pair
     return [(*triple, PLACES[kind(triple)]) for triple in sorted(gold | found)]
 
 
-def browser_data(runs: Sequence[Evaluated]) -> dict[str, Any]:
+def browser_data(runs: Sequence[ScoredRun]) -> dict[str, Any]:
     """Return all that the page's script needs. Runs on the same documents share them.
 
     A relation is [id, name]: two relation sets may give an id different names. A triple is [head, tail, place in
@@ -116,7 +116,7 @@ def browser_data(runs: Sequence[Evaluated]) -> dict[str, Any]:
     }
 
 
-def documents_html(runs: Sequence[Evaluated]) -> Iterator[str]:
+def documents_html(runs: Sequence[ScoredRun]) -> Iterator[str]:
     """The elements that the script fills, and its data. Without a script there are no documents, and it says so."""
     marks = " ".join(
         f'<mark class="{type}">{words}</mark>' for type, words in (*TYPES.items(), ("other", "other type"))
@@ -147,7 +147,7 @@ def documents_html(runs: Sequence[Evaluated]) -> Iterator[str]:
     yield f'<script type="application/json" id="documents-data">{escaped}</script>\n'
 
 
-def _left_out(run: Evaluated) -> Iterator[str]:
+def _left_out(run: ScoredRun) -> Iterator[str]:
     """What a run has that the browser does not show."""
     if len(run.documents) > BROWSED:
         yield f"{run.name}: the first {BROWSED:,} of {len(run.documents):,} documents are here; the scores are of all."
@@ -161,7 +161,7 @@ def _left_out(run: Evaluated) -> Iterator[str]:
         )
 
 
-def _name(run: Evaluated, relation: str) -> str:
+def _name(run: ScoredRun, relation: str) -> str:
     return run.relations.name(relation) if relation in run.relations else f"{relation} (unknown)"
 
 

@@ -11,7 +11,7 @@ from importlib.resources import files
 from pathlib import Path
 
 from lmrc.common.json_stream import replacing
-from lmrc.evaluation.report.artifacts import Exhibit
+from lmrc.evaluation.report.artifacts import ReportItem
 from lmrc.evaluation.tables.table import Table
 
 LONG, TALL = 40, 12
@@ -31,7 +31,7 @@ class Section:
     body: Iterable[str]
 
 
-def exhibits_html(exhibits: Iterable[Exhibit]) -> Iterable[str]:
+def report_items_html(exhibits: Iterable[ReportItem]) -> Iterable[str]:
     """Tables and figures with their notes. The SVG of figures is trusted; all else is escaped."""
     for exhibit in exhibits:
         title, content = f"<h3>{html.escape(exhibit.title)}</h3>", exhibit.content

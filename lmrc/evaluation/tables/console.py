@@ -26,7 +26,7 @@ HEADLINE = {
 """The columns of `score_table` by their names for programs."""
 
 
-def scores_told(
+def format_scores(
     names: Sequence[str],
     scores: Sequence[Scores],
     analysis: Analysis | None,
@@ -99,10 +99,10 @@ def spread_of(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
     }
 
 
-def comparison_told(names: Sequence[str], comparison: Comparison, selected: Sequence[str] = ()) -> str:
+def format_comparison(names: Sequence[str], comparison: Comparison, selected: Sequence[str] = ()) -> str:
     """Show both scores with their difference, and how many triples changed.
 
-    The first lines say which documents were compared, as in `scores_told`. The last line is the figure.
+    The first lines say which documents were compared, as in `format_scores`. The last line is the figure.
     """
     table = Table(
         ("", "First", "Second", "Difference", "95 % from", "95 % to", "p"),
@@ -165,7 +165,7 @@ def _analysis(analysis: Analysis) -> list[str]:
     losses = Table(
         ("Where F1 is lost", "Missed", "Wrong", "F1 without it"),
         tuple(
-            (CAUSES[loss.cause], f"{loss.missed:,}", f"{loss.wrong:,}", two_digits(loss.mended.f1))
+            (CAUSES[loss.cause], f"{loss.missed:,}", f"{loss.wrong:,}", two_digits(loss.counts_if_fixed.f1))
             for loss in analysis.losses
             if loss.missed or loss.wrong
         ),

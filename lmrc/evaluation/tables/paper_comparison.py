@@ -4,19 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lmrc.evaluation.paper_scores import ABSENT, Printed, printed
-from lmrc.evaluation.scored_run import Evaluated
+from lmrc.evaluation.paper_scores import ABSENT, PaperTable, printed
+from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables.table import Table, two_digits
 
 OURS = "Our runs"
 OTHER = "other data"
 
-FIGURES: dict[str, Callable[[Evaluated], str]] = {
+FIGURES: dict[str, Callable[[ScoredRun], str]] = {
     "Precision": lambda run: two_digits(run.scores.all.precision),
     "Recall": lambda run: two_digits(run.scores.all.recall),
     "F1": lambda run: two_digits(run.scores.all.f1),
     "Ign F1": lambda run: two_digits(run.scores.ign_f1),
-    "# Extracted Triples": lambda run: f"{run.scores.all.predicted:,}",
+    "# ExtractionStats Triples": lambda run: f"{run.scores.all.predicted:,}",
     "Intra F1": lambda run: two_digits(run.scores.intra.f1),
     "Inter F1": lambda run: two_digits(run.scores.inter.f1),
     "F1 of RCP": lambda run: two_digits(None if run.proposed is None else run.proposed.f1),
@@ -29,19 +29,19 @@ def statistics_table() -> Table:
     return _by_figure(printed()["1"], [])
 
 
-def figures_table(number: str, runs: Sequence[Evaluated]) -> Table:
+def figures_table(number: str, runs: Sequence[ScoredRun]) -> Table:
     """Tables 2 and 8: a column a system, a row a figure."""
     return _by_figure(printed()[number], [(_named(run), run) for run in runs])
 
 
-def _by_figure(table: Printed, ours: Sequence[tuple[str, Evaluated]]) -> Table:
+def _by_figure(table: PaperTable, ours: Sequence[tuple[str, ScoredRun]]) -> Table:
     return Table(
         ("", *table.columns, *(name for name, _ in ours)),
         tuple((row["name"], *row["values"], *(FIGURES[row["name"]](run) for _, run in ours)) for row in table.rows),
     )
 
 
-def systems_table(number: str, runs: Sequence[Evaluated]) -> Table:
+def systems_table(number: str, runs: Sequence[ScoredRun]) -> Table:
     """Tables 3a, 3b, 4 and 5: a row a system, a column a figure of a data set.
 
     A run on a data set that the table does not have gets columns of its own: no number stands under a name that is
@@ -68,7 +68,7 @@ def systems_table(number: str, runs: Sequence[Evaluated]) -> Table:
     return Table(("System", "Source or data", *(f"{data} {figure}".strip() for data, figure in heads)), tuple(rows), 2)
 
 
-def relations_table(runs: Sequence[Evaluated]) -> Table:
+def relations_table(runs: Sequence[ScoredRun]) -> Table:
     """Return tables 9 and 10, F1 by relation. Relations that the paper does not have come last."""
     table = printed()["9/10"]
     names = {row["id"]: row["name"] for row in table.rows}
@@ -86,7 +86,7 @@ def relations_table(runs: Sequence[Evaluated]) -> Table:
     )
 
 
-def runs_by_relation(runs: Sequence[Evaluated]) -> Table:
+def runs_by_relation(runs: Sequence[ScoredRun]) -> Table:
     """Return F1 by relation of our runs alone. An id that two relation sets give different names has two rows."""
     named = [dict(zip(run.relations.ids, run.relations.names, strict=True)) for run in runs]
     relations = dict.fromkeys(pair for names in named for pair in names.items())
@@ -106,17 +106,17 @@ def runs_by_relation(runs: Sequence[Evaluated]) -> Table:
     )
 
 
-def _relation_f1(run: Evaluated, id: str) -> str:
+def _relation_f1(run: ScoredRun, id: str) -> str:
     """F1 of a relation; absent if nothing of it is gold or predicted, which is no score of 0."""
     counts = run.scores.per_relation.get(id)
     return ABSENT if counts is None or not (counts.gold or counts.predicted) else two_digits(counts.f1)
 
 
-def _named(run: Evaluated) -> str:
+def _named(run: ScoredRun) -> str:
     return f"{run.name} ({run.data})"
 
 
-def paper_tables(runs: Sequence[Evaluated]) -> list[tuple[Printed, Table]]:
+def paper_tables(runs: Sequence[ScoredRun]) -> list[tuple[PaperTable, Table]]:
     """Return every table of the paper that has scores, in the paper's order, with our runs on its data sets."""
     made = {
         "1": statistics_table(),

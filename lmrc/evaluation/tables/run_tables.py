@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from lmrc.evaluation.metrics.error_analysis import CAUSES, Analysis
 from lmrc.evaluation.metrics.scores import Scores
 from lmrc.evaluation.paper_scores import ABSENT
-from lmrc.evaluation.scored_run import Evaluated
+from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables.table import Table, two_digits
 
 METRICS: dict[str, tuple[str, Callable[[Scores], float | None]]] = {
@@ -29,7 +29,7 @@ CEILINGS: dict[str, Callable[[Analysis], float | None]] = {
 }
 
 
-def summary_table(runs: Sequence[Evaluated]) -> Table:
+def summary_table(runs: Sequence[ScoredRun]) -> Table:
     """A row a figure, a column a run; scores with their 95 % intervals."""
     rows = [("Data", *(run.data for run in runs))]
     for name, (title, value) in METRICS.items():
@@ -43,21 +43,21 @@ def summary_table(runs: Sequence[Evaluated]) -> Table:
     return Table(("", *(run.name for run in runs)), tuple(rows))
 
 
-def by_data(runs: Sequence[Evaluated]) -> dict[str, list[Evaluated]]:
+def by_data(runs: Sequence[ScoredRun]) -> dict[str, list[ScoredRun]]:
     """Group the runs by their documents, in order: only runs of one group have the same gold triples."""
-    groups: dict[str, list[Evaluated]] = {}
+    groups: dict[str, list[ScoredRun]] = {}
     for run in runs:
         groups.setdefault(run.data, []).append(run)
     return groups
 
 
-def labels_of(runs: Sequence[Evaluated]) -> list[str]:
+def labels_of(runs: Sequence[ScoredRun]) -> list[str]:
     """Return the names of the runs, with their data sets if these differ."""
     several = len(by_data(runs)) > 1
     return [f"{run.name} ({run.data})" if several else run.name for run in runs]
 
 
-def split_table(runs: Sequence[Evaluated]) -> Table:
+def split_table(runs: Sequence[ScoredRun]) -> Table:
     """Return F1 by kind of triple: a group a split, a row a part. The runs on each data set follow its gold triples."""
     groups = by_data(runs)
     header = [""]
@@ -77,18 +77,18 @@ def split_table(runs: Sequence[Evaluated]) -> Table:
     return Table(tuple(header), tuple(rows))
 
 
-def loss_table(run: Evaluated) -> Table:
+def loss_table(run: ScoredRun) -> Table:
     """What each cause costs: triples missed, predictions wrong, and F1 if that cause alone were no more."""
     return Table(
         ("Cause", "Missed", "Wrong", "F1 without it"),
         tuple(
-            (CAUSES[loss.cause], f"{loss.missed:,}", f"{loss.wrong:,}", two_digits(loss.mended.f1))
+            (CAUSES[loss.cause], f"{loss.missed:,}", f"{loss.wrong:,}", two_digits(loss.counts_if_fixed.f1))
             for loss in run.analysis.losses
         ),
     )
 
 
-def ceiling_table(runs: Sequence[Evaluated]) -> Table:
+def ceiling_table(runs: Sequence[ScoredRun]) -> Table:
     """F1 as it is, and if one of the stages were perfect."""
     return Table(
         ("F1", *labels_of(runs)),

@@ -131,7 +131,7 @@ def remarks(scores: Scores) -> list[str]:
             f"Ign F1 ({scores.ign_variant}) leaves out {scores.correct_in_train:,} of {scores.all.correct:,} correct "
             f"predictions: those among the {len(facts.triples):,} facts of {facts.named}."
         ]
-    lines += [f"Warning: {misfit}." for misfit in scores.misfits]
+    lines += [f"Warning: {misfit}." for misfit in scores.facts_warnings]
     if scores.duplicates:
         lines.append(f"{_predictions(scores.duplicates)} given again; each counts once.")
     words = {

@@ -21,9 +21,9 @@ def check_propose(config: ProposeConfig, plan: Plan | None, inputs: Inputs) -> I
         yield ok(f"rcp {config.rcp}: an earlier step trains it")
         return
     try:
-        from lmrc.rcp.predict import Proposing
+        from lmrc.rcp.predict import ProposeInference
 
-        threshold = Proposing(config).threshold
+        threshold = ProposeInference(config).threshold
         yield ok(f"rcp {config.rcp}: threshold {threshold:.4g}")
     except UserError as error:
         yield missing(str(error))
@@ -41,9 +41,9 @@ def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) ->
         return
     try:
         from lmrc.rc.model.adapter import adapter_base
-        from lmrc.rc.predict import Classifying
+        from lmrc.rc.predict import ClassifyInference
 
-        Classifying(config)
+        ClassifyInference(config)
         _check_demonstrations(config)
         base = config.base if config.rc is None else adapter_base(config.rc)
     except UserError as error:

@@ -13,7 +13,7 @@ from lmrc.common.errors import UserError
 from lmrc.config.schema import ClusterOptions, RcConfig, RcpConfig
 from lmrc.launcher.allocation import partition_nodes
 from lmrc.launcher.gpu_memory import CARDS, GIB, MemoryEstimate, estimate_rc, estimate_rcp
-from lmrc.launcher.model_shapes import Architecture, UnknownArchitecture, architecture
+from lmrc.launcher.model_shapes import ModelShape, UnknownShape, architecture
 from lmrc.launcher.plan import Plan
 from lmrc.launcher.preflight.data import Inputs, check_disk, check_training_data
 from lmrc.launcher.preflight.hub import FoundModel, find_model
@@ -74,7 +74,7 @@ def check_rc(config: RcConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Ch
     yield from _check_room(config, plan)
 
 
-def _check_length(config: RcpConfig, shape: Architecture) -> Iterator[Check]:
+def _check_length(config: RcpConfig, shape: ModelShape) -> Iterator[Check]:
     from lmrc.rcp.data.windows import Windows
 
     try:
@@ -86,7 +86,7 @@ def _check_length(config: RcpConfig, shape: Architecture) -> Iterator[Check]:
     yield ok(f"documents are read up to {longest} word pieces{lowered}")
 
 
-def supports_checkpointing(shape: Architecture) -> bool:
+def supports_checkpointing(shape: ModelShape) -> bool:
     """Return True if transformers can recompute this model's activations."""
     return bool(getattr(shape.model, "supports_gradient_checkpointing", False))
 
@@ -112,15 +112,15 @@ def _check_backend(config: RcpConfig | RcConfig) -> Iterator[Check]:
         yield missing(str(error))
 
 
-def model_shape(found: FoundModel, kind: str) -> Architecture | None:
+def model_shape(found: FoundModel, kind: str) -> ModelShape | None:
     """Return the model without its weights; None if its config is not known here, which the memory estimate says."""
     try:
         return architecture(str(found.folder or found.name), "encoder" if kind == "encoder" else "causal")
-    except UnknownArchitecture:
+    except UnknownShape:
         return None
 
 
-def _check_lm(config: RcConfig, shape: Architecture) -> Iterator[Check]:
+def _check_lm(config: RcConfig, shape: ModelShape) -> Iterator[Check]:
     try:
         adapter = shape.adapted(config.lora)
         yield ok(f"LoRA: {adapter.parameters:,} parameters on {len(adapter.inputs)} layers")
@@ -148,7 +148,7 @@ def _check_quantization(config: RcConfig) -> Iterator[Check]:
         )
 
 
-def check_weights(found: FoundModel, shape: Architecture, option: str) -> Iterator[Check]:
+def check_weights(found: FoundModel, shape: ModelShape, option: str) -> Iterator[Check]:
     """Check that the files of a model on this machine hold its weights, by their names."""
     from lmrc.pretrained.weights import check_names
 
@@ -179,14 +179,14 @@ def _tokenizer(found: FoundModel) -> tuple[PreTrainedTokenizerBase | None, list[
 
 def _check_encoding(config: RcpConfig, found: FoundModel) -> Iterator[Check]:
     """Check that the tokenizer has what RCP puts around texts and mentions."""
-    from lmrc.rcp.data.tokenization import Encoder
+    from lmrc.rcp.data.tokenization import DocumentTokenizer
 
     tokenizer, checks = _tokenizer(found)
     yield from checks
     if tokenizer is None:
         return
     try:
-        Encoder(tokenizer, config.model.max_length)
+        DocumentTokenizer(tokenizer, config.model.max_length)
     except UserError as error:
         yield missing(str(error))
 

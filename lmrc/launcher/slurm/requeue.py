@@ -70,7 +70,7 @@ def after_death(folder: Path, attempt: Attempt, status: int, most: int) -> bool:
         return True  # asked for by rank 0 once all had saved; SLURM then ended the processes
     end, killed = end_of(folder, attempt), status >= FIRST_SIGNAL_STATUS
     # SLURM kills the other processes where one ended in an error of its own: the status alone does not tell.
-    if not (end.lost_touch or (killed and not end.cause)):
+    if not (end.lost_peer or (killed and not end.cause)):
         cause = end.cause or f"ended with status {status}"
         history.add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
         return False

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lmrc.rc.model.packed_attention import Packed
+from lmrc.rc.model.packed_attention import PackedSequences
 from lmrc.rc.prompts.query_builder import Example, shared_length
 
 
-def collate(examples: Sequence[Example], flash: bool = False) -> dict[str, Tensor | Packed]:
+def collate(examples: Sequence[Example], flash: bool = False) -> dict[str, Tensor | PackedSequences]:
     """Examples end to end, with the beginning that their prompts share only once, for `lmrc.rc.model.packed_attention.run`.
 
     `input_ids` and `positions` int64 [tokens]; `wanted` and `targets` int64 [learnt tokens]: the places of the tokens
@@ -20,7 +20,7 @@ def collate(examples: Sequence[Example], flash: bool = False) -> dict[str, Tenso
     beginning = _common_beginning(examples)
     # Int64 as a whole: embeddings and losses want it.
     texts = [example.input_ids[beginning:].long() for example in examples]
-    layout = Packed(beginning, [len(text) for text in texts], flash)
+    layout = PackedSequences(beginning, [len(text) for text in texts], flash)
     wanted, targets, start = [], [], beginning
     for example, text in zip(examples, texts, strict=True):
         prompt = example.prompt_tokens - beginning

@@ -102,7 +102,7 @@ def thinned(pairs: Sequence[Pair], related: Sequence[Pair], ratio: float, seed: 
     return [pair for pair in pairs if pair in known or pair in drawn]
 
 
-def encoded(
+def load_or_build_dataset(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     prompt: PromptOptions,

@@ -1,4 +1,4 @@
-"""Who answers queries: an LM of ours or a server; and what their answers say, one `Answered` a query."""
+"""Who answers queries: an LM of ours or a server; and what their answers say, one `QueryResult` a query."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ from lmrc.rc.decoding.generate import Generation, generate
 from lmrc.rc.decoding.grammar import Grammar
 from lmrc.rc.decoding.parsing import Parsed, Triple, UnknownRelation, parse
 from lmrc.rc.decoding.scoring import relation_scores
-from lmrc.rc.model.adapter_metadata import Settings
-from lmrc.rc.model.kv_cache import SharedBeginning
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.lora import load_adapter, load_base, own_gpus
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
 from lmrc.rc.prompts.templates import answer_set
-from lmrc.training.precision import as_trained
+from lmrc.training.precision import inference_precision
 
 LEAST_SCORE = 0.01
 """Relations of less probability are not kept in mode score."""
@@ -42,7 +42,7 @@ class Scored:
 
 
 @dataclass(frozen=True, slots=True)
-class Answered:
+class QueryResult:
     """What the answer to a query says. `text` is empty, and `finished` true, where relations were only weighed."""
 
     query: Query
@@ -54,27 +54,27 @@ class Answered:
     unknown: tuple[UnknownRelation, ...]
 
 
-def load_lm(base: str, adapter: Path | None, settings: Settings, gpus: int = 1) -> PreTrainedModel | PeftModel:
+def load_lm(base: str, adapter: Path | None, settings: AdapterMetadata, gpus: int = 1) -> PreTrainedModel | PeftModel:
     """The LM with its adapter, if any, to answer with: on `gpus` GPUs, if any, in bf16 only where it is native.
 
     Raises ConfigError where there is no such model, or it does not fit.
     """
-    precision = as_trained(settings.precision, "the LM")
+    precision = inference_precision(settings.precision, "the LM")
     plain = load_base(base, IMPLEMENTATION, precision, settings.quantization, own_gpus(gpus))
     return plain if adapter is None else load_adapter(plain, adapter)
 
 
-class Answering(Protocol):
+class DecodingBackend(Protocol):
     """Answers queries."""
 
     def load(self) -> None:
         """Load what answers, if it is in this process. Raises UserError if it cannot be."""
 
-    def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
+    def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
         """The answers, in the order of the queries."""
 
 
-class LocalAnswering:
+class LocalBackend:
     """An LM of ours, loaded by `load` or at the first query."""
 
     def __init__(
@@ -91,21 +91,21 @@ class LocalAnswering:
         self._load, self._tokenizer = load, tokenizer
         self._prompt, self._decode = prompt, decode
         self._relations, self._document_of = relations, document_of
-        self._beginning = SharedBeginning(beginning)
+        self._beginning = PrefixCache(beginning)
 
     @cached_property
     def _model(self) -> PreTrainedModel | PeftModel:
         return self._load().eval()
 
     def load(self) -> None:
-        """See `Answering`."""
+        """See `DecodingBackend`."""
         _ = self._model
 
     def _grammar(self, query: Query) -> Grammar:
         return Grammar(query, self._document_of(query), self._relations, self._prompt.kind, self._tokenizer)
 
-    def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
-        """See `Answering`."""
+    def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
+        """See `DecodingBackend`."""
         if self._decode.mode == "score":
             for batch in _batches(queries, self._decode.batch_size):
                 yield from self._weigh(batch)
@@ -122,7 +122,7 @@ class LocalAnswering:
         yield from read_answers(generations, self._document_of, self._relations, self._prompt, self._decode)
 
     @torch.inference_mode()
-    def _weigh(self, queries: Sequence[Query]) -> Iterator[Answered]:
+    def _weigh(self, queries: Sequence[Query]) -> Iterator[QueryResult]:
         answers = answer_set(self._prompt.kind, self._relations)
         prompts = [prompt_ids(query.prompt, self._tokenizer, self._prompt.template) for query in queries]
         grammars = [self._grammar(query) for query in queries]
@@ -135,7 +135,7 @@ class LocalAnswering:
                 if score >= LEAST_SCORE
             ]
             none = sum(max(scores) < self._decode.threshold for scores in of_query)
-            yield Answered(query, "", True, tuple(triples), none, Counter(), ())
+            yield QueryResult(query, "", True, tuple(triples), none, Counter(), ())
 
 
 def _batches(queries: Iterable[Query], size: int) -> Iterator[tuple[Query, ...]]:
@@ -150,7 +150,7 @@ def read_answers(
     relations: RelationSet,
     prompt: PromptOptions,
     decode: DecodeOptions,
-) -> Iterator[Answered]:
+) -> Iterator[QueryResult]:
     """What written answers say."""
     answers = answer_set(prompt.kind, relations)
     for generation in generations:
@@ -163,6 +163,6 @@ def read_answers(
             Scored(triple, scores[number] if scores else None)
             for triple, number in zip(parsed.triples, parsed.lines, strict=True)
         )
-        yield Answered(
+        yield QueryResult(
             query, generation.text, generation.finished, triples, parsed.none, parsed.failures, parsed.unknown
         )

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
-from lmrc.rc.model.kv_cache import Memory, SharedBeginning, read
+from lmrc.rc.model.kv_cache import KVCache, PrefixCache, read
 
 
 class Request(NamedTuple):
@@ -38,7 +38,7 @@ class _Row:
     number: int
     room: int
     answer: PartialAnswer
-    memory: Memory
+    memory: KVCache
     pending: Sequence[int]
     """What the model has not seen yet."""
     choices: list[tuple[int, float]] = field(default_factory=list)
@@ -52,7 +52,7 @@ class _Row:
 
 
 def decode(
-    model: nn.Module, requests: Iterable[Request], rows: int, beginning: SharedBeginning
+    model: nn.Module, requests: Iterable[Request], rows: int, beginning: PrefixCache
 ) -> Iterator[tuple[int, Answer]]:
     """The most probable allowed token, one after another, for each request; yields (number of the request, answer).
 

@@ -15,7 +15,7 @@ from lmrc.config.schema import DecodeOptions, PromptTemplate
 from lmrc.rc.decoding import constrained
 from lmrc.rc.decoding.constrained import Request
 from lmrc.rc.decoding.grammar import Grammar
-from lmrc.rc.model.kv_cache import SharedBeginning
+from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.packed_attention import check_positions
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
 
@@ -40,7 +40,7 @@ def generate(
     queries: Iterable[Query],
     options: DecodeOptions,
     grammar_of: Callable[[Query], Grammar],
-    beginning: SharedBeginning,
+    beginning: PrefixCache,
     template: PromptTemplate | None = None,
 ) -> Iterator[Generation]:
     """The greedy answers to `queries`, in their order.

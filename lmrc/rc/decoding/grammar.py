@@ -22,7 +22,7 @@ _BEFORE = "(a| b| c)"
 
 
 @dataclass(frozen=True, slots=True)
-class _Reading:
+class _ParseState:
     """One way to read what was written: so far `read` tokens of the line of a pair and relation (or of the end)."""
 
     pair: int
@@ -65,18 +65,18 @@ class Grammar:
         head, tail = self._names[pair]
         return [line(head, relation, tail) for relation in self._relations]
 
-    def _lines(self, pair: int, relations: Sequence[int]) -> Iterator[_Reading]:
+    def _lines(self, pair: int, relations: Sequence[int]) -> Iterator[_ParseState]:
         """The beginnings of the lines, behind another one, that give `pair` one of `relations`."""
         if pair not in self._behind:
             # All of `_BEFORE` is cut off, unless the tokenizer joins a bracket with a new line.
             whole = self._ids([f"{_BEFORE}\n{text}" for text in self._texts(pair)])
             self._behind[pair] = [tuple(ids[shared_length([ids, self._before]) :]) for ids in whole]
         for relation in relations:
-            yield _Reading(pair, relation, self._behind[pair][relation], 0)
+            yield _ParseState(pair, relation, self._behind[pair][relation], 0)
 
-    def start(self) -> list[_Reading]:
+    def start(self) -> list[_ParseState]:
         """The readings of an empty answer."""
-        return [_Reading(0, relation, ids, 0) for relation, ids in enumerate(self.first_lines(0))]
+        return [_ParseState(0, relation, ids, 0) for relation, ids in enumerate(self.first_lines(0))]
 
     def first_lines(self, pair: int) -> list[tuple[int, ...]]:
         """Token ids of the line of the pair for each relation of the set (and None), at the start of an answer."""
@@ -106,7 +106,7 @@ class Grammar:
             for reading in following
         ]
 
-    def after(self, pair: int, relation: int) -> Iterator[_Reading]:
+    def after(self, pair: int, relation: int) -> Iterator[_ParseState]:
         """What may follow a finished line: another relation of the pair, the next pair, or the end."""
         if relation != self._none:
             more = [other for other in range(relation + 1, len(self._relations)) if other != self._none]
@@ -115,7 +115,7 @@ class Grammar:
         if pair + 1 < len(self._names):
             yield from self._lines(pair + 1, range(len(self._relations)))
         else:
-            yield _Reading(pair, -1, self._end, 0)
+            yield _ParseState(pair, -1, self._end, 0)
 
 
 class PartialAnswer:
@@ -140,11 +140,11 @@ class PartialAnswer:
     def write(self, token: int) -> None:
         """Append one of the allowed tokens."""
         self.ids.append(token)
-        going: list[_Reading] = []
+        going: list[_ParseState] = []
         for reading in self._readings:
             if reading.next != token:
                 continue
-            read = _Reading(reading.pair, reading.relation, reading.tokens, reading.read + 1)
+            read = _ParseState(reading.pair, reading.relation, reading.tokens, reading.read + 1)
             if read.read < len(read.tokens):
                 going.append(read)
             elif read.relation < 0:

@@ -66,7 +66,7 @@ class Parsed:
     unknown: tuple[UnknownRelation, ...]
 
 
-class _Reading(NamedTuple):
+class _LineCandidate(NamedTuple):
     """One way to read a line: the position of a pair in the query, and the rank of its relation in the set."""
 
     position: int
@@ -75,7 +75,7 @@ class _Reading(NamedTuple):
 
 @dataclass(slots=True)
 class _Line:
-    readings: list[_Reading]
+    readings: list[_LineCandidate]
     relation: str = ""
     """As written, where it is not in the set."""
 
@@ -130,7 +130,7 @@ def parse(
     unknown: list[UnknownRelation] = []
     answered: set[int] = set()
     nones: set[int] = set()
-    before: _Reading | None = None
+    before: _LineCandidate | None = None
     for (number, read), reading in zip(numbered, chosen, strict=True):
         head, tail = ordered[reading.position]
         answered.add(reading.position)
@@ -179,7 +179,7 @@ def _bars(body: str) -> list[int]:
     return [index for index, character in enumerate(body) if character == "|"]
 
 
-def _exact(written: str, query: _Query) -> list[_Reading]:
+def _exact(written: str, query: _Query) -> list[_LineCandidate]:
     """All readings as an asked pair and a relation of the set; several where names repeat or contain bars."""
     body = _body(written)
     if body is None:
@@ -194,7 +194,7 @@ def _exact(written: str, query: _Query) -> list[_Reading]:
             rank = query.ranks.get(body[first + 1 : second].strip())
             if rank is not None:
                 names = body[:first].strip(), body[second + 1 :].strip()
-                readings += [_Reading(position, rank) for position in query.positions.get(names, ())]
+                readings += [_LineCandidate(position, rank) for position in query.positions.get(names, ())]
     return sorted(set(readings))
 
 
@@ -222,7 +222,7 @@ def _similar(written: str, query: _Query) -> _Line | str:
     if positions is None:
         return "pair_not_asked"
     rank = query.ranks.get(relation, _UNKNOWN)
-    return _Line([_Reading(position, rank) for position in positions], relation)
+    return _Line([_LineCandidate(position, rank) for position in positions], relation)
 
 
 def _closest(side: int, written: str, query: _Query) -> str | None:
@@ -237,7 +237,7 @@ def _closest(side: int, written: str, query: _Query) -> str | None:
     return query.closest[side, written]
 
 
-def _step(before: _Reading, after: _Reading) -> int:
+def _step(before: _LineCandidate, after: _LineCandidate) -> int:
     """What it costs that `after` follows `before`."""
     if after.position > before.position:
         return after.position - before.position - 1
@@ -248,7 +248,7 @@ def _step(before: _Reading, after: _Reading) -> int:
     return 0 if _UNKNOWN in (before.rank, after.rank) or after.rank > before.rank else _DISORDER
 
 
-def _align(lines: Sequence[Sequence[_Reading]], pairs: int) -> tuple[list[_Reading], int]:
+def _align(lines: Sequence[Sequence[_LineCandidate]], pairs: int) -> tuple[list[_LineCandidate], int]:
     """The cheapest choice of one reading a line, and the number of lines on which equally cheap choices differ.
 
     A shortest path over the readings of successive lines (Viterbi); of equally short ones the one that takes the
@@ -267,7 +267,7 @@ def _align(lines: Sequence[Sequence[_Reading]], pairs: int) -> tuple[list[_Readi
     # so_far[j]: cheapest way to reading j of the current line.
     so_far = [reading.position for reading in lines[0]]
     best = min(cost + after for cost, after in zip(so_far, rest[0], strict=True))
-    chosen: list[_Reading] = []
+    chosen: list[_LineCandidate] = []
     ambiguous = 0
     spent = 0
     for i, readings in enumerate(lines):

@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from lmrc.rc.decoding.grammar import Grammar
-from lmrc.rc.model.kv_cache import Branches, Memory, SharedBeginning, read
+from lmrc.rc.model.kv_cache import KVCache, PrefixCache, TreeLayout, read
 from lmrc.rc.model.packed_attention import run
 
 FOLLOWS = 0.5
@@ -43,7 +43,7 @@ def relation_scores(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     grammars: Sequence[Grammar],
-    beginning: SharedBeginning,
+    beginning: PrefixCache,
 ) -> list[list[list[float]]]:
     """For each query and each of its pairs the probability of each relation of the set to be among the pair's answers.
 
@@ -51,7 +51,7 @@ def relation_scores(
     probability of a relation that is not the first of its pair counts where it follows the most probable ones, so that
     it is a lower bound.
     """
-    memories = _read_prompts(model, prompts, beginning)
+    caches = _read_prompts(model, prompts, beginning)
     chains = [[_Chain(pair, [0.0] * grammar.relations, []) for pair in range(grammar.pairs)] for grammar in grammars]
     active = [list(of_query) for of_query in chains]
     while any(active):
@@ -63,7 +63,7 @@ def relation_scores(
             [[chain.written + line for _, line in lines] for chain, lines in zip(of_query, of_asked, strict=True)]
             for of_query, of_asked in zip(active, asked, strict=True)
         ]
-        found = _probabilities(model, memories, [prompt[-1] for prompt in prompts], groups)
+        found = _probabilities(model, caches, [prompt[-1] for prompt in prompts], groups)
         for query, of_query in enumerate(active):
             active[query] = [
                 chain
@@ -91,17 +91,17 @@ def _extend(chain: _Chain, lines: Sequence[tuple[int | None, Line]], logs: Seque
     return True
 
 
-def _read_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], beginning: SharedBeginning) -> list[Memory]:
+def _read_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], beginning: PrefixCache) -> list[KVCache]:
     """All but the last token of each: behind it begins the tree."""
-    memories, rests = [], []
+    caches, rests = [], []
     for prompt in prompts:
         memory, rest = beginning.of(model, prompt)
-        memories.append(memory)
+        caches.append(memory)
         rests.append(rest[:-1])
     going = [index for index, rest in enumerate(rests) if rest]
     if going:
-        read(model, [memories[index] for index in going], [rests[index] for index in going])
-    return memories
+        read(model, [caches[index] for index in going], [rests[index] for index in going])
+    return caches
 
 
 class _Tree:
@@ -147,7 +147,7 @@ class _Tree:
 
 @torch.inference_mode()
 def _probabilities(
-    model: nn.Module, memories: Sequence[Memory], roots: Sequence[int], groups: Sequence[Sequence[Sequence[Line]]]
+    model: nn.Module, caches: Sequence[KVCache], roots: Sequence[int], groups: Sequence[Sequence[Sequence[Line]]]
 ) -> list[list[list[float]]]:
     """For each text and group the logarithm of the probability of each line among those of its group."""
     trees = [_Tree(root, of_text) for root, of_text in zip(roots, groups, strict=True)]
@@ -157,13 +157,13 @@ def _probabilities(
     for text, tree in enumerate(trees):
         size = len({node for group in tree.branchings for node in group})
         if batch and count + size > _BRANCHINGS:
-            _pass(model, memories, trees, batch, logs)
+            _pass(model, caches, trees, batch, logs)
             batch, count = [], 0
         if size:
             batch.append(text)
             count += size
     if batch:
-        _pass(model, memories, trees, batch, logs)
+        _pass(model, caches, trees, batch, logs)
     return [
         [
             [sum(logs[text][number][step] for step in trees[text].path(number, line)) for line in lines]
@@ -175,14 +175,14 @@ def _probabilities(
 
 def _pass(
     model: nn.Module,
-    memories: Sequence[Memory],
+    caches: Sequence[KVCache],
     trees: Sequence[_Tree],
     batch: Sequence[int],
     logs: list[list[dict[tuple[int, int], float]]],
 ) -> None:
     """One pass over the trees of a batch of texts; fills in the logarithms of all ways at all branchings."""
     device = next(model.parameters()).device
-    layout = Branches([memories[text] for text in batch], [trees[text].parents for text in batch])
+    layout = TreeLayout([caches[text] for text in batch], [trees[text].parents for text in batch])
     rows: list[tuple[int, int, int, list[int]]] = []
     wanted: dict[int, int] = {}  # place in the pass → row of the logits
     logits_of: list[int] = []

@@ -1,4 +1,4 @@
-"""vLLM in this process in the place of a model of ours (`lmrc.rc.decoding.base.Answering`): mode free, on GPUs.
+"""vLLM in this process in the place of a model of ours (`lmrc.rc.decoding.base.DecodingBackend`): mode free, on GPUs.
 
 It gets the same prompts as token ids, and its answers are read as those of `generate` are. Its own structured outputs
 could keep to a grammar, but know no forced runs and no probabilities of lines: constrained answers stay ours.
@@ -17,10 +17,10 @@ from lmrc.common.errors import ConfigError
 from lmrc.config.schema import DecodeOptions
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
-from lmrc.rc.decoding.base import Answered, read_answers
+from lmrc.rc.decoding.base import QueryResult, read_answers
 from lmrc.rc.decoding.generate import Generation
 from lmrc.rc.model.adapter import adapter_rank, check_adapter
-from lmrc.rc.model.adapter_metadata import Settings
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import resolve
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
 
@@ -29,14 +29,14 @@ RANKS = (8, 16, 32, 64, 128, 256)
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
 
 
-class VllmAnswering:
+class VllmBackend:
     """vLLM's engine, started by `load` or at the first query."""
 
     def __init__(
         self,
         base: str,
         adapter: Path | None,
-        settings: Settings,
+        settings: AdapterMetadata,
         tokenizer: PreTrainedTokenizerBase,
         decode: DecodeOptions,
         relations: RelationSet,
@@ -72,11 +72,11 @@ class VllmAnswering:
         )
 
     def load(self) -> None:
-        """See `lmrc.rc.decoding.base.Answering`. Raises ConfigError if vLLM is not installed."""
+        """See `lmrc.rc.decoding.base.DecodingBackend`. Raises ConfigError if vLLM is not installed."""
         _ = self._model
 
-    def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
-        """See `lmrc.rc.decoding.base.Answering`."""
+    def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
+        """See `lmrc.rc.decoding.base.DecodingBackend`."""
         generations = self._generate(list(queries))
         yield from read_answers(generations, self._document_of, self._relations, self._settings.prompt, self._decode)
 

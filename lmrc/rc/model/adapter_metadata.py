@@ -9,20 +9,20 @@ from typing import Any, get_args
 
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.common.input_checks import check_model
-from lmrc.config.schema import PromptOptions, Quantization, SettledPrecision
+from lmrc.config.schema import PromptOptions, Quantization, ResolvedPrecision
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relations import RelationSet
 
 # The file beside the adapter.
-SETTINGS = "lmrc.json"
+METADATA = "lmrc.json"
 
 
 @dataclass(frozen=True)
-class Settings:
+class AdapterMetadata:
     """What inference must do as training did."""
 
     prompt: PromptOptions
-    precision: SettledPrecision
+    precision: ResolvedPrecision
     relations_sha256: str
     relations: RelationSet | None = None
     """None: an adapter of before they were kept."""
@@ -30,7 +30,7 @@ class Settings:
     """Of the base."""
 
     def write(self, folder: Path) -> None:
-        """Write SETTINGS into the folder."""
+        """Write METADATA into the folder."""
         content: dict[str, Any] = {
             "prompt": self.prompt.model_dump(mode="json"),
             "precision": self.precision,
@@ -39,17 +39,17 @@ class Settings:
         }
         if self.relations is not None:
             content["relations"] = dict(zip(self.relations.ids, self.relations.names, strict=True))
-        temporary = folder / (SETTINGS + ".tmp")
+        temporary = folder / (METADATA + ".tmp")
         temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.rename(folder / SETTINGS)
+        temporary.rename(folder / METADATA)
 
     @classmethod
-    def read(cls, folder: Path) -> Settings:
-        """Read SETTINGS from the folder of an adapter. Raises UserError if it is missing or damaged."""
-        path = folder / SETTINGS
+    def read(cls, folder: Path) -> AdapterMetadata:
+        """Read METADATA from the folder of an adapter. Raises UserError if it is missing or damaged."""
+        path = folder / METADATA
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
-            if content["precision"] not in get_args(SettledPrecision):
+            if content["precision"] not in get_args(ResolvedPrecision):
                 raise KeyError(content["precision"])
             relations = content.get("relations")
             return cls(
@@ -68,7 +68,7 @@ class Settings:
             raise UserError(f"{path} is damaged ({error!r}): export the adapter again") from error
 
     @classmethod
-    def read_for(cls, folder: Path, asked: PromptOptions) -> Settings:
+    def read_for(cls, folder: Path, asked: PromptOptions) -> AdapterMetadata:
         """Read the settings of an adapter that is used with the prompt options `asked`.
 
         The prompt is that of the training. Only `shorten` may be given at inference: leaving sentences out needs no

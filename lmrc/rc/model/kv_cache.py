@@ -16,10 +16,10 @@ _ROOM = 64
 """Tokens that a memory grows by at least: it is copied when it is full."""
 
 
-class Memory:
+class KVCache:
     """The keys and values of one text."""
 
-    def __init__(self, beginning: Memory | None = None) -> None:
+    def __init__(self, beginning: KVCache | None = None) -> None:
         """`beginning`: of a text that this one goes on from; it is not changed."""
         self.length: int = beginning.length if beginning else 0
         """Tokens read."""
@@ -37,7 +37,7 @@ class Memory:
     def write(self, layer: int, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Keep what a layer makes of new tokens [1, key heads, new, size]; returns all of the text, new ones included.
 
-        `length` grows only when all layers have written: see `Reading.finish`.
+        `length` grows only when all layers have written: see `IncrementalLayout.finish`.
         """
         end = self.length + key.shape[2]
         for store, new in ((self._keys, key), (self._values, value)):
@@ -56,17 +56,17 @@ class Memory:
         self._own = True
 
 
-class Reading:
-    """New tokens of several texts, end to end, which their memories will keep (a `lmrc.rc.model.packed_attention.Layout`)."""
+class IncrementalLayout:
+    """New tokens of several texts, end to end, which their caches will keep (a `lmrc.rc.model.packed_attention.AttentionLayout`)."""
 
-    def __init__(self, memories: Sequence[Memory], lengths: Sequence[int]) -> None:
+    def __init__(self, caches: Sequence[KVCache], lengths: Sequence[int]) -> None:
         self.layers: set[int] = set()
-        self._memories, self._lengths = memories, list(lengths)
+        self._memories, self._lengths = caches, list(lengths)
         self._blocks: dict[torch.device, list[list[Block]]] = {}
 
     @property
     def longest(self) -> int:
-        """See `lmrc.rc.model.packed_attention.Layout`."""
+        """See `lmrc.rc.model.packed_attention.AttentionLayout`."""
         return max(memory.length + new for memory, new in zip(self._memories, self._lengths, strict=True))
 
     def positions(self) -> Tensor:
@@ -75,7 +75,7 @@ class Reading:
         return torch.cat([torch.arange(memory.length, memory.length + new) for memory, new in pairs])
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """See `lmrc.rc.model.packed_attention.Layout`."""
+        """See `lmrc.rc.model.packed_attention.AttentionLayout`."""
         self.layers.add(layer)
         device = query.device
         if device not in self._blocks:
@@ -94,13 +94,13 @@ class Reading:
             memory.finish(new)
 
 
-class Branches:
-    """Possible continuations of texts, as a tree behind each (a `Layout`). Nothing is kept of them."""
+class TreeLayout:
+    """Possible continuations of texts, as a tree behind each (a `AttentionLayout`). Nothing is kept of them."""
 
-    def __init__(self, memories: Sequence[Memory], parents: Sequence[Sequence[int]]) -> None:
+    def __init__(self, caches: Sequence[KVCache], parents: Sequence[Sequence[int]]) -> None:
         """`parents`: for each text and each token of its tree the index of the token before it there, or -1."""
         self.layers: set[int] = set()
-        self._memories, self._lengths = memories, [len(tree) for tree in parents]
+        self._memories, self._lengths = caches, [len(tree) for tree in parents]
         self._depths: list[list[int]] = []
         self._seen: list[Tensor] = []
         for tree in parents:
@@ -116,7 +116,7 @@ class Branches:
 
     @property
     def longest(self) -> int:
-        """See `lmrc.rc.model.packed_attention.Layout`."""
+        """See `lmrc.rc.model.packed_attention.AttentionLayout`."""
         return max(memory.length + 1 + max(depths) for memory, depths in zip(self._memories, self._depths, strict=True))
 
     def positions(self) -> Tensor:
@@ -125,7 +125,7 @@ class Branches:
         return torch.tensor([memory.length + depth for memory, depths in pairs for depth in depths])
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """See `lmrc.rc.model.packed_attention.Layout`."""
+        """See `lmrc.rc.model.packed_attention.AttentionLayout`."""
         self.layers.add(layer)
         device = query.device
         if device not in self._masks:
@@ -145,14 +145,14 @@ class Branches:
 
 
 @torch.inference_mode()
-def read(model: nn.Module, memories: Sequence[Memory], texts: Sequence[Sequence[int]]) -> Tensor:
+def read(model: nn.Module, caches: Sequence[KVCache], texts: Sequence[Sequence[int]]) -> Tensor:
     """Read on in each text, in one pass. Returns the logits [texts, vocabulary] behind the last token of each.
 
     Raises UserError where the LM cannot (`lmrc.rc.model.packed_attention.run`).
     """
     device = next(model.parameters()).device
     lengths = [len(text) for text in texts]
-    layout = Reading(memories, lengths)
+    layout = IncrementalLayout(caches, lengths)
     ids = torch.tensor([token for text in texts for token in text], device=device)
     last = torch.tensor(lengths, device=device).cumsum(0) - 1
     logits = run(model, ids, layout.positions().to(device), layout, last)
@@ -160,20 +160,20 @@ def read(model: nn.Module, memories: Sequence[Memory], texts: Sequence[Sequence[
     return logits
 
 
-class SharedBeginning:
+class PrefixCache:
     """The beginning of all prompts (instruction and relation set), read once."""
 
     def __init__(self, ids: Sequence[int]) -> None:
         self._ids = list(ids)
-        self._memory: Memory | None = None
+        self._memory: KVCache | None = None
 
-    def of(self, model: nn.Module, prompt: Sequence[int]) -> tuple[Memory, Sequence[int]]:
+    def of(self, model: nn.Module, prompt: Sequence[int]) -> tuple[KVCache, Sequence[int]]:
         """A memory to read a prompt with, and what of it is still to be read; at least its last token."""
         length = len(self._ids)
         if not length or len(prompt) <= length or list(prompt[:length]) != self._ids:
-            return Memory(), prompt
+            return KVCache(), prompt
         if self._memory is None:
-            memory = Memory()
+            memory = KVCache()
             read(model, [memory], [self._ids])
             self._memory = memory
-        return Memory(self._memory), prompt[length:]
+        return KVCache(self._memory), prompt[length:]

@@ -23,12 +23,12 @@ from transformers.integrations import is_deepspeed_zero3_enabled
 from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
 
 from lmrc.common.errors import ConfigError, UserError
-from lmrc.config.schema import LoraOptions, Quantization, SettledPrecision
+from lmrc.config.schema import LoraOptions, Quantization, ResolvedPrecision
 from lmrc.pretrained.weights import load_model
 from lmrc.rc.model.adapter import adapter_base, check_adapter
 from lmrc.training.distributed import say
 
-DTYPES: dict[SettledPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
+DTYPES: dict[ResolvedPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
 
 _say_once = functools.cache(say)
@@ -63,7 +63,7 @@ def own_gpus(count: int = 1) -> list[torch.device]:
 def load_base(
     name: str,
     attn_implementation: str,
-    precision: SettledPrecision,
+    precision: ResolvedPrecision,
     quantization: Quantization | None = None,
     devices: Sequence[torch.device] = (),
 ) -> PreTrainedModel:

@@ -13,15 +13,15 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from lmrc.common.atomic_io import fsync
 from lmrc.common.errors import UserError
-from lmrc.config.schema import SettledPrecision
+from lmrc.config.schema import ResolvedPrecision
 from lmrc.rc.model.adapter import adapter_base
-from lmrc.rc.model.adapter_metadata import SETTINGS
+from lmrc.rc.model.adapter_metadata import METADATA
 from lmrc.rc.model.lora import DTYPES, load_adapter, load_base, load_tokenizer
 
 
-def merge(adapter: Path, out: Path, precision: SettledPrecision) -> int:
+def merge(adapter: Path, out: Path, precision: ResolvedPrecision) -> int:
     """Write the base with the adapter's weights added: a new folder of safetensors shards, tokenizer, greedy generation
-    config, and the adapter's SETTINGS, which say how it wants to be asked.
+    config, and the adapter's METADATA, which say how it wants to be asked.
 
     Added in fp32 and rounded to `precision` once. Needs 4 bytes of memory a weight, 52 GB for 13 billion. At any
     failure nothing is left. Returns the number of weights.
@@ -42,8 +42,8 @@ def merge(adapter: Path, out: Path, precision: SettledPrecision) -> int:
         temporary.mkdir()
         model.save_pretrained(temporary, max_shard_size="5GB")
         tokenizer.save_pretrained(temporary)
-        if (adapter / SETTINGS).is_file():
-            shutil.copyfile(adapter / SETTINGS, temporary / SETTINGS)
+        if (adapter / METADATA).is_file():
+            shutil.copyfile(adapter / METADATA, temporary / METADATA)
         for path in temporary.iterdir():
             # safetensors writes for the owner alone.
             path.chmod((temporary / "config.json").stat().st_mode)

@@ -1,7 +1,7 @@
 """Texts of an LM laid end to end: no padding is computed, and a beginning that all share is computed once.
 
 An LM of transformers runs so once its attention is `IMPLEMENTATION`: which tokens see which is then said by the
-`Layout` given to `run`. `lmrc.rc.model.kv_cache` has the layouts of inference.
+`AttentionLayout` given to `run`. `lmrc.rc.model.kv_cache` has the layouts of inference.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from lmrc.common.errors import ConfigError, UserError
 IMPLEMENTATION = "packed_texts"
 
 
-class Layout(Protocol):
+class AttentionLayout(Protocol):
     """Which tokens of a pass see which."""
 
     layers: set[int]
@@ -77,8 +77,8 @@ def causal_blocks(new: int, tokens: int, device: torch.device) -> list[Block]:
 
 
 @dataclass
-class Packed:
-    """Texts that see themselves and, where there is one, a common beginning; a `Layout` for training.
+class PackedSequences:
+    """Texts that see themselves and, where there is one, a common beginning; a `AttentionLayout` for training.
 
     The tokens of a pass are those of the beginning, then those of each text behind it.
     """
@@ -95,7 +95,7 @@ class Packed:
 
     @property
     def longest(self) -> int:
-        """See `Layout`."""
+        """See `AttentionLayout`."""
         return self.beginning + max(self.lengths)
 
     def positions(self) -> Tensor:
@@ -105,7 +105,7 @@ class Packed:
         return torch.cat(parts)
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """See `Layout`."""
+        """See `AttentionLayout`."""
         self.layers.add(layer)
         if self.flash:
             return self._flash(query, key, value, scale)
@@ -165,7 +165,7 @@ def _attend(
     value: Tensor,
     attention_mask: Tensor | None,
     scaling: float | None = None,
-    layout: Layout | None = None,
+    layout: AttentionLayout | None = None,
     **options: Any,
 ) -> tuple[Tensor, None]:
     """What transformers calls in every layer. Without a layout there is one text."""
@@ -189,7 +189,7 @@ _REMEDY = "choose a Llama-like causal LM in model.base"
 AttentionInterface.register(IMPLEMENTATION, _attend)
 
 
-def run(model: nn.Module, input_ids: Tensor, positions: Tensor, layout: Layout, wanted: Tensor) -> Tensor:
+def run(model: nn.Module, input_ids: Tensor, positions: Tensor, layout: AttentionLayout, wanted: Tensor) -> Tensor:
     """One pass over the tokens of a layout. `model` may be wrapped.
 
     input_ids, positions, wanted: int64 [tokens], [tokens], [wanted]. Returns the logits [wanted, vocabulary] behind the

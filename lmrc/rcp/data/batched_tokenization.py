@@ -1,6 +1,6 @@
 """Word pieces, markers and gold pairs of many documents at once, from Arrow columns to Arrow columns.
 
-What `Encoder.encode` does word by word is done here with numpy on all words of all documents: each distinct word
+What `DocumentTokenizer.encode` does word by word is done here with numpy on all words of all documents: each distinct word
 becomes word pieces once, a running sum over the words tells where each begins, and one assignment puts them there.
 """
 
@@ -12,7 +12,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 
 Numbers = NDArray[np.int64]
 
@@ -35,8 +35,8 @@ SCHEMA = pa.schema(
 )
 
 
-def encode_columns(encoder: Encoder, documents: pa.RecordBatch) -> pa.RecordBatch:
-    """Documents in the columns of a corpus, encoded as `Encoder.encode` encodes each, in the columns of `SCHEMA`.
+def encode_columns(encoder: DocumentTokenizer, documents: pa.RecordBatch) -> pa.RecordBatch:
+    """Documents in the columns of a corpus, encoded as `DocumentTokenizer.encode` encodes each, in the columns of `SCHEMA`.
 
     `positive` is empty where a document has no labels. A few hundred documents at a time keep the memory flat.
     """
@@ -81,7 +81,7 @@ def encode_columns(encoder: Encoder, documents: pa.RecordBatch) -> pa.RecordBatc
 
 
 def _write(
-    encoder: Encoder, words: pa.Array, first_word: Numbers, starts: Numbers, lasts: Numbers
+    encoder: DocumentTokenizer, words: pa.Array, first_word: Numbers, starts: Numbers, lasts: Numbers
 ) -> tuple[NDArray[np.int32], Numbers, Numbers]:
     """(all documents' word pieces one after the other, where each word begins there, where each document begins).
 

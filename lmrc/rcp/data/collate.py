@@ -24,7 +24,7 @@ Batch = dict[str, Any]
 
 
 @dataclass(frozen=True, slots=True)
-class Layout:
+class DocumentShape:
     """Where a document is in a batch: how many of each it has. Those of other documents come before and after."""
 
     length: int
@@ -96,14 +96,14 @@ def pair_order(entities: int) -> NDArray[np.int64]:
 
 
 def collate(documents: Sequence[EncodedDocument], windows: Windows, first_position: int) -> Batch:
-    """One batch of CPU tensors, and "layout", a Layout for each document.
+    """One batch of CPU tensors, and "layout", a DocumentShape for each document.
 
     `first_position`: the position that the encoder gives to the first token of a text.
     """
     cut = [windows.cut(document.input_ids) for document in documents]
     markers = [np.array(list(chain.from_iterable(document.markers)), dtype=np.int64) for document in documents]
     layout = [
-        Layout(len(document.input_ids), tuple(map(len, pieces)), len(places), document.entities)
+        DocumentShape(len(document.input_ids), tuple(map(len, pieces)), len(places), document.entities)
         for document, pieces, places in zip(documents, cut, markers, strict=True)
     ]
     pieces = list(chain.from_iterable(cut))

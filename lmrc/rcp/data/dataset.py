@@ -23,7 +23,7 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.shards import Shard, ShardFolder
 from lmrc.rcp.data.batched_tokenization import SCHEMA
 from lmrc.rcp.data.encoding import write_shards
-from lmrc.rcp.data.tokenization import MARKER, EncodedDocument, Encoder
+from lmrc.rcp.data.tokenization import MARKER, DocumentTokenizer, EncodedDocument
 
 # Raised whenever `encode_columns` would give something else for the same documents.
 VERSION = 2
@@ -106,7 +106,7 @@ def _figures(batch: pa.RecordBatch) -> NDArray[np.int64]:
     return np.stack([lengths, pairs, positive, batch.column("cut").to_numpy(), lost])
 
 
-def encoded(corpus: Corpus, encoder: Encoder, processes: int | None = None) -> EncodedCorpus:
+def load_or_build_dataset(corpus: Corpus, encoder: DocumentTokenizer, processes: int | None = None) -> EncodedCorpus:
     """The corpus encoded: from the cache, or made by as many processes as this one has CPU cores, and kept there.
 
     Several processes (the ranks of a job) may ask at once: one makes it, the others wait. Raises UserError where the
@@ -122,7 +122,7 @@ def encoded(corpus: Corpus, encoder: Encoder, processes: int | None = None) -> E
     return EncodedCorpus(cached(f"encoded-{_key(corpus, encoder)}", make))
 
 
-def _key(corpus: Corpus, encoder: Encoder) -> str:
+def _key(corpus: Corpus, encoder: DocumentTokenizer) -> str:
     decides = {
         "version": VERSION,
         "schema": SCHEMA.to_string(),

@@ -18,14 +18,16 @@ from lmrc.common.progress import DocumentProgress
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.shards import Shard, write_shard
 from lmrc.rcp.data.batched_tokenization import encode_columns
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 
 SHARD_DOCUMENTS = 256
 # To start another process takes as long as to encode this many documents.
 DOCUMENTS_A_PROCESS = 10_000
 
 
-def write_shards(corpus: Corpus, encoder: Encoder, folder: Path, processes: int, stream: TextIO) -> tuple[Shard, ...]:
+def write_shards(
+    corpus: Corpus, encoder: DocumentTokenizer, folder: Path, processes: int, stream: TextIO
+) -> tuple[Shard, ...]:
     """Write all documents in the columns of `lmrc.rcp.data.batched_tokenization` to shards in `folder`; memory does not grow with them.
 
     At most `processes` work at once. Progress goes to `stream`: a bar on a terminal, otherwise a line a minute.
@@ -52,7 +54,7 @@ def write_shards(corpus: Corpus, encoder: Encoder, folder: Path, processes: int,
 
 
 class _Writer:
-    def __init__(self, corpus: Corpus, encoder: Encoder, folder: Path) -> None:
+    def __init__(self, corpus: Corpus, encoder: DocumentTokenizer, folder: Path) -> None:
         self._corpus = corpus
         self._encoder = encoder
         self._folder = folder
@@ -63,7 +65,7 @@ class _Writer:
 
 
 def _together(
-    corpus: Corpus, encoder: Encoder, slices: list[range], folder: Path, processes: int
+    corpus: Corpus, encoder: DocumentTokenizer, slices: list[range], folder: Path, processes: int
 ) -> Iterator[tuple[int, Shard]]:
     """Each slice's number and shard as they are done. Raises BrokenProcessPool where a process dies."""
     pool = ProcessPoolExecutor(
@@ -97,7 +99,7 @@ def _start(corpus: Path, tokenizer: PreTrainedTokenizerBase, max_length: int, fo
     threading.Thread(target=_end_with_parent, daemon=True).start()
     # The processes share the cores already.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    _writer = _Writer(Corpus.open(corpus), Encoder(tokenizer, max_length), folder)
+    _writer = _Writer(Corpus.open(corpus), DocumentTokenizer(tokenizer, max_length), folder)
 
 
 def _write(number: int, documents: range) -> Shard:

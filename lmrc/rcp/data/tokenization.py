@@ -57,7 +57,7 @@ class EncodedDocument:
         return self.entities * (self.entities - 1)
 
 
-class Encoder:
+class DocumentTokenizer:
     """Documents to word pieces. Remembers the word pieces of words, for words repeat."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, max_length: int) -> None:

@@ -18,7 +18,7 @@ from lmrc.rcp.data.features import DISTANCES, NO_FEATURES, Features
 Classified = tuple[Tensor, tuple[Tensor, Tensor]]
 
 
-class _Sides(nn.Module):
+class _PairProjection(nn.Module):
     """Equation 5: tanh(W_s h + W_c c) for heads and for tails; embeddings of features are added before tanh."""
 
     def __init__(self, d: int, width: int, features: Features) -> None:
@@ -87,7 +87,7 @@ def _zeros(rows: int, width: int, padding: int | None = None) -> nn.Embedding:
     return embedding
 
 
-class BilinearClassifier(_Sides):
+class BilinearClassifier(_PairProjection):
     """Equation 6, one output: the logit of P(relation), not of the P(NA) = 1 - P(relation) of equation 6."""
 
     def __init__(self, d: int, features: Features = NO_FEATURES) -> None:
@@ -118,7 +118,7 @@ class BilinearClassifier(_Sides):
         return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets, weight, reduction="sum")
 
 
-class GroupedClassifier(_Sides):
+class GroupedClassifier(_PairProjection):
     """The published code's: z of 768 in blocks of 64, a bilinear form a block, summed; two outputs (NA, relation).
 
     There each pair becomes 12 outer products of 64 x 64, 49,152 numbers; `weight` is the matrix they are multiplied by.

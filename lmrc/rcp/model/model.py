@@ -16,8 +16,8 @@ from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, 
 
 from lmrc.common.errors import UserError
 from lmrc.common.input_checks import check_model
-from lmrc.config.schema import ClassifierKind, SettledPrecision
-from lmrc.rcp.data.collate import Batch, Layout, Pairs, collate
+from lmrc.config.schema import ClassifierKind, ResolvedPrecision
+from lmrc.rcp.data.collate import Batch, DocumentShape, Pairs, collate
 from lmrc.rcp.data.features import Features
 from lmrc.rcp.data.tokenization import EncodedDocument
 from lmrc.rcp.data.type_markers import marked, type_words
@@ -29,7 +29,7 @@ from lmrc.rcp.model.packed_encoder import PackedEncoder
 from lmrc.rcp.model.pooling import pool_attention, pool_contexts, pool_entities
 from lmrc.rcp.model.pretrained import KEY, load_pretrained
 from lmrc.rcp.model.recompute import replace_activations
-from lmrc.rcp.model.relation_head import RelationTask
+from lmrc.rcp.model.relation_head import AuxiliaryRelationHead
 from lmrc.training.distributed import say
 
 # Pairs of one document that are classified at once: what bounds the memory of documents with many entities.
@@ -53,7 +53,7 @@ class RelationCandidateModel(nn.Module):
         entity_types: Sequence[str] = (),
         sentence_distance: bool = False,
         type_markers: Mapping[str, int] | None = None,
-        precision: SettledPrecision = "fp32",
+        precision: ResolvedPrecision = "fp32",
     ) -> None:
         """`max_length`: most word pieces a document; see `self.max_length` for what two windows allow.
 
@@ -75,11 +75,11 @@ class RelationCandidateModel(nn.Module):
         self.windows = self._packed.windows
         self.max_length = min(max_length, self.windows.longest)
         self.kind: ClassifierKind = classifier
-        self.precision: SettledPrecision = precision
+        self.precision: ResolvedPrecision = precision
         self.features = Features(tuple(entity_types), sentence_distance, dict(type_markers or {}))
         self.classifier = CLASSIFIERS[classifier](encoder.config.hidden_size, self.features)
         # There only while training, and never saved.
-        self.relation_task: RelationTask | None = None
+        self.relation_head: AuxiliaryRelationHead | None = None
 
     @classmethod
     def from_encoder(
@@ -206,9 +206,9 @@ class RelationCandidateModel(nn.Module):
         """What the classifier says of a batch of `collate`; `self.classifier` turns it into a loss or into logits.
 
         Returns float32 [pairs, outputs]: for each document in turn its ordered pairs (h, t), h != t, sorted by (h, t).
-        Where the batch has "relations" (of `relation_targets`) a last column is the pair's loss of `relation_task`.
+        Where the batch has "relations" (of `relation_targets`) a last column is the pair's loss of `relation_head`.
         """
-        layout: list[Layout] = batch["layout"]
+        layout: list[DocumentShape] = batch["layout"]
         sizes = [width for document in layout for width in document.windows]
         hidden, query, key = self._packed(batch["input_ids"], batch["position_ids"], sizes)
         windows = iter(zip(torch.split(hidden, sizes), torch.split(key, sizes), strict=True))
@@ -258,9 +258,9 @@ class RelationCandidateModel(nn.Module):
             contexts = pool_contexts(states, attention, heads, first, second).to(entities.dtype)
             outputs: Tensor
             outputs, sides = self.classifier(entities, contexts, first, second, types, pairs.distances)
-            if self.relation_task is None or pairs.relations is None:
+            if self.relation_head is None or pairs.relations is None:
                 return outputs
-            return torch.cat([outputs, self.relation_task(*sides, pairs.relations).unsqueeze(2)], 2)
+            return torch.cat([outputs, self.relation_head(*sides, pairs.relations).unsqueeze(2)], 2)
 
         count = len(entities)
         step = max(1, BLOCK_PAIRS // max(count, 1))
@@ -281,7 +281,7 @@ def _pairs_before(entity: int, entities: int) -> int:
 
 
 def _lasting(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in weights.items() if not name.startswith("relation_task.")}
+    return {name: value for name, value in weights.items() if not name.startswith("relation_head.")}
 
 
 def _first_line(error: BaseException) -> str:

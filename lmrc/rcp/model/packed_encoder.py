@@ -16,7 +16,7 @@ from transformers import PreTrainedModel
 from lmrc.common.errors import UserError
 from lmrc.rcp.data.windows import Windows
 from lmrc.rcp.model.marker_attention import attention_rows, caught, last_self_attention
-from lmrc.rcp.model.recompute import computed_again
+from lmrc.rcp.model.recompute import recompute_in_backward
 from lmrc.rcp.model.window_attention import IMPLEMENTATION
 
 
@@ -44,7 +44,7 @@ class PackedEncoder:
         Returns hidden states [tokens, d], and the last layer's queries and keys [tokens, heads * head size].
         """
         assert self._attention is not None
-        with caught(self._attention) as seen, computed_again():
+        with caught(self._attention) as seen, recompute_in_backward():
             output = self._encoder(input_ids=input_ids[None], position_ids=position_ids[None], windows=tuple(windows))
         return output.last_hidden_state[0], seen["query"][0], seen["key"][0]
 

@@ -32,7 +32,7 @@ class _Noted(NamedTuple):
     recipe: Recipe
 
 
-# The last tensor noted; None where no `computed_again` is open.
+# The last tensor noted; None where no `recompute_in_backward` is open.
 _noted: ContextVar[list[_Noted] | None] = ContextVar("noted", default=None)
 
 
@@ -67,7 +67,7 @@ def replace_activations(module: nn.Module) -> None:
 
 
 @contextmanager
-def computed_again() -> Iterator[None]:
+def recompute_in_backward() -> Iterator[None]:
     """While open, the graph of what runs keeps no noted tensor, of which layers take the last one only."""
     noted: list[_Noted] = []
 

@@ -22,7 +22,7 @@ WIDTH = 256
 BIAS = -6.0
 
 
-class RelationTask(nn.Module):
+class AuxiliaryRelationHead(nn.Module):
     """From the sides z of pairs to the binary cross entropy of every relation."""
 
     def __init__(self, width: int, relations: int) -> None:

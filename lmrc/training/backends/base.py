@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from lmrc.common.errors import RunError
 from lmrc.config.schema import Training
-from lmrc.training.precision import autocast, settle
+from lmrc.training.precision import autocast, resolve_precision
 from lmrc.training.task import Batch, Task
 
 StateKey = Literal["master", "exp_avg", "exp_avg_sq"]
@@ -82,7 +82,7 @@ class Objective(nn.Module):
         super().__init__()
         self.model = task.model
         self._task_loss = task.loss
-        self._precision = settle(options.precision)
+        self._precision = resolve_precision(options.precision)
         self._device_type = device.type
 
     def forward(self, batch: Batch) -> Tensor:

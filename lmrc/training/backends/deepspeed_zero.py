@@ -88,7 +88,7 @@ def sharded_loading(options: Training, world: World) -> Iterator[None]:
         del kept
 
 
-class ZeroBackend:
+class DeepSpeedZeroBackend:
     """`deepspeed.initialize` around the task's model."""
 
     def __init__(self, task: Task, options: Training, world: World, micro_batches: int) -> None:

@@ -19,7 +19,7 @@ from lmrc.training.distributed import World
 from lmrc.training.task import Batch, Task
 
 
-class PlainBackend:
+class TorchDdpBackend:
     """Data parallel without sharding: every rank holds everything, gradients are summed over ranks."""
 
     name = "plain torch"

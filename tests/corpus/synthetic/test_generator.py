@@ -18,7 +18,7 @@ from lmrc.common.errors import UserError
 from lmrc.corpus.docred import Document, Label, parse_document, relations_by_pair, to_json
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.synthetic.generator import RELATIONS, generate
-from lmrc.corpus.synthetic.story_plans import PLOTS, parse
+from lmrc.corpus.synthetic.story_plans import DOCUMENT_PLANS, parse
 
 
 @pytest.fixture(scope="module")
@@ -239,7 +239,7 @@ def test_every_relation_has_four_phrasings_or_more(documents: list[Document]) ->
 
 def test_templates_state_every_relation_in_four_ways_or_more() -> None:
     stated = defaultdict(set)
-    for plot in PLOTS:
+    for plot in DOCUMENT_PLANS:
         for _, bank in plot.sections:
             for template in bank:
                 for _, relation, _ in template.facts:

@@ -11,7 +11,7 @@ from lmrc.corpus.docred import Document, read_documents
 from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.synthetic import generator as synthetic
-from lmrc.evaluation.metrics.facts_check import data_set_of, misfits, variant_of
+from lmrc.evaluation.metrics.facts_check import data_set_of, facts_warnings, variant_of
 from lmrc.evaluation.metrics.gold_table import Gold, Source, read_gold
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.metrics.train_facts import Facts, Training, facts_of, read_facts
@@ -29,7 +29,7 @@ DOUBTS = {
 
 def doubts(gold: Gold, facts: Facts, ign_variant: str = "docred") -> set[str]:
     triples = Triples.of(gold, [])
-    found = misfits(triples, triples.in_training(facts), facts, ign_variant)  # type: ignore[arg-type]
+    found = facts_warnings(triples, triples.in_training(facts), facts, ign_variant)  # type: ignore[arg-type]
     kinds = [kind for told in found for kind, words in DOUBTS.items() if words in told]
     assert len(kinds) == len(found)
     return set(kinds)
@@ -61,7 +61,7 @@ def test_redocred_against_the_facts_of_docred(dev: Gold, shared_data: Path, tmp_
     assert doubts(replace(dev, source=None), moved, "redocred") == {"set"}
     some = list(islice(read_documents(shared_data / "redocred_dev.json", DOCRED), 100))
     labels = sum(len(document.labels or ()) for document in some) / 100
-    told = " ".join(score(some, [], DOCRED, moved).misfits)
+    told = " ".join(score(some, [], DOCRED, moved).facts_warnings)
     assert f"{labels:.1f} triples each, those of the training facts 12.5" in told
 
 
@@ -96,7 +96,7 @@ def test_redocred_against_its_own_facts(dev: Gold, shared_data: Path) -> None:
 def test_gold_among_the_training_documents(dev: Gold, shared_data: Path) -> None:
     facts = read_facts(shared_data / "redocred_dev.json", DOCRED)
     assert doubts(dev, facts, "redocred") == {"titles"}
-    assert "500 of the 500 gold documents" in " ".join(score(dev, Predictions.of([]), DOCRED, facts).misfits)
+    assert "500 of the 500 gold documents" in " ".join(score(dev, Predictions.of([]), DOCRED, facts).facts_warnings)
     # A list of facts has no titles.
     assert doubts(dev, replace(facts, training=None), "redocred") == {"share"}
 

@@ -15,11 +15,11 @@ from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.scores import Counts, score
 from lmrc.evaluation.plots.figures import alignment, learning_curves, precision_recall, relation_bars, split_bars
 from lmrc.evaluation.plots.read_curves import Aligned, Calibration, read_calibration, read_curves, read_sweep
-from lmrc.evaluation.plots.style import Drawing
+from lmrc.evaluation.plots.style import Plot
 from tests.evaluation.examples import RELATIONS, document, family
 
 
-def texts(drawing: Drawing) -> list[str]:
+def texts(drawing: Plot) -> list[str]:
     return ["".join(e.itertext()) for e in ElementTree.fromstring(drawing.svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
@@ -131,7 +131,7 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(tmp_path: Path) 
     assert other.stdout == learning_curves([("run", curves)]).svg
 
 
-def points(drawing: Drawing, panel: int = 0) -> dict[str, list[tuple[float, float]]]:
+def points(drawing: Plot, panel: int = 0) -> dict[str, list[tuple[float, float]]]:
     """What the lines of a panel go through, by their labels."""
     lines = drawing.figure.axes[panel].lines
     return {str(line.get_label()): [(float(x), float(y)) for x, y in line.get_xydata()] for line in lines}

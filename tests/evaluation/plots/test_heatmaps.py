@@ -10,13 +10,13 @@ from lmrc.common.errors import UserError
 from lmrc.corpus.predictions import Prediction
 from lmrc.evaluation.metrics.confusion import confusion, most_confused
 from lmrc.evaluation.plots.heatmaps import confusion_heatmap, relation_heatmap
-from lmrc.evaluation.plots.style import Drawing
+from lmrc.evaluation.plots.style import Plot
 from lmrc.evaluation.tables.paper_comparison import relations_table
 from lmrc.evaluation.tables.table import Table
 from tests.evaluation.examples import RELATIONS, document
 
 
-def cells(drawing: Drawing, panel: int = 0) -> dict[tuple[int, int], tuple[str, str]]:
+def cells(drawing: Plot, panel: int = 0) -> dict[tuple[int, int], tuple[str, str]]:
     """Text and colour of each cell by row and column."""
     axes = drawing.figure.axes[panel]
     assert drawing.svg  # shades are computed when it is drawn

@@ -16,7 +16,7 @@ from lmrc.evaluation.metrics.counts import Counts
 from lmrc.evaluation.plots.figures import WIDEST, alignment, learning_curves, precision_recall, split_bars
 from lmrc.evaluation.plots.heatmaps import confusion_heatmap, relation_heatmap
 from lmrc.evaluation.plots.read_curves import Aligned, Calibration
-from lmrc.evaluation.plots.style import Drawing
+from lmrc.evaluation.plots.style import Plot
 from lmrc.evaluation.tables.table import Table
 
 NAMES = [f"lmrc-llama2-13b-chat-seed{seed}" for seed in range(6)]
@@ -25,17 +25,17 @@ PARTS = {part: Counts(1, 1, 1) for part in ("1-150", "151-200", "201-250", "251-
 CURVE = tuple((float(recall), 1 - recall / 100, 100 - recall / 2) for recall in range(1, 101))
 
 
-def confused() -> Drawing:
+def confused() -> Plot:
     counts: Confusion = Counter({(a, b): 1_000 if a == b else 10 for a in LONG for b in LONG})
     return confusion_heatmap(counts, DOCRED)
 
 
-def by_relation() -> Drawing:
+def by_relation() -> Plot:
     rows = tuple((id, DOCRED.name(id), *["100.00"] * len(NAMES)) for id in DOCRED.ids)
     return relation_heatmap(Table(("Relation", "Name", *NAMES), rows, 2))
 
 
-DRAWINGS: dict[str, Callable[[], Drawing]] = {
+DRAWINGS: dict[str, Callable[[], Plot]] = {
     "confusion": confused,
     "heat map": by_relation,
     "bars": lambda: split_bars("words of the document", [(name, PARTS) for name in NAMES]),

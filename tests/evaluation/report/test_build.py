@@ -16,7 +16,7 @@ from lmrc.corpus.predictions import Prediction, write_predictions
 from lmrc.corpus.relations import DOCRED, RelationSet
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.evaluation.report.build import names_of, relations_of, report_runs
-from lmrc.evaluation.scored_run import read_evaluated
+from lmrc.evaluation.scored_run import read_scored_run
 
 
 def run_of(folder: Path, documents: int | None, name: str = "run", candidates: Path | None = None) -> Path:
@@ -34,14 +34,14 @@ def run_of(folder: Path, documents: int | None, name: str = "run", candidates: P
 
 
 def test_a_run_over_the_first_documents_is_measured_on_these(tmp_path: Path) -> None:
-    evaluated = read_evaluated(run_of(tmp_path, documents=2))
+    evaluated = read_scored_run(run_of(tmp_path, documents=2))
     assert evaluated is not None
     assert len(evaluated.documents) == 2
     assert evaluated.scores.all.f1 == 100.0
 
 
 def test_a_run_over_all_documents(tmp_path: Path) -> None:
-    evaluated = read_evaluated(run_of(tmp_path, documents=None))
+    evaluated = read_scored_run(run_of(tmp_path, documents=None))
     assert evaluated is not None
     assert evaluated.scores.all.precision == 100.0
     assert evaluated.scores.all.recall < 100.0
@@ -51,7 +51,7 @@ def test_a_run_over_all_documents(tmp_path: Path) -> None:
 def test_what_was_proposed_is_found_behind_a_run(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     propose = tmp_path / "propose"
     run = run_of(tmp_path, 2, candidates=propose / "candidates")
-    assert read_evaluated(run).proposed is None  # type: ignore[union-attr]
+    assert read_scored_run(run).proposed is None  # type: ignore[union-attr]
     assert "the report goes without the scores of RCP" in caplog.text
     corpus = Corpus.open(tmp_path / "corpus")
     propose.mkdir()
@@ -63,7 +63,7 @@ def test_what_was_proposed_is_found_behind_a_run(tmp_path: Path, caplog: pytest.
         free = next((h, t) for h in range(9) for t in range(9) if h != t and (h, t) not in related)
         rows.append((document.title, [Candidate(*min(related), 0.9), Candidate(*free, 0.4)]))
     write_candidates(rows, propose / "candidates", corpus.fingerprint, 0.3)
-    evaluated = read_evaluated(run)
+    evaluated = read_scored_run(run)
     assert evaluated is not None
     assert evaluated.proposed is not None
     assert (evaluated.proposed.correct, evaluated.proposed.predicted) == (2, 4)  # of two documents, not four
@@ -81,7 +81,7 @@ def test_a_run_is_read_from_anywhere_and_after_it_was_moved(tmp_path: Path, monk
     (older / "config.yaml").write_text(yaml.safe_dump({"corpus": "moved/corpus", "documents": 2}))
     monkeypatch.chdir(moved)
     for name in ("run", "older"):
-        evaluated = read_evaluated(moved / name)
+        evaluated = read_scored_run(moved / name)
         assert evaluated is not None
         assert evaluated.corpus == str(moved / "corpus")
         assert relations_of([moved / name]) == synthetic.RELATIONS
@@ -91,9 +91,9 @@ def test_a_run_is_read_from_anywhere_and_after_it_was_moved(tmp_path: Path, monk
 def test_a_run_without_predictions_has_no_scores(tmp_path: Path) -> None:
     run = run_of(tmp_path, documents=2)
     (run / "predictions.json").unlink()
-    assert read_evaluated(run) is None
+    assert read_scored_run(run) is None
     with pytest.raises(RunError, match="is no run folder"):
-        read_evaluated(tmp_path / "corpus" / "nothing")
+        read_scored_run(tmp_path / "corpus" / "nothing")
     with pytest.raises(UserError, match=r"nothing to report: .*/run has neither predictions nor metrics yet$"):
         report_runs([run], tmp_path / "out")
     assert not (tmp_path / "out").exists()
@@ -239,8 +239,8 @@ def test_the_relation_set_is_that_of_the_runs_on_a_corpus(tmp_path: Path) -> Non
 
 def test_relations_of_several_sets_are_all_known(tmp_path: Path) -> None:
     own = RelationSet(("P1", synthetic.RELATIONS.ids[0]), ("one", "two"))
-    bare = replace(next(iter(synthetic.generate(1, 7))), labels=())
-    write_corpus([bare], tmp_path / "own", own, "made up", "0" * 64)
+    minimal_axes = replace(next(iter(synthetic.generate(1, 7))), labels=())
+    write_corpus([minimal_axes], tmp_path / "own", own, "made up", "0" * 64)
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.yaml").write_text(yaml.safe_dump({"corpus": str(tmp_path / "own")}))

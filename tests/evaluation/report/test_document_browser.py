@@ -14,15 +14,15 @@ from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.report import document_browser as browser
 from lmrc.evaluation.report.document_browser import KINDS, browser_data, documents_html, triples_of
-from lmrc.evaluation.scored_run import Evaluated
+from lmrc.evaluation.scored_run import ScoredRun
 from tests.evaluation.examples import RELATIONS, document, family
 
 
 def evaluated(
     documents: list[Document], predictions: list[Prediction], candidates: dict[str, Any] | None = None
-) -> Evaluated:
+) -> ScoredRun:
     scores = score(documents, predictions, RELATIONS)
-    return Evaluated("run", documents, RELATIONS, predictions, scores, "own", candidates)
+    return ScoredRun("run", documents, RELATIONS, predictions, scores, "own", candidates)
 
 
 def told(made: Document, found: set[tuple[int, int, str]], proposed: set[tuple[int, int]]) -> dict[Any, str]:

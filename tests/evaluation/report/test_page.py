@@ -13,10 +13,10 @@ from lmrc.corpus.docred import Document
 from lmrc.corpus.predictions import Prediction
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.plots.figures import learning_curves
-from lmrc.evaluation.report.artifacts import Exhibit, errors, figures, paper, summary
+from lmrc.evaluation.report.artifacts import ReportItem, errors, figures, paper, summary
 from lmrc.evaluation.report.document_browser import documents_html
-from lmrc.evaluation.report.page import Section, exhibits_html, write_report
-from lmrc.evaluation.scored_run import Evaluated
+from lmrc.evaluation.report.page import Section, report_items_html, write_report
+from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables.table import Table
 from tests.evaluation.examples import RELATIONS, document
 
@@ -54,13 +54,13 @@ def sections(evil: str = "") -> list[Section]:
     made = document(f"Doc {evil}", [[("Ann" + evil, 0)], [("Bob", 0)]], [(0, 1, "P1")])
     predictions = [Prediction(made.title, 0, 1, "P1"), Prediction(f"Other {evil}", 0, 1, f"P{evil}")]
     documents: list[Document] = [made]
-    run = Evaluated(f"run {evil}", documents, RELATIONS, predictions, score(documents, predictions, RELATIONS), "own")
-    curves = Exhibit("curves", f"Curves {evil}", learning_curves([(f"run {evil}", {"loss": {1: 1.0}})]), (evil,))
+    run = ScoredRun(f"run {evil}", documents, RELATIONS, predictions, score(documents, predictions, RELATIONS), "own")
+    curves = ReportItem("curves", f"Curves {evil}", learning_curves([(f"run {evil}", {"loss": {1: 1.0}})]), (evil,))
     return [
-        Section("summary", f"Summary {evil}", exhibits_html(summary([run]))),
-        Section("tables", "Tables", exhibits_html(paper([run]))),
-        Section("figures", "Figures", exhibits_html([curves, *figures([run], {})])),
-        Section("errors", "Errors", exhibits_html(errors([run]))),
+        Section("summary", f"Summary {evil}", report_items_html(summary([run]))),
+        Section("tables", "Tables", report_items_html(paper([run]))),
+        Section("figures", "Figures", report_items_html([curves, *figures([run], {})])),
+        Section("errors", "Errors", report_items_html(errors([run]))),
         Section("documents", "Documents", documents_html([run])),
     ]
 
@@ -109,7 +109,7 @@ def test_hostile_text_stays_text(tmp_path: Path) -> None:
 def test_long_tables_and_tall_figures_are_folded() -> None:
     rows = tuple((str(number), "1") for number in range(60))
     short, long = (
-        "".join(exhibits_html([Exhibit("x", "Numbers", Table(("n", "m"), rows[:count]))])) for count in (5, 60)
+        "".join(report_items_html([ReportItem("x", "Numbers", Table(("n", "m"), rows[:count]))])) for count in (5, 60)
     )
     assert "<details>" not in short
     assert long.startswith("<details><summary><h3>Numbers</h3></summary>")

@@ -15,10 +15,10 @@ from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relations import DOCRED
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.plots.figures import relation_bars
-from lmrc.evaluation.report.artifacts import Exhibit, errors, paper, summary
+from lmrc.evaluation.report.artifacts import ReportItem, errors, paper, summary
 from lmrc.evaluation.report.document_browser import documents_html
-from lmrc.evaluation.report.page import Section, exhibits_html, write_report
-from lmrc.evaluation.scored_run import Evaluated
+from lmrc.evaluation.report.page import Section, report_items_html, write_report
+from lmrc.evaluation.scored_run import ScoredRun
 from tests.evaluation.examples import RELATIONS, document
 from tests.evaluation.report.chromium import Chromium, needs_chromium
 
@@ -31,7 +31,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
         yield browser
 
 
-def noisy(name: str, dev: list[Document], seed: int) -> Evaluated:
+def noisy(name: str, dev: list[Document], seed: int) -> ScoredRun:
     """Gold with a fifth dropped, a tenth under another relation, and false pairs; RCP lacks a tenth of the pairs."""
     rng = random.Random(seed)
     common = [label.relation for document in dev for label in document.labels or ()]
@@ -47,18 +47,18 @@ def noisy(name: str, dev: list[Document], seed: int) -> Evaluated:
         for _ in range(4):
             head, tail = rng.sample(range(len(made.entities)), 2)
             found.append(Prediction(made.title, head, tail, rng.choice(common)))
-    return Evaluated(name, dev, DOCRED, found, score(dev, found, DOCRED), "dev", candidates)
+    return ScoredRun(name, dev, DOCRED, found, score(dev, found, DOCRED), "dev", candidates)
 
 
-def write(path: Path, runs: list[Evaluated]) -> Path:
-    wide = Exhibit("bars", "F1 by relation", relation_bars(runs[0].scores, runs[0].relations))
+def write(path: Path, runs: list[ScoredRun]) -> Path:
+    wide = ReportItem("bars", "F1 by relation", relation_bars(runs[0].scores, runs[0].relations))
     parts = {"summary": summary(runs), "tables": paper(runs), "figures": [wide], "errors": errors(runs)}
-    sections = [Section(name, name.title(), exhibits_html(found)) for name, found in parts.items()]
+    sections = [Section(name, name.title(), report_items_html(found)) for name, found in parts.items()]
     return write_report(path, "Report", *sections, Section("documents", "Documents", documents_html(runs)))
 
 
 @pytest.fixture(scope="module")
-def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[Evaluated]]:
+def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, list[ScoredRun]]:
     dev = list(read_documents(shared_data / "redocred_dev.json", DOCRED))
     runs = [noisy("first", dev, 1), noisy("second", dev, 2)]
     return write(tmp_path_factory.mktemp("page") / "report.html", runs), runs
@@ -75,7 +75,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     ]
     found = [("Right", 0, 1, "P1"), ("Mixed", 0, 1, "P1"), ("Mixed", 0, 2, "P2"), ("Wrong", 1, 0, "P2")]
     predictions = [Prediction(*row) for row in found]
-    run = Evaluated("run", documents, RELATIONS, predictions, score(documents, predictions, RELATIONS), "own")
+    run = ScoredRun("run", documents, RELATIONS, predictions, score(documents, predictions, RELATIONS), "own")
     return write(tmp_path_factory.mktemp("small") / "report.html", [run])
 
 
@@ -99,7 +99,7 @@ def fragment(chromium: Chromium) -> str:
 
 
 def test_500_real_documents_load_in_two_seconds_without_a_word(
-    chromium: Chromium, real: tuple[Path, list[Evaluated]]
+    chromium: Chromium, real: tuple[Path, list[ScoredRun]]
 ) -> None:
     page, _ = real
     assert page.stat().st_size < 10_000_000
@@ -114,7 +114,7 @@ def test_500_real_documents_load_in_two_seconds_without_a_word(
     assert 0.05 < metrics["TaskDuration"] < 2.0  # measured: 0.6
 
 
-def test_filters_find_what_a_loop_finds(chromium: Chromium, real: tuple[Path, list[Evaluated]]) -> None:
+def test_filters_find_what_a_loop_finds(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
     page, runs = real
     dev, second = runs[1].documents, runs[1]
     found = {(p.title, p.head, p.tail, p.relation) for p in second.predictions}
@@ -212,7 +212,7 @@ def test_everything_is_reached_by_the_keyboard(chromium: Chromium, small: Path) 
     assert chromium.run("document.activeElement.name") != "search"
 
 
-def test_a_triple_in_focus_is_not_behind_the_text(chromium: Chromium, real: tuple[Path, list[Evaluated]]) -> None:
+def test_a_triple_in_focus_is_not_behind_the_text(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
     chromium.look(1280, 900)
     chromium.open(real[0], "#document=Ross+Alger")
     chromium.press("j", "k", "Tab")
@@ -272,7 +272,7 @@ def test_the_button_overrules_the_system(chromium: Chromium, small: Path) -> Non
 
 
 @pytest.mark.parametrize("width", [400, 1280])
-def test_the_page_never_scrolls_sideways(chromium: Chromium, real: tuple[Path, list[Evaluated]], width: int) -> None:
+def test_the_page_never_scrolls_sideways(chromium: Chromium, real: tuple[Path, list[ScoredRun]], width: int) -> None:
     chromium.look(width, 900)
     chromium.open(real[0], "#kind=missed")
     chromium.run('document.querySelectorAll("details").forEach((folded) => { folded.open = true; })')
@@ -287,7 +287,7 @@ def test_foreign_script_does_not_run(chromium: Chromium, tmp_path: Path) -> None
     assert any("Content Security Policy" in message for message in chromium.messages)
 
 
-def test_what_is_printed_is_whole(chromium: Chromium, real: tuple[Path, list[Evaluated]]) -> None:
+def test_what_is_printed_is_whole(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
     """On A4 between margins of 1 cm: dark ink, tables no wider than the paper, nothing folded away."""
     chromium.look(718, 1000, "dark")
     chromium.open(real[0])

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 
 from lmrc.corpus.predictions import Prediction
 from lmrc.evaluation.metrics.scores import score
-from lmrc.evaluation.report.artifacts import Exhibit, errors, paper, summary
-from lmrc.evaluation.scored_run import Evaluated
+from lmrc.evaluation.report.artifacts import ReportItem, errors, paper, summary
+from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables.latex import escaped, latex
 from lmrc.evaluation.tables.table import Table
 from tests.evaluation.examples import RELATIONS, family
@@ -42,9 +42,9 @@ def wider_than_the_line(log: str) -> list[str]:
     return [line for line in log.splitlines() if "Overfull" in line and float(line.split("(")[1].split("pt")[0]) > 1]
 
 
-def run_named(name: str) -> Evaluated:
+def run_named(name: str) -> ScoredRun:
     found = [Prediction("Family", 0, 1, "P1"), Prediction("Family", 1, 2, "P2"), Prediction("Nobody", 0, 1, "P1")]
-    return Evaluated(name, [family()], RELATIONS, found, score([family()], found, RELATIONS), f"/data/{name}")
+    return ScoredRun(name, [family()], RELATIONS, found, score([family()], found, RELATIONS), f"/data/{name}")
 
 
 def test_a_table_with_heads_of_rows() -> None:
@@ -104,7 +104,7 @@ def test_nothing_that_means_something_is_left(text: str) -> None:
 @needs_latex
 def test_every_table_of_a_report_compiles_and_fits_the_line(tmp_path: Path) -> None:
     runs = [run_named(name) for name in (EVIL, "lmrc-llama2-13b-chat-seed_66", "*")]
-    exhibits: list[Exhibit] = [*summary(runs), *paper(runs), *errors(runs)]
+    exhibits: list[ReportItem] = [*summary(runs), *paper(runs), *errors(runs)]
     tables = [latex(e.content, e.caption or e.title, e.name, e.notes) for e in exhibits if isinstance(e.content, Table)]
     assert len(tables) > 15
     log = compiled(tmp_path, tables)

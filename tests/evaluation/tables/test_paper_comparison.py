@@ -15,7 +15,7 @@ from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.paper_scores import printed
 from lmrc.evaluation.report.artifacts import PUBLISHED, paper, summary
-from lmrc.evaluation.scored_run import Evaluated
+from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables.paper_comparison import paper_tables, runs_by_relation
 from lmrc.evaluation.tables.table import Table
 from tests.conftest import ROOT
@@ -26,12 +26,12 @@ FACTS = Facts(frozenset({("Ann", "Bob", "P1")}), "train.json", "ab" * 32)
 
 def evaluated(
     name: str, documents: list[Document], predictions: list[Prediction], relations: RelationSet, **more: Any
-) -> Evaluated:
+) -> ScoredRun:
     scores = score(documents, predictions, relations, FACTS)
-    return Evaluated(name, documents, relations, predictions, scores, "corpora/own", **more)
+    return ScoredRun(name, documents, relations, predictions, scores, "corpora/own", **more)
 
 
-def ours() -> Evaluated:
+def ours() -> ScoredRun:
     """Two of three triples found and one made up; RCP proposed both gold pairs and two more."""
     predictions = [Prediction("Family", 0, 1, "P1"), Prediction("Family", 1, 2, "P3"), Prediction("Family", 2, 1, "P3")]
     proposed = {"Family": frozenset({(0, 1), (1, 2), (2, 1), (2, 0)})}
@@ -50,7 +50,7 @@ def text() -> str:
     return path.read_text()
 
 
-def bare(words: str) -> str:
+def minimal_axes(words: str) -> str:
     """Letters, digits and marks only."""
     return re.sub(r"<.*?>|[\s$_\\*()-]", "", words)
 
@@ -63,12 +63,12 @@ def test_every_printed_number_stands_in_the_paper(text: str) -> None:
             values = row["values"]
             found = [line for line in lines if line[-len(values) :] == values]
             # The name is printed before the numbers; its source too, but that of table 4 is in the caption.
-            name = bare(row["name"]).removesuffix("†")
-            named = [line for line in found if name in bare(line[-len(values) - 1])]
+            name = minimal_axes(row["name"]).removesuffix("†")
+            named = [line for line in found if name in minimal_axes(line[-len(values) - 1])]
             assert named, (number, row)
             assert row["source"] == "this paper" or row["source"] in text
             if number.startswith("3") and row["source"] != "this paper":
-                assert any(bare(row["source"]) in bare(line[0]) for line in named), row
+                assert any(minimal_axes(row["source"]) in minimal_axes(line[0]) for line in named), row
             count += len(values)
     assert count == 4 * 4 + 5 * 4 + 12 * 4 + 7 * 2 + 6 * 2 + 3 * 3 + 6 + 96 * 4
 

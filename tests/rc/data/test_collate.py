@@ -5,7 +5,7 @@ import torch
 from lmrc.config.schema import PromptOptions
 from lmrc.corpus.docred import relations_by_pair
 from lmrc.rc.data.collate import collate
-from lmrc.rc.model.packed_attention import Packed
+from lmrc.rc.model.packed_attention import PackedSequences
 from lmrc.rc.prompts.query_builder import Example, QueryBuilder, encode, gold_pairs
 from tests.rc.tiny import RELATIONS, document, tokenizer
 
@@ -24,7 +24,7 @@ def test_examples_lie_end_to_end_behind_the_beginning_they_share() -> None:
     assert len(examples) == 3
     batch = collate(examples)
     layout = batch["layout"]
-    assert isinstance(layout, Packed)
+    assert isinstance(layout, PackedSequences)
     texts = [example.input_ids.tolist() for example in examples]
     # Instruction, relations and text are the same; the first pairs begin with the same bracket or not at all alike.
     shared = next(place for place, tokens in enumerate(zip(*texts, strict=False)) if len(set(tokens)) > 1)

@@ -14,7 +14,7 @@ from lmrc.common.errors import CorpusError, UserError
 from lmrc.config.schema import PromptOptions
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.rc.data import dataset as module
-from lmrc.rc.data.dataset import Counts, encoded
+from lmrc.rc.data.dataset import Counts, load_or_build_dataset
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, encode
 from tests.conftest import ROOT
 from tests.rc.tiny import DOCUMENTS, KINDS, RELATIONS, corpus, document
@@ -37,7 +37,7 @@ def tokenizer(base: Path) -> PreTrainedTokenizerBase:
 @pytest.mark.parametrize("kind", KINDS)
 def test_queries_are_those_of_single_documents(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
     options = PromptOptions(kind=kind, pairs_per_query=2)
-    found = encoded(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, options)
+    found = load_or_build_dataset(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, options)
     builder = QueryBuilder(tokenizer, RELATIONS, options)
     expected = [
         encode(query, tokenizer)
@@ -74,12 +74,12 @@ def test_queries_are_those_of_single_documents(tmp_path: Path, tokenizer: PreTra
 )
 def test_version(tmp_path: Path, kind: str, sha256: str) -> None:
     """What is in users' caches is not known to be of older code: change `VERSION` where this changes."""
-    found = encoded(corpus(tmp_path / "corpus", DOCUMENTS), byte_tokenizer(), PromptOptions(kind=kind))
+    found = load_or_build_dataset(corpus(tmp_path / "corpus", DOCUMENTS), byte_tokenizer(), PromptOptions(kind=kind))
     assert (module.VERSION, found.sha256) == (1, sha256)
 
 
 def test_the_last_is_found_from_the_end_and_none_beyond(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    found = encoded(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, PromptOptions())
+    found = load_or_build_dataset(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, PromptOptions())
     assert torch.equal(found[-1].input_ids, found[1].input_ids)
     with pytest.raises(IndexError):
         found[2]
@@ -96,7 +96,7 @@ def test_they_are_made_once(
 
     monkeypatch.setattr(module, "encode", spy)
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
-    first, again = (encoded(docs, tokenizer, PromptOptions()) for _ in range(2))
+    first, again = (load_or_build_dataset(docs, tokenizer, PromptOptions()) for _ in range(2))
     assert len(made) == 2
     assert [first[index].input_ids.tolist() for index in range(2)] == [
         again[index].input_ids.tolist() for index in range(2)
@@ -108,30 +108,30 @@ def test_whatever_decides_them_makes_them_anew(tmp_path: Path, tokenizer: PreTra
     direct = PromptOptions(kind="direct")
     other: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
     other.add_tokens(["Ada"])
-    encoded(docs, tokenizer, PromptOptions())
-    encoded(docs, other, PromptOptions())
-    encoded(docs, tokenizer, PromptOptions(template="llama2"))
-    encoded(docs, tokenizer, direct)
-    encoded(docs, tokenizer, direct, none_ratio=1.0, seed=1)
-    encoded(docs, tokenizer, direct, none_ratio=1.0, seed=2)
-    encoded(corpus(tmp_path / "two", DOCUMENTS[:2]), tokenizer, PromptOptions())
+    load_or_build_dataset(docs, tokenizer, PromptOptions())
+    load_or_build_dataset(docs, other, PromptOptions())
+    load_or_build_dataset(docs, tokenizer, PromptOptions(template="llama2"))
+    load_or_build_dataset(docs, tokenizer, direct)
+    load_or_build_dataset(docs, tokenizer, direct, none_ratio=1.0, seed=1)
+    load_or_build_dataset(docs, tokenizer, direct, none_ratio=1.0, seed=2)
+    load_or_build_dataset(corpus(tmp_path / "two", DOCUMENTS[:2]), tokenizer, PromptOptions())
     assert sum(folder.is_dir() for folder in cache.iterdir()) == 7
     # Without thinning nothing is drawn.
-    encoded(docs, tokenizer, direct, seed=3)
+    load_or_build_dataset(docs, tokenizer, direct, seed=3)
     assert sum(folder.is_dir() for folder in cache.iterdir()) == 7
 
 
 def test_what_is_shortened_and_thinned_out_is_counted(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     long = document(["X", "Y", "Z"], [(0, 1, "P17")], "long", text="word " * 30)
     docs = corpus(tmp_path / "corpus", [long])
-    whole = encoded(docs, tokenizer, PromptOptions(kind="direct", pairs_per_query=1))
-    thinned = encoded(docs, tokenizer, PromptOptions(kind="direct", pairs_per_query=1), none_ratio=2.0)
+    whole = load_or_build_dataset(docs, tokenizer, PromptOptions(kind="direct", pairs_per_query=1))
+    thinned = load_or_build_dataset(docs, tokenizer, PromptOptions(kind="direct", pairs_per_query=1), none_ratio=2.0)
     assert (len(whole), len(thinned)) == (6, 3)
     assert thinned.counts.thinned_out == 3 and whole.counts.thinned_out == 0
     # Of the two sentences "The end ." names neither; the other one is that of all mentions.
     length = max(whole.size(index) for index in range(6))
     short = PromptOptions(kind="direct", pairs_per_query=1, max_length=length - 2, shorten="sentences")
-    counts = encoded(docs, tokenizer, short).counts
+    counts = load_or_build_dataset(docs, tokenizer, short).counts
     assert counts.shortened == counts.sentences >= 1
 
 
@@ -139,7 +139,7 @@ def test_a_document_that_is_refused_leaves_nothing_behind(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path
 ) -> None:
     with pytest.raises(UserError, match=r"'one' needs \d+ tokens"):
-        encoded(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, PromptOptions(max_length=64))
+        load_or_build_dataset(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, PromptOptions(max_length=64))
     assert not any(folder.is_dir() for folder in cache.iterdir())
 
 
@@ -148,10 +148,10 @@ def test_what_is_torn_is_made_again(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
-    right = encoded(docs, tokenizer, PromptOptions()).sha256
+    right = load_or_build_dataset(docs, tokenizer, PromptOptions()).sha256
     [file] = cache.glob(f"*/{name}")
     file.write_bytes(file.read_bytes()[:-3])
-    assert encoded(docs, tokenizer, PromptOptions()).sha256 == right
+    assert load_or_build_dataset(docs, tokenizer, PromptOptions()).sha256 == right
     assert "is damaged" in capsys.readouterr().err
 
 
@@ -159,11 +159,11 @@ def test_what_is_wrong_in_the_right_size_is_refused(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path
 ) -> None:
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
-    encoded(docs, tokenizer, PromptOptions())
+    load_or_build_dataset(docs, tokenizer, PromptOptions())
     [file] = cache.glob("*/counts.json")
     file.write_bytes(b"x" * file.stat().st_size)
     with pytest.raises(CorpusError, match="This is a cache: remove"):
-        encoded(docs, tokenizer, PromptOptions())
+        load_or_build_dataset(docs, tokenizer, PromptOptions())
 
 
 def test_ranks_that_ask_at_once_share_one(tmp_path: Path, base: Path, cache: Path) -> None:
@@ -172,8 +172,8 @@ def test_ranks_that_ask_at_once_share_one(tmp_path: Path, base: Path, cache: Pat
 from transformers import AutoTokenizer
 from lmrc.config.schema import PromptOptions
 from lmrc.corpus.corpus import Corpus
-from lmrc.rc.data.dataset import encoded
-print(encoded(Corpus.open({str(docs.folder)!r}), AutoTokenizer.from_pretrained({str(base)!r}), PromptOptions()).sha256)
+from lmrc.rc.data.dataset import load_or_build_dataset
+print(load_or_build_dataset(Corpus.open({str(docs.folder)!r}), AutoTokenizer.from_pretrained({str(base)!r}), PromptOptions()).sha256)
 """
     ranks = [
         subprocess.Popen(

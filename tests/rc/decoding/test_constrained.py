@@ -8,7 +8,7 @@ from lmrc.rc.decoding.constrained import Request, decode
 from lmrc.rc.decoding.generate import generate
 from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
 from lmrc.rc.decoding.parsing import parse
-from lmrc.rc.model.kv_cache import SharedBeginning
+from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
 from tests.rc.conftest import Learnt
 from tests.rc.tiny import DOCUMENTS, RELATIONS
@@ -60,7 +60,7 @@ def test_equals_one_token_after_another(
     asked = queries(model, kind)
     wanted = [one_by_one(model, query, kind) for query in asked]
     build = QueryBuilder(model.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
-    beginning = SharedBeginning(build.beginning() if shared else [])
+    beginning = PrefixCache(build.beginning() if shared else [])
     found = dict(decode(model.task.model, requests(model, asked, kind), rows, beginning))
     assert [found[number].ids for number in range(len(asked))] == wanted
     assert len({tuple(ids) for ids in wanted}) == len(wanted)
@@ -75,7 +75,7 @@ def test_every_pair_is_answered_and_nothing_else_is_said(learnt: Learnt) -> None
         asked,
         DecodeOptions(batch_size=2),
         lambda query: grammar_of(learnt, query, "rc"),
-        SharedBeginning([]),
+        PrefixCache([]),
     )
     for query, generation in zip(asked, answers, strict=True):
         assert generation.finished
@@ -93,7 +93,7 @@ def test_an_answer_stops_at_the_line_for_which_there_is_no_more_room(learnt: Lea
     beginnings = ["\n".join(text.split("\n")[:lines]) for lines in range(text.count("\n") + 1)]
     assert len(beginnings) > 2
     for room in (1, 2, 7, 30, len(whole) - 2, len(whole) - 1):
-        ((_, answer),) = decode(learnt.task.model, [request._replace(room=room)], 1, SharedBeginning([]))
+        ((_, answer),) = decode(learnt.task.model, [request._replace(room=room)], 1, PrefixCache([]))
         said = tokenizer.decode(answer.ids, skip_special_tokens=True)
         fitting = [beginning for beginning in [*beginnings, text] if len(tokenizer.encode(beginning)) <= room]
         assert said == fitting[-1]

@@ -10,7 +10,7 @@ from lmrc.common.errors import UserError
 from lmrc.config.schema import DecodeOptions, PromptOptions
 from lmrc.rc.decoding.generate import Generation, generate
 from lmrc.rc.model.adapter import adapter_base
-from lmrc.rc.model.kv_cache import SharedBeginning
+from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.lora import load_adapter, load_base
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
 from tests.rc.conftest import Learnt
@@ -37,7 +37,7 @@ def free(learnt: Learnt, asked: Iterable[Query], options: DecodeOptions) -> Iter
     def no_grammar(query: Query) -> NoReturn:
         raise AssertionError(query)
 
-    return generate(learnt.task.model, learnt.task.tokenizer, asked, options, no_grammar, SharedBeginning([]))
+    return generate(learnt.task.model, learnt.task.tokenizer, asked, options, no_grammar, PrefixCache([]))
 
 
 def one_by_one(learnt: Learnt, query: Query) -> tuple[str, bool]:

@@ -9,9 +9,9 @@ import torch
 
 from lmrc.config.schema import DecodeOptions, PromptKind, PromptOptions
 from lmrc.rc.decoding import scoring
-from lmrc.rc.decoding.base import LocalAnswering
+from lmrc.rc.decoding.base import LocalBackend
 from lmrc.rc.decoding.grammar import Grammar
-from lmrc.rc.model.kv_cache import SharedBeginning
+from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
 from tests.rc.conftest import Learnt
 from tests.rc.tiny import DOCUMENTS, RELATIONS
@@ -92,7 +92,7 @@ def test_equals_lines_weighed_one_by_one(
         model.task.model.eval(),
         [prompt_ids(query.prompt, model.task.tokenizer) for query in asked],
         [grammar_of(model, query, kind) for query in asked],
-        SharedBeginning(build.beginning() if shared else []),
+        PrefixCache(build.beginning() if shared else []),
     )
     for query, of_query in zip(asked, found, strict=True):
         for mine, wanted in zip(of_query, slow_scores(model, query, kind), strict=True):
@@ -104,7 +104,7 @@ def test_what_was_learnt_by_heart_has_the_high_scores(learnt: Learnt) -> None:
     """Also the second relation of a pair, which is never written first."""
     build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
     (query,) = build.build(0, DOCUMENTS[0], [(0, 1), (1, 2)])
-    answering = LocalAnswering(
+    answering = LocalBackend(
         lambda: learnt.task.model,
         learnt.task.tokenizer,
         PromptOptions(),
@@ -128,7 +128,7 @@ def test_passes_do_not_grow_with_pairs(learnt: Learnt) -> None:
         learnt.task.model,
         [prompt_ids(query.prompt, learnt.task.tokenizer)],
         [grammar_of(learnt, query, "rc")],
-        SharedBeginning([]),
+        PrefixCache([]),
     )
     handle.remove()
     assert len(scores) == 3

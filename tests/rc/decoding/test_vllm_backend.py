@@ -22,8 +22,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import ClassifyConfig, DecodeOptions, PromptOptions, RunOptions
 from lmrc.corpus.predictions import read_predictions
-from lmrc.rc.model.adapter_metadata import Settings
-from lmrc.rc.predict import Classifying
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.predict import ClassifyInference
 from tests.rc.conftest import Learnt
 from tests.rc.test_predict import GOLD, units
 
@@ -153,7 +153,7 @@ def classify(learnt: Learnt, folder: Path, name: str, rc: Path | None = None, **
     config = ClassifyConfig(
         run=RunOptions(name=name, folder=folder), corpus=learnt.corpus.folder, rc=rc or learnt.adapter, decode=decode
     )
-    classifying = Classifying(config)
+    classifying = ClassifyInference(config)
     return classifying.finish(row for part in units(classifying.documents, 2) for row in classifying.rows(part))
 
 
@@ -196,7 +196,7 @@ def test_a_base_without_an_adapter_gets_none(learnt: Learnt, base: Path, tmp_pat
         prompt=PromptOptions(),
         decode=DecodeOptions(backend="vllm", mode="free", max_new_tokens=50),
     )
-    Classifying(config).rows(range(3))
+    ClassifyInference(config).rows(range(3))
     assert (vllm[0].lora, vllm[0].rank, vllm[0].dtype) == (None, 0, "bfloat16")
 
 
@@ -209,14 +209,14 @@ def test_without_vllm(learnt: Learnt, tmp_path: Path, monkeypatch: pytest.Monkey
 
 def test_what_vllm_cannot_do(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) -> None:
     with pytest.raises(ConfigError, match="vLLM writes freely, it cannot answer in mode constrained"):
-        Classifying(
+        ClassifyInference(
             ClassifyConfig(corpus=learnt.corpus.folder, rc=learnt.adapter, decode=DecodeOptions(backend="vllm"))
         )
     adapter = tmp_path / "adapter"
     shutil.copytree(learnt.adapter, adapter)
     settings = json.loads((adapter / "lmrc.json").read_text())
     (adapter / "lmrc.json").write_text(json.dumps({**settings, "quantization": "4bit"}))
-    assert Settings.read(adapter).quantization == "4bit"
+    assert AdapterMetadata.read(adapter).quantization == "4bit"
     with pytest.raises(ConfigError, match="trained on a base in 4bit"):
         classify(learnt, tmp_path, "vllm", adapter, backend="vllm")
     (adapter / "lmrc.json").write_text(json.dumps(settings))

@@ -21,7 +21,7 @@ from lmrc.config.schema import ClassifyConfig, RunOptions
 from lmrc.rc.model.adapter import CONFIG, WEIGHTS, adapter_rank, check_adapter
 from lmrc.rc.model.lora import load_adapter, load_base
 from lmrc.rc.model.merge import merge
-from lmrc.rc.predict import Classifying
+from lmrc.rc.predict import ClassifyInference
 from tests.rc import tiny
 from tests.rc.conftest import Learnt
 
@@ -83,7 +83,7 @@ def test_what_does_not_fit_is_refused_by_all(
     assert not (tmp_path / "merged").exists()
     run = RunOptions(name="classify", folder=tmp_path)
     with pytest.raises(UserError, match=refused):
-        Classifying(ClassifyConfig(corpus=learnt.corpus.folder, rc=adapter, run=run)).load()
+        ClassifyInference(ClassifyConfig(corpus=learnt.corpus.folder, rc=adapter, run=run)).load()
 
 
 def test_the_command_ends_with_one_sentence(adapter: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:

@@ -14,8 +14,8 @@ from torch import Tensor
 
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.rc.model import packed_attention as packing
-from lmrc.rc.model.kv_cache import Branches, Memory, read
-from lmrc.rc.model.packed_attention import IMPLEMENTATION, Packed, run
+from lmrc.rc.model.kv_cache import KVCache, TreeLayout, read
+from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedSequences, run
 
 SIZES = {
     "vocab_size": 50,
@@ -50,8 +50,8 @@ def model(name: str, attention: str) -> transformers.PreTrainedModel:
     return made.eval()
 
 
-def packed(texts: list[list[int]], beginning: int) -> tuple[Tensor, Packed]:
-    layout = Packed(beginning, [len(text) - beginning for text in texts])
+def packed(texts: list[list[int]], beginning: int) -> tuple[Tensor, PackedSequences]:
+    layout = PackedSequences(beginning, [len(text) - beginning for text in texts])
     ids = texts[0][:beginning] + [token for text in texts for token in text[beginning:]]
     return torch.tensor(ids), layout
 
@@ -132,7 +132,7 @@ def test_flash_attention_is_told_the_same(monkeypatch: pytest.MonkeyPatch, begin
     monkeypatch.setitem(sys.modules, "flash_attn", module)
     lm = model("Llama", IMPLEMENTATION)
     ids, layout = packed(TEXTS, beginning)
-    by_flash = Packed(layout.beginning, layout.lengths, flash=True)
+    by_flash = PackedSequences(layout.beginning, layout.lengths, flash=True)
     with torch.no_grad():
         found = run(lm, ids, by_flash.positions(), by_flash, torch.arange(len(ids)))
         wanted = whole(lm, TEXTS, beginning)
@@ -169,7 +169,7 @@ def test_texts_within_a_sliding_window_may_lie_end_to_end_beyond_it(beginning: i
 def test_a_text_read_in_steps_beyond_a_sliding_window_is_refused() -> None:
     """Also where no step is so long, and where only a continuation would be."""
     lm, text = model("Mistral", IMPLEMENTATION), [(7 * place) % 50 for place in range(40)]
-    memory, other = Memory(), Memory()
+    memory, other = KVCache(), KVCache()
     read(lm, [memory, other], [text[:20], text[:5]])
     found = read(lm, [memory], [text[20:32]])
     alone = model("Mistral", "sdpa")(input_ids=torch.tensor([text[:32]])).logits[0, -1:]
@@ -177,9 +177,9 @@ def test_a_text_read_in_steps_beyond_a_sliding_window_is_refused() -> None:
     with pytest.raises(UserError, match="sees 32 tokens only"):
         read(lm, [memory, other], [text[32:33], text[5:6]])
     assert (memory.length, other.length) == (32, 5)
-    tree = Branches([other], [[-1, *range(26)]])
+    tree = TreeLayout([other], [[-1, *range(26)]])
     run(lm, torch.tensor(text[:27]), tree.positions(), tree, torch.tensor([26]))
-    deeper = Branches([other], [[-1, *range(27)]])
+    deeper = TreeLayout([other], [[-1, *range(27)]])
     with pytest.raises(UserError, match="sees 32 tokens only"):
         run(lm, torch.tensor(text[:28]), deeper.positions(), deeper, torch.tensor([27]))
 
@@ -187,7 +187,7 @@ def test_a_text_read_in_steps_beyond_a_sliding_window_is_refused() -> None:
 @torch.inference_mode()
 def test_texts_that_are_longer_than_the_lm_knows_positions_are_refused() -> None:
     """64 of them; rotary positions would go on without an error."""
-    lm, memory = model("Llama", IMPLEMENTATION), Memory()
+    lm, memory = model("Llama", IMPLEMENTATION), KVCache()
     whole(lm, [list(range(40)), list(range(40))], 0)
     read(lm, [memory], [[3] * 60])
     read(lm, [memory], [[3] * 4])

@@ -20,7 +20,7 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import Document, Label, Mention, read_documents
 from lmrc.corpus.relations import read_relations
 from lmrc.rcp.data.batched_tokenization import SCHEMA, encode_columns
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus, columns_of
 
@@ -95,7 +95,7 @@ def check(found: pa.RecordBatch, wanted: Sequence[dict[str, Any]]) -> None:
     data=st.data(),
 )
 def test_as_the_published_way(chosen: list[Document], longest: int, kind: tiny.Kind, data: st.DataObject) -> None:
-    encoder = Encoder(tokenizer(kind), longest)
+    encoder = DocumentTokenizer(tokenizer(kind), longest)
     wanted = [slowly(document, tokenizer(kind), longest) for document in chosen]
     rows = columns_of(chosen)
     check(encode_columns(encoder, rows), wanted)
@@ -121,7 +121,7 @@ def test_real_documents(shared_data: Path, make_corpus: MakeCorpus) -> None:
     corpus = make_corpus("real", [*real[:7], dataclasses.replace(real[7], labels=None), *real[8:]], relations)
     # The second one cuts most documents.
     for longest in (1024, 150):
-        found = encode_columns(Encoder(roberta, longest), whole(corpus))
+        found = encode_columns(DocumentTokenizer(roberta, longest), whole(corpus))
         check(found, [slowly(document, roberta, longest) for document in corpus])
         cut = sum(found.column("cut").to_pylist())
         assert cut > 0 if longest == 150 else cut == 0
@@ -134,7 +134,7 @@ def whole(corpus: Corpus) -> pa.RecordBatch:
 
 
 def test_no_document_and_no_entity() -> None:
-    encoder = Encoder(tokenizer("bert"), 16)
+    encoder = DocumentTokenizer(tokenizer("bert"), 16)
     assert encode_columns(encoder, columns_of([])).num_rows == 0
     bare = Document("t", (("a", "b"),), (), ())
     empty = Document("t", (), (), None)
@@ -146,7 +146,7 @@ def test_no_document_and_no_entity() -> None:
 @pytest.mark.parametrize("most", [0, 1, 2, 100])
 def test_words_that_were_forgotten_are_learnt_again(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmrc.rcp.data.tokenization.MOST_WORDS", most)
-    encoder = Encoder(tokenizer("bert"), 64)
+    encoder = DocumentTokenizer(tokenizer("bert"), 64)
     words = [tiny.document(12, [1], seed=seed).sentences[0] for seed in range(6)]
     for some in words:
         expected = [tokenizer("bert").convert_tokens_to_ids(tokenizer("bert").tokenize(word)) for word in some]
@@ -155,7 +155,7 @@ def test_words_that_were_forgotten_are_learnt_again(most: int, monkeypatch: pyte
 
 
 def test_only_new_words_are_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = Encoder(tokenizer("bert"), 64)
+    encoder = DocumentTokenizer(tokenizer("bert"), 64)
     asked: list[str] = []
     tokenize = encoder._tokenize
 
@@ -202,7 +202,7 @@ def test_words_are_tokenized_by_themselves(own: PreTrainedTokenizerBase, monkeyp
         "abcde",
     ]
     monkeypatch.setattr("lmrc.rcp.data.tokenization.WORDS_A_TEXT", 5)
-    assert Encoder(own, 64).pieces(words) == [own.convert_tokens_to_ids(own.tokenize(word)) for word in words]
+    assert DocumentTokenizer(own, 64).pieces(words) == [own.convert_tokens_to_ids(own.tokenize(word)) for word in words]
 
 
 class _Python:
@@ -222,8 +222,8 @@ class _Python:
 
 def test_a_tokenizer_without_a_fast_backend() -> None:
     document = tiny.document(30, [1, 2, 1])
-    slow = Encoder(_Python(tokenizer("bert")), 64)
-    fast = Encoder(tokenizer("bert"), 64)
+    slow = DocumentTokenizer(_Python(tokenizer("bert")), 64)
+    fast = DocumentTokenizer(tokenizer("bert"), 64)
     assert encode_columns(slow, columns_of([document])) == encode_columns(fast, columns_of([document]))
 
 
@@ -231,5 +231,5 @@ def test_the_tokenizers_own_state_does_not_matter() -> None:
     own = tiny.tokenizer("bert")
     own("abcdef", truncation=True, max_length=3, padding="max_length")
     document = Document("t", (("abcdef", "a"),), (), ())
-    (row,) = encode_columns(Encoder(own, 64), columns_of([document])).to_pylist()
+    (row,) = encode_columns(DocumentTokenizer(own, 64), columns_of([document])).to_pylist()
     assert own.convert_ids_to_tokens(row["input_ids"][1:-1]) == ["a", "##b", "##c", "##d", "##e", "##f", "a"]

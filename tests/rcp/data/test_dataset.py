@@ -16,8 +16,8 @@ from lmrc.common.errors import CorpusError, UserError
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.shards import write_shard
 from lmrc.rcp.data import encoding
-from lmrc.rcp.data.dataset import EncodedCorpus, encoded
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.dataset import EncodedCorpus, load_or_build_dataset
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.conftest import ROOT
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus
@@ -36,13 +36,13 @@ BERT = tiny.tokenizer("bert")
 def words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Every word that was tokenized, in this process."""
     seen: list[str] = []
-    tokenize = Encoder._tokenize
+    tokenize = DocumentTokenizer._tokenize
 
-    def spy(encoder: Encoder, words: list[str]) -> list[list[int]]:
+    def spy(encoder: DocumentTokenizer, words: list[str]) -> list[list[int]]:
         seen.extend(words)
         return tokenize(encoder, words)
 
-    monkeypatch.setattr(Encoder, "_tokenize", spy)
+    monkeypatch.setattr(DocumentTokenizer, "_tokenize", spy)
     return seen
 
 
@@ -56,8 +56,8 @@ def test_examples_are_those_of_single_documents(
     make_corpus: MakeCorpus, docs_per_shard: int, longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(encoding, "SHARD_DOCUMENTS", 3)
-    encoder = Encoder(BERT, longest)
-    found = encoded(make_corpus("five", DOCUMENTS, docs_per_shard=docs_per_shard), encoder)
+    encoder = DocumentTokenizer(BERT, longest)
+    found = load_or_build_dataset(make_corpus("five", DOCUMENTS, docs_per_shard=docs_per_shard), encoder)
     wanted = [encoder.encode(document) for document in DOCUMENTS]
     assert len(found) == 5
     for number, (document, one) in enumerate(zip(DOCUMENTS, wanted, strict=True)):
@@ -83,13 +83,13 @@ def test_examples_are_those_of_single_documents(
 
 def test_the_second_time_nothing_is_tokenized(make_corpus: MakeCorpus, words: list[str], cache: Path) -> None:
     corpus = make_corpus("five", DOCUMENTS)
-    first = encoded(corpus, Encoder(BERT, 64))
+    first = load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))
     assert set(words) == {word for document in DOCUMENTS for sentence in document.sentences for word in sentence}
     words.clear()
     # As another process would: a tokenizer of its own, that has been used for something else.
     other = tiny.tokenizer("bert")
     other("abc", truncation=True, max_length=3, padding="max_length")
-    again = encoded(corpus, Encoder(other, 64))
+    again = load_or_build_dataset(corpus, DocumentTokenizer(other, 64))
     assert words == []
     assert again.folder == first.folder == folders(cache)[0]
     assert again.folder.name.startswith("encoded-")
@@ -101,11 +101,11 @@ def test_another_tokenizer_length_or_corpus_is_another_folder(make_corpus: MakeC
     changed = dataclasses.replace(DOCUMENTS[0], labels=())
     pieces = {piece: number for number, piece in enumerate(BERT.get_vocab())}
     found = [
-        encoded(corpus, Encoder(BERT, 64)),
-        encoded(corpus, Encoder(BERT, 65)),
-        encoded(corpus, Encoder(tiny.tokenizer("roberta"), 64)),
-        encoded(corpus, Encoder(BertTokenizer(vocab={**pieces, "more": len(pieces)}), 64)),
-        encoded(make_corpus("changed", [changed, *DOCUMENTS[1:]]), Encoder(BERT, 64)),
+        load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64)),
+        load_or_build_dataset(corpus, DocumentTokenizer(BERT, 65)),
+        load_or_build_dataset(corpus, DocumentTokenizer(tiny.tokenizer("roberta"), 64)),
+        load_or_build_dataset(corpus, DocumentTokenizer(BertTokenizer(vocab={**pieces, "more": len(pieces)}), 64)),
+        load_or_build_dataset(make_corpus("changed", [changed, *DOCUMENTS[1:]]), DocumentTokenizer(BERT, 64)),
     ]
     assert len({each.folder for each in found}) == 5 == len(folders(cache))
 
@@ -124,15 +124,15 @@ def test_the_tokenizer_is_known_by_its_content(tmp_path: Path) -> None:
 def test_what_is_torn_is_made_again(
     make_corpus: MakeCorpus, words: list[str], damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    corpus, encoder = make_corpus("five", DOCUMENTS), Encoder(BERT, 64)
-    folder = encoded(corpus, encoder).folder
+    corpus, encoder = make_corpus("five", DOCUMENTS), DocumentTokenizer(BERT, 64)
+    folder = load_or_build_dataset(corpus, encoder).folder
     shard = folder / "shard-00000.arrow"
     if damage == "half a shard":
         shard.write_bytes(shard.read_bytes()[:500])
     else:
         (shard if damage == "a shard missing" else folder / "manifest.json").unlink()
     words.clear()
-    again = encoded(corpus, Encoder(BERT, 64))
+    again = load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))
     assert words != []
     assert again[0].document.input_ids.tolist() == encoder.encode(DOCUMENTS[0]).input_ids.tolist()
     assert "damaged" in capsys.readouterr().err
@@ -155,28 +155,28 @@ def test_a_build_that_failed_is_not_taken(
     with monkeypatch.context() as patch:
         patch.setattr(encoding, "write_shard", full)
         with pytest.raises(UserError, match="no space left"):
-            encoded(corpus, Encoder(BERT, 64))
+            load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))
     assert folders(cache) == []
-    assert len(encoded(corpus, Encoder(BERT, 64))) == 5
+    assert len(load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))) == 5
 
 
 def test_rotten_bytes_are_told_of(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus("five", DOCUMENTS)
-    folder = encoded(corpus, Encoder(BERT, 64)).folder
+    folder = load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64)).folder
     shard = folder / "shard-00000.arrow"
     content = bytearray(shard.read_bytes())
     content[len(content) // 2] ^= 1
     shard.write_bytes(content)
     with pytest.raises(CorpusError, match=rf"shard-00000.arrow is damaged: its sha256 .* remove {folder}"):
-        encoded(corpus, Encoder(BERT, 64))
+        load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))
 
 
 BUILD = """
 import sys
 from lmrc.corpus.corpus import Corpus
 from lmrc.rcp import encoding
-from lmrc.rcp.data.dataset import encoded
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.dataset import load_or_build_dataset
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.rcp import tiny
 
 tokenized = []
@@ -186,10 +186,10 @@ def spy(folder, *rest, **more):
     return write(folder, *rest, **more)
 encoding.write_shard = spy
 corpus = Corpus.open(sys.argv[1])
-encoder = Encoder(tiny.tokenizer("bert"), 64)
+encoder = DocumentTokenizer(tiny.tokenizer("bert"), 64)
 print("ready", flush=True)
 sys.stdin.readline()
-found = encoded(corpus, encoder)
+found = load_or_build_dataset(corpus, encoder)
 print(found.folder, len(found), bool(tokenized))
 """
 
@@ -220,7 +220,7 @@ def test_two_processes_at_once_make_it_once(make_corpus: MakeCorpus, cache: Path
 
 def test_memory_mapped(make_corpus: MakeCorpus) -> None:
     """Arrays are views of the file, which is mapped as long as they live and no longer."""
-    found = encoded(make_corpus("five", DOCUMENTS), Encoder(BERT, 64))
+    found = load_or_build_dataset(make_corpus("five", DOCUMENTS), DocumentTokenizer(BERT, 64))
     example = found[0]
     assert not example.document.input_ids.flags.owndata
     assert not example.document.input_ids.flags.writeable

@@ -16,7 +16,7 @@ from lmrc.common import progress
 from lmrc.corpus.corpus import Corpus
 from lmrc.rcp.data import encoding
 from lmrc.rcp.data.encoding import write_shards
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.conftest import ROOT
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus
@@ -50,7 +50,7 @@ def write(corpus: Corpus, folder: Path, processes: int) -> tuple[dict[str, bytes
     """The files, and what was said."""
     folder.mkdir()
     stream = io.StringIO()
-    shards = write_shards(corpus, Encoder(tiny.tokenizer("bert"), 64), folder, processes, stream)
+    shards = write_shards(corpus, DocumentTokenizer(tiny.tokenizer("bert"), 64), folder, processes, stream)
     assert [shard.rows for shard in shards] == [3, 3, 3, 3, 3, 3, 2]
     assert [shard.file for shard in shards] == sorted(file.name for file in folder.iterdir())
     return {file.name: file.read_bytes() for file in folder.iterdir()}, stream.getvalue()
@@ -123,7 +123,7 @@ class Terminal(io.StringIO):
 def test_a_bar_on_a_terminal(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
     terminal = Terminal()
-    write_shards(corpus, Encoder(tiny.tokenizer("bert"), 64), tmp_path, 1, terminal)
+    write_shards(corpus, DocumentTokenizer(tiny.tokenizer("bert"), 64), tmp_path, 1, terminal)
     assert "/20 [" in terminal.getvalue()
     assert " a second" not in terminal.getvalue()
 
@@ -134,13 +134,13 @@ from pathlib import Path
 from lmrc.corpus.corpus import Corpus
 from lmrc import progress
 from lmrc.rcp import encoding
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.rcp import tiny
 
 if __name__ == "__main__":
     encoding.SHARD_DOCUMENTS, encoding.DOCUMENTS_A_PROCESS = 3, 10
     corpus, out = Corpus.open(sys.argv[1]), Path(sys.argv[2])
-    encoder = Encoder(tiny.tokenizer("bert"), 64)
+    encoder = DocumentTokenizer(tiny.tokenizer("bert"), 64)
     for _ in encoding._together(corpus, encoder, [range(0, 3), range(3, 6)], out, 2):
         print("working", flush=True)
         time.sleep(60)

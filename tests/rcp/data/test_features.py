@@ -7,13 +7,13 @@ from hypothesis import strategies as st
 
 from lmrc.corpus.docred import Document, Mention
 from lmrc.rcp.data.features import DISTANCES, Features, distances, entity_types
-from lmrc.rcp.data.tokenization import EncodedDocument, Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus
 
 
 def encode(document: Document, longest: int = 10**6) -> EncodedDocument:
-    return Encoder(tiny.tokenizer("bert"), longest).encode(document)
+    return DocumentTokenizer(tiny.tokenizer("bert"), longest).encode(document)
 
 
 def slowly(document: Document) -> list[int]:

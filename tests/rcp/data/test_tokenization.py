@@ -10,7 +10,7 @@ from transformers import BertTokenizer, RobertaTokenizer
 from lmrc.common.errors import UserError
 from lmrc.corpus.docred import Document, Mention, read_documents
 from lmrc.corpus.relations import read_relations
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.rcp import tiny
 
 PIECES = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "*", "a", "b", "c", "d", "##x"]
@@ -27,7 +27,7 @@ def encode(
         entities=tuple(tuple(Mention("n", *place, "MISC") for place in entity) for entity in entities),
         labels=None,
     )
-    encoded = Encoder(TOKENIZER, limit).encode(document)
+    encoded = DocumentTokenizer(TOKENIZER, limit).encode(document)
     text = " ".join(TOKENIZER.convert_ids_to_tokens(encoded.input_ids.tolist()))
     return text, [list(markers) for markers in encoded.markers], encoded.cut
 
@@ -66,7 +66,7 @@ def test_roberta_vocabulary(shared_data: Path) -> None:
         entities=((Mention("Hello", 0, 0, 1, "MISC"),), (Mention("world", 0, 1, 2, "MISC"),)),
         labels=None,
     )
-    encoded = Encoder(roberta, 1024).encode(document)
+    encoded = DocumentTokenizer(roberta, 1024).encode(document)
     # From vocab.json: "<s>" 0, "*" 3226, "Hello" 31414, "world" 8331 (without a space before it), "." 4, "</s>" 2.
     assert encoded.input_ids.tolist() == [0, 3226, 31414, 3226, 3226, 8331, 3226, 4, 2]
     assert encoded.markers == ((1,), (4,))
@@ -76,7 +76,7 @@ def test_real_documents_as_the_published_code_does(shared_data: Path) -> None:
     """Against a plain rendering of the published preparation: tokenize(word), lists of starts and ends."""
     folder = shared_data / "tokenizers" / "roberta"
     roberta = RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
-    encoder = Encoder(roberta, 1021)
+    encoder = DocumentTokenizer(roberta, 1021)
     documents = read_documents(shared_data / "redocred_dev.json", read_relations(shared_data / "rel_info.json"))
     for document, _ in zip(documents, range(12), strict=False):
         pieces: list[str] = ["<s>"]
@@ -104,8 +104,8 @@ def test_real_documents_as_the_published_code_does(shared_data: Path) -> None:
 def test_every_kept_marker_is_a_marker(seed: int, entities: list[int], limit: int, kind: tiny.Kind) -> None:
     tokenizer = tiny.tokenizer(kind)
     document = tiny.document(40, entities, seed)
-    encoded = Encoder(tokenizer, limit).encode(document)
-    whole = Encoder(tokenizer, 10**6).encode(document)
+    encoded = DocumentTokenizer(tokenizer, limit).encode(document)
+    whole = DocumentTokenizer(tokenizer, 10**6).encode(document)
     assert len(encoded.input_ids) == min(limit, len(whole.input_ids))
     assert encoded.input_ids[-1] == tokenizer.sep_token_id
     assert all(encoded.input_ids[at] == tokenizer.convert_tokens_to_ids("*") for e in encoded.markers for at in e)
@@ -121,4 +121,4 @@ def test_every_kept_marker_is_a_marker(seed: int, entities: list[int], limit: in
 def test_a_tokenizer_without_a_marker_is_refused() -> None:
     tokenizer = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5})
     with pytest.raises(UserError, match=r"no word piece '\*'"):
-        Encoder(tokenizer, 16)
+        DocumentTokenizer(tokenizer, 16)

@@ -10,7 +10,7 @@ from transformers import AutoTokenizer
 from lmrc.config.schema import RcpConfig
 from lmrc.corpus.docred import Document, Mention
 from lmrc.pretrained.packaged import resolve
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.data.type_markers import marked, type_words
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.task import RcpTask
@@ -52,7 +52,7 @@ def test_types_of_ones_own(kind: tiny.Kind) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_opening_markers_change_and_nothing_else(kind: tiny.Kind) -> None:
-    encoder = Encoder(tiny.tokenizer(kind), 64)
+    encoder = DocumentTokenizer(tiny.tokenizer(kind), 64)
     # The last two share an opening marker; MISC has no word.
     plain = encoder.encode(document(("PER", 0, 2), ("MISC", 3, 4), ("PER", 5, 6), ("ORG", 5, 8)))
     found = marked(plain, WORDS)
@@ -67,7 +67,7 @@ def test_opening_markers_change_and_nothing_else(kind: tiny.Kind) -> None:
 
 
 def test_mentions_that_were_cut_off() -> None:
-    encoder = Encoder(tiny.tokenizer("bert"), 6)
+    encoder = DocumentTokenizer(tiny.tokenizer("bert"), 6)
     plain = encoder.encode(document(("PER", 0, 1), ("ORG", 6, 7)))
     assert plain.markers == ((1,), ())
     assert marked(plain, WORDS).input_ids.tolist() == [
@@ -81,7 +81,9 @@ def test_the_model_reads_them_and_remembers_them(tmp_path: Path) -> None:
     looking = RelationCandidateModel(tiny.encoder("bert"), 80, type_markers=words).eval()
     plain = RelationCandidateModel(tiny.encoder("bert"), 80).eval()
     plain.load_state_dict(looking.state_dict())
-    documents = [Encoder(tiny.tokenizer("bert"), 80).encode(tiny.document(40, [1, 2, 1], seed)) for seed in range(3)]
+    documents = [
+        DocumentTokenizer(tiny.tokenizer("bert"), 80).encode(tiny.document(40, [1, 2, 1], seed)) for seed in range(3)
+    ]
     expected = plain(plain.collate([marked(one, words) for one in documents]))
     batch = looking.collate(documents)
     assert torch.equal(looking(batch), expected)
@@ -97,7 +99,9 @@ def test_the_model_reads_them_and_remembers_them(tmp_path: Path) -> None:
 
 def test_types_that_the_model_does_not_know_are_counted() -> None:
     model = RelationCandidateModel(tiny.encoder("bert"), 80, type_markers=WORDS)
-    encoded = Encoder(tiny.tokenizer("bert"), 80).encode(document(("PER", 0, 1), ("MISC", 3, 4), ("GENE", 5, 6)))
+    encoded = DocumentTokenizer(tiny.tokenizer("bert"), 80).encode(
+        document(("PER", 0, 1), ("MISC", 3, 4), ("GENE", 5, 6))
+    )
     assert model.features.unknown(encoded) == 2
     assert not model.features.types
 

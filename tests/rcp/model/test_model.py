@@ -12,7 +12,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmrc.common.errors import UserError
 from lmrc.corpus.docred import Document, candidate_pairs
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
 from tests.rcp import reference, tiny
 
@@ -37,7 +37,7 @@ def build(kind: tiny.Kind, dropout: float = 0.0, max_length: int = 1024) -> Rela
 
 
 def scores(model: RelationCandidateModel, kind: tiny.Kind, documents: list[Document]) -> list[Tensor]:
-    encoder = Encoder(tiny.tokenizer(kind), model.max_length)
+    encoder = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
     encoded = [encoder.encode(document) for document in documents]
     logits = model.classifier.logits(model(model.collate(encoded)))
     return list(logits.split([document.pairs for document in encoded]))
@@ -49,7 +49,7 @@ def scores(model: RelationCandidateModel, kind: tiny.Kind, documents: list[Docum
 def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str) -> None:
     model = build(kind).double()
     assert model.max_length == LONGEST[kind]
-    document = Encoder(tiny.tokenizer(kind), model.max_length).encode(DOCUMENTS[name])
+    document = DocumentTokenizer(tiny.tokenizer(kind), model.max_length).encode(DOCUMENTS[name])
     length = len(document.input_ids)
     assert {
         "one window": length <= tiny.POSITIONS,
@@ -97,7 +97,7 @@ def test_gradients_are_those_of_the_encoders_own_attention(kind: tiny.Kind) -> N
     model = build(kind).double()
     weights, total = dict(model.named_parameters()), torch.zeros(()).double()
     for document in documents:
-        encoded = Encoder(tiny.tokenizer(kind), model.max_length).encode(document)
+        encoded = DocumentTokenizer(tiny.tokenizer(kind), model.max_length).encode(document)
         hidden, attention = reference.encode(
             model.encoder, encoded.input_ids.tolist(), tiny.POSITIONS, separators={"bert": 1, "roberta": 2}[kind]
         )
@@ -197,7 +197,7 @@ class _Syncs(TorchDispatchMode):
 @pytest.mark.parametrize("kind", KINDS)
 def test_no_host_waits_in_forward_and_backward(kind: tiny.Kind) -> None:
     model = build(kind, dropout=0.1).train()
-    encoder = Encoder(tiny.tokenizer(kind), model.max_length)
+    encoder = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
     batch = model.collate([encoder.encode(DOCUMENTS[name]) for name in ("two windows", "one window", "60 entities")])
     targets = torch.zeros(len(batch["order"]))
     with _Syncs() as syncs:
@@ -211,7 +211,7 @@ def test_no_host_waits_in_forward_and_backward(kind: tiny.Kind) -> None:
 def test_max_length_is_kept() -> None:
     model = build("bert", max_length=20)
     assert model.max_length == 20
-    assert len(Encoder(tiny.tokenizer("bert"), model.max_length).encode(DOCUMENTS["cut off"]).input_ids) == 20
+    assert len(DocumentTokenizer(tiny.tokenizer("bert"), model.max_length).encode(DOCUMENTS["cut off"]).input_ids) == 20
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -239,7 +239,10 @@ def test_save_and_load(kind: tiny.Kind, tmp_path: Path) -> None:
     assert loaded.max_length == 80
     assert all(torch.equal(value, loaded.state_dict()[name]) for name, value in model.state_dict().items())
     document = DOCUMENTS["two windows"]
-    before, after = Encoder(tokenizer, 80).encode(document), Encoder(loaded_tokenizer, 80).encode(document)
+    before, after = (
+        DocumentTokenizer(tokenizer, 80).encode(document),
+        DocumentTokenizer(loaded_tokenizer, 80).encode(document),
+    )
     assert before.input_ids.tolist() == after.input_ids.tolist()
     assert torch.equal(model(model.collate([before])), loaded(loaded.collate([after])))
 

@@ -16,9 +16,9 @@ from lmrc.config.schema import ClassifierKind
 from lmrc.corpus.docred import Document, Label, candidate_pairs
 from lmrc.corpus.relations import RelationSet
 from lmrc.rcp.data.collate import Batch
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
-from lmrc.rcp.model.relation_head import RelationTask, relation_targets
+from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
 from tests.rcp import reference, tiny
 from tests.rcp.model.test_model import DOCUMENTS, KINDS, LONGEST, _Syncs
 
@@ -48,7 +48,7 @@ def build(
     torch.nn.init.normal_(form, std=0.5 if classifier == "bilinear" else 0.05)
     torch.nn.init.normal_(model.classifier.bias, std=0.3)
     if relations:
-        model.relation_task = RelationTask(model.classifier.width, len(RELATIONS))
+        model.relation_head = AuxiliaryRelationHead(model.classifier.width, len(RELATIONS))
     return model.eval()
 
 
@@ -62,7 +62,7 @@ def labelled(document: Document, seed: int = 0) -> Document:
 
 
 def batch_of(model: RelationCandidateModel, kind: tiny.Kind, documents: Sequence[Document], relations: bool) -> Batch:
-    encoder = Encoder(tiny.tokenizer(kind), model.max_length)
+    encoder = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
     batch = model.collate([encoder.encode(document) for document in documents])
     if not relations:
         return batch
@@ -73,7 +73,7 @@ def batch_of(model: RelationCandidateModel, kind: tiny.Kind, documents: Sequence
 def reference_sides(
     model: RelationCandidateModel, kind: tiny.Kind, document: Document
 ) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
-    encoded = Encoder(tiny.tokenizer(kind), model.max_length).encode(document)
+    encoded = DocumentTokenizer(tiny.tokenizer(kind), model.max_length).encode(document)
     twin = tiny.encoder(kind).double().eval()
     hidden, attention = reference.encode(
         twin, encoded.input_ids.tolist(), tiny.POSITIONS, separators={"bert": 1, "roberta": 2}[kind]
@@ -99,7 +99,7 @@ def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str, classifier: Cl
     if len(expected) > 1:
         assert actual.std() > 0.01
     if name == "cut off":
-        kept = Encoder(tiny.tokenizer(kind), model.max_length).encode(document)
+        kept = DocumentTokenizer(tiny.tokenizer(kind), model.max_length).encode(document)
         assert () in kept.markers, "an entity without a mention left has a type and a distance all the same"
 
 
@@ -143,7 +143,7 @@ def test_gradients_of_the_new_weights(classifier: ClassifierKind) -> None:
     """Against finite differences; unknown types, which learn nothing, are left out."""
     model = build("bert", classifier, relations=True, types=tiny.TYPES).double()
     batch = batch_of(model, "bert", [labelled(DOCUMENTS["one window"])], True)
-    parts = ("classifier.head_type", "classifier.tail_type", "classifier.distance", "relation_task.")
+    parts = ("classifier.head_type", "classifier.tail_type", "classifier.distance", "relation_head.")
     names = [name for name, _ in model.named_parameters() if name.startswith(parts)]
     assert len(names) == 3 + 6
 
@@ -225,9 +225,9 @@ def test_save_and_load(classifier: ClassifierKind, tmp_path: Path) -> None:
     model = build("bert", classifier, relations=True)
     model.save(tmp_path, tiny.tokenizer("bert"), dict(model.named_parameters()))
     loaded, _ = RelationCandidateModel.load(tmp_path)
-    assert loaded.relation_task is None
+    assert loaded.relation_head is None
     assert (loaded.features.types, loaded.features.distance) == (TYPES, True)
-    own = {name for name, _ in model.named_parameters() if "relation_task" not in name}
+    own = {name for name, _ in model.named_parameters() if "relation_head" not in name}
     assert {name for name, _ in loaded.named_parameters()} == own
     documents = list(DOCUMENTS.values())
     batch = batch_of(model, "bert", documents, False)

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.activations import ACT2FN
 
 from lmrc.rcp.model.model import RelationCandidateModel
-from lmrc.rcp.model.recompute import Activation, computed_again, replace_activations
+from lmrc.rcp.model.recompute import Activation, recompute_in_backward, replace_activations
 from tests.rcp import tiny
 
 
@@ -34,7 +34,7 @@ def test_gradients_are_the_same_to_the_bit(name: str, shape: tuple[int, ...]) ->
     replace_activations(ours)
     inputs = torch.randn(shape, requires_grad=True)
     expected = gradients(plain, inputs)
-    with computed_again():
+    with recompute_in_backward():
         loss = ours(inputs).square().sum()
     actual = torch.autograd.grad(loss, [inputs, *ours.parameters()])
     assert all(torch.equal(a, b) for a, b in zip(expected, actual, strict=True))
@@ -64,7 +64,7 @@ def test_only_outputs_of_activations_are_not_kept() -> None:
     inputs = torch.randn(5, 8, requires_grad=True)
     assert [is_computed_again(node) for node in products(module(inputs))] == [False, False, False, False]
     replace_activations(module)
-    with computed_again():
+    with recompute_in_backward():
         output = module(inputs)
     assert [is_computed_again(node) for node in products(output)] == [True, False, True, False]
     # Once closed, all is as it was.
@@ -88,7 +88,7 @@ def test_a_tensor_in_the_memory_of_a_gone_output_is_not_taken_for_it() -> None:
     activation = Activation(nn.GELU())
     weight = torch.randn(64, 64, requires_grad=True)
     inputs = torch.randn(64, 64)
-    with computed_again():
+    with recompute_in_backward():
         for _ in range(20):
             # Nothing here needs a gradient, so nothing is kept.
             activation(inputs).sum().item()
@@ -105,7 +105,7 @@ def test_second_derivatives() -> None:
     inputs = torch.randn(3, 8, dtype=torch.float64, requires_grad=True)
 
     def function(values: Tensor) -> Tensor:
-        with computed_again():
+        with recompute_in_backward():
             result: Tensor = module(values)
         return result
 

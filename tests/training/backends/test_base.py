@@ -9,7 +9,7 @@ from lmrc.config.schema import Training
 from lmrc.training.backends import zero_config
 from lmrc.training.backends.base import scale_rates, trained_parameters
 from lmrc.training.backends.deepspeed_zero import deepspeed_config
-from lmrc.training.backends.torch_ddp import PlainBackend
+from lmrc.training.backends.torch_ddp import TorchDdpBackend
 from lmrc.training.backends.zero_config import read_zero_config
 from lmrc.training.distributed import ALONE
 from tests.training.toy import ToyTask
@@ -18,7 +18,7 @@ OPTIONS = Training(precision="fp32")
 
 
 def test_every_group_keeps_its_own_peak() -> None:
-    backend = PlainBackend(ToyTask(), OPTIONS, ALONE)
+    backend = TorchDdpBackend(ToyTask(), OPTIONS, ALONE)
     scale_rates(backend._optimizer, 0.5)
     assert [group["lr"] for group in backend._optimizer.param_groups] == [0.5e-2, 1.5e-2]
 

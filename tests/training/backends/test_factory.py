@@ -5,8 +5,8 @@ import sys
 import pytest
 
 from lmrc.config.schema import Training
-from lmrc.training.backends.factory import choose_backend
-from lmrc.training.backends.torch_ddp import PlainBackend
+from lmrc.training.backends.factory import make_backend
+from lmrc.training.backends.torch_ddp import TorchDdpBackend
 from lmrc.training.distributed import ALONE
 from tests.training.toy import ToyTask
 
@@ -17,8 +17,8 @@ def test_without_deepspeed_plain_torch_runs_and_says_so(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "lmrc.training.backends.deepspeed_zero", None)  # its import fails
-    backend = choose_backend(ToyTask(), OPTIONS, ALONE, 1)
-    assert isinstance(backend, PlainBackend)
+    backend = make_backend(ToyTask(), OPTIONS, ALONE, 1)
+    assert isinstance(backend, TorchDdpBackend)
     said = capsys.readouterr().out
     assert said.startswith("DeepSpeed does not run here (")
     assert said.endswith("plain torch, without ZeRO.\n")
@@ -27,4 +27,4 @@ def test_without_deepspeed_plain_torch_runs_and_says_so(
 def test_deepspeed_that_was_asked_for_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "lmrc.training.backends.deepspeed_zero", None)
     with pytest.raises(ImportError):
-        choose_backend(ToyTask(), OPTIONS.model_copy(update={"backend": "deepspeed"}), ALONE, 1)
+        make_backend(ToyTask(), OPTIONS.model_copy(update={"backend": "deepspeed"}), ALONE, 1)

@@ -1,4 +1,4 @@
-"""A server in the place of an LM of ours (`lmrc.rc.decoding.base.Answering`)."""
+"""A server in the place of an LM of ours (`lmrc.rc.decoding.base.DecodingBackend`)."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from pathlib import Path
 from lmrc.config.schema import DecodeOptions, PromptOptions, ServerOptions
 from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
-from lmrc.rc.decoding.base import Answered, read_answers
+from lmrc.rc.decoding.base import QueryResult, read_answers
 from lmrc.rc.decoding.openai.backend import ServerBackend
 from lmrc.rc.decoding.openai.request import Message
 from lmrc.rc.prompts.query_builder import Query
 
 
-class ServerAnswering:
+class OpenAiBackend:
     """Reads what the server writes. Nothing is asked, and no key is needed, before the first query."""
 
     def __init__(
@@ -41,8 +41,8 @@ class ServerAnswering:
     def load(self) -> None:
         """Load nothing: the server is asked at the first query that has no answer on the disk."""
 
-    def answer(self, queries: Iterable[Query]) -> Iterator[Answered]:
-        """See `lmrc.rc.decoding.base.Answering`. Prints what has been asked and paid so far."""
+    def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
+        """See `lmrc.rc.decoding.base.DecodingBackend`. Prints what has been asked and paid so far."""
         # A signal while an answer is read must end the requests in flight at once.
         with closing(self._backend.generate(queries, self._messages_of)) as generations:
             yield from read_answers(generations, self._document_of, self._relations, self._prompt, self._decode)
