@@ -136,8 +136,8 @@ def _whole_nodes(nodes: int, options: ClusterOptions) -> Allocation:
         share = largest_share(partition_nodes(options), nodes, options.gpu_type)
     except slurm.SlurmError as error:
         raise ConfigError(
-            f"how many GPUs a node has is asked of SLURM, which does not answer ({error}): give --gpus, the number of "
-            "GPUs in all, or --where local to run on this machine"
+            f"how many GPUs a node has is asked of SLURM, which does not answer ({error}): give --where local to run "
+            "on this machine, or --gpus, the number of GPUs in all"
         ) from None
     if not share:
         where = f"partition {options.partition}" if options.partition else "the default partition"

@@ -255,7 +255,7 @@ def made_by_a_later_rank(world: World, folder: str) -> None:
 def test_a_model_that_another_rank_than_the_first_makes_is_whole(
     tiny_encoder: str, tiny_llm: str, tmp_path: Path
 ) -> None:
-    run_in_processes(4, made_by_a_later_rank, str(tmp_path))
+    run_in_processes(8, made_by_a_later_rank, str(tmp_path))
     for here in (Path(tiny_encoder), Path(tiny_llm)):
         there = tmp_path / "embedded" / here.name
         assert {file.name: file.read_bytes() for file in here.iterdir()} == {

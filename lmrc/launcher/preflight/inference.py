@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from lmrc.common.check import Check, missing, ok
 from lmrc.common.errors import UserError
+from lmrc.common.input_checks import check_model
 from lmrc.config.schema import ClassifyConfig, ProposeConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.launcher.plan import Plan
@@ -16,11 +17,15 @@ from lmrc.launcher.preflight.training import check_weights, is_importable, model
 
 def check_propose(config: ProposeConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
     """Check the corpus, the classifier and its thresholds."""
-    yield from check_inference_data(config, inputs)
+    data = list(check_inference_data(config, inputs))
+    yield from data
     if inputs.is_made(config.rcp):
         yield ok(f"rcp {config.rcp}: an earlier step trains it")
         return
     try:
+        check_model(config.rcp, "rcp")
+        if lacks_any(data):
+            return
         from lmrc.rcp.predict import ProposeInference
 
         threshold = ProposeInference(config).threshold
@@ -31,7 +36,8 @@ def check_propose(config: ProposeConfig, plan: Plan | None, inputs: Inputs) -> I
 
 def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
     """Check the corpus, the candidates, and who answers: an adapter on its base, vLLM, or a server."""
-    yield from check_inference_data(config, inputs)
+    data = list(check_inference_data(config, inputs))
+    yield from data
     if config.decode.backend == "vllm" and not is_importable("vllm"):
         yield missing("decode.backend is vllm, which is not installed", "see the README, or give --decode.backend hf")
     made = [path for path in (config.corpus, config.candidates, config.rc) if path is not None and inputs.is_made(path)]
@@ -40,6 +46,10 @@ def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) ->
     if made:
         return
     try:
+        if config.rc is not None:
+            check_model(config.rc, "rc")
+        if lacks_any(data):
+            return
         from lmrc.rc.model.adapter import adapter_base
         from lmrc.rc.predict import ClassifyInference
 
@@ -57,6 +67,11 @@ def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) ->
         yield from _check_server(config)
     else:
         yield from _check_lm(config, base, found)
+
+
+def lacks_any(checks: Iterable[Check]) -> bool:
+    """Return True if something essential is missing, so that what needs it cannot be checked."""
+    return any(check.level == "missing" for check in checks)
 
 
 def _check_demonstrations(config: ClassifyConfig) -> None:

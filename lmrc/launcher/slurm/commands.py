@@ -57,8 +57,14 @@ def ask(*command: str) -> str:
     except subprocess.TimeoutExpired:
         raise SlurmError(f"{command[0]} did not answer within {SECONDS_TO_ANSWER:.0f} s") from None
     if done.returncode:
-        raise SlurmError(f"{' '.join(command)}: {' '.join((done.stderr or done.stdout).split())}")
+        raise SlurmError(f"{command[0]}: {_last_line(done.stderr or done.stdout)}")
     return done.stdout
+
+
+def _last_line(text: str) -> str:
+    """Return the last line of what a SLURM command said, which names the cause, without the command's own name."""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return re.sub(r"^\w+: (?:error|fatal): ", "", lines[-1]) if lines else "no word of why"
 
 
 def hostnames(nodelist: str) -> list[str]:
