@@ -29,9 +29,10 @@ from typing import Any
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lmrc.corpus.corpus import Corpus, write_corpus
-from lmrc.corpus.docred import Document, read_documents, to_json
+from lmrc.corpus.docred import read_documents, to_json
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.corpus.types import Document
 from lmrc.pretrained.packaged import resolve
 from lmrc.rcp.data.dataset import EncodedCorpus, load_or_build_dataset
 from lmrc.rcp.data.tokenization import DocumentTokenizer

@@ -26,9 +26,10 @@ from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from lmrc.config.schema import DecodeOptions, PromptOptions
-from lmrc.corpus.docred import Document, read_documents, relations_by_pair
+from lmrc.corpus.docred import read_documents, relations_by_pair
 from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.rc.decoding.generate import Generation, generate
 from lmrc.rc.decoding.grammar import Grammar

@@ -26,7 +26,7 @@ from torch import Tensor
 import lmrc.rcp.model.model as rcp_model
 from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import Document
+from lmrc.corpus.types import Document
 from lmrc.rcp.data.collate import Batch, unordered_pairs
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel

@@ -19,8 +19,9 @@ from rcp import BATCH, VOCABULARY, Model, Optimizer, batch_of, loss_of, make_mod
 from torch import Tensor
 from transformers import AutoTokenizer
 
-from lmrc.corpus.docred import Document, candidate_pairs, read_documents
+from lmrc.corpus.docred import candidate_pairs, read_documents
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document
 from lmrc.pretrained.packaged import resolve
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 

@@ -23,9 +23,10 @@ from dataclasses import replace
 from pathlib import Path
 
 from lmrc.corpus.corpus import write_corpus
-from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.predictions import Prediction, Predictions, write_predictions
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.error_analysis import analyse
 from lmrc.evaluation.metrics.gold_table import read_gold
 from lmrc.evaluation.metrics.scores import scores_of

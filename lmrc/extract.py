@@ -19,9 +19,10 @@ from lmrc.common.exit_codes import Interrupted
 from lmrc.common.input_checks import check_output
 from lmrc.common.progress import DocumentProgress
 from lmrc.config.schema import DecodeOptions, ExtractConfig, PromptOptions
-from lmrc.corpus.docred import Document, candidate_pairs, read_documents
+from lmrc.corpus.docred import candidate_pairs, read_documents
 from lmrc.corpus.predictions import Prediction, writing_predictions
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
+from lmrc.corpus.types import Document
 from lmrc.evaluation.tables.table import Table
 from lmrc.rc.decoding.base import LocalBackend, load_lm
 from lmrc.rc.model.adapter import adapter_base

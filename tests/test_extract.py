@@ -17,8 +17,9 @@ from lmrc.cli.main import main
 from lmrc.common.errors import UserError
 from lmrc.config.schema import ClassifyConfig, DecodeOptions, ExtractConfig, RunOptions
 from lmrc.corpus.candidates import Candidate, write_candidates
-from lmrc.corpus.docred import Document, candidate_pairs, to_json
+from lmrc.corpus.docred import candidate_pairs, to_json
 from lmrc.corpus.predictions import read_predictions
+from lmrc.corpus.types import Document
 from lmrc.extract import Extraction
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.predict import ClassifyInference

@@ -12,9 +12,10 @@ import pyarrow as pa
 from pydantic import Field
 
 from lmrc.common.errors import CorpusError, UserError
-from lmrc.corpus.docred import Document, Entity, Label, Mention, relations_by_pair
+from lmrc.corpus.docred import relations_by_pair
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.shards import MANIFEST, FolderManifest, Shard, ShardFolder, read_manifest, write_folder
+from lmrc.corpus.types import Document, Entity, Label, Mention
 
 SCHEMA = pa.schema(
     [

@@ -1,9 +1,8 @@
-"""Documents with marked entities: the types everything passes around, and the reader of the DocRED JSON format."""
+"""Reader and checker of documents in the DocRED JSON format."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any
 
@@ -12,45 +11,7 @@ import ijson
 from lmrc.common.errors import DocumentError, UserError, nearest
 from lmrc.common.files import reading
 from lmrc.corpus.relations import RelationSet
-
-
-@dataclass(frozen=True, slots=True)
-class Mention:
-    """One occurrence of an entity: tokens [start, end) of one sentence."""
-
-    name: str
-    sentence: int
-    start: int
-    end: int
-    type: str
-
-
-Entity = tuple[Mention, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Label:
-    """A gold triple of one document: entity indices, relation id (such as "P17"), sentences that support it."""
-
-    head: int
-    tail: int
-    relation: str
-    evidence: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True, slots=True)
-class Document:
-    """A checked document. `labels` is None where the file has none (a test set), () where no relation holds.
-
-    `labels` are unique by (head, tail, relation). `duplicate_labels` counts the repetitions that reading merged into
-    them; it tells of the source and takes no part in comparisons.
-    """
-
-    title: str
-    sentences: tuple[tuple[str, ...], ...]
-    entities: tuple[Entity, ...]
-    labels: tuple[Label, ...] | None
-    duplicate_labels: int = field(default=0, compare=False)
+from lmrc.corpus.types import Document, Entity, Label, Mention
 
 
 def candidate_pairs(entities: int) -> list[tuple[int, int]]:

@@ -6,11 +6,12 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lmrc.corpus.docred import Document, relations_by_pair
+from lmrc.corpus.docred import relations_by_pair
+from lmrc.corpus.types import Document
 
 
 @dataclass
-class Counts:
+class CorpusCounts:
     """Running totals over documents."""
 
     documents: int = 0
@@ -28,7 +29,7 @@ class Counts:
     per_relation: Counter[str] = field(default_factory=Counter)
 
     def add(self, document: Document) -> None:
-        """Counts one document. Its pairs are NA pairs only where it is labelled: of others nothing is known."""
+        """CorpusCounts one document. Its pairs are NA pairs only where it is labelled: of others nothing is known."""
         pairs = len(document.entities) * (len(document.entities) - 1)
         self.documents += 1
         self.sentences += len(document.sentences)
@@ -84,14 +85,14 @@ class Counts:
         }
 
 
-def count(documents: Iterable[Document]) -> Counts:
-    """Counts documents in one pass; `.summary()` and `.per_relation` (relation id to triples) have the figures."""
-    counts = Counts()
+def count(documents: Iterable[Document]) -> CorpusCounts:
+    """CorpusCounts documents in one pass; `.summary()` and `.per_relation` (relation id to triples) have the figures."""
+    counts = CorpusCounts()
     for document in documents:
         counts.add(document)
     return counts
 
 
 def statistics(corpus: Iterable[Document]) -> dict[str, int | float]:
-    """The figures of `Counts.summary` for a corpus, in one pass."""
+    """The figures of `CorpusCounts.summary` for a corpus, in one pass."""
     return count(corpus).summary()

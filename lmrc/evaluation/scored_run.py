@@ -13,10 +13,10 @@ from lmrc.common.errors import CorpusError, RunError
 from lmrc.config.schema import IgnVariant
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import Document
 from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.statistics import statistics
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.error_analysis import Analysis, analyse
 from lmrc.evaluation.metrics.gold_table import Gold, Source
 from lmrc.evaluation.metrics.scores import Counts, Pair, Scores, candidate_scores, score

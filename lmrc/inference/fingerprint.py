@@ -12,7 +12,7 @@ import pyarrow as pa
 from lmrc.common.files import sha256_of
 
 
-def identity(model: Path | None, schema: pa.Schema, **decides: Any) -> str:
+def work_fingerprint(model: Path | None, schema: pa.Schema, **decides: Any) -> str:
     """SHA-256 of the files in a model's folder (none: no model), the schema of the rows, and what else decides them.
 
     `decides` are JSON values.

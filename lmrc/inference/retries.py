@@ -12,7 +12,7 @@ from typing import Any
 from lmrc.common.errors import ConfigError, RunError, UserError
 from lmrc.common.exit_codes import Interrupted
 from lmrc.inference.protocol import Inference
-from lmrc.inference.work_units import Plan, Units, encode
+from lmrc.inference.work_units import Units, WorkPlan, encode
 from lmrc.runs.heartbeat import Process
 
 MAX_FAILURES_IN_A_ROW = 5
@@ -33,7 +33,7 @@ class Attempts:
     def __init__(
         self,
         units: Units,
-        plan: Plan,
+        plan: WorkPlan,
         inference: Inference,
         attempts: int,
         process: Process,

@@ -18,7 +18,7 @@ from lmrc.common.errors import RunError
 from lmrc.common.exit_codes import Failed, Interrupted
 from lmrc.config.schema import WorkOptions
 from lmrc.inference.protocol import Inference
-from lmrc.inference.work_units import Plan, UnitCounts, Units, clean, counts
+from lmrc.inference.work_units import UnitCounts, Units, WorkPlan, clean, counts
 from lmrc.inference.worker import Worker
 from lmrc.runs.lease import Lease, LeaseHeld
 from lmrc.runs.shared_fs import Files
@@ -58,7 +58,7 @@ def work(
     job = os.environ.get("SLURM_JOB_ID") if job is None else job
     files = files or Files()
     units = Units(run_folder, files)
-    plan = Plan.of(inference, options.unit_documents)
+    plan = WorkPlan.of(inference, options.unit_documents)
     try:
         units.prepare(plan)
         if _finished(run_folder, files):
@@ -108,7 +108,7 @@ def _cleaned(run_folder: Path, units: Units) -> bool:
 def _merge(
     run_folder: Path,
     units: Units,
-    plan: Plan,
+    plan: WorkPlan,
     inference: Inference,
     options: WorkOptions,
     job: str | None,
@@ -151,7 +151,7 @@ class _Rows(Iterator[dict[str, Any]]):
         return row
 
 
-def _failures(units: Units, plan: Plan, failed: list[int]) -> str:
+def _failures(units: Units, plan: WorkPlan, failed: list[int]) -> str:
     """What failed, a line a unit."""
     lines = []
     for unit in sorted(failed):

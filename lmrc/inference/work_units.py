@@ -35,7 +35,7 @@ STALE_SECONDS = 5.0
 
 
 @dataclass(frozen=True)
-class Plan:
+class WorkPlan:
     """How the documents are cut."""
 
     documents: int
@@ -44,7 +44,7 @@ class Plan:
     identity: str
 
     @classmethod
-    def of(cls, inference: Inference, unit_documents: int) -> Plan:
+    def of(cls, inference: Inference, unit_documents: int) -> WorkPlan:
         """The plan for this work."""
         units = -(-inference.documents // unit_documents)
         return cls(inference.documents, unit_documents, units, inference.identity)
@@ -83,7 +83,7 @@ class Units:
         self.workers: set[str] = set()
         self._names: set[str] = set()
 
-    def prepare(self, plan: Plan) -> None:
+    def prepare(self, plan: WorkPlan) -> None:
         """Make the folder, or take up the one that is there. Raises RunError where it holds other work."""
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "plan.json"
@@ -182,7 +182,7 @@ class Units:
         except FileNotFoundError:
             return None
 
-    def rows(self, plan: Plan) -> Iterator[dict[str, Any]]:
+    def rows(self, plan: WorkPlan) -> Iterator[dict[str, Any]]:
         """The rows of all documents in order, one part in memory. Raises RunError at a missing or damaged part."""
         for unit in range(plan.units):
             path, documents = self.path("part", unit, suffix=".arrow"), plan.range(unit)

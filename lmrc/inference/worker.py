@@ -12,7 +12,7 @@ from lmrc.common.exit_codes import Interrupted
 from lmrc.config.schema import WorkOptions
 from lmrc.inference.protocol import Inference
 from lmrc.inference.retries import Attempts
-from lmrc.inference.work_units import Plan, Units
+from lmrc.inference.work_units import Units, WorkPlan
 from lmrc.runs.heartbeat import Heartbeat, Process
 from lmrc.runs.shared_fs import Files
 
@@ -30,7 +30,7 @@ class Worker:
     def __init__(
         self,
         units: Units,
-        plan: Plan,
+        plan: WorkPlan,
         inference: Inference,
         options: WorkOptions,
         job: str | None,

@@ -8,8 +8,9 @@ import yaml
 from lmrc.common.errors import ConfigError, CorpusError, UserError
 from lmrc.config.schema import RcConfig, RcpConfig
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import Document, relations_by_pair
-from lmrc.launcher.plan import Plan
+from lmrc.corpus.docred import relations_by_pair
+from lmrc.corpus.types import Document
+from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.preflight import examine, refuse, show_checks
 from lmrc.launcher.slurm.submit import sbatch_script
 from lmrc.launcher.stages import Stage, StageConfig
@@ -32,7 +33,7 @@ def dry_run(stage: Stage, config: StageConfig) -> None:
     refuse(checks)
 
 
-def _script(plan: Plan) -> str:
+def _script(plan: LaunchPlan) -> str:
     try:
         return f"The script:\n\n{sbatch_script(plan.stage, plan.config)}"
     except ConfigError:

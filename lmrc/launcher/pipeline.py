@@ -19,7 +19,7 @@ from lmrc.config.loader import parse, split_flags, table
 from lmrc.config.schema import BuildConfig, ClusterOptions, PipelineConfig, RunOptions, ScoreConfig, TrainingData
 from lmrc.launcher.batch import as_recorded
 from lmrc.launcher.launch import ALIASES, PRESETS, launch, named
-from lmrc.launcher.plan import Plan
+from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.plan import plan as settle
 from lmrc.launcher.preflight import examine, refuse, show_checks
 from lmrc.launcher.slurm import commands as slurm
@@ -128,7 +128,7 @@ def run_here(chain: Sequence[Step]) -> None:
         launch(step.stage, step.config)
 
 
-def examine_chain(chain: Sequence[Step], dry: bool = False) -> dict[str, Plan]:
+def examine_chain(chain: Sequence[Step], dry: bool = False) -> dict[str, LaunchPlan]:
     """Check every step that is neither done nor submitted, before the first is submitted.
 
     Returns:
@@ -137,7 +137,7 @@ def examine_chain(chain: Sequence[Step], dry: bool = False) -> dict[str, Plan]:
     Raises:
         UserError: something is missing for any of them. The message names all of it.
     """
-    plans: dict[str, Plan] = {}
+    plans: dict[str, LaunchPlan] = {}
     reasons: list[Check] = []
     made: set[Path] = set()
     for step in chain:
@@ -158,7 +158,7 @@ def examine_chain(chain: Sequence[Step], dry: bool = False) -> dict[str, Plan]:
     return plans
 
 
-def is_slurm(plan: Plan | None) -> bool:
+def is_slurm(plan: LaunchPlan | None) -> bool:
     """Return True if the step is submitted, or if nobody knows yet."""
     return plan is None or plan.place == "slurm"
 
@@ -191,7 +191,7 @@ def run_on_slurm(chain: Sequence[Step], dry: bool = False) -> None:
         print(f"{step.name:<9} {said}", flush=True)
 
 
-def _advance(step: Step, plan: Plan | None, before: list[str], dry: bool) -> tuple[list[str], str]:
+def _advance(step: Step, plan: LaunchPlan | None, before: list[str], dry: bool) -> tuple[list[str], str]:
     """Submit a step where that is missing. Returns what its successors depend upon, and the rest of its line.
 
     A dependency stands as sbatch wants it. Of an inference all workers must have ended, but not all well: what counts

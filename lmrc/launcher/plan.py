@@ -24,7 +24,7 @@ def place_of(stage: Stage, options: ClusterOptions, each: int = 1) -> str:
 
 
 @dataclass(frozen=True)
-class Plan:
+class LaunchPlan:
     """A launch before anything is written: where, on how many processes, and the config with these numbers settled."""
 
     stage: Stage
@@ -44,7 +44,7 @@ class Plan:
         return self.config.train.batch_sentence if isinstance(self.config, (RcpConfig, RcConfig)) else ""
 
 
-def plan(stage: Stage, config: StageConfig) -> Plan:
+def plan(stage: Stage, config: StageConfig) -> LaunchPlan:
     """Settle where and how a stage runs, without writing anything.
 
     Raises:
@@ -71,4 +71,4 @@ def plan(stage: Stage, config: StageConfig) -> Plan:
         where = f"this machine: {sentence}"
     if isinstance(config, (RcpConfig, RcConfig)):
         config = settle_batch(config, count)
-    return Plan(stage, config, place, count, where, tuple(notes))
+    return LaunchPlan(stage, config, place, count, where, tuple(notes))

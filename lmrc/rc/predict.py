@@ -18,9 +18,10 @@ from lmrc.common.json_stream import replacing
 from lmrc.config.schema import ClassifyConfig
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import Document, candidate_pairs
+from lmrc.corpus.docred import candidate_pairs
 from lmrc.corpus.predictions import Prediction, write_predictions
-from lmrc.inference.fingerprint import identity
+from lmrc.corpus.types import Document
+from lmrc.inference.fingerprint import work_fingerprint
 from lmrc.rc.decoding.base import DecodingBackend, LocalBackend, QueryResult, load_lm
 from lmrc.rc.decoding.openai.answering import OpenAiBackend
 from lmrc.rc.decoding.vllm_backend import VllmBackend
@@ -96,7 +97,7 @@ class ClassifyInference:
             asked["few_shot"]["corpus"] = Corpus.open(config.few_shot.corpus).fingerprint
         if config.decode.backend == "openai":
             asked["server"] = config.server.model_dump(mode="json", include={"model", "endpoint", "seed", "body"})
-        self.identity = identity(
+        self.identity = work_fingerprint(
             config.rc,
             SCHEMA,
             corpus=self._corpus.fingerprint,

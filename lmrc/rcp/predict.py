@@ -18,8 +18,9 @@ from lmrc.config.schema import ProposeConfig
 from lmrc.corpus.candidates import SCHEMA as CANDIDATES_SCHEMA
 from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
-from lmrc.inference.fingerprint import identity
+from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.corpus.types import Document
+from lmrc.inference.fingerprint import work_fingerprint
 from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
 from lmrc.rcp.metrics import f1_score
 from lmrc.rcp.model.model import RelationCandidateModel, check_folder
@@ -165,7 +166,7 @@ class ProposeInference:
         check_folder(config.rcp)
         self.threshold = find_threshold(config.rcp, config.threshold)
         self.documents = len(self._corpus)
-        self.identity = identity(
+        self.identity = work_fingerprint(
             config.rcp,
             SCHEMA,
             corpus=self._corpus.fingerprint,

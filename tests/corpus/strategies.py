@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from hypothesis import strategies as st
 
-from lmrc.corpus.docred import Document, Label, Mention
 from lmrc.corpus.relations import DOCRED, RelationSet
+from lmrc.corpus.types import Document, Label, Mention
 
 text = st.text(max_size=8)
 

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from lmrc.common.errors import CorpusError
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.corpus import Corpus, write_corpus
-from lmrc.corpus.docred import Document, Mention
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document, Mention
 
 PAIRS = st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda pair: pair[0] != pair[1])
 ROWS = st.lists(st.tuples(st.text(max_size=5), st.dictionaries(PAIRS, st.floats(0, 1), max_size=8)), max_size=6)

@@ -13,8 +13,9 @@ from hypothesis import strategies as st
 from lmrc.common.errors import CorpusError, UserError
 from lmrc.common.files import sha256_of
 from lmrc.corpus.corpus import Corpus, write_corpus
-from lmrc.corpus.docred import Document, Label, Mention, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED, RelationSet
+from lmrc.corpus.types import Document, Label, Mention
 from tests.corpus.strategies import corpora
 
 A = (Mention("A", 0, 0, 1, "PER"),)

@@ -12,17 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrc.common.errors import DocumentError, UserError
-from lmrc.corpus.docred import (
-    Document,
-    Label,
-    Mention,
-    candidate_pairs,
-    parse_document,
-    read_documents,
-    relations_by_pair,
-    to_json,
-)
+from lmrc.corpus.docred import candidate_pairs, parse_document, read_documents, relations_by_pair, to_json
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document, Label, Mention
 from tests.corpus.strategies import corpora, documents
 
 GOOD: dict[str, Any] = {

@@ -6,9 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from lmrc.corpus.docred import Document, Label, Mention, read_documents, to_json
+from lmrc.corpus.docred import read_documents, to_json
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.statistics import count, statistics
+from lmrc.corpus.types import Document, Label, Mention
 from tests.corpus.strategies import corpora
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmrc.corpus.docred import Document, Label, Mention
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Label, Mention
 
 RELATIONS = RelationSet(("P1", "P2", "P3"), ("country", "born in", "part of"))
 

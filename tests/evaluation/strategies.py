@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from lmrc.corpus.docred import Document
 from lmrc.corpus.predictions import Prediction
+from lmrc.corpus.types import Document
 from tests.evaluation.examples import RELATIONS, document
 
 names = st.sampled_from(["a", "b", "A"])

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from lmrc.inference.fingerprint import identity
+from lmrc.inference.fingerprint import work_fingerprint
 
 ROW = pa.schema([("title", pa.string())])
 
@@ -12,18 +12,18 @@ ROW = pa.schema([("title", pa.string())])
 def test_identity_changes_with_all_that_decides(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
-    first = identity(tmp_path, ROW, threshold=0.5, documents=3)
-    assert identity(tmp_path, ROW, documents=3, threshold=0.5) == first
+    first = work_fingerprint(tmp_path, ROW, threshold=0.5, documents=3)
+    assert work_fingerprint(tmp_path, ROW, documents=3, threshold=0.5) == first
     # A temporary file of somebody else.
     (tmp_path / ".partial").write_text("")
-    assert identity(tmp_path, ROW, threshold=0.5, documents=3) == first
+    assert work_fingerprint(tmp_path, ROW, threshold=0.5, documents=3) == first
 
     others = [
-        identity(tmp_path, ROW, threshold=0.4, documents=3),
-        identity(tmp_path, pa.schema([("title", pa.large_string())]), threshold=0.5, documents=3),
+        work_fingerprint(tmp_path, ROW, threshold=0.4, documents=3),
+        work_fingerprint(tmp_path, pa.schema([("title", pa.large_string())]), threshold=0.5, documents=3),
     ]
     (tmp_path / "model.safetensors").write_bytes(b"others!")
-    others.append(identity(tmp_path, ROW, threshold=0.5, documents=3))
+    others.append(work_fingerprint(tmp_path, ROW, threshold=0.5, documents=3))
     (tmp_path / "model.safetensors").rename(tmp_path / "renamed")
-    others.append(identity(tmp_path, ROW, threshold=0.5, documents=3))
+    others.append(work_fingerprint(tmp_path, ROW, threshold=0.5, documents=3))
     assert len({first, *others}) == 5

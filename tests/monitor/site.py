@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from lmrc.config.schema import ClassifyConfig, DemoConfig, ProposeConfig, RcConfig, RcpConfig
-from lmrc.inference.work_units import Plan, Units, encode
+from lmrc.inference.work_units import Units, WorkPlan, encode
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.monitor.status import Status, statuses
 from lmrc.runs.heartbeat import Process
@@ -72,7 +72,7 @@ def progress(run: Path, **changes: Any) -> None:
 
 def units(run: Path, total: int, done: int, failed: int = 0) -> Units:
     found = Units(run, Files())
-    found.prepare(Plan(documents=total * 4, unit_documents=4, units=total, identity="x"))
+    found.prepare(WorkPlan(documents=total * 4, unit_documents=4, units=total, identity="x"))
     schema = pa.schema([("x", pa.int64())])
     for unit in range(done):
         found.finish(unit, encode([{"x": 1}], schema))

@@ -17,7 +17,7 @@ from lmrc.config.schema import (
     TrainingData,
 )
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import Document
+from lmrc.corpus.types import Document
 from lmrc.rc.task import RcTask
 from lmrc.training.distributed import ALONE
 from tests.rc import tiny

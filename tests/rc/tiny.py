@@ -11,8 +11,8 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from lmrc.config.schema import PromptKind
 from lmrc.corpus.corpus import Corpus, write_corpus
-from lmrc.corpus.docred import Document, Label, Mention
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Label, Mention
 from lmrc.rc.prompts.templates import prompt
 
 KINDS: tuple[PromptKind, ...] = ("rc", "direct")

@@ -11,8 +11,8 @@ from transformers import BertTokenizer
 
 from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import SCHEMA, Corpus, write_corpus
-from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document
 from tests.rcp import tiny
 
 RELATIONS = RelationSet(("P17",), ("country",))

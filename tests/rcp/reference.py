@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lmrc.corpus.docred import Document
+from lmrc.corpus.types import Document
 
 
 def encode(encoder: PreTrainedModel, ids: list[int], size: int, separators: int) -> tuple[Tensor, Tensor]:

@@ -11,8 +11,9 @@ import torch
 from safetensors.torch import load_file
 
 from lmrc.config.schema import RcpConfig
-from lmrc.corpus.docred import Document, Label, candidate_pairs
+from lmrc.corpus.docred import candidate_pairs
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Label
 from lmrc.rcp.data.collate import pair_order
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets

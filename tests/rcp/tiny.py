@@ -17,7 +17,7 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from lmrc.corpus.docred import Document, Label, Mention
+from lmrc.corpus.types import Document, Label, Mention
 
 Kind = Literal["bert", "roberta"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"

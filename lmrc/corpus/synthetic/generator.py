@@ -26,9 +26,9 @@ from collections.abc import Iterator
 from random import Random
 
 from lmrc.common.errors import UserError
-from lmrc.corpus.docred import Document, Label, Mention
 from lmrc.corpus.synthetic.names import Name, Namer, Tokens, pick
 from lmrc.corpus.synthetic.story_plans import DOCUMENT_PLANS, RELATIONS, Form, Gendered, Reference, Template
+from lmrc.corpus.types import Document, Label, Mention, Triple
 
 __all__ = ["RELATIONS", "generate"]
 
@@ -36,8 +36,6 @@ _FEWEST_SECTIONS = 6
 _PRONOUN_SHARE = 0.85
 _FULL_NAME_SHARE = 0.2
 _PRONOUN = {Form.SUBJECT: 0, Form.POSSESSIVE: 1, Form.OBJECT: 2}
-
-Triple = tuple[int, int, str]
 
 
 def generate(documents: int, seed: int) -> Iterator[Document]:
@@ -64,7 +62,7 @@ def _document(index: int, seed: int) -> Document:
     triples = _follow(draft.triples, draft.names)
     ordered = sorted(triples, key=lambda triple: (triple[0], triple[1], RELATIONS.index(triple[2])))
     labels = tuple(
-        Label(head, tail, relation, tuple(sorted(triples[head, tail, relation]))) for head, tail, relation in ordered
+        Label(head, tail, relation, tuple(sorted(triples[Triple(head, tail, relation)]))) for head, tail, relation in ordered
     )
     return Document(
         title=f"{' '.join(draft.names[draft.roles['S']].full)} ({index + 1})",
@@ -121,7 +119,7 @@ class _Draft:
         self.sentences.append(tuple(tokens))
         for head_role, relation, tail_role in template.facts:
             head, tail = self.roles[head_role], self.roles[tail_role]
-            evidence = self.triples.setdefault((head, tail, relation), set())
+            evidence = self.triples.setdefault(Triple(head, tail, relation), set())
             evidence.update((number, self.mentions[head][-1].sentence, self.mentions[tail][-1].sentence))
 
     def _refer(self, part: Reference, tokens: list[str]) -> None:
@@ -199,11 +197,11 @@ def _follow(stated: dict[Triple, set[int]], names: list[Name]) -> dict[Triple, s
     known = {triple: set(evidence) for triple, evidence in stated.items()}
     for (head, tail, relation), evidence in stated.items():
         if relation == "P26":
-            known.setdefault((tail, head, "P26"), set()).update(evidence)
+            known.setdefault(Triple(tail, head, "P26"), set()).update(evidence)
         elif relation == "P40":
-            known.setdefault((tail, head, "P22" if names[head].man else "P25"), set()).update(evidence)
+            known.setdefault(Triple(tail, head, "P22" if names[head].man else "P25"), set()).update(evidence)
         elif relation in ("P22", "P25"):
-            known.setdefault((tail, head, "P40"), set()).update(evidence)
+            known.setdefault(Triple(tail, head, "P40"), set()).update(evidence)
     countries = {head: tail for head, tail, relation in known if relation == "P17"}
     for link in ("P131", "P159"):
         # Places before organisations, which take their country from them.
@@ -214,5 +212,6 @@ def _follow(stated: dict[Triple, set[int]], names: list[Name]) -> dict[Triple, s
                 if source in countries and target not in countries:
                     country = countries[target] = countries[source]
                     part, whole = (target, source) if (target, source) in parts else (source, target)
-                    known[target, country, "P17"] = known[part, whole, link] | known[source, country, "P17"]
+                    evidence = known[Triple(part, whole, link)] | known[Triple(source, country, "P17")]
+                    known[Triple(target, country, "P17")] = evidence
     return known

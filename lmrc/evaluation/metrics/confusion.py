@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 
-from lmrc.corpus.docred import Document, relations_by_pair
+from lmrc.corpus.docred import relations_by_pair
 from lmrc.corpus.predictions import Prediction
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import Pair
 
 Confusion = Counter[tuple[str | None, str | None]]

@@ -16,8 +16,9 @@ import pyarrow as pa
 from lmrc.common.errors import UserError, nearest
 from lmrc.common.files import sha256_of
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED, RelationSet
+from lmrc.corpus.types import Document
 
 Ints = npt.NDArray[np.int32]
 Places = npt.NDArray[np.int64]

@@ -11,9 +11,9 @@ import numpy as np
 
 from lmrc.common.errors import UserError, nearest
 from lmrc.config.schema import IgnVariant
-from lmrc.corpus.docred import Document, Label
 from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Label, Triple
 from lmrc.evaluation.metrics.bootstrap import DocumentCounts, Interval, intervals
 from lmrc.evaluation.metrics.counts import Counts, percent
 from lmrc.evaluation.metrics.facts_check import facts_warnings, variant_of
@@ -34,7 +34,6 @@ Problem = Literal["unknown_title", "unknown_entity", "same_entity", "unknown_rel
 Pair = tuple[int, int]
 """Head and tail: indices of entities of one document."""
 
-Triple = tuple[int, int, str]
 """Head, tail, relation id."""
 
 

@@ -13,8 +13,9 @@ from lmrc.common.errors import UserError, nearest
 from lmrc.common.files import sha256_of
 from lmrc.common.json_stream import json_list
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import Document, Entity, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Entity
 from lmrc.evaluation.metrics.gold_table import Source
 
 Fact = tuple[str, str, str]

@@ -7,9 +7,9 @@ import json
 from collections.abc import Collection, Iterator, Sequence
 from typing import Any
 
-from lmrc.corpus.docred import Document
+from lmrc.corpus.types import Document, Triple
 from lmrc.evaluation.metrics.error_analysis import CAUSES
-from lmrc.evaluation.metrics.scores import Pair, Triple
+from lmrc.evaluation.metrics.scores import Pair
 from lmrc.evaluation.scored_run import ScoredRun
 
 TYPES = {
@@ -65,7 +65,7 @@ def triples_of(document: Document, found: set[Triple], proposed: Collection[Pair
             return "relation_wrong", "wrong"
         return ("false_pair" if head in entities and tail in entities and head != tail else "no_such_pair"), "wrong"
 
-    return [(*triple, PLACES[kind(triple)]) for triple in sorted(gold | found)]
+    return [(*triple, PLACES[kind(Triple(*triple))]) for triple in sorted(gold | found)]
 
 
 def browser_data(runs: Sequence[ScoredRun]) -> dict[str, Any]:
@@ -89,7 +89,7 @@ def browser_data(runs: Sequence[ScoredRun]) -> dict[str, Any]:
             documents.append([_document(document) for document in run.documents[:BROWSED]])
         found: dict[str, set[Triple]] = {}
         for prediction in run.predictions:
-            found.setdefault(prediction.title, set()).add((prediction.head, prediction.tail, prediction.relation))
+            found.setdefault(prediction.title, set()).add(Triple(prediction.head, prediction.tail, prediction.relation))
         triples = [
             [
                 [head, tail, places[relation, _name(run, relation)], kind]

@@ -13,14 +13,14 @@ import click
 
 from lmrc.common.check import Check, lines, missing, ok
 from lmrc.common.errors import ConfigError, UserError
-from lmrc.launcher.plan import Plan, plan
+from lmrc.launcher.plan import LaunchPlan, plan
 from lmrc.launcher.preflight.data import Inputs
 from lmrc.launcher.preflight.inference import check_classify, check_propose
 from lmrc.launcher.preflight.site import check_site, check_unused
 from lmrc.launcher.preflight.training import check_rc, check_rcp
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig
 
-CHECKS: dict[Stage, Callable[[Any, Plan | None, Inputs], Iterator[Check]]] = {
+CHECKS: dict[Stage, Callable[[Any, LaunchPlan | None, Inputs], Iterator[Check]]] = {
     RCP: check_rcp,
     RC: check_rc,
     PROPOSE: check_propose,
@@ -28,7 +28,9 @@ CHECKS: dict[Stage, Callable[[Any, Plan | None, Inputs], Iterator[Check]]] = {
 }
 
 
-def examine(stage: Stage, config: StageConfig, made: frozenset[Path] = frozenset()) -> tuple[Plan | None, list[Check]]:
+def examine(
+    stage: Stage, config: StageConfig, made: frozenset[Path] = frozenset()
+) -> tuple[LaunchPlan | None, list[Check]]:
     """Check a launch without writing anything.
 
     Args:
@@ -37,7 +39,7 @@ def examine(stage: Stage, config: StageConfig, made: frozenset[Path] = frozenset
     Returns:
         Where and how the stage would run, unless that cannot be settled, and all checks in order.
     """
-    settled: Plan | None = None
+    settled: LaunchPlan | None = None
     checks = []
     try:
         settled = plan(stage, config)
@@ -62,7 +64,7 @@ def _own_check(stage: Stage, config: StageConfig, made: frozenset[Path]) -> Iter
         yield missing(str(error))
 
 
-def preflight(stage: Stage, config: StageConfig) -> Plan:
+def preflight(stage: Stage, config: StageConfig) -> LaunchPlan:
     """Check a launch, and print the checks: all of a job's, only what is wrong if the stage runs on this machine.
 
     Returns:

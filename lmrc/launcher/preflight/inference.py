@@ -9,13 +9,13 @@ from lmrc.common.errors import UserError
 from lmrc.common.input_checks import check_model
 from lmrc.config.schema import ClassifyConfig, ProposeConfig
 from lmrc.corpus.corpus import Corpus
-from lmrc.launcher.plan import Plan
+from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.preflight.data import Inputs, check_inference_data
 from lmrc.launcher.preflight.hub import FoundModel, find_model
 from lmrc.launcher.preflight.training import check_weights, is_importable, model_shape
 
 
-def check_propose(config: ProposeConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
+def check_propose(config: ProposeConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
     """Check the corpus, the classifier and its thresholds."""
     data = list(check_inference_data(config, inputs))
     yield from data
@@ -34,7 +34,7 @@ def check_propose(config: ProposeConfig, plan: Plan | None, inputs: Inputs) -> I
         yield missing(str(error))
 
 
-def check_classify(config: ClassifyConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
+def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
     """Check the corpus, the candidates, and who answers: an adapter on its base, vLLM, or a server."""
     data = list(check_inference_data(config, inputs))
     yield from data

@@ -8,7 +8,7 @@ from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import ClusterOptions
 from lmrc.launcher.allocation import largest_share, partition_nodes
-from lmrc.launcher.plan import Plan
+from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.submit import gpus_per_node, sbatch_script
 from lmrc.launcher.stages import gpus_per_process
@@ -26,7 +26,7 @@ SLURM_ONLY = (
 )
 
 
-def check_site(plan: Plan) -> Iterator[Check]:
+def check_site(plan: LaunchPlan) -> Iterator[Check]:
     """Check the options of the job against each other, and against the partition. Asks SLURM a few questions."""
     yield from (ok(note) for note in plan.notes)
     try:
@@ -54,7 +54,7 @@ def check_site(plan: Plan) -> Iterator[Check]:
         yield missing(f"SLURM does not answer ({error})", "ask the site; --where local runs the stage on this machine")
 
 
-def check_unused(plan: Plan) -> Iterator[Check]:
+def check_unused(plan: LaunchPlan) -> Iterator[Check]:
     """Warn of options of SLURM that are given for a stage that runs on this machine; `--nodes` and `--gpus` are not."""
     options = plan.config.cluster
     given = [name for name in SLURM_ONLY if name in options.model_fields_set and getattr(options, name)]
@@ -71,7 +71,7 @@ def _partition(options: ClusterOptions) -> str | None:
     return given if isinstance(given, str) else None
 
 
-def _check_gpus(plan: Plan, where: str) -> Check:
+def _check_gpus(plan: LaunchPlan, where: str) -> Check:
     """Check that enough nodes of the partition have the GPUs that are asked of each."""
     options = plan.config.cluster
     wanted, nodes = (gpus_per_node(options), options.nodes or 1) if plan.stage.trains else (0, 1)

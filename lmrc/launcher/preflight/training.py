@@ -14,7 +14,7 @@ from lmrc.config.schema import ClusterOptions, RcConfig, RcpConfig
 from lmrc.launcher.allocation import partition_nodes
 from lmrc.launcher.gpu_memory import CARDS, GIB, MemoryEstimate, estimate_rc, estimate_rcp
 from lmrc.launcher.model_shapes import ModelShape, UnknownShape, architecture
-from lmrc.launcher.plan import Plan
+from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.preflight.data import Inputs, check_disk, check_training_data
 from lmrc.launcher.preflight.hub import FoundModel, find_model
 from lmrc.launcher.slurm import commands as slurm
@@ -36,7 +36,7 @@ GPUS = {
 }
 
 
-def check_rcp(config: RcpConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
+def check_rcp(config: RcpConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
     """Check a training of the candidate classifier."""
     yield from check_training_data(config, inputs)
     yield from _check_backend(config)
@@ -55,7 +55,7 @@ def check_rcp(config: RcpConfig, plan: Plan | None, inputs: Inputs) -> Iterator[
     yield from _check_room(config, plan)
 
 
-def check_rc(config: RcConfig, plan: Plan | None, inputs: Inputs) -> Iterator[Check]:
+def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
     """Check a fine-tuning of the LM."""
     yield from check_training_data(config, inputs)
     yield from _check_backend(config)
@@ -213,7 +213,7 @@ def _check_queries(config: RcConfig, found: FoundModel, inputs: Inputs) -> Itera
         yield missing(str(error))
 
 
-def _check_room(config: RcpConfig | RcConfig, plan: Plan | None) -> Iterator[Check]:
+def _check_room(config: RcpConfig | RcConfig, plan: LaunchPlan | None) -> Iterator[Check]:
     """Compare the estimates of GPU memory and of disk with what there is."""
     if plan is None:
         return  # the number of processes is not known
@@ -229,7 +229,7 @@ def _check_room(config: RcpConfig | RcConfig, plan: Plan | None) -> Iterator[Che
     yield _check_checkpoints(config, estimate)
 
 
-def _check_memory(plan: Plan, estimate: MemoryEstimate) -> Iterator[Check]:
+def _check_memory(plan: LaunchPlan, estimate: MemoryEstimate) -> Iterator[Check]:
     says = f"memory per GPU: about {estimate.total / GIB:.1f} GiB ({estimate.setting})"
     gpu, room = _partition_gpu(plan.config.cluster) if plan.place == "slurm" else _own_gpu()
     if room is not None and estimate.total > room:

@@ -33,7 +33,7 @@ class Unseen(Exception):
     """What another node wrote did not appear."""
 
 
-class Node:
+class SharedFsProbe:
     """One process of the test, on a node of its own."""
 
     def __init__(self, folder: Path, rank: int, size: int, files: Files | None = None) -> None:
@@ -157,7 +157,7 @@ def told(examine: Callable[[], dict[str, Any]]) -> dict[str, Any]:
 def main() -> None:
     """One process of `srun`."""
     rank, size = int(os.environ["SLURM_PROCID"]), int(os.environ["SLURM_NTASKS"])
-    node = Node(Path(sys.argv[1]), rank, size)
+    node = SharedFsProbe(Path(sys.argv[1]), rank, size)
     name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     # One write: srun mixes what several processes print.
     found = {"rank": rank, "node": name, "boot": Process.current(None).boot, **told(node.examine)}

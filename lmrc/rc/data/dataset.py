@@ -31,7 +31,7 @@ COUNTS, IDS, ENDS, PROMPTS = "counts.json", "ids.npy", "ends.npy", "prompts.npy"
 
 
 @dataclass(frozen=True, slots=True)
-class Counts:
+class QueryCounts:
     """What became of the documents of a corpus."""
 
     documents: int = 0
@@ -44,8 +44,8 @@ class Counts:
     thinned_out: int = 0
     """Pairs without a relation that are not learnt from."""
 
-    def __add__(self, other: Counts) -> Counts:
-        return Counts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
+    def __add__(self, other: QueryCounts) -> QueryCounts:
+        return QueryCounts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
 
 
 class EncodedQueries:
@@ -55,7 +55,7 @@ class EncodedQueries:
         """Raises CorpusError where a file is damaged."""
         try:
             content = json.loads((folder / COUNTS).read_bytes())
-            self.counts = Counts(**content["counts"])
+            self.counts = QueryCounts(**content["counts"])
             self.sha256: str = content["sha256"]
             """Of the token ids of all queries, with where each begins and its prompt ends."""
             # "c": written to, if ever, in memory alone; torch knows no arrays that may only be read.
@@ -137,7 +137,7 @@ def _write(
     if len(corpus) >= 100:  # fewer take seconds
         print(f"{corpus.folder}: tokenizing the queries of {len(corpus)} documents, once", flush=True)
     builder = QueryBuilder(tokenizer, corpus.relations, prompt)
-    counts = Counts()
+    counts = QueryCounts()
     digest = hashlib.sha256()
     ids: list[np.ndarray] = []
     prompts: list[int] = []
@@ -150,7 +150,7 @@ def _write(
             kept = thinned(pairs, known, ratio, f"{seed} {index} {document.title}")
         queries = list(builder.build(index, document, kept, relations_by_pair(document)))
         left_out = [len(query.left_out) for query in queries if query.left_out]
-        counts += Counts(1, not queries, len(left_out), sum(left_out), len(pairs) - len(kept))
+        counts += QueryCounts(1, not queries, len(left_out), sum(left_out), len(pairs) - len(kept))
         for query in queries:
             example = encode(query, tokenizer, prompt.template)
             ids.append(example.input_ids.numpy())

@@ -15,11 +15,11 @@ from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrc.config.schema import DecodeOptions, PromptOptions
-from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Triple
 from lmrc.rc.decoding.generate import Generation, generate
 from lmrc.rc.decoding.grammar import Grammar
-from lmrc.rc.decoding.parsing import Parsed, Triple, UnknownRelation, parse
+from lmrc.rc.decoding.parsing import Parsed, UnknownRelation, parse
 from lmrc.rc.decoding.scoring import relation_scores
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.kv_cache import PrefixCache

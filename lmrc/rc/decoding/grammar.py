@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from transformers import PreTrainedTokenizerBase
 
 from lmrc.config.schema import PromptKind
-from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document
 from lmrc.rc.prompts.query_builder import Query, shared_length
 from lmrc.rc.prompts.templates import answer_set, entity_name, line
 

@@ -16,8 +16,8 @@ from typing import NamedTuple
 
 from thefuzz import fuzz
 
-from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Triple
 from lmrc.rc.prompts.templates import NONE, Pair, entity_name
 
 _UNKNOWN = -2
@@ -30,14 +30,6 @@ _DISORDER = 2
 """The same pair again with a relation that does not come after the one before."""
 _BACKWARD = 3
 """A pair that comes before the one of the line before."""
-
-
-class Triple(NamedTuple):
-    """Entity indices and relation id."""
-
-    head: int
-    tail: int
-    relation: str
 
 
 class UnknownRelation(NamedTuple):

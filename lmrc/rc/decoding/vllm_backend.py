@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import DecodeOptions
-from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document
 from lmrc.rc.decoding.base import QueryResult, read_answers
 from lmrc.rc.decoding.generate import Generation
 from lmrc.rc.model.adapter import adapter_rank, check_adapter

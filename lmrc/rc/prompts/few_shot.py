@@ -17,7 +17,8 @@ from transformers import PreTrainedTokenizerBase
 from lmrc.common.errors import UserError
 from lmrc.config.schema import PromptKind
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import Document, candidate_pairs, relations_by_pair
+from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.corpus.types import Document
 from lmrc.rc.prompts.query_builder import Query, answer_ids, prompt_ids
 from lmrc.rc.prompts.templates import Pair, answer, prompt
 

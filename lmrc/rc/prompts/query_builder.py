@@ -18,8 +18,9 @@ from transformers import PreTrainedTokenizerBase
 
 from lmrc.common.errors import UserError
 from lmrc.config.schema import PromptOptions, PromptTemplate
-from lmrc.corpus.docred import Document, Mention, relations_by_pair
+from lmrc.corpus.docred import relations_by_pair
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Mention
 from lmrc.rc.prompts.templates import Pair, answer, answer_set, check_relations, entity_name, line, prompt
 from lmrc.rc.prompts.truncation import left_out
 

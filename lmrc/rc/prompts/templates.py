@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from lmrc.common.errors import UserError
 from lmrc.config.schema import PromptKind
-from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document
 
 Pair = tuple[int, int]
 """Entity indices (head, tail)."""

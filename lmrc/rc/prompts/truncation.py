@@ -10,7 +10,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections.abc import Callable, Iterable
 
-from lmrc.corpus.docred import Document
+from lmrc.corpus.types import Document
 
 
 def dispensable(document: Document, entities: Iterable[int]) -> list[int]:

@@ -21,7 +21,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from lmrc.common.errors import UserError
-from lmrc.corpus.docred import Document
+from lmrc.corpus.types import Document
 
 MARKER = "*"
 # Words whose pieces are remembered at a time (some 80 MB): a language has no end of names.

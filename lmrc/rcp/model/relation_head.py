@@ -13,8 +13,8 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from lmrc.corpus.docred import Label
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Label
 from lmrc.rcp.data.collate import pair_order
 
 WIDTH = 256

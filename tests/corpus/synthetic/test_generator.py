@@ -15,10 +15,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrc.common.errors import UserError
-from lmrc.corpus.docred import Document, Label, parse_document, relations_by_pair, to_json
+from lmrc.corpus.docred import parse_document, relations_by_pair, to_json
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.synthetic.generator import RELATIONS, generate
 from lmrc.corpus.synthetic.story_plans import DOCUMENT_PLANS, parse
+from lmrc.corpus.types import Document, Label
 
 
 @pytest.fixture(scope="module")

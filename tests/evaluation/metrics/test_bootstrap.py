@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 
-from lmrc.corpus.docred import Document
 from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics import bootstrap
 from lmrc.evaluation.metrics.bootstrap import intervals, paired
 from lmrc.evaluation.metrics.scores import Scores, score

@@ -4,8 +4,8 @@ import json
 
 from hypothesis import given, settings
 
-from lmrc.corpus.docred import Document
 from lmrc.corpus.predictions import Prediction, Predictions
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.compare import ChangedTriple, Comparison, compare
 from lmrc.evaluation.metrics.gold_table import Gold
 from lmrc.evaluation.metrics.scores import scores_of

@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 
 from lmrc.common.errors import UserError
-from lmrc.corpus.docred import Document, Label
 from lmrc.corpus.predictions import Prediction, Predictions
+from lmrc.corpus.types import Document, Label
 from lmrc.evaluation.metrics.coverage import System, select
 from lmrc.evaluation.metrics.gold_table import Gold
 from lmrc.evaluation.metrics.scores import score, scores_of

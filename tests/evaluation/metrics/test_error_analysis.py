@@ -9,9 +9,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.error_analysis import CAUSES, Analysis, analyse
 from lmrc.evaluation.metrics.gold_table import Gold
 from lmrc.evaluation.metrics.scores import Counts, candidate_scores

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.facts_check import data_set_of, facts_warnings, variant_of
 from lmrc.evaluation.metrics.gold_table import Gold, Source, read_gold
 from lmrc.evaluation.metrics.scores import score

@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrc.common.errors import UserError
-from lmrc.corpus.docred import Document, Label, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document, Label
 from lmrc.evaluation.metrics.scores import Counts, Scores, candidate_scores, score
 from lmrc.evaluation.metrics.train_facts import Facts, read_facts
 from tests.evaluation.examples import RELATIONS, document, family

@@ -6,9 +6,10 @@ from typing import Any
 
 from hypothesis import given, settings
 
-from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import Counts, score
 from lmrc.evaluation.metrics.splits import frequent_relations
 from lmrc.evaluation.metrics.train_facts import Facts, Training, read_facts

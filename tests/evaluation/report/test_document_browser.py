@@ -8,9 +8,9 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
-from lmrc.corpus.docred import Document, Label, Mention
 from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Label, Mention
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.report import document_browser as browser
 from lmrc.evaluation.report.document_browser import KINDS, browser_data, documents_html, triples_of

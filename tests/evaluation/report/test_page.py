@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from lmrc.common.errors import UserError
-from lmrc.corpus.docred import Document
 from lmrc.corpus.predictions import Prediction
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.plots.figures import learning_curves
 from lmrc.evaluation.report.artifacts import ReportItem, errors, figures, paper, summary

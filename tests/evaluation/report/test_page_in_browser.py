@@ -10,9 +10,10 @@ from urllib.parse import unquote_plus
 
 import pytest
 
-from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.plots.figures import relation_bars
 from lmrc.evaluation.report.artifacts import ReportItem, errors, paper, summary

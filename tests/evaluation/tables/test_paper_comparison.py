@@ -8,9 +8,10 @@ from typing import Any
 
 import pytest
 
-from lmrc.corpus.docred import Document, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relations import DOCRED, RelationSet
+from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.paper_scores import printed

@@ -20,7 +20,7 @@ from lmrc.launcher.slurm import commands as slurm
 from lmrc.monitor.doctor import examine as doctor
 from lmrc.monitor.doctor import shared_fs as doctor_shared
 from lmrc.monitor.doctor import slurm as doctor_slurm
-from lmrc.monitor.doctor.shared_fs import ROUNDS, SIZE, Node, told
+from lmrc.monitor.doctor.shared_fs import ROUNDS, SIZE, SharedFsProbe, told
 from lmrc.runs.shared_fs import Files
 
 Capture = pytest.CaptureFixture[str]
@@ -148,7 +148,7 @@ def nodes(folder: Path, files: Files, count: int = 2) -> list[dict[str, Any]]:
             "rank": rank,
             "node": f"n{rank}",
             "boot": str(rank),
-            **told(Node(folder, rank, count, files).examine),
+            **told(SharedFsProbe(folder, rank, count, files).examine),
         }
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(count)]
@@ -188,12 +188,12 @@ def test_folders_of_two_nodes_that_are_not_one(tmp_path: Path, monkeypatch: pyte
     for rank in range(2):
         own = tmp_path / str(rank)
         own.mkdir()
-        found.append({"rank": rank, "node": f"n{rank}", "boot": "", **told(Node(own, rank, 2).examine)})
+        found.append({"rank": rank, "node": f"n{rank}", "boot": "", **told(SharedFsProbe(own, rank, 2).examine)})
     checks = list(doctor_slurm._judge(found, 2, tmp_path))
     assert [check.level for check in checks] == ["missing"]
     assert "n0: start-1 did not appear" in checks[0].what
     assert "n1: start-0 did not appear" in checks[0].what
-    gone = told(Node(tmp_path / "nowhere", 0, 2).examine)
+    gone = told(SharedFsProbe(tmp_path / "nowhere", 0, 2).examine)
     assert "No such file" in gone["error"]
 
 

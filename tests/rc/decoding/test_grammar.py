@@ -11,8 +11,9 @@ from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
 from lmrc.config.schema import PromptKind
-from lmrc.corpus.docred import Document, candidate_pairs, read_documents, relations_by_pair
+from lmrc.corpus.docred import candidate_pairs, read_documents, relations_by_pair
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document
 from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
 from lmrc.rc.decoding.parsing import parse
 from lmrc.rc.model.lora import load_tokenizer

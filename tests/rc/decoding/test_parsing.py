@@ -6,8 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrc.corpus.docred import Document, candidate_pairs, read_documents, relations_by_pair
+from lmrc.corpus.docred import candidate_pairs, read_documents, relations_by_pair
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document
 from lmrc.rc.decoding.parsing import Parsed, Triple, UnknownRelation, parse
 from lmrc.rc.prompts.templates import Pair, answer
 from tests.rc.tiny import RELATIONS, document

@@ -10,7 +10,8 @@ from tokenizers.processors import TemplateProcessing
 
 from lmrc.common.errors import UserError
 from lmrc.config.schema import PromptOptions
-from lmrc.corpus.docred import Document, Label, Mention, candidate_pairs, relations_by_pair
+from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.corpus.types import Document, Label, Mention
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, answer_ids, encode, gold_pairs, prompt_ids
 from lmrc.rc.prompts.templates import Pair, entity_name, prompt
 from lmrc.rc.prompts.truncation import dispensable

@@ -17,8 +17,9 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast, RobertaTokenizer
 
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import Document, Label, Mention, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import read_relations
+from lmrc.corpus.types import Document, Label, Mention
 from lmrc.rcp.data.batched_tokenization import SCHEMA, encode_columns
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.rcp import tiny

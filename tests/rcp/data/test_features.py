@@ -5,7 +5,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrc.corpus.docred import Document, Mention
+from lmrc.corpus.types import Document, Mention
 from lmrc.rcp.data.features import DISTANCES, Features, distances, entity_types
 from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
 from tests.rcp import tiny

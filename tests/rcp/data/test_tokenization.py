@@ -8,8 +8,9 @@ from hypothesis import strategies as st
 from transformers import BertTokenizer, RobertaTokenizer
 
 from lmrc.common.errors import UserError
-from lmrc.corpus.docred import Document, Mention, read_documents
+from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import read_relations
+from lmrc.corpus.types import Document, Mention
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.rcp import tiny
 

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoTokenizer
 
 from lmrc.config.schema import RcpConfig
-from lmrc.corpus.docred import Document, Mention
+from lmrc.corpus.types import Document, Mention
 from lmrc.pretrained.packaged import resolve
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.data.type_markers import marked, type_words

@@ -11,7 +11,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmrc.common.errors import UserError
-from lmrc.corpus.docred import Document, candidate_pairs
+from lmrc.corpus.docred import candidate_pairs
+from lmrc.corpus.types import Document
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
 from tests.rcp import reference, tiny

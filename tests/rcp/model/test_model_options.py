@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 
 from lmrc.config.schema import ClassifierKind
-from lmrc.corpus.docred import Document, Label, candidate_pairs
+from lmrc.corpus.docred import candidate_pairs
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Label
 from lmrc.rcp.data.collate import Batch
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel

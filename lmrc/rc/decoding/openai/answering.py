@@ -8,8 +8,8 @@ from functools import cached_property
 from pathlib import Path
 
 from lmrc.config.schema import DecodeOptions, PromptOptions, ServerOptions
-from lmrc.corpus.docred import Document
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document
 from lmrc.rc.decoding.base import QueryResult, read_answers
 from lmrc.rc.decoding.openai.backend import ServerBackend
 from lmrc.rc.decoding.openai.request import Message
