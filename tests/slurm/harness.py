@@ -282,7 +282,7 @@ def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
 
 
 def write_damaged_encoder(folder: Path) -> Path:
-    """An encoder that lacks most of its weights, which a training notices when it reads them, and no pre-flight before."""
+    """An encoder without most of its weights, which a training notices when it reads them, and no pre-flight before."""
     shutil.copytree(resolve("embedded:tiny-encoder"), folder)
     weights = load_file(folder / "model.safetensors")
     save_file(dict(list(weights.items())[:1]), folder / "model.safetensors")
