@@ -15,7 +15,6 @@ from pathlib import Path
 
 import psutil
 import pytest
-from safetensors.torch import load_file, save_file
 
 from lmrc.common import threads
 from lmrc.config.schema import ClusterOptions
@@ -24,6 +23,7 @@ from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.launcher.local import _environment
 from lmrc.pretrained import packaged as embedded
 from tests.conftest import ROOT
+from tests.slurm.harness import write_damaged_encoder
 
 
 @pytest.fixture(scope="module")
@@ -147,10 +147,7 @@ def test_processes_share_the_cores_unless_the_user_said_otherwise(
 @pytest.mark.parametrize("given", ["", "3"])
 def test_every_process_starts_openmp_with_its_part(data: Path, tmp_path: Path, given: str) -> None:
     """What libgomp says in each process of a launch, which ends at weights that are missing."""
-    damaged = tmp_path / "damaged"
-    shutil.copytree(embedded.resolve("embedded:tiny-encoder"), damaged)
-    weights = load_file(damaged / "model.safetensors")
-    save_file(dict(list(weights.items())[:1]), damaged / "model.safetensors")
+    damaged = write_damaged_encoder(tmp_path / "damaged")
     words = command(data, tmp_path, "--gpus", "2", "--model.encoder", str(damaged))
     wrong = run(words, OMP_NUM_THREADS=given, OMP_DISPLAY_ENV="verbose")
     assert wrong.returncode == 2

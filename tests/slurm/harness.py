@@ -18,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 
 from lmrc.corpus.corpus import write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.launcher.launch import main as launch
 from lmrc.launcher.stages import STAGES
+from lmrc.pretrained.packaged import resolve
 from tests.conftest import ROOT
 
 # Of a worker's too: on more threads sums would round otherwise.
@@ -278,6 +279,14 @@ def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
         "train.checkpoint_minutes": 0.03,
     }  # fmt: skip
     return options | model[stage] | {name.replace("__", "."): value for name, value in more.items()}
+
+
+def write_damaged_encoder(folder: Path) -> Path:
+    """An encoder without most of its weights, which a training notices when it reads them, and no pre-flight before."""
+    shutil.copytree(resolve("embedded:tiny-encoder"), folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(dict(list(weights.items())[:1]), folder / "model.safetensors")
+    return folder
 
 
 def run_here(stage: str, options: dict[str, Any]) -> None:

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.slurm.harness import Cluster, events, steps, submitted, training, wait_for
+from tests.slurm.harness import Cluster, events, steps, submitted, training, wait_for, write_damaged_encoder
 
 
 @contextmanager
@@ -59,9 +59,9 @@ def test_a_cancelled_job_stays_cancelled(cluster: Cluster, data: Path, tmp_path:
 
 def test_a_fault_of_its_own_is_not_repeated(cluster: Cluster, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "faulty"
-    # A base that does not exist is found when the job starts.
-    options = training("rcp", data, folder, nodes=1, gpus=1) | {"model.encoder": folder / "no-encoder"}
+    damaged = write_damaged_encoder(tmp_path / "damaged-encoder")
+    options = training("rcp", data, folder, nodes=1, gpus=1) | {"model.encoder": damaged}
     cluster.launch("rcp", options)
     wait_for("failure", lambda: events(folder, "failed"), folder)
-    assert "no-encoder" in events(folder, "failed")[0]["cause"]
+    assert "the weights do not fit" in events(folder, "failed")[0]["cause"]
     assert events(folder, "requeued") == []

@@ -12,7 +12,7 @@ import pytest
 
 from lmrc.cli.main import main as lmrc
 from tests.conftest import ROOT
-from tests.slurm.harness import Cluster, wait_for
+from tests.slurm.harness import Cluster, wait_for, write_damaged_encoder
 
 STATUS = (sys.executable, "-m", "lmrc.cli.main", "status")
 STEPS = ("build", "rcp", "propose", "rc", "classify", "score")
@@ -54,7 +54,8 @@ def jobs(said: str) -> dict[str, list[str]]:
 @pytest.fixture(scope="module")
 def chain(cluster: Cluster, options: dict[str, object]) -> Chain:
     home = Path(str(options["run.folder"])) / "all"
-    held = {"rcp.model.encoder": home / "no-encoder", "rc.cluster.sbatch": "hold"}
+    damaged = write_damaged_encoder(home.parent / "damaged-encoder")
+    held = {"rcp.model.encoder": damaged, "rc.cluster.sbatch": "hold"}
     broken = jobs(cluster.launch("pipeline", options | held))
     (propose,) = broken["propose"]
     wait_for("end of what follows", lambda: cluster.state(propose) == "CANCELLED", home / "rcp")
@@ -82,10 +83,11 @@ def test_the_chain_runs_as_dependent_jobs(cluster: Cluster, options: dict[str, o
 
 
 def test_what_follows_a_failed_step_is_said_and_submitted_again(chain: Chain) -> None:
-    assert chain.queued["rcp"].startswith("failed: ") and "no-encoder" in chain.queued["rcp"]
+    assert chain.queued["rcp"].startswith("failed: ") and "the weights do not fit" in chain.queued["rcp"]
     assert chain.queued["propose"].startswith("cancelled: what it was to follow failed")
     assert (chain.queued["rc"], chain.queued["classify"]) == ("queued: JobHeldUser", "queued: 2 workers, Dependency")
-    lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in chain.mended.splitlines()}
+    said = (line.split(maxsplit=1) for line in chain.mended.splitlines() if line.split(" ")[0] in STEPS)
+    lines = {step: rest for step, rest in said}
     now = jobs(chain.mended)
     assert lines["build"] == "done"
     assert lines["rcp"].startswith("submitted as job") and now["rcp"] != chain.broken["rcp"]

@@ -62,7 +62,8 @@ def _document(index: int, seed: int) -> Document:
     triples = _follow(draft.triples, draft.names)
     ordered = sorted(triples, key=lambda triple: (triple[0], triple[1], RELATIONS.index(triple[2])))
     labels = tuple(
-        Label(head, tail, relation, tuple(sorted(triples[Triple(head, tail, relation)]))) for head, tail, relation in ordered
+        Label(head, tail, relation, tuple(sorted(triples[Triple(head, tail, relation)])))
+        for head, tail, relation in ordered
     )
     return Document(
         title=f"{' '.join(draft.names[draft.roles['S']].full)} ({index + 1})",

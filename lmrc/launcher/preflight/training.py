@@ -52,7 +52,7 @@ def check_rcp(config: RcpConfig, plan: LaunchPlan | None, inputs: Inputs) -> Ite
             "set train.gradient_checkpointing to false",
         )
     yield from _check_encoding(config, found)
-    yield from _check_room(config, plan)
+    yield from _check_room(config, plan, found.check.level != "missing")
 
 
 def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
@@ -71,7 +71,7 @@ def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Itera
     yield from _check_quantization(config)
     if config.model.attn_implementation == "flash_attention_2" and not is_importable("flash_attn"):
         yield ok("attention: flash-attn is not installed, so torch's sdpa runs in its place")
-    yield from _check_room(config, plan)
+    yield from _check_room(config, plan, found.check.level != "missing")
 
 
 def _check_length(config: RcpConfig, shape: ModelShape) -> Iterator[Check]:
@@ -213,8 +213,8 @@ def _check_queries(config: RcConfig, found: FoundModel, inputs: Inputs) -> Itera
         yield missing(str(error))
 
 
-def _check_room(config: RcpConfig | RcConfig, plan: LaunchPlan | None) -> Iterator[Check]:
-    """Compare the estimates of GPU memory and of disk with what there is."""
+def _check_room(config: RcpConfig | RcConfig, plan: LaunchPlan | None, is_there: bool) -> Iterator[Check]:
+    """Compare the estimates of GPU memory and of disk with what there is; `is_there`: the model was found."""
     if plan is None:
         return  # the number of processes is not known
     count = plan.processes
@@ -223,7 +223,8 @@ def _check_room(config: RcpConfig | RcConfig, plan: LaunchPlan | None) -> Iterat
     except UserError:
         return  # lora.targets, which were checked
     if estimate.unknown is not None:
-        yield warning(f"memory per GPU: no estimate ({estimate.unknown})", "none needed if the GPUs are large enough")
+        if is_there:
+            yield warning(f"memory per GPU: no estimate ({estimate.unknown})", "none needed if the GPUs are large")
         return
     yield from _check_memory(plan, estimate)
     yield _check_checkpoints(config, estimate)
