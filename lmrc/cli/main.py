@@ -17,7 +17,6 @@ from lmrc.common import threads
 from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import UserError
 from lmrc.common.exit_codes import exit_status
-from lmrc.common.project import PROJECT
 
 if TYPE_CHECKING:
     from lmrc.config.schema import ResolvedPrecision
@@ -54,7 +53,7 @@ def demo(arguments: tuple[str, ...]) -> None:
             f"lmrc demo takes no {sorted(flags)[0]}: it always runs here, at once; lmrc demo --help lists its options"
         )
     if not any(word.split("=")[0] == "--config" for word in given):
-        given = ["--config", str(_project_file("configs/demo.yaml")), *given]
+        given = ["--config", "configs/demo.yaml", *given]
     config, _ = parse(DemoConfig, given, {"run": "run.name"})
 
     from lmrc.demo import Demo
@@ -100,13 +99,6 @@ def _refuse_given(name: str, why: str) -> None:
     """Raise UserError if the option of the running command was typed, although it has no effect."""
     if click.get_current_context().get_parameter_source(name) == ParameterSource.COMMANDLINE:
         raise UserError(f"--{_with_dashes(name)} has no effect: {why}. Leave it out")
-
-
-def _project_file(name: str) -> Path:
-    path = PROJECT / name
-    if not path.is_file():
-        raise UserError(f"{path} is missing: run lmrc from a checkout installed with pip install -e, or give --config")
-    return path
 
 
 @lmrc.group()
@@ -202,20 +194,25 @@ def download(dataset: str, folder: Path) -> None:
 @click.option("--batch-size", type=int, help="Documents, and then queries, that go through a model together.")
 @click.option("--gpus", type=int, help="GPUs that hold the LM, if it does not fit one.")
 @click.option(
-    "--shorten",
+    "--truncate",
     type=click.Choice(["sentences"]),
-    help="Leave out sentences that name neither entity if a document does not fit the prompt.",
+    help="If a document does not fit the prompt, drop sentences that mention neither entity.",
 )
-def extract(**given: object) -> None:
+@click.option("--shorten", type=click.Choice(["sentences"]), hidden=True)
+def extract(shorten: str | None, **given: object) -> None:
     """Find the triples of new DOCUMENTS (DocRED JSON) with both models, here and now.
 
     The score of a triple is P(pair) x P(relation). Labels are not looked at.
     """
     from lmrc.common.input_checks import check_model, check_output
+    from lmrc.config.aliases import announce_renamed
     from lmrc.config.loader import build
     from lmrc.config.schema import ExtractConfig
     from lmrc.config.unused import refuse_unused
 
+    if shorten is not None:
+        announce_renamed("--shorten", "--truncate")
+        given["truncate"] = given["truncate"] or shorten
     config = build(ExtractConfig, {name: value for name, value in given.items() if value is not None})
     refuse_unused(config)
     # Before torch is imported, which takes seconds.

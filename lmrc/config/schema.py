@@ -13,9 +13,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lmrc.config.sbatch import SbatchOptions
-from lmrc.config.server import RequestFields, ServerUrl, VariableName
-from lmrc.config.threshold import Threshold
+from lmrc.config.types import RequestFields, SbatchOptions, ServerUrl, Threshold, VariableName
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -28,7 +26,7 @@ ClassifierKind = Literal["bilinear", "grouped"]
 Quantization = Literal["8bit", "4bit"]
 PromptKind = Literal["rc", "direct", "rcp-llm"]
 PromptTemplate = Literal["llama2", "chat"]
-Shortening = Literal["sentences"]
+Truncation = Literal["sentences"]
 RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "loss"]
 RcMetric = Literal["loss", "token_accuracy"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
@@ -132,7 +130,9 @@ class ClusterOptions(Options):
     signal_delay: Count = Field(120, description="seconds before the time limit at which the job saves and requeues")
     max_requeues: int = Field(100, ge=0, description="times a job comes back by itself")
     max_running: Count | None = Field(None, description="inference workers that run at once; none: all")
-    hang_minutes: float = Field(10.0, gt=0.0, description="minutes a process waits for the others before it gives up")
+    collective_timeout_minutes: float = Field(
+        10.0, gt=0.0, description="minutes a process waits for the others before it gives up"
+    )
     setup: str = Field("", description="shell lines run before Python, such as 'module load cuda'")
     sbatch: SbatchOptions = Field(
         {},
@@ -148,7 +148,7 @@ class ClusterOptions(Options):
 class WorkOptions(Options):
     """How inference is cut into units that workers claim."""
 
-    unit_documents: Count = Field(16, description="documents a unit: what is lost at most when a worker dies")
+    docs_per_unit: Count = Field(16, description="documents a unit: what is lost at most when a worker dies")
     attempts: Count = Field(3, description="times a unit is tried before it is given up and named")
     lease_seconds: float = Field(60.0, gt=0.0, description="seconds without a sign of life that make a worker dead")
 
@@ -231,7 +231,7 @@ class PromptOptions(Options):
     )
     pairs_per_query: Count | None = Field(None, description="most pairs a query; none: as many as fit max_length")
     max_length: int = Field(4096, ge=64, description="tokens of demonstrations, prompt and answer together")
-    shorten: Shortening | None = Field(
+    truncate: Truncation | None = Field(
         None,
         description="text that does not fit with one pair; none: refused; sentences: without those that name neither "
         "of its entities, the farthest from any that does first",
@@ -249,7 +249,7 @@ class RcTraining(Training):
     zero_stage: ZeroStage = Field(2, description="ZeRO stage: reads configs/deepspeed/zero<stage>.yaml")
     eval_every: int = Field(0, ge=0, description="optimizer steps between evaluations; 0: only after each epoch")
     metric: RcMetric = Field("loss", description="dev metric that chooses the best weights; loss is minimized")
-    none_ratio: float | None = Field(
+    negative_ratio: float | None = Field(
         None,
         gt=0.0,
         description="pairs without a relation learnt for each with one (direct, rcp-llm); none: all",
@@ -321,7 +321,7 @@ class DecodeOptions(Options):
     threshold: Share = Field(0.5, description="least probability of a relation that is predicted, in mode score")
     batch_size: Count = Field(8, description="queries answered together")
     max_new_tokens: Count = Field(2048, description="longest answer in tokens")
-    min_name_score: int = Field(
+    min_fuzzy_score: int = Field(
         80, ge=0, le=100, description="least fuzz.ratio of a name in an answer and its entity; 0: the published code's"
     )
 
@@ -368,7 +368,7 @@ class ExtractConfig(Options):
     relation_threshold: Share = Field(0.5, description="least P(relation of the pair), in mode score")
     batch_size: Count = Field(8, description="documents, and then queries, that go through a model together")
     gpus: Count = Field(1, description="GPUs that hold the LM, if it does not fit one")
-    shorten: Shortening | None = Field(
+    truncate: Truncation | None = Field(
         None,
         description="how to shorten a document that does not fit; sentences: leave out sentences that name neither "
         "entity, the farthest first; none: as the adapter was trained",
@@ -439,4 +439,4 @@ class PipelineConfig(Options):
     rc: RcConfig = RcConfig()
     classify: ClassifyConfig = ClassifyConfig()
     cluster: ClusterOptions = ClusterOptions()
-    small: ClusterOptions = ClusterOptions()
+    cpu_job: ClusterOptions = ClusterOptions()

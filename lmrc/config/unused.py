@@ -29,7 +29,7 @@ def without_effect(config: Options) -> dict[str, str]:
         found = {name: f"the {who} sets it" for name in names if not (who == "pipeline" and ".cluster." in name)}
         found |= {f"classify.{name}": why for name, why in without_effect(config.classify).items()}
         prompt = config.classify.prompt
-        for name in prompt.model_fields_set - {"shorten"}:
+        for name in prompt.model_fields_set - {"truncate"}:
             if getattr(prompt, name) != getattr(config.rc.prompt, name):
                 found[f"classify.prompt.{name}"] = "the adapter is asked as it was trained; set it in rc.prompt"
         return found
@@ -41,7 +41,7 @@ def _of_classify(config: ClassifyConfig) -> dict[str, str]:
     if decode.mode != "score":
         found["decode.threshold"] = _only("score", "decode.mode", decode.mode)
     if decode.mode != "free":
-        found["decode.min_name_score"] = _only("free", "decode.mode", decode.mode)
+        found["decode.min_fuzzy_score"] = _only("free", "decode.mode", decode.mode)
     if decode.backend != "openai":
         found["server."] = _only("openai", "decode.backend", decode.backend)
     if decode.backend != "hf":

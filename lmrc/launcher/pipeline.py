@@ -85,7 +85,7 @@ def steps(config: PipelineConfig) -> list[Step]:
     data = TrainingData(train=corpora["train"], dev=corpora["dev"])
 
     def step(stage: Stage, options: StageConfig, *after: str, **inputs: Any) -> Step:
-        own = config.small if stage.run else options.cluster
+        own = config.cpu_job if stage.run else options.cluster
         place = {"where": "slurm"} if on_slurm else {"where": "here"} if stage.run else {}
         filled = {
             "run": RunOptions(name=stage.name, folder=home, seed=config.run.seed),
@@ -252,7 +252,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("python launch/pipeline.py [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run]")
         short = ", ".join(f"--{name}" for name in ALIASES)
         print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
-        print("cluster is of all steps, STEP.cluster over it of one, small over it of build and score.\n")
+        print("cluster is of all steps, STEP.cluster over it of one, cpu_job over it of build and score.\n")
         print(table(PipelineConfig))
         return 0
     flags, options = split_flags(given, FLAGS)

@@ -17,6 +17,7 @@ import yaml
 from lmrc.common.atomic_io import write_atomically
 from lmrc.common.environment import environment
 from lmrc.common.errors import RunError
+from lmrc.config.aliases import with_current_names
 from lmrc.config.loader import READERS, options_of
 from lmrc.config.schema import BuildConfig, Options, RunOptions, ScoreConfig
 from lmrc.config.unused import is_among, without_effect
@@ -91,7 +92,9 @@ class RunFolder:
     def recorded(self, option: str) -> Any:
         """Return the value of an option, such as train.batch_size, in config.yaml; None without a run or the option."""
         try:
-            return flatten(yaml.safe_load((self.path / "config.yaml").read_text()) or {}).get(option)
+            return flatten(with_current_names(yaml.safe_load((self.path / "config.yaml").read_text()) or {})).get(
+                option
+            )
         except FileNotFoundError:
             return None
 
@@ -131,7 +134,7 @@ class RunFolder:
         Raises:
             RunError: another config made it; the message names the options that differ.
         """
-        raw = yaml.safe_load((self.path / "config.yaml").read_text()) or {}
+        raw = with_current_names(yaml.safe_load((self.path / "config.yaml").read_text()) or {})
         before, now, unread = flatten(raw), flatten(resolved(config)), without_effect(config)
         for key in [key for key in now if key.endswith("train.global_batch_size")]:
             for options in (before, now):
@@ -193,7 +196,7 @@ def read_config(folder: Path) -> dict[str, Any]:
     def located(name: str, text: str) -> str:
         return text if name in MODELS and not Path(text).is_absolute() else str(_located(text, folder, raw))
 
-    found: dict[str, Any] = _with_paths(raw, located)
+    found: dict[str, Any] = _with_paths(with_current_names(raw), located)
     return found
 
 

@@ -198,7 +198,7 @@ def test_dashes_and_underscores_are_alike_in_a_file(tmp_path: Path) -> None:
     assert (config.top_k, config.cluster.cpus_per_gpu) == (3, 6)
     assert config.cluster.sbatch == {"gpus_per_node": "a100"}
     file.write_text("top-k: 3\ntop_k: 4\n")
-    with pytest.raises(ConfigError, match="gives top_k twice, with dashes and with underscores"):
+    with pytest.raises(ConfigError, match="gives top_k twice, in two spellings"):
         parse(ProposeConfig, ["--config", str(file)], {})
 
 
@@ -283,3 +283,37 @@ def test_an_option_of_a_cluster_counts_as_given_though_it_is_the_default(tmp_pat
     file.write_text("cluster: {nodes: 2}\nrcp: {cluster: {nodes: 1}}\n")
     config, _ = parse(PipelineConfig, ["--config", str(file)], {})
     assert "nodes" in config.rcp.cluster.model_fields_set
+
+
+@pytest.mark.parametrize(
+    ("tree", "typed", "path"),
+    [
+        (RcConfig, "redocred-13b", "rc/redocred-13b"),
+        (PipelineConfig, "redocred-13b", "pipeline/redocred-13b"),
+        (RcConfig, "direct/redocred-13b", "direct/redocred-13b"),
+        (RcConfig, "direct/redocred-13b.yaml", "direct/redocred-13b"),
+        (RcpConfig, "redocred-plus", "rcp/redocred-plus"),
+        (DemoConfig, "demo", "demo"),
+        (RcConfig, "configs/rc/docred-7b.yaml", "rc/docred-7b"),
+    ],
+)
+def test_a_shipped_config_is_found_by_name(
+    tree: type[Options], typed: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, found = parse(tree, ["--config", typed], {}, PARTS if tree is PipelineConfig else None)
+    assert found == ROOT / "configs" / f"{path}.yaml"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("redocred-13b", r"redocred-13b is ambiguous: give one of direct/redocred-13b, pipeline/redocred-13b, rc/redo"),
+        ("redocrde", r"there is no config redocrde, .*did you mean rcp/redocred\?"),
+        ("none.yaml", "cannot read the config none.yaml: No such file"),
+        ("local", "there is no config local"),
+    ],
+)
+def test_unknown_and_ambiguous_names_of_configs(typed: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        parse(ClassifyConfig, ["--config", typed], {})

@@ -22,7 +22,10 @@ EXTRACT = {"documents": "a.json", "rcp": "rcp", "rc": "rc", "out": "out.json"}
     [
         ({"decode.threshold": 0.5}, "--decode.threshold has no effect: it is read only with decode.mode score"),
         ({"decode.threshold": 0.3, "decode.mode": "free"}, "--decode.threshold"),
-        ({"decode.min_name_score": 70}, "--decode.min-name-score has no effect: it is read only with decode.mode free"),
+        (
+            {"decode.min_fuzzy_score": 70},
+            "--decode.min-fuzzy-score has no effect: it is read only with decode.mode free",
+        ),
         ({"server.model": "x"}, "--server.model has no effect: it is read only with decode.backend openai"),
         ({"few_shot.pairs": 3}, "--few-shot.pairs"),
         ({"few_shot.corpus": "data/x", "few_shot.examples": 0}, "--few-shot.corpus"),
@@ -40,11 +43,11 @@ def test_classify(values: dict[str, object], option: str) -> None:
     [
         {},
         {"decode.threshold": 0.3, "decode.mode": "score"},
-        {"decode.min_name_score": 70, "decode.mode": "free"},
+        {"decode.min_fuzzy_score": 70, "decode.mode": "free"},
         {"server.model": "x", "decode.backend": "openai", "decode.mode": "free"},
         {"few_shot.pairs": 3, "few_shot.examples": 1},
         {"base": "x", "rc": None},
-        {"prompt.shorten": "sentences"},
+        {"prompt.truncate": "sentences"},
         {"decode.batch_size": 2},
     ],
 )
@@ -67,7 +70,7 @@ def test_what_a_chain_sets_by_itself(tree: type[Options]) -> None:
     assert [sentence.split()[0] for sentence in found] == ["--classify.decode.threshold", "--propose.corpus"]
     (sentence,) = unused_options(build(tree, {"classify.prompt.max_length": 1024}))
     assert sentence.startswith("--classify.prompt.max-length has no effect: the adapter is asked as it was trained")
-    fits = {"classify.prompt.max_length": 1024, "rc.prompt.max_length": 1024, "classify.prompt.shorten": "sentences"}
+    fits = {"classify.prompt.max_length": 1024, "rc.prompt.max_length": 1024, "classify.prompt.truncate": "sentences"}
     assert unused_options(build(tree, fits)) == []
 
 
@@ -83,9 +86,9 @@ def test_a_step_of_the_pipeline_has_its_own_place() -> None:
 
 def test_the_command_line_and_files_are_checked(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
-    file.write_text("decode: {min_name_score: 70}\n")
-    for given in (["--decode.min-name-score", "70"], ["--config", str(file)]):
-        with pytest.raises(ConfigError, match=r"--decode\.min-name-score has no effect"):
+    file.write_text("decode: {min_fuzzy_score: 70}\n")
+    for given in (["--decode.min-fuzzy-score", "70"], ["--config", str(file)]):
+        with pytest.raises(ConfigError, match=r"--decode\.min-fuzzy-score has no effect"):
             parse(ClassifyConfig, given, {})
 
 

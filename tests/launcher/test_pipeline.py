@@ -103,7 +103,7 @@ def test_nothing_is_built_of_corpora(tmp_path: Path) -> None:
 
 def test_a_step_has_its_own_place_over_the_chains(tmp_path: Path) -> None:
     given = ("--gpus", "4", "--partition", "gpu", "--mem-per-gpu", "64G", "--rc.cluster.gpus", "16")
-    chain = {step.name: step for step in chain_in(tmp_path, *given, "--rc.cluster.nodes=2", "--small.partition=cpu")}
+    chain = {step.name: step for step in chain_in(tmp_path, *given, "--rc.cluster.nodes=2", "--cpu_job.partition=cpu")}
     assert (chain["rcp"].config.cluster.gpus, chain["rc"].config.cluster.gpus) == (4, 16)
     assert chain["rc"].config.cluster.partition == "gpu"
     script = sbatch_script(chain["build"].stage, chain["build"].config)

@@ -24,6 +24,7 @@ from lmrc.config.schema import (
     RcpConfig,
     RunOptions,
     ScoreConfig,
+    WorkOptions,
 )
 from lmrc.runs.run_folder import RunFolder, read_config, resolved
 
@@ -232,6 +233,19 @@ def test_options_without_effect_do_not_tell_runs_apart(home: Path) -> None:
     path.write_text(path.read_text().replace("mode: constrained", "mode: score"))
     with pytest.raises(RunError, match=r"decode\.mode"):
         run.prepare(config)
+
+
+def test_a_run_whose_config_has_old_option_names_is_resumed(home: Path) -> None:
+    run = RunFolder(home / "runs/one")
+    path = run.path / "config.yaml"
+    path.write_text(path.read_text().replace("docs_per_unit", "unit_documents").replace("collective_timeout", "hang"))
+    assert "unit_documents: 16" in path.read_text() and "hang_minutes" in path.read_text()
+    assert run.prepare(PROPOSE) is True
+    assert run.recorded("work.docs_per_unit") == 16
+    assert read_config(run.path)["work"]["docs_per_unit"] == 16
+    other = PROPOSE.model_copy(update={"work": WorkOptions(docs_per_unit=3)})
+    with pytest.raises(RunError, match=r"work\.docs_per_unit \(was 16, now 3\)"):
+        run.prepare(other)
 
 
 def test_what_is_no_run(tmp_path: Path) -> None:
