@@ -84,7 +84,7 @@ def score(
 
     Several are seeds: then mean and standard deviation.
     """
-    from lmrc.common.json_stream import replacing
+    from lmrc.common.atomic_io import replacing
     from lmrc.evaluation.inputs import corpus_of, read_systems
     from lmrc.evaluation.metrics.coverage import select
     from lmrc.evaluation.metrics.error_analysis import analyse
@@ -141,7 +141,7 @@ def compare(
     as_json: Path | None,
 ) -> None:
     """Say what changed from FIRST to SECOND, runs of classify or files of predictions, and if it is significant."""
-    from lmrc.common.json_stream import replacing
+    from lmrc.common.atomic_io import replacing
     from lmrc.evaluation.inputs import corpus_of, read_systems
     from lmrc.evaluation.metrics.compare import ChangedTriple
     from lmrc.evaluation.metrics.compare import compare as comparison_of

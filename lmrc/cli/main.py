@@ -152,7 +152,7 @@ def stats(corpus: Path, as_json: bool) -> None:
 @click.option("--out", required=True, type=FOLDER, help="The file to write; its relation set goes beside it.")
 def synth(docs: int, seed: int, out: Path) -> None:
     """Make up documents in DocRED format, deterministically."""
-    from lmrc.common.json_stream import replacing
+    from lmrc.common.atomic_io import replacing
     from lmrc.corpus.docred import to_json
     from lmrc.corpus.synthetic import generator as synthetic
 

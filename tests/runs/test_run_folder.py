@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import RunError
 from lmrc.config.schema import (
     BuildConfig,
@@ -84,20 +81,6 @@ def test_done_holds_the_result(tmp_path: Path) -> None:
     assert run.result() is None
     run.finish({"best": 1.5})
     assert run.result() == {"best": 1.5}
-
-
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, "before")
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="No space left on device; free space"):
-        write_atomically(path, "after")
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def begun(config: Options) -> RunFolder:
