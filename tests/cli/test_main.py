@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lmrc.cli.main import main
+from tests.conftest import ROOT
 
 Capture = pytest.CaptureFixture[str]
 
@@ -185,3 +188,38 @@ def test_help_and_version(capsys: Capture) -> None:
     assert "download" in shown
     assert main(["demo", "--help"]) == 0
     assert "--rcp.train.epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "launcher"),
+    [
+        ("train rcp", "rcp"),
+        ("train rc", "rc"),
+        ("propose", "propose"),
+        ("classify", "classify"),
+        ("pipeline", "pipeline"),
+    ],
+)
+def test_commands_do_what_the_launchers_do(command: str, launcher: str, capsys: Capture) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    first, *options = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"lmrc {command} [--config FILE] [--cluster PRESET]")
+    shown = subprocess.run(
+        [sys.executable, str(ROOT / f"launch/{launcher}.py"), "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert shown.stdout.splitlines()[1:] == options
+    assert shown.stdout.startswith(f"python launch/{launcher}.py [--config")
+    assert main([*command.split(), "--cpus_per_gpus", "3"]) == 2
+    assert capsys.readouterr().err == "Error: unknown option --cpus_per_gpus: did you mean --cpus-per-gpu?\n"
+
+
+def test_a_training_is_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "rcp", "--config", "redocred", "--where", "here"]) == 2
+    assert "data/redocred/train" in capsys.readouterr().err
+
+
+def test_the_old_name_of_truncate(tmp_path: Path, capsys: Capture) -> None:
+    paths = ["--rcp", "no", "--rc", "no", "--out", str(tmp_path / "out.json")]
+    assert main(["extract", "no.json", *paths, "--shorten", "sentences"]) == 2
+    assert capsys.readouterr().err.startswith("--shorten is now called --truncate; the old name is accepted for")
