@@ -58,7 +58,7 @@ class TrainingData(Options):
 class Training(Options):
     """Options of the training loop, for both stages."""
 
-    epochs: Count = Field(30, description="epochs")
+    epochs: Count = Field(30, description="number of epochs")
     max_steps: Count | None = Field(None, description="maximum number of optimizer steps; none: all epochs")
     batch_size: Count = Field(
         PAPER_BATCH,
@@ -175,7 +175,7 @@ class RcpModelOptions(Options):
 
     encoder: str = Field(
         "roberta-large",
-        description="BERT- or RoBERTa-like encoder: folder, hub name or embedded: name; best/ of a run: continue from it",
+        description="BERT- or RoBERTa-like encoder: folder, hub name or embedded: name; best/ of a run continues it",
     )
     max_length: int = Field(
         1024,
@@ -264,7 +264,7 @@ class PromptOptions(Options):
 class RcTraining(Training):
     """Options of RC training (table 7, DocRED)."""
 
-    epochs: Count = Field(8, description="epochs")
+    epochs: Count = Field(8, description="number of epochs")
     learning_rate: Rate = Field(1e-4, description="peak learning rate of the adapter")
     warmup: float = Field(
         100, ge=0.0, description="linear warm-up: a fraction of all steps if below 1, else a number of steps"
@@ -346,7 +346,7 @@ class DecodeOptions(Options):
     gpus_per_worker: Count = Field(1, description="GPUs per LM: layers are distributed (hf), or tensor parallel (vllm)")
     mode: Literal["constrained", "free", "score"] = Field(
         "constrained",
-        description="constrained: greedy answer of valid relations; free: any text; score: probability of every relation",
+        description="constrained: greedy, valid relations only; free: any text; score: probability of every relation",
     )
     threshold: Share = Field(0.5, description="minimum probability of a predicted relation, in mode score")
     batch_size: Count = Field(8, description="queries per batch")

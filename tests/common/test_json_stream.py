@@ -37,7 +37,7 @@ from lmrc.common.json_stream import json_list
         ("[1]\n]", "not valid JSON after 1 elements .parse error: trailing garbage"),
     ],
 )
-def test_what_is_no_list_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
+def test_files_that_are_no_list(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / "x.json"
     path.write_text(content)
     with pytest.raises(UserError, match=complaint) as caught:
@@ -52,7 +52,7 @@ def test_missing_file_is_a_user_error(tmp_path: Path) -> None:
         list(json_list(tmp_path / "absent.json", "a list"))
 
 
-def test_elements_come_as_json_has_them_also_gzipped(tmp_path: Path) -> None:
+def test_elements_of_plain_and_gzipped_files(tmp_path: Path) -> None:
     path = tmp_path / "x.json.gz"
     path.write_bytes(gzip.compress(b' [1, 2.5, true, null, {"a": ["b"]}]\n'))
     assert list(json_list(path, "a list")) == [1, 2.5, True, None, {"a": ["b"]}]
@@ -73,7 +73,7 @@ values = st.recursive(
 
 
 @given(st.lists(values, max_size=5), st.booleans(), st.sampled_from([None, 1]), st.integers(1, 9))
-def test_agrees_with_the_standard_library_whatever_a_block_cuts(
+def test_agrees_with_the_standard_library_for_any_block_size(
     tmp_path_factory: pytest.TempPathFactory, content: list[Any], ascii: bool, indent: int | None, block: int
 ) -> None:
     path = tmp_path_factory.mktemp("files") / "x.json"
