@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 THREADS = "OMP_NUM_THREADS"
-# How threads wait: the variables of the OpenMP standard, libgomp and libiomp5.
+# Wait policy of threads, in the variables of the OpenMP standard, libgomp and libiomp5.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 CGROUP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 TOPOLOGY = Path("/sys/devices/system/cpu")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from typing import Any
 
-# Old dotted name to new leaf name, below any prefix: rc.train.none_ratio is rc.train.negative_ratio too.
+# Section and old name of an option, to its new name. The section may be nested, as in rc.train.none_ratio.
 RENAMED = {
     "train.none_ratio": "negative_ratio",
     "cluster.hang_minutes": "collective_timeout_minutes",
@@ -14,7 +14,7 @@ RENAMED = {
     "work.unit_documents": "docs_per_unit",
     "decode.min_name_score": "min_fuzzy_score",
 }
-# Old and new names at the top of a tree; the first may also be a section.
+# Old to new name of sections and options at the top of a tree.
 RENAMED_AT_TOP = {"small": "cpu_job", "shorten": "truncate"}
 
 _announced: set[str] = set()

@@ -65,14 +65,14 @@ def find_config(text: str, stage: str) -> Path:
     path = Path(text)
     if path.is_file() or path.is_absolute():
         return path
-    # Typed as in a checkout, but away from it.
+    # configs/NAME.yaml is also found outside a checkout.
     shipped = CONFIGS / path.relative_to("configs") if path.parts[:1] == ("configs",) else CONFIGS / path
     names = [shipped, shipped.with_name(f"{shipped.name}.yaml")]
     for candidate in [CONFIGS / stage / f"{text}.yaml", *names]:
         if candidate.is_file():
             return candidate
     if path.suffix in (".yaml", ".yml"):
-        return path  # reading it raises the error
+        return path  # read_yaml raises the error
     files = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name not in ("cluster", "deepspeed")]
     known = {str(file.relative_to(CONFIGS).with_suffix("")): file for file in files}
     same = [name for name in known if name.rpartition("/")[2] == text]
@@ -88,8 +88,8 @@ def read_yaml(path: Path, fields: Mapping[str, FieldInfo], prefix: str = "") -> 
 
     Args:
         path: the file.
-        fields: the known options. They tell a mapping that is a value (such as `sbatch`) from a section, and which
-            options may be `none`.
+        fields: the known options. They decide whether a mapping is a value (such as `sbatch`) or a section, and
+            which options may be `none`.
         prefix: dotted name of the section that the file holds, with a dot at its end.
 
     Raises:
@@ -258,7 +258,7 @@ def parse(
 
 
 def _option_name(typed: str, fields: Mapping[str, FieldInfo], aliases: Mapping[str, str]) -> str:
-    """Return the dotted name of the option that was typed as --`typed`; an unknown one is returned as it is."""
+    """Return the dotted name of the option --`typed`. An unknown name is not changed."""
     name = typed.replace("-", "_")
     short = {alias.replace("-", "_"): option for alias, option in aliases.items()}
     # --hang-minutes is --collective-timeout-minutes, as cluster.hang_minutes is cluster.collective_timeout_minutes.

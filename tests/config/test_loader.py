@@ -253,7 +253,7 @@ def test_a_config_of_another_command_is_recognized(tmp_path: Path, content: str,
 
 
 def test_a_resolved_config_can_be_given_again(tmp_path: Path) -> None:
-    """A run's config.yaml also lists options without effect."""
+    # A run's config.yaml also lists options without effect.
     file = tmp_path / "config.yaml"
     whole = ClassifyConfig().model_dump(mode="json")
     file.write_text(yaml.safe_dump(whole))
@@ -277,7 +277,7 @@ def test_a_default_value_in_a_file_overrides_a_preset(tmp_path: Path) -> None:
 
 
 def test_a_default_value_in_a_cluster_section_counts_as_given(tmp_path: Path) -> None:
-    """The pipeline lays the cluster section of a step over the common one."""
+    # The pipeline lays the cluster section of a step over the common one.
     file = tmp_path / "my.yaml"
     file.write_text("cluster: {nodes: 2}\nrcp: {cluster: {nodes: 1}}\n")
     config, _ = parse(PipelineConfig, ["--config", str(file)], {})

@@ -126,7 +126,7 @@ def test_a_model_name_is_a_path_only_if_the_folder_exists(home: Path) -> None:
 
 
 def test_a_path_without_effect_is_not_changed() -> None:
-    """A run's config.yaml must be accepted as --config: options that repeat a default do not count as given."""
+    # A run's config.yaml must be accepted as --config: options that repeat a default do not count as given.
     assert resolved(ClassifyConfig())["few_shot"]["corpus"] == "data/docred/train"
     shown = resolved(ClassifyConfig(few_shot=FewShotOptions(examples=1)))
     assert shown["few_shot"]["corpus"] == str(Path.cwd() / "data/docred/train")
@@ -146,7 +146,7 @@ def test_a_run_is_resumed_from_another_folder(home: Path, monkeypatch: pytest.Mo
 
 
 def test_the_demo_is_resumed_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The paths that the demo sets itself are not compared."""
+    # The paths that the demo sets itself are not compared.
     config = DemoConfig(run=RunOptions(name="demo", folder=tmp_path / "runs"))
     make_started_run(config)
     monkeypatch.chdir(tmp_path)
@@ -196,7 +196,7 @@ def test_relative_paths_of_older_runs(home: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_older_run_is_resumed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its config.yaml has relative paths."""
+    # Its config.yaml has relative paths.
     path = home / "runs/one/config.yaml"
     path.write_text(yaml.safe_dump(PROPOSE.model_dump(mode="json")))
     assert RunFolder.of(PROPOSE.run).prepare(PROPOSE) is True
