@@ -17,6 +17,7 @@ from lmrc.common import threads
 from lmrc.common.atomic_io import replacing, write_atomically
 from lmrc.common.errors import UserError
 from lmrc.common.exit_codes import exit_status
+from lmrc.common.project import CONFIGS
 
 if TYPE_CHECKING:
     from lmrc.config.schema import ResolvedPrecision
@@ -80,7 +81,7 @@ def demo(arguments: tuple[str, ...]) -> None:
             f"lmrc demo takes no {sorted(flags)[0]}: it always runs here, at once; lmrc demo --help lists its options"
         )
     if not any(word.split("=")[0] == "--config" for word in given):
-        given = ["--config", "configs/demo.yaml", *given]
+        given = ["--config", str(CONFIGS / "demo.yaml"), *given]
     config, _ = parse(DemoConfig, given, {"run": "run.name"})
 
     from lmrc.demo import Demo
