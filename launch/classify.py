@@ -1,4 +1,4 @@
-"""Name the relations of candidate pairs.
+"""Classify the relations of candidate pairs.
 
 `python launch/classify.py --candidates runs/propose/candidates --rc runs/rc-redocred-13b/best`
 """

@@ -1,4 +1,4 @@
-"""Propose candidate pairs of a corpus.
+"""Propose candidate pairs for a corpus.
 
 `python launch/propose.py --corpus data/redocred/dev --rcp runs/rcp-redocred/best`
 """

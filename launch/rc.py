@@ -1,4 +1,4 @@
-"""Fine-tune the LM that names relations (RC): `python launch/rc.py --config configs/rc/redocred-13b.yaml --gpus 8`."""
+"""Fine-tune the LLM of RC with LoRA: `python launch/rc.py --config configs/rc/redocred-13b.yaml --gpus 8`."""
 
 import sys
 

@@ -98,7 +98,7 @@ class Extraction:
         self._config = config
         check_gpus(config)
         check_output(config.out)
-        asked = PromptOptions() if config.shorten is None else PromptOptions(shorten=config.shorten)
+        asked = PromptOptions() if config.truncate is None else PromptOptions(truncate=config.truncate)
         settings = AdapterMetadata.read_for(config.rc, asked)
         if settings.prompt.kind == "rcp-llm":
             raise UserError(f"{config.rc} says Yes or No, it names no relations: give an adapter of kind rc or direct")

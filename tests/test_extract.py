@@ -266,7 +266,7 @@ def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(
     asked = tmp_path / "adapter"
     shutil.copytree(config.rc, asked)
     settings = AdapterMetadata.read(asked)
-    replace(settings, prompt=settings.prompt.model_copy(update={"shorten": "sentences"})).write(asked)
+    replace(settings, prompt=settings.prompt.model_copy(update={"truncate": "sentences"})).write(asked)
     raw = json.loads(config.documents.read_text())
     endless = {**raw[2], "title": "endless", "sents": [raw[2]["sents"][0], ["w"] * 5000]}
     config.documents.write_text(json.dumps([*raw, endless]))
@@ -337,8 +337,8 @@ def test_text_that_does_not_fit_is_shortened_if_asked_for(config: ExtractConfig,
     endless = {**raw[2], "title": "endless", "sents": [raw[2]["sents"][0], ["w"] * 5000]}
     config.documents.write_text(json.dumps([*raw, endless]))
     assert main(arguments(config, "--threshold", "0")) == 2
-    assert "lmrc extract: --shorten sentences" in capsys.readouterr().err
-    assert main(arguments(config, "--threshold", "0", "--shorten", "sentences")) == 0
+    assert "lmrc extract: --truncate sentences" in capsys.readouterr().err
+    assert main(arguments(config, "--threshold", "0", "--truncate", "sentences")) == 0
     assert "2 queries were about a text without some of its sentences, to fit" in capsys.readouterr().out
 
 

@@ -1,4 +1,4 @@
-"""Imports point one way: launch → launcher → (rcp | rc) → training, inference → common."""
+"""Direction of imports: launch → launcher → (rcp | rc) → training, inference → common."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from tests.conftest import ROOT
 
-# What a package may import, besides itself. Lower packages come first.
+# Packages that a package may import. Lower packages come first.
 MAY_IMPORT = {
     "common": set[str](),
     "config": {"common"},
@@ -30,43 +30,42 @@ MAY_IMPORT["monitor"] = {"common", "config", "runs", "training", "inference", "l
 
 
 def modules(path: Path) -> set[str]:
-    """Every module below lmrc that a file imports, wherever in the file."""
-    found = set()
+    """Return all lmrc modules that a file imports, at the top or inside functions."""
+    imports = set()
     for node in ast.walk(ast.parse(path.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         if isinstance(node, ast.ImportFrom):
-            # What is imported from a package may be a module of it.
+            # A name that is imported from a package may be one of its modules.
             names = [node.module or "", *(f"{node.module}.{alias.name}" for alias in node.names)]
-        found |= {name for name in names if name.startswith("lmrc.")}
-    return found
+        imports |= {name for name in names if name.startswith("lmrc.")}
+    return imports
 
 
 def imported(path: Path) -> set[str]:
-    """The first part below lmrc of each."""
+    """Return the subpackages of lmrc that a file imports."""
     return {name.split(".")[1] for name in modules(path)}
 
 
 @pytest.mark.parametrize("package", MAY_IMPORT)
-def test_arrows_point_one_way(package: str) -> None:
+def test_direction_of_imports(package: str) -> None:
     allowed = MAY_IMPORT[package] | {package, "__version__"}
     for path in sorted((ROOT / "lmrc" / package).rglob("*.py")):
         wrong = imported(path) - allowed
         assert not wrong, f"{path.relative_to(ROOT)} imports lmrc.{', lmrc.'.join(sorted(wrong))}"
 
 
-def test_every_package_has_its_place() -> None:
+def test_every_package_is_in_the_table() -> None:
     packages = {path.parent.name for path in (ROOT / "lmrc").glob("*/__init__.py")}
     assert packages == {*MAY_IMPORT, "cli"}
 
 
-def test_no_circles() -> None:
-    """Wherever in a file an import stands."""
+def test_no_circular_imports() -> None:
     files = {path: path.relative_to(ROOT).with_suffix("") for path in (ROOT / "lmrc").rglob("*.py")}
     names = {path: ".".join(file.parts).removesuffix(".__init__") for path, file in files.items()}
     TopologicalSorter({name: modules(path) & set(names.values()) - {name} for path, name in names.items()}).prepare()
 
 
-def test_launchers_know_the_launcher_only() -> None:
+def test_launchers_import_the_launcher_only() -> None:
     for path in sorted((ROOT / "launch").glob("*.py")):
         assert imported(path) == {"launcher"}
         assert len(path.read_text().splitlines()) < 60
@@ -88,7 +87,7 @@ def test_folders_hold_about_a_dozen_modules() -> None:
 
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.stem)
 def test_launchers_without_the_suite_say_what_to_type(path: Path) -> None:
-    """As with the Python of the system: -S and -E leave out all that is installed."""
+    """Run as with the system's Python: -S and -E hide all installed packages."""
     ended = subprocess.run([sys.executable, "-S", "-E", str(path)], capture_output=True, text=True)
     assert ended.returncode == 1
     assert ended.stderr.count("\n") == 1

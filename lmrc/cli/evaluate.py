@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 import click
 
+from lmrc.common.atomic_io import replacing
 from lmrc.common.errors import UserError
 
 if TYPE_CHECKING:
@@ -18,27 +19,27 @@ if TYPE_CHECKING:
     from lmrc.evaluation.metrics.train_facts import Facts
 
 FOLDER = click.Path(path_type=Path)
-GOLD = "Documents or corpus with labels."
+GOLD = "Labeled documents or corpus."
 
 TRAIN_FACTS = click.option("--train-facts", type=FOLDER, help="Training documents, corpus or facts, for Ign F1.")
 VARIANT = click.option(
     "--ign-variant",
     type=click.Choice(["docred", "redocred"]),
-    help="Whose formula of Ign F1; without it that of the data set which the gold documents are of.",
+    help="Data set that defines Ign F1; by default that of the gold documents.",
 )
 
 
 MISSING = click.option(
     "--missing",
     type=click.Choice(["empty", "skip"]),
-    help="Gold documents without predictions: empty (nothing was found there) or skip (not scored). By default the "
-    "documents that a run classified are scored; a file with predictions for less than half of them is refused.",
+    help="Gold documents without predictions: count them as empty, or skip them. By default the documents that a run "
+    "classified are scored; a file with predictions for less than half of the documents is an error.",
 )
 
 
 def _facts_options(command: Callable[..., None]) -> Callable[..., None]:
     for option in (
-        click.option("--relations", type=FOLDER, help="Relation set of gold documents given as JSON."),
+        click.option("--relations", type=FOLDER, help="Relation set of gold documents in JSON."),
         VARIANT,
         TRAIN_FACTS,
     ):
@@ -51,7 +52,7 @@ def _keep_runs(context: click.Context, _: click.Parameter, runs: tuple[Path, ...
 
 
 def _join_runs(context: click.Context, _: click.Parameter, pred: tuple[Path, ...]) -> tuple[Path, ...]:
-    """Put the RUNS of `lmrc score RUNS` before those of --pred: both forms mean the same."""
+    """Return the RUNS of `lmrc score RUNS`, followed by those of --pred."""
     runs: tuple[Path, ...] = (*context.meta["lmrc.score.runs"], *pred)
     if not runs:
         raise UserError("nothing to score: give a run of classify or a file of predictions (RUN, or --pred RUN)")
@@ -60,14 +61,14 @@ def _join_runs(context: click.Context, _: click.Parameter, pred: tuple[Path, ...
 
 @click.command()
 @click.argument("runs", nargs=-1, type=FOLDER, is_eager=True, expose_value=False, callback=_keep_runs)
-@click.option("--gold", type=FOLDER, help=f"{GOLD} By default those that the runs classified.")
-@click.option("--pred", multiple=True, type=FOLDER, callback=_join_runs, help="The same as RUNS; can be repeated.")
+@click.option("--gold", type=FOLDER, help=f"{GOLD} By default the documents that the runs classified.")
+@click.option("--pred", multiple=True, type=FOLDER, callback=_join_runs, help="Same as RUNS; may be repeated.")
 @MISSING
 @_facts_options
-@click.option("--candidates", type=FOLDER, help="What RCP proposed: its scores, and what it costs.")
-@click.option("--details", is_flag=True, help="Also by relation, frequency, distance, mentions and length.")
-@click.option("--submission", type=FOLDER, help="Zip file to write for the DocRED competition; needs no gold.")
-@click.option("--json", "as_json", type=FOLDER, help="File for all figures.")
+@click.option("--candidates", type=FOLDER, help="Candidates folder: also score RCP and the errors that it causes.")
+@click.option("--details", is_flag=True, help="Also score by relation, frequency, distance, mentions and length.")
+@click.option("--submission", type=FOLDER, help="Zip file to write for the DocRED competition; needs no labels.")
+@click.option("--json", "as_json", type=FOLDER, help="JSON file for all scores.")
 def score(
     gold: Path | None,
     pred: tuple[Path, ...],
@@ -80,11 +81,10 @@ def score(
     submission: Path | None,
     as_json: Path | None,
 ) -> None:
-    """Score RUNS of classify or files of predictions: P, R, F1, Ign F1, intra and inter, and where F1 is lost.
+    """Score RUNS of classify or prediction files: P, R, F1, Ign F1, intra and inter F1, errors by cause.
 
-    Several are seeds: then mean and standard deviation.
+    Several RUNS are treated as seeds: mean and standard deviation are printed.
     """
-    from lmrc.common.json_stream import replacing
     from lmrc.evaluation.inputs import corpus_of, read_systems
     from lmrc.evaluation.metrics.coverage import select
     from lmrc.evaluation.metrics.error_analysis import analyse
@@ -96,7 +96,7 @@ def score(
     if len(pred) > 1 and (submission is not None or candidates is not None):
         option = "--candidates" if submission is None else "--submission"
         raise UserError(f"{option} belongs to one file of predictions, but {len(pred)} were given")
-    # Without --gold, a submission is all that is asked for: the competition's documents have no labels.
+    # Without --gold only the submission is written: the competition's documents have no labels.
     only_submission = gold is None and submission is not None
     if gold is None and not only_submission:
         gold = corpus_of(pred)
@@ -110,13 +110,13 @@ def score(
     selection = select(documents, systems, missing)
     triples = Triples.of(selection.gold, selection.predictions)
     scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
-    proposed = None if candidates is None else list(_proposed(candidates, gold, documents, selection.left_out))
+    proposed = None if candidates is None else list(_read_pairs(candidates, gold, documents, selection.left_out))
     analyses = [analyse(triples, system, proposed) for system in range(len(systems))]
     names = [path.name for path in pred] if len({path.name for path in pred}) == len(pred) else [*map(str, pred)]
     if as_json is not None:
         with replacing(as_json) as file:
-            found = scores_json(names, scores, analyses, len(selection.left_out))
-            file.write(json.dumps(found, indent=1) + "\n")
+            content = scores_json(names, scores, analyses, len(selection.left_out))
+            file.write(json.dumps(content, indent=1) + "\n")
     analysis = analyses[0] if len(systems) == 1 else None
     click.echo(format_scores(names, scores, analysis, documents.relations, details, selection.lines))
 
@@ -124,11 +124,11 @@ def score(
 @click.command()
 @click.argument("first", type=FOLDER)
 @click.argument("second", type=FOLDER)
-@click.option("--gold", type=FOLDER, help=f"{GOLD} By default those that the runs classified.")
+@click.option("--gold", type=FOLDER, help=f"{GOLD} By default the documents that the runs classified.")
 @MISSING
 @_facts_options
-@click.option("--list", "listed", type=FOLDER, help="File for every changed triple, with names, tab-separated.")
-@click.option("--json", "as_json", type=FOLDER, help="File for all figures.")
+@click.option("--list", "listed", type=FOLDER, help="TSV file for every changed triple, with names.")
+@click.option("--json", "as_json", type=FOLDER, help="JSON file for all scores.")
 def compare(
     first: Path,
     second: Path,
@@ -140,8 +140,7 @@ def compare(
     listed: Path | None,
     as_json: Path | None,
 ) -> None:
-    """Say what changed from FIRST to SECOND, runs of classify or files of predictions, and if it is significant."""
-    from lmrc.common.json_stream import replacing
+    """Compare FIRST and SECOND, runs of classify or prediction files, with a significance test."""
     from lmrc.evaluation.inputs import corpus_of, read_systems
     from lmrc.evaluation.metrics.compare import ChangedTriple
     from lmrc.evaluation.metrics.compare import compare as comparison_of
@@ -153,12 +152,12 @@ def compare(
     documents = _read_gold(corpus_of((first, second)) if gold is None else gold, relations)
     selection = select(documents, read_systems((first, second)), missing)
     triples = Triples.of(selection.gold, selection.predictions)
-    one, other = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
-    comparison = comparison_of(triples, (one, other))
+    first_scores, second_scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
+    comparison = comparison_of(triples, (first_scores, second_scores))
     if as_json is not None:
         with replacing(as_json) as file:
-            found = {**comparison.as_json(), "documents_left_out": len(selection.left_out)}
-            file.write(json.dumps(found, indent=1) + "\n")
+            content = {**comparison.as_json(), "documents_left_out": len(selection.left_out)}
+            file.write(json.dumps(content, indent=1) + "\n")
     if listed is not None:
         with replacing(listed) as file:
             file.write("\t".join(ChangedTriple._fields) + "\n")
@@ -173,12 +172,12 @@ def compare(
     type=FOLDER,
     default=Path("report"),
     show_default=True,
-    help="Folder for report.html, tables/ and figures/; a file .html: the page alone.",
+    help="Folder for report.html, tables/ and figures/, or an .html file for the page alone.",
 )
 @TRAIN_FACTS
 @VARIANT
 def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None, ign_variant: IgnVariant | None) -> None:
-    """Tables, figures, errors and documents of RUNS in one HTML page, beside the scores of the paper."""
+    """Write an HTML report of RUNS: tables, figures, errors and documents, next to the paper's scores."""
     from lmrc.evaluation.metrics.train_facts import read_facts
     from lmrc.evaluation.report.build import page_of, relations_of, report_runs
 
@@ -200,12 +199,19 @@ def _read_facts(path: Path | None, gold: Gold) -> Facts | None:
     return None if path is None else read_facts(path, gold.relations)
 
 
-def _proposed(
+def _read_pairs(
     folder: Path, path: Path, gold: Gold, left_out: frozenset[str]
 ) -> Iterator[tuple[str, list[tuple[int, int]]]]:
-    """Yield the pairs of a candidates folder by title, without those of documents that are not scored.
+    """Yield title and candidate pairs of every document that is scored.
 
-    Raises UserError if they do not belong to the gold documents in `path`.
+    Args:
+        folder: candidates folder.
+        path: gold corpus or documents.
+        gold: the same, read.
+        left_out: titles of documents that are not scored.
+
+    Raises:
+        UserError: the candidates are not those of the gold documents.
     """
     from lmrc.corpus.candidates import Candidates
     from lmrc.corpus.corpus import Corpus

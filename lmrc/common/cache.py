@@ -1,7 +1,4 @@
-"""The user's cache: folders that are made once from something else, and exist whole or not at all.
-
-It is $LMRC_CACHE, else $XDG_CACHE_HOME/lmrc, else ~/.cache/lmrc.
-"""
+"""The user's cache of derived folders, such as converted models and tokenized corpora. Each is written atomically."""
 
 from __future__ import annotations
 
@@ -20,6 +17,7 @@ from typing import TYPE_CHECKING
 from filelock import FileLock
 from safetensors import SafetensorError
 
+from lmrc.common.atomic_io import replacing_folder
 from lmrc.common.errors import UserError
 from lmrc.common.files import sha256_of
 
@@ -30,7 +28,7 @@ MANIFEST = "manifest.json"
 
 
 def cache_folder() -> Path:
-    """Where converted and made models live: $LMRC_CACHE, else $XDG_CACHE_HOME/lmrc, else ~/.cache/lmrc."""
+    """Return the cache: $LMRC_CACHE, else $XDG_CACHE_HOME/lmrc, else ~/.cache/lmrc."""
     if own := os.environ.get("LMRC_CACHE"):
         return Path(own).expanduser().absolute()
     if shared := os.environ.get("XDG_CACHE_HOME"):
@@ -39,28 +37,28 @@ def cache_folder() -> Path:
 
 
 def cached(key: str, make: Callable[[Path], None], notice: str | None = None, needed: Collection[str] = ()) -> Path:
-    """Return the folder `key` of the cache, made by `make(folder)` if it is not there whole.
+    """Return the folder `key` of the cache; if it is missing or incomplete, make it with `make(folder)`.
 
-    Several processes may ask at once: one makes it, the others wait.
+    If several processes call this at once, one makes the folder and the others wait.
 
     Args:
-        key: path of the folder below the cache's.
-        make: writes the files into the folder that it is given.
-        notice: printed before, with the seconds that it took after.
-        needed: names of files without which the folder is not whole, even if its manifest does not list them.
+        key: path of the folder below the cache.
+        make: writes the files into the folder that is passed to it.
+        notice: printed before `make` runs, and completed with the seconds it took.
+        needed: names of files that a complete folder has, even if its manifest does not list them.
 
     Raises:
         UserError: if the cache cannot be written.
     """
     folder = cache_folder() / key
     parent = folder.parent
-    if _is_whole(folder, needed):
+    if _is_complete(folder, needed):
         return folder
     try:
         parent.mkdir(parents=True, exist_ok=True)
         with FileLock(parent / f"{folder.name}.lock"):
-            # Another process may have made it while we waited.
-            if not _is_whole(folder, needed):
+            # Another process may have made it while this one waited.
+            if not _is_complete(folder, needed):
                 _make(folder, make, notice, needed)
     except (OSError, SafetensorError) as error:
         raise UserError(
@@ -70,9 +68,9 @@ def cached(key: str, make: Callable[[Path], None], notice: str | None = None, ne
 
 
 def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
-    """SHA-256 of the tokenizer's files as it would save them: vocabulary, merges, special tokens, options.
+    """Return the SHA-256 of the tokenizer's saved files: vocabulary, merges, special tokens, options.
 
-    What its last use has left in it (truncation, padding) does not count.
+    Truncation and padding, which the last call may have set, are left out.
     """
     with tempfile.TemporaryDirectory() as folder:
         tokenizer.save_pretrained(folder)
@@ -86,48 +84,39 @@ def fingerprint(tokenizer: PreTrainedTokenizerBase) -> str:
 
 
 def digest(content: object) -> str:
-    """SHA-256 of plain JSON values, whatever the order of their keys."""
+    """Return the SHA-256 of JSON values, independent of the order of keys."""
     return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def _make(folder: Path, make: Callable[[Path], None], notice: str | None, needed: Collection[str]) -> None:
-    started = time.monotonic()
+    start = time.monotonic()
     if folder.exists():
         print(f"{folder} is damaged (files are missing or of the wrong size); making it again", file=sys.stderr)
     if notice:
         print(notice, end=" ", file=sys.stderr, flush=True)
-    # A random name: where the file system knows no locks, two writers must not share it.
-    temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
     try:
-        # Libraries' progress bars would bury the one line that was announced; what goes wrong is raised.
-        with Path(os.devnull).open("w") as nowhere, redirect_stderr(nowhere):
-            make(temporary)
-        sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
-        if not sizes.keys() >= set(needed):
-            raise RuntimeError(f"{folder} was made without {', '.join(sorted(set(needed) - sizes.keys()))}")
-        (temporary / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1) + "\n")
-        # mkdtemp and safetensors write for the owner alone, which would lock the others out of a shared cache.
-        temporary.chmod(0o755)
-        for file in temporary.iterdir():
-            file.chmod(0o644)
-            with file.open("rb") as handle:
-                os.fsync(handle.fileno())
-        if folder.exists() and not _is_whole(folder, needed):
-            shutil.rmtree(folder)
-        try:
-            temporary.rename(folder)
-        except OSError:
-            # The first rename wins; ours is the same model.
-            if not _is_whole(folder, needed):
-                raise
+        # On a file system without locks, two processes make the same folder: the first one is kept.
+        with replacing_folder(folder, keep_existing=True) as temporary:
+            # Progress bars of libraries would hide the notice. Errors are raised.
+            with Path(os.devnull).open("w") as devnull, redirect_stderr(devnull):
+                make(temporary)
+            sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
+            if not sizes.keys() >= set(needed):
+                raise RuntimeError(f"{folder} was made without {', '.join(sorted(set(needed) - sizes.keys()))}")
+            (temporary / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1) + "\n")
+            # safetensors writes files that only their owner can read; the cache may be shared.
+            temporary.chmod(0o755)
+            for file in temporary.iterdir():
+                file.chmod(0o644)
+            if folder.exists() and not _is_complete(folder, needed):
+                shutil.rmtree(folder)
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
         if notice:
-            print(f"{time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+            print(f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
 
 
-def _is_whole(folder: Path, needed: Collection[str]) -> bool:
-    """Check that the manifest lists the `needed` files, and that all it lists are there in their sizes."""
+def _is_complete(folder: Path, needed: Collection[str]) -> bool:
+    """Return True if the manifest lists the `needed` files, and all files that it lists have the listed sizes."""
     try:
         sizes = json.loads((folder / MANIFEST).read_text())["files"]
         return (

@@ -1,4 +1,4 @@
-"""Where and with what a run was made: environment.json of a run folder."""
+"""Content of environment.json in a run folder: versions, hardware and command of a run."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ PACKAGES = (
     "thefuzz",
     "flash-attn",
 )
-# A hanging driver or file system must not keep a run from starting.
-PATIENCE = 10.0
+# Seconds. A hanging driver or file system must not keep a run from starting.
+COMMAND_TIMEOUT = 10.0
 
 
 def environment() -> dict[str, Any]:
-    """Return what environment.json holds, as plain JSON values; what is not known is None.
+    """Return the content of environment.json as JSON values; None for unknown values.
 
     Keys: lmrc (version), command (list of arguments), git (`commit`, `dirty`; None outside a checkout), python,
-    packages (name to version), host, platform, cpus (usable by this process), threads (that torch uses in it), memory
-    (bytes), gpus (name, memory in bytes, driver), slurm_job. Environment variables are not recorded, as they may hold
-    secrets.
+    packages (name to version), host, platform, cpus (usable by this process), threads (of torch in this process),
+    memory (bytes), gpus (name, memory in bytes, driver), slurm_job. Environment variables are not recorded, because
+    they may contain secrets.
     """
     import torch
 
@@ -51,7 +51,7 @@ def environment() -> dict[str, Any]:
         "command": list(sys.argv),
         "git": _git(PROJECT),
         "python": platform.python_version(),
-        "packages": {name: found for name in PACKAGES if (found := _version(name))},
+        "packages": {name: installed for name in PACKAGES if (installed := _version(name))},
         "host": socket.gethostname(),
         "platform": platform.platform(),
         "cpus": cpus(),
@@ -70,19 +70,19 @@ def _version(package: str) -> str | None:
 
 
 def _run(*command: str) -> str | None:
-    """The command's output, or None where it is missing, fails or takes too long."""
+    """Return the command's output; None if the command is missing, fails or times out."""
     if shutil.which(command[0]) is None:
         return None
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=PATIENCE, check=True)
+        completed = subprocess.run(command, capture_output=True, text=True, timeout=COMMAND_TIMEOUT, check=True)
     except (OSError, subprocess.SubprocessError):
         return None
-    return done.stdout.strip()
+    return completed.stdout.strip()
 
 
 def _git(folder: Path) -> dict[str, Any] | None:
-    """The commit of the checkout at `folder`, and whether files differ from it."""
-    # An installed package may lie inside the checkout of something else, whose commit says nothing about us.
+    """Return the commit of the checkout at `folder`, and whether it has uncommitted changes."""
+    # An installed package may lie inside another project's checkout, whose commit is not ours.
     top = _run("git", "-C", str(folder), "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != folder.resolve():
         return None
@@ -104,9 +104,9 @@ def _gpus() -> list[dict[str, Any]]:
     if not torch.cuda.is_available():
         return []
     drivers = (_run("nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader") or "").split()
-    found = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
+    gpus = (torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count()))
     return [
-        # One driver serves all GPUs of a machine.
+        # All GPUs of a machine have the same driver.
         {"name": gpu.name, "memory": gpu.total_memory, "driver": drivers[0] if drivers else None}
-        for gpu in found
+        for gpu in gpus
     ]

@@ -1,7 +1,7 @@
-"""What a user can mend, as one sentence.
+"""Errors that a user can fix.
 
-Everything derived from `UserError` ends a command with status 2 and its message on one line; any other exception is a
-fault of ours and shows a traceback.
+A `UserError` ends a command with status 2 and its message on one line. Any other exception is a bug and shows a
+traceback.
 """
 
 from __future__ import annotations
@@ -12,33 +12,32 @@ from pathlib import Path
 
 
 class UserError(ValueError):
-    """A mistake in what was given: says what was given, what was expected and how to mend it."""
+    """Wrong input. The message says what was given, what was expected and how to fix it."""
 
 
 class DocumentError(UserError):
-    """A document that breaks the contract of the DocRED format."""
+    """A document that is not in DocRED format."""
 
     def __init__(self, file: str | Path, index: int, title: str | None, problem: str) -> None:
-        shown = "without a title" if title is None else repr(title)
-        super().__init__(f"{file}: document {index} ({shown}): {problem}")
+        name = "without a title" if title is None else repr(title)
+        super().__init__(f"{file}: document {index} ({name}): {problem}")
 
 
 class ConfigError(UserError):
-    """An unknown option, or a value of the wrong type or out of range."""
+    """An unknown option, or an option with a wrong value."""
 
 
 class CorpusError(UserError):
-    """A corpus or candidates folder that is missing, damaged, or written by a newer version."""
+    """A corpus or candidates folder that is missing, damaged or written by a newer version."""
 
 
 class RunError(UserError):
-    """A run folder that does not fit what was asked of it."""
+    """A run folder that cannot be used for this command."""
 
 
 def nearest(name: str, known: Iterable[str]) -> str:
-    """The sentence that names the most similar of `known`, or lists them all where none is similar."""
+    """Return a sentence that suggests the most similar name of `known`, or lists all if none is similar."""
     choices = sorted(known)
-    # The last part of a dotted name is what people misspell.
     close = difflib.get_close_matches(name, choices, n=1, cutoff=0.5)
     if close:
         return f"did you mean {close[0]}?"

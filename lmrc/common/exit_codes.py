@@ -1,4 +1,4 @@
-"""How a command ends: 0 on success, 2 on a user's mistake with one line that mends it, 1 otherwise."""
+"""Exit status of a command: 0 on success, 2 after a UserError, 1 after any other error."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ from lmrc.common.errors import UserError
 
 
 class Interrupted(Exception):
-    """The work stopped on a signal and was saved; the message says how to go on."""
+    """A signal stopped the work, which was saved. The message says how to resume."""
 
 
 class Failed(Exception):
-    """The work could not be done for a reason outside of what was given; the message says all that is known."""
+    """The work failed for a reason other than wrong input. The message says all that is known."""
 
 
 def exit_status(command: Callable[[], object]) -> int:
-    """Run `command` and turn its outcome into an exit status; a fault of ours keeps its traceback."""
+    """Run `command`, print its errors and return the exit status. Exceptions that are bugs are not caught."""
     try:
         command()
     except UserError as error:

@@ -1,4 +1,4 @@
-"""Files that a user gives: opening them (also gzipped), hashing them, and saying what stands in the way."""
+"""Input files: open them (also gzipped) and hash them, with user errors if that fails."""
 
 from __future__ import annotations
 
@@ -13,11 +13,12 @@ from typing import IO, cast
 
 from lmrc.common.errors import UserError
 
-UTF8_MARK = b"\xef\xbb\xbf"
+UTF8_BOM = b"\xef\xbb\xbf"
 
 
 @contextmanager
-def _explained(path: str | Path) -> Iterator[None]:
+def _user_errors(path: str | Path) -> Iterator[None]:
+    """Raise UserError in place of the errors of opening and reading `path`."""
     try:
         yield
     except FileNotFoundError:
@@ -36,22 +37,27 @@ def _explained(path: str | Path) -> Iterator[None]:
 
 @contextmanager
 def reading(path: str | Path) -> Iterator[IO[bytes]]:
-    """Opens `path` for reading, unpacked where its name ends in .gz and past a UTF-8 byte order mark.
+    """Open `path` for reading, decompressed if its name ends in .gz, after a UTF-8 byte order mark if there is one.
 
-    Raises UserError where the file is missing, a folder, unreadable, or turns out damaged while it is read.
+    Raises:
+        UserError: the file is missing, a folder, unreadable, or damaged; also while it is read.
     """
     path = Path(path)
-    with _explained(path), path.open("rb") as file:
+    with _user_errors(path), path.open("rb") as file:
         stream = cast("IO[bytes]", gzip.GzipFile(fileobj=file)) if path.suffix == ".gz" else file
-        if stream.read(len(UTF8_MARK)) != UTF8_MARK:
+        if stream.read(len(UTF8_BOM)) != UTF8_BOM:
             stream.seek(0)
         yield stream
 
 
 def sha256_of(path: str | Path) -> str:
-    """SHA-256 of the file as it stands on disk (not unpacked), in hexadecimal. Raises UserError as `reading` does."""
+    """Return the SHA-256 of the file as it is on disk (not decompressed), in hexadecimal.
+
+    Raises:
+        UserError: the file cannot be read.
+    """
     digest = hashlib.sha256()
-    with _explained(path), Path(path).open("rb") as file:
+    with _user_errors(path), Path(path).open("rb") as file:
         while block := file.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()

@@ -1,4 +1,4 @@
-"""Checks of given folders and files before anything is loaded. Needs no torch, so that a mistake is told at once."""
+"""Checks of folders and files on the command line. They need no torch, so they fail fast."""
 
 from __future__ import annotations
 
@@ -7,15 +7,15 @@ from pathlib import Path
 
 from lmrc.common.errors import UserError
 
-# What a folder of each stage's model holds, and the file that is looked for.
+# Stage: name of its model, and the file that a folder with such a model contains.
 MODELS = {"rcp": ("relation candidate model", "config.json"), "rc": ("adapter", "adapter_config.json")}
 
 
 def check_model(folder: Path, stage: str) -> None:
-    """Check that `folder` holds what launch/`stage`.py trained (`rcp` or `rc`); the weights are not read.
+    """Check that `folder` holds a model of the stage (`rcp` or `rc`). The weights are not read.
 
     Raises:
-        UserError: it does not; the message offers its best/ folder if the model is there.
+        UserError: it does not. The message suggests the best/ folder if the model is there.
     """
     what, file = MODELS[stage]
     if (folder / file).is_file():
@@ -32,11 +32,15 @@ def check_model(folder: Path, stage: str) -> None:
 
 
 def check_output(path: Path) -> None:
-    """Check that the file `path` can be written, without writing it. Raises UserError if it cannot."""
+    """Check that the file `path` can be written, without writing it.
+
+    Raises:
+        UserError: it cannot be written.
+    """
     if path.is_dir():
         raise UserError(f"{path} is a folder: give a file to write, such as {path / 'triples.json'}")
-    above = next(folder for folder in path.absolute().parents if folder.exists())
-    if not above.is_dir():
-        raise UserError(f"{path} cannot be written: {above} is a file, not a folder; give another --out")
-    if not os.access(above, os.W_OK | os.X_OK):
-        raise UserError(f"{path} cannot be written: no permission to write in {above}; give another --out")
+    parent = next(folder for folder in path.absolute().parents if folder.exists())
+    if not parent.is_dir():
+        raise UserError(f"{path} cannot be written: {parent} is a file, not a folder; give another --out")
+    if not os.access(parent, os.W_OK | os.X_OK):
+        raise UserError(f"{path} cannot be written: no permission to write in {parent}; give another --out")

@@ -1,7 +1,7 @@
-"""Choose how many CPU threads torch starts, and how they wait, before torch is imported.
+"""OpenMP settings of torch: the number of CPU threads, and how they wait.
 
-OpenMP reads its environment once, when torch loads it. Every command of this suite therefore calls `configure` first.
-Importing lmrc changes nothing: a program that uses lmrc as a library decides for itself.
+OpenMP reads its environment once, when torch loads it. Every command of this suite therefore calls `configure` before
+it imports torch. Importing lmrc as a library changes nothing.
 """
 
 from __future__ import annotations
@@ -14,19 +14,19 @@ from collections.abc import Iterator
 from pathlib import Path
 
 THREADS = "OMP_NUM_THREADS"
-# Each of these says how OpenMP's threads wait: the standard's name, libgomp's and libiomp5's.
+# Wait policy of threads, in the variables of the OpenMP standard, libgomp and libiomp5.
 WAITING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
 CGROUP, CGROUPS = Path("/proc/self/cgroup"), Path("/sys/fs/cgroup")
 TOPOLOGY = Path("/sys/devices/system/cpu")
-# The variables that `configure` set, rather than the user.
+# Variables that `configure` has set, and not the user.
 _set_here: set[str] = set()
 
 
 def configure() -> None:
-    """Set OpenMP's environment for this process where the user left it open.
+    """Set the OpenMP variables that the user has not set: `cores()` threads that wait without spinning.
 
-    Threads wait without spinning: beside another busy process, threads that spin for each other take most of the time.
-    Their number is `cores()`. Does nothing once torch is imported, because OpenMP has read its environment by then.
+    If another process is busy too, spinning threads waste most of the time. Does nothing if torch is already imported,
+    because OpenMP has read its environment by then.
     """
     if "torch" in sys.modules:
         return
@@ -36,8 +36,8 @@ def configure() -> None:
         _set(THREADS, str(cores()))
 
 
-def of_each(processes: int) -> dict[str, str]:
-    """Return the environment that gives each of several processes on this machine its part of the cores.
+def environment_per_process(processes: int) -> dict[str, str]:
+    """Return the environment variables that divide the cores among several processes on this machine.
 
     Empty if the user has set the number of threads.
     """
@@ -47,27 +47,27 @@ def of_each(processes: int) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def as_given() -> Iterator[None]:
-    """Take out of the environment what `configure` set: a job inherits it, and decides on its own machine."""
-    taken = {name: os.environ.pop(name) for name in _set_here if name in os.environ}
+def unconfigured() -> Iterator[None]:
+    """Remove the variables that `configure` has set, so that a submitted job does not inherit them."""
+    removed = {name: os.environ.pop(name) for name in _set_here if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(taken)
+        os.environ.update(removed)
 
 
 def cpus() -> int:
-    """Return how many logical CPUs this process may use, by affinity, cgroup quota and SLURM.
+    """Return how many logical CPUs this process may use, according to affinity, cgroup quota and SLURM.
 
-    Does not depend on the load of the machine: another number of threads may change sums in the last bit, and a
-    training that resumes must give the same numbers.
+    The load of the machine does not matter: a different number of threads may change sums in the last bit, and a
+    resumed training must give the same results.
     """
-    limits = (len(_affinity()), _quota(), _of_slurm())
+    limits = (len(_affinity()), _cgroup_quota(), _slurm_cpus())
     return max(1, min(int(limit) for limit in limits if limit is not None))
 
 
 def cores() -> int:
-    """Return `cpus()`, but count hardware threads of one core once, as torch's own default does."""
+    """Return `cpus()` with the hardware threads of one core counted once, as torch does by default."""
     return max(1, min(len({_siblings(cpu) for cpu in _affinity()}), cpus()))
 
 
@@ -77,20 +77,20 @@ def _set(name: str, value: str) -> None:
 
 
 def _affinity() -> set[int]:
-    """Return the numbers of the CPUs that the system schedules this process on."""
+    """Return the indices of the CPUs that this process may run on."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 
 def _siblings(cpu: int) -> str:
-    """Return which CPUs share a core with this one; its own number if that is not known."""
+    """Return the CPUs that share a core with this one, such as 0,4; its own index if they are not known."""
     try:
         return (TOPOLOGY / f"cpu{cpu}" / "topology" / "thread_siblings_list").read_text().strip()
     except OSError:
         return str(cpu)
 
 
-def _quota() -> float | None:
-    """Return the CPUs that the cgroups (v1 or v2) of this process grant, or None if they set no limit."""
+def _cgroup_quota() -> float | None:
+    """Return the CPU limit of this process's cgroups (v1 or v2); None without a limit."""
     try:
         lines = CGROUP.read_text().splitlines()
     except OSError:
@@ -103,13 +103,13 @@ def _quota() -> float | None:
             continue
         for mount in {CGROUPS / controllers, CGROUPS / "cpu"} if controllers else {CGROUPS}:
             group = mount / path.strip("/")
-            # A limit holds for all groups below. In a container the path may be the host's; the mount is there anyway.
-            limits += [_limit(folder) for folder in (group, *group.parents) if folder.is_relative_to(mount)]
+            # Limits of parent groups apply too. In a container the path may be the host's, but the mount exists.
+            limits += [_group_limit(folder) for folder in (group, *group.parents) if folder.is_relative_to(mount)]
     return min((limit for limit in limits if limit is not None), default=None)
 
 
-def _limit(group: Path) -> float | None:
-    """Return the CPUs that one cgroup grants, or None."""
+def _group_limit(group: Path) -> float | None:
+    """Return the CPU limit of one cgroup; None without a limit."""
     try:
         if (group / "cpu.max").exists():
             quota, period = (group / "cpu.max").read_text().split()
@@ -121,12 +121,12 @@ def _limit(group: Path) -> float | None:
         return None
 
 
-def _of_slurm() -> int | None:
-    """Return the CPUs that SLURM gave this task, or the job on this node outside of a step; None outside of SLURM.
+def _slurm_cpus() -> int | None:
+    """Return the CPUs of this SLURM task, or of the job on this node outside a step; None outside SLURM.
 
-    Affinity says the same on most clusters, but not where the site's TaskPlugin binds nothing.
+    Affinity gives the same number, unless the site's TaskPlugin does not bind tasks to CPUs.
     """
-    on_node, per_task = (_number(os.environ.get(f"SLURM_CPUS_{name}")) for name in ("ON_NODE", "PER_TASK"))
+    on_node, per_task = (_parse_int(os.environ.get(f"SLURM_CPUS_{name}")) for name in ("ON_NODE", "PER_TASK"))
     tasks = _tasks_on_node()
     if tasks is None:  # a batch script has all of the job's CPUs
         return on_node
@@ -134,14 +134,14 @@ def _of_slurm() -> int | None:
 
 
 def _tasks_on_node() -> int | None:
-    """Return how many tasks of this SLURM step run on this node; None outside of a step."""
-    # Such as 2(x3),1: two tasks on three nodes, one on the fourth.
+    """Return the number of tasks of this SLURM step on this node; None outside a step."""
+    # Format: 2(x3),1 is two tasks on each of three nodes, and one on the fourth.
     counts: list[int] = []
     for count, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", os.environ.get("SLURM_STEP_TASKS_PER_NODE", "")):
         counts += [int(count)] * int(times or 1)
-    node = _number(os.environ.get("SLURM_NODEID")) or 0
+    node = _parse_int(os.environ.get("SLURM_NODEID")) or 0
     return counts[node] if node < len(counts) else None
 
 
-def _number(text: str | None) -> int | None:
+def _parse_int(text: str | None) -> int | None:
     return int(text) if text and text.isdecimal() else None

@@ -1,6 +1,6 @@
-"""Read YAML files and the command line into the trees of `lmrc.config.schema`. The command line wins over the file.
+"""Parser of YAML files and the command line into the trees of `lmrc.config.schema`. The command line wins.
 
-Names are spelled with dashes or with underscores, in both. An unknown name is refused with the nearest known one.
+Option names may be spelled with dashes or underscores, in both. For an unknown name the error suggests the closest one.
 """
 
 from __future__ import annotations
@@ -15,13 +15,15 @@ from pydantic import ValidationError
 from pydantic.fields import FieldInfo
 
 from lmrc.common.errors import ConfigError, nearest
+from lmrc.common.project import CONFIGS
 from lmrc.config import schema as trees
+from lmrc.config.aliases import RENAMED, announce_renamed, current_name
 from lmrc.config.schema import ClusterOptions, Options
 from lmrc.config.unused import refuse_unused
 
 Tree = TypeVar("Tree", bound=Options)
 
-# Whose options a config file may hold, to name the right command if a file is given to another one.
+# Commands and their options, to name the right command if a config file is given to the wrong one.
 READERS: dict[str, type[Options]] = {
     "launch/rcp.py": trees.RcpConfig,
     "launch/rc.py": trees.RcConfig,
@@ -41,7 +43,7 @@ def split_flags(arguments: Sequence[str], flags: Collection[str]) -> tuple[set[s
 
 
 def options_of(tree: type[Options], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
-    """Every option of a tree by its dotted name, such as ("train.epochs", field)."""
+    """Yield every option of a tree with its dotted name, such as ("train.epochs", field)."""
     for name, field in tree.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, Options):
@@ -50,14 +52,48 @@ def options_of(tree: type[Options], prefix: str = "") -> Iterator[tuple[str, Fie
             yield f"{prefix}{name}", field
 
 
-def read_yaml(path: Path, fields: Mapping[str, FieldInfo], prefix: str = "") -> dict[str, Any]:
-    """Return the options of a YAML file by dotted name, below `prefix`.
+def find_config(text: str, stage: str) -> Path:
+    """Return the config file that `--config` names.
 
-    `fields` are the known options. They tell which mapping is a value (such as `sbatch`) and which options may be
-    `none`.
+    Args:
+        text: a path, the path of a shipped config below configs/, or only its name, such as redocred-13b.
+        stage: folder of configs/ that is searched first, such as rc.
 
     Raises:
-        ConfigError: the file is missing, is no mapping of options, or gives an option in both spellings.
+        ConfigError: no shipped config has this name, or several have.
+    """
+    path = Path(text)
+    if path.is_file() or path.is_absolute():
+        return path
+    # configs/NAME.yaml is also found outside a checkout.
+    shipped = CONFIGS / path.relative_to("configs") if path.parts[:1] == ("configs",) else CONFIGS / path
+    names = [shipped, shipped.with_name(f"{shipped.name}.yaml")]
+    for candidate in [CONFIGS / stage / f"{text}.yaml", *names]:
+        if candidate.is_file():
+            return candidate
+    if path.suffix in (".yaml", ".yml"):
+        return path  # read_yaml raises the error
+    files = [file for file in sorted(CONFIGS.rglob("*.yaml")) if file.parent.name not in ("cluster", "deepspeed")]
+    known = {str(file.relative_to(CONFIGS).with_suffix("")): file for file in files}
+    same = [name for name in known if name.rpartition("/")[2] == text]
+    if len(same) == 1:
+        return known[same[0]]
+    if same:
+        raise ConfigError(f"--config {text} is ambiguous: give one of {', '.join(same)}, or the path of a file")
+    raise ConfigError(f"there is no config {text}, neither a file nor in {CONFIGS}: {nearest(text, known)}")
+
+
+def read_yaml(path: Path, fields: Mapping[str, FieldInfo], prefix: str = "") -> dict[str, Any]:
+    """Return the options of a YAML file by dotted name, each name with `prefix` before it.
+
+    Args:
+        path: the file.
+        fields: the known options. They decide whether a mapping is a value (such as `sbatch`) or a section, and
+            which options may be `none`.
+        prefix: dotted name of the section that the file holds, with a dot at its end.
+
+    Raises:
+        ConfigError: the file is missing, is no mapping of options, or gives an option twice.
     """
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
@@ -69,12 +105,17 @@ def read_yaml(path: Path, fields: Mapping[str, FieldInfo], prefix: str = "") -> 
         return {}
     if not isinstance(content, dict):
         raise ConfigError(f"{path} holds a {type(content).__name__}, expected options such as 'train: {{epochs: 3}}'")
-    found: dict[str, Any] = {}
+    options: dict[str, Any] = {}
     for name, value in _flatten(content, prefix, fields):
-        if name in found:
-            raise ConfigError(f"{path} gives {name} twice, with dashes and with underscores: keep one of them")
-        found[name] = value
-    return found
+        current = name if name in fields else current_name(name)
+        if current != name and current in fields:
+            announce_renamed(name, current, f"{path}: ")
+            name = current
+        if name in options:
+            raise ConfigError(f"{path} gives {name} twice, in two spellings or by its old name too: keep one of them")
+        is_none = isinstance(value, str) and name in fields and _means_none(value, fields[name])
+        options[name] = None if is_none else value
+    return options
 
 
 def _flatten(content: Mapping[Any, Any], prefix: str, fields: Mapping[str, FieldInfo]) -> Iterator[tuple[str, Any]]:
@@ -82,37 +123,35 @@ def _flatten(content: Mapping[Any, Any], prefix: str, fields: Mapping[str, Field
         name = f"{prefix}{key}".replace("-", "_")
         if isinstance(value, dict) and name not in fields:
             yield from _flatten(value, f"{name}.", fields)
-        elif isinstance(value, str) and name in fields and _is_nothing(value, fields[name]):
-            yield name, None
         else:
             yield name, value
 
 
-def _is_nothing(text: str, field: FieldInfo) -> bool:
-    """Return whether a text means no value: `none` or `null`, for an option that may have none."""
+def _means_none(text: str, field: FieldInfo) -> bool:
+    """Return True for `none` or `null`, if the option may have no value."""
     return text.lower() in ("none", "null") and type(None) in typing.get_args(field.annotation)
 
 
-def _preset(folder: Path, part: str, name: str) -> Path:
-    """The file of a part of the tree: `folder`/`name`.yaml, or any other given with its ending."""
+def _preset_file(folder: Path, section: str, name: str) -> Path:
+    """Return `folder`/`name`.yaml, or the file itself if `name` ends in .yaml."""
     path = Path(name) if name.endswith((".yaml", ".yml")) else folder / f"{name}.yaml"
     if not path.is_file():
         names = sorted(file.stem for file in folder.glob("*.yaml"))
-        raise ConfigError(f"{part} is {name!r}, but there is no {path}: {nearest(name, names)}")
+        raise ConfigError(f"{section} is {name!r}, but there is no {path}: {nearest(name, names)}")
     return path
 
 
 def build(tree: type[Tree], values: Mapping[str, Any], source: str = "") -> Tree:
-    """Return the checked tree with `values` (by dotted name) over its defaults.
+    """Return the validated tree with `values` (by dotted name) over its defaults.
 
     Raises:
-        ConfigError: a name is unknown, or a value is of the wrong type or out of range. All in one sentence.
+        ConfigError: a name is unknown, or a value is of the wrong type or out of range. The message lists all of them.
     """
     known = {name for name, _ in options_of(tree)}
     nested: dict[str, Any] = {}
     for name, value in values.items():
         if name not in known:
-            remedy = _readers(tree, values) if source else ""
+            remedy = _suggest_command(tree, values) if source else ""
             raise ConfigError(f"{source}unknown option {name}: {remedy or nearest(name, known)}")
         *path, last = name.split(".")
         node = nested
@@ -122,31 +161,31 @@ def build(tree: type[Tree], values: Mapping[str, Any], source: str = "") -> Tree
     try:
         return tree.model_validate(nested)
     except ValidationError as error:
-        raise ConfigError(source + "; ".join(_sentence(problem) for problem in error.errors())) from None
+        raise ConfigError(source + "; ".join(_format_problem(problem) for problem in error.errors())) from None
 
 
-def _readers(tree: type[Options], names: Collection[str]) -> str:
-    """Return a sentence that names the other commands which know all of these options; empty if there are none."""
-    found = []
-    for reader, other in READERS.items():
+def _suggest_command(tree: type[Options], names: Collection[str]) -> str:
+    """Return a sentence that names the other commands that have all of these options; empty if there is none."""
+    commands = []
+    for command, other in READERS.items():
         options = [name for name, _ in options_of(other)]
         # `cluster: NAME` and `rcp: NAME` name a whole section.
-        if other is not tree and all(any(f"{each}.".startswith(f"{name}.") for each in options) for name in names):
-            found.append(reader)
-    return f"the file looks like a config of {' or '.join(found)}" if found else ""
+        if other is not tree and all(any(f"{known}.".startswith(f"{name}.") for known in options) for name in names):
+            commands.append(command)
+    return f"the file looks like a config of {' or '.join(commands)}" if commands else ""
 
 
-def _sentence(problem: Any) -> str:
+def _format_problem(problem: Any) -> str:
     name = ".".join(str(part) for part in problem["loc"])
     return f"{name} is {problem['input']!r}: {problem['msg'].lower()}"
 
 
 def _from_text(text: str, field: FieldInfo) -> Any:
-    """Return a value of the command line: commas separate the parts of a list, spaces those of a mapping."""
-    if _is_nothing(text, field):
+    """Parse a value of the command line: commas separate the items of a list, spaces those of a mapping."""
+    if _means_none(text, field):
         return None
     if typing.get_origin(field.annotation) is dict:
-        # --sbatch "reservation=maint exclusive qos=": a flag stands alone, and an empty value is none.
+        # --sbatch "reservation=maint exclusive qos=": a flag has no =, and an empty value is none.
         parts = (part.partition("=") for part in text.split())
         return {key: (value or None) if equals else True for key, equals, value in parts}
     if typing.get_origin(field.annotation) is tuple:
@@ -161,22 +200,21 @@ def parse(
     presets: Mapping[str, Path] | None = None,
     flags: Collection[str] = (),
 ) -> tuple[Tree, Path | None]:
-    """Return a tree from `--config FILE` and `--any.option value` (or `=value`) over it, and the config file.
+    """Return the tree and the config file that `--config FILE --any.option value` (or `=value`) give.
 
     Args:
         tree: the options that may be given.
         arguments: the words of the command line, without flags.
         aliases: short names, such as {"nodes": "cluster.nodes"}.
-        presets: the parts of the tree that a site's file may stand for, and the folder of those files. With
-            {"cluster": folder}, `cluster: NAME` in YAML or `--cluster NAME` reads folder/NAME.yaml (`cluster:
-            some/NAME.yaml` reads that file). Whatever else is said of that part wins over the file.
+        presets: sections that may be read from a preset, and the folder of the presets. With {"cluster": folder},
+            `cluster: NAME` in YAML or `--cluster NAME` reads folder/NAME.yaml (`cluster: some/NAME.yaml` reads that
+            file). Other options of the section win over the preset.
         flags: the flags that the command takes, such as --dry-run, to suggest them for an unknown option.
 
     Raises:
         ConfigError: a word is no option, a value is wrong, or an option is given that has no effect.
     """
     fields, presets = dict(options_of(tree)), presets or {}
-    short = {alias.replace("-", "_"): name for alias, name in aliases.items()}
     config: Path | None = None
     given: dict[str, Any] = {}
     rest = list(arguments)
@@ -185,10 +223,9 @@ def parse(
         if not word.startswith("--"):
             raise ConfigError(f"{word!r} is no option: give options as --name value, such as --train.epochs 3")
         typed, equals, text = word[2:].partition("=")
-        name = typed.replace("-", "_")
-        name = short.get(name, name)
+        name = _option_name(typed, fields, aliases)
         if name not in ("config", *fields, *presets):
-            names = [each.replace("_", "-") for each in (*fields, *aliases, *presets, "config")]
+            names = [known.replace("_", "-") for known in (*fields, *aliases, *presets, "config")]
             near = nearest(typed.replace("_", "-"), [*names, *(flag.removeprefix("--") for flag in flags)])
             raise ConfigError(f"unknown option --{typed}: {near.replace('did you mean ', 'did you mean --')}")
         if not equals:
@@ -196,34 +233,52 @@ def parse(
                 raise ConfigError(f"--{typed} needs a value: --{typed} VALUE")
             text = rest.pop(0)
         if name == "config":
-            config = Path(text)
+            stage = next((Path(command).stem for command, reader in READERS.items() if reader is tree), "")
+            config = find_config(text, stage)
         else:
             given[name] = _from_text(text, fields[name]) if name in fields else text
     values = read_yaml(config, fields) if config else {}
-    below: dict[str, Any] = {}
-    for part, folder in presets.items():
-        chosen = given.pop(part, values.get(part))
-        values.pop(part, None)
+    from_presets: dict[str, Any] = {}
+    for section, folder in presets.items():
+        chosen = given.pop(section, values.get(section))
+        values.pop(section, None)
         if chosen is not None:
-            path = _preset(folder, part, str(chosen))
-            kept = read_yaml(path, fields, f"{part}.")
-            build(tree, kept, source=f"{path}: ")
-            below |= kept
+            path = _preset_file(folder, section, str(chosen))
+            preset = read_yaml(path, fields, f"{section}.")
+            build(tree, preset, source=f"{path}: ")
+            from_presets |= preset
     if config:
-        checked = build(tree, values, source=f"{config}: ")  # so that a mistake in the file names the file
-        values = {name: value for name, value in values.items() if not _repeats_default(name, checked, tree, below)}
-    result = build(tree, {**below, **values, **given})
+        checked = build(tree, values, source=f"{config}: ")  # so that the error for a wrong value names the file
+        values = {
+            name: value for name, value in values.items() if not _repeats_default(name, checked, tree, from_presets)
+        }
+    result = build(tree, {**from_presets, **values, **given})
     refuse_unused(result)
     return result, config
 
 
-def _repeats_default(name: str, checked: Options, tree: type[Options], below: Collection[str]) -> bool:
-    """Return whether the file gives `name` its default, so that it does not count as given.
+def _option_name(typed: str, fields: Mapping[str, FieldInfo], aliases: Mapping[str, str]) -> str:
+    """Return the dotted name of the option --`typed`. An unknown name is not changed."""
+    name = typed.replace("-", "_")
+    short = {alias.replace("-", "_"): option for alias, option in aliases.items()}
+    # --hang-minutes is --collective-timeout-minutes, as cluster.hang_minutes is cluster.collective_timeout_minutes.
+    old_short = {old.rpartition(".")[2]: short[new] for old, new in RENAMED.items() if new in short}
+    option = old_short.get(name) or short.get(name, name)
+    current = option if option in fields else current_name(option)
+    if current not in fields:
+        return option
+    if name in old_short or current != option:
+        announce_renamed(f"--{typed}", f"--{current.replace('_', '-')}")
+    return current
 
-    A run's own config.yaml spells out every option, and can be given again. An option of a cluster always counts: the
-    pipeline lays one section over another. So does one that a preset gives.
+
+def _repeats_default(name: str, checked: Options, tree: type[Options], from_presets: Collection[str]) -> bool:
+    """Return True if the file gives `name` its default value, so that it does not count as given.
+
+    A run's config.yaml lists every option, and must be accepted as `--config` again. Two kinds of options always
+    count: those of a cluster section, because the pipeline lays one such section over another, and those of a preset.
     """
-    if name in below:
+    if name in from_presets:
         return False
     value: Any = checked
     default: Any = tree()
@@ -235,8 +290,8 @@ def _repeats_default(name: str, checked: Options, tree: type[Options], below: Co
 
 
 def table(tree: type[Options], markdown: bool = False) -> str:
-    """Return all options with default and meaning, for --help and docs/options.md."""
-    rows = [(name, _default(field), field.description or "") for name, field in options_of(tree)]
+    """Return all options with default and description, for --help and docs/options.md."""
+    rows = [(name, _format_default(field), field.description or "") for name, field in options_of(tree)]
     if markdown:
         lines = [f"| `{name}` | `{default}` | {text} |" for name, default, text in rows]
         return "\n".join(["| option | default | meaning |", "|---|---|---|", *lines])
@@ -244,7 +299,7 @@ def table(tree: type[Options], markdown: bool = False) -> str:
     return "\n".join(f"  --{name:<{width}}  {text} [{default}]" for name, default, text in rows)
 
 
-def _default(field: FieldInfo) -> str:
+def _format_default(field: FieldInfo) -> str:
     value = field.default
     if value is None:
         return "none"

@@ -8,7 +8,7 @@ from types import FrameType
 from typing import Any
 
 from lmrc.inference.protocol import Inference
-from lmrc.runs.signals import Preempted, SignalListener, name_of
+from lmrc.runs.signals import Preempted, SignalListener, signal_name
 
 
 class InterruptibleInference(SignalListener):
@@ -26,7 +26,7 @@ class InterruptibleInference(SignalListener):
         self._signal = number
         if self._computes:
             self._computes = False  # once: what follows must be able to give the unit back
-            raise Preempted(f"{name_of(number)}: the unit in hand is given back; the same command goes on")
+            raise Preempted(f"{signal_name(number)}: the unit in hand is given back; the same command goes on")
 
     def is_asked_to_stop(self) -> bool:
         """Whether a signal has come."""

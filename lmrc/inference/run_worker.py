@@ -58,7 +58,7 @@ def work(
     job = os.environ.get("SLURM_JOB_ID") if job is None else job
     files = files or Files()
     units = Units(run_folder, files)
-    plan = WorkPlan.of(inference, options.unit_documents)
+    plan = WorkPlan.of(inference, options.docs_per_unit)
     try:
         units.prepare(plan)
         if _finished(run_folder, files):

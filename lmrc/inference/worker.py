@@ -105,7 +105,7 @@ class Worker:
         """None where the process that the file tells of lives, else who it was."""
         content, beat = self._files.read(path)
         process = Process.parse(content)
-        if now - beat > self._options.lease_seconds or (process and process.gone(self._process)):
+        if now - beat > self._options.lease_seconds or (process and process.is_dead(self._process)):
             return str(process or "a process")
         return None
 

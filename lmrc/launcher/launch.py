@@ -73,16 +73,14 @@ def launch(stage: Stage, config: StageConfig, following: bool = False) -> None:
         print(f"{folder.path} is finished: {json.dumps(result)}", flush=True)
 
 
-def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
+def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = "") -> int:
     """A launcher's whole life. Returns its exit status."""
     threads.configure()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in given:
-        program = Path(sys.argv[0]).name
+        program = program or f"python launch/{Path(sys.argv[0]).name}"
         short = ", ".join(f"--{name}" for name in ALIASES)
-        print(
-            f"python launch/{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] [--dry-run] [--follow]"
-        )
+        print(f"{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] [--dry-run] [--follow]")
         print(f"\nShort: {short}\n")
         print(table(stage.tree))
         return 0

@@ -20,7 +20,7 @@ from lmrc.launcher.slurm.follow_log import follow
 from lmrc.launcher.slurm.job import Job
 from lmrc.launcher.stages import Stage, StageConfig, gpus_per_process
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, end_of
+from lmrc.runs.failures import Attempt, attempt_outcome
 from lmrc.runs.run_folder import RunFolder
 from lmrc.runs.signals import SignalListener
 
@@ -113,7 +113,7 @@ def _environment(options: ClusterOptions, processes: int) -> Iterator[None]:
     submitit's controller would kill its processes a second after Ctrl-C; they listen themselves once they can save.
     """
     chosen = {name: os.path.expandvars(value) for name, value in variables(options).items()}
-    chosen |= threads.of_each(processes)
+    chosen |= threads.environment_per_process(processes)
     before = {name: os.environ.get(name) for name in chosen}
     os.environ.update(chosen)
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -135,7 +135,7 @@ def _outcome(run: RunFolder, attempt: Attempt, processes: int, stopped: bool) ->
     for event in History(run.path).read():
         if event["event"] == "preempted" and event.get("job") == attempt.job:
             raise Interrupted(str(event["cause"]))
-    end = end_of(run.path, attempt)
+    end = attempt_outcome(run.path, attempt)
     if end.is_user_error:
         raise UserError(end.cause)
     if stopped and not end.cause:
@@ -174,6 +174,6 @@ class _SurvivingRanks:
 
     def is_overdue(self) -> bool:
         """Whether they have had their time to end by themselves."""
-        if self._since is None and end_of(self._run.path, self._attempt).cause:
+        if self._since is None and attempt_outcome(self._run.path, self._attempt).cause:
             self._since = time.monotonic()
         return self._since is not None and time.monotonic() - self._since > SECONDS_FOR_THE_REST

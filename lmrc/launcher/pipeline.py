@@ -85,7 +85,7 @@ def steps(config: PipelineConfig) -> list[Step]:
     data = TrainingData(train=corpora["train"], dev=corpora["dev"])
 
     def step(stage: Stage, options: StageConfig, *after: str, **inputs: Any) -> Step:
-        own = config.small if stage.run else options.cluster
+        own = config.cpu_job if stage.run else options.cluster
         place = {"where": "slurm"} if on_slurm else {"where": "here"} if stage.run else {}
         filled = {
             "run": RunOptions(name=stage.name, folder=home, seed=config.run.seed),
@@ -244,15 +244,15 @@ def _run_or_say(config: PipelineConfig, dry: bool) -> None:
         print(f"Report: {home / 'report.html'}" if finished else f"See lmrc status {home}; repeat to go on.")
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
+def main(arguments: Sequence[str] | None = None, program: str = "python launch/pipeline.py") -> int:
     """The launcher's whole life. Returns its exit status."""
     threads.configure()
     given = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in given:
-        print("python launch/pipeline.py [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run]")
+        print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run]")
         short = ", ".join(f"--{name}" for name in ALIASES)
         print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
-        print("cluster is of all steps, STEP.cluster over it of one, small over it of build and score.\n")
+        print("cluster is of all steps, STEP.cluster over it of one, cpu_job over it of build and score.\n")
         print(table(PipelineConfig))
         return 0
     flags, options = split_flags(given, FLAGS)

@@ -39,7 +39,7 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
                 return _run(stage, config, attempt)
             from lmrc.training import distributed
 
-            world = distributed.init_process_group(timedelta(minutes=config.cluster.hang_minutes))
+            world = distributed.init_process_group(timedelta(minutes=config.cluster.collective_timeout_minutes))
             if world.size > 1:  # alone, DeepSpeed keeps the group of this process for its next run
                 leaving.callback(distributed.destroy_process_group)
             if isinstance(config, (ProposeConfig, ClassifyConfig)):

@@ -228,7 +228,7 @@ def _alive(units: Units, lease_seconds: float) -> list[Process]:
         with contextlib.suppress(FileNotFoundError):
             content, beat = units.files.read(units.folder / card)
             process = Process.parse(content)
-            if process is not None and now - beat <= lease_seconds and not process.gone(observer):
+            if process is not None and now - beat <= lease_seconds and not process.is_dead(observer):
                 found.append(process)
     return found
 

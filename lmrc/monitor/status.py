@@ -23,7 +23,7 @@ from lmrc.monitor.run_state import (
 )
 from lmrc.monitor.slurm_queue import Queue, ask_queue, slurm_id
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, end_of
+from lmrc.runs.failures import Attempt, attempt_outcome
 from lmrc.runs.lease import Holder, holder
 
 RESUMES = "the same command resumes it"
@@ -166,7 +166,7 @@ def _judge(
     over = {job.id.partition("_")[0] for job in jobs}
     if held is not None and held.process is not None and held.process.submission in over:
         held = None
-    processes = [held.process] if held and held.silent is not None else list(work.workers if work else [])
+    processes = [held.process] if held and held.heartbeat_age is not None else list(work.workers if work else [])
     known = [process for process in processes if process and process.submission not in over]
     if known or (processes and None in processes):
         status.state, status.detail = "running", f"{len(known)} workers" if len(known) > 1 else str(*known[:1])
@@ -218,7 +218,7 @@ def _judge_by_end(
     note = newest_failure(folder) if last["event"] in ("none", "submitted", "started") else None
     if note is not None and last["event"] != "none" and note.job.partition("_")[0] != status.job:
         note = None  # of an earlier job
-    end = end_of(folder, Attempt(note.job, note.restart)) if note else None
+    end = attempt_outcome(folder, Attempt(note.job, note.restart)) if note else None
     own = [job for job in jobs if job.id.partition("_")[0] == status.job]
     over = next((job for job in own if job.state != "COMPLETED"), None)
     if end is not None and end.cause:

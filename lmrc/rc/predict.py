@@ -15,6 +15,7 @@ from transformers import PreTrainedTokenizerBase
 
 from lmrc.common.errors import ConfigError
 from lmrc.common.json_stream import replacing
+from lmrc.config.aliases import with_old_names
 from lmrc.config.schema import ClassifyConfig
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.corpus import Corpus
@@ -91,7 +92,9 @@ class ClassifyInference:
             for index in range(self.documents):
                 # Here, where gold pairs are asked for and not known.
                 self._pairs(index)
-        asked = {name: getattr(config, name).model_dump(mode="json") for name in ("decode", "few_shot")}
+        asked = {
+            name: with_old_names(name, getattr(config, name).model_dump(mode="json")) for name in ("decode", "few_shot")
+        }
         if config.few_shot.examples:
             # The same corpus may be given by another path when the work goes on from another folder.
             asked["few_shot"]["corpus"] = Corpus.open(config.few_shot.corpus).fingerprint
@@ -103,7 +106,7 @@ class ClassifyInference:
             corpus=self._corpus.fingerprint,
             candidates="gold" if self._candidates is None else self._candidates.manifest.fingerprint,
             base=self._base,
-            prompt=self._settings.prompt.model_dump(mode="json"),
+            prompt=with_old_names("prompt", self._settings.prompt.model_dump(mode="json")),
             documents=self.documents,
             **asked,
         )

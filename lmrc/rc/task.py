@@ -49,9 +49,11 @@ class RcTask:
                 f"{config.data.train} and {config.data.dev} have different relation sets: build both with the same"
             )
         self.tokenizer = load_tokenizer(config.model.base)
-        if config.train.none_ratio is not None and config.prompt.kind == "rc":
-            raise ConfigError("train.none_ratio thins out pairs without a relation, of which prompt.kind rc asks none")
-        self._train = self._examples(train, config.data.train, config.train.none_ratio)
+        if config.train.negative_ratio is not None and config.prompt.kind == "rc":
+            raise ConfigError(
+                "train.negative_ratio thins out pairs without a relation, of which prompt.kind rc asks none"
+            )
+        self._train = self._examples(train, config.data.train, config.train.negative_ratio)
         self._dev = self._examples(dev, config.data.dev)
         precision = resolve_precision(config.train.precision)
         base = load_base(config.model.base, IMPLEMENTATION, precision, config.model.quantization, own_gpus())

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import UserError
-from lmrc.config.threshold import wanted_recall
+from lmrc.config.types import wanted_recall
 from lmrc.rcp.metrics import Curve
 
 FILE = "calibration.json"

@@ -1,8 +1,8 @@
-"""What happened to a run: log/history.jsonl, one event a line, for `lmrc status` and for people.
+"""Event log of a run: log/history.jsonl, one event per line, read by `lmrc status`.
 
-Events: submitted, started, preempted, requeued, died, failed, cancelled, stopped, finished. Every one has `time` (UTC)
-and `event`; the rest are plain JSON values: `job` (SLURM's id, or local-PID), `restart`, `hosts` (one a rank, with
-commas), `step`, `cause` (a line).
+Events: submitted, started, preempted, requeued, died, failed, cancelled, stopped, finished. Every event has `time`
+(UTC) and `event`. The other fields are JSON values: `job` (SLURM job id, or local-PID), `restart`, `hosts` (one per
+rank, separated by commas), `step`, `cause` (one line).
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from typing import Any
 
 
 class History:
-    """The history of the run in `folder`; a run without one has an empty history."""
+    """The event log of the run in `folder`. It is empty if the file does not exist."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / "log" / "history.jsonl"
 
     def add(self, event: str, **fields: str | int | float | None) -> None:
-        """Append an event, in one write so that lines of two processes do not mix."""
+        """Append an event. A single write keeps the lines of two processes apart."""
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
         line = json.dumps({"time": time, "event": event, **fields}) + "\n"
         self._path.parent.mkdir(parents=True, exist_ok=True)
@@ -32,7 +32,7 @@ class History:
             os.close(handle)
 
     def read(self) -> list[dict[str, Any]]:
-        """All events, oldest first; a line that was torn by a crash is left out."""
+        """Return all events, oldest first. Lines that a crash truncated are skipped."""
         try:
             lines = self._path.read_text().splitlines()
         except FileNotFoundError:

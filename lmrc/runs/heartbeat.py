@@ -1,7 +1,7 @@
-"""Signs of life: which process holds something, and whether it still lives.
+"""Process identity and heartbeat: who holds a lease or a work unit, and whether that process is alive.
 
-A process writes who it is into a file and touches it every quarter of the lease. Ages are differences of two times
-that the file server gave, never of a local clock.
+A process writes its identity to a file and touches the file every quarter of the lease. The age of a heartbeat is the
+difference of two times of the file server, so clocks of the hosts do not matter.
 """
 
 from __future__ import annotations
@@ -16,39 +16,49 @@ from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
+# Attributes of Process that have another name in its file.
+_FILE_KEYS = {"start_ticks": "started", "boot_id": "boot", "pid_namespace": "space"}
+_ATTRIBUTES = {key: attribute for attribute, key in _FILE_KEYS.items()}
+
 
 @dataclass(frozen=True)
 class Process:
-    """A process of some machine, as others can find out about it."""
+    """Identity of a process, as processes on other hosts can check it.
+
+    Attributes:
+        owner: unique id of this holder; one process may be several holders, one after the other.
+        host: hostname.
+        pid: process id.
+        start_ticks: clock ticks from boot to the start of the process. It tells apart two processes with one pid.
+        boot_id: boot id of the host.
+        pid_namespace: containers on one host do not see each other's processes.
+        job: SLURM job id.
+        restart: SLURM's restart count. Two incarnations of a job never run at once.
+        submission: id of the job array, if the job is part of one, else of the job.
+        time: UTC, for display.
+    """
 
     owner: str
-    """Unique to this holder; a process may have been several."""
     host: str
     pid: int
-    started: int | None
-    """Clock ticks from boot to its start: tells it from a later process of the same pid."""
-    boot: str
-    """Boot id of the machine."""
-    space: str
-    """PID namespace: containers of one machine do not see each other's processes."""
+    start_ticks: int | None
+    boot_id: str
+    pid_namespace: str
     job: str | None
     restart: int
-    """How often SLURM has requeued the job: it never runs two incarnations of one."""
     submission: str | None
-    """Job id of the whole array, where the job is part of one."""
     time: str
-    """UTC, for people."""
 
     @classmethod
     def current(cls, job: str | None) -> Process:
-        """This process, as a new owner."""
+        """Return the identity of this process, with a new owner id."""
         return cls(
             owner=uuid.uuid4().hex,
             host=socket.gethostname(),
             pid=os.getpid(),
-            started=_started(os.getpid()),
-            boot=_boot(),
-            space=_space(),
+            start_ticks=_start_ticks(os.getpid()),
+            boot_id=_boot_id(),
+            pid_namespace=_pid_namespace(),
             job=job,
             restart=int(os.environ.get("SLURM_RESTART_COUNT") or 0),
             submission=os.environ.get("SLURM_ARRAY_JOB_ID") or job,
@@ -57,26 +67,27 @@ class Process:
 
     @classmethod
     def parse(cls, content: bytes) -> Process | None:
-        """The process that a file tells of; None where it is unreadable."""
+        """Return the process that a file identifies; None if the file is damaged."""
         try:
-            return cls(**json.loads(content))
-        except (ValueError, TypeError):
+            return cls(**{_ATTRIBUTES.get(key, key): value for key, value in json.loads(content).items()})
+        except (ValueError, TypeError, AttributeError):
             return None
 
     def content(self) -> bytes:
-        """What its file holds."""
-        return (json.dumps(asdict(self)) + "\n").encode()
+        """Return the content of the file that identifies this process."""
+        fields = {_FILE_KEYS.get(name, name): value for name, value in asdict(self).items()}
+        return (json.dumps(fields) + "\n").encode()
 
-    def gone(self, observer: Process) -> bool:
-        """Whether the observer can tell without waiting that this process has ended."""
+    def is_dead(self, observer: Process) -> bool:
+        """Return True if the observer knows, without waiting for the lease, that this process has ended."""
         if self.job is not None and self.job == observer.job and self.restart < observer.restart:
             return True
-        here = (observer.host, observer.boot, observer.space)
-        if not self.boot or not self.space or (self.host, self.boot, self.space) != here:
+        here = (observer.host, observer.boot_id, observer.pid_namespace)
+        if not self.boot_id or not self.pid_namespace or (self.host, self.boot_id, self.pid_namespace) != here:
             return False
-        started = _started(self.pid)
-        if started is not None:
-            return started != self.started
+        start_ticks = _start_ticks(self.pid)
+        if start_ticks is not None:
+            return start_ticks != self.start_ticks
         try:
             os.kill(self.pid, 0)  # /proc may hide the processes of other users
         except ProcessLookupError:
@@ -90,24 +101,24 @@ class Process:
         return f"process {self.pid} on {self.host}{job}"
 
 
-def _boot() -> str:
+def _boot_id() -> str:
     try:
         return Path("/proc/sys/kernel/random/boot_id").read_text().strip()
     except OSError:
         return ""
 
 
-def _space() -> str:
+def _pid_namespace() -> str:
     try:
         return str(Path("/proc/self/ns/pid").readlink())
     except OSError:
         return ""
 
 
-def _started(pid: int) -> int | None:
-    """Field 22 of proc(5)'s stat; -1 of what is dead and not yet reaped by its parent; None where it is not shown."""
+def _start_ticks(pid: int) -> int | None:
+    """Return the start time of a process, field 22 of /proc/PID/stat; -1 for a zombie, None if it is not visible."""
     try:
-        # The second field is the program's name in brackets, and may hold both spaces and brackets.
+        # The second field is the program's name in brackets, and may contain spaces and brackets.
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:
         return None
@@ -115,7 +126,7 @@ def _started(pid: int) -> int | None:
 
 
 class Heartbeat:
-    """Calls `beat` every `every` seconds in a thread of its own until it returns False or `stop`."""
+    """Thread that calls `beat` every `every` seconds until it returns False or `stop` is called."""
 
     def __init__(self, beat: Callable[[], bool], every: float) -> None:
         self._beat, self._every = beat, every
@@ -129,7 +140,7 @@ class Heartbeat:
                 return
 
     def stop(self, patience: float) -> None:
-        """No beat begins after this; one that hangs in the file system is waited for `patience` seconds at most."""
+        """Start no further beat, and wait at most `patience` seconds for one that hangs in the file system."""
         self._stop.set()
         if threading.current_thread() is not self._thread:
             self._thread.join(patience)

@@ -1,7 +1,8 @@
-"""One holder of a folder at a time: a second launch of a run is refused while the first lives, and takes over after.
+"""Lease on a run folder: one process holds it at a time.
 
-`folder/lease/holder-00000001`, `-00000002` …: who comes next takes the next number by an exclusive link, so that of two
-who saw the same dead holder only one wins. Numbers are never removed or used again: a stale listing cannot mislead.
+A second launch is refused while the holder is alive, and takes over when it is dead. The holders are the files
+`folder/lease/holder-00000001`, `-00000002` and so on. The next holder takes the next number by an exclusive link, so
+only one of two processes that saw the same dead holder wins. Numbers are never reused, so a stale listing is harmless.
 """
 
 from __future__ import annotations
@@ -23,43 +24,55 @@ RELEASED = (json.dumps({"released": True}) + "\n").encode()
 
 
 class LeaseHeld(RunError):
-    """Another live process holds the folder."""
+    """Another process that is alive holds the folder."""
 
     def __init__(self, folder: Path, holder: Holder, seconds: float) -> None:
-        sign = "" if holder.silent is None else f", last sign of life {holder.silent:.0f} s ago"
+        age = holder.heartbeat_age
+        heartbeat = "" if age is None else f", last heartbeat {age:.0f} s ago"
         super().__init__(
-            f"{folder} is in use: {holder.process or 'a process'} holds it since {holder.since}{sign}. Wait until it "
-            f"ends or stop it, then repeat; once it is dead the same command takes over after {seconds:g} s"
+            f"{folder} is in use: {holder.process or 'a process'} has held it since {holder.since}{heartbeat}. Wait "
+            f"until it ends or stop it, then repeat; if it is dead, the same command takes over after {seconds:g} s"
         )
         self.holder = holder
 
 
 @dataclass(frozen=True)
 class Holder:
-    """Who holds a folder."""
+    """The holder of a folder.
+
+    Attributes:
+        process: None if its file is damaged.
+        heartbeat_age: seconds since its last heartbeat; None if this process cannot write to the folder.
+    """
 
     process: Process | None
-    """None where its file is unreadable."""
-    silent: float | None
-    """Seconds since its last sign of life; None where the folder is read-only to us."""
+    heartbeat_age: float | None
 
     @property
     def since(self) -> str:
-        """UTC, or "an unknown time"."""
+        """Return the start of the lease in UTC, or "an unknown time"."""
         return self.process.time if self.process else "an unknown time"
 
 
 def exit_on_loss(sentence: str) -> None:
-    """AttemptOutcome this process at once: another one works in its folder."""
+    """End this process at once, because another one works in its folder."""
     print(sentence, file=sys.stderr, flush=True)
     os._exit(1)
 
 
 class Lease:
-    """Holds `folder` while entered, with a sign of life every quarter of `seconds`.
+    """Context manager that holds `folder`, with a heartbeat every quarter of `seconds`.
 
-    `on_loss` is called with a sentence, in another thread, when another process has taken over or no sign of life
-    could be given for `seconds`. A process that was suspended for so long goes on only if nobody has taken over.
+    A process that was suspended for longer than `seconds` continues only if no other process has taken over.
+
+    Args:
+        folder: the folder to hold.
+        seconds: the holder is considered dead after this time without a heartbeat.
+        job: SLURM job id; by default that of this process.
+        on_loss: called with a sentence, in another thread, if another process has taken over or if no heartbeat could
+            be written for `seconds`.
+        wait: seconds to retry while another process holds the folder.
+        files: file operations; tests replace them.
     """
 
     def __init__(
@@ -89,24 +102,29 @@ class Lease:
         self.release()
 
     def acquire(self) -> None:
-        """Take the folder, trying again for `wait` seconds. Raises LeaseHeld, or RunError where it is not writable."""
+        """Take the folder; retry for `wait` seconds.
+
+        Raises:
+            LeaseHeld: another process that is alive holds the folder.
+            RunError: the folder cannot be written.
+        """
         deadline = time.monotonic() + self.wait
         while True:
             try:
-                held = self._try()
+                current = self._try_acquire()
             except OSError as error:
                 raise RunError(
-                    f"cannot take hold of {self.folder}: {error.strerror}; free space or mend the permissions, "
+                    f"cannot take the lease of {self.folder}: {error.strerror}; free space or fix the permissions, "
                     f"then repeat"
                 ) from None
-            if held is None:
+            if current is None:
                 return
             if time.monotonic() >= deadline:
-                raise LeaseHeld(self.folder, held, self.seconds)
+                raise LeaseHeld(self.folder, current, self.seconds)
             time.sleep(min(1.0, self.seconds / 4, max(0.0, deadline - time.monotonic())))
 
-    def _try(self) -> Holder | None:
-        """One attempt; returns the live holder where there is one."""
+    def _try_acquire(self) -> Holder | None:
+        """Try once to take the folder. Return the holder if one is alive."""
         folder = self.folder / "lease"
         folder.mkdir(parents=True, exist_ok=True)
         self._process = Process.current(self._job)
@@ -117,7 +135,7 @@ class Lease:
                 generation, content, age = _newest(self._files, folder, temporary)
                 if generation and content != RELEASED:
                     process = Process.parse(content)
-                    if age <= self.seconds and not (process and process.gone(self._process)):
+                    if age <= self.seconds and not (process and process.is_dead(self._process)):
                         return Holder(process, age)
                 if self._files.link(temporary, _path(folder, generation + 1)):
                     break
@@ -136,7 +154,7 @@ class Lease:
             if successor is not None:
                 return self._lose(f"{Process.parse(successor[0]) or 'another process'} has taken over {self.folder}")
             if time.monotonic() - self._last > self.seconds:
-                # We were suspended, or the server was: others may be about to take over. The link decides.
+                # This process or the server was suspended, so others may be taking over. The link decides.
                 if not self._files.link(own, following):
                     return self._lose(f"another process has taken over {self.folder}")
                 self._generation, own = self._generation + 1, following
@@ -145,18 +163,18 @@ class Lease:
         except FileNotFoundError:
             return self._lose(f"{own} was removed")
         except OSError as error:
-            silent = time.monotonic() - self._last
-            if silent > self.seconds:
-                return self._lose(f"no sign of life could be written to {folder} for {silent:.0f} s ({error.strerror})")
+            age = time.monotonic() - self._last
+            if age > self.seconds:
+                return self._lose(f"no heartbeat could be written to {folder} for {age:.0f} s ({error.strerror})")
         return True
 
     def _lose(self, cause: str) -> bool:
         self.lost = True
-        self._on_loss(f"This process stops, it no longer holds its run: {cause}.")
+        self._on_loss(f"This process stops because it no longer holds its run: {cause}.")
         return False
 
     def release(self) -> None:
-        """Let others take the folder at once."""
+        """Release the folder, so that another process can take it at once."""
         if self._heartbeat is None:
             return
         self._heartbeat.stop(self.seconds)
@@ -169,32 +187,36 @@ class Lease:
             self._files.write(temporary, RELEASED)
             self._files.replace(temporary, own)
         except OSError:
-            # The folder is gone or full: the lease runs out by itself.
+            # The folder is gone or full. The lease expires.
             self._files.remove(temporary)
 
 
 def holder(folder: Path, seconds: float = 60.0, files: Files | None = None) -> Holder | None:
-    """The live holder of `folder`, without taking it; None where there is none. Raises RunError at other trouble."""
+    """Return the holder of `folder`; None if none is alive.
+
+    Raises:
+        RunError: the folder cannot be read.
+    """
     files = files or Files()
     observer = Process.current(os.environ.get("SLURM_JOB_ID"))
-    place = folder / "lease"
-    if not place.is_dir():
+    lease = folder / "lease"
+    if not lease.is_dir():
         return None
-    temporary = temporary_beside(place / "look")
+    temporary = temporary_beside(lease / "look")
     try:
         try:
             files.write(temporary, b"")
             writable = True
         except OSError:
             writable = False
-        generation, content, age = _newest(files, place, temporary if writable else None)
+        generation, content, age = _newest(files, lease, temporary if writable else None)
     except OSError as error:
-        raise RunError(f"cannot look who holds {folder}: {error.strerror}; mend the permissions") from None
+        raise RunError(f"cannot read the lease of {folder}: {error.strerror}; fix the permissions") from None
     finally:
         if writable:
             files.remove(temporary)
     process = Process.parse(content)
-    if not generation or content == RELEASED or age > seconds or (process and process.gone(observer)):
+    if not generation or content == RELEASED or age > seconds or (process and process.is_dead(observer)):
         return None
     return Holder(process, age if writable else None)
 
@@ -211,15 +233,18 @@ def _read(files: Files, path: Path) -> tuple[bytes, float] | None:
 
 
 def _newest(files: Files, folder: Path, own: Path | None) -> tuple[int, bytes, float]:
-    """The highest number taken (0: none), its content and its age in seconds against a touch of `own`, if any."""
-    # The touch comes first: were the server to hang between the two, a live holder must not look old.
+    """Return the newest holder's number (0: none), its file's content and the age of its heartbeat in seconds.
+
+    The age is relative to a touch of the file `own`; 0 without one.
+    """
+    # The touch comes first: if the server hangs between the two, a live holder must not look dead.
     now = None if own is None else files.touch(own)
     names = [name for name in files.names(folder) if name.startswith("holder-")]
     generation = max((int(name.removeprefix("holder-")) for name in names), default=0)
-    found = _read(files, _path(folder, generation)) if generation else None
+    newest = _read(files, _path(folder, generation)) if generation else None
     while (following := _read(files, _path(folder, generation + 1))) is not None:
-        generation, found = generation + 1, following
-    if found is None:
+        generation, newest = generation + 1, following
+    if newest is None:
         return 0, b"", 0.0
-    content, beat = found
+    content, beat = newest
     return generation, content, 0.0 if now is None else max(0.0, now - beat)

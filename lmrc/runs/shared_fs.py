@@ -1,7 +1,7 @@
-"""The few file operations on which processes of many machines agree over one file system, NFS included.
+"""File operations that coordinate processes of several hosts over one file system, including NFS.
 
-Only `link` decides anything: it is exclusive and atomic on the server. Opening a file shows what its last writer left
-(close-to-open consistency). A listing, or that a file is missing, may be some seconds old: the attribute cache.
+Only `link` decides races: it is exclusive and atomic on the server. Reading a file returns what its last writer left
+(close-to-open consistency). A directory listing, or the absence of a file, may be seconds old (attribute cache).
 """
 
 from __future__ import annotations
@@ -13,24 +13,33 @@ from pathlib import Path
 
 from lmrc.common.errors import RunError
 
+# Errors of file systems without hard links.
 NO_LINKS = (errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS)
 
 
 class Files:
-    """The operations on a real file system; tests and the simulation put delays and stale answers between."""
+    """The operations on a real file system. Tests and the simulation override them with delays and stale results."""
 
     def names(self, folder: Path) -> list[str]:
-        """Names in `folder`, in any order; those of the last seconds may be missing."""
+        """Return the names in `folder`, unordered. Names of the last seconds may be missing."""
         return os.listdir(folder)  # noqa: PTH208 -- names, not thousands of paths
 
     def read(self, path: Path) -> tuple[bytes, float]:
-        """Content and time of the last sign of life (server's clock, seconds). Raises FileNotFoundError."""
+        """Return the content and the time of the last heartbeat (server clock, in seconds).
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         with path.open("rb") as file:
             content = file.read()
             return content, os.fstat(file.fileno()).st_mtime
 
     def touch(self, path: Path) -> float:
-        """Give a sign of life; returns its time by the server's clock. Raises FileNotFoundError."""
+        """Write a heartbeat and return its time (server clock, in seconds).
+
+        Raises:
+            FileNotFoundError: there is no such file.
+        """
         handle = os.open(path, os.O_WRONLY)
         try:
             os.utime(handle)
@@ -39,26 +48,28 @@ class Files:
             os.close(handle)
 
     def write(self, path: Path, content: bytes) -> None:
-        """Write a file of our own, down to the disk."""
+        """Write a file that no other process writes, and sync it to disk."""
         with path.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
 
     def link(self, source: Path, target: Path) -> bool:
-        """Name our file `source` also `target`; False where another has that name.
+        """Link our file `source` to the name `target`. Return False if another process has taken that name.
 
-        Raises OSError (EMLINK: too many names), or RunError where the file system knows no hard links.
+        Raises:
+            RunError: the file system has no hard links.
+            OSError: the link failed otherwise, such as EMLINK (too many links).
         """
         try:
             os.link(source, target)
         except OSError as error:
             if error.errno in NO_LINKS:
                 raise RunError(
-                    f"the file system of {target.parent} refuses hard links ({error.strerror}), by which processes "
-                    f"agree who does what; choose a run.folder on NFS, Lustre, GPFS, CephFS or a local disk"
+                    f"the file system of {target.parent} has no hard links ({error.strerror}), which processes need to "
+                    f"coordinate; choose a run.folder on NFS, Lustre, GPFS, CephFS or a local disk"
                 ) from None
-            # NFS repeats a request whose answer was lost: it may have been done by us after all.
+            # NFS repeats a request if its reply was lost: the link may be ours.
             if self.same(source, target):
                 return True
             if isinstance(error, FileExistsError):
@@ -66,30 +77,33 @@ class Files:
             raise
         return True
 
-    def same(self, one: Path, other: Path) -> bool:
-        """Whether both names are of one file."""
+    def same(self, first: Path, second: Path) -> bool:
+        """Return True if both names are links to one file."""
         try:
-            with one.open("rb") as first, other.open("rb") as second:
-                return os.path.samestat(os.fstat(first.fileno()), os.fstat(second.fileno()))
+            with first.open("rb") as one, second.open("rb") as other:
+                return os.path.samestat(os.fstat(one.fileno()), os.fstat(other.fileno()))
         except OSError:
             return False
 
     def replace(self, source: Path, target: Path) -> None:
-        """Rename over what is there."""
+        """Rename `source` to `target`, which may exist."""
         source.replace(target)
 
     def remove(self, path: Path) -> None:
-        """Remove a name, if it is there."""
+        """Delete a file, if it exists."""
         path.unlink(missing_ok=True)
 
     def refresh(self, folder: Path) -> None:
-        """Have the next listing come from the server: an NFS client drops its own, up to 60 s old, with a change."""
+        """Make the next listing come from the server.
+
+        An NFS client caches listings for up to 60 s, and drops them when it changes the folder.
+        """
         temporary = temporary_beside(folder / "look")
         self.write(temporary, b"")
         self.remove(temporary)
 
     def publish(self, target: Path, content: bytes) -> bool:
-        """Make `target` with this content, whole and on the disk or not at all; False where another has done so."""
+        """Create `target` with this content, atomically. Return False if another process has created it."""
         temporary = temporary_beside(target)
         try:
             self.write(temporary, content)
@@ -99,5 +113,5 @@ class Files:
 
 
 def temporary_beside(path: Path) -> Path:
-    """A name that no listing counts and nobody else uses."""
+    """Return a hidden, unique name in the folder of `path`."""
     return path.with_name(f".{path.name}.{uuid.uuid4().hex[:12]}.tmp")

@@ -1,6 +1,7 @@
 """Handlers of the signals that ask a process to stop.
 
-SLURM warns by USR2 if the site sends a user signal, else by TERM. Ctrl-C is treated alike. NCCL uses USR1 itself.
+SLURM sends USR2 as the warning if the site configures it, else TERM. Ctrl-C (INT) is handled the same way. USR1 is not
+used, because NCCL uses it.
 """
 
 from __future__ import annotations
@@ -19,11 +20,11 @@ SIGNALS = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
 
 
 class Preempted(Interrupted):
-    """A training saved on a signal, or a worker gave its unit back: the same command goes on."""
+    """A signal stopped the process after a training was saved or a work unit released; the same command resumes."""
 
 
 class SignalListener(ABC):
-    """Listens to SIGNALS while it is entered."""
+    """Context manager that handles SIGNALS."""
 
     def __init__(self) -> None:
         self._previous: dict[signal.Signals, signal._HANDLER] = {}
@@ -41,16 +42,16 @@ class SignalListener(ABC):
 
     @abstractmethod
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        """A signal has come."""
+        """Handle a signal."""
 
 
 class StopFlag(SignalListener):
-    """A training's: a second Ctrl-C stops at once."""
+    """Flag that a training polls. A second Ctrl-C raises KeyboardInterrupt."""
 
     def __init__(self) -> None:
         super().__init__()
+        # The last signal; 0 for none. Ranks must agree on it before they act.
         self.signal = 0
-        """The last signal that came; 0 for none. Ranks must agree on it before they act."""
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         if self.signal == signal.SIGINT == number:
@@ -58,6 +59,6 @@ class StopFlag(SignalListener):
         self.signal = number
 
 
-def name_of(number: int) -> str:
-    """SIGTERM for 15; "" for 0."""
+def signal_name(number: int) -> str:
+    """Return the name of a signal, such as SIGTERM for 15; empty for 0."""
     return signal.Signals(number).name if number else ""

@@ -12,7 +12,7 @@ import torch
 from lmrc.common.errors import ConfigError, RunError
 from lmrc.config.schema import Training
 from lmrc.runs.run_folder import RunFolder
-from lmrc.runs.signals import Preempted, StopFlag, name_of
+from lmrc.runs.signals import Preempted, StopFlag, signal_name
 from lmrc.training.backends.base import trained_parameters
 from lmrc.training.backends.factory import make_backend
 from lmrc.training.best_checkpoint import BestCheckpoint
@@ -161,7 +161,7 @@ class Trainer:
         # Clocks differ between ranks: the first one's decides.
         overdue = self._world.is_first and time.monotonic() - self._saved_at > 60 * self._options.checkpoint_minutes
         signal, due, writing = self._world.max([stop.signal, overdue, self._checkpoints.is_writing()])
-        return name_of(int(signal)), bool(due), bool(writing)
+        return signal_name(int(signal)), bool(due), bool(writing)
 
     def _out_of_patience(self) -> bool:
         patience = self._options.patience

@@ -1,4 +1,4 @@
-"""`lmrc score` and `lmrc compare` as their user meets them."""
+"""`lmrc score`, `lmrc compare` and `lmrc report`."""
 
 from __future__ import annotations
 
@@ -27,13 +27,13 @@ Capture = pytest.CaptureFixture[str]
 
 @pytest.fixture
 def gold(tmp_path: Path) -> Path:
-    """A corpus of twelve documents."""
+    """Return a corpus of twelve documents."""
     write_corpus(synthetic.generate(12, 3), tmp_path / "gold", synthetic.RELATIONS, "made up", "0" * 64)
     return tmp_path / "gold"
 
 
-def guessed(gold: Path, name: str, share: float, seed: int, documents: int | None = None) -> Path:
-    """Predictions with this share of the gold triples, some of them with the wrong relation."""
+def write_guesses(gold: Path, name: str, share: float, seed: int, documents: int | None = None) -> Path:
+    """Write predictions with this share of the gold triples, some of them with a wrong relation."""
     rng = random.Random(seed)
     right = as_predictions(list(Corpus.open(gold))[:documents])
     ids = synthetic.RELATIONS.ids
@@ -46,12 +46,12 @@ def guessed(gold: Path, name: str, share: float, seed: int, documents: int | Non
     return gold.parent / name
 
 
-def run_of(gold: Path, name: str, share: float, documents: int | None = None) -> Path:
-    """A run of classify."""
+def make_run(gold: Path, name: str, share: float, documents: int | None = None) -> Path:
+    """Write a run folder of classify."""
     folder = gold.parent / name
     folder.mkdir()
     (folder / "config.yaml").write_text(yaml.safe_dump({"corpus": str(gold), "documents": documents}))
-    guessed(gold, f"{name}/predictions.json", share, 5, documents)
+    write_guesses(gold, f"{name}/predictions.json", share, 5, documents)
     return folder
 
 
@@ -60,9 +60,9 @@ def lines(capture: Capture, *arguments: object) -> list[str]:
     return capture.readouterr().out.splitlines()
 
 
-def test_score_shows_intervals_losses_and_the_figure_last(gold: Path, capsys: Capture) -> None:
+def test_score_prints_intervals_errors_and_f1_last(gold: Path, capsys: Capture) -> None:
     out = gold.parent / "scores.json"
-    shown = lines(capsys, "score", "--gold", gold, "--pred", guessed(gold, "p.json", 0.7, 1), "--json", out)
+    shown = lines(capsys, "score", "--gold", gold, "--pred", write_guesses(gold, "p.json", 0.7, 1), "--json", out)
     found = json.loads(out.read_text())
     rows = {row[:10].strip(): row[10:].split() for row in shown[2:5]}
     metrics = ("precision", "recall", "f1", "ign_f1", "intra_f1", "inter_f1")
@@ -78,8 +78,8 @@ def test_score_shows_intervals_losses_and_the_figure_last(gold: Path, capsys: Ca
     assert not any(line.startswith("sentences between") for line in shown)
 
 
-def test_details_show_every_split(gold: Path, capsys: Capture) -> None:
-    shown = lines(capsys, "score", "--gold", gold, "--pred", guessed(gold, "p.json", 0.7, 1), "--details")
+def test_details_print_every_split(gold: Path, capsys: Capture) -> None:
+    shown = lines(capsys, "score", "--gold", gold, "--pred", write_guesses(gold, "p.json", 0.7, 1), "--details")
     heads = [line for line in shown if line.endswith("Gold  Predicted")]
     assert [head.split("  ")[0] for head in heads] == [
         "",  # evidence
@@ -91,7 +91,7 @@ def test_details_show_every_split(gold: Path, capsys: Capture) -> None:
     ]
 
 
-def test_candidates_tell_what_rcp_costs(gold: Path, capsys: Capture) -> None:
+def test_candidates_show_the_errors_of_rcp(gold: Path, capsys: Capture) -> None:
     corpus = Corpus.open(gold)
     pairs = [sorted({(x.head, x.tail) for x in d.labels or ()})[::2] for d in corpus]
     rows = [(d.title, [Candidate(h, t, 0.9) for h, t in found]) for d, found in zip(corpus, pairs, strict=True)]
@@ -130,7 +130,7 @@ def test_candidates_tell_what_rcp_costs(gold: Path, capsys: Capture) -> None:
 
 
 def test_several_seeds_give_mean_and_standard_deviation(gold: Path, capsys: Capture) -> None:
-    files = [guessed(gold, f"seed{seed}.json", 0.6, seed) for seed in (1, 2, 3)]
+    files = [write_guesses(gold, f"seed{seed}.json", 0.6, seed) for seed in (1, 2, 3)]
     single = []
     for file in files:
         lines(capsys, "score", "--gold", gold, "--pred", file, "--json", gold.parent / "one.json")
@@ -144,13 +144,13 @@ def test_several_seeds_give_mean_and_standard_deviation(gold: Path, capsys: Capt
         values = [run[name] for run in single]
         assert found["mean"][name] == pytest.approx(statistics.mean(values))
         assert found["standard_deviation"][name] == pytest.approx(statistics.stdev(values))
-    assert sum("No Ign F1" in line for line in shown) == 1  # what holds for all is said once
+    assert sum("No Ign F1" in line for line in shown) == 1  # common remarks are printed once
     f1 = [run["f1"] for run in single]
     assert shown[-1] == (f"F1 {statistics.mean(f1):.2f} ± {statistics.stdev(f1):.2f}, mean and standard deviation of 3")
 
 
-def test_remarks_on_one_of_several_carry_its_name(gold: Path, capsys: Capture) -> None:
-    one, other = guessed(gold, "one.json", 0.6, 1), guessed(gold, "other.json", 0.6, 2)
+def test_remarks_on_one_of_several_name_it(gold: Path, capsys: Capture) -> None:
+    one, other = write_guesses(gold, "one.json", 0.6, 1), write_guesses(gold, "other.json", 0.6, 2)
     rows = json.loads(other.read_text())
     rows[0] |= {"title": "Nobody"}
     rows[1] |= {"evidence": [999]}
@@ -166,7 +166,7 @@ def test_remarks_on_one_of_several_carry_its_name(gold: Path, capsys: Capture) -
 
 
 def test_a_submission_needs_no_gold(gold: Path, capsys: Capture) -> None:
-    file, out = guessed(gold, "p.json", 0.5, 1), gold.parent / "result.zip"
+    file, out = write_guesses(gold, "p.json", 0.5, 1), gold.parent / "result.zip"
     shown = lines(capsys, "score", "--pred", file, "--submission", out)
     with zipfile.ZipFile(out) as archive:
         rows = json.loads(archive.read("result.json"))
@@ -174,14 +174,14 @@ def test_a_submission_needs_no_gold(gold: Path, capsys: Capture) -> None:
     assert len(rows) == len(json.loads(file.read_text())) > 10
 
 
-def test_facts_that_do_not_fit_are_said(gold: Path, capsys: Capture) -> None:
-    shown = lines(capsys, "score", "--gold", gold, "--pred", run_of(gold, "run", 0.5), "--train-facts", gold)
+def test_unsuitable_facts_are_reported(gold: Path, capsys: Capture) -> None:
+    shown = lines(capsys, "score", "--gold", gold, "--pred", make_run(gold, "run", 0.5), "--train-facts", gold)
     warning = next(line for line in shown if line.startswith("Warning: "))
     assert "12 of the 12 gold documents are among the training documents" in warning
 
 
-def test_compare_of_two_runs_knows_their_documents(gold: Path, capsys: Capture) -> None:
-    one, other = run_of(gold, "one", 0.4), run_of(gold, "other", 0.9)
+def test_compare_reads_the_documents_of_the_runs(gold: Path, capsys: Capture) -> None:
+    one, other = make_run(gold, "one", 0.4), make_run(gold, "other", 0.9)
     out, listed = gold.parent / "c.json", gold.parent / "list.tsv"
     shown = lines(capsys, "compare", one, other, "--json", out, "--list", listed)
     found = json.loads(out.read_text())
@@ -202,15 +202,15 @@ def test_compare_of_two_runs_knows_their_documents(gold: Path, capsys: Capture) 
     assert f"Correct, in the second only, such as: {example}" in shown
 
 
-def test_runs_over_the_first_documents_are_compared_on_these(gold: Path, capsys: Capture) -> None:
-    one, other = run_of(gold, "one", 0.5, 4), run_of(gold, "other", 1.0, 4)
+def test_runs_on_the_first_documents_are_compared_on_these(gold: Path, capsys: Capture) -> None:
+    one, other = make_run(gold, "one", 0.5, 4), make_run(gold, "other", 1.0, 4)
     out = gold.parent / "c.json"
     lines(capsys, "compare", one, other, "--json", out)
     assert json.loads(out.read_text())["second"]["documents"] == 4
 
 
-def test_runs_over_different_numbers_of_documents_are_compared_on_those_of_both(gold: Path, capsys: Capture) -> None:
-    one, other = run_of(gold, "one", 1.0, 4), run_of(gold, "other", 1.0)
+def test_runs_are_compared_on_their_common_documents(gold: Path, capsys: Capture) -> None:
+    one, other = make_run(gold, "one", 1.0, 4), make_run(gold, "other", 1.0)
     shown = lines(capsys, "compare", one, other, "--json", gold.parent / "c.json")
     assert shown[:3] == [
         f"{one} classified 4 of the 12 gold documents.",
@@ -227,7 +227,7 @@ def test_runs_over_different_numbers_of_documents_are_compared_on_those_of_both(
 
 
 def test_runs_can_be_given_without_an_option(gold: Path, capsys: Capture) -> None:
-    run, file = run_of(gold, "run", 0.7), guessed(gold, "p.json", 0.9, 1)
+    run, file = make_run(gold, "run", 0.7), write_guesses(gold, "p.json", 0.9, 1)
     whole = lines(capsys, "score", "--gold", gold, "--pred", run)
     assert lines(capsys, "score", run) == lines(capsys, "score", "--pred", run) == whole
     assert lines(capsys, "score", run, "--gold", gold) == lines(capsys, "score", "--gold", gold, run) == whole
@@ -237,8 +237,8 @@ def test_runs_can_be_given_without_an_option(gold: Path, capsys: Capture) -> Non
     assert lines(capsys, "score", run, "--pred", file) == both
 
 
-def test_a_run_over_the_first_documents_is_scored_on_these(gold: Path, capsys: Capture) -> None:
-    run, out = run_of(gold, "run", 1.0, 4), gold.parent / "s.json"
+def test_a_run_on_the_first_documents_is_scored_on_these(gold: Path, capsys: Capture) -> None:
+    run, out = make_run(gold, "run", 1.0, 4), gold.parent / "s.json"
     pairs = [(d.title, [Candidate(0, 1, 0.9)]) for d in Corpus.open(gold)]
     write_candidates(pairs, gold.parent / "candidates", Corpus.open(gold).fingerprint, 0.5)
     candidates = ("--candidates", gold.parent / "candidates")
@@ -250,9 +250,9 @@ def test_a_run_over_the_first_documents_is_scored_on_these(gold: Path, capsys: C
     found = json.loads(out.read_text())
     assert (found["documents"], found["documents_left_out"], found["documents_with_predictions"]) == (4, 8, 4)
     assert found["analysis"]["rcp"]["proposed"] == 4
-    told = lines(capsys, "score", run, "--missing", "empty", "--json", out)
+    shown = lines(capsys, "score", run, "--missing", "empty", "--json", out)
     assert (
-        told[0] == "Predictions for 4 of 12 gold documents: the other 8 count as documents in which nothing was found."
+        shown[0] == "Predictions for 4 of 12 gold documents: the other 8 count as documents in which nothing was found."
     )
     assert json.loads(out.read_text())["f1"] < found["f1"]
 
@@ -317,15 +317,15 @@ def test_a_relation_set_for_gold_documents(gold: Path, capsys: Capture) -> None:
         (["compare", "p.json", "gold", "--gold", "gold"], "holds no predictions.json"),
     ],
 )
-def test_mistakes(
+def test_user_errors(
     gold: Path, capsys: Capture, monkeypatch: pytest.MonkeyPatch, arguments: list[str], sentence: Any
 ) -> None:
     monkeypatch.chdir(gold.parent)
-    guessed(gold, "p.json", 0.5, 1)
+    write_guesses(gold, "p.json", 0.5, 1)
     (gold.parent / "bad.json").write_text("[{}]")
-    run_of(gold, "one", 0.5)
-    run_of(gold, "some", 0.5, 3)
-    run_of(gold, "elsewhere", 0.5)
+    make_run(gold, "one", 0.5)
+    make_run(gold, "some", 0.5, 3)
+    make_run(gold, "elsewhere", 0.5)
     (gold.parent / "elsewhere" / "config.yaml").write_text(yaml.safe_dump({"corpus": "other"}))
     (gold.parent / "training").mkdir()
     (gold.parent / "training" / "config.yaml").write_text(yaml.safe_dump({"train": {}, "data": {}}))

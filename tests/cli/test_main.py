@@ -1,14 +1,17 @@
-"""The `lmrc` command as its user meets it: one line on a mistake, status 2, nothing half-written."""
+"""The `lmrc` command: an error is one line with status 2, and leaves no files."""
 
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from lmrc.cli.main import main
+from tests.conftest import ROOT
 
 Capture = pytest.CaptureFixture[str]
 
@@ -20,20 +23,19 @@ def documents(tmp_path: Path) -> Path:
     return path
 
 
-def changed(path: Path, change: Any) -> Path:
-    """The documents after `change(first document)`."""
+def change_first(path: Path, change: Any) -> Path:
+    """Apply `change` to the first document of a file."""
     content = json.loads(path.read_text())
     change(content[0])
     path.write_text(json.dumps(content))
     return path
 
 
-def test_synthetic_documents_are_a_function_of_number_and_seed(tmp_path: Path, documents: Path) -> None:
+def test_synthetic_documents_depend_on_number_and_seed_only(tmp_path: Path, documents: Path) -> None:
     again = tmp_path / "again.json"
     main(["data", "synth", "--docs", "5", "--seed", "1", "--out", str(again)])
     assert again.read_bytes() == documents.read_bytes()
     assert len(json.loads(again.read_text())) == 5
-    # The relation set beside it builds the corpus.
     out = tmp_path / "corpus"
     relations = tmp_path / "again.relations.json"
     assert main(["data", "build", str(again), "--out", str(out), "--relations", str(relations)]) == 0
@@ -53,7 +55,7 @@ def test_build_and_stats(tmp_path: Path, documents: Path, capsys: Capture) -> No
     assert figures["na_pairs"] + figures["relation_pairs"] == figures["candidate_pairs"]
 
 
-def test_real_dev_is_table_1(tmp_path: Path, shared_data: Path, capsys: Capture) -> None:
+def test_statistics_of_redocred_dev_are_table_1(tmp_path: Path, shared_data: Path, capsys: Capture) -> None:
     corpus = tmp_path / "dev"
     assert main(["data", "build", str(shared_data / "redocred_dev.json"), "--out", str(corpus)]) == 0
     capsys.readouterr()
@@ -64,8 +66,8 @@ def test_real_dev_is_table_1(tmp_path: Path, shared_data: Path, capsys: Capture)
 
 
 def test_dashes_and_underscores_are_alike(tmp_path: Path, documents: Path) -> None:
-    for number, spelled in enumerate(("--docs-per-shard", "--docs_per_shard")):
-        corpus = tmp_path / str(number)
+    for index, spelled in enumerate(("--docs-per-shard", "--docs_per_shard")):
+        corpus = tmp_path / str(index)
         assert main(["data", "build", str(documents), "--out", str(corpus), spelled, "2"]) == 0
         assert len(list(corpus.glob("shard-*.arrow"))) == 3
 
@@ -94,7 +96,7 @@ def _label(key: str, value: Any) -> Any:
     ],
 )
 def test_malformed_documents(tmp_path: Path, documents: Path, capsys: Capture, change: Any, sentence: str) -> None:
-    path = changed(documents, change)
+    path = change_first(documents, change)
     title = json.loads(path.read_text())[0]["title"]
     out = tmp_path / "corpus"
     capsys.readouterr()
@@ -154,7 +156,7 @@ def test_duplicate_titles_are_refused(tmp_path: Path, documents: Path, capsys: C
         (["demo", "--rcp.train.epoch", "3"], "did you mean --rcp.train.epochs?"),
     ],
 )
-def test_mistakes(
+def test_user_errors(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture, arguments: list[str], sentence: str
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -172,7 +174,7 @@ def test_score_of_gold_and_of_nothing(tmp_path: Path, documents: Path, capsys: C
         pred, out = tmp_path / "pred.json", tmp_path / "scores.json"
         pred.write_text(json.dumps(predictions))
         assert main(["score", "--gold", str(documents), "--pred", str(pred), "--json", str(out)]) == 0
-        # The last line is the figure.
+        # The last line is the score.
         assert capsys.readouterr().out.splitlines()[-1] == f"F1 {f1:.2f}"
         assert json.loads(out.read_text())["f1"] == f1
 
@@ -185,3 +187,38 @@ def test_help_and_version(capsys: Capture) -> None:
     assert "download" in shown
     assert main(["demo", "--help"]) == 0
     assert "--rcp.train.epochs" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("command", "launcher"),
+    [
+        ("train rcp", "rcp"),
+        ("train rc", "rc"),
+        ("propose", "propose"),
+        ("classify", "classify"),
+        ("pipeline", "pipeline"),
+    ],
+)
+def test_commands_do_what_the_launchers_do(command: str, launcher: str, capsys: Capture) -> None:
+    assert main([*command.split(), "--help"]) == 0
+    first, *options = capsys.readouterr().out.splitlines()
+    assert first.startswith(f"lmrc {command} [--config FILE] [--cluster PRESET]")
+    shown = subprocess.run(
+        [sys.executable, str(ROOT / f"launch/{launcher}.py"), "--help"], capture_output=True, text=True, cwd=ROOT
+    )
+    assert shown.stdout.splitlines()[1:] == options
+    assert shown.stdout.startswith(f"python launch/{launcher}.py [--config")
+    assert main([*command.split(), "--cpus_per_gpus", "3"]) == 2
+    assert capsys.readouterr().err == "Error: unknown option --cpus_per_gpus: did you mean --cpus-per-gpu?\n"
+
+
+def test_a_training_is_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "rcp", "--config", "redocred", "--where", "here"]) == 2
+    assert "data/redocred/train" in capsys.readouterr().err
+
+
+def test_the_old_name_of_truncate(tmp_path: Path, capsys: Capture) -> None:
+    paths = ["--rcp", "no", "--rc", "no", "--out", str(tmp_path / "out.json")]
+    assert main(["extract", "no.json", *paths, "--shorten", "sentences"]) == 2
+    assert capsys.readouterr().err.startswith("--shorten is now called --truncate; the old name is accepted for")

@@ -11,6 +11,7 @@ import pytest
 
 from lmrc.common.cache import cache_folder, cached
 from lmrc.common.errors import UserError
+from tests.conftest import ROOT
 
 
 @pytest.fixture(autouse=True)
@@ -37,7 +38,7 @@ def test_the_environment_chooses_the_folder(monkeypatch: pytest.MonkeyPatch, tmp
     assert cache_folder() == tmp_path / ".cache" / "lmrc"
 
 
-def test_made_once_and_announced(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_folder_is_made_once_with_a_notice(cache: Path, capsys: pytest.CaptureFixture[str]) -> None:
     folder = cached("some/model", write("first"), "converting …")
     assert folder == cache / "some" / "model"
     assert (folder / "model").read_text() == "first"
@@ -59,7 +60,7 @@ def test_progress_bars_are_not_shown(capsys: pytest.CaptureFixture[str]) -> None
     assert "50 %" not in said and said.startswith("converting … ")
 
 
-def test_others_can_read_it() -> None:
+def test_all_users_can_read_it() -> None:
     def make(folder: Path) -> None:
         (folder / "model").touch(mode=0o600)
 
@@ -69,7 +70,7 @@ def test_others_can_read_it() -> None:
 
 
 @pytest.mark.parametrize("damage", ["shorter", "missing", "no manifest", "torn manifest"])
-def test_a_damaged_folder_is_made_again_and_said(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_damaged_folder_is_made_again(damage: str, capsys: pytest.CaptureFixture[str]) -> None:
     folder = cached("model", write("whole"))
     if damage == "shorter":
         (folder / "model").write_text("who")
@@ -94,7 +95,7 @@ def test_a_failure_leaves_nothing(cache: Path) -> None:
     assert [file.name for file in cache.iterdir() if not file.name.endswith(".lock")] == []
 
 
-def test_a_full_disk_is_the_users_to_mend() -> None:
+def test_a_full_disk_is_a_user_error() -> None:
     def fail(folder: Path) -> None:
         raise OSError(28, "No space left on device")
 
@@ -109,7 +110,7 @@ def test_a_cache_that_cannot_be_made(tmp_path: Path, monkeypatch: pytest.MonkeyP
         cached("model", write("never"))
 
 
-def test_processes_at_once_make_it_once(cache: Path, tmp_path: Path) -> None:
+def test_several_processes_make_it_once(cache: Path, tmp_path: Path) -> None:
     script = (
         "import os, time\n"
         "from pathlib import Path\n"
@@ -118,7 +119,7 @@ def test_processes_at_once_make_it_once(cache: Path, tmp_path: Path) -> None:
         "    (folder / 'model').write_text(str(os.getpid())); time.sleep(0.3)\n"
         "print((cached('model', make, 'making') / 'model').read_text())\n"
     )
-    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])}
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     processes = [
         subprocess.Popen(
             [sys.executable, "-c", script], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
@@ -131,16 +132,15 @@ def test_processes_at_once_make_it_once(cache: Path, tmp_path: Path) -> None:
     assert json.loads((cache / "model" / "manifest.json").read_text())["files"].keys() == {"model"}
 
 
-def test_a_writer_that_comes_late_keeps_what_is_there(cache: Path) -> None:
-    """Where locks do not work two processes make the same: the first rename wins."""
+def test_without_locks_the_first_writer_wins(cache: Path) -> None:
 
-    def overtaken(folder: Path) -> None:
+    def make_too_late(folder: Path) -> None:
         (folder / "model").write_text("late")
         other = cache / "model"
         other.mkdir()
         (other / "model").write_text("early")
         (other / "manifest.json").write_text('{"files": {"model": 5}}')
 
-    folder = cached("model", overtaken)
+    folder = cached("model", make_too_late)
     assert (folder / "model").read_text() == "early"
     assert sorted(file.name for file in cache.iterdir()) == ["model", "model.lock"]

@@ -30,17 +30,17 @@ def checkout(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-def test_it_is_json_and_tells_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_is_json_and_describes_the_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", ["launch/rcp.py", "--nodes", "1"])
-    told = environment()
-    assert json.loads(json.dumps(told)) == told
-    assert told["command"] == ["launch/rcp.py", "--nodes", "1"]
-    assert told["python"] == ".".join(map(str, sys.version_info[:3]))
-    assert told["packages"]["torch"] == version("torch")
-    assert told["packages"]["transformers"] == version("transformers")
-    assert told["cpus"] >= 1
-    assert told["threads"] == torch.get_num_threads()
-    assert told["host"] and told["platform"]
+    recorded = environment()
+    assert json.loads(json.dumps(recorded)) == recorded
+    assert recorded["command"] == ["launch/rcp.py", "--nodes", "1"]
+    assert recorded["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert recorded["packages"]["torch"] == version("torch")
+    assert recorded["packages"]["transformers"] == version("transformers")
+    assert recorded["cpus"] >= 1
+    assert recorded["threads"] == torch.get_num_threads()
+    assert recorded["host"] and recorded["platform"]
 
 
 def test_memory_is_in_bytes() -> None:
@@ -60,7 +60,7 @@ def test_the_slurm_job(monkeypatch: pytest.MonkeyPatch) -> None:
     assert environment()["slurm_job"] is None
 
 
-def test_the_commit_and_whether_files_differ_from_it(checkout: Path) -> None:
+def test_commit_and_uncommitted_changes(checkout: Path) -> None:
     commit = git(checkout, "rev-parse", "HEAD")
     assert environment()["git"] == {"commit": commit, "dirty": False}
     (checkout / "file").write_text("2")

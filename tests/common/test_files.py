@@ -23,14 +23,14 @@ def test_plain_gzipped_and_marked_files_read_the_same(tmp_path: Path) -> None:
     assert [read(tmp_path / name) for name in ("a.json", "b.json", "c.json.gz")] == [b"[1, 2]"] * 3
 
 
-def test_hash_is_of_the_file_on_disk(tmp_path: Path) -> None:
+def test_the_hash_is_of_the_compressed_file(tmp_path: Path) -> None:
     packed = gzip.compress(b"x" * 3_000_000)
     (tmp_path / "a.gz").write_bytes(packed)
     assert sha256_of(tmp_path / "a.gz") == hashlib.sha256(packed).hexdigest()
 
 
 @pytest.mark.parametrize("use", [read, sha256_of])
-def test_what_stands_in_the_way_is_said(tmp_path: Path, use: object, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unreadable_files_are_user_errors(tmp_path: Path, use: object, monkeypatch: pytest.MonkeyPatch) -> None:
     assert callable(use)
     with pytest.raises(UserError, match=r"none\.json: no such file"):
         use(tmp_path / "none.json")
@@ -42,13 +42,13 @@ def test_what_stands_in_the_way_is_said(tmp_path: Path, use: object, monkeypatch
     def refuse(*_: object, **__: object) -> None:
         raise PermissionError(13, "Permission denied")
 
-    # Not by chmod: root reads everything.
+    # chmod does not stop root.
     monkeypatch.setattr(Path, "open", refuse)
     with pytest.raises(UserError, match=r"secret\.json: no permission to read it"):
         use(file)
 
 
-def test_damaged_gzip_is_said(tmp_path: Path) -> None:
+def test_damaged_gzip_files(tmp_path: Path) -> None:
     (tmp_path / "no.json.gz").write_bytes(b"[1, 2]")
     (tmp_path / "cut.json.gz").write_bytes(gzip.compress(os.urandom(5_000))[:-1_000])
     for name in ("no.json.gz", "cut.json.gz"):

@@ -1,5 +1,3 @@
-"""Mistakes that are told before anything is loaded."""
-
 from __future__ import annotations
 
 import os
@@ -12,7 +10,7 @@ from lmrc.common.input_checks import MODELS, check_model, check_output
 
 
 @pytest.mark.parametrize("stage", MODELS)
-def test_the_model_in_best_is_offered(tmp_path: Path, stage: str) -> None:
+def test_the_best_folder_is_suggested(tmp_path: Path, stage: str) -> None:
     file = MODELS[stage][1]
     with pytest.raises(UserError, match=rf"run is no folder: give --{stage} the best/ folder"):
         check_model(tmp_path / "run", stage)
@@ -32,7 +30,7 @@ def test_the_model_of_the_other_stage(tmp_path: Path) -> None:
         check_model(tmp_path, "rcp")
 
 
-def test_a_file_that_can_be_written(tmp_path: Path) -> None:
+def test_outputs(tmp_path: Path) -> None:
     check_output(tmp_path / "new" / "deeper" / "out.json")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(UserError, match=r"is a folder: give a file to write"):

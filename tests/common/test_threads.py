@@ -17,9 +17,9 @@ SLURM = ("SLURM_CPUS_ON_NODE", "SLURM_CPUS_PER_TASK", "SLURM_STEP_TASKS_PER_NODE
 
 @pytest.fixture(autouse=True)
 def machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
-    """A machine of 8 CPUs, none of them shared, limited or given by SLURM; the user has set nothing. Its /sys."""
+    """Fake a machine with 8 CPUs without limits, outside SLURM. Return the folder that stands for /proc and /sys."""
     for name in (*threads.WAITING, threads.THREADS, *SLURM):
-        # Set first, so that what `configure` leaves there is taken back too.
+        # Set first, so that monkeypatch also undoes what `configure` sets.
         monkeypatch.setenv(name, "")
         monkeypatch.delenv(name)
     monkeypatch.setattr(threads, "_set_here", set())
@@ -37,8 +37,8 @@ def write(path: Path, text: str) -> None:
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system has no affinity")
-def test_affinity_decides() -> None:
-    code = "import os; from lmrc import threads; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
+def test_affinity_limits_cpus() -> None:
+    code = "import os; from lmrc.common import threads; os.sched_setaffinity(0, {min(os.sched_getaffinity(0))}); "
     code += "print(threads.cpus(), threads.cores())"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout == "1 1\n"
@@ -48,7 +48,7 @@ def test_without_a_limit_all_cpus_count() -> None:
     assert (threads.cpus(), threads.cores()) == (8, 8)
 
 
-def test_hardware_threads_of_a_core_count_once_for_torch(machine: Path) -> None:
+def test_hardware_threads_of_a_core_count_once(machine: Path) -> None:
     for cpu in range(8):
         write(machine / "cpu" / f"cpu{cpu}" / "topology" / "thread_siblings_list", f"{cpu % 4},{cpu % 4 + 4}\n")
     assert (threads.cpus(), threads.cores()) == (8, 4)
@@ -127,22 +127,22 @@ def test_the_users_number_of_threads_wins(monkeypatch: pytest.MonkeyPatch) -> No
     threads.configure()
     assert os.environ["OMP_NUM_THREADS"] == "3"
     assert os.environ["OMP_WAIT_POLICY"] == "PASSIVE"
-    assert threads.of_each(4) == {}
+    assert threads.environment_per_process(4) == {}
 
 
-def test_a_program_that_has_imported_torch_decides_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_set_after_torch_is_imported(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "torch", sys)
     threads.configure()
     assert not {*threads.WAITING, threads.THREADS} & set(os.environ)
 
 
-@pytest.mark.parametrize(("processes", "threads_of_each"), [(1, "8"), (2, "4"), (3, "2"), (8, "1"), (20, "1")])
-def test_processes_here_share_the_cores(processes: int, threads_of_each: str) -> None:
+@pytest.mark.parametrize(("processes", "cores_per_process"), [(1, "8"), (2, "4"), (3, "2"), (8, "1"), (20, "1")])
+def test_processes_on_one_machine_share_the_cores(processes: int, cores_per_process: str) -> None:
     threads.configure()
-    assert threads.of_each(processes) == {"OMP_NUM_THREADS": threads_of_each}
+    assert threads.environment_per_process(processes) == {"OMP_NUM_THREADS": cores_per_process}
 
 
-def test_a_submitted_job_does_not_inherit_the_choice_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_submitted_job_does_not_inherit_our_settings(monkeypatch: pytest.MonkeyPatch) -> None:
     threads.configure()
     with _outside_of_jobs():
         assert not {*threads.WAITING, threads.THREADS} & set(os.environ)
@@ -158,11 +158,11 @@ def test_a_submitted_job_inherits_what_the_user_exported(monkeypatch: pytest.Mon
 
 
 def openmp(words: list[str], **environment: str) -> dict[str, str]:
-    """Return what OpenMP took from the environment when a program loaded it."""
+    """Return the settings that OpenMP read from the environment of a program."""
     clean = {name: value for name, value in os.environ.items() if name not in (*threads.WAITING, threads.THREADS)}
     clean |= {"PYTHONPATH": str(ROOT), "OMP_DISPLAY_ENV": "verbose", **environment}
     done = subprocess.run([sys.executable, *words], cwd=ROOT, env=clean, capture_output=True, text=True, timeout=120)
-    # A dry run without data says what is missing, with status 2.
+    # A dry run without data ends with status 2.
     assert done.returncode in (0, 2), done.stderr
     return dict(re.findall(r"(G?OMP_\w+) ?= ?'([^']*)'", done.stderr))
 
@@ -172,7 +172,7 @@ PROGRAMS = {
     # A command that imports torch and does nothing else.
     "lmrc": [
         "-c",
-        "from lmrc import cli; cli.lmrc.callback = lambda: __import__('torch'); cli.main(['data', 'synth'])",
+        "import lmrc.cli.main as cli; cli.lmrc.callback = lambda: __import__('torch'); cli.main(['data', 'synth'])",
     ],
     "job": [
         "-c",
@@ -186,7 +186,7 @@ PROGRAMS = {
 
 @pytest.fixture(scope="module")
 def libgomp() -> None:
-    """Skip if torch's OpenMP here is another one, or does not spin by default."""
+    """Skip if torch's OpenMP is not libgomp, or does not spin by default."""
     if openmp(["-c", "import torch"]).get("GOMP_SPINCOUNT", "0") == "0":
         pytest.skip("torch's OpenMP here is not libgomp, or does not spin by default")
 
@@ -194,9 +194,9 @@ def libgomp() -> None:
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_sets_openmp_before_torch_loads_it(name: str, libgomp: None) -> None:
     found = openmp(PROGRAMS[name])
-    # libgomp calls its undefined policy PASSIVE too; how long its threads spin shows which it is.
+    # libgomp also displays an undefined policy as PASSIVE. The spin count tells them apart.
     assert (found["OMP_WAIT_POLICY"], found["GOMP_SPINCOUNT"]) == ("PASSIVE", "0")
-    code = "from lmrc import threads; print(threads.cores())"
+    code = "from lmrc.common import threads; print(threads.cores())"
     expected = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True).stdout.strip()
     assert found["OMP_NUM_THREADS"] == expected
     given = openmp(PROGRAMS[name], GOMP_SPINCOUNT="123", OMP_NUM_THREADS="3")

@@ -14,7 +14,7 @@ ALIASES = {"run": "run.name", "nodes": "cluster.nodes"}
 TREES: list[type[Options]] = [RcpConfig, RcConfig, ProposeConfig, ClassifyConfig, DemoConfig]
 
 
-def test_command_line_is_above_yaml_is_above_defaults(tmp_path: Path) -> None:
+def test_the_command_line_overrides_yaml_and_yaml_overrides_defaults(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("train: {epochs: 3, learning_rate: 1e-4}\nmodel: {encoder: bert-base-cased}\n")
     config, path = parse(RcpConfig, ["--config", str(file), "--train.epochs", "5", "--nodes=2"], ALIASES)
@@ -57,7 +57,7 @@ def test_values_of_the_command_line() -> None:
         (["--run", "a/b"], r"run.name is 'a/b'"),
     ],
 )
-def test_mistakes_are_one_sentence(arguments: list[str], sentence: str) -> None:
+def test_errors_on_the_command_line(arguments: list[str], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence) as caught:
         parse(RcpConfig, arguments, ALIASES)
     assert "\n" not in str(caught.value)
@@ -73,7 +73,7 @@ def test_mistakes_are_one_sentence(arguments: list[str], sentence: str) -> None:
         ("train: {", r"my.yaml is not YAML"),
     ],
 )
-def test_mistakes_in_a_file_name_the_file(tmp_path: Path, content: str, sentence: str) -> None:
+def test_errors_in_a_file_name_the_file(tmp_path: Path, content: str, sentence: str) -> None:
     file = tmp_path / "my.yaml"
     file.write_text(content)
     with pytest.raises(ConfigError, match=sentence):
@@ -81,7 +81,7 @@ def test_mistakes_in_a_file_name_the_file(tmp_path: Path, content: str, sentence
 
 
 @pytest.mark.parametrize("tree", TREES)
-def test_every_option_has_a_meaning_and_stands_in_the_table(tree: type[Options]) -> None:
+def test_every_option_is_described_in_the_table(tree: type[Options]) -> None:
     shown = table(tree)
     for name, field in options_of(tree):
         assert field.description, name
@@ -104,12 +104,12 @@ CONFIGS = sorted(
 
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: str(path.relative_to(ROOT)))
-def test_every_config_file_is_read(path: Path) -> None:
+def test_every_shipped_config_is_valid(path: Path) -> None:
     parse(_tree_of(path), ["--config", str(path)], {})
 
 
 @pytest.mark.parametrize("name", ["docred-7b", "docred-13b", "redocred-7b", "redocred-13b"])
-def test_a_chain_of_the_paper_is_made_of_its_stages(name: str) -> None:
+def test_pipeline_configs_equal_those_of_their_stages(name: str) -> None:
     config, _ = parse(PipelineConfig, ["--config", str(ROOT / f"configs/pipeline/{name}.yaml")], {}, PARTS)
     rcp, _ = parse(RcpConfig, ["--config", str(ROOT / f"configs/rcp/{name.partition('-')[0]}.yaml")], {})
     rc, _ = parse(RcConfig, ["--config", str(ROOT / f"configs/rc/{name}.yaml")], {})
@@ -117,7 +117,7 @@ def test_a_chain_of_the_paper_is_made_of_its_stages(name: str) -> None:
     assert (config.data.train, config.data.dev) == (rcp.data.train, rcp.data.dev)
 
 
-def test_a_part_may_be_a_file_of_the_users_own(tmp_path: Path) -> None:
+def test_a_section_may_be_read_from_a_user_file(tmp_path: Path) -> None:
     mine = tmp_path / "mine.yaml"
     mine.write_text("train: {epochs: 3, batch_size: 2}\n")
     given = ["--rcp", str(mine), "--rcp.train.batch_size", "8"]
@@ -131,12 +131,12 @@ def test_a_part_may_be_a_file_of_the_users_own(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["local", "example"])
-def test_every_preset_is_read(name: str) -> None:
+def test_every_preset_is_valid(name: str) -> None:
     config, _ = parse(RcpConfig, ["--cluster", name], {}, {"cluster": ROOT / "configs" / "cluster"})
     assert config.cluster != RcpConfig().cluster
 
 
-def test_a_preset_is_below_what_is_said_of_its_part(tmp_path: Path) -> None:
+def test_options_of_a_section_override_its_preset(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("partition: gpu\ntime: 60\nnodes: 2\nsbatch: {reservation: maint}\n")
     presets = {"cluster": tmp_path}
     given = ["--cluster", "site", "--nodes", "4", "--cluster.sbatch", "licenses=x:2 --exclusive qos="]
@@ -157,7 +157,6 @@ def test_a_preset_is_below_what_is_said_of_its_part(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("dataset", ["docred", "redocred"])
 def test_hyperparameters_of_tables_6_and_7(dataset: str) -> None:
-    """The figures of the paper, written out; both data sets share them."""
     rcp, _ = parse(RcpConfig, ["--config", str(ROOT / f"configs/rcp/{dataset}.yaml")], {})
     train = rcp.train
     assert (train.batch_size, train.epochs, train.learning_rate, train.classifier_learning_rate) == (4, 30, 3e-5, 1e-4)
@@ -173,7 +172,7 @@ def test_hyperparameters_of_tables_6_and_7(dataset: str) -> None:
             assert config.model.base == f"meta-llama/Llama-2-{size}-chat-hf"
 
 
-def test_config_trees_travel_through_yaml() -> None:
+def test_config_trees_round_trip_through_yaml() -> None:
     config, _ = parse(DemoConfig, ["--rcp.train.epochs", "2"], {})
     assert DemoConfig.model_validate(yaml.safe_load(yaml.safe_dump(config.model_dump(mode="json")))) == config
 
@@ -198,11 +197,11 @@ def test_dashes_and_underscores_are_alike_in_a_file(tmp_path: Path) -> None:
     assert (config.top_k, config.cluster.cpus_per_gpu) == (3, 6)
     assert config.cluster.sbatch == {"gpus_per_node": "a100"}
     file.write_text("top-k: 3\ntop_k: 4\n")
-    with pytest.raises(ConfigError, match="gives top_k twice, with dashes and with underscores"):
+    with pytest.raises(ConfigError, match="gives top_k twice, in two spellings"):
         parse(ProposeConfig, ["--config", str(file)], {})
 
 
-def test_a_suggestion_is_spelled_with_dashes_and_is_an_option_of_the_command() -> None:
+def test_a_suggestion_has_dashes_and_belongs_to_the_command() -> None:
     with pytest.raises(ConfigError, match=r"unknown option --tpo_k: did you mean --top-k\?"):
         parse(ProposeConfig, ["--tpo_k", "3"], {})
     for flags, says in ((("--dry-run",), r"did you mean --dry-run\?"), ((), "unknown option --dryrun: (?!.*dry-run)")):
@@ -216,7 +215,7 @@ def test_flags_have_both_spellings() -> None:
 
 
 @pytest.mark.parametrize("word", ["none", "None", "NONE"])
-def test_none_in_a_file_is_no_value_if_the_option_may_have_none(tmp_path: Path, word: str) -> None:
+def test_none_means_no_value_if_the_option_allows_it(tmp_path: Path, word: str) -> None:
     file = tmp_path / "my.yaml"
     file.write_text(f"candidates: {word}\nrc: {word}\nbase: {word}\n")
     config, _ = parse(ClassifyConfig, ["--config", str(file)], {})
@@ -227,7 +226,7 @@ def test_none_in_a_file_is_no_value_if_the_option_may_have_none(tmp_path: Path, 
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "configs/rc-gold").glob("*.yaml")), ids=lambda path: path.stem)
-def test_rc_gold_asks_for_the_gold_pairs(path: Path) -> None:
+def test_rc_gold_classifies_the_gold_pairs(path: Path) -> None:
     config, _ = parse(ClassifyConfig, ["--config", str(path)], {})
     assert config.candidates is None
 
@@ -246,7 +245,7 @@ def test_few_shot_has_no_adapter() -> None:
         ("synthetic: {seed: 1}\n", "looks like a config of lmrc demo$"),
     ],
 )
-def test_the_config_of_another_command_is_known(tmp_path: Path, content: str, says: str) -> None:
+def test_a_config_of_another_command_is_recognized(tmp_path: Path, content: str, says: str) -> None:
     file = tmp_path / "my.yaml"
     file.write_text(content)
     with pytest.raises(ConfigError, match=says):
@@ -254,7 +253,7 @@ def test_the_config_of_another_command_is_known(tmp_path: Path, content: str, sa
 
 
 def test_a_resolved_config_can_be_given_again(tmp_path: Path) -> None:
-    """A run's config.yaml spells out the options that have no effect too."""
+    # A run's config.yaml also lists options without effect.
     file = tmp_path / "config.yaml"
     whole = ClassifyConfig().model_dump(mode="json")
     file.write_text(yaml.safe_dump(whole))
@@ -267,7 +266,7 @@ def test_a_resolved_config_can_be_given_again(tmp_path: Path) -> None:
         parse(ClassifyConfig, ["--decode.threshold", "0.5"], {})
 
 
-def test_a_default_that_a_file_gives_wins_over_a_preset(tmp_path: Path) -> None:
+def test_a_default_value_in_a_file_overrides_a_preset(tmp_path: Path) -> None:
     (tmp_path / "mine.yaml").write_text("train: {epochs: 3}\n")
     file = tmp_path / "my.yaml"
     file.write_text("rcp: {train: {epochs: 30}}\n")
@@ -277,9 +276,43 @@ def test_a_default_that_a_file_gives_wins_over_a_preset(tmp_path: Path) -> None:
     assert config.rcp.train.epochs == 30
 
 
-def test_an_option_of_a_cluster_counts_as_given_though_it_is_the_default(tmp_path: Path) -> None:
-    """The pipeline lays those that one step gives over those of all."""
+def test_a_default_value_in_a_cluster_section_counts_as_given(tmp_path: Path) -> None:
+    # The pipeline lays the cluster section of a step over the common one.
     file = tmp_path / "my.yaml"
     file.write_text("cluster: {nodes: 2}\nrcp: {cluster: {nodes: 1}}\n")
     config, _ = parse(PipelineConfig, ["--config", str(file)], {})
     assert "nodes" in config.rcp.cluster.model_fields_set
+
+
+@pytest.mark.parametrize(
+    ("tree", "typed", "path"),
+    [
+        (RcConfig, "redocred-13b", "rc/redocred-13b"),
+        (PipelineConfig, "redocred-13b", "pipeline/redocred-13b"),
+        (RcConfig, "direct/redocred-13b", "direct/redocred-13b"),
+        (RcConfig, "direct/redocred-13b.yaml", "direct/redocred-13b"),
+        (RcpConfig, "redocred-plus", "rcp/redocred-plus"),
+        (DemoConfig, "demo", "demo"),
+        (RcConfig, "configs/rc/docred-7b.yaml", "rc/docred-7b"),
+    ],
+)
+def test_a_shipped_config_is_found_by_name(
+    tree: type[Options], typed: str, path: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    _, found = parse(tree, ["--config", typed], {}, PARTS if tree is PipelineConfig else None)
+    assert found == ROOT / "configs" / f"{path}.yaml"
+
+
+@pytest.mark.parametrize(
+    ("typed", "sentence"),
+    [
+        ("redocred-13b", r"redocred-13b is ambiguous: give one of direct/redocred-13b, pipeline/redocred-13b, rc/redo"),
+        ("redocrde", r"there is no config redocrde, .*did you mean rcp/redocred\?"),
+        ("none.yaml", "cannot read the config none.yaml: No such file"),
+        ("local", "there is no config local"),
+    ],
+)
+def test_unknown_and_ambiguous_names_of_configs(typed: str, sentence: str) -> None:
+    with pytest.raises(ConfigError, match=sentence):
+        parse(ClassifyConfig, ["--config", typed], {})

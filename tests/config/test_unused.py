@@ -1,5 +1,3 @@
-"""What is given and has no effect is refused, and says why."""
-
 from __future__ import annotations
 
 import subprocess
@@ -22,7 +20,10 @@ EXTRACT = {"documents": "a.json", "rcp": "rcp", "rc": "rc", "out": "out.json"}
     [
         ({"decode.threshold": 0.5}, "--decode.threshold has no effect: it is read only with decode.mode score"),
         ({"decode.threshold": 0.3, "decode.mode": "free"}, "--decode.threshold"),
-        ({"decode.min_name_score": 70}, "--decode.min-name-score has no effect: it is read only with decode.mode free"),
+        (
+            {"decode.min_fuzzy_score": 70},
+            "--decode.min-fuzzy-score has no effect: it is read only with decode.mode free",
+        ),
         ({"server.model": "x"}, "--server.model has no effect: it is read only with decode.backend openai"),
         ({"few_shot.pairs": 3}, "--few-shot.pairs"),
         ({"few_shot.corpus": "data/x", "few_shot.examples": 0}, "--few-shot.corpus"),
@@ -30,7 +31,7 @@ EXTRACT = {"documents": "a.json", "rcp": "rcp", "rc": "rc", "out": "out.json"}
         ({"decode.batch_size": 2, "decode.backend": "vllm", "decode.mode": "free"}, "--decode.batch-size"),
     ],
 )
-def test_classify(values: dict[str, object], option: str) -> None:
+def test_classify_without_effect(values: dict[str, object], option: str) -> None:
     (sentence,) = unused_options(build(ClassifyConfig, values))
     assert sentence.startswith(option)
 
@@ -40,15 +41,15 @@ def test_classify(values: dict[str, object], option: str) -> None:
     [
         {},
         {"decode.threshold": 0.3, "decode.mode": "score"},
-        {"decode.min_name_score": 70, "decode.mode": "free"},
+        {"decode.min_fuzzy_score": 70, "decode.mode": "free"},
         {"server.model": "x", "decode.backend": "openai", "decode.mode": "free"},
         {"few_shot.pairs": 3, "few_shot.examples": 1},
         {"base": "x", "rc": None},
-        {"prompt.shorten": "sentences"},
+        {"prompt.truncate": "sentences"},
         {"decode.batch_size": 2},
     ],
 )
-def test_classify_reads(values: dict[str, object]) -> None:
+def test_classify_with_effect(values: dict[str, object]) -> None:
     assert unused_options(build(ClassifyConfig, values)) == []
 
 
@@ -62,30 +63,30 @@ def test_extract() -> None:
 
 
 @pytest.mark.parametrize("tree", [DemoConfig, PipelineConfig])
-def test_what_a_chain_sets_by_itself(tree: type[Options]) -> None:
-    found = unused_options(build(tree, {"propose.corpus": "x", "classify.decode.threshold": 0.3}))
-    assert [sentence.split()[0] for sentence in found] == ["--classify.decode.threshold", "--propose.corpus"]
+def test_options_that_demo_and_pipeline_set_themselves(tree: type[Options]) -> None:
+    sentences = unused_options(build(tree, {"propose.corpus": "x", "classify.decode.threshold": 0.3}))
+    assert [sentence.split()[0] for sentence in sentences] == ["--classify.decode.threshold", "--propose.corpus"]
     (sentence,) = unused_options(build(tree, {"classify.prompt.max_length": 1024}))
-    assert sentence.startswith("--classify.prompt.max-length has no effect: the adapter is asked as it was trained")
-    fits = {"classify.prompt.max_length": 1024, "rc.prompt.max_length": 1024, "classify.prompt.shorten": "sentences"}
+    assert sentence.startswith("--classify.prompt.max-length has no effect: inference uses the prompt of the training")
+    fits = {"classify.prompt.max_length": 1024, "rc.prompt.max_length": 1024, "classify.prompt.truncate": "sentences"}
     assert unused_options(build(tree, fits)) == []
 
 
-def test_the_demo_has_its_own_corpora_and_runs_here() -> None:
+def test_the_demo_sets_corpora_cluster_and_runs() -> None:
     for name in ("rcp.data.train", "rc.cluster.nodes", "rcp.run.name"):
         with pytest.raises(ConfigError, match=rf"--{name} has no effect: the demo sets it"):
             parse(DemoConfig, [f"--{name}", "2"], {})
 
 
-def test_a_step_of_the_pipeline_has_its_own_place() -> None:
+def test_cluster_options_of_a_pipeline_step() -> None:
     assert unused_options(build(PipelineConfig, {"classify.cluster.gpus": 2, "rcp.data.train": "x"})) == []
 
 
 def test_the_command_line_and_files_are_checked(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
-    file.write_text("decode: {min_name_score: 70}\n")
-    for given in (["--decode.min-name-score", "70"], ["--config", str(file)]):
-        with pytest.raises(ConfigError, match=r"--decode\.min-name-score has no effect"):
+    file.write_text("decode: {min_fuzzy_score: 70}\n")
+    for given in (["--decode.min-fuzzy-score", "70"], ["--config", str(file)]):
+        with pytest.raises(ConfigError, match=r"--decode\.min-fuzzy-score has no effect"):
             parse(ClassifyConfig, given, {})
 
 

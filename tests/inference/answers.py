@@ -20,9 +20,9 @@ from lmrc.runs.shared_fs import Files
 FORK = multiprocessing.get_context("fork")
 
 # Long: a worker that dies is known by its process; one that only waits for a core is not dead.
-OPTIONS = WorkOptions(unit_documents=4, lease_seconds=30)
+OPTIONS = WorkOptions(docs_per_unit=4, lease_seconds=30)
 # For those who hang, of whom nothing but the time tells.
-IMPATIENT = WorkOptions(unit_documents=4, lease_seconds=0.5)
+IMPATIENT = WorkOptions(docs_per_unit=4, lease_seconds=0.5)
 
 
 class Answers:

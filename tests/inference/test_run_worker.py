@@ -40,7 +40,7 @@ def test_other_work_in_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"documents \(was 40, now 41\); units \(was 10, now 11\)\. Give the same"):
         work(tmp_path, Answers(41, tmp_path), OPTIONS, progress=quiet)
     with pytest.raises(RunError, match=r"unit_documents \(was 4, now 5\)"):
-        work(tmp_path, Answers(40, tmp_path), WorkOptions(unit_documents=5), progress=quiet)
+        work(tmp_path, Answers(40, tmp_path), WorkOptions(docs_per_unit=5), progress=quiet)
 
 
 def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path) -> None:

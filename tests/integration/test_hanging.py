@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, end_of, note_failure
+from lmrc.runs.failures import Attempt, attempt_outcome, note_failure
 from lmrc.runs.run_folder import RunFolder
 from lmrc.training import distributed
 from lmrc.training.distributed import World
@@ -67,7 +67,7 @@ def hang(alone: World, folder: Path) -> None:
     try:
         for run, (first, second) in started:
             assert first.end(120.0)[0] == 1, run.name
-            end = end_of(run, ATTEMPT)
+            end = attempt_outcome(run, ATTEMPT)
             assert end.lost_peer
             noticed = f"rank 0 on {socket.gethostname()} noticed"
             assert end.cause == f"rank 1 on n2 went silent (killed, or its node is gone), as {noticed}"

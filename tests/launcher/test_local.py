@@ -97,7 +97,7 @@ def test_two_processes_train_what_one_does_and_resume_on_one(data: Path, tmp_pat
 
 def test_a_process_that_hangs_ends_the_training(data: Path, tmp_path: Path) -> None:
     """Stopped, not dead: the other one waits as long as it may, and the launcher ends what is left."""
-    options = ("--train.backend=torch", "--train.epochs=2000", "--cluster.hang_minutes=0.2")
+    options = ("--train.backend=torch", "--train.epochs=2000", "--cluster.collective_timeout_minutes=0.2")
     words = command(data, tmp_path, "--gpus", "2", *options)
     metrics = tmp_path / "rcp" / "metrics.jsonl"
     with (tmp_path / "log").open("w") as log:
@@ -110,7 +110,7 @@ def test_a_process_that_hangs_ends_the_training(data: Path, tmp_path: Path) -> N
         second = [one for one in started if one.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"]
         second[0].suspend()
         try:
-            # 12 s of cluster.hang_minutes, and 10 for those who are left.
+            # 12 s of cluster.collective_timeout_minutes, and 10 for those who are left.
             assert launcher.wait(timeout=60) == 1
         finally:
             if second[0].is_running():

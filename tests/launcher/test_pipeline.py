@@ -21,7 +21,7 @@ from lmrc.launcher.slurm.commands import SlurmJob
 from lmrc.launcher.slurm.submit import active_jobs, sbatch_script
 from lmrc.launcher.stages import CLASSIFY, Stage, StageConfig
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, end_of
+from lmrc.runs.failures import Attempt, attempt_outcome
 from tests.conftest import ROOT
 from tests.launcher.site import fake_site
 
@@ -103,7 +103,7 @@ def test_nothing_is_built_of_corpora(tmp_path: Path) -> None:
 
 def test_a_step_has_its_own_place_over_the_chains(tmp_path: Path) -> None:
     given = ("--gpus", "4", "--partition", "gpu", "--mem-per-gpu", "64G", "--rc.cluster.gpus", "16")
-    chain = {step.name: step for step in chain_in(tmp_path, *given, "--rc.cluster.nodes=2", "--small.partition=cpu")}
+    chain = {step.name: step for step in chain_in(tmp_path, *given, "--rc.cluster.nodes=2", "--cpu_job.partition=cpu")}
     assert (chain["rcp"].config.cluster.gpus, chain["rc"].config.cluster.gpus) == (4, 16)
     assert chain["rc"].config.cluster.partition == "gpu"
     script = sbatch_script(chain["build"].stage, chain["build"].config)
@@ -245,7 +245,7 @@ def test_a_job_that_was_submitted_ahead_says_what_is_missing(tmp_path: Path) -> 
     config = ClassifyConfig.model_validate(given)
     with pytest.raises(UserError, match=f"{tmp_path}/no"):
         run_attempt(CLASSIFY, config, Attempt("77"))
-    assert f"{tmp_path}/no" in end_of(tmp_path, Attempt("77")).cause
+    assert f"{tmp_path}/no" in attempt_outcome(tmp_path, Attempt("77")).cause
 
 
 def make_data(folder: Path) -> dict[str, str]:

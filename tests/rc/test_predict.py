@@ -264,18 +264,18 @@ def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(learnt: Learn
     given = config(learnt, tmp_path, documents=1).model_copy(update={"rc": asked})
     with pytest.raises(UserError, match="'one' needs"):
         run(given)
-    replace(settings, prompt=prompt.model_copy(update={"shorten": "sentences"})).write(asked)
+    replace(settings, prompt=prompt.model_copy(update={"truncate": "sentences"})).write(asked)
     counts = run(given)
     rows = [json.loads(row) for row in (tmp_path / "classify" / "generations.jsonl").read_text().splitlines()]
     assert {tuple(row["pairs"][0]): row["left_out"] for row in rows}[1, 2] == [1]
     assert counts["shortened"] == counts["sentences_left_out"] == sum(row["left_out"] == [1] for row in rows) >= 1
     (shown,) = QueryBuilder(
-        learnt.task.tokenizer, tiny.RELATIONS, prompt.model_copy(update={"shorten": "sentences"})
+        learnt.task.tokenizer, tiny.RELATIONS, prompt.model_copy(update={"truncate": "sentences"})
     ).build(0, one, [(1, 2)])
     assert "### Text:\nAda met Bob .\n" in shown.prompt
     # Given at inference it counts too, and it is other work.
     replace(settings, prompt=prompt).write(asked)
-    shortened = given.model_copy(update={"prompt": PromptOptions(shorten="sentences")})
+    shortened = given.model_copy(update={"prompt": PromptOptions(truncate="sentences")})
     assert ClassifyInference(shortened).identity != ClassifyInference(given).identity
     assert run(shortened) == counts
 
@@ -283,7 +283,7 @@ def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(learnt: Learn
 def test_other_prompt_options_beside_an_adapter_are_refused(learnt: Learnt, tmp_path: Path) -> None:
     trained = AdapterMetadata.read(learnt.adapter).prompt
     ClassifyInference(config(learnt, tmp_path, prompt=PromptOptions(max_length=trained.max_length)))
-    with pytest.raises(ConfigError, match=r"prompt\.max_length \(trained with \d+, given 128\).*only prompt\.shorten"):
+    with pytest.raises(ConfigError, match=r"prompt\.max_length \(trained with \d+, given 128\).*only prompt\.truncate"):
         ClassifyInference(config(learnt, tmp_path, prompt=PromptOptions(max_length=128)))
 
 
@@ -402,7 +402,7 @@ def test_identity_is_of_all_that_decides(learnt: Learnt, many: ClassifyConfig, t
     others = [
         config(learnt, tmp_path, documents=2),
         config(learnt, tmp_path, candidates=tmp_path / "candidates"),
-        config(learnt, tmp_path, decode=DecodeOptions(min_name_score=0)),
+        config(learnt, tmp_path, decode=DecodeOptions(min_fuzzy_score=0)),
         options.model_copy(update={"rc": adapter}),
         options.model_copy(update={"corpus": many.corpus}),
     ]

@@ -101,7 +101,7 @@ def test_queries_that_were_shortened_are_told(make: Callable[..., RcTask], capsy
     task = make(prompt=PromptOptions(pairs_per_query=1))
     assert "; 0 queries are without 0 sentences, to fit" in capsys.readouterr().out
     assert (task.size(0), task.size(1), task.size(2)) == (196, 233, 209)
-    make(prompt=PromptOptions(max_length=230, pairs_per_query=1, shorten="sentences"))
+    make(prompt=PromptOptions(max_length=230, pairs_per_query=1, truncate="sentences"))
     first = capsys.readouterr().out.splitlines()[0]
     assert first.endswith(
         "3 documents; 1 documents have no pair to ask for; 1 queries are without 1 sentences, to fit; "
@@ -237,7 +237,7 @@ def test_pairs_without_a_relation_are_thinned_out_in_training_alone(
             data=TrainingData(train=folder, dev=folder),
             model=RcModelOptions(base=str(base), attn_implementation="sdpa"),
             prompt=PromptOptions(kind="direct"),
-            train=RcTraining(precision="fp32", none_ratio=ratio),
+            train=RcTraining(precision="fp32", negative_ratio=ratio),
         )
         return RcTask(options, Corpus.open(folder), Corpus.open(folder))
 
@@ -258,8 +258,8 @@ def test_pairs_without_a_relation_are_thinned_out_in_training_alone(
 
 
 def test_none_ratio_where_no_pair_is_without_a_relation(make: Callable[..., RcTask]) -> None:
-    with pytest.raises(ConfigError, match=r"none_ratio thins out .* of which prompt\.kind rc asks none"):
-        make(none_ratio=1.0)
+    with pytest.raises(ConfigError, match=r"negative_ratio thins out .* of which prompt\.kind rc asks none"):
+        make(negative_ratio=1.0)
 
 
 def test_queries_that_are_longer_than_the_base_knows_positions(

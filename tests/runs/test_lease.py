@@ -1,4 +1,4 @@
-"""One live holder a folder: refused, taken over, raced for, lost."""
+"""A folder has one live holder."""
 
 from __future__ import annotations
 
@@ -22,34 +22,34 @@ from lmrc.runs.shared_fs import Files
 FORK = multiprocessing.get_context("fork")
 
 
-def leave_holder(folder: Path, silent: float, generation: int = 1, **changes: object) -> None:
-    """A holder's file as another process left it, with its last sign of life so many seconds ago."""
+def leave_holder(folder: Path, age: float, generation: int = 1, **changes: object) -> None:
+    """Write a holder's file as another process would, with a last heartbeat `age` seconds ago."""
     process = dataclasses.replace(Process.current(None), **changes)  # type: ignore[arg-type]
     path = folder / "lease" / f"holder-{generation:08d}"
     path.parent.mkdir(exist_ok=True)
     path.write_bytes(process.content())
-    os.utime(path, (time.time() - silent, time.time() - silent))
+    os.utime(path, (time.time() - age, time.time() - age))
 
 
-FOREIGN = {"host": "n7", "boot": "another", "pid": 12, "job": "4711"}
+FOREIGN = {"host": "n7", "boot_id": "another", "pid": 12, "job": "4711"}
 
 
 def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it never came to be"
+        assert time.monotonic() < end, "timed out"
         time.sleep(0.02)
 
 
-def test_the_second_is_refused_while_the_first_lives_and_told_whom_to_stop(tmp_path: Path) -> None:
+def test_a_second_launch_is_refused_and_names_the_holder(tmp_path: Path) -> None:
     with Lease(tmp_path), pytest.raises(LeaseHeld) as refused:
         Lease(tmp_path).acquire()
     sentence = str(refused.value)
     assert str(tmp_path) in sentence and f"process {os.getpid()} on " in sentence
-    assert "last sign of life 0 s ago" in sentence and "after 60 s" in sentence and "Wait" in sentence
+    assert "last heartbeat 0 s ago" in sentence and "after 60 s" in sentence and "Wait" in sentence
 
 
-def test_released_is_free_at_once(tmp_path: Path) -> None:
+def test_a_released_folder_is_free_at_once(tmp_path: Path) -> None:
     with Lease(tmp_path):
         assert holder(tmp_path)
     assert holder(tmp_path) is None
@@ -57,22 +57,20 @@ def test_released_is_free_at_once(tmp_path: Path) -> None:
         pass
 
 
-def test_a_foreign_holder_is_taken_over_only_after_its_time(tmp_path: Path) -> None:
-    leave_holder(tmp_path, silent=50, **FOREIGN)
+def test_a_holder_on_another_host_is_replaced_only_after_the_lease(tmp_path: Path) -> None:
+    leave_holder(tmp_path, age=50, **FOREIGN)
     with pytest.raises(LeaseHeld, match=r"process 12 on n7 \(SLURM job 4711\).* 5\d s ago"):
         Lease(tmp_path).acquire()
     seen = holder(tmp_path)
     assert seen and seen.process and seen.process.host == "n7"
-    leave_holder(tmp_path, silent=61, **FOREIGN)
+    leave_holder(tmp_path, age=61, **FOREIGN)
     assert holder(tmp_path) is None
     with Lease(tmp_path):
         pass
 
 
-def test_ages_are_of_the_file_server_whatever_the_local_clock_says(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_holder(tmp_path, silent=5, **FOREIGN)
+def test_ages_do_not_depend_on_the_local_clock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_holder(tmp_path, age=5, **FOREIGN)
     monkeypatch.setattr(time, "time", lambda: 0.0)
     with pytest.raises(LeaseHeld):
         Lease(tmp_path).acquire()
@@ -81,7 +79,7 @@ def test_ages_are_of_the_file_server_whatever_the_local_clock_says(
         Lease(tmp_path).acquire()
 
 
-def test_a_killed_process_of_this_machine_is_dead_at_once(tmp_path: Path) -> None:
+def test_a_killed_process_on_this_host_is_dead_at_once(tmp_path: Path) -> None:
     def hold() -> None:
         Lease(tmp_path).acquire()
         time.sleep(60)
@@ -90,25 +88,23 @@ def test_a_killed_process_of_this_machine_is_dead_at_once(tmp_path: Path) -> Non
     process.start()
     until(lambda: holder(tmp_path))
     process.kill()
-    # Not reaped yet: a zombie is as dead.
+    # Not reaped yet: a zombie is dead too.
     until(lambda: holder(tmp_path) is None)
     with Lease(tmp_path):
         pass
     process.join()
 
 
-def test_a_pid_that_another_process_has_now_is_dead(tmp_path: Path) -> None:
-    leave_holder(tmp_path, silent=0, started=1)
+def test_a_reused_pid_is_dead(tmp_path: Path) -> None:
+    leave_holder(tmp_path, age=0, start_ticks=1)
     assert holder(tmp_path) is None
-    # Of another PID namespace nothing can be told.
-    leave_holder(tmp_path, silent=0, started=1, space="pid:[1]")
+    # A process in another PID namespace cannot be checked.
+    leave_holder(tmp_path, age=0, start_ticks=1, pid_namespace="pid:[1]")
     assert holder(tmp_path)
 
 
-def test_an_earlier_incarnation_of_our_job_is_dead_but_not_a_neighbour_in_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    leave_holder(tmp_path, silent=0, **FOREIGN)
+def test_only_an_earlier_incarnation_of_the_same_job_is_dead(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    leave_holder(tmp_path, age=0, **FOREIGN)
     with pytest.raises(LeaseHeld):
         Lease(tmp_path, job="4711").acquire()
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
@@ -118,11 +114,11 @@ def test_an_earlier_incarnation_of_our_job_is_dead_but_not_a_neighbour_in_it(
         pass
 
 
-def test_waits_for_one_that_is_dying(tmp_path: Path) -> None:
-    begun = time.monotonic()
-    leave_holder(tmp_path, silent=0.2, **FOREIGN)
+def test_waits_for_a_lease_that_expires(tmp_path: Path) -> None:
+    start = time.monotonic()
+    leave_holder(tmp_path, age=0.2, **FOREIGN)
     with Lease(tmp_path, seconds=0.8, wait=60):
-        assert time.monotonic() - begun > 0.5
+        assert time.monotonic() - start > 0.5
 
 
 def contend(folder: Path, number: int, files: Files, start: float) -> None:
@@ -135,12 +131,12 @@ def contend(folder: Path, number: int, files: Files, start: float) -> None:
         outcome = "won"
     (folder / "outcome.tmp").with_suffix(f".{number}").write_text(outcome)
     (folder / f"outcome.{number}").rename(folder / f"outcome-{number}")
-    time.sleep(60)  # A winner lives on: who comes later must see it.
+    time.sleep(60)  # the winner must stay alive while the others try
 
 
 @pytest.mark.parametrize("files", [Files(), NfsFiles(delay=0.005, stale=0.5)], ids=["plain", "nfs"])
-def test_of_eight_that_race_for_a_dead_lease_exactly_one_wins(tmp_path: Path, files: Files) -> None:
-    leave_holder(tmp_path, silent=100, **FOREIGN)
+def test_exactly_one_of_eight_processes_takes_a_dead_lease(tmp_path: Path, files: Files) -> None:
+    leave_holder(tmp_path, age=100, **FOREIGN)
     start = time.monotonic() + 0.3
     processes = [FORK.Process(target=contend, args=(tmp_path, number, files, start)) for number in range(8)]
     for process in processes:
@@ -153,16 +149,16 @@ def test_of_eight_that_race_for_a_dead_lease_exactly_one_wins(tmp_path: Path, fi
     assert outcomes == ["refused"] * 7 + ["won"]
 
 
-def test_an_old_listing_does_not_make_a_second_holder(tmp_path: Path) -> None:
+def test_a_stale_listing_does_not_create_a_second_holder(tmp_path: Path) -> None:
     for generation in (1, 2):
-        leave_holder(tmp_path, silent=100, generation=generation, **FOREIGN)
+        leave_holder(tmp_path, age=100, generation=generation, **FOREIGN)
 
     class Stale(Files):
         def names(self, folder: Path) -> list[str]:
             return ["holder-00000001"]
 
         def read(self, path: Path) -> tuple[bytes, float]:
-            # Not even known to exist: only the link tells.
+            # The file is not visible yet: only the link fails.
             if path.name == "holder-00000002" and not self.tried:
                 raise FileNotFoundError(path)
             return super().read(path)
@@ -177,7 +173,7 @@ def test_an_old_listing_does_not_make_a_second_holder(tmp_path: Path) -> None:
         Lease(tmp_path, files=Stale()).acquire()
 
 
-def test_an_answer_lost_by_nfs_is_no_refusal(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_link_whose_nfs_reply_was_lost_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     link = os.link
 
     def twice(source: Path, target: Path) -> None:
@@ -189,21 +185,21 @@ def test_an_answer_lost_by_nfs_is_no_refusal(tmp_path: Path, monkeypatch: pytest
         assert holder(tmp_path)
 
 
-def test_a_file_system_without_links_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_file_system_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(source: Path, target: Path) -> None:
         raise PermissionError(1, "Operation not permitted")
 
     monkeypatch.setattr(os, "link", refuse)
-    with pytest.raises(RunError, match="refuses hard links"):
+    with pytest.raises(RunError, match="has no hard links"):
         Lease(tmp_path).acquire()
 
 
-# Long enough that a busy machine gives the process a core meanwhile.
+# Long enough for a busy machine to schedule the process.
 SECONDS = 2.0
 
 
-class Losing:
-    """A lease that tells when it is lost."""
+class RecordingLease:
+    """A lease that records its loss."""
 
     def __init__(self, folder: Path, files: Files | None = None) -> None:
         self.lost = threading.Event()
@@ -215,18 +211,18 @@ class Losing:
         self.lost.set()
 
 
-def test_a_lease_that_another_took_is_noticed(tmp_path: Path) -> None:
-    losing = Losing(tmp_path)
-    losing.lease.acquire()
-    leave_holder(tmp_path, silent=0, generation=2, **FOREIGN)
-    assert losing.lost.wait(60)
-    assert "process 12 on n7" in losing.sentence and losing.lease.lost
-    losing.lease.release()
+def test_a_takeover_is_noticed(tmp_path: Path) -> None:
+    recording = RecordingLease(tmp_path)
+    recording.lease.acquire()
+    leave_holder(tmp_path, age=0, generation=2, **FOREIGN)
+    assert recording.lost.wait(60)
+    assert "process 12 on n7" in recording.sentence and recording.lease.lost
+    recording.lease.release()
     seen = holder(tmp_path)
-    assert seen and seen.process and seen.process.host == "n7"  # not released in the other's name
+    assert seen and seen.process and seen.process.host == "n7"  # the other holder's lease is not released
 
 
-def test_a_file_system_that_is_gone_is_noticed(tmp_path: Path) -> None:
+def test_a_broken_file_system_is_noticed(tmp_path: Path) -> None:
     class Failing(Files):
         broken = False
 
@@ -236,28 +232,28 @@ def test_a_file_system_that_is_gone_is_noticed(tmp_path: Path) -> None:
             return super().touch(path)
 
     files = Failing()
-    losing = Losing(tmp_path, files)
-    losing.lease.acquire()
+    recording = RecordingLease(tmp_path, files)
+    recording.lease.acquire()
     time.sleep(0.6)
-    assert not losing.lost.is_set()
+    assert not recording.lost.is_set()
     files.broken = True
-    assert losing.lost.wait(60)
-    assert "Input/output error" in losing.sentence
+    assert recording.lost.wait(60)
+    assert "Input/output error" in recording.sentence
 
 
-def test_suspended_for_long_it_goes_on_where_nobody_took_over(tmp_path: Path) -> None:
-    losing = Losing(tmp_path)
-    losing.lease.acquire()
-    losing.lease._last -= 10  # as if the process had been stopped for ten seconds
+def test_a_suspended_process_continues_if_nobody_took_over(tmp_path: Path) -> None:
+    recording = RecordingLease(tmp_path)
+    recording.lease.acquire()
+    recording.lease._last -= 10  # as if the process had been stopped for ten seconds
     until(lambda: (tmp_path / "lease" / "holder-00000002").exists())
     with pytest.raises(LeaseHeld):
         Lease(tmp_path, seconds=SECONDS).acquire()
-    losing.lease.release()
-    assert not losing.lost.is_set()
+    recording.lease.release()
+    assert not recording.lost.is_set()
     assert holder(tmp_path, SECONDS) is None
 
 
-def test_losing_a_run_ends_the_process_with_a_sentence(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+def test_a_lost_lease_ends_the_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def hold() -> None:
         Lease(tmp_path, seconds=SECONDS).acquire()
         time.sleep(60)
@@ -265,20 +261,22 @@ def test_losing_a_run_ends_the_process_with_a_sentence(tmp_path: Path, capfd: py
     process = FORK.Process(target=hold)
     process.start()
     until(lambda: holder(tmp_path))
-    leave_holder(tmp_path, silent=0, generation=2, **FOREIGN)
+    leave_holder(tmp_path, age=0, generation=2, **FOREIGN)
     process.join(60)
     assert process.exitcode == 1
     assert "no longer holds its run" in capfd.readouterr().err
 
 
-def test_a_live_holder_keeps_giving_signs(tmp_path: Path) -> None:
+def test_a_live_holder_keeps_writing_heartbeats(tmp_path: Path) -> None:
     with Lease(tmp_path, seconds=SECONDS):
         time.sleep(1.5 * SECONDS)
         with pytest.raises(LeaseHeld):
             Lease(tmp_path, seconds=SECONDS).acquire()
 
 
-def test_what_is_written_is_plain_json(tmp_path: Path) -> None:
+def test_a_holder_file_is_json_with_the_keys_of_older_versions(tmp_path: Path) -> None:
     with Lease(tmp_path, job="7"):
         content = json.loads((tmp_path / "lease" / "holder-00000001").read_text())
     assert content["pid"] == os.getpid() and content["job"] == "7" and content["owner"]
+    assert {"started", "boot", "space"} <= content.keys()
+    assert Process.parse(json.dumps(content).encode()) is not None

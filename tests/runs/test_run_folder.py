@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import errno
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -10,7 +8,6 @@ from typing import Any
 import pytest
 import yaml
 
-from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import RunError
 from lmrc.config.schema import (
     BuildConfig,
@@ -24,6 +21,7 @@ from lmrc.config.schema import (
     RcpConfig,
     RunOptions,
     ScoreConfig,
+    WorkOptions,
 )
 from lmrc.runs.run_folder import RunFolder, read_config, resolved
 
@@ -44,7 +42,7 @@ def test_a_new_run_records_its_config_and_environment(tmp_path: Path) -> None:
     assert run.prepare(config(tmp_path)) is True
 
 
-def test_what_failed_before_its_first_result_may_start_otherwise(tmp_path: Path) -> None:
+def test_a_run_without_results_may_start_with_another_config(tmp_path: Path) -> None:
     first = config(tmp_path)
     RunFolder.of(first.run).prepare(first)
     other = first.model_copy(update={"train": first.train.model_copy(update={"epochs": 3})})
@@ -52,7 +50,7 @@ def test_what_failed_before_its_first_result_may_start_otherwise(tmp_path: Path)
     assert "epochs: 3" in (tmp_path / "one" / "config.yaml").read_text()
 
 
-def test_another_config_is_refused_and_the_differing_keys_are_named(tmp_path: Path) -> None:
+def test_another_config_is_refused(tmp_path: Path) -> None:
     first = config(tmp_path)
     run = RunFolder.of(first.run)
     run.prepare(first)
@@ -64,7 +62,7 @@ def test_another_config_is_refused_and_the_differing_keys_are_named(tmp_path: Pa
         RunFolder.of(first.run).prepare(other)
 
 
-def test_where_it_runs_may_change(tmp_path: Path) -> None:
+def test_cluster_options_may_change(tmp_path: Path) -> None:
     first = config(tmp_path)
     run = RunFolder.of(first.run)
     run.prepare(first)
@@ -85,22 +83,8 @@ def test_done_holds_the_result(tmp_path: Path) -> None:
     assert run.result() == {"best": 1.5}
 
 
-def test_a_full_disk_leaves_what_was_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    path = tmp_path / "file"
-    write_atomically(path, "before")
-
-    def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-    monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="No space left on device; free space"):
-        write_atomically(path, "after")
-    assert path.read_text() == "before"
-    assert list(tmp_path.iterdir()) == [path]
-
-
-def begun(config: Options) -> RunFolder:
-    """A run that this config made, and that has begun."""
+def make_started_run(config: Options) -> RunFolder:
+    """Return a run of this config that can be resumed."""
     run = RunFolder.of(config.run)  # type: ignore[attr-defined]
     run.prepare(config)
     run.checkpoints.mkdir()
@@ -109,29 +93,29 @@ def begun(config: Options) -> RunFolder:
 
 @pytest.fixture
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A folder with data and a run, both of which are named relative to it."""
+    """Return the working directory, with data and a run that have relative paths."""
     home = tmp_path / "home"
     (home / "data/test").mkdir(parents=True)
     monkeypatch.chdir(home)
-    begun(PROPOSE)
+    make_started_run(PROPOSE)
     return home
 
 
 PROPOSE = ProposeConfig(run=RunOptions(name="one"), corpus=Path("data/test"), rcp=Path("runs/rcp/best"))
 
 
-def test_a_config_is_written_with_absolute_paths(home: Path) -> None:
+def test_config_yaml_has_absolute_paths(home: Path) -> None:
     found = yaml.safe_load(Path("runs/one/config.yaml").read_text())
     assert (found["corpus"], found["rcp"]) == (str(home / "data/test"), str(home / "runs/rcp/best"))
     assert found["run"]["folder"] == str(home / "runs")
-    assert PROPOSE.corpus == Path("data/test")  # in memory, and in messages, as it was given
+    assert PROPOSE.corpus == Path("data/test")  # unchanged in memory, for messages
     score = resolved(ScoreConfig(trained=(Path("a"), Path("b"))))
     assert score["trained"] == [str(home / "a"), str(home / "b")]
     assert resolved(BuildConfig(documents={"train": Path("a.json")}))["documents"] == {"train": str(home / "a.json")}
     assert resolved(ClassifyConfig(candidates=None))["candidates"] is None
 
 
-def test_the_name_of_a_model_is_a_path_only_if_it_is_a_folder(home: Path) -> None:
+def test_a_model_name_is_a_path_only_if_the_folder_exists(home: Path) -> None:
     (home / "llm").mkdir()
     names = {"llm": str(home / "llm"), "meta-llama/Llama-2-7b": "meta-llama/Llama-2-7b", "embedded:tiny-llm": None}
     for name, written in names.items():
@@ -141,14 +125,14 @@ def test_the_name_of_a_model_is_a_path_only_if_it_is_a_folder(home: Path) -> Non
     assert resolved(demo)["rc"]["model"]["base"] == str(home / "llm")
 
 
-def test_a_path_without_effect_stays_as_it_is() -> None:
-    """So that a run's config.yaml can be given again: what repeats a default is not given."""
+def test_a_path_without_effect_is_not_changed() -> None:
+    # A run's config.yaml must be accepted as --config: options that repeat a default do not count as given.
     assert resolved(ClassifyConfig())["few_shot"]["corpus"] == "data/docred/train"
     shown = resolved(ClassifyConfig(few_shot=FewShotOptions(examples=1)))
     assert shown["few_shot"]["corpus"] == str(Path.cwd() / "data/docred/train")
 
 
-def test_the_same_run_is_resumed_from_another_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_is_resumed_from_another_folder(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(home.parent)
     elsewhere = ProposeConfig(
         run=RunOptions(name="one", folder=Path("home/runs")),
@@ -162,9 +146,9 @@ def test_the_same_run_is_resumed_from_another_folder(home: Path, monkeypatch: py
 
 
 def test_the_demo_is_resumed_from_another_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The paths of its stages, which it sets itself, do not count."""
+    # The paths that the demo sets itself are not compared.
     config = DemoConfig(run=RunOptions(name="demo", folder=tmp_path / "runs"))
-    begun(config)
+    make_started_run(config)
     monkeypatch.chdir(tmp_path)
     assert RunFolder.of(config.run).prepare(config) is True
 
@@ -178,7 +162,7 @@ def test_a_run_that_moved_with_its_data(home: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(new)
     assert RunFolder.of(PROPOSE.run).prepare(PROPOSE) is True
     found = read_config(new / "runs/one")
-    # A copy still means what is at the old place.
+    # The config of a copy refers to the old data, which still exists.
     assert found["corpus"] == str((home if copied else new) / "data/test")
     other = PROPOSE.model_copy(update={"corpus": Path("data/other")})
     with pytest.raises(RunError, match="corpus"):
@@ -186,9 +170,8 @@ def test_a_run_that_moved_with_its_data(home: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_paths_of_a_renamed_run_folder(home: Path) -> None:
-    """The data below it is found; data that stayed where it was is too."""
     inside = ProposeConfig(run=RunOptions(name="two"), corpus=Path("runs/two/data"), rcp=Path("data/test"))
-    begun(inside)
+    make_started_run(inside)
     (home / "runs/two/data").mkdir()
     (home / "runs/two").rename(home / "runs/renamed")
     found = read_config(Path("runs/renamed"))
@@ -198,14 +181,14 @@ def test_paths_of_a_renamed_run_folder(home: Path) -> None:
 
 
 def test_relative_paths_of_older_runs(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the working directory, else above the run."""
+    """They are searched in the working directory, then above the run."""
     path = home / "runs/one/config.yaml"
     path.write_text("corpus: data/test\nrcp: runs/nowhere\nbase: data\nrun: {name: one, folder: runs}\n")
     for folder in (home, home.parent):
         monkeypatch.chdir(folder)
         found = read_config(home / "runs/one")
         assert found["corpus"] == str(home / "data/test")
-        assert found["base"] == "data"  # may be the name of a model
+        assert found["base"] == "data"  # a model name
         assert found["rcp"] == str(folder / "runs/nowhere")
     here = home.parent / "data/test"
     here.mkdir(parents=True)
@@ -213,7 +196,7 @@ def test_relative_paths_of_older_runs(home: Path, monkeypatch: pytest.MonkeyPatc
 
 
 def test_an_older_run_is_resumed(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Its config.yaml has the paths as they were given."""
+    # Its config.yaml has relative paths.
     path = home / "runs/one/config.yaml"
     path.write_text(yaml.safe_dump(PROPOSE.model_dump(mode="json")))
     assert RunFolder.of(PROPOSE.run).prepare(PROPOSE) is True
@@ -222,10 +205,10 @@ def test_an_older_run_is_resumed(home: Path, monkeypatch: pytest.MonkeyPatch) ->
         RunFolder.of(other.run).prepare(other)
 
 
-def test_options_without_effect_do_not_tell_runs_apart(home: Path) -> None:
-    """An older run may have been given some, which are refused by now."""
+def test_options_without_effect_are_not_compared(home: Path) -> None:
+    """Older versions accepted them."""
     config = ClassifyConfig(run=RunOptions(name="classify"))
-    run = begun(config)
+    run = make_started_run(config)
     path = run.path / "config.yaml"
     path.write_text(path.read_text().replace("threshold: 0.5", "threshold: 0.3"))
     assert run.prepare(config) is True
@@ -234,7 +217,20 @@ def test_options_without_effect_do_not_tell_runs_apart(home: Path) -> None:
         run.prepare(config)
 
 
-def test_what_is_no_run(tmp_path: Path) -> None:
+def test_a_run_whose_config_has_old_option_names_is_resumed(home: Path) -> None:
+    run = RunFolder(home / "runs/one")
+    path = run.path / "config.yaml"
+    path.write_text(path.read_text().replace("docs_per_unit", "unit_documents").replace("collective_timeout", "hang"))
+    assert "unit_documents: 16" in path.read_text() and "hang_minutes" in path.read_text()
+    assert run.prepare(PROPOSE) is True
+    assert run.recorded("work.docs_per_unit") == 16
+    assert read_config(run.path)["work"]["docs_per_unit"] == 16
+    other = PROPOSE.model_copy(update={"work": WorkOptions(docs_per_unit=3)})
+    with pytest.raises(RunError, match=r"work\.docs_per_unit \(was 16, now 3\)"):
+        run.prepare(other)
+
+
+def test_folders_that_are_no_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match="is no run folder"):
         read_config(tmp_path)
     for content in ("{", "- a", ""):

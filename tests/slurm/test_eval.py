@@ -18,7 +18,7 @@ from tests.conftest import ROOT
 from tests.slurm.harness import Cluster, run_here, wait_for, write_data
 
 PORTION, PORTIONS = 8, 4
-WORK = {"unit_documents": 1, "lease_seconds": 600}
+WORK = {"docs_per_unit": 1, "lease_seconds": 600}
 # Each document is some tenths of a second: units are given back in the middle.
 OPTIONS: dict[str, dict[str, Any]] = {
     "propose": {"top_k": 50, "work": WORK},

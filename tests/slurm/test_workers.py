@@ -20,7 +20,7 @@ def test_output_is_that_of_one_worker_whoever_dies(cluster: Cluster, models: Pat
     def options(name: str) -> dict[str, Any]:
         return {
             "run": name, "run.folder": tmp_path, "corpus": data / "train", "rc": models / "rc" / "best",
-            "decode.batch_size": 2, "work.unit_documents": 2, "work.lease_seconds": 20, "cpus-per-gpu": 1,
+            "decode.batch_size": 2, "work.docs_per_unit": 2, "work.lease_seconds": 20, "cpus-per-gpu": 1,
         }  # fmt: skip
 
     run_here("classify", options("alone"))
@@ -52,7 +52,7 @@ def test_more_workers_than_an_array_may_have(own_cluster: Cluster, models: Path,
     data = write_data(tmp_path / "data", documents=8)
     options = {
         "where": "slurm", "run": "many", "run.folder": tmp_path, "corpus": data / "train",
-        "rcp": models / "rcp" / "best", "work.unit_documents": 1, "gpus": MAX_ARRAY + 1, "max-running": 1,
+        "rcp": models / "rcp" / "best", "work.docs_per_unit": 1, "gpus": MAX_ARRAY + 1, "max-running": 1,
         "cpus-per-gpu": 1, "time": 60,
     }  # fmt: skip
     own_cluster.launch("propose", options)

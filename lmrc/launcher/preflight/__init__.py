@@ -11,7 +11,7 @@ from typing import Any
 
 import click
 
-from lmrc.common.check import Check, lines, missing, ok
+from lmrc.common.check import Check, format_check, missing, ok
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.launcher.plan import LaunchPlan, plan
 from lmrc.launcher.preflight.data import Inputs
@@ -84,7 +84,7 @@ def show_checks(checks: Sequence[Check], all_of_them: bool = True) -> None:
     """Print a line per check."""
     for check in checks:
         if check.level == "warning" or (all_of_them and check.level == "ok"):
-            click.echo(lines(check))
+            click.echo(format_check(check))
 
 
 def refuse(checks: Sequence[Check]) -> None:

@@ -59,8 +59,8 @@ def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Itera
     """Check a fine-tuning of the LM."""
     yield from check_training_data(config, inputs)
     yield from _check_backend(config)
-    if config.train.none_ratio is not None and config.prompt.kind == "rc":
-        yield missing("train.none_ratio thins out pairs without a relation, of which prompt.kind rc asks none")
+    if config.train.negative_ratio is not None and config.prompt.kind == "rc":
+        yield missing("train.negative_ratio thins out pairs without a relation, of which prompt.kind rc asks none")
     found = find_model(config.model.base, "model.base", config.cluster)
     yield found.check
     shape = model_shape(found, "causal")

@@ -13,7 +13,7 @@ from pathlib import Path
 from lmrc.inference.work_units import counts
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, end_of
+from lmrc.runs.failures import Attempt, attempt_outcome
 from lmrc.runs.run_folder import RunFolder
 
 # Of srun: a process ended by signal N gives 128 + N.
@@ -68,7 +68,7 @@ def after_death(folder: Path, attempt: Attempt, status: int, most: int) -> bool:
         for event in history.read()
     ):
         return True  # asked for by rank 0 once all had saved; SLURM then ended the processes
-    end, killed = end_of(folder, attempt), status >= FIRST_SIGNAL_STATUS
+    end, killed = attempt_outcome(folder, attempt), status >= FIRST_SIGNAL_STATUS
     # SLURM kills the other processes where one ended in an error of its own: the status alone does not tell.
     if not (end.lost_peer or (killed and not end.cause)):
         cause = end.cause or f"ended with status {status}"

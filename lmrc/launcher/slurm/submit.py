@@ -245,7 +245,7 @@ def _outside_of_jobs() -> Iterator[None]:
     import submitit
 
     configuration = os.environ.get("SLURM_CONF")
-    with submitit.helpers.clean_env(), threads.as_given():
+    with submitit.helpers.clean_env(), threads.unconfigured():
         if configuration is not None:
             os.environ["SLURM_CONF"] = configuration
         yield

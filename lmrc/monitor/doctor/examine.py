@@ -17,7 +17,7 @@ from pathlib import Path
 
 import click
 
-from lmrc.common.check import Check, lines, missing, ok, warning
+from lmrc.common.check import Check, format_check, missing, ok, warning
 from lmrc.common.project import PROJECT
 from lmrc.monitor.doctor.slurm import check_nodes, check_slurm
 
@@ -35,7 +35,7 @@ def examine(nodes: int | None, partition: str | None, account: str | None, as_js
     for check in _all(nodes, partition, account):
         found.append(check)
         if not as_json:
-            click.echo(lines(check))
+            click.echo(format_check(check))
     if as_json:
         click.echo(json.dumps([asdict(check) for check in found], indent=1))
     lacking = sum(1 for check in found if check.level == "missing")

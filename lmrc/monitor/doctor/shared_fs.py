@@ -160,7 +160,7 @@ def main() -> None:
     node = SharedFsProbe(Path(sys.argv[1]), rank, size)
     name = os.environ.get("SLURMD_NODENAME") or socket.gethostname()
     # One write: srun mixes what several processes print.
-    found = {"rank": rank, "node": name, "boot": Process.current(None).boot, **told(node.examine)}
+    found = {"rank": rank, "node": name, "boot": Process.current(None).boot_id, **told(node.examine)}
     sys.stdout.write(json.dumps(found) + "\n")
 
 

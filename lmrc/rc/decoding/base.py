@@ -156,7 +156,7 @@ def read_answers(
     for generation in generations:
         query = generation.query
         parsed: Parsed = parse(
-            generation.text, document_of(query), query.pairs, answers.relations, decode.min_name_score, answers.none
+            generation.text, document_of(query), query.pairs, answers.relations, decode.min_fuzzy_score, answers.none
         )
         scores = generation.line_scores
         triples = tuple(

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.common.input_checks import check_model
+from lmrc.config.aliases import with_current_names
 from lmrc.config.schema import PromptOptions, Quantization, ResolvedPrecision
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relations import RelationSet
@@ -53,7 +54,7 @@ class AdapterMetadata:
                 raise KeyError(content["precision"])
             relations = content.get("relations")
             return cls(
-                PromptOptions(**content["prompt"]),
+                PromptOptions(**with_current_names(content["prompt"], "prompt.")),
                 content["precision"],
                 content["relations_sha256"],
                 RelationSet(tuple(relations), tuple(relations.values())) if relations else None,
@@ -71,7 +72,7 @@ class AdapterMetadata:
     def read_for(cls, folder: Path, asked: PromptOptions) -> AdapterMetadata:
         """Read the settings of an adapter that is used with the prompt options `asked`.
 
-        The prompt is that of the training. Only `shorten` may be given at inference: leaving sentences out needs no
+        The prompt is that of the training. Only `truncate` may be given at inference: leaving sentences out needs no
         training.
 
         Raises:
@@ -82,17 +83,17 @@ class AdapterMetadata:
         trained = settings.prompt
         differing = [
             f"prompt.{name} (trained with {getattr(trained, name)!r}, given {getattr(asked, name)!r})"
-            for name in sorted(asked.model_fields_set - {"shorten"})
+            for name in sorted(asked.model_fields_set - {"truncate"})
             if getattr(asked, name) != getattr(trained, name)
         ]
         if differing:
             raise ConfigError(
                 f"{folder} was trained with other prompt options than those given: {', '.join(differing)}. Leave them "
-                "out; only prompt.shorten may be given at inference"
+                "out; only prompt.truncate may be given at inference"
             )
-        if "shorten" not in asked.model_fields_set:
+        if "truncate" not in asked.model_fields_set:
             return settings
-        return replace(settings, prompt=trained.model_copy(update={"shorten": asked.shorten}))
+        return replace(settings, prompt=trained.model_copy(update={"truncate": asked.truncate}))
 
     def check_corpus(self, folder: Path, corpus: Corpus) -> None:
         """Raise UserError if the adapter in `folder` was trained with other relations than those of the corpus."""

@@ -165,7 +165,7 @@ class QueryBuilder:
         `gold`: the relation ids of pairs, to learn from; answers are then known and counted exactly. Without it room is
         left for RESERVED_LINES lines with the longest relation for each pair.
 
-        Where the text and a single pair do not fit `max_length`, it is shortened for this pair if `options.shorten`
+        Where the text and a single pair do not fit `max_length`, it is shortened for this pair if `options.truncate`
         says so. Raises UserError where it does not, or where that is not enough.
         """
         rest = sorted(pairs)
@@ -258,7 +258,7 @@ class QueryBuilder:
 
         before, after = needed(())
         without: tuple[int, ...] = ()
-        if self._options.shorten == "sentences" and after <= self._answer_limit:
+        if self._options.truncate == "sentences" and after <= self._answer_limit:
             without = left_out(document, pair, lambda sentences: self._fits(*needed(sentences)))
             before, after = needed(without)
         if not self._fits(before, after):
@@ -275,7 +275,7 @@ class QueryBuilder:
         even = f", even without the {without} sentences that name neither entity" if without else ""
         even += f", {self._demonstrated} of them for demonstrations" if self._demonstrated else ""
         shorten = (
-            "" if self._options.shorten else "give --prompt.shorten sentences (lmrc extract: --shorten sentences), "
+            "" if self._options.truncate else "give --prompt.truncate sentences (lmrc extract: --truncate sentences), "
         )
         # Not in the pre-flight: every document would have to be tokenized.
         raise UserError(

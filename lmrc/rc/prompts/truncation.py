@@ -1,4 +1,4 @@
-"""Which sentences of a text that does not fit are left out: `prompt.shorten`.
+"""Which sentences of a text that does not fit are left out: `prompt.truncate`.
 
 The rule, `sentences`: whole sentences without a mention of the asked entities, the farthest from such a mention first,
 as few as will do. Distances are counted in sentences. What is said near an entity is what most of its relations are

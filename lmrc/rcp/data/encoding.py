@@ -44,7 +44,7 @@ def write_shards(
                     progress.add(shard.rows)
             except BrokenProcessPool:
                 # Out of memory, or a signal that was meant for the whole job: what is left is done here.
-                progress.say("a process that made word pieces was killed; going on with one process")
+                progress.print("a process that made word pieces was killed; going on with one process")
         alone = _Writer(corpus, encoder, folder)
         for number, documents in enumerate(slices):
             if number not in shards:

@@ -130,7 +130,7 @@ def test_what_is_shortened_and_thinned_out_is_counted(tmp_path: Path, tokenizer:
     assert thinned.counts.thinned_out == 3 and whole.counts.thinned_out == 0
     # Of the two sentences "The end ." names neither; the other one is that of all mentions.
     length = max(whole.size(index) for index in range(6))
-    short = PromptOptions(kind="direct", pairs_per_query=1, max_length=length - 2, shorten="sentences")
+    short = PromptOptions(kind="direct", pairs_per_query=1, max_length=length - 2, truncate="sentences")
     counts = load_or_build_dataset(docs, tokenizer, short).counts
     assert counts.shortened == counts.sentences >= 1
 

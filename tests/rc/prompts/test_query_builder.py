@@ -132,7 +132,7 @@ def test_text_that_does_not_fit_loses_sentences_far_from_the_pair(known: bool) -
     pairs = [(0, 1), (2, 0)]
     gold = relations_by_pair(long) if known else None
     most = 2000
-    queries = list(builder(max_length=most, shorten="sentences").build(0, long, pairs, gold))
+    queries = list(builder(max_length=most, truncate="sentences").build(0, long, pairs, gold))
     assert [query.pairs for query in queries] == [((0, 1),), ((2, 0),)]
     for query, pair in zip(queries, pairs, strict=True):
         order = farthest_first(long, pair)
@@ -161,7 +161,7 @@ def test_order_in_which_sentences_go() -> None:
 def test_what_fits_is_not_shortened() -> None:
     long = spread(words=3)
     pairs = candidate_pairs(3)
-    with_rule = list(builder(max_length=2000, shorten="sentences").build(0, long, pairs))
+    with_rule = list(builder(max_length=2000, truncate="sentences").build(0, long, pairs))
     without = list(builder(max_length=2000).build(0, long, pairs))
     assert with_rule == without
     assert all(query.left_out == () for query in with_rule)
@@ -174,9 +174,9 @@ def test_text_that_names_the_pair_is_never_left_out() -> None:
     with pytest.raises(
         UserError, match=r"'Full' needs \d+ tokens .* even without the 1 .*: split the document, or raise"
     ):
-        list(builder(max_length=1024, shorten="sentences").build(0, long, [(0, 1)]))
+        list(builder(max_length=1024, truncate="sentences").build(0, long, [(0, 1)]))
     with pytest.raises(
-        UserError, match=r"give --prompt\.shorten sentences \(lmrc extract: --shorten sentences\), split"
+        UserError, match=r"give --prompt\.truncate sentences \(lmrc extract: --truncate sentences\), split"
     ):
         list(builder(max_length=1024).build(0, long, [(0, 1)]))
 

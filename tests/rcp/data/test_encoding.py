@@ -112,7 +112,7 @@ def test_lines_where_there_is_no_terminal(corpus: Corpus, tmp_path: Path, monkey
     lines = said.splitlines()
     assert len(lines) == 7
     assert lines[1].startswith(f"{corpus.folder}: word pieces: 6 of 20 documents, ")
-    assert lines[1].endswith(" a second")
+    assert lines[1].endswith(" per second")
 
 
 class Terminal(io.StringIO):
@@ -125,7 +125,7 @@ def test_a_bar_on_a_terminal(corpus: Corpus, tmp_path: Path, monkeypatch: pytest
     terminal = Terminal()
     write_shards(corpus, DocumentTokenizer(tiny.tokenizer("bert"), 64), tmp_path, 1, terminal)
     assert "/20 [" in terminal.getvalue()
-    assert " a second" not in terminal.getvalue()
+    assert " per second" not in terminal.getvalue()
 
 
 BUILD = """

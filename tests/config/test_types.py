@@ -1,5 +1,3 @@
-"""What may be given as a server's options, as YAML and the command line give them."""
-
 from __future__ import annotations
 
 from typing import Any
@@ -28,7 +26,7 @@ from lmrc.config.schema import ServerOptions
         "http://host/v 1",
     ],
 )
-def test_what_is_no_address_is_refused(url: str) -> None:
+def test_invalid_addresses(url: str) -> None:
     with pytest.raises(ValidationError, match=r"expected an address such as http://localhost:8000/v1"):
         ServerOptions(url=url)
 
@@ -38,12 +36,12 @@ def test_addresses(url: str) -> None:
     assert ServerOptions(url=url).url == url.rstrip("/")
 
 
-def test_fields_of_the_command_line_are_json_where_they_can_be() -> None:
+def test_request_fields_are_parsed_as_json_if_possible() -> None:
     given: dict[str, Any] = {"temperature": "null", "top_p": "0.9", "user": "me", "stop": ["a"], "n": 1}
     assert ServerOptions(body=given).body == {"temperature": None, "top_p": 0.9, "user": "me", "stop": ["a"], "n": 1}
 
 
 @pytest.mark.parametrize("name", ["", "sk-123", "1A", "A B", "A=B"])
-def test_a_key_is_no_name_of_a_variable(name: str) -> None:
+def test_invalid_names_of_variables(name: str) -> None:
     with pytest.raises(ValidationError):
         ServerOptions(key_variable=name)
