@@ -31,6 +31,7 @@ PromptTemplate = Literal["llama2", "chat"]
 Shortening = Literal["sentences"]
 RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "loss"]
 RcMetric = Literal["loss", "token_accuracy"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
 
 # Tables 6 and 7.
@@ -89,6 +90,10 @@ class Training(Options):
     patience: Count | None = Field(None, description="stop after this many evaluations without a better one")
     checkpoint_minutes: float = Field(10.0, gt=0.0, description="minutes between checkpoints, besides each epoch's")
     checkpoint_keep: Count = Field(2, description="checkpoints kept besides the best weights")
+    trackers: tuple[TrackerName, ...] = Field(
+        ("tensorboard",),
+        description="experiment trackers besides metrics.jsonl: tensorboard, wandb, mlflow, trackio, separated by commas",
+    )
 
     @property
     def examples_per_step(self) -> int:

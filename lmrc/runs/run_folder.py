@@ -31,6 +31,7 @@ MAY_CHANGE = (
     "train.backend",
     "train.precision",
     "train.checkpoint_",
+    "train.trackers",
     "work.attempts",
     "work.lease_seconds",
 )

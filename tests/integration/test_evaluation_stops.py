@@ -93,7 +93,7 @@ def test_a_signal_in_the_evaluation_before_the_first_step(tmp_path: Path) -> Non
 def test_killed_in_the_evaluation_after_an_epoch(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The epoch is not lost: its checkpoint is published while the evaluation runs."""
     # At the first forward pass, however slow the disk is.
-    monkeypatch.setattr(checkpoint._Writing, "is_written", lambda self: self._thread.join() is None)
+    monkeypatch.setattr(checkpoint._BackgroundWrite, "is_written", lambda self: self._thread.join() is None)
     whole, run = tmp_path / "whole", tmp_path / "run"
     go(whole, ToyTask(dropout=0.3))
 

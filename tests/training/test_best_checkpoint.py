@@ -78,7 +78,7 @@ def test_a_run_without_any(tmp_path: Path) -> None:
 @pytest.fixture
 def patient_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
     """Published at the first boundary after their beginning, however slow the disk is."""
-    monkeypatch.setattr(checkpoint._Writing, "is_written", lambda self: self._thread.join() is None)
+    monkeypatch.setattr(checkpoint._BackgroundWrite, "is_written", lambda self: self._thread.join() is None)
 
 
 class Killed(BaseException):
