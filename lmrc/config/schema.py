@@ -92,7 +92,7 @@ class Training(Options):
     checkpoint_keep: Count = Field(2, description="checkpoints kept besides the best weights")
     trackers: tuple[TrackerName, ...] = Field(
         ("tensorboard",),
-        description="experiment trackers besides metrics.jsonl: tensorboard, wandb, mlflow, trackio, separated by commas",
+        description="experiment trackers besides metrics.jsonl, with commas: tensorboard, wandb, mlflow, trackio",
     )
 
     @property

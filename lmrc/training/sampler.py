@@ -1,4 +1,7 @@
-"""The deterministic batch sampler: batches are a pure function of seed, step and corpus, so a resume needs one integer."""
+"""The deterministic batch sampler. Batches are a pure function of seed, step and corpus.
+
+So a resume needs no state of the sampler but the number of steps done.
+"""
 
 from __future__ import annotations
 

@@ -22,7 +22,12 @@ def read_zero_config(stage: int) -> dict[str, Any]:
     if not path.is_file():
         raise ConfigError(f"train.zero_stage is {stage}, but {path} is missing: restore it, or choose another stage")
     settings: dict[str, Any] = yaml.safe_load(path.read_text())
-    from_options = {"train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"}
+    from_options = {
+        "train_batch_size",
+        "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps",
+        "gradient_clipping",
+    }
     repeated = sorted((from_options | {"bf16", "fp16", "optimizer", "scheduler"}) & settings.keys())
     if repeated:
         raise ConfigError(
