@@ -1,4 +1,4 @@
-"""The fingerprint of an inference, which keeps rows of a worker with other weights or options out of its parts."""
+"""The fingerprint of an inference. A worker with other weights or options must not add rows to the same run."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ class Backend(Protocol):
 
     @property
     def model(self) -> nn.Module:
-        """The model to call in evaluations."""
+        """Return the model to call in evaluations."""
 
     def loss(self, batch: Batch) -> Tensor:
         """Return the task's sum of loss terms, computed in the configured precision."""

@@ -158,7 +158,7 @@ class DeepSpeedZeroBackend:
         # A tensor of another shape would be a single shard.
         shape = parameter.ds_shape if self._stage == 3 else parameter.shape  # type: ignore[attr-defined]
         if value is None or value.shape != shape:
-            raise RuntimeError(f"DeepSpeed {deepspeed.__version__} returned only a shard of {key} of {name}")
+            raise RuntimeError(f"DeepSpeed {deepspeed.__version__} did not return all of {key} of {name}")
         return value.detach().float().cpu().clone()  # type: ignore[no-any-return]
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:
