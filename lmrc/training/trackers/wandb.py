@@ -1,4 +1,7 @@
-"""Weights & Biases runs. Files lie in log/wandb of the run folder; `wandb sync` uploads those of offline runs."""
+"""Weights & Biases runs, with their files in log/wandb of the run folder.
+
+`wandb sync --append RUN/log/wandb/offline-run-*` uploads an offline run and all its resumes.
+"""
 
 from __future__ import annotations
 
