@@ -31,11 +31,7 @@ class Attempts:
     """The attempts of one worker.
 
     Args:
-        units: The state of all units.
-        plan: The division of the documents into units.
-        inference: The inference to run.
         max_attempts: Attempts per unit, by all workers together.
-        process: The process of this worker.
         progress: Called with each line for the log.
 
     Attributes:
@@ -114,8 +110,6 @@ class Attempts:
         """Publish the failure of an attempt.
 
         Args:
-            unit: The unit.
-            attempt: The number of the attempt.
             line: The error in one line.
             trace: The traceback.
             culprits: The documents that fail alone, each with its error.

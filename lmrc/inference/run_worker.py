@@ -45,7 +45,7 @@ def work(
 
     Args:
         run_folder: The run folder.
-        inference: The inference. Its `load` and `rows` may raise Interrupted.
+        inference: The inference to run. Its `load` and `rows` may raise Interrupted.
         options: The section `work` of the config.
         job: SLURM's job id; None takes it from the environment.
         stop: Called between units; True asks to stop.

@@ -82,10 +82,6 @@ class UnitCounts:
 class Units:
     """The state of all units as this process knows it. `look` reads what others did since.
 
-    Args:
-        run_folder: The run folder.
-        files: The file system operations.
-
     Attributes:
         folder: RUN/units.
         files: The file system operations.

@@ -27,14 +27,7 @@ LONGEST_PAUSE = 15.0
 class Worker:
     """A worker with a heartbeat, as a context manager. On exit it releases its current unit.
 
-    Args:
-        units: The state of all units.
-        plan: The division of the documents into units.
-        inference: The inference to run.
-        options: The section `work` of the config.
-        job: SLURM's job id, if there is one.
-        stop: Called between units; True asks to stop.
-        progress: Called with each line for the log.
+    Its arguments are those of `lmrc.inference.run_worker.work`.
     """
 
     def __init__(

@@ -34,13 +34,6 @@ class BestRecord:
 class BestCheckpoint:
     """The folder of the best weights, on one rank.
 
-    Args:
-        run: The run folder.
-        task: The task, which exports the weights.
-        backend: The backend that holds the weights.
-        names: Names of the trained parameters.
-        world: This process and its peers.
-
     Attributes:
         held: The record of the weights in `best/`; None if there are none. The same on all ranks.
     """

@@ -113,9 +113,7 @@ class Checkpoints:
 
     Args:
         folder: The folder; it may be missing.
-        backend: The backend whose state is saved and loaded.
         names: Names of the trained parameters.
-        world: This process and its peers.
         keep: Number of checkpoints to keep.
     """
 

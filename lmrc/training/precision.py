@@ -34,12 +34,7 @@ def resolve_precision(precision: Precision) -> ResolvedPrecision:
 
 
 def inference_precision(precision: ResolvedPrecision, model: str) -> ResolvedPrecision:
-    """Return the precision for inference: that of the training, or fp32 (and print so) if bf16 is emulated.
-
-    Args:
-        precision: The precision of the training.
-        model: The model's name, for the message.
-    """
+    """Return the precision for inference: that of the training, or fp32 (and print so) if bf16 is emulated."""
     if precision == "bf16" and not bf16_is_native():
         print(f"bf16 is only emulated on this machine, and slow: {model} answers in fp32", flush=True)
         return "fp32"

@@ -54,11 +54,7 @@ class Trainer:
     """A training that resumes from the run folder, evaluates, keeps the best weights and saves checkpoints.
 
     Args:
-        task: The model, its examples and its loss.
-        options: The section `train` of the config.
         seed: Seed of the data order and of dropout.
-        run: The run folder.
-        world: This process and its peers.
 
     Raises:
         ConfigError: There are more processes than examples per step, or a tracker's package is missing.

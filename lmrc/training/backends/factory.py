@@ -26,9 +26,6 @@ def make_backend(task: Task, options: Training, world: World, micro_batches: int
     """Return the DeepSpeed backend, or plain torch (and print why) if train.backend is auto and DeepSpeed fails.
 
     Args:
-        task: The task to train.
-        options: The section `train` of the config.
-        world: This process and its peers.
         micro_batches: Forward passes per optimizer step.
     """
     if options.backend != "torch":

@@ -92,10 +92,7 @@ def start_tracker(name: str, tracker: Tracker, run: TrackedRun, new: bool = Fals
     """Start a tracker under the id that is kept in log/trackers.json of the run folder.
 
     Args:
-        name: The name of the tracker.
-        tracker: The tracker to start.
-        run: The run to record.
-        new: Start a new run even if an id is kept.
+        new: Start a new run even if there is an id.
     """
     path = run.folder / "log" / "trackers.json"
     ids: dict[str, str] = json.loads(path.read_text()) if path.exists() else {}
