@@ -1,4 +1,4 @@
-"""Is bf16 worth it on this machine's CPU? fp32 and bf16 products of an encoder's size, in turn, in one process.
+"""Compare the speed of fp32 and bf16 matrix products of an encoder's size on this machine's CPU, in one process.
 
 python benchmarks/bf16.py [--json FILE]
 """
@@ -21,7 +21,7 @@ ROUNDS = 7
 
 
 def seconds(dtype: torch.dtype) -> float:
-    """One product [tokens, hidden] x [hidden, inner]."""
+    """Return the seconds of one product [tokens, hidden] x [hidden, inner]."""
     left, right = torch.randn(TOKENS, HIDDEN).to(dtype), torch.randn(HIDDEN, INNER).to(dtype)
     start = time.perf_counter()
     left @ right
@@ -29,7 +29,7 @@ def seconds(dtype: torch.dtype) -> float:
 
 
 def main() -> None:
-    """Print both medians and, last, their ratio."""
+    """Print both medians, and their ratio on the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()

@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from lmrc import __version__
 from lmrc.cli import evaluate as commands
+from lmrc.cli.track import track
 from lmrc.common import threads
 from lmrc.common.atomic_io import replacing, write_atomically
 from lmrc.common.errors import UserError
@@ -124,6 +125,7 @@ def score(align: float | None, align_encoder: str, **given: Any) -> None:
 
 lmrc.add_command(commands.compare)
 lmrc.add_command(commands.report)
+lmrc.add_command(track)
 
 
 def _refuse_unused(name: str, why: str) -> None:

@@ -27,6 +27,7 @@ PromptTemplate = Literal["llama2", "chat"]
 Truncation = Literal["sentences"]
 RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "loss"]
 RcMetric = Literal["loss", "token_accuracy"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
 
 # Tables 6 and 7.
@@ -97,6 +98,10 @@ class Training(Options):
         10.0, gt=0.0, description="minutes between checkpoints; each epoch also ends with one"
     )
     checkpoint_keep: Count = Field(2, description="checkpoints kept besides the best weights")
+    trackers: tuple[TrackerName, ...] = Field(
+        ("tensorboard",),
+        description="experiment trackers besides metrics.jsonl, with commas: tensorboard, wandb, mlflow, trackio",
+    )
 
     @property
     def examples_per_step(self) -> int:

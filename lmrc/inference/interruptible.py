@@ -1,4 +1,4 @@
-"""An inference that a signal interrupts: the worker then gives its unit back, and others take it over."""
+"""An inference that a signal can interrupt, so that the worker releases its unit to others in time."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from lmrc.runs.signals import Preempted, SignalListener, signal_name
 
 
 class InterruptibleInference(SignalListener):
-    """An inference that a signal interrupts while it loads its model or computes rows, and at no other place."""
+    """An inference that a signal interrupts only while the model is loaded or rows are computed."""
 
     def __init__(self, inference: Inference) -> None:
         super().__init__()
@@ -20,32 +20,40 @@ class InterruptibleInference(SignalListener):
         self.finish = inference.finish
         self._inference = inference
         self._signal = 0
-        self._computes = False
+        self._is_interruptible = False
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
         self._signal = number
-        if self._computes:
-            self._computes = False  # once: what follows must be able to give the unit back
-            raise Preempted(f"{signal_name(number)}: the unit in hand is given back; the same command goes on")
+        if self._is_interruptible:
+            self._is_interruptible = False  # only once, so that a second signal does not prevent the release
+            raise Preempted(f"{signal_name(number)}: the current unit is released; the same command goes on")
 
     def is_asked_to_stop(self) -> bool:
-        """Whether a signal has come."""
+        """Return True if a signal came."""
         return bool(self._signal)
 
     def load(self) -> None:
-        """Load the model of the inference. Raises Preempted if a signal comes meanwhile."""
+        """Load the model of the inference.
+
+        Raises:
+            Preempted: A signal came meanwhile.
+        """
         with self._interruptible():
             self._inference.load()
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
-        """Return the rows of the inference. Raises Preempted if a signal comes meanwhile."""
+        """Return the rows of the inference for these documents.
+
+        Raises:
+            Preempted: A signal came meanwhile.
+        """
         with self._interruptible():
             return self._inference.rows(documents)
 
     @contextlib.contextmanager
     def _interruptible(self) -> Iterator[None]:
-        self._computes = True
+        self._is_interruptible = True
         try:
             yield
         finally:
-            self._computes = False
+            self._is_interruptible = False

@@ -1,4 +1,4 @@
-"""What distributed inference asks of a stage, whatever unit of documents a worker has claimed."""
+"""The inference interface between distributed workers and the stages propose and classify."""
 
 from __future__ import annotations
 
@@ -9,31 +9,40 @@ import pyarrow as pa
 
 
 class Inference(Protocol):
-    """One stage's inference over a corpus. A worker may be killed between any two instructions."""
+    """The inference of a stage over a corpus. A worker may be killed at any time.
+
+    Attributes:
+        documents: Number of documents.
+        identity: Fingerprint of everything that the rows depend on: corpus, weights, options.
+        schema: Schema of a row. There is one row per document.
+    """
 
     documents: int
-    """How many documents there are to answer for."""
     identity: str
-    """SHA-256 of all that decides the rows: corpus, weights, options. Another identity is other work."""
     schema: pa.Schema
-    """Of a row; there is one row a document."""
 
     def load(self) -> None:
         """Load the model. A worker calls this once, before its first unit.
 
         Raises:
-            UserError: if no unit can be computed here: a package is missing, a model is damaged or does not fit.
+            UserError: No unit can be computed here: a package is missing, or the model is damaged or too large.
         """
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
-        """The rows of these documents, in order; a function of the range alone.
+        """Return the rows of these documents, in order. They depend on no other documents.
 
         Raises:
-            UserError: if one of these documents cannot be answered for.
+            UserError: One of these documents cannot be processed.
         """
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, Any]:
-        """Write the stage's outputs from the rows of all documents, in order, drawn once. Returns what DONE will hold.
+        """Write the outputs of the stage. Needs no model.
 
-        It may have been cut short before: what it finds of an earlier call is replaced. No model is loaded.
+        An earlier call may have been interrupted, so existing outputs are replaced.
+
+        Args:
+            rows: The rows of all documents, in order. They can be iterated once.
+
+        Returns:
+            The content of DONE.
         """

@@ -1,8 +1,8 @@
-"""Distributed inference: any number of workers, of which any may die, finish every unit of documents once.
+"""Distributed inference: any number of workers compute every unit of documents once, even if workers die.
 
-A worker claims a unit by an exclusive link, computes its rows and publishes them as a part, which is the only mark of
-"done"; the first part stays. When nothing is left to claim it takes over from workers that died, failed or are slow,
-and in the end one worker merges the parts.
+A worker claims a unit by an exclusive hard link, computes its rows and publishes them as a part. Only the part marks
+the unit as done, and the first part stays. If no unit is free, a worker takes over units of workers that died, failed
+or are slow. When all units are done, one worker merges the parts.
 """
 
 from __future__ import annotations
@@ -27,12 +27,7 @@ __all__ = ["UnitCounts", "UnitsFailed", "clean", "counts", "work"]
 
 
 class UnitsFailed(Failed):
-    """Some units failed at every attempt; all others are done."""
-
-
-def never() -> bool:
-    """Nobody asks to stop."""
-    return False
+    """Units that failed at every attempt, while all others are done."""
 
 
 def work(
@@ -40,20 +35,33 @@ def work(
     inference: Inference,
     options: WorkOptions,
     job: str | None = None,
-    stop: Callable[[], bool] = never,
+    stop: Callable[[], bool] = lambda: False,
     progress: Callable[[str], None] = print,
     files: Files | None = None,
 ) -> dict[str, Any] | None:
     """Take part in the inference of a run until it is finished.
 
-    Returns what `inference.finish` returned in the worker that merged; None in the others, and where DONE is there.
-    The caller then writes DONE and calls `clean`. `stop` is asked between units, and `load` and `rows` may raise
-    Interrupted.
+    If it raises, the current unit is released to other workers.
 
-    Raises Interrupted once the unit in hand is given back, UnitsFailed where units failed `options.attempts` times,
-    WorkerFailed where every unit fails in this worker, RunError where RUN/units holds other work, is damaged or
-    cannot be written, and what `inference.load` raises; the unit in hand is then given back too.
-    `job` is SLURM's unless given.
+    Args:
+        run_folder: The run folder.
+        inference: The inference to run. Its `load` and `rows` may raise Interrupted.
+        options: The section `work` of the config.
+        job: SLURM's job id; None takes it from the environment.
+        stop: Called between units; True asks to stop.
+        progress: Called with each line for the log.
+        files: The file system operations; tests replace them.
+
+    Returns:
+        What `inference.finish` returned, in the worker that merged: it then writes DONE and calls `clean`. None in
+        other workers, and if DONE exists.
+
+    Raises:
+        Interrupted: It was asked to stop.
+        UnitsFailed: Units failed `options.attempts` times.
+        WorkerFailed: Every unit fails in this worker.
+        RunError: RUN/units belongs to another inference, is damaged, or cannot be written.
+        UserError: `inference.load` raised it.
     """
     job = os.environ.get("SLURM_JOB_ID") if job is None else job
     files = files or Files()
@@ -61,19 +69,19 @@ def work(
     plan = WorkPlan.of(inference, options.docs_per_unit)
     try:
         units.prepare(plan)
-        if _finished(run_folder, files):
+        if _has_done(run_folder, files):
             clean(run_folder)
             return None
         with Worker(units, plan, inference, options, job, stop, progress) as worker:
             worker.compute()
             failed = units.unfinished()
             if failed:
-                raise UnitsFailed(_failures(units, plan, failed))
+                raise UnitsFailed(_describe_failures(units, plan, failed))
     except OSError as error:
-        if _cleaned(run_folder, units):  # while this worker was at a unit that another did too
+        if _cleaned_by_another(run_folder, units):  # during a unit that another worker did too
             return None
         raise RunError(
-            f"cannot work in {units.folder}: {error.strerror}; free space or mend the permissions, then repeat the "
+            f"cannot work in {units.folder}: {error.strerror}; free space or correct the permissions, then repeat the "
             f"command: finished units are kept"
         ) from error
     try:
@@ -82,12 +90,12 @@ def work(
         progress(f"all {plan.units} units are done; {held.holder.process or 'another process'} merges them")
         return None
     except RunError:
-        if _cleaned(run_folder, units):  # while this worker was about to look whether it should merge
+        if _cleaned_by_another(run_folder, units):  # just before this worker would have merged
             return None
         raise
 
 
-def _finished(run_folder: Path, files: Files) -> bool:
+def _has_done(run_folder: Path, files: Files) -> bool:
     try:
         files.read(run_folder / "DONE")
     except FileNotFoundError:
@@ -95,11 +103,11 @@ def _finished(run_folder: Path, files: Files) -> bool:
     return True
 
 
-def _cleaned(run_folder: Path, units: Units) -> bool:
-    """Whether the run was finished by another, though it was not when last asked; leaves nothing behind."""
-    with contextlib.suppress(OSError):  # a full disk is told of elsewhere
+def _cleaned_by_another(run_folder: Path, units: Units) -> bool:
+    """Return True if another worker has finished the run meanwhile. RUN/units is then removed."""
+    with contextlib.suppress(OSError):  # a full disk is reported elsewhere
         units.files.refresh(run_folder)
-    if not _finished(run_folder, units.files):
+    if not _has_done(run_folder, units.files):
         return False
     clean(run_folder)
     return True
@@ -115,50 +123,55 @@ def _merge(
     stop: Callable[[], bool],
     progress: Callable[[str], None],
 ) -> dict[str, Any] | None:
-    """Make the outputs from the parts, in one worker at a time. Raises LeaseHeld where another live one is at it."""
+    """Write the outputs from the parts, in one worker at a time.
+
+    Raises:
+        LeaseHeld: Another live worker is merging.
+    """
     merged = units.folder / "merged.json"
     with Lease(units.folder / "merge", options.lease_seconds, job, files=units.files):
         try:
-            # An earlier one got so far, and may have died before DONE was written.
+            # An earlier worker merged, but may have died before it wrote DONE.
             result: dict[str, Any] = json.loads(units.files.read(merged)[0])
             return result
         except FileNotFoundError:
             pass
-        # Asked only now: what is not merged yet was not cleaned away either, unless DONE was written before.
-        if _cleaned(run_folder, units):
+        # Only under the lease: now merged.json can be missing only if nobody merged, or if the run was cleaned.
+        if _cleaned_by_another(run_folder, units):
             return None
         progress(f"all {plan.units} units are done: merging them")
-        rows = _Rows(units.rows(plan), stop)
+        rows = _CountedRows(units.rows(plan), stop)
         result = inference.finish(rows)
-        if rows.drawn != plan.documents:
-            raise RuntimeError(f"the stage took {rows.drawn} of {plan.documents} rows")
+        if rows.count != plan.documents:
+            raise RuntimeError(f"the stage took {rows.count} of {plan.documents} rows")
         units.files.publish(merged, json.dumps(result).encode())
         return result
 
 
-class _Rows(Iterator[dict[str, Any]]):
-    """Counts the rows that are drawn, and stops between them when asked to."""
+class _CountedRows(Iterator[dict[str, Any]]):
+    """An iterator over rows that counts them and can be stopped."""
 
     def __init__(self, rows: Iterator[dict[str, Any]], stop: Callable[[], bool]) -> None:
-        self.drawn = 0
+        self.count = 0
         self._rows, self._stop = rows, stop
 
     def __next__(self) -> dict[str, Any]:
         if self._stop():
             raise Interrupted("Stopped while merging; the same command merges again.")
         row = next(self._rows)
-        self.drawn += 1
+        self.count += 1
         return row
 
 
-def _failures(units: Units, plan: WorkPlan, failed: list[int]) -> str:
-    """What failed, a line a unit."""
+def _describe_failures(units: Units, plan: WorkPlan, failed: list[int]) -> str:
+    """Return a message with one line per failed unit: its documents and the causes."""
     lines = []
     for unit in sorted(failed):
         documents = plan.range(unit)
         attempts = sorted(units.failures(unit))
         errors = [units.error(unit, attempt) for attempt in attempts]
-        causes = [f"document {one['document']}: {one['error']}" for error in errors for one in error["culprits"]]
+        culprits = [culprit for error in errors for culprit in error["culprits"]]
+        causes = [f"document {culprit['document']}: {culprit['error']}" for culprit in culprits]
         for attempt, error in zip(attempts, errors, strict=True):
             document = units.marked(unit, attempt) if error["died"] else None
             if document is not None:

@@ -32,6 +32,7 @@ MAY_CHANGE = (
     "train.backend",
     "train.precision",
     "train.checkpoint_",
+    "train.trackers",
     "work.attempts",
     "work.lease_seconds",
 )

@@ -1,8 +1,8 @@
-"""The best weights of a training: `best/`, as later stages load them, and in it the step and the score that they have.
+"""The best weights of a training, in `best/` as later stages load them, with their step and score in best.json.
 
-A kill leaves the weights of one evaluation whole, if not in place: `recover` puts them there. They may be of a later
-step than the checkpoint that the training resumes from. That step is then made again, on other processes with another
-rounding; `held` says what really is in `best/`.
+If the process dies during a save, either the old or the new best weights survive, possibly under a temporary name.
+`recover` renames them back. They may be of a later step than the newest checkpoint. The resumed training then repeats
+that step, and its score may differ by rounding. `held` is the step and score of the weights that are in `best/`.
 """
 
 from __future__ import annotations
@@ -25,14 +25,18 @@ RECORD = "best.json"
 
 @dataclass(frozen=True)
 class BestRecord:
-    """Whose weights are in `best/`."""
+    """The step and the dev score of the weights in `best/`."""
 
     step: int
     score: float
 
 
 class BestCheckpoint:
-    """The folder of the best weights, seen from one rank. `held` is the same on all ranks."""
+    """The folder of the best weights, on one rank.
+
+    Attributes:
+        held: The record of the weights in `best/`; None if there are none. The same on all ranks.
+    """
 
     def __init__(self, run: RunFolder, task: Task, backend: Backend, names: Iterable[str], world: World) -> None:
         self._current = run.best
@@ -44,7 +48,11 @@ class BestCheckpoint:
         self.held: BestRecord | None = None
 
     def recover(self) -> None:
-        """Put in place what a kill left, and read what it is. Collective; raises RunError on all ranks."""
+        """Complete a replacement that a kill interrupted, and read the record. Collective.
+
+        Raises:
+            RunError: The folder cannot be read or renamed; raised on all ranks.
+        """
 
         def act() -> BestRecord | None:
             if self._old.exists() and not self._current.exists():
@@ -56,9 +64,14 @@ class BestCheckpoint:
         self.held = self._on_first(act, f"{self._current} could not be recovered")
 
     def replace(self, step: int, score: float) -> None:
-        """Make the present weights, with the `score` of their evaluation after `step`, the best ones. Collective.
+        """Write the current weights to `best/` in place of those there. Collective.
 
-        Raises RunError on all ranks where they cannot be written.
+        Args:
+            step: Optimizer steps done.
+            score: Dev score of these weights.
+
+        Raises:
+            RunError: They cannot be written; raised on all ranks.
         """
         weights: dict[str, Tensor] = {}
         for name in self._names:
@@ -73,7 +86,7 @@ class BestCheckpoint:
             try:
                 self._task.export(self._new, weights)
                 (self._new / RECORD).write_text(json.dumps(asdict(held)) + "\n")
-                # A checkpoint says that they are there: they must outlive a power cut as it does.
+                # The next checkpoint relies on these files, so they must survive a power failure too.
                 for path in [*self._new.rglob("*"), self._new]:
                     fsync(path)
             except Exception:

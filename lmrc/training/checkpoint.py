@@ -1,12 +1,12 @@
-"""Checkpoints that do not depend on the number of processes or on the ZeRO stage.
+"""Training checkpoints that can be resumed with any number of processes and any ZeRO stage.
 
-    checkpoints/step-000123/state-00000.safetensors …   float32 masters and Adam moments by parameter name
-                            progress.json               step, epoch, best score, what it was trained with
-                            manifest.json               sha256 of each file, written last
-    checkpoints/latest                                  the name of a folder
+    checkpoints/step-000123/state-00000.safetensors …   float32 weights and Adam moments by parameter name
+    checkpoints/step-000123/progress.json               step, best score, data fingerprint, precision
+    checkpoints/step-000123/manifest.json               SHA-256 of each file, written last
+    checkpoints/latest                                  name of the newest folder
 
-A folder is written under a temporary name and renamed, so that a kill at any instruction leaves the previous checkpoint
-whole. Frozen weights are never written.
+A folder is written under a temporary name and then renamed, so a kill at any time leaves the previous checkpoint
+intact. Frozen weights are not saved.
 """
 
 from __future__ import annotations
@@ -29,25 +29,31 @@ from lmrc.common.errors import RunError
 from lmrc.training.backends.base import STATE_KEYS, Backend
 from lmrc.training.distributed import World
 
-# 1 had no `evaluation_due`: its evaluations were done before it was saved, as the default says.
+# Version of the format. Version 1 had no `evaluation_due`: it was saved after the evaluation.
 FORMAT = 2
 
 
 @dataclass
 class Progress:
-    """Where a training stands: everything besides tensors that a resume needs."""
+    """The state of a training besides its tensors.
+
+    Attributes:
+        step: Optimizer steps done. The data order is a function of it, so it is the data cursor too.
+        best: Best dev score so far.
+        best_step: The step of that score.
+        evaluations_since_best: Evaluations since then, for `train.patience`.
+        fingerprint: Fingerprint of the training examples.
+        precision: Precision of the forward passes.
+        evaluation_due: True if the evaluation after `step` is not done yet.
+    """
 
     step: int = 0
-    """Optimizer steps done; also the data cursor, as the order of data is a function of it."""
     best: float | None = None
     best_step: int = 0
     evaluations_since_best: int = 0
     fingerprint: str = ""
-    """Identity of the training examples."""
     precision: str = ""
-    """What the forward passes ran in."""
     evaluation_due: bool = False
-    """Whether the evaluation after `step` is yet to be done."""
 
 
 def _sha256(path: Path) -> str:
@@ -65,8 +71,8 @@ def _remove(path: Path) -> None:
         path.unlink()
 
 
-class _Writing:
-    """One rank's part of a checkpoint on its way to the disk."""
+class _BackgroundWrite:
+    """A thread that writes this rank's file of a checkpoint."""
 
     def __init__(self, progress: Progress, temporary: Path, state: dict[str, Tensor], rank: int) -> None:
         self.progress, self.temporary = progress, temporary
@@ -91,7 +97,11 @@ class _Writing:
         return not self._thread.is_alive()
 
     def result(self) -> tuple[str, str] | None:
-        """(file name, sha256) once it is on the disk; None where the rank holds nothing. Raises what went wrong."""
+        """Wait for the thread and return (file name, SHA-256); None if this rank has no parameters.
+
+        Raises:
+            Exception: The error that ended the thread.
+        """
         self._thread.join()
         if self._error is not None:
             raise self._error
@@ -99,7 +109,13 @@ class _Writing:
 
 
 class Checkpoints:
-    """The checkpoints folder of one run, seen from one rank."""
+    """The checkpoints folder of a run, on one rank.
+
+    Args:
+        folder: The folder; it may be missing.
+        names: Names of the trained parameters.
+        keep: Number of checkpoints to keep.
+    """
 
     def __init__(self, folder: Path, backend: Backend, names: Iterable[str], world: World, keep: int) -> None:
         self._folder = folder
@@ -107,34 +123,45 @@ class Checkpoints:
         self._names = list(names)
         self._world = world
         self._keep = keep
-        self._writing: _Writing | None = None
+        self._writing: _BackgroundWrite | None = None
 
     def save(self, progress: Progress) -> Path:
-        """Write a checkpoint; collective. Raises RunError on all ranks where one of them could not write."""
+        """Write a checkpoint and return its folder. Collective.
+
+        Raises:
+            RunError: A rank could not write; raised on all ranks.
+        """
         self.begin(progress)
         return self.finish()
 
     def begin(self, progress: Progress) -> None:
-        """Copy the state and write it while the training goes on; `finish` makes it a checkpoint. Collective.
+        """Copy the state and write it in the background; `finish` publishes it. Collective.
 
-        One that is being written is finished before. Raises RunError as `save` does.
+        A checkpoint that is still being written is finished first.
+
+        Raises:
+            RunError: A rank could not write; raised on all ranks.
         """
         if self._writing is not None:
             self.finish()
         temporary = self._folder / f".step-{progress.step:06d}.tmp"
-        self._together(lambda: self._make_empty(temporary) if self._world.is_first else None)
-        self._writing = _Writing(replace(progress), temporary, self._own_state(), self._world.rank)
+        self._on_all_ranks(lambda: self._make_empty(temporary) if self._world.is_first else None)
+        self._writing = _BackgroundWrite(replace(progress), temporary, self._own_state(), self._world.rank)
 
     def is_begun(self) -> bool:
-        """Whether there is something to finish; the same on all ranks."""
+        """Return True if `begin` was called without `finish`. The same on all ranks."""
         return self._writing is not None
 
     def is_writing(self) -> bool:
-        """Whether this rank's part is not on the disk yet."""
+        """Return True while this rank's file is not on the disk yet."""
         return self._writing is not None and not self._writing.is_written()
 
     def finish(self) -> Path:
-        """Wait for all ranks' parts, and publish them. Collective. Raises RunError as `save` does."""
+        """Wait for the files of all ranks, publish the checkpoint and return its folder. Collective.
+
+        Raises:
+            RunError: A rank could not write; raised on all ranks.
+        """
         writing, self._writing = self._writing, None
         assert writing is not None
         final = self._folder / f"step-{writing.progress.step:06d}"
@@ -144,25 +171,26 @@ class Checkpoints:
             self._publish(writing.temporary, final, files, writing.progress)
 
         try:
-            checksums = self._together(writing.result)
-            self._together(lambda: publish() if self._world.is_first else None)
+            checksums = self._on_all_ranks(writing.result)
+            self._on_all_ranks(lambda: publish() if self._world.is_first else None)
         except Exception:
-            if self._world.is_first:  # gives the space back to those who want to tell of it
+            if self._world.is_first:  # frees space on a full disk, so that the failure can be recorded
                 shutil.rmtree(writing.temporary, ignore_errors=True)
             raise
         return final
 
-    def _together(self, act: Callable[[], Any]) -> list[Any]:
+    def _on_all_ranks(self, act: Callable[[], Any]) -> list[Any]:
         return self._world.run_on_all_ranks(act, f"no checkpoint could be written under {self._folder}")
 
     def _make_empty(self, folder: Path) -> None:
-        """Also without what killed processes left: nobody else writes here (`lmrc.runs.lease`)."""
-        for left in self._folder.glob(".*.tmp"):
-            _remove(left)
+        """Make an empty folder, and remove temporary files of killed processes."""
+        # Safe, because the lease keeps other processes from writing here.
+        for leftover in self._folder.glob(".*.tmp"):
+            _remove(leftover)
         folder.mkdir(parents=True)
 
     def _own_state(self) -> dict[str, Tensor]:
-        """Gather every parameter; keep those that fall to this rank."""
+        """Gather the state of every parameter, and return the part that this rank saves, on the CPU."""
         own = {}
         for index, name in enumerate(self._names):
             for key in STATE_KEYS:
@@ -177,28 +205,29 @@ class Checkpoints:
         manifest = {"format": FORMAT, "world_size": self._world.size, "backend": self._backend.name, "sha256": files}
         write_atomically(temporary / "manifest.json", json.dumps(manifest, indent=2) + "\n")
         fsync(temporary)
-        if final.exists():  # one that was found damaged
+        if final.exists():  # a damaged checkpoint of the same step
             _remove(final)
         temporary.rename(final)
         write_atomically(self._folder / "latest", final.name + "\n")
         fsync(self._folder)
-        present = self._present()
-        last = present.index(final) + 1
-        # Later ones were passed over as damaged: they must not count among those that are kept.
-        for old in [*present[last:], *present[: max(0, last - self._keep)]]:
+        folders = self._folders()
+        end = folders.index(final) + 1
+        # Later folders were skipped as damaged, so they must not count among those to keep.
+        for old in [*folders[end:], *folders[: max(0, end - self._keep)]]:
             shutil.rmtree(old, ignore_errors=True)
 
-    def _present(self) -> list[Path]:
-        """Oldest first; a step of a million has one digit more."""
+    def _folders(self) -> list[Path]:
+        """Return the checkpoint folders, oldest first."""
+        # By length first: from step 1,000,000 on there are seven digits.
         return sorted(self._folder.glob("step-*"), key=lambda folder: (len(folder.name), folder.name))
 
     def newest(self) -> Path | None:
-        """The newest checkpoint whose checksums hold; says which ones were passed over."""
-        for folder in reversed(self._present()):
+        """Return the newest checkpoint with correct checksums, and print which ones are skipped."""
+        for folder in reversed(self._folders()):
             problem = self._damage(folder)
             if problem is None:
                 return folder
-            print(f"{folder} is damaged ({problem}): taking the one before it.", flush=True)
+            print(f"{folder} is damaged ({problem}): trying the one before it.", flush=True)
         return None
 
     @staticmethod
@@ -218,9 +247,15 @@ class Checkpoints:
         return None
 
     def load(self, folder: Path) -> Progress:
-        """Put a checkpoint's values in place; collective. The backend must have taken a step (of rate 0) before.
+        """Load a checkpoint into the backend. Collective.
 
-        Raises RunError where the checkpoint's parameters are not those of the model.
+        The backend must have made a step before (with learning rate 0), so that Adam's state exists.
+
+        Returns:
+            The progress of the training at that checkpoint.
+
+        Raises:
+            RunError: The checkpoint has other parameters than the model.
         """
         progress = Progress(**json.loads((folder / "progress.json").read_text()))
         files: dict[str, Path] = {}
@@ -232,7 +267,7 @@ class Checkpoints:
             example = sorted(files.keys() ^ expected)[0]
             # Not in the pre-flight: the checkpoint is read at the resume.
             raise RunError(f"{folder} is of another model ({example} is in only one of them): use another --run name")
-        # One file open at a time, parameters in the same order on every rank.
+        # Setting a parameter is collective, so all ranks load them in the same order.
         for name in self._names:
             for key in STATE_KEYS:
                 with safe_open(files[f"{name}/{key}"], framework="pt") as tensors:

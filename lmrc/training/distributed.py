@@ -1,4 +1,4 @@
-"""The processes of one run: who am I, how many are we, and the few things said between us."""
+"""The process group of a run: rank, world size, device and collective operations."""
 
 from __future__ import annotations
 
@@ -16,16 +16,23 @@ from safetensors import SafetensorError
 from lmrc.common.errors import RunError, UserError
 
 if not torch.cuda.is_available():
-    # Whoever imports DeepSpeed first (peft and accelerate do) would have it warn that it found no accelerator.
+    # DeepSpeed, which peft and accelerate import, warns without this that it found no accelerator.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")
 
-# A rank that hangs must not leave the others waiting for the default of half an hour.
+# Time that ranks wait for a rank that hangs. PyTorch's default for gloo is 30 minutes.
 TIMEOUT = timedelta(minutes=10)
 
 
 @dataclass(frozen=True)
 class World:
-    """This process among its peers: `rank` of `size`, on `device`; they wait for each other at most `timeout`."""
+    """The position of this process in the process group.
+
+    Attributes:
+        rank: Rank of this process.
+        size: Number of processes.
+        device: Device of this process.
+        timeout: Longest time that ranks wait for each other.
+    """
 
     rank: int
     size: int
@@ -34,30 +41,30 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """True on the process that writes files and prints."""
+        """True on rank 0, which writes files and prints."""
         return self.rank == 0
 
     def shard(self, count: int) -> tuple[list[int], int]:
-        """This rank's part of `range(count)`, of equal length on every rank.
+        """Return this rank's shard of `range(count)`, padded to the same length on every rank.
 
-        Returns (indices, real): the first `real` indices are this rank's own; the rest repeat one of them (or 0), so
-        that all ranks make the same number of forward passes, and must not be counted.
+        Returns:
+            (indices, real). Only the first `real` indices count. The others are padding, so that all ranks make the
+            same number of forward passes.
         """
         own = list(range(self.rank, count, self.size))
         longest = -(-count // self.size)
         return own + [own[0] if own else 0] * (longest - len(own)), len(own)
 
     def sum(self, values: list[float]) -> list[float]:
-        """Elementwise sum over all ranks, in float64."""
+        """Return the elementwise sum over all ranks, in float64. Collective."""
         if self.size == 1:
             return list(values)
-        # gloo and NCCL both take float64.
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
         dist.all_reduce(total)
         return [float(value) for value in total.tolist()]
 
     def max(self, values: list[float]) -> list[float]:
-        """Elementwise the largest over all ranks."""
+        """Return the elementwise maximum over all ranks. Collective."""
         if self.size == 1:
             return list(values)
         largest = torch.tensor(values, dtype=torch.float64, device=self.device)
@@ -65,7 +72,7 @@ class World:
         return [float(value) for value in largest.tolist()]
 
     def gather(self, value: Any) -> list[Any]:
-        """Every rank's (picklable) value, in order of rank, on every rank."""
+        """Return the values of all ranks, in order of rank. Collective; the value must be picklable."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
@@ -73,27 +80,35 @@ class World:
         return values
 
     def broadcast(self, value: Any) -> Any:
-        """The first rank's (picklable) value, on every rank."""
+        """Return the value of rank 0. Collective; the value must be picklable."""
         return self.gather(value)[0]
 
     def run_on_all_ranks(self, act: Callable[[], Any], problem: str) -> list[Any]:
-        """Every rank's (picklable) outcome of `act`, which must not talk to other ranks. Collective.
+        """Call a function on all ranks, and raise on all of them if it fails on one. Collective.
 
-        Where it fails on a rank, all ranks raise RunError: `problem`, the ranks, their hosts and causes. A fault of
-        ours is raised as it is where it happened.
+        Args:
+            act: The function. It must not contain collective operations, and its result must be picklable.
+            problem: The beginning of the error message.
+
+        Returns:
+            The results of all ranks, in order of rank.
+
+        Raises:
+            RunError: It failed on a rank. The message names the ranks, their hosts and the causes.
+            Exception: An error that is a bug is raised unchanged on its own rank.
         """
-        value, cause, fault = None, "", None
+        value, cause, bug = None, "", None
         try:
             value = act()
         except Exception as error:
             cause = f"rank {self.rank} on {socket.gethostname()}: {str(error) or type(error).__name__}"
-            fault = None if _is_of_the_machine(error) else error
+            bug = None if _is_io_or_user_error(error) else error
         outcomes = self.gather((value, cause))
-        if fault is not None:
-            raise fault
+        if bug is not None:
+            raise bug
         causes = [cause for _, cause in outcomes if cause]
         if causes:
-            # Not in the pre-flight: what failed, failed on another rank.
+            # Not in the pre-flight: the failure may be on another rank.
             raise RunError(f"{problem} ({'; '.join(causes)})")
         return [value for value, _ in outcomes]
 
@@ -103,8 +118,9 @@ class World:
             dist.barrier()
 
 
-def _is_of_the_machine(error: Exception) -> bool:
-    """Whether a file could not be written or read; libraries in Rust have errors of their own for a full disk."""
+def _is_io_or_user_error(error: Exception) -> bool:
+    """Return True if the error is no bug: a file cannot be written or read, or the user made a mistake."""
+    # Libraries in Rust, such as safetensors, have their own errors for a full disk.
     return isinstance(error, (OSError, UserError, SafetensorError)) or "(os error " in str(error)
 
 
@@ -112,7 +128,14 @@ ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
 def init_process_group(timeout: timedelta = TIMEOUT) -> World:
-    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK and MASTER_ADDR/PORT describe; alone without them."""
+    """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
+
+    Args:
+        timeout: Longest time that ranks wait for each other.
+
+    Returns:
+        The position of this process; a group of one if WORLD_SIZE is not set.
+    """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     if torch.cuda.is_available():
@@ -126,7 +149,7 @@ def init_process_group(timeout: timedelta = TIMEOUT) -> World:
 
 
 def say(message: str) -> None:
-    """Print a line on the first rank, for whoever has no World; at any time, in a process group or before."""
+    """Print a line on rank 0. Needs no process group."""
     if os.environ.get("RANK", "0") == "0":
         print(message, flush=True)
 

@@ -1,4 +1,7 @@
-"""Which examples a step sees: a pure function of (seed, epoch, step, corpus), so that a resume needs one integer."""
+"""The deterministic batch sampler. Batches are a pure function of seed, step and corpus.
+
+So a resume needs no state of the sampler but the number of steps done.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from dataclasses import dataclass
 
 @functools.lru_cache(maxsize=2)
 def epoch_order(examples: int, seed: int, epoch: int, fingerprint: str) -> list[int]:
-    """A permutation of `range(examples)`, the same on every machine and in every version of Python."""
+    """Return a permutation of `range(examples)` that is the same on every machine and in every version of Python."""
     order = list(range(examples))
     random.Random(f"order/{seed}/{epoch}/{fingerprint}").shuffle(order)
     return order
@@ -18,7 +21,14 @@ def epoch_order(examples: int, seed: int, epoch: int, fingerprint: str) -> list[
 
 @dataclass(frozen=True)
 class DeterministicSampler:
-    """Global batches of a training. Every epoch visits each example once; its last batch may be smaller."""
+    """Global batches of a training. An epoch has each example once, and its last batch may be smaller.
+
+    Attributes:
+        examples: Number of training examples.
+        batch_size: Examples per optimizer step, over all processes.
+        seed: Seed of the order.
+        fingerprint: Fingerprint of the examples, which is part of the seed.
+    """
 
     examples: int
     batch_size: int
@@ -27,19 +37,19 @@ class DeterministicSampler:
 
     @property
     def steps_per_epoch(self) -> int:
-        """Optimizer steps an epoch."""
+        """Optimizer steps per epoch."""
         return -(-self.examples // self.batch_size)
 
     def epoch(self, step: int) -> int:
-        """The epoch (from 0) that step `step` (from 0) belongs to."""
+        """Return the epoch (from 0) of a step (from 0)."""
         return step // self.steps_per_epoch
 
     def ends_epoch(self, step: int) -> bool:
-        """True where `step` (from 0) is the last one of its epoch."""
+        """Return True if the step (from 0) is the last one of its epoch."""
         return (step + 1) % self.steps_per_epoch == 0
 
     def batch(self, step: int) -> list[int]:
-        """Examples of step `step` (from 0), over all processes."""
+        """Return the indices of the examples of a step (from 0), over all processes."""
         order = epoch_order(self.examples, self.seed, self.epoch(step), self.fingerprint)
         start = step % self.steps_per_epoch * self.batch_size
         return order[start : start + self.batch_size]
@@ -47,7 +57,7 @@ class DeterministicSampler:
 
 @dataclass(frozen=True)
 class MicroBatches:
-    """How one process walks its part of a global batch: `count` forward passes of at most `size` examples."""
+    """The division of one rank's part of a global batch: `count` forward passes of at most `size` examples."""
 
     rank: int
     world_size: int
@@ -56,15 +66,17 @@ class MicroBatches:
 
     @classmethod
     def plan(cls, rank: int, world_size: int, batch_size: int, micro_batch_size: int) -> MicroBatches:
-        """The plan for a global batch: the same number of passes on every rank and in every step (ZeRO wants that)."""
+        """Divide a global batch into the same number of passes on every rank and in every step, as ZeRO requires."""
         share = -(-batch_size // world_size)
         count = -(-share // micro_batch_size)
         return cls(rank, world_size, count, -(-share // count))
 
     def split(self, batch: list[int]) -> list[tuple[list[int], bool]]:
-        """This rank's micro-batches of a global batch, each with whether it counts.
+        """Return this rank's micro-batches of a global batch.
 
-        Where a small batch leaves a pass without an example, the pass is made with one that does not count.
+        Returns:
+            (indices, counts) per pass. If a small batch leaves a pass without an example, the pass runs on one that
+            does not count.
         """
         own = batch[self.rank :: self.world_size]
         pieces = [own[i * self.size : (i + 1) * self.size] for i in range(self.count)]
@@ -72,6 +84,6 @@ class MicroBatches:
 
 
 def step_seed(seed: int, step: int, micro_batch: int, rank: int) -> int:
-    """Seed of the random numbers (dropout) of one forward pass: nothing of a generator's state need be saved."""
+    """Return the seed of dropout in one forward pass. So checkpoints need no state of a random generator."""
     digest = hashlib.sha256(f"dropout/{seed}/{step}/{micro_batch}/{rank}".encode()).digest()
     return int.from_bytes(digest[:8], "little") >> 1

@@ -1,4 +1,4 @@
-"""What the engine trains: the one interface between the training loop and the two stages."""
+"""The task interface between the training loop and the stages RCP and RC."""
 
 from __future__ import annotations
 
@@ -15,54 +15,62 @@ Batch = dict[str, Any]
 
 
 def to_device(batch: Batch, device: torch.device) -> Batch:
-    """The batch with its tensors on `device`; what is no tensor stays as it is."""
+    """Return the batch with its tensors on `device`. Other values are unchanged."""
     return {
         key: value.to(device, non_blocking=True) if isinstance(value, Tensor) else value for key, value in batch.items()
     }
 
 
 class Task(Protocol):
-    """A model, its examples, its loss and its measure.
+    """A model with its training examples, its loss and its evaluation.
 
-    Every process holds the same task. Anything that steers the order or the weight of the data must be the same on all
-    of them, and must not depend on how many there are.
+    Every process has the same task. The order and the weight of the data must be the same on all of them, and must not
+    depend on the number of processes.
+
+    Attributes:
+        model: The model to train.
+        unit: The unit of throughput: "documents" or "tokens".
     """
 
     model: nn.Module
     unit: str
-    """What throughput counts: "documents" or "tokens"."""
 
     def __len__(self) -> int:
-        """Number of training examples."""
+        """Return the number of training examples."""
 
     def fingerprint(self) -> str:
-        """Identity of the training examples; enters the order of data."""
+        """Return a fingerprint of the training examples. The data order depends on it."""
 
     def weight(self, index: int) -> int:
-        """Number of loss terms of a training example (pairs, answer tokens).
+        """Return the number of loss terms of a training example (pairs, or tokens of the answer).
 
-        The loss of a global batch is the sum over its examples divided by the sum of their weights, whatever the number
-        of processes and micro-batches.
+        The loss of a global batch is the sum over its examples divided by the sum of their weights, for any number of
+        processes and micro-batches.
         """
 
     def size(self, index: int) -> int:
-        """The example in `unit`s: 1 document, or its number of tokens."""
+        """Return the size of a training example in `unit`: 1 document, or its number of tokens."""
 
     def collate(self, indices: Sequence[int]) -> Batch:
-        """The training examples as one batch of CPU tensors (and plain Python values)."""
+        """Return training examples as one batch of CPU tensors and plain Python values."""
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Sum (not mean) of the loss terms of `batch`, a float32 scalar. Tensors are on the model's device."""
+        """Return the sum (not the mean) of the loss terms of a batch, a float32 scalar."""
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """Groups for AdamW: {"params": [...], "lr": peak rate}; trainable parameters only, each once."""
+        """Return the groups for AdamW, {"params": [...], "lr": peak rate}, with each trainable parameter once."""
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
-        """Dev metrics, the same on every rank. Called on all ranks, in eval mode, without gradients.
+        """Return the dev metrics, the same on every rank. Collective; in eval mode, without gradients.
 
-        Every rank calls the model the same number of times (ZeRO-3 gathers weights in the calls, and the ranks agree
-        before each whether a signal ends the training): use `World.shard`.
+        Every rank must call the model the same number of times: use `World.shard`. In each call ZeRO-3 gathers weights
+        and the ranks agree if a signal ends the training.
         """
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write what later stages load. Rank 0 only; `weights`: the whole trained parameters, float32, on the CPU."""
+        """Write the model in the form that later stages load. Called on rank 0 only.
+
+        Args:
+            folder: An empty folder.
+            weights: The trained parameters by name, unsharded, float32, on the CPU.
+        """

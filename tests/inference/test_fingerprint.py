@@ -9,12 +9,12 @@ from lmrc.inference.fingerprint import work_fingerprint
 ROW = pa.schema([("title", pa.string())])
 
 
-def test_identity_changes_with_all_that_decides(tmp_path: Path) -> None:
+def test_fingerprint_changes_with_every_input(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     (tmp_path / "model.safetensors").write_bytes(b"weights")
     first = work_fingerprint(tmp_path, ROW, threshold=0.5, documents=3)
     assert work_fingerprint(tmp_path, ROW, documents=3, threshold=0.5) == first
-    # A temporary file of somebody else.
+    # A temporary file of another process.
     (tmp_path / ".partial").write_text("")
     assert work_fingerprint(tmp_path, ROW, threshold=0.5, documents=3) == first
 

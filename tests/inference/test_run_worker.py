@@ -1,4 +1,4 @@
-"""The work of a run: by one worker, in one folder, on a disk that may be full."""
+"""One worker, other inferences in the folder, and full disks."""
 
 from __future__ import annotations
 
@@ -16,45 +16,45 @@ from lmrc.inference.run_worker import UnitCounts, clean, counts, work
 from lmrc.runs.shared_fs import Files
 from tests.conftest import ROOT
 from tests.disk import small_disk
-from tests.inference.answers import OPTIONS, Answers, quiet, start
+from tests.inference.squares import OPTIONS, SquaresInference, quiet, start
 
 
-def test_one_worker_does_it_all(tmp_path: Path) -> None:
-    answers = Answers(103, tmp_path)
-    assert work(tmp_path, answers, OPTIONS, progress=quiet) == {"documents": 103}
-    assert answers.right()
-    assert sorted(answers.computed()) == [(start, min(start + 4, 103)) for start in range(0, 103, 4)]
+def test_one_worker_computes_everything(tmp_path: Path) -> None:
+    inference = SquaresInference(103, tmp_path)
+    assert work(tmp_path, inference, OPTIONS, progress=quiet) == {"documents": 103}
+    assert inference.is_correct()
+    assert sorted(inference.computed()) == [(first, min(first + 4, 103)) for first in range(0, 103, 4)]
     assert counts(tmp_path) == UnitCounts(26, 26, 0, 0)
     clean(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["computed", "merges", "output"]
     assert counts(tmp_path) == UnitCounts(0, 0, 0, 0)
 
 
-def test_no_documents_are_merged_too(tmp_path: Path) -> None:
-    assert work(tmp_path, Answers(0, tmp_path), OPTIONS, progress=quiet) == {"documents": 0}
+def test_an_empty_corpus(tmp_path: Path) -> None:
+    assert work(tmp_path, SquaresInference(0, tmp_path), OPTIONS, progress=quiet) == {"documents": 0}
 
 
-def test_other_work_in_the_folder_is_refused(tmp_path: Path) -> None:
+def test_another_inference_in_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        work(tmp_path, Answers(40, tmp_path), OPTIONS, stop=lambda: True, progress=quiet)
+        work(tmp_path, SquaresInference(40, tmp_path), OPTIONS, stop=lambda: True, progress=quiet)
     with pytest.raises(RunError, match=r"documents \(was 40, now 41\); units \(was 10, now 11\)\. Give the same"):
-        work(tmp_path, Answers(41, tmp_path), OPTIONS, progress=quiet)
-    with pytest.raises(RunError, match=r"unit_documents \(was 4, now 5\)"):
-        work(tmp_path, Answers(40, tmp_path), WorkOptions(docs_per_unit=5), progress=quiet)
+        work(tmp_path, SquaresInference(41, tmp_path), OPTIONS, progress=quiet)
+    with pytest.raises(RunError, match=r"docs_per_unit \(was 4, now 5\)"):
+        work(tmp_path, SquaresInference(40, tmp_path), WorkOptions(docs_per_unit=5), progress=quiet)
 
 
-def test_a_full_disk_is_a_sentence_and_loses_nothing(tmp_path: Path) -> None:
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
     class Full(Files):
         def write(self, path: Path, content: bytes) -> None:
             if "part" in path.name and len(list(path.parent.glob("part-*"))) == 5:
                 raise OSError(28, "No space left on device")
             super().write(path, content)
 
-    answers = Answers(40, tmp_path)
+    inference = SquaresInference(40, tmp_path)
     with pytest.raises(RunError, match="No space left on device; free space"):
-        work(tmp_path, answers, OPTIONS, progress=quiet, files=Full())
+        work(tmp_path, inference, OPTIONS, progress=quiet, files=Full())
     assert counts(tmp_path) == UnitCounts(10, 5, 0, 0)
-    assert work(tmp_path, answers, OPTIONS, progress=quiet) and answers.right()
+    assert work(tmp_path, inference, OPTIONS, progress=quiet) and inference.is_correct()
 
 
 def test_workers_on_a_full_disk_all_end_and_lose_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -64,10 +64,10 @@ def test_workers_on_a_full_disk_all_end_and_lose_nothing(tmp_path: Path, capfd: 
 
         def fill(documents: range) -> None:
             if counts(run).done >= 5:
-                with contextlib.suppress(OSError):  # another one fills it
+                with contextlib.suppress(OSError):  # another worker filled it
                     disk.fill()
 
-        workers = [start(run, Answers(400, tmp_path, fill, seconds=0.05)) for _ in range(3)]
+        workers = [start(run, SquaresInference(400, tmp_path, fill, seconds=0.05)) for _ in range(3)]
         for worker in workers:
             worker.join(60)
         assert [worker.exitcode for worker in workers] == [1, 1, 1]
@@ -76,11 +76,11 @@ def test_workers_on_a_full_disk_all_end_and_lose_nothing(tmp_path: Path, capfd: 
         assert 5 <= kept < 100
         disk.free()
         (tmp_path / "computed").unlink()
-        answers = Answers(400, tmp_path)
-        assert work(run, answers, OPTIONS, progress=quiet) and answers.right()
-        assert len(answers.computed()) == 100 - kept
+        inference = SquaresInference(400, tmp_path)
+        assert work(run, inference, OPTIONS, progress=quiet) and inference.is_correct()
+        assert len(inference.computed()) == 100 - kept
 
 
 def test_needs_no_torch() -> None:
-    code = "import sys, lmrc.inference.run_worker; sys.exit(any(name in sys.modules for name in ('torch', 'transformers')))"
+    code = "import sys, lmrc.inference.run_worker; sys.exit('torch' in sys.modules or 'transformers' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

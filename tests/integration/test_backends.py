@@ -1,4 +1,4 @@
-"""Plain torch and every ZeRO stage, alone and in two processes: one mathematics."""
+"""Plain torch and every ZeRO stage, in one and in two processes, give the same losses and weights."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ BACKENDS: list[tuple[str, dict[str, Any]]] = [
 
 
 def reference() -> tuple[list[float], dict[str, torch.Tensor]]:
-    """Full-batch training written out: one process, one pass a step, torch's own schedule and clipping."""
+    """Return losses and weights of a plain training loop with torch's own schedule and clipping."""
     from torch.nn.utils import clip_grad_norm_
 
     from lmrc.training.sampler import DeterministicSampler
@@ -78,7 +78,7 @@ def batches(run: Path) -> list[tuple[int, list[int]]]:
 
 
 @pytest.mark.parametrize("size", [1, 2])
-def test_every_backend_is_the_reference(tmp_path: Path, size: int) -> None:
+def test_every_backend_equals_the_reference(tmp_path: Path, size: int) -> None:
     names = [name for name, _ in BACKENDS]
     run_in_processes(size, run_all, tmp_path, names, {})
     expected, weights = reference()
@@ -91,18 +91,18 @@ def test_every_backend_is_the_reference(tmp_path: Path, size: int) -> None:
 
 
 def resume_elsewhere(world: World, folder: Path, stage: int) -> None:
-    """Go on with another stage where another number of processes stopped."""
+    """Resume with this ZeRO stage."""
     options = OPTIONS.model_copy(update={"backend": "deepspeed", "zero_stage": stage})
     train(ToyTask(), options, 1, RunFolder(folder), world)
 
 
 def test_resume_on_other_processes_and_stages(tmp_path: Path) -> None:
-    """4 processes → 2 → 1 → 4 and ZeRO 2 → 0 → 1 → 3: the batches and the curve of the uninterrupted run."""
+    """4 → 2 → 1 → 4 processes and ZeRO 2 → 0 → 1 → 3 give the batches and losses of the uninterrupted run."""
     expected, weights = reference()
     run, whole = tmp_path / "elastic", tmp_path / "whole"
     whole.mkdir()
     train(ToyTask(), OPTIONS.model_copy(update={"backend": "torch"}), 1, RunFolder(whole), ALONE)
-    # The schedule looks at the whole training: stop by hand, not by max_steps.
+    # Not stopped by max_steps, which would change the learning rates.
     run_in_processes(4, stop_at, run, 2, 3)
     run_in_processes(2, stop_at, run, 0, 6)
     run_in_processes(1, stop_at, run, 1, 9)

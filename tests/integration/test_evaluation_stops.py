@@ -1,4 +1,4 @@
-"""A signal, or a kill, in the middle of an evaluation, which may be longer than the time that is left."""
+"""Signals and kills during an evaluation, which may take longer than the job's remaining time."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ from lmrc.runs.signals import Preempted
 from lmrc.training import checkpoint
 from lmrc.training.distributed import World
 from lmrc.training.trainer import train
+from tests.training.child import Child
 from tests.training.processes import run_in_processes
-from tests.training.test_torn_checkpoints import same_as
+from tests.training.test_torn_checkpoints import assert_same
 from tests.training.test_trainer import OPTIONS, go, lines
 from tests.training.toy import ToyTask
-from tests.training.trouble import Child
 
 EVALUATED = [2, 3, 4, 6, 8, 9]
 
 
 class InEvaluation(ToyTask):
-    """Does something in one of the ten forward passes of one evaluation (from 0), and counts those passes."""
+    """A task that calls a function in one forward pass of one evaluation (from 0), and counts its passes."""
 
     def __init__(self, evaluation: int, forward: int, act: Callable[[], None]) -> None:
         super().__init__(dropout=0.3)
@@ -54,10 +54,10 @@ def terminate() -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-# In the middle of an epoch, at its end, and at that of the training.
+# Within an epoch, at its end, and at the end of the training.
 @pytest.mark.parametrize("step", [2, 3, 4, 9])
 @pytest.mark.parametrize("forward", [1, 6])
-def test_a_signal_ends_it_at_the_next_batch(tmp_path: Path, step: int, forward: int) -> None:
+def test_a_signal_ends_the_evaluation_at_the_next_batch(tmp_path: Path, step: int, forward: int) -> None:
     whole, run = tmp_path / "whole", tmp_path / "run"
     result = go(whole, ToyTask(dropout=0.3))
     stopping = InEvaluation(EVALUATED.index(step), forward, terminate)
@@ -66,7 +66,7 @@ def test_a_signal_ends_it_at_the_next_batch(tmp_path: Path, step: int, forward: 
     assert stopping.forwards == forward
     assert [row["step"] for row in lines(run) if "dev_loss" in row] == [due for due in EVALUATED if due < step]
     assert (run / "checkpoints" / "latest").read_text() == f"step-{step:06d}\n"
-    # And in the evaluation that is made first thing after the resume: nothing is to be saved again.
+    # A second signal comes in the evaluation right after the resume: the checkpoint exists already.
     saved = (run / "checkpoints" / f"step-{step:06d}" / "manifest.json").stat().st_ino
     again = InEvaluation(0, 3, terminate)
     with pytest.raises(Preempted, match=rf"SIGTERM at step {step}/9"):
@@ -74,7 +74,7 @@ def test_a_signal_ends_it_at_the_next_batch(tmp_path: Path, step: int, forward: 
     assert again.forwards == 3
     assert (run / "checkpoints" / f"step-{step:06d}" / "manifest.json").stat().st_ino == saved
     assert go(run, ToyTask(dropout=0.3)) == result
-    same_as(whole, run)
+    assert_same(whole, run)
 
 
 def test_a_signal_in_the_evaluation_before_the_first_step(tmp_path: Path) -> None:
@@ -82,18 +82,18 @@ def test_a_signal_in_the_evaluation_before_the_first_step(tmp_path: Path) -> Non
     go(whole, ToyTask(dropout=0.3), eval_at_start=True)
     with pytest.raises(Preempted, match="SIGTERM at step 0/9"):
         go(run, InEvaluation(0, 4, terminate), eval_at_start=True)
-    # Killed after it, before anything was saved: it stands in the metrics already.
+    # As after a kill right after the evaluation: it is in the metrics, but no checkpoint exists.
     (run / "metrics.jsonl").write_text((whole / "metrics.jsonl").read_text().split("\n")[0] + "\n")
     go(run, ToyTask(dropout=0.3), eval_at_start=True)
     assert [row["step"] for row in lines(run) if "dev_loss" in row] == [0, *EVALUATED]
-    same_as(whole, run)
+    assert_same(whole, run)
 
 
 @pytest.mark.parametrize("step", [3, 9])
 def test_killed_in_the_evaluation_after_an_epoch(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The epoch is not lost: its checkpoint is published while the evaluation runs."""
-    # At the first forward pass, however slow the disk is.
-    monkeypatch.setattr(checkpoint._Writing, "is_written", lambda self: self._thread.join() is None)
+    """The epoch's checkpoint is published during the evaluation."""
+    # At the first forward pass, even if the disk is slow.
+    monkeypatch.setattr(checkpoint._BackgroundWrite, "is_written", lambda self: self._thread.join() is None)
     whole, run = tmp_path / "whole", tmp_path / "run"
     go(whole, ToyTask(dropout=0.3))
 
@@ -110,12 +110,12 @@ def test_killed_in_the_evaluation_after_an_epoch(tmp_path: Path, step: int, monk
             return super().collate(indices)
 
     go(run, Fresh(dropout=0.3))
-    assert len(first) == 1 + 9 - step  # one step of rate 0 makes Adam's state
-    same_as(whole, run)
+    assert len(first) == 1 + 9 - step  # a step with learning rate 0 creates Adam's state
+    assert_same(whole, run)
 
 
-def of_two(world: World, folder: Path) -> None:
-    """Only rank 1 is told, in its second forward pass of five."""
+def signal_rank_1(world: World, folder: Path) -> None:
+    """Send the signal only to rank 1, in its second forward pass of five."""
 
     def act() -> None:
         if world.rank == 1:
@@ -133,8 +133,8 @@ def of_two(world: World, folder: Path) -> None:
         assert stopping.forwards == 2
         train(ToyTask(dropout=0.3), options, 1, RunFolder(run), world)
         if world.is_first:
-            same_as(whole, run)
+            assert_same(whole, run)
 
 
 def test_all_ranks_stop_at_the_same_batch(tmp_path: Path) -> None:
-    run_in_processes(2, of_two, tmp_path)
+    run_in_processes(2, signal_rank_1, tmp_path)

@@ -1,4 +1,4 @@
-"""A rank that hangs but is not dead: no connection is closed, and only the clock can tell."""
+"""A rank that hangs but is alive: no connection is closed, so only the timeout detects it."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from lmrc.training import distributed
 from lmrc.training.distributed import World
 from lmrc.training.trainer import train
 from tests.integration.test_evaluation_stops import InEvaluation
+from tests.training.child import Child
 from tests.training.processes import free_port, run_in_processes
-from tests.training.test_torn_checkpoints import At
+from tests.training.test_torn_checkpoints import ActInBatch
 from tests.training.test_trainer import OPTIONS
 from tests.training.toy import ToyTask
-from tests.training.trouble import Child
 
 # Long enough for a step on a busy machine.
 SECONDS = 15.0
@@ -33,7 +33,7 @@ ATTEMPT = Attempt("local-1")
 def training(report: Callable[[Any], None], rank: int, port: int, folder: Path, where: str, changes: Any) -> None:
     def stop() -> None:
         report(time.time())
-        os.kill(os.getpid(), signal.SIGSTOP)  # as on a node that swaps, or a file system that does not answer
+        os.kill(os.getpid(), signal.SIGSTOP)  # as on a node that swaps
 
     os.environ.update(
         RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE="2", MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
@@ -41,7 +41,7 @@ def training(report: Callable[[Any], None], rank: int, port: int, folder: Path, 
     world = distributed.init_process_group(timedelta(seconds=SECONDS))
     task: ToyTask = ToyTask()
     if rank == 1:
-        task = At(3, stop) if where == "step" else InEvaluation(0, 2, stop)
+        task = ActInBatch(3, stop) if where == "step" else InEvaluation(0, 2, stop)
     try:
         train(task, OPTIONS.model_copy(update=changes), 1, RunFolder(folder), world)
     except Exception as error:
@@ -52,7 +52,7 @@ def training(report: Callable[[Any], None], rank: int, port: int, folder: Path, 
 
 
 def hang(alone: World, folder: Path) -> None:
-    import deepspeed  # noqa: F401  (once, for all children)
+    import deepspeed  # noqa: F401  (imported once, for all forked children)
 
     started = []
     for backend, stage, where in (
@@ -71,7 +71,7 @@ def hang(alone: World, folder: Path) -> None:
             assert end.lost_peer
             noticed = f"rank 0 on {socket.gethostname()} noticed"
             assert end.cause == f"rank 1 on n2 went silent (killed, or its node is gone), as {noticed}"
-            # Should it come to itself again, it finds itself alone.
+            # If the rank continues later, it fails because its peer is gone.
             second.signal(signal.SIGCONT)
             status, (stopped,) = second.end()
             assert status == 1
@@ -82,5 +82,5 @@ def hang(alone: World, folder: Path) -> None:
             second.signal(signal.SIGKILL)
 
 
-def test_the_others_end_in_time_and_name_it(tmp_path: Path) -> None:
+def test_the_other_rank_ends_in_time_and_names_the_hanging_one(tmp_path: Path) -> None:
     run_in_processes(1, hang, tmp_path)

@@ -1,4 +1,4 @@
-"""RCP and LoRA under every ZeRO stage in two processes: the numbers of plain torch in one."""
+"""RCP and LoRA with every ZeRO stage in two processes give the losses and weights of plain torch in one."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Checkpoints whose state is a function of their step, so that a torn one shows."""
+"""Checkpoints whose state is a function of their step, so that a torn checkpoint is detected."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from lmrc.training.backends.base import STATE_KEYS, StateKey
 from lmrc.training.checkpoint import Checkpoints
 from lmrc.training.distributed import ALONE, World
 
+# 2.8 MB with Adam's moments, so that a save takes milliseconds.
 SHAPES = {"encoder.weight": (400, 500), "head.weight": (97, 300), "head.bias": (97,)}
-"""With Adam's moments 2.8 MB: a save takes milliseconds."""
 
 
 class Formula:
@@ -46,7 +46,7 @@ def checkpoints(folder: Path, step: int = 0, keep: int = 2, world: World = ALONE
 
 
 def newest_step(folder: Path) -> int:
-    """The step of the newest checkpoint, whose state is exactly that of its step; 0 without one."""
+    """Return the step of the newest checkpoint after checking its state; 0 if there is none."""
     backend, saver = checkpoints(folder)
     newest = saver.newest()
     if newest is None:

@@ -14,7 +14,7 @@ from lmrc.training import distributed
 
 
 def free_port() -> int:
-    """A port of the loopback interface that nobody listens on."""
+    """Return a free port of the loopback interface."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port: int = probe.getsockname()[1]
@@ -33,5 +33,5 @@ def _worker(rank: int, size: int, port: int, function: Callable[..., Any], argum
 
 
 def run_in_processes(size: int, function: Callable[..., Any], *arguments: Any) -> None:
-    """`function(world, *arguments)` in `size` new processes; an exception in one of them is raised here."""
+    """Call `function(world, *arguments)` in `size` new processes. Raise the exception of any of them here."""
     mp.start_processes(_worker, args=(size, free_port(), function, arguments), nprocs=size, start_method="spawn")

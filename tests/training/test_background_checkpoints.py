@@ -1,4 +1,4 @@
-"""Checkpoints that are written while the training goes on."""
+"""Checkpoints that are written in the background."""
 
 from __future__ import annotations
 
@@ -25,32 +25,32 @@ from tests.training.toy import ToyTask
 
 
 @contextmanager
-def held_back(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
-    """Tensors are written only once the event is set."""
-    go_on = Event()
+def blocked_writes(monkeypatch: pytest.MonkeyPatch) -> Iterator[Event]:
+    """Block the writing of tensors until the event is set."""
+    unblock = Event()
 
     def wait(*arguments: Any) -> None:
-        assert go_on.wait(20.0)
+        assert unblock.wait(20.0)
         save_file(*arguments)
 
     with monkeypatch.context() as patch:
         patch.setattr(checkpoint, "save_file", wait)
-        yield go_on
+        yield unblock
 
 
-def test_what_is_published_is_what_was_begun(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_later_changes_of_the_state_are_not_saved(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     backend = stepped()
     saver = Checkpoints(tmp_path, backend, NAMES, ALONE, 2)
     before = {name: value.clone() for name, value in state(backend).items()}
     progress = Progress(step=1, best=0.5)
-    with held_back(monkeypatch) as go_on:
+    with blocked_writes(monkeypatch) as unblock:
         saver.begin(progress)
         for name in NAMES:  # in place, as an optimizer does
             for key in STATE_KEYS:
                 backend.put(name, key, torch.full_like(before[f"{name}/{key}"], 9.0))
         progress.step, progress.best = 2, 0.9
         assert saver.is_begun() and saver.is_writing() and saver.newest() is None
-        go_on.set()
+        unblock.set()
         folder = saver.finish()
     assert not saver.is_begun() and not saver.is_writing()
     other = stepped(scale=0.0)
@@ -59,7 +59,7 @@ def test_what_is_published_is_what_was_begun(tmp_path: Path, monkeypatch: pytest
     assert all(torch.equal(before[key], after[key]) for key in before)
 
 
-def test_a_second_one_finishes_the_first(tmp_path: Path) -> None:
+def test_begin_finishes_the_previous_checkpoint(tmp_path: Path) -> None:
     backend, saver = checkpoints(tmp_path, step=1)
     saver.begin(Progress(step=1))
     backend.set_step(2)
@@ -69,7 +69,7 @@ def test_a_second_one_finishes_the_first(tmp_path: Path) -> None:
     assert newest_step(tmp_path) == 2
 
 
-def test_early_stopping_finishes_what_was_begun(tmp_path: Path) -> None:
+def test_early_stopping_finishes_the_checkpoint(tmp_path: Path) -> None:
     changes = {"metric": "constant", "patience": 2, "eval_every": 1, "batch_size": 2, "checkpoint_minutes": 1e-9}
     result = go(tmp_path, ToyTask(), **changes)
     assert result["steps"] == 3  # within the first epoch of five
@@ -78,10 +78,12 @@ def test_early_stopping_finishes_what_was_begun(tmp_path: Path) -> None:
     assert again == result
 
 
-def test_a_signal_while_one_is_written_finishes_both(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_signal_during_a_background_write_saves_both_checkpoints(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     go(tmp_path / "whole", ToyTask(), eval_every=0)
     was_writing = []
-    with held_back(monkeypatch) as go_on:
+    with blocked_writes(monkeypatch) as unblock:
 
         class Signalled(Stopping):
             def collate(self, indices: Any) -> Any:
@@ -90,7 +92,7 @@ def test_a_signal_while_one_is_written_finishes_both(tmp_path: Path, monkeypatch
                     signal.setitimer(signal.ITIMER_REAL, 0.1)
                 return super().collate(indices)
 
-        previous = signal.signal(signal.SIGALRM, lambda number, frame: go_on.set())
+        previous = signal.signal(signal.SIGALRM, lambda signal_number, frame: unblock.set())
         try:
             with pytest.raises(Preempted, match="SIGTERM at step 4/9: saved"):
                 go(tmp_path / "run", Signalled(4, signal.SIGTERM), eval_every=0)

@@ -23,7 +23,7 @@ OPTIONS = Training(precision="fp32", backend="torch")
 
 
 def stepped(scale: float = 1.0) -> TorchDdpBackend:
-    """A backend after one step."""
+    """Return a backend after one step with learning rate scale `scale`."""
     task = ToyTask()
     backend = TorchDdpBackend(task, OPTIONS, ALONE)
     backend.backward(backend.loss(task.collate([0, 1, 2])))
@@ -60,7 +60,7 @@ def test_frozen_weights_are_not_written(tmp_path: Path) -> None:
         assert set(tensors.keys()) == {f"{name}/{key}" for name in NAMES for key in STATE_KEYS}
 
 
-def test_the_last_ones_are_kept(tmp_path: Path) -> None:
+def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
     saver = checkpoints(tmp_path, stepped(), keep=2)
     for step in (1, 2, 3, 4):
         saver.save(Progress(step=step))
@@ -68,7 +68,7 @@ def test_the_last_ones_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["torn tensors", "no manifest", "changed progress", "missing tensors"])
-def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
     saver = checkpoints(tmp_path, stepped())
     good = saver.save(Progress(step=1))
     bad = saver.save(Progress(step=2))
@@ -85,7 +85,7 @@ def test_a_damaged_checkpoint_is_passed_over(tmp_path: Path, capsys: pytest.Capt
     assert "step-000002 is damaged" in capsys.readouterr().out
 
 
-def test_a_killed_save_leaves_the_previous_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_killed_save_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     saver = checkpoints(tmp_path, stepped())
     good = saver.save(Progress(step=1))
 
@@ -96,7 +96,7 @@ def test_a_killed_save_leaves_the_previous_one(tmp_path: Path, monkeypatch: pyte
         patch.setattr(Path, "rename", killed)
         saver.save(Progress(step=2))
     assert saver.newest() == good
-    assert saver.save(Progress(step=2)).name == "step-000002"  # what the killed one left is no obstacle
+    assert saver.save(Progress(step=2)).name == "step-000002"  # in spite of the temporary folder of the killed save
 
 
 def test_a_full_disk_is_named_with_rank_and_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,28 +120,28 @@ def test_a_newer_format_is_refused(tmp_path: Path) -> None:
         saver.newest()
 
 
-def test_one_of_the_first_format_has_no_evaluation_due(tmp_path: Path) -> None:
+def test_a_checkpoint_of_format_1_has_no_evaluation_due(tmp_path: Path) -> None:
     saver = checkpoints(tmp_path, stepped())
     folder = saver.save(Progress(step=1, best=0.5, best_step=1))
     progress = json.loads((folder / "progress.json").read_text())
     assert progress.pop("evaluation_due") is False
     (folder / "progress.json").write_text(json.dumps(progress))
     manifest = json.loads((folder / "manifest.json").read_text())
-    assert manifest["format"] == 2  # an older version says that it must be updated
+    assert manifest["format"] == 2
     manifest["sha256"]["progress.json"] = hashlib.sha256(json.dumps(progress).encode()).hexdigest()
     (folder / "manifest.json").write_text(json.dumps({**manifest, "format": 1}))
     assert saver.newest() == folder
     assert saver.load(folder) == Progress(step=1, best=0.5, best_step=1, evaluation_due=False)
 
 
-def test_another_model_is_refused(tmp_path: Path) -> None:
+def test_a_checkpoint_of_another_model_is_refused(tmp_path: Path) -> None:
     folder = checkpoints(tmp_path, stepped()).save(Progress(step=1))
     with pytest.raises(RunError, match=r"of another model \(second.bias"):
         Checkpoints(tmp_path, stepped(), NAMES[:3], ALONE, 2).load(folder)
 
 
-def test_a_model_of_another_shape_is_refused(tmp_path: Path) -> None:
-    """Not repeated: one number would be copied to all places of a vector."""
+def test_a_tensor_of_another_shape_is_refused(tmp_path: Path) -> None:
+    # A copy would broadcast the tensor silently.
     saver = checkpoints(tmp_path, stepped())
     folder = saver.save(Progress(step=1))
     path = folder / "state-00000.safetensors"

@@ -5,7 +5,7 @@ import pytest
 from lmrc.training.distributed import say
 
 
-def test_the_first_rank_alone_speaks(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_rank_0_prints(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.setenv("RANK", "1")
     say("one")
     monkeypatch.setenv("RANK", "0")

@@ -11,10 +11,10 @@ from lmrc.training.precision import resolve_precision
 
 
 @pytest.mark.parametrize(("native", "expected"), [(True, "bf16"), (False, "fp32")])
-def test_auto_is_bf16_where_the_hardware_has_it(monkeypatch: pytest.MonkeyPatch, native: bool, expected: str) -> None:
+def test_auto_is_bf16_if_the_hardware_supports_it(monkeypatch: pytest.MonkeyPatch, native: bool, expected: str) -> None:
     monkeypatch.setattr(precision, "bf16_is_native", lambda: native)
     assert resolve_precision("auto") == expected
-    # What a user asked for is never changed.
+    # An explicit precision is never changed.
     assert (resolve_precision("bf16"), resolve_precision("fp32")) == ("bf16", "fp32")
 
 
@@ -30,7 +30,7 @@ def test_native_agrees_with_the_cpu_flags() -> None:
     assert precision.bf16_is_native() == bool(flags & {"avx512_bf16", "amx_bf16"})
 
 
-# Grown memory in MB after products in bf16 of ever new shapes.
+# Prints the growth of memory in MB during bf16 products of new shapes.
 GROWTH = """
 import torch
 {first}
@@ -48,8 +48,8 @@ print(resident() - begun)
 """
 
 
-@pytest.mark.skipif(not precision.bf16_is_native(), reason="only products in native bf16 are compiled for their shape")
-def test_new_shapes_in_bf16_leave_no_memory_behind() -> None:
+@pytest.mark.skipif(not precision.bf16_is_native(), reason="kernels are compiled per shape only in native bf16")
+def test_kernel_caches_are_small() -> None:
     def growth(first: str) -> float:
         names = ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY")
         environment = {name: value for name, value in os.environ.items() if name not in names}

@@ -21,19 +21,19 @@ def test_every_epoch_visits_each_example_once(examples: int, batch_size: int, se
         assert {order.epoch(step) for step in steps} == {epoch}
 
 
-def test_order_depends_on_seed_epoch_and_corpus_and_on_nothing_else() -> None:
+def test_order_depends_only_on_seed_epoch_and_corpus() -> None:
     first = DeterministicSampler(50, 50, 1, "corpus").batch(0)
     assert first == DeterministicSampler(50, 50, 1, "corpus").batch(0)
     assert first != DeterministicSampler(50, 50, 2, "corpus").batch(0)
     assert first != DeterministicSampler(50, 50, 1, "another").batch(0)
     assert first != DeterministicSampler(50, 50, 1, "corpus").batch(1)
-    # Another batch size cuts the same order elsewhere.
+    # The batch size does not change the order.
     small = DeterministicSampler(50, 10, 1, "corpus")
     assert [index for step in range(5) for index in small.batch(step)] == first
 
 
 def test_order_is_the_same_on_every_machine() -> None:
-    """A changed order would make old checkpoints resume on other data: this value must never change."""
+    # This value must never change: old checkpoints would resume on other data.
     assert DeterministicSampler(8, 8, 66, "corpus").batch(0) == [4, 7, 0, 6, 5, 3, 1, 2]
 
 
@@ -42,10 +42,12 @@ def test_order_is_the_same_on_every_machine() -> None:
     world_size=st.integers(1, 8),
     micro_batch_size=st.integers(1, 6),
 )
-def test_ranks_share_a_batch_without_loss_or_double(batch: list[int], world_size: int, micro_batch_size: int) -> None:
+def test_ranks_divide_a_batch_without_loss_or_repetition(
+    batch: list[int], world_size: int, micro_batch_size: int
+) -> None:
     plans = [MicroBatches.plan(rank, world_size, 20, micro_batch_size) for rank in range(world_size)]
     split = [plan.split(batch) for plan in plans]
-    # ZeRO's collectives: the same number of passes on each rank, whatever the batch.
+    # ZeRO needs the same number of passes on each rank.
     assert {len(pieces) for pieces in split} == {plans[0].count}
     assert all(0 < len(piece) <= micro_batch_size for pieces in split for piece, _ in pieces)
     counted = [index for pieces in split for piece, counts in pieces if counts for index in piece]
@@ -55,7 +57,7 @@ def test_ranks_share_a_batch_without_loss_or_double(batch: list[int], world_size
 def test_no_more_passes_than_needed() -> None:
     assert MicroBatches.plan(0, 4, batch_size=32, micro_batch_size=4) == MicroBatches(0, 4, count=2, size=4)
     assert MicroBatches.plan(0, 1, batch_size=4, micro_batch_size=16) == MicroBatches(0, 1, count=1, size=4)
-    # 3 passes of at most 4 for 9 examples are balanced.
+    # Passes are of equal size: 3, 3 and 3, not 4, 4 and 1.
     assert MicroBatches.plan(0, 1, batch_size=9, micro_batch_size=4) == MicroBatches(0, 1, count=3, size=3)
 
 

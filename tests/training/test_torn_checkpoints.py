@@ -1,4 +1,4 @@
-"""Processes killed while they save, full and read-only disks: the previous checkpoint loads, and nobody hangs."""
+"""Kills during a save, and full or read-only disks: the previous checkpoint loads, and no rank hangs."""
 
 from __future__ import annotations
 
@@ -19,47 +19,47 @@ from lmrc.training import checkpoint, distributed
 from lmrc.training.checkpoint import Progress
 from lmrc.training.distributed import ALONE, World
 from tests.disk import Disk, small_disk
+from tests.training.child import Child, die_before
 from tests.training.formula import checkpoints, newest_step
 from tests.training.processes import free_port, run_in_processes
 from tests.training.test_trainer import go, lines
 from tests.training.toy import ToyTask
-from tests.training.trouble import Child, die_before
 
 Report = Callable[[Any], None]
 
 
-def save_for_ever(report: Report, folder: Path, first: int, world: World = ALONE) -> None:
+def save_forever(report: Report, folder: Path, first: int, world: World = ALONE) -> None:
     backend, saver = checkpoints(folder, world=world)
     for step in range(first, first + 10_000):
         backend.set_step(step)
         saver.begin(Progress(step=step))
-        backend.set_step(-1)  # as the training does, which goes on
+        backend.set_step(-1)  # the training changes the state meanwhile
         saver.finish()
         report(step)
 
 
 def test_killed_at_fifty_random_moments(tmp_path: Path) -> None:
     moments = random.Random(3)
-    published = in_the_midst = 0
+    published = unfinished = 0
     for _ in range(50):
-        child = Child(save_for_ever, tmp_path, published + 1)
+        child = Child(save_forever, tmp_path, published + 1)
         child.wait_for_report()
         time.sleep(moments.uniform(0.0, 0.05))
         child.kill()
         status, reports = child.end()
         assert status == -signal.SIGKILL
-        in_the_midst += any(tmp_path.glob(".step-*.tmp"))
+        unfinished += any(tmp_path.glob(".step-*.tmp"))
         published = newest_step(tmp_path)
-        # The report itself may have been what was killed.
+        # The kill may have come between the save and its report.
         assert reports[-1] <= published <= reports[-1] + 1
-    assert in_the_midst >= 25
-    # What they left does not pile up.
+    assert unfinished >= 25
+    # The next save removes their temporary folders.
     checkpoints(tmp_path, published + 1)[1].save(Progress(step=published + 1))
     assert not list(tmp_path.glob(".*")) and len(list(tmp_path.glob("step-*"))) == 2
 
 
 def save_and_die(report: Report, folder: Path, operation: int) -> None:
-    """Save step 3, and be killed before the given operation on files."""
+    """Save step 3, and die before the n-th operation on files."""
     saver = checkpoints(folder, step=3, keep=1)[1]
     die_before(operation)
     saver.save(Progress(step=3))
@@ -71,13 +71,13 @@ def test_killed_before_each_operation_on_files(tmp_path: Path) -> None:
         folder = tmp_path / str(operation)
         for step in (1, 2):
             checkpoints(folder, step)[1].save(Progress(step=step))
-        (folder / "step-000003").mkdir()  # a damaged one, to be replaced
+        (folder / "step-000003").mkdir()  # a damaged checkpoint of the same step
         status, _ = Child(save_and_die, folder, operation).end()
         survivors.append(newest_step(folder))
         if status == 0:
             break
         assert status == -signal.SIGKILL
-    # First always the previous one, then always the new one.
+    # The previous checkpoint survives the earlier kills, and the new one the later kills.
     assert survivors == sorted(survivors) and set(survivors) == {2, 3}
     assert len(survivors) > 20 and survivors.count(3) > 2
     assert sorted(path.name for path in folder.iterdir()) == ["latest", "step-000003"]
@@ -110,7 +110,7 @@ def join(rank: int, port: int) -> World:
 def save_together(report: Report, rank: int, port: int, folder: Path, first: int) -> None:
     world = join(rank, port)
     try:
-        save_for_ever(report, folder, first, world)
+        save_forever(report, folder, first, world)
     except Exception as error:
         report(str(error))
 
@@ -125,7 +125,7 @@ def kill_one_of_two(alone: World, folder: Path) -> None:
         time.sleep(moments.uniform(0.0, 0.05))
         ranks[victim].kill()
         _, reports = ranks[victim].end()
-        # At once, or after the ten seconds of `join`: it does not hang.
+        # The other rank ends at once, or after the timeout of ten seconds.
         status, others = ranks[1 - victim].end()
         assert status == 0 and isinstance(others[-1], str)
         published = newest_step(folder)
@@ -142,7 +142,7 @@ def fail_on_rank_1(report: Report, rank: int, port: int, folder: Path, how: str)
     saver.save(Progress(step=1))
 
     def refuse(*arguments: Any) -> None:
-        raise OSError(5, "Input/output error") if how == "disk" else RuntimeError("a fault of ours")
+        raise OSError(5, "Input/output error") if how == "disk" else RuntimeError("a bug")
 
     backend.set_step(2)
     with pytest.MonkeyPatch.context() as patch:
@@ -152,26 +152,26 @@ def fail_on_rank_1(report: Report, rank: int, port: int, folder: Path, how: str)
             saver.save(Progress(step=2))
         except Exception as error:
             report((type(error).__name__, str(error)))
-    # All are in step with each other still.
+    # The ranks are still synchronized.
     saver.save(Progress(step=2))
     distributed.destroy_process_group()
 
 
-def two_ranks_of_which_one_fails(alone: World, folder: Path) -> None:
-    for how, cause in (("disk", "[Errno 5] Input/output error"), ("fault", "a fault of ours")):
-        port, place = free_port(), folder / how
-        ranks = [Child(fail_on_rank_1, rank, port, place, how) for rank in range(2)]
+def fail_on_one_of_two_ranks(alone: World, folder: Path) -> None:
+    for how, cause in (("disk", "[Errno 5] Input/output error"), ("bug", "a bug")):
+        port, run = free_port(), folder / how
+        ranks = [Child(fail_on_rank_1, rank, port, run, how) for rank in range(2)]
         ends = [rank.end() for rank in ranks]
         assert [status for status, _ in ends] == [0, 0]
-        message = f"no checkpoint could be written under {place} (rank 1 on {socket.gethostname()}: {cause})"
+        message = f"no checkpoint could be written under {run} (rank 1 on {socket.gethostname()}: {cause})"
         first, second = (reports[0] for _, reports in ends)
         assert first == ("RunError", message)
         assert second == (("RunError", message) if how == "disk" else ("RuntimeError", cause))
-        assert newest_step(place) == 2
+        assert newest_step(run) == 2
 
 
 def test_one_of_two_ranks_fails_to_write(tmp_path: Path) -> None:
-    run_in_processes(1, two_ranks_of_which_one_fails, tmp_path)
+    run_in_processes(1, fail_on_one_of_two_ranks, tmp_path)
 
 
 # ---- Disks ----
@@ -189,7 +189,7 @@ HERE = rf"rank 0 on {socket.gethostname()}: "
 @pytest.mark.parametrize("leave", [0, 1 << 20, 2_900_000])
 @pytest.mark.parametrize("at_once", [True, False])
 def test_a_full_disk(disk: Disk, leave: int, at_once: bool) -> None:
-    """Full at the first byte, within the tensors (safetensors has an error of its own), and just after them."""
+    """Full at the first byte, within the tensors (safetensors has its own error), and just after them."""
     folder = disk.path / "checkpoints"
     backend, saver = checkpoints(folder, step=1)
     saver.save(Progress(step=1))
@@ -204,7 +204,7 @@ def test_a_full_disk(disk: Disk, leave: int, at_once: bool) -> None:
             saver.begin(Progress(step=2))
             saver.finish()
     assert newest_step(folder) == 1
-    assert not saver.is_begun() and not list(folder.glob(".*"))  # the space is given back
+    assert not saver.is_begun() and not list(folder.glob(".*"))  # the space is free again
     disk.free()
     saver.save(Progress(step=2))
     assert newest_step(folder) == 2
@@ -214,7 +214,7 @@ def test_a_read_only_folder(disk: Disk) -> None:
     folder = disk.path / "checkpoints"
     backend, saver = checkpoints(folder, step=1)
     saver.save(Progress(step=1))
-    (folder / ".step-000002.tmp").mkdir()  # of a killed process: not what is in the way
+    (folder / ".step-000002.tmp").mkdir()  # of a killed process; not the cause of the error
     disk.set_writable(False)
     backend.set_step(2)
     for save in (saver.save, saver.begin):
@@ -226,7 +226,7 @@ def test_a_read_only_folder(disk: Disk) -> None:
     assert newest_step(folder) == 2
 
 
-def test_a_folder_that_becomes_read_only_while_it_is_written(disk: Disk) -> None:
+def test_a_folder_that_becomes_read_only_during_the_write(disk: Disk) -> None:
     backend, saver = checkpoints(disk.path / "checkpoints", step=1)
     saver.save(Progress(step=1))
     backend.set_step(2)
@@ -239,12 +239,12 @@ def test_a_folder_that_becomes_read_only_while_it_is_written(disk: Disk) -> None
     assert newest_step(disk.path / "checkpoints") == 1
 
 
-class At(ToyTask):
-    """Does something while it collates the batch of one step."""
+class ActInBatch(ToyTask):
+    """A task that calls a function while it collates its n-th batch."""
 
-    def __init__(self, step: int, act: Callable[[], None]) -> None:
+    def __init__(self, batch: int, act: Callable[[], None]) -> None:
         super().__init__(dropout=0.3)
-        self._left, self._act = step, act
+        self._left, self._act = batch, act
 
     def collate(self, indices: Any) -> Any:
         self._left -= 1
@@ -253,8 +253,8 @@ class At(ToyTask):
         return super().collate(indices)
 
 
-def same_as(whole: Path, other: Path) -> None:
-    """Metrics, best weights and final state are equal to the bit."""
+def assert_same(whole: Path, other: Path) -> None:
+    """Check that metrics, best weights and final state are bit-identical."""
     assert [row["step"] for row in lines(other) if "loss" in row] == list(range(1, 10))
     for name in (
         *("metrics.jsonl", "best/weights.safetensors", "best/best.json"),
@@ -263,20 +263,20 @@ def same_as(whole: Path, other: Path) -> None:
         assert (other / name).read_bytes() == (whole / name).read_bytes()
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # TensorBoard's, told of as well
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's thread
 def test_a_training_on_a_full_disk(tmp_path: Path, disk: Disk) -> None:
     go(tmp_path / "whole", ToyTask(dropout=0.3))
     refused = set()
     for step in (1, 3, 4, 6, 8, 9):
         run = disk.path / str(step)
         with pytest.raises(RunError, match=rf"{HERE}.*No space left on device") as error:
-            go(run, At(step, disk.fill))
+            go(run, ActInBatch(step, disk.fill))
         refused.add(str(error.value).split(str(disk.path))[0].strip())
         with pytest.raises(RunError, match=rf"{HERE}.*No space left on device"):
-            go(run, ToyTask(dropout=0.3))  # the disk is full still
+            go(run, ToyTask(dropout=0.3))  # the disk is still full
         disk.free()
         go(run, ToyTask(dropout=0.3))
-        same_as(tmp_path / "whole", run)
+        assert_same(tmp_path / "whole", run)
     assert refused
 
 
@@ -285,14 +285,14 @@ def test_a_training_whose_checkpoints_become_read_only(tmp_path: Path) -> None:
     with small_disk(tmp_path / "run" / "checkpoints", megabytes=1) as disk:
         run = tmp_path / "run"
         with pytest.raises(RunError, match=rf"no checkpoint .* \({HERE}.*Read-only file system"):
-            go(run, At(5, lambda: disk.set_writable(False)))
+            go(run, ActInBatch(5, lambda: disk.set_writable(False)))
         assert [path.name for path in disk.path.glob("step-*")] == ["step-000003"]
         disk.set_writable(True)
         go(run, ToyTask(dropout=0.3))
-        same_as(tmp_path / "whole", run)
+        assert_same(tmp_path / "whole", run)
 
 
-def test_damaged_later_ones_do_not_push_out_the_good(tmp_path: Path) -> None:
+def test_later_damaged_checkpoints_do_not_count_as_kept(tmp_path: Path) -> None:
     backend, saver = checkpoints(tmp_path, step=1, keep=1)
     saver.save(Progress(step=1))
     for step in (7, 8):

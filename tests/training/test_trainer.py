@@ -35,7 +35,7 @@ def go(folder: Path, task: ToyTask, **changes: Any) -> dict[str, Any]:
     return train(task, OPTIONS.model_copy(update=changes), 1, RunFolder(folder), ALONE)
 
 
-def test_rates_are_those_of_transformers() -> None:
+def test_learning_rates_equal_those_of_transformers() -> None:
     from transformers import get_linear_schedule_with_warmup
 
     optimizer = torch.optim.SGD([nn.Parameter(torch.zeros(1))], lr=1.0)
@@ -46,12 +46,12 @@ def test_rates_are_those_of_transformers() -> None:
         schedule.step()
 
 
-def test_steps_of_a_training() -> None:
+def test_total_steps() -> None:
     assert total_steps(10, OPTIONS) == 9  # 3 epochs of 4, 4 and 2 examples
     assert total_steps(10, OPTIONS.model_copy(update={"max_steps": 5})) == 5
 
 
-def test_metrics_hold_each_step_once_and_evaluations_where_due(tmp_path: Path) -> None:
+def test_metrics_have_each_step_once_and_the_due_evaluations(tmp_path: Path) -> None:
     result = go(tmp_path, ToyTask())
     rows = lines(tmp_path)
     assert [row["step"] for row in rows if "loss" in row] == list(range(1, 10))
@@ -63,7 +63,7 @@ def test_metrics_hold_each_step_once_and_evaluations_where_due(tmp_path: Path) -
     assert list((tmp_path / "tensorboard").iterdir())
 
 
-def test_best_weights_are_those_of_the_best_step(tmp_path: Path) -> None:
+def test_best_weights_have_the_best_score(tmp_path: Path) -> None:
     task = ToyTask()
     go(tmp_path, task, learning_rate=0.5)
     best = load_file(tmp_path / "best" / "weights.safetensors")
@@ -74,25 +74,25 @@ def test_best_weights_are_those_of_the_best_step(tmp_path: Path) -> None:
 
 
 class Stopping(ToyTask):
-    """Sends itself a signal while it collates the batch of one step."""
+    """A task that sends its process a signal while it collates its n-th batch."""
 
-    def __init__(self, after: int, number: signal.Signals, **options: Any) -> None:
+    def __init__(self, batch: int, signal_number: signal.Signals, **options: Any) -> None:
         super().__init__(**options)
-        self._left, self._number = after, number
+        self._left, self._signal = batch, signal_number
 
     def collate(self, indices: Sequence[int]) -> Batch:
         self._left -= 1
         if self._left == 0:
-            os.kill(os.getpid(), self._number)
+            os.kill(os.getpid(), self._signal)
         return super().collate(indices)
 
 
-@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
-def test_stopped_and_resumed_is_bit_identical(tmp_path: Path, number: signal.Signals) -> None:
-    """With dropout: no random state is carried over but what (seed, step) gives."""
+@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
+def test_stopped_and_resumed_is_bit_identical(tmp_path: Path, signal_number: signal.Signals) -> None:
+    """With dropout, whose random state is a function of seed and step."""
     go(tmp_path / "whole", ToyTask(dropout=0.3))
     with pytest.raises(Preempted, match=r"step 5/9: saved; the same command resumes"):
-        go(tmp_path / "stopped", Stopping(5, number, dropout=0.3))
+        go(tmp_path / "stopped", Stopping(5, signal_number, dropout=0.3))
     assert [row["step"] for row in lines(tmp_path / "stopped") if "loss" in row] == [1, 2, 3, 4, 5]
     result = go(tmp_path / "stopped", ToyTask(dropout=0.3))
     assert result["steps"] == 9
@@ -105,7 +105,7 @@ def test_stopped_and_resumed_is_bit_identical(tmp_path: Path, number: signal.Sig
 def test_resume_from_an_earlier_checkpoint_drops_later_metrics(tmp_path: Path) -> None:
     go(tmp_path, ToyTask())
     whole = (tmp_path / "metrics.jsonl").read_text()
-    # As after a kill: the last checkpoint is gone, the metrics ran ahead, the last line is torn.
+    # As after a kill: the last checkpoint is incomplete, and metrics of later steps and half a line are written.
     (tmp_path / "checkpoints" / "step-000009" / "manifest.json").unlink()
     (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 10, "lo')
     go(tmp_path, ToyTask())
@@ -114,11 +114,11 @@ def test_resume_from_an_earlier_checkpoint_drops_later_metrics(tmp_path: Path) -
 
 def test_early_stopping(tmp_path: Path) -> None:
     result = go(tmp_path, ToyTask(), metric="constant", patience=2, eval_every=1)
-    # The first evaluation is the best, the second and third are not better.
+    # The metric is constant, so only the first evaluation is the best.
     assert (result["best_step"], result["steps"]) == (1, 3)
 
 
-def test_accumulation_does_not_change_the_batch(tmp_path: Path) -> None:
+def test_gradient_accumulation_gives_the_same_losses(tmp_path: Path) -> None:
     go(tmp_path / "one", ToyTask())
     task = ToyTask()
     go(tmp_path / "many", task, micro_batch_size=1)
@@ -128,7 +128,7 @@ def test_accumulation_does_not_change_the_batch(tmp_path: Path) -> None:
         assert first[key] == pytest.approx(second[key], rel=1e-5)
 
 
-def test_bf16_keeps_trained_weights_in_float32(tmp_path: Path) -> None:
+def test_trained_weights_are_float32_in_bf16(tmp_path: Path) -> None:
     task = ToyTask(frozen=torch.bfloat16)
     seen: list[torch.dtype] = []
     task.model.second.register_forward_hook(lambda module, given, output: seen.append(output.dtype))
@@ -142,22 +142,22 @@ class Exploding(ToyTask):
         return super().loss(model, batch) * float("nan")
 
 
-def test_a_loss_that_is_no_number_ends_the_run(tmp_path: Path) -> None:
+def test_a_loss_of_nan_ends_the_run(tmp_path: Path) -> None:
     with pytest.raises(RunError, match=r"the loss of step 1 is nan \(examples \[.*\]\): lower train.learning_rate"):
         go(tmp_path, Exploding())
 
 
-def test_an_unknown_metric_is_named(tmp_path: Path) -> None:
+def test_an_unknown_metric_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"train\.metric is 'f2', but the evaluation gives loss, constant"):
         go(tmp_path, ToyTask(), metric="f2")
 
 
-def test_more_processes_than_examples_a_step_are_refused(tmp_path: Path) -> None:
+def test_more_processes_than_examples_per_step_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="step has 4 examples, but there are 8 processes"):
         train(ToyTask(), OPTIONS, 1, RunFolder(tmp_path), World(0, 8, torch.device("cpu")))
 
 
-def test_other_data_are_refused(tmp_path: Path) -> None:
+def test_a_resume_on_other_data_is_refused(tmp_path: Path) -> None:
     class Other(ToyTask):
         def fingerprint(self) -> str:
             return "other"

@@ -1,4 +1,4 @@
-"""A small regression task, trained in seconds on any backend."""
+"""A small regression task that any backend trains in seconds."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from lmrc.training.task import Batch
 
 
 class ToyModel(nn.Module):
-    """Two trained layers and a frozen one."""
+    """A model of two trained layers and a frozen one."""
 
     def __init__(self, dropout: float, frozen: torch.dtype) -> None:
         super().__init__()
@@ -31,7 +31,7 @@ class ToyModel(nn.Module):
 
 
 class ToyTask:
-    """Examples of unequal weight, two parameter groups."""
+    """A task with examples of unequal weight and with two parameter groups."""
 
     unit = "documents"
 
@@ -75,9 +75,9 @@ class ToyTask:
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
         indices, real = world.shard(len(self))
         loss = weight = 0.0
-        for number, index in enumerate(indices):
+        for position, index in enumerate(indices):
             value = float(self.loss(model, {"x": self.inputs[index], "y": self.targets[index]}).detach())
-            if number < real:
+            if position < real:
                 loss, weight = loss + value, weight + self.weight(index)
         loss, weight = world.sum([loss, weight])
         return {"loss": loss / weight, "constant": 1.0}

@@ -20,6 +20,7 @@ from lmrc.launcher.preflight.hub import FoundModel, find_model
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.runs.run_folder import RunFolder
 from lmrc.training.backends.zero_config import read_zero_config
+from lmrc.training.trackers.base import missing_trackers
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
@@ -98,6 +99,8 @@ def is_importable(package: str) -> bool:
 
 def _check_backend(config: RcpConfig | RcConfig) -> Iterator[Check]:
     options = config.train
+    for name in missing_trackers(options.trackers):
+        yield missing(f"train.trackers names {name}, which is not installed", f"pip install {name}, or leave it out")
     if options.backend == "torch":
         return
     if not is_importable("deepspeed"):

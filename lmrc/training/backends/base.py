@@ -1,4 +1,4 @@
-"""What the loop asks of whatever runs the steps, and what all that run them share."""
+"""The training-backend interface, and helpers shared by the torch and DeepSpeed backends."""
 
 from __future__ import annotations
 
@@ -12,44 +12,53 @@ from lmrc.config.schema import Training
 from lmrc.training.precision import autocast, resolve_precision
 from lmrc.training.task import Batch, Task
 
+# The float32 weight and the two Adam moments of a parameter.
 StateKey = Literal["master", "exp_avg", "exp_avg_sq"]
 STATE_KEYS: tuple[StateKey, ...] = ("master", "exp_avg", "exp_avg_sq")
 
 
 class Backend(Protocol):
-    """Forward, backward and step over all ranks, and the trained state by parameter name.
+    """Forward, backward and optimizer step over all ranks, and access to the trained state by parameter name.
 
-    The state is independent of the number of processes and of the ZeRO stage: whole float32 tensors.
+    State tensors are unsharded and float32, so they do not depend on the number of processes or on the ZeRO stage.
+
+    Attributes:
+        name: Name and version for the log.
     """
 
     name: str
 
     @property
     def model(self) -> nn.Module:
-        """The task's model, to be called in evaluations."""
+        """Return the model to call in evaluations."""
 
     def loss(self, batch: Batch) -> Tensor:
-        """Forward pass in the configured precision: the task's sum of loss terms."""
+        """Return the task's sum of loss terms, computed in the configured precision."""
 
     def backward(self, loss: Tensor) -> None:
-        """Accumulate gradients of this rank's `loss`; gradients are *summed* over ranks before the step."""
+        """Accumulate the gradients of this rank's loss. They are summed, not averaged, over ranks before the step."""
 
     def step(self, scale: float) -> float:
-        """After the last micro-batch: clip, and step with every learning rate at `scale` times its peak.
+        """Clip the gradients and make an optimizer step, after the last micro-batch.
 
-        Returns the gradient's norm before clipping.
+        Args:
+            scale: Learning rates as a share of their peaks.
+
+        Returns:
+            The gradient norm before clipping.
         """
 
     def get(self, name: str, key: StateKey) -> Tensor:
-        """A whole state tensor of a trained parameter, float32 on the CPU. Collective; after at least one step."""
+        """Return a state tensor of a trained parameter, unsharded, on the CPU. Collective; needs a step before."""
 
     def weight(self, name: str) -> Tensor:
-        """A whole trained parameter, float32 on the CPU. Collective; at any time."""
+        """Return a trained parameter, unsharded, float32, on the CPU. Collective."""
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:
-        """Set what `get` returns. Collective; after at least one step (of rate 0, so that Adam's state exists).
+        """Set a state tensor that `get` returns. Collective; needs a step before, so that Adam's state exists.
 
-        Raises RunError if the value has another shape than the parameter.
+        Raises:
+            RunError: The value has another shape than the parameter.
         """
 
     def set_step(self, step: int) -> None:
@@ -57,12 +66,16 @@ class Backend(Protocol):
 
 
 def trained_parameters(task: Task) -> dict[str, nn.Parameter]:
-    """The parameters that are trained, by name in the task's model."""
+    """Return the parameters that are trained, by their name in the task's model."""
     return {name: parameter for name, parameter in task.model.named_parameters() if parameter.requires_grad}
 
 
 def check_shape(name: str, parameter: nn.Parameter, value: Tensor) -> None:
-    """Raise RunError if the value has another shape than its parameter: copying would repeat it, or cut it."""
+    """Check that a value has the shape of its parameter, because copying would broadcast it silently.
+
+    Raises:
+        RunError: The shapes differ.
+    """
     shape = getattr(parameter, "ds_shape", parameter.shape)
     if value.shape != shape:
         # Not in the pre-flight: the checkpoint is read at the resume.
@@ -73,9 +86,9 @@ def check_shape(name: str, parameter: nn.Parameter, value: Tensor) -> None:
 
 
 class Objective(nn.Module):
-    """The task's loss as a module, so that autocast and ZeRO-3's gathering happen in one forward pass.
+    """The task's loss as a module, so that autocast and ZeRO-3's weight gathering cover the whole forward pass.
 
-    Trained weights stay float32; bf16 is a matter of the forward pass. Frozen weights may be stored in bfloat16.
+    Trained weights are float32. In bf16 only the forward pass runs in bfloat16, and frozen weights may be stored in it.
     """
 
     def __init__(self, task: Task, options: Training, device: torch.device) -> None:
@@ -86,13 +99,13 @@ class Objective(nn.Module):
         self._device_type = device.type
 
     def forward(self, batch: Batch) -> Tensor:
-        """The sum of the batch's loss terms, a float32 scalar."""
+        """Return the sum of the loss terms of a batch, a float32 scalar."""
         with autocast(self._precision, self._device_type):
             return self._task_loss(self.model, batch)
 
 
 def make_optimizer(task: Task, options: Training) -> torch.optim.AdamW:
-    """AdamW over the task's groups; each group's peak rate is kept as `peak`."""
+    """Return AdamW over the task's parameter groups. Each group keeps its peak learning rate under "peak"."""
     groups = [{**group, "peak": group["lr"]} for group in task.parameter_groups()]
     return torch.optim.AdamW(groups, eps=options.adam_epsilon, weight_decay=options.weight_decay, fused=True)
 

@@ -1,7 +1,7 @@
-"""Steps by DeepSpeed, ZeRO 0 to 3, and its sharded state gathered and scattered by parameter name.
+"""The DeepSpeed backend: ZeRO stages 0 to 3, with the sharded state gathered and scattered by parameter name.
 
-DeepSpeed is run in its fp32 mode: trained weights are float32 and are their own masters, the forward pass is in bf16 by
-autocast, and frozen weights may be stored in bfloat16. What is private to DeepSpeed stands in this module only.
+DeepSpeed runs in its fp32 mode. Trained weights are float32 and need no separate master copy. The forward pass is in
+bf16 by autocast, and frozen weights may be stored in bfloat16. Only this module uses DeepSpeed's private API.
 """
 
 from __future__ import annotations
@@ -38,10 +38,10 @@ from lmrc.training.task import Batch, Task
 
 
 def deepspeed_config(options: Training, world: World, micro_batches: int) -> dict[str, Any]:
-    """The configuration given to `deepspeed.initialize`."""
+    """Return the configuration for `deepspeed.initialize`."""
     return {
         **read_zero_config(options.zero_stage),
-        # Batches of unequal size are weighted by the loop itself: here only the number of passes matters.
+        # The trainer weights micro-batches of unequal size itself. DeepSpeed uses only the number of passes.
         "train_micro_batch_size_per_gpu": 1,
         "gradient_accumulation_steps": micro_batches,
         "train_batch_size": micro_batches * world.size,
@@ -51,20 +51,20 @@ def deepspeed_config(options: Training, world: World, micro_batches: int) -> dic
     }
 
 
-def _join_deepspeed(world: World) -> None:
+def _init_deepspeed(world: World) -> None:
     if not dist.is_initialized():
-        # A process alone needs no port.
+        # A HashStore, because a single process needs no port.
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=world.timeout)
     os.environ.setdefault("LOCAL_RANK", str(world.device.index or 0))
-    # Optional shared-memory collectives that cost a 30 s build at first use; gloo's serve.
+    # Disable optional shared-memory collectives, which take 30 s to compile. Those of gloo are enough.
     getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 
 @contextmanager
-def _new_groups_wait(timeout: timedelta) -> Iterator[None]:
-    """DeepSpeed makes groups of its own and gives no timeout: they would wait half an hour, as is torch's default."""
+def _default_group_timeout(timeout: timedelta) -> Iterator[None]:
+    """Set torch's default timeout of process groups, because DeepSpeed makes groups without a timeout."""
     names = ("default_pg_timeout", "default_pg_nccl_timeout")
     with ExitStack() as stack:
         for name in names:
@@ -75,34 +75,34 @@ def _new_groups_wait(timeout: timedelta) -> Iterator[None]:
 
 @contextmanager
 def sharded_loading(options: Training, world: World) -> Iterator[None]:
-    """Inside, `from_pretrained` gives each process its share of a model: one reads it, none ever holds it whole."""
+    """Shard a model while `from_pretrained` reads it, so that no process holds all of it."""
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
-    _join_deepspeed(world)
-    # transformers asks for it for as long as it lives.
-    kept = HfDeepSpeedConfig(deepspeed_config(options, world, micro_batches=1))
+    _init_deepspeed(world)
+    # transformers keeps only a weak reference to it.
+    config = HfDeepSpeedConfig(deepspeed_config(options, world, micro_batches=1))
     try:
         yield
     finally:
         unset_hf_deepspeed_config()
-        del kept
+        del config
 
 
 class DeepSpeedZeroBackend:
-    """`deepspeed.initialize` around the task's model."""
+    """The engine of `deepspeed.initialize` around the task's model."""
 
     def __init__(self, task: Task, options: Training, world: World, micro_batches: int) -> None:
         logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
-        # DeepSpeed calls what newer versions of torch have renamed, at every step.
+        # At every step DeepSpeed calls functions that newer versions of torch have renamed.
         warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
         config = deepspeed_config(options, world, micro_batches)
-        _join_deepspeed(world)
+        _init_deepspeed(world)
         self.name = f"DeepSpeed {deepspeed.__version__}, ZeRO {options.zero_stage}"
         self._stage = options.zero_stage
         self._world = world
         self._parameters = trained_parameters(task)
         self._optimizer = make_optimizer(task, options)
-        with _new_groups_wait(world.timeout):
+        with _default_group_timeout(world.timeout):
             self._engine, *_ = deepspeed.initialize(
                 model=Objective(task, options, world.device), optimizer=self._optimizer, config=config
             )
@@ -118,7 +118,7 @@ class DeepSpeedZeroBackend:
         return loss
 
     def backward(self, loss: Tensor) -> None:
-        # DeepSpeed averages over ranks where the loop wants the sum.
+        # DeepSpeed averages gradients over ranks, but the trainer needs their sum.
         self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
@@ -130,12 +130,12 @@ class DeepSpeedZeroBackend:
         return float(self._engine.get_global_grad_norm()) if norm is None else norm
 
     def _gradient_norm(self) -> float:
-        # At stage 0 in fp32 DeepSpeed clips, but does not tell the norm.
+        # At stage 0 in fp32 DeepSpeed clips the gradients but does not return their norm.
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         return float(torch.nn.utils.get_total_norm(gradients))
 
     def _link_states(self) -> None:
-        """ZeRO 1 and 2 link Adam's state to parameters after the *first* group's step only: do it for all groups."""
+        """Link Adam's state to the parameters of all groups. ZeRO 1 and 2 link only those of the first group."""
         if self._stage in (1, 2) and not self._states_linked:
             self._engine.optimizer._hp_optimizer_states_linked = False
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
@@ -155,10 +155,10 @@ class DeepSpeedZeroBackend:
         else:
             self._link_states()
             value = safe_get_full_optimizer_state(parameter, key)
-        # A tensor of another size would be a shard that nobody notices.
+        # A tensor of another shape would be a single shard.
         shape = parameter.ds_shape if self._stage == 3 else parameter.shape  # type: ignore[attr-defined]
         if value is None or value.shape != shape:
-            raise RuntimeError(f"DeepSpeed {deepspeed.__version__} did not give the whole {key} of {name}")
+            raise RuntimeError(f"DeepSpeed {deepspeed.__version__} did not return all of {key} of {name}")
         return value.detach().float().cpu().clone()  # type: ignore[no-any-return]
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:
@@ -174,7 +174,7 @@ class DeepSpeedZeroBackend:
         if self._stage in (1, 2):
             self._link_states()
             mapping = parameter._hp_mapping  # type: ignore[attr-defined]
-            if mapping is not None:  # None where another rank holds all of it
+            if mapping is not None:  # None if another rank holds all of it
                 address = mapping.lp_fragment_address
                 fragment = mapping.get_hp_fragment(None if key == "master" else key)
                 fragment.data.copy_(value.flatten()[address.start : address.start + address.numel])
@@ -184,7 +184,7 @@ class DeepSpeedZeroBackend:
         partition, _ = optimizer._get_fp32_opt_state_partition(
             parameter, release_swap_buffers=False, optim_state_key=None if key == "master" else key
         )
-        # Sizes that do not divide by the world size are padded at the end.
+        # The flat tensor is padded to a multiple of the world size.
         size = partition.numel()
         padded = torch.zeros(size * self._world.size, dtype=value.dtype)
         padded[: value.numel()] = value.flatten()
@@ -196,5 +196,5 @@ class DeepSpeedZeroBackend:
 
     def set_step(self, step: int) -> None:
         for state in self._optimizer.state.values():
-            # Kept as it is found: a tensor, or a plain number in some of DeepSpeed's paths.
+            # Some of DeepSpeed's optimizers keep the step as a plain number.
             state["step"] = torch.full_like(state["step"], step) if torch.is_tensor(state["step"]) else step

@@ -1,4 +1,4 @@
-"""Which backend runs the steps: DeepSpeed (`lmrc.training.backends.deepspeed_zero`) where it runs, else torch (`lmrc.training.backends.torch_ddp`)."""
+"""The choice of a training backend: DeepSpeed if it runs on this machine, else plain torch."""
 
 from __future__ import annotations
 
@@ -12,18 +12,22 @@ from lmrc.training.task import Task
 
 
 def loading(options: Training, world: World) -> contextlib.AbstractContextManager[None]:
-    """In which a task may load a large model: under ZeRO-3 it is sharded as it is read."""
+    """Return a context in which a task loads its model. With ZeRO-3 the model is sharded while it is read."""
     if options.zero_stage == 3 and options.backend != "torch":
         try:
             from lmrc.training.backends.deepspeed_zero import sharded_loading
-        except Exception:  # `make_backend` says so, or lets it through
+        except Exception:  # make_backend reports it
             return contextlib.nullcontext()
         return sharded_loading(options, world)
     return contextlib.nullcontext()
 
 
 def make_backend(task: Task, options: Training, world: World, micro_batches: int) -> Backend:
-    """DeepSpeed where it runs, else plain torch; says which and why."""
+    """Return the DeepSpeed backend, or plain torch (and print why) if train.backend is auto and DeepSpeed fails.
+
+    Args:
+        micro_batches: Forward passes per optimizer step.
+    """
     if options.backend != "torch":
         try:
             from lmrc.training.backends.deepspeed_zero import DeepSpeedZeroBackend

@@ -1,4 +1,4 @@
-"""Steps in plain torch: where DeepSpeed is missing, and the reference that the ZeRO stages are tested against."""
+"""The plain torch backend: used without DeepSpeed, and as the reference in tests of the ZeRO stages."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lmrc.training.task import Batch, Task
 
 
 class TorchDdpBackend:
-    """Data parallel without sharding: every rank holds everything, gradients are summed over ranks."""
+    """Data parallelism without sharding: gradients are summed over ranks."""
 
     name = "plain torch"
 

@@ -1,4 +1,4 @@
-"""Processes to be killed, for tests."""
+"""Child processes that tests kill."""
 
 from __future__ import annotations
 
@@ -18,9 +18,10 @@ import torch
 
 
 class Child:
-    """A forked process: torch is imported already, so that dozens of them take seconds.
+    """A forked process that runs `function(report, *arguments)`.
 
-    It runs `function(report, *arguments)`; what it gives to `report` is read by the parent, also after its death.
+    The parent reads the values that it reports, even after its death. A fork has torch already imported, so dozens of
+    processes take only seconds.
     """
 
     def __init__(self, function: Callable[..., None], *arguments: Any) -> None:
@@ -45,23 +46,27 @@ class Child:
         assert select.select([self._reader], [], [], seconds)[0], "no report came"
 
     def kill(self) -> None:
-        """As the kernel or SLURM does: it cannot be heard."""
+        """Send SIGKILL, as the kernel or SLURM does."""
         self.signal(signal.SIGKILL)
 
     def signal(self, number: signal.Signals) -> None:
-        """Send it a signal, if it is there still."""
+        """Send a signal, if the process still exists."""
         with suppress(ProcessLookupError):
             os.kill(self.pid, number)
 
     def end(self, seconds: float = 60.0) -> tuple[int, list[Any]]:
-        """(exit status, or minus the signal that ended it; its reports). Fails where it hangs."""
+        """Wait for the end of the process. Fail the test if it hangs.
+
+        Returns:
+            The exit status (or minus the signal that killed it) and the reported values.
+        """
         end = time.monotonic() + seconds
         reports: list[Any] = []
         with os.fdopen(self._reader, "rb", buffering=0) as reader:
             while select.select([reader], [], [], max(0.0, end - time.monotonic()))[0]:
                 try:
                     reports.append(pickle.load(reader))
-                except (EOFError, pickle.UnpicklingError):  # nothing more, or a report cut short
+                except (EOFError, pickle.UnpicklingError):  # the end, or a report that the kill cut off
                     break
             else:
                 self.kill()
@@ -75,7 +80,7 @@ def _write(writer: int, value: Any) -> None:
 
 
 def die_before(operation: int) -> None:
-    """Kill this process before that operation on files, counted from now."""
+    """Kill this process before its n-th operation on files from now on."""
     left = operation
 
     def count(event: str, arguments: tuple[Any, ...]) -> None:

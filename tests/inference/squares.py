@@ -1,4 +1,4 @@
-"""A stage that any number of workers share, and workers in processes of their own."""
+"""A small inference for tests, and workers in separate processes."""
 
 from __future__ import annotations
 
@@ -19,22 +19,29 @@ from lmrc.runs.shared_fs import Files
 
 FORK = multiprocessing.get_context("fork")
 
-# Long: a worker that dies is known by its process; one that only waits for a core is not dead.
+# A long lease, because a worker that only waits for a core must not be taken for dead.
 OPTIONS = WorkOptions(docs_per_unit=4, lease_seconds=30)
-# For those who hang, of whom nothing but the time tells.
-IMPATIENT = WorkOptions(docs_per_unit=4, lease_seconds=0.5)
+# A short lease, for tests of workers that hang.
+SHORT_LEASE = WorkOptions(docs_per_unit=4, lease_seconds=0.5)
 
 
-class Answers:
-    """A stage whose answer to a document is its square; `trouble` is called with every range before it is computed."""
+class SquaresInference:
+    """An inference whose row of a document is its square.
+
+    Args:
+        documents: Number of documents.
+        out: Folder of the outputs, and of the records of what was computed.
+        fault: Called with each range before it is computed; may raise, block or exit.
+        seconds: Duration of a unit.
+    """
 
     identity = "squares"
     schema = pa.schema([("document", pa.int64()), ("square", pa.int64())])
 
     def __init__(
-        self, documents: int, out: Path, trouble: Callable[[range], None] = lambda documents: None, seconds: float = 0.0
+        self, documents: int, out: Path, fault: Callable[[range], None] = lambda documents: None, seconds: float = 0.0
     ) -> None:
-        self.documents, self.out, self.trouble, self.seconds = documents, out, trouble, seconds
+        self.documents, self.out, self.fault, self.seconds = documents, out, fault, seconds
         self.loads = 0
 
     def load(self) -> None:
@@ -43,7 +50,7 @@ class Answers:
     def rows(self, documents: range) -> list[dict[str, Any]]:
         with (self.out / "computed").open("a") as file:
             file.write(f"{os.getpid()} {documents.start} {documents.stop}\n")
-        self.trouble(documents)
+        self.fault(documents)
         time.sleep(self.seconds)
         return [{"document": document, "square": document**2} for document in documents]
 
@@ -55,12 +62,12 @@ class Answers:
         return {"documents": self.documents}
 
     def computed(self) -> list[tuple[int, int]]:
-        """The ranges that were asked for, in time."""
+        """Return the ranges that were computed, in order of time."""
         lines = (self.out / "computed").read_text().splitlines()
         return [(int(line.split()[1]), int(line.split()[2])) for line in lines]
 
-    def right(self) -> bool:
-        """Whether the output is what one worker alone would write."""
+    def is_correct(self) -> bool:
+        """Return True if the output is that of a single worker."""
         expected = "".join(f"{document} {document * document}\n" for document in range(self.documents))
         return (self.out / "output").read_text() == expected
 
@@ -70,9 +77,13 @@ def quiet(line: str) -> None:
 
 
 def start(
-    folder: Path, inference: Answers, options: WorkOptions = OPTIONS, files: Files | None = None, done: bool = False
+    folder: Path,
+    inference: SquaresInference,
+    options: WorkOptions = OPTIONS,
+    files: Files | None = None,
+    done: bool = False,
 ) -> BaseProcess:
-    """A worker in a process of its own; with `done` it writes DONE and cleans, as the launchers do."""
+    """Start a worker in a new process. With `done` it writes DONE and cleans up, as the launchers do."""
 
     def run() -> None:
         result = work(folder, inference, options, progress=quiet, files=files)
@@ -85,17 +96,17 @@ def start(
     return process
 
 
-def until(condition: Callable[[], object], seconds: float = 60.0) -> None:
+def wait_until(condition: Callable[[], object], seconds: float = 60.0) -> None:
     end = time.monotonic() + seconds
     while not condition():
-        assert time.monotonic() < end, "it never came to be"
+        assert time.monotonic() < end, "the condition was never met"
         time.sleep(0.01)
 
 
-def bad(*poison: int) -> Callable[[range], None]:
-    def trouble(documents: range) -> None:
-        for document in poison:
+def fail_at(*documents_at_fault: int) -> Callable[[range], None]:
+    def fault(documents: range) -> None:
+        for document in documents_at_fault:
             if document in documents:
                 raise ValueError(f"document {document} has no sentences\nat all")
 
-    return trouble
+    return fault
