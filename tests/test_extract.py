@@ -23,7 +23,7 @@ from lmrc.corpus.types import Document
 from lmrc.extract import Extraction
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.predict import ClassifyInference
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.predict import Proposal, Proposer, probabilities
 from lmrc.rcp.thresholds import calibrate, save
@@ -79,7 +79,7 @@ def config(rcp: Path, learnt: Learnt, file: Path, tmp_path: Path) -> ExtractConf
 def pair_probabilities(rcp: Path, documents: Sequence[Document]) -> dict[tuple[str, int, int], float]:
     """Of all pairs, document by document."""
     model, tokenizer = RelationCandidateModel.load(rcp)
-    encoder = Encoder(tokenizer, model.max_length)
+    encoder = DocumentTokenizer(tokenizer, model.max_length)
     return {
         (document.title, *pair): float(score)
         for document in documents
@@ -214,7 +214,7 @@ def test_the_relation_set_is_that_of_the_adapter(config: ExtractConfig, tmp_path
     own = dict(zip(rc_tiny.RELATIONS.ids, rc_tiny.RELATIONS.names, strict=True))
     Extraction(config.model_copy(update={"relations": with_relations(tmp_path / "own.json", own)}))
     other = with_relations(tmp_path / "other.json", {**own, "P26": "married to"})
-    with pytest.raises(UserError, match=r"trained with another relation set than that of .*other\.json"):
+    with pytest.raises(UserError, match=r"trained with another relation set than .*other\.json"):
         Extraction(config.model_copy(update={"relations": other}))
 
 
@@ -272,7 +272,7 @@ def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(
     config.documents.write_text(json.dumps([*raw, endless]))
     found = Extraction(config.model_copy(update={"rc": asked})).run()
     assert found.shortened == 2
-    assert "2 queries were about a text without some of its sentences, to fit" in str(found)
+    assert "2 prompts left out some sentences of the text, to fit" in str(found)
     # The longest names are in the first sentence, "it" in the endless one.
     other = [{"name": "it", "sent_id": 1, "pos": [0, 1], "type": "PER"}]
     config.documents.write_text(json.dumps([*raw, {**endless, "vertexSet": [*endless["vertexSet"], other]}]))
@@ -285,7 +285,7 @@ def test_an_lm_on_several_gpus(config: ExtractConfig, monkeypatch: pytest.Monkey
     asked: list[int] = []
 
     def load(*arguments: Any) -> None:
-        asked.append(arguments[-1])
+        asked.append(arguments[3])
         raise UserError("no such GPUs here")
 
     monkeypatch.setattr(extract, "load_lm", load)
@@ -339,7 +339,7 @@ def test_text_that_does_not_fit_is_shortened_if_asked_for(config: ExtractConfig,
     assert main(arguments(config, "--threshold", "0")) == 2
     assert "lmrc extract: --shorten sentences" in capsys.readouterr().err
     assert main(arguments(config, "--threshold", "0", "--shorten", "sentences")) == 0
-    assert "2 queries were about a text without some of its sentences, to fit" in capsys.readouterr().out
+    assert "2 prompts left out some sentences of the text, to fit" in capsys.readouterr().out
 
 
 def arguments(config: ExtractConfig, *more: str) -> list[str]:

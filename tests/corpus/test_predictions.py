@@ -39,12 +39,12 @@ def test_reads_the_submission_format_in_order_with_repeats(tmp_path: Path) -> No
         (GOOD | {"r": ["P17"]}, '"r" is ["P17"], not text'),
         (GOOD | {"score": "high"}, '"score" is "high", not a number'),
         (GOOD | {"score": False}, '"score" is false, not a number'),
-        (GOOD | {"score": 10**400}, f'"score" is 1{"0" * 59}, too large for a number'),
-        (GOOD | {"h_idx": 2**31}, '"h_idx" is 2147483648, which no document has entities for'),
-        (GOOD | {"evidence": 3}, '"evidence" is 3, not a list of sentence numbers'),
-        (GOOD | {"evidence": [0, "1"]}, '"evidence" names "1", not the number of a sentence'),
-        (GOOD | {"evidence": [True]}, '"evidence" names true, not the number of a sentence'),
-        (GOOD | {"evidence": [2**40]}, '"evidence" names 1099511627776, not the number of a sentence'),
+        (GOOD | {"score": 10**400}, f'"score" is 1{"0" * 59}, too large for a float'),
+        (GOOD | {"h_idx": 2**31}, '"h_idx" is 2147483648, which is no entity index'),
+        (GOOD | {"evidence": 3}, '"evidence" is 3, not a list of sentence indices'),
+        (GOOD | {"evidence": [0, "1"]}, '"evidence" names "1", not a sentence index'),
+        (GOOD | {"evidence": [True]}, '"evidence" names true, not a sentence index'),
+        (GOOD | {"evidence": [2**40]}, '"evidence" names 1099511627776, not a sentence index'),
     ],
 )
 def test_a_malformed_element_is_named(tmp_path: Path, element: object, complaint: str) -> None:
