@@ -34,7 +34,7 @@ def test_a_sample_is_even() -> None:
 
 
 def test_more_than_there_are() -> None:
-    with pytest.raises(UserError, match="101 documents shall be drawn, but there are 100"):
+    with pytest.raises(UserError, match="cannot sample 101 documents of 100: give at most 100"):
         sample(100, 101, 0)
 
 
@@ -44,11 +44,11 @@ def test_a_corpus_of_drawn_documents(tmp_path: Path) -> None:
     names = dict(zip(RELATIONS.ids, RELATIONS.names, strict=True))
     (tmp_path / "relations.json").write_text(json.dumps(names))
     for out, seed in (("a", 1), ("b", 1), ("c", 2)):
-        build_corpus(tmp_path / "docs.json", tmp_path / out, tmp_path / "relations.json", drawn=5, seed=seed)
+        build_corpus(tmp_path / "docs.json", tmp_path / out, tmp_path / "relations.json", sample_size=5, seed=seed)
     a, b, c = ([document.title for document in Corpus.open(tmp_path / name)] for name in "abc")
     assert a == b != c
     assert a == [made[index].title for index in sample(12, 5, 1)]
     assert Corpus.open(tmp_path / "a").manifest.source == "docs.json, 5 drawn by seed 1"
-    with pytest.raises(UserError, match="13 documents shall be drawn, but there are 12"):
-        build_corpus(tmp_path / "docs.json", tmp_path / "d", tmp_path / "relations.json", drawn=13)
+    with pytest.raises(UserError, match="cannot sample 13 documents of 12"):
+        build_corpus(tmp_path / "docs.json", tmp_path / "d", tmp_path / "relations.json", sample_size=13)
     assert not (tmp_path / "d").exists()

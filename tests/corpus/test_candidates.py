@@ -44,11 +44,11 @@ def test_candidates_come_back_sorted(
 @pytest.mark.parametrize(
     ("candidates", "says"),
     [
-        ([Candidate(1, 1, 0.5)], r"\(1, 1\) is no pair of two entities"),
-        ([Candidate(-1, 1, 0.5)], r"\(-1, 1\) is no pair of two entities"),
+        ([Candidate(1, 1, 0.5)], r"\(1, 1\) is not a pair of two entities"),
+        ([Candidate(-1, 1, 0.5)], r"\(-1, 1\) is not a pair of two entities"),
         ([Candidate(1, 2, 0.5), Candidate(0, 1, 0.5), Candidate(1, 2, 0.6)], r"the pair \(1, 2\) occurs twice"),
-        ([Candidate(0, 1, 1.5)], "1.5 of the pair"),
-        ([Candidate(0, 1, float("nan"))], "nan of the pair"),
+        ([Candidate(0, 1, 1.5)], "has the probability 1.5, expected 0 to 1"),
+        ([Candidate(0, 1, float("nan"))], "has the probability nan, expected 0 to 1"),
     ],
 )
 def test_bad_candidates_leave_nothing(tmp_path: Path, candidates: list[Candidate], says: str) -> None:

@@ -204,12 +204,12 @@ def test_what_is_no_corpus_says_how_to_get_one(tmp_path: Path) -> None:
     for path, says in (
         (
             tmp_path / "mine",
-            rf"mine: no such folder; a corpus is the folder that lmrc data build DOCUMENTS --out {tmp_path}",
+            rf"mine: no such folder; type lmrc data build DOCUMENTS --out {tmp_path}",
         ),
-        (tmp_path / "redocred" / "dev", "no such folder; it is a corpus that lmrc data download redocred makes"),
+        (tmp_path / "redocred" / "dev", "no such folder; type lmrc data download redocred to make it"),
         (
             tmp_path / "docs.json",
-            rf"is a file, expected a corpus.*lmrc data build {tmp_path}/docs\.json --out data/NAME",
+            rf"is a file, expected a corpus folder: type lmrc data build {tmp_path}/docs\.json --out data/NAME",
         ),
         (tmp_path / "docred", rf"docred: holds the corpora train: give one of them, such as {made}"),
     ):

@@ -94,7 +94,7 @@ def test_again_fetches_and_builds_nothing(tmp_path: Path, mirror: Server, capsys
     assert download("redocred", tmp_path) == first
     assert len(mirror.asked) == 3
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))] == stamps
-    assert capsys.readouterr().err.count("built before") == 3
+    assert capsys.readouterr().err.count("already built") == 3
 
 
 def test_unpublished_hashes_are_trusted_once_and_said(
@@ -168,7 +168,7 @@ def test_unknown_data_set_and_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown data set 'redocread'; did you mean redocred"):
         download("redocread", tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         download("docred", tmp_path / "file")
 
 

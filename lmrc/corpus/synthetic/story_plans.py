@@ -1,4 +1,4 @@
-"""The synthetic corpus's templates, parsed, and the plots that say which sentences a document is made of."""
+"""Parsed templates of the synthetic corpus, and the document plans: which templates make up a document."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ _IDS = (
 )
 RELATIONS = RelationSet(_IDS, tuple(DOCRED.name(relation) for relation in _IDS))
 
-# A head has one tail of these in a document; sentences that would state another one are not used.
+# Relations with one tail per head in a document; sentences that would state another tail are not used.
 FUNCTIONAL = frozenset(RELATIONS.ids) - {"P40", "P69", "P108", "P175"}
 
 _SLOT = re.compile(r"\{(?P<at>@?)(?P<role>[\w.]+)(?P<form>'s|:\w+)?(?:\?(?P<man>\w+)\|(?P<woman>\w+))?\}")
 
 
 class Form(Enum):
-    """How a sentence mentions an entity; the first three may be pronouns where the entity is the subject."""
+    """Form of a mention in a template. The first three may be pronouns if the entity is the document's subject."""
 
     SUBJECT = ""
     POSSESSIVE = "'s"
@@ -35,7 +35,7 @@ class Form(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A mention of the entity that plays a role."""
+    """A mention of the entity of a role."""
 
     role: str
     form: Form
@@ -43,7 +43,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Gendered:
-    """A literal word that depends on the sex of the person who plays a role."""
+    """A literal word that depends on the sex of the person of a role."""
 
     role: str
     man: str
@@ -52,20 +52,25 @@ class Gendered:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A literal phrase out of several, each split into tokens."""
+    """A literal phrase, drawn from several. Each phrase is split into tokens."""
 
     phrases: tuple[tuple[str, ...], ...]
 
 
+# Head role, relation id, tail role.
 Fact = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One sentence: its parts (a plain str is one token), what it states, and when it may be used.
+    """A template of one sentence.
 
-    `states` are the keys of what must not have been stated before: (head, relation) of functional relations, and the
-    whole fact of the others. `needs` are roles that must have been named.
+    Attributes:
+        parts: parts of the sentence; a plain str is one token.
+        facts: facts that the sentence states.
+        states: keys that no earlier sentence may have stated: (head, relation) for a functional relation, otherwise the
+            whole fact.
+        needs: roles that must have been named before.
     """
 
     parts: tuple[str | Reference | Gendered | Choice, ...]
@@ -76,10 +81,13 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class DocumentPlan:
-    """A kind of document: the kind of its subject, the years its story starts in, and its sentences in order.
+    """A kind of document.
 
-    A section is used with its probability and gives one sentence of its bank. `years` are the first and last year of
-    each kind of date, counted from the start of the story.
+    Attributes:
+        subject: kind of the subject, such as "film".
+        start: first and last year in which the story may start.
+        years: first and last year of each kind of date, relative to the start of the story.
+        sections: sections in order: the probability that it is used, and the templates of which one is used.
     """
 
     subject: str
@@ -102,7 +110,12 @@ def _part(token: str, words: dict[str, tuple[str, ...]]) -> str | Reference | Ge
 
 
 def parse(line: str, words: dict[str, tuple[str, ...]]) -> Template:
-    """A line of a bank. Raises ValueError or KeyError where it breaks the notation of `lmrc.corpus.synthetic.templates`."""
+    """Parse a template in the notation of `lmrc.corpus.synthetic.templates`.
+
+    Raises:
+        ValueError: the line breaks the notation.
+        KeyError: it names an unknown list of words.
+    """
     text, facts_text, needs_text = ([part.strip() for part in line.split(" | ")] + ["", ""])[:3]
     parts = tuple(_part(token, words) for token in text.split())
     if parts[-1] != ".":
@@ -172,14 +185,14 @@ def _person(trade: str, works: str) -> DocumentPlan:
 
 
 def _thing(subject: str, asides: str, *sections: tuple[float, str]) -> DocumentPlan:
-    """A plot about no person. Section texts that are a single word are roles: they stand for their biography."""
-    parsed = [(share, _bank(text) if "\n" in text else _biography(text)) for share, text in sections]
+    """Return a plan whose subject is not a person. A section that is a single word is a role: its biography is used."""
+    parsed = [(probability, _bank(text) if "\n" in text else _biography(text)) for probability, text in sections]
     aside = (0.6, _bank(asides))
     half = len(parsed) // 2 + 1
     return DocumentPlan(subject, (1890, 1970), _AFTERWARDS, (*parsed[:half], aside, *parsed[half:], aside))
 
 
-# As often as they stand here.
+# Every entry is equally probable.
 DOCUMENT_PLANS: tuple[DocumentPlan, ...] = (
     _person("writer", banks.WRITER_WORKS),
     _person("filmmaker", banks.FILMMAKER_WORKS),
