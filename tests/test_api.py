@@ -35,7 +35,7 @@ train: {batch_size: 2, max_steps: 1, precision: fp32}
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with data/, runs/rcp, runs/rc and configs/, as the examples of the documentation assume."""
+    """Write data/, runs/rcp, runs/rc and configs/, which the examples of the documentation need."""
     folder = tmp_path_factory.mktemp("project")
     write_data(folder / "data", 8)
     write_models(folder / "runs", folder / "data")

@@ -1,6 +1,7 @@
 """Models that need no download from the hub, named `embedded:NAME`.
 
-Two are pretrained and installed as Python packages. Two are tiny, with random weights, for tests.
+Two are pretrained and installed as Python packages.
+Two are tiny, with random weights, for tests.
 
 | name | model | source |
 |---|---|---|
@@ -26,7 +27,7 @@ from lmrc.common.files import sha256_of
 
 PREFIX = "embedded:"
 FOLDER = "embedded"
-# To be raised if the code below changes the files that it writes.
+# Raise these if the code below changes the files that it writes.
 VERSION = 1
 TINY_LLM_VERSION = 2
 # A cached folder without one of these is made again: earlier versions wrote no weights on other ranks than 0.
