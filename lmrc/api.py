@@ -311,14 +311,10 @@ class CandidateModel:
         Raises:
             DocumentError: a dict breaks the DocRED format.
         """
-        for batch in _batches(_documents(documents, None), self._batch_size):
+        source = _documents(documents, None)
+        while batch := list(islice(source, self._batch_size)):
             for proposal in self._proposer.propose(batch):
                 yield tuple(proposal.candidates)
-
-
-def _batches(documents: Iterator[Document], size: int) -> Iterator[list[Document]]:
-    while batch := list(islice(documents, size)):
-        yield batch
 
 
 def _documents(documents: DocumentLike | Iterable[DocumentLike], relations: RelationSet | None) -> Iterator[Document]:

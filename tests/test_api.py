@@ -19,6 +19,7 @@ import lmrc
 from lmrc import CandidateModel, Corpus, RelationExtractor, api, score, train
 from lmrc.common.errors import ConfigError, DocumentError, UserError
 from lmrc.config.schema import RcConfig, RcpConfig
+from lmrc.corpus import corpus
 from lmrc.corpus.docred import candidate_pairs, to_json
 from lmrc.corpus.predictions import Prediction, read_predictions, write_predictions
 from lmrc.corpus.types import Document, Mention
@@ -57,7 +58,8 @@ def extractor(project: Path) -> RelationExtractor:
 
 
 def examples() -> list[doctest.DocTest]:
-    return [test for test in doctest.DocTestFinder().find(api) if test.examples]
+    modules = (api, corpus)
+    return [test for module in modules for test in doctest.DocTestFinder().find(module) if test.examples]
 
 
 @pytest.mark.parametrize("example", examples(), ids=lambda test: test.name)
@@ -68,9 +70,10 @@ def test_docstring_examples(example: doctest.DocTest) -> None:
 
 
 def test_every_public_function_has_an_example() -> None:
-    names = {test.name.removeprefix("lmrc.api.") for test in examples()}
-    assert {"CandidateModel.load", "CandidateModel.propose", "RelationExtractor.load", "RelationExtractor.extract",
-            "RelationExtractor.relations", "RelationExtractor.stats", "score", "train"} <= names  # fmt: skip
+    names = {test.name.removeprefix("lmrc.api.").removeprefix("lmrc.corpus.corpus.") for test in examples()}
+    assert {"CandidateModel.load", "CandidateModel.propose", "Corpus.open", "RelationExtractor.load",
+            "RelationExtractor.extract", "RelationExtractor.relations", "RelationExtractor.stats", "score",
+            "train"} <= names  # fmt: skip
 
 
 def test_documentation_page_runs(capsys: pytest.CaptureFixture[str]) -> None:
@@ -139,7 +142,16 @@ def test_text_with_an_empty_sentence_has_single_spaces() -> None:
     assert api.joined_text(document) == ("a b c d", [((4, 7),)])
 
 
-def test_an_endless_stream_is_extracted_in_batches(project: Path) -> None:
+def test_device_of_both_models(extractor: RelationExtractor) -> None:
+    on_cpu = RelationExtractor.load("runs/rcp/best", "runs/rc/best", 0.0, "cpu", top_k=2)
+    expected = [result.triples for result in extractor.extract(Corpus.open("data/dev"))]
+    assert [result.triples for result in on_cpu.extract(Corpus.open("data/dev"))] == expected
+    assert on_cpu.stats.documents == 4
+    with pytest.raises(RuntimeError, match="device"):
+        RelationExtractor.load("runs/rcp/best", "runs/rc/best", device="gpu")
+
+
+def test_endless_stream_is_extracted_in_batches() -> None:
     document = next(iter(Corpus.open("data/dev")))
     read: list[int] = []
 

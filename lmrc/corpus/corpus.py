@@ -148,6 +148,10 @@ class Corpus:
     def open(cls, folder: str | Path) -> Corpus:
         """Open the corpus in `folder`.
 
+        >>> corpus = Corpus.open("data/dev")
+        >>> len(corpus), corpus.relations.name("P19")
+        (4, 'place of birth')
+
         Raises:
             CorpusError: the folder is missing, damaged, no corpus, or built by a newer version. The message says how
                 to build a corpus.

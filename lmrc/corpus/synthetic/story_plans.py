@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cache
 
 from lmrc.corpus.relations import DOCRED, RelationSet
-from lmrc.corpus.synthetic import templates as banks
+from lmrc.corpus.synthetic import templates
 
 _IDS = (
     *("P17", "P19", "P20", "P22", "P25", "P26", "P27", "P40", "P50", "P57", "P58", "P69", "P108", "P112"),
@@ -132,18 +132,18 @@ def parse(line: str, words: dict[str, tuple[str, ...]]) -> Template:
 
 
 @cache
-def _bank(text: str, trades: tuple[str, ...] = ()) -> tuple[Template, ...]:
-    words = {**banks.WORDS, "trade": trades}
+def _parse_lines(text: str, trades: tuple[str, ...] = ()) -> tuple[Template, ...]:
+    words = {**templates.WORDS, "trade": trades}
     return tuple(parse(line, words) for line in text.strip().splitlines())
 
 
 @cache
 def _biography(role: str) -> tuple[Template, ...]:
-    lines = re.sub(r"\bX\b", role, banks.BIOGRAPHY).strip().splitlines()
-    return tuple(parse(f"{line} | needs: {role}", banks.WORDS) for line in lines)
+    lines = re.sub(r"\bX\b", role, templates.BIOGRAPHY).strip().splitlines()
+    return tuple(parse(f"{line} | needs: {role}", templates.WORDS) for line in lines)
 
 
-_LIFE = {
+_PERSON_YEARS = {
     "birth": (0, 0),
     "grad": (19, 27),
     "wed": (22, 38),
@@ -151,7 +151,7 @@ _LIFE = {
     "pub": (26, 45),
     "death": (48, 85),
 }
-_AFTERWARDS = {
+_WORK_YEARS = {
     "born": (-50, -25),
     "wed": (-15, 10),
     "pub": (0, 0),
@@ -163,99 +163,99 @@ _AFTERWARDS = {
 
 
 def _person(trade: str, works: str) -> DocumentPlan:
-    asides = _bank(banks.PERSON_ASIDES)
+    asides = _parse_lines(templates.PERSON_ASIDES)
     return DocumentPlan(
         "person",
         (1840, 1940),
-        _LIFE,
+        _PERSON_YEARS,
         (
-            (1.0, _bank(banks.PERSON_INTRODUCTION, banks.TRADES[trade])),
-            (0.75, _bank(banks.PERSON_ORIGINS)),
+            (1.0, _parse_lines(templates.PERSON_INTRODUCTION, templates.TRADES[trade])),
+            (0.75, _parse_lines(templates.PERSON_ORIGINS)),
             (0.45, asides),
-            (0.7, _bank(banks.PERSON_STUDIES)),
-            (0.65, _bank(banks.PERSON_WORK)),
+            (0.7, _parse_lines(templates.PERSON_STUDIES)),
+            (0.65, _parse_lines(templates.PERSON_WORK)),
             (0.45, asides),
-            (0.65, _bank(works)),
-            (0.75, _bank(banks.PERSON_FAMILY)),
-            (0.4, _bank(banks.PERSON_CHILDREN)),
+            (0.65, _parse_lines(works)),
+            (0.75, _parse_lines(templates.PERSON_FAMILY)),
+            (0.4, _parse_lines(templates.PERSON_CHILDREN)),
             (0.3, asides),
-            (0.6, _bank(banks.PERSON_DEATH)),
+            (0.6, _parse_lines(templates.PERSON_DEATH)),
         ),
     )
 
 
 def _thing(subject: str, asides: str, *sections: tuple[float, str]) -> DocumentPlan:
     """Return a plan whose subject is not a person. A section that is a single word is a role: its biography is used."""
-    parsed = [(probability, _bank(text) if "\n" in text else _biography(text)) for probability, text in sections]
-    aside = (0.6, _bank(asides))
+    parsed = [(probability, _parse_lines(text) if "\n" in text else _biography(text)) for probability, text in sections]
+    aside = (0.6, _parse_lines(asides))
     half = len(parsed) // 2 + 1
-    return DocumentPlan(subject, (1890, 1970), _AFTERWARDS, (*parsed[:half], aside, *parsed[half:], aside))
+    return DocumentPlan(subject, (1890, 1970), _WORK_YEARS, (*parsed[:half], aside, *parsed[half:], aside))
 
 
 # Every entry is equally probable.
 DOCUMENT_PLANS: tuple[DocumentPlan, ...] = (
-    _person("writer", banks.WRITER_WORKS),
-    _person("filmmaker", banks.FILMMAKER_WORKS),
-    _person("singer", banks.SINGER_WORKS),
-    _person("scholar", banks.WRITER_WORKS),
+    _person("writer", templates.WRITER_WORKS),
+    _person("filmmaker", templates.FILMMAKER_WORKS),
+    _person("singer", templates.SINGER_WORKS),
+    _person("scholar", templates.WRITER_WORKS),
     _thing(
         "film",
-        banks.WORK_ASIDES,
-        (1.0, banks.FILM_INTRODUCTION),
-        (0.7, banks.FILM_SCRIPT),
+        templates.WORK_ASIDES,
+        (1.0, templates.FILM_INTRODUCTION),
+        (0.7, templates.FILM_SCRIPT),
         (0.9, "director"),
         (0.8, "writer"),
-        (0.6, banks.FILM_RELEASE),
+        (0.6, templates.FILM_RELEASE),
         (0.7, "director"),
         (0.4, "writer"),
     ),
     _thing(
         "novel",
-        banks.WORK_ASIDES,
-        (1.0, banks.NOVEL_INTRODUCTION),
+        templates.WORK_ASIDES,
+        (1.0, templates.NOVEL_INTRODUCTION),
         (0.9, "author"),
         (0.8, "author"),
-        (0.9, banks.NOVEL_AFTERLIFE),
+        (0.9, templates.NOVEL_AFTERLIFE),
         (0.7, "director"),
         (0.5, "author"),
     ),
     _thing(
         "song",
-        banks.WORK_ASIDES,
-        (1.0, banks.SONG_INTRODUCTION),
+        templates.WORK_ASIDES,
+        (1.0, templates.SONG_INTRODUCTION),
         (0.9, "performer"),
         (0.8, "performer"),
-        (0.9, banks.SONG_RELEASE),
+        (0.9, templates.SONG_RELEASE),
         (0.6, "performer"),
         (0.5, "singer"),
     ),
     _thing(
         "firm",
-        banks.ORGANISATION_ASIDES,
-        (1.0, banks.FIRM_INTRODUCTION),
-        (0.6, banks.ORGANISATION_START),
-        (0.8, banks.ORGANISATION_SEAT),
+        templates.ORGANISATION_ASIDES,
+        (1.0, templates.FIRM_INTRODUCTION),
+        (0.6, templates.ORGANISATION_START),
+        (0.8, templates.ORGANISATION_SEAT),
         (0.8, "founder"),
-        (0.8, banks.FIRM_PEOPLE),
+        (0.8, templates.FIRM_PEOPLE),
         (0.7, "worker"),
         (0.5, "founder"),
     ),
     _thing(
         "univ",
-        banks.ORGANISATION_ASIDES,
-        (1.0, banks.UNIVERSITY_INTRODUCTION),
-        (0.5, banks.ORGANISATION_START),
-        (0.8, banks.ORGANISATION_SEAT),
-        (0.9, banks.UNIVERSITY_PEOPLE),
+        templates.ORGANISATION_ASIDES,
+        (1.0, templates.UNIVERSITY_INTRODUCTION),
+        (0.5, templates.ORGANISATION_START),
+        (0.8, templates.ORGANISATION_SEAT),
+        (0.9, templates.UNIVERSITY_PEOPLE),
         (0.7, "pupil"),
         (0.7, "founder"),
         (0.5, "worker"),
     ),
     _thing(
         "band",
-        banks.ORGANISATION_ASIDES,
-        (1.0, banks.BAND_INTRODUCTION),
-        (0.9, banks.BAND_SONGS),
+        templates.ORGANISATION_ASIDES,
+        (1.0, templates.BAND_INTRODUCTION),
+        (0.9, templates.BAND_SONGS),
         (0.9, "founder"),
         (0.8, "founder"),
         (0.8, "singer"),
@@ -263,12 +263,12 @@ DOCUMENT_PLANS: tuple[DocumentPlan, ...] = (
     ),
     _thing(
         "town",
-        banks.TOWN_ASIDES,
-        (1.0, banks.TOWN_INTRODUCTION),
-        (0.7, banks.TOWN_PLACE),
-        (0.9, banks.TOWN_PEOPLE),
+        templates.TOWN_ASIDES,
+        (1.0, templates.TOWN_INTRODUCTION),
+        (0.7, templates.TOWN_PLACE),
+        (0.9, templates.TOWN_PEOPLE),
         (0.7, "native"),
-        (0.7, banks.TOWN_FIRMS),
+        (0.7, templates.TOWN_FIRMS),
         (0.6, "dead"),
         (0.5, "founder"),
     ),
