@@ -37,7 +37,7 @@ SCHEMA = pa.schema(
                 )
             ),
         ),
-        # Null where the document has no labels.
+        # Null if the document has no labels.
         (
             "labels",
             pa.list_(
@@ -57,7 +57,10 @@ SCHEMA = pa.schema(
 
 
 class Manifest(FolderManifest):
-    """What a corpus is made of. Pairs and triples are unique; `na_pairs` are those of labelled documents only."""
+    """Manifest of a corpus folder: source, relation set and sizes.
+
+    Pairs and triples are unique. `na_pairs` and `relation_pairs` count labeled documents only.
+    """
 
     kind: Literal["corpus"] = "corpus"
     source: str
@@ -79,26 +82,35 @@ def write_corpus(
     source_sha256: str,
     docs_per_shard: int = 256,
 ) -> Manifest:
-    """Writes documents, drawn one shard at a time, as a new corpus folder; on any failure nothing is left of it.
+    """Write documents as a new corpus folder, or nothing on any failure. One shard at a time is in memory.
 
-    `source` is the name of the file they came from, which the manifest keeps beside its hash. Raises UserError where
-    there are no documents, where `out` exists and is no empty folder, where it cannot be written, or the disk is full.
+    Args:
+        documents: the documents, read once.
+        out: the new folder.
+        relations: relation set of the labels.
+        source: name of the file that the documents came from, for the manifest.
+        source_sha256: SHA-256 of that file.
+        docs_per_shard: documents per Arrow shard.
+
+    Raises:
+        UserError: there are no documents, `out` exists and is not an empty folder, it cannot be written, or the disk
+            is full.
     """
-    count = dict.fromkeys(
+    counts = dict.fromkeys(
         ("labelled_documents", "candidate_pairs", "na_pairs", "relation_pairs", "triples", "duplicate_labels"), 0
     )
 
     def rows() -> Iterator[dict[str, Any]]:
         for document in documents:
             pairs = len(document.entities) * (len(document.entities) - 1)
-            count["candidate_pairs"] += pairs
+            counts["candidate_pairs"] += pairs
             if document.labels is not None:
                 gold = relations_by_pair(document)
-                count["labelled_documents"] += 1
-                count["na_pairs"] += pairs - len(gold)
-                count["relation_pairs"] += len(gold)
-                count["triples"] += sum(len(found) for found in gold.values())
-                count["duplicate_labels"] += document.duplicate_labels
+                counts["labelled_documents"] += 1
+                counts["na_pairs"] += pairs - len(gold)
+                counts["relation_pairs"] += len(gold)
+                counts["triples"] += sum(map(len, gold.values()))
+                counts["duplicate_labels"] += document.duplicate_labels
             yield _row(document)
 
     def manifest(shards: tuple[Shard, ...]) -> Manifest:
@@ -111,14 +123,20 @@ def write_corpus(
             source=source,
             source_sha256=source_sha256,
             relations=dict(zip(relations.ids, relations.names, strict=True)),
-            **count,
+            **counts,
         )
 
     return write_folder(Path(out), SCHEMA, rows(), docs_per_shard, manifest)
 
 
 class Corpus:
-    """A corpus on disk, as a sequence of documents. Memory stays flat: only recently used shards are mapped."""
+    """A corpus on disk, as a sequence of documents. Only recently used shards are mapped into memory.
+
+    Attributes:
+        folder: the corpus folder.
+        manifest: its sizes and source.
+        relations: its relation set.
+    """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         self.folder = folder
@@ -130,9 +148,13 @@ class Corpus:
     def open(cls, folder: str | Path) -> Corpus:
         """Open the corpus in `folder`.
 
+        >>> corpus = Corpus.open("data/dev")
+        >>> len(corpus), corpus.relations.name("P19")
+        (4, 'place of birth')
+
         Raises:
             CorpusError: the folder is missing, damaged, no corpus, or built by a newer version. The message says how
-                to make a corpus.
+                to build a corpus.
         """
         try:
             manifest = read_manifest(folder, "corpus", Manifest)
@@ -142,69 +164,80 @@ class Corpus:
 
     @cached_property
     def fingerprint(self) -> str:
-        """SHA-256 of the manifest's content, in hexadecimal: equal for equal corpora."""
+        """Return the SHA-256 of the manifest, in hexadecimal. Equal corpora have equal fingerprints."""
         return self.manifest.fingerprint
 
     def __len__(self) -> int:
         return len(self._shards)
 
     def __getitem__(self, index: int) -> Document:
-        """Raises IndexError beyond the last document, CorpusError where its shard is damaged."""
+        """Return document `index`.
+
+        Raises:
+            IndexError: there is no such document.
+            CorpusError: its shard is damaged.
+        """
         return _document(*self._shards.find(index))
 
     def labels(self, index: int) -> tuple[Label, ...] | None:
-        """The labels of a document, without reading the rest of it. Raises as `corpus[index]`."""
+        """Return the labels of document `index` without reading the rest. Raises the same exceptions as indexing."""
         batch, row = self._shards.find(index)
         return _labels(batch.column("labels")[row].values)
 
     def __iter__(self) -> Iterator[Document]:
         return (self[index] for index in range(len(self)))
 
-    def slices(self, most: int) -> list[range]:
-        """All documents in order, cut into ranges of at most `most` documents of one shard."""
+    def slices(self, size: int) -> list[range]:
+        """Return ranges that cover all documents in order: at most `size` documents each, all in one shard."""
         slices: list[range] = []
         first = 0
         for shard in self.manifest.shards:
             end = first + shard.rows
-            slices += [range(start, min(start + most, end)) for start in range(first, end, most)]
+            slices += [range(start, min(start + size, end)) for start in range(first, end, size)]
             first = end
         return slices
 
     def columns(self, documents: range) -> pa.RecordBatch:
-        """The rows of one of the `slices`, as in `SCHEMA`. Raises CorpusError where the shard is damaged."""
+        """Return the rows of one of the `slices`, in the columns of `SCHEMA`.
+
+        Raises:
+            CorpusError: the shard is damaged.
+        """
         batch, row = self._shards.find(documents.start)
         return batch.slice(row, len(documents))
 
     def verify(self) -> None:
-        """Checks the sha256 of every shard. Raises CorpusError at the first that differs."""
+        """Check the SHA-256 of every shard.
+
+        Raises:
+            CorpusError: one differs.
+        """
         self._shards.verify()
 
 
 def _with_remedy(path: Path, error: CorpusError) -> CorpusError:
-    """Return the error for a path that cannot be opened; if there is no corpus, it says how to get one."""
+    """Return `error`, or an error that says how to build a corpus if `path` shows what went wrong."""
     try:
-        parts = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
+        corpora = sorted(manifest.parent for manifest in path.glob(f"*/{MANIFEST}"))
         is_file, is_missing = path.is_file(), not path.exists()
     except OSError:
         return error
     if is_file:
         return CorpusError(
-            f"{path}: is a file, expected a corpus, the folder that is built from documents: type "
-            f"lmrc data build {path} --out data/NAME and give data/NAME"
+            f"{path}: is a file, expected a corpus folder: type lmrc data build {path} --out data/NAME and give "
+            "data/NAME"
         )
-    if parts:
-        return CorpusError(
-            f"{path}: holds the corpora {', '.join(part.name for part in parts)}: give one of them, such as {parts[0]}"
-        )
+    if corpora:
+        names = ", ".join(corpus.name for corpus in corpora)
+        return CorpusError(f"{path}: holds the corpora {names}: give one of them, such as {corpora[0]}")
     if is_missing and path.parent.name in ("docred", "redocred"):
         return CorpusError(
-            f"{error}; it is a corpus that lmrc data download {path.parent.name} makes (lmrc data build makes one of "
-            "your own documents)"
+            f"{error}; type lmrc data download {path.parent.name} to make it (lmrc data build makes a corpus of your "
+            "own documents)"
         )
     if is_missing:
         return CorpusError(
-            f"{error}; a corpus is the folder that lmrc data build DOCUMENTS --out {path} makes from documents in "
-            "DocRED's format"
+            f"{error}; type lmrc data build DOCUMENTS --out {path} to make a corpus from documents in DocRED's format"
         )
     return error
 
@@ -228,13 +261,13 @@ def _row(document: Document) -> dict[str, Any]:
 
 
 def _values(array: pa.Array) -> list[Any]:
-    # By way of numpy: several times faster than to_pylist, which makes an Arrow scalar of each value.
+    # Several times faster than to_pylist, which makes an Arrow scalar of each value.
     values: list[Any] = array.to_numpy(zero_copy_only=False).tolist()
     return values
 
 
-def _cut(values: Iterable[Any], lists: pa.Array) -> tuple[tuple[Any, ...], ...]:
-    """Cuts the flattened values of a list array into one tuple for each of its lists."""
+def _split(values: Iterable[Any], lists: pa.Array) -> tuple[tuple[Any, ...], ...]:
+    """Split the flattened values of a list array into one tuple per list."""
     remaining = iter(values)
     return tuple(tuple(islice(remaining, length)) for length in _values(lists.value_lengths()))
 
@@ -243,7 +276,7 @@ def _document(batch: pa.RecordBatch, row: int) -> Document:
     sentences = batch.column("sentences")[row].values
     return Document(
         title=batch.column("title")[row].as_py(),
-        sentences=_cut(_values(sentences.flatten()), sentences),
+        sentences=_split(_values(sentences.flatten()), sentences),
         entities=_entities(batch.column("entities")[row].values),
         labels=_labels(batch.column("labels")[row].values),
         duplicate_labels=batch.column("duplicate_labels")[row].as_py(),
@@ -253,7 +286,7 @@ def _document(batch: pa.RecordBatch, row: int) -> Document:
 def _entities(entities: pa.Array) -> tuple[Entity, ...]:
     mentions = entities.flatten()
     fields = (_values(mentions.field(name)) for name in ("name", "sentence", "start", "end", "type"))
-    return _cut(map(Mention, *fields), entities)
+    return _split(map(Mention, *fields), entities)
 
 
 def _labels(labels: pa.Array | None) -> tuple[Label, ...] | None:
@@ -261,4 +294,4 @@ def _labels(labels: pa.Array | None) -> tuple[Label, ...] | None:
         return None
     evidence = labels.field("evidence")
     fields = (_values(labels.field(name)) for name in ("head", "tail", "relation"))
-    return tuple(map(Label, *fields, _cut(_values(evidence.flatten()), evidence)))
+    return tuple(map(Label, *fields, _split(_values(evidence.flatten()), evidence)))

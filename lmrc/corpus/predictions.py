@@ -20,20 +20,21 @@ from lmrc.common.json_stream import json_batches, replacing
 
 Ints = npt.NDArray[np.int32]
 
+# Form of an element, for messages.
 EXPECTED = (
-    '{"title": text, "h_idx": integer, "t_idx": integer, "r": relation id} and perhaps "score": number, '
-    '"evidence": [sentence numbers]'
+    '{"title": text, "h_idx": integer, "t_idx": integer, "r": relation id} and optionally "score": number, '
+    '"evidence": [sentence indices]'
 )
 
-NAMED = 3
-"""Malformed predictions that an error names; it counts all."""
+# Malformed predictions that an error message describes; it counts all of them.
+MAX_DESCRIBED = 3
 
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
     """One predicted triple: title of the document, entity indices, relation id.
 
-    Where they are known, also the model's score and the sentences that support the triple.
+    `score` and `evidence` (indices of the sentences that support the triple) are None if they are not known.
     """
 
     title: str
@@ -46,11 +47,19 @@ class Prediction:
 
 @dataclass(frozen=True, eq=False)
 class Predictions:
-    """Predictions as columns: some tens of bytes each, where an object takes hundreds. Order and duplicates are kept.
+    """Predictions as columns: tens of bytes each instead of hundreds. Order and duplicates are kept.
 
-    `document` and `relation` are places in `titles` and `relations`, which hold each value once. All columns are
-    `[predictions]`, but those of the evidence: prediction `evidence_of[i]` (ascending) names the sentence
-    `evidence[i]`.
+    Attributes:
+        titles: each title once.
+        relations: each relation id once.
+        document: indices into `titles` [predictions].
+        head: entity indices [predictions].
+        tail: entity indices [predictions].
+        relation: indices into `relations` [predictions].
+        score: NaN if a prediction has none [predictions].
+        has_evidence: True if a prediction has evidence, even an empty list [predictions].
+        evidence_of: indices of predictions, ascending [evidence].
+        evidence: sentence that supports prediction `evidence_of[i]` [evidence].
     """
 
     titles: tuple[str, ...]
@@ -60,42 +69,51 @@ class Predictions:
     tail: Ints
     relation: Ints
     score: npt.NDArray[np.float64]
-    """NaN where a prediction has none."""
     has_evidence: npt.NDArray[np.bool_]
-    """Whether a prediction carries evidence, be it empty."""
     evidence_of: Ints
     evidence: Ints
 
     @classmethod
     def of(cls, predictions: Iterable[Prediction]) -> Predictions:
-        """The columns of `predictions`."""
+        """Return the columns of `predictions`."""
         columns = _Columns()
-        given = iter(predictions)
-        while block := list(islice(given, 10_000)):
+        source = iter(predictions)
+        while batch := list(islice(source, 10_000)):
             columns.add(
-                [p.title for p in block],
-                [p.head for p in block],
-                [p.tail for p in block],
-                [p.relation for p in block],
-                [p.score for p in block],
-                [p.evidence for p in block],
+                [p.title for p in batch],
+                [p.head for p in batch],
+                [p.tail for p in batch],
+                [p.relation for p in batch],
+                [p.score for p in batch],
+                [p.evidence for p in batch],
             )
-        return columns.whole()
+        return columns.concatenated()
 
     @classmethod
     def read(cls, path: str | Path) -> Predictions:
         """Read a submission file.
 
-        Keys of an element beyond `title`, `h_idx`, `t_idx`, `r`, `score` and `evidence` are allowed and not read.
-        Whether titles, entities and relations exist is for `lmrc.evaluation.metrics.scores.score` to say: it knows the gold.
+        Raises:
+            UserError: the file is missing or unreadable, not JSON, not a list, or elements are malformed.
+        """
+        return cls.of_json(json_batches(path, "a list of predictions {title, h_idx, t_idx, r}"), path)
+
+    @classmethod
+    def of_json(cls, batches: Iterable[list[Any]], source: str | Path) -> Predictions:
+        """Return the columns of submission elements. Other keys than those of `EXPECTED` are ignored.
+
+        `lmrc.evaluation.metrics.scores.score` checks later that titles, entities and relations exist.
+
+        Args:
+            batches: lists of elements, as JSON decodes them.
+            source: name for messages, such as the file.
 
         Raises:
-            UserError: the file is missing or unreadable, not JSON, not a list, or elements are malformed: how many, and
-                what is wrong with the first of them.
+            UserError: elements are malformed. The message counts them and describes the first.
         """
         columns = _Columns()
-        count, malformed, named = 0, 0, list[str]()
-        for batch in json_batches(path, "a list of predictions {title, h_idx, t_idx, r}"):
+        count, malformed, described = 0, 0, list[str]()
+        for batch in batches:
             try:
                 columns.add(
                     [raw["title"] for raw in batch],
@@ -106,18 +124,18 @@ class Predictions:
                     [raw.get("evidence") for raw in batch],
                 )
             except (TypeError, KeyError, AttributeError, OverflowError):
-                # Only now one by one: which, and what is wrong with it.
+                # Elements are checked one by one only if the batch has a fault.
                 problems = {index: problem for index, raw in enumerate(batch, count) if (problem := _problem(raw))}
                 if not problems:
                     raise
                 malformed += len(problems)
-                told = (f"prediction {index}: {problem}" for index, problem in problems.items())
-                named += islice(told, NAMED - len(named))
+                messages = (f"prediction {index}: {problem}" for index, problem in problems.items())
+                described += islice(messages, MAX_DESCRIBED - len(described))
             count += len(batch)
         if malformed:
-            how_many = f"{malformed:,} of {count:,} predictions are malformed, such as " if malformed > 1 else ""
-            raise UserError(f"{path}: {how_many}{'; '.join(named)}; expected {EXPECTED}")
-        return columns.whole()
+            total = f"{malformed:,} of {count:,} predictions are malformed, such as " if malformed > 1 else ""
+            raise UserError(f"{source}: {total}{'; '.join(described)}; expected {EXPECTED}")
+        return columns.concatenated()
 
     def __len__(self) -> int:
         return len(self.document)
@@ -142,7 +160,7 @@ class Predictions:
 
 
 class _Columns:
-    """Columns while they grow."""
+    """Builder of `Predictions`, batch by batch."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -160,18 +178,23 @@ class _Columns:
         scores: list[float | None],
         evidence: list[Sequence[int] | None],
     ) -> None:
-        """Append a block. Raises TypeError where a value is of another type, OverflowError where one is too large."""
+        """Append a batch.
+
+        Raises:
+            TypeError: a value has the wrong type.
+            OverflowError: an integer is too large for int32.
+        """
         for column, types in ((titles, {str}), (heads, {int}), (tails, {int}), (relations, {str}),
                               (scores, {float, int, NoneType}), (evidence, {list, tuple, NoneType})):  # fmt: skip
-            # `type` and not isinstance: JSON's true is Python's 1.
+            # Not isinstance: True is an int in Python, but not in JSON.
             if not types.issuperset(map(type, column)):
                 raise TypeError
-        known = [sentences is not None for sentences in evidence]
-        if any(known):
-            named = [(row, s) for row, sentences in enumerate(evidence, self.count) for s in sentences or ()]
-            if not {int}.issuperset(type(sentence) for _, sentence in named):
+        has_evidence = [sentences is not None for sentences in evidence]
+        if any(has_evidence):
+            rows = [(row, s) for row, sentences in enumerate(evidence, self.count) for s in sentences or ()]
+            if not {int}.issuperset(type(sentence) for _, sentence in rows):
                 raise TypeError
-            self.evidence.append((_ints([row for row, _ in named]), _ints([sentence for _, sentence in named])))
+            self.evidence.append((_ints([row for row, _ in rows]), _ints([sentence for _, sentence in rows])))
         self.parts.append(
             (
                 _ints(_codes(titles, self.titles)),
@@ -179,12 +202,13 @@ class _Columns:
                 _ints(tails),
                 _ints(_codes(relations, self.relations)),
                 np.array(scores, dtype=np.float64),
-                np.array(known, dtype=np.bool_),
+                np.array(has_evidence, dtype=np.bool_),
             )
         )
         self.count += len(titles)
 
-    def whole(self) -> Predictions:
+    def concatenated(self) -> Predictions:
+        """Return the columns of all batches."""
         empty = (_ints([]), _ints([]), _ints([]), _ints([]), np.zeros(0), np.zeros(0, dtype=np.bool_))
         columns = [np.concatenate(column) for column in zip(empty, *self.parts, strict=True)]
         evidence = [np.concatenate(column) for column in zip((_ints([]), _ints([])), *self.evidence, strict=True)]
@@ -196,20 +220,20 @@ def _ints(values: list[int]) -> Ints:
 
 
 def _codes(values: list[str], table: dict[str, int]) -> list[int]:
-    """The place of each value in `table`, which grows by those that are new."""
+    """Return the index of each value in `table`, and add new values to it."""
     return [table.setdefault(value, len(table)) for value in values]
 
 
 def read_predictions(path: str | Path) -> list[Prediction]:
-    """The predictions of a submission file, in its order and with its duplicates. Raises as `Predictions.read`."""
+    """Read a submission file as objects, in its order and with duplicates; see `Predictions.read`."""
     return list(Predictions.read(path))
 
 
 def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> None:
-    """Write a submission file, whole or not at all.
+    """Write a submission file atomically. Missing parent folders are made.
 
-    Documents stay in the order in which their titles first appear; within one, triples are sorted by (h, t, r). One
-    prediction a line, so that two files can be compared with diff. Missing parent folders are made.
+    Documents keep the order in which their titles first appear. Triples of a document are sorted by (h, t, r), one per
+    line, so that diff can compare two files.
 
     Raises:
         UserError: the file cannot be written, or a score is not a finite number.
@@ -217,16 +241,19 @@ def write_predictions(predictions: Iterable[Prediction], path: str | Path) -> No
     by_title: dict[str, list[Prediction]] = {}
     for prediction in predictions:
         by_title.setdefault(prediction.title, []).append(prediction)
-    with writing_predictions(path) as write:
+    with predictions_writer(path) as write:
         for group in by_title.values():
             write(group)
 
 
 @contextmanager
-def writing_predictions(path: str | Path) -> Iterator[Callable[[Iterable[Prediction]], None]]:
-    """A submission file as `write_predictions` writes it, to which a call adds the predictions of one document.
+def predictions_writer(path: str | Path) -> Iterator[Callable[[Iterable[Prediction]], None]]:
+    """Open a submission file and yield a function that appends the predictions of one document.
 
-    It is there when the block ends well. Raises as `write_predictions`.
+    The file appears under its name only if the block ends without an exception.
+
+    Raises:
+        UserError: see `write_predictions`.
     """
     with replacing(path) as file:
         separator = "[\n"
@@ -244,7 +271,7 @@ def writing_predictions(path: str | Path) -> Iterator[Callable[[Iterable[Predict
 
 
 def _problem(raw: object) -> str | None:
-    """What is wrong with an element of a submission file, or None."""
+    """Return the fault of an element of a submission file, or None."""
     if not isinstance(raw, dict):
         return f"is {_shown(raw)}, not an object"
     for key, kind, name in (("title", str, "text"), ("h_idx", int, "an integer"), ("t_idx", int, "an integer"),
@@ -255,17 +282,17 @@ def _problem(raw: object) -> str | None:
             return f'"{key}" is {_shown(raw[key])}, not {name}'
     for key in ("h_idx", "t_idx"):
         if not -(2**31) <= raw[key] < 2**31:
-            return f'"{key}" is {_shown(raw[key])}, which no document has entities for'
+            return f'"{key}" is {_shown(raw[key])}, which is no entity index'
     score, evidence = raw.get("score"), raw.get("evidence")
     if score is not None and type(score) not in (int, float):
         return f'"score" is {_shown(score)}, not a number'
     if type(score) is int and abs(score) > 2**1000:
-        return f'"score" is {_shown(score)}, too large for a number'
+        return f'"score" is {_shown(score)}, too large for a float'
     if evidence is not None and type(evidence) is not list:
-        return f'"evidence" is {_shown(evidence)}, not a list of sentence numbers'
+        return f'"evidence" is {_shown(evidence)}, not a list of sentence indices'
     for sentence in evidence or ():
         if type(sentence) is not int or not -(2**31) <= sentence < 2**31:
-            return f'"evidence" names {_shown(sentence)}, not the number of a sentence'
+            return f'"evidence" names {_shown(sentence)}, not a sentence index'
     return None
 
 

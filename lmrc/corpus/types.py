@@ -1,4 +1,4 @@
-"""Documents with marked entities: the types that every package passes around."""
+"""Document types that all packages share: mentions, entities, triples, labels, documents."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ class Triple(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """A gold triple of one document: entity indices, relation id (such as "P17"), sentences that support it."""
+    """A gold triple: entity indices, relation id (such as "P17"), and the sentences that support it."""
 
     head: int
     tail: int
@@ -40,10 +40,15 @@ class Label:
 
 @dataclass(frozen=True, slots=True)
 class Document:
-    """A checked document. `labels` is None where the file has none (a test set), () where no relation holds.
+    """A checked document.
 
-    `labels` are unique by (head, tail, relation). `duplicate_labels` counts the repetitions that reading merged into
-    them; it tells of the source and takes no part in comparisons.
+    Attributes:
+        title: title, unique in a corpus.
+        sentences: tokens of each sentence.
+        entities: mentions of each entity.
+        labels: gold triples, unique by (head, tail, relation). None if the file has no labels (a test set); empty if
+            no relation holds.
+        duplicate_labels: repeated labels in the file, which were merged. Ignored by `==`.
     """
 
     title: str

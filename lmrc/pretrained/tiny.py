@@ -1,4 +1,7 @@
-"""Tiny models with random weights and real tokenizers, for tests and smoke runs: the same files on every machine."""
+"""Tiny models with random weights and trained tokenizers, for tests and smoke runs.
+
+Their files are identical on all machines.
+"""
 
 from __future__ import annotations
 
@@ -22,19 +25,19 @@ SEED = 66
 DOCUMENTS = 300
 
 
-def text() -> list[str]:
-    """The sentences that the tokenizers are trained on: synthetic documents."""
+def training_sentences() -> list[str]:
+    """Return the sentences of synthetic documents that the tokenizers are trained on."""
     from lmrc.corpus.synthetic.generator import generate
 
     return [" ".join(sentence) for document in generate(DOCUMENTS, SEED) for sentence in document.sentences]
 
 
 def digest(sentences: list[str]) -> str:
-    """A short name for `sentences`: other text gives other tokenizers."""
+    """Return a short hash of the sentences, because other sentences give other tokenizers."""
     return hashlib.sha256("\n".join(sentences).encode()).hexdigest()[:12]
 
 
-def make_encoder(sentences: list[str], out: Path) -> None:
+def write_encoder(sentences: list[str], out: Path) -> None:
     """Write a BertModel (2 layers, hidden 32, 4 heads, 512 positions) and its WordPiece tokenizer to `out`."""
     from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
@@ -61,8 +64,8 @@ def make_encoder(sentences: list[str], out: Path) -> None:
     tokenizer.save_pretrained(out)
 
 
-def make_llm(sentences: list[str], out: Path) -> None:
-    """Write a LlamaForCausalLM (2 layers, hidden 32, 2,048 positions) and its byte-level BPE tokenizer to `out`."""
+def write_llm(sentences: list[str], out: Path) -> None:
+    """Write a LlamaForCausalLM (2 layers, hidden 32, 4,096 positions) and its byte-level BPE tokenizer to `out`."""
     from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
     tokenizer = PreTrainedTokenizerFast(
@@ -78,7 +81,7 @@ def make_llm(sentences: list[str], out: Path) -> None:
         hidden_size=HIDDEN,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
-        num_key_value_heads=HEADS // 2,  # grouped, as in newer models: the harder case
+        num_key_value_heads=HEADS // 2,  # grouped-query attention, to test it
         intermediate_size=2 * HIDDEN,
         max_position_embeddings=LLM_POSITIONS,
         pad_token_id=tokenizer.pad_token_id,
@@ -90,17 +93,17 @@ def make_llm(sentences: list[str], out: Path) -> None:
 
 
 def _word_pieces(sentences: list[str]) -> Tokenizer:
-    """A lower-casing WordPiece tokenizer that can spell every ASCII word."""
+    """Train a lower-casing WordPiece tokenizer whose vocabulary has all ASCII characters."""
     from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
     special = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
     normalizer = normalizers.BertNormalizer(lowercase=True)
-    seen = {character for sentence in sentences for character in normalizer.normalize_str(sentence)}
-    seen |= set(string.ascii_lowercase + string.digits + string.punctuation)
-    characters = sorted(seen - set(string.whitespace))
-    # The trainer numbers the continuing characters in the order of a hash table, and breaks ties by number: without
-    # numbers given beforehand every process would get another vocabulary.
-    continuing = [f"##{character}" for character in characters]
+    characters = {character for sentence in sentences for character in normalizer.normalize_str(sentence)}
+    characters |= set(string.ascii_lowercase + string.digits + string.punctuation)
+    alphabet = sorted(characters - set(string.whitespace))
+    # The trainer numbers continuation characters in the order of a hash table and breaks ties by these numbers. As
+    # special tokens they get fixed numbers; otherwise the vocabulary would differ between processes.
+    continuing = [f"##{character}" for character in alphabet]
     trained = Tokenizer(models.WordPiece(unk_token="[UNK]"))
     trained.normalizer = normalizer
     trained.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
@@ -108,11 +111,11 @@ def _word_pieces(sentences: list[str]) -> Tokenizer:
         sentences,
         trainers.WordPieceTrainer(
             vocab_size=VOCABULARY,
-            special_tokens=special + characters + continuing,
+            special_tokens=special + alphabet + continuing,
             show_progress=False,
         ),
     )
-    # A new tokenizer of the same pieces, to which the characters are ordinary pieces.
+    # A new tokenizer with the same vocabulary, in which the characters are not special tokens.
     vocabulary = trained.get_vocab()
     tokenizer = Tokenizer(models.WordPiece(vocab=vocabulary, unk_token="[UNK]"))
     tokenizer.normalizer = normalizer
@@ -128,7 +131,7 @@ def _word_pieces(sentences: list[str]) -> Tokenizer:
 
 
 def _byte_pairs(sentences: list[str]) -> Tokenizer:
-    """A byte-level BPE tokenizer: encodes and decodes any text."""
+    """Train a byte-level BPE tokenizer, which encodes and decodes any text."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
     tokenizer = Tokenizer(models.BPE())
@@ -147,7 +150,7 @@ def _byte_pairs(sentences: list[str]) -> Tokenizer:
 
 
 def _save(build: Callable[[], PreTrainedModel], out: Path) -> None:
-    """Write the model that `build` makes with a fixed seed, leaving the caller's random state as it was."""
+    """Write the model that `build` makes with a fixed seed. The caller's random state does not change."""
     import torch
 
     from lmrc.pretrained.weights import save_model

@@ -1,4 +1,4 @@
-"""Model folders of transformers: written whole by any rank, and read only if the weights fit the config."""
+"""Model folders of transformers: save from any rank, and load only if the weights fit the config."""
 
 from __future__ import annotations
 
@@ -16,20 +16,21 @@ from transformers import PreTrainedModel
 from lmrc.common.errors import UserError
 from lmrc.training.distributed import say
 
-# RCP and the sentence encoder do not read the pooled first token, and many checkpoints do not have its layer.
+# The pooler may be missing: many checkpoints lack it, and neither RCP nor the sentence encoder uses it.
 POOLER = re.compile(r"^pooler\.")
-# Buffers, not weights: older checkpoints hold them, transformers computes them.
+# Buffers that older checkpoints store and transformers computes.
 _BUFFERS = re.compile(
     r"(^|\.)(position_ids|token_type_ids|rotary_emb\.inv_freq|masked_bias|attn\.bias|attention\.bias)$"
 )
+# Matches no name.
 _NOTHING = re.compile(r"(?!)")
-_REMEDY = "give a folder whose weights are those of its config.json"
+_REMEDY = "give a folder whose weights match its config.json"
 
 
 def save_model(model: PreTrainedModel, folder: Path) -> None:
-    """Write the config and the weights of `model` into `folder`, whatever rank this process has.
+    """Write the config and the weights of `model` into `folder`, on any rank.
 
-    transformers' own `save_pretrained` writes nothing if the process is not the first of its process group.
+    `save_pretrained` of transformers writes weights on rank 0 only.
     """
     model.config.dtype = str(model.dtype).removeprefix("torch.")
     model.config.architectures = [type(model).__name__]
@@ -43,21 +44,20 @@ def save_model(model: PreTrainedModel, folder: Path) -> None:
 def load_model(
     factory: Any, source: str, name: str, optional: re.Pattern[str] = _NOTHING, **options: Any
 ) -> PreTrainedModel:
-    """Load a model and check that its file holds every weight.
+    """Load a model and check that its files hold every weight.
 
-    Weights of heads that the model does not have are not used, and counted in one line.
+    Weights of other heads are ignored, with a message that counts them.
 
     Args:
         factory: AutoModel, or another class with `from_pretrained`.
         source: a folder, or a name on the hub.
-        name: what messages call the model.
+        name: name of the model in messages.
         optional: matches the names of weights that may be missing.
-        options: those of `from_pretrained`.
+        options: further arguments of `from_pretrained`.
 
     Raises:
-        UserError: if a weight is missing, has another shape than the model's, or is of a part that the model should
-            have but has not, such as a thirteenth layer.
-        OSError, ValueError: if there is no such model.
+        UserError: a weight is missing, has a different shape, or belongs to a layer that config.json lacks.
+        OSError, ValueError: there is no such model.
     """
     with _without_report():
         try:
@@ -68,28 +68,28 @@ def load_model(
             # Not in the pre-flight: the weights are read at the start; the pre-flight compares their names.
             raise UserError(f"{name}: its weights are damaged ({error}): fetch or copy them again") from error
         except RuntimeError as error:
-            # Under ZeRO-3 the rank that reads the file compares shapes, and raises this.
+            # Under ZeRO-3, a shape mismatch raises RuntimeError on the rank that reads the file.
             line = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), None)
             if line is None:
                 raise
             # Not in the pre-flight: the weights are read at the start; the pre-flight compares their names.
             raise UserError(f"{name}: {line}; {_REMEDY}") from error
-    # A tied weight is never in the file. The weight that it is tied to is checked itself.
+    # Tied weights are never in the file; the weight that they are tied to is checked.
     missing = {key for key in info["missing_keys"] if not optional.search(key)} - model.all_tied_weights_keys.keys()
     unknown = {key for key in info["unexpected_keys"] if not _BUFFERS.search(key)}
     # A quantized file holds scales beside the weights.
-    inside = set() if getattr(model, "hf_quantizer", None) is not None else _inside(model, unknown)
+    superfluous = set() if getattr(model, "hf_quantizer", None) is not None else _not_of_heads(model, unknown)
     problems = [
-        _listed(missing, "missing"),
-        _listed(inside, "in the file but not in the model"),
-        _listed({key for key, *_ in info["mismatched_keys"]}, "of another shape"),
+        _describe(missing, "missing"),
+        _describe(superfluous, "in the file but not in the model"),
+        _describe({key for key, *_ in info["mismatched_keys"]}, "of another shape"),
     ]
     if any(problems):
         # Not in the pre-flight: the weights are read at the start; the pre-flight compares their names.
         raise UserError(
-            f"{name}: the weights do not fit {type(model).__name__}, as config.json has it: of "
-            f"{len(model.state_dict())} tensors {'; '.join(problem for problem in problems if problem)}. These would "
-            f"be random or left out: {_REMEDY}"
+            f"{name}: the weights do not fit {type(model).__name__} as in config.json: of {len(model.state_dict())} "
+            f"tensors {'; '.join(problem for problem in problems if problem)}. These would be random or left out: "
+            f"{_REMEDY}"
         )
     if unknown:
         heads = ", ".join(sorted({key.split(".")[0] for key in unknown}))
@@ -98,60 +98,61 @@ def load_model(
 
 
 def check_names(folder: Path, model: PreTrainedModel, name: str) -> None:
-    """Check, without reading any weight, that a folder's safetensors files hold weights of `model`.
+    """Check that a folder's safetensors files hold weights of `model`, without reading any weight.
 
-    It tells another architecture's weights, or those under other names. Single weights are compared when the model is
-    loaded. Folders without safetensors files are not looked at.
+    This detects weights of another architecture, or under other names; `load_model` compares each weight. A folder
+    without safetensors files passes.
 
     Args:
+        folder: the model folder.
         model: the model, which may be on the meta device.
-        name: what the message calls it.
+        name: name of the model in messages.
 
     Raises:
-        UserError: if none of the model's weights is there under its name, or a file is damaged.
+        UserError: no weight of the model is in the files, or a file is damaged.
     """
-    found: set[str] = set()
+    stored: set[str] = set()
     for path in folder.glob("*.safetensors"):
         try:
             with safe_open(path, framework="pt") as file:
-                found |= set(file.keys())
+                stored |= set(file.keys())
         except (OSError, SafetensorError) as error:
             raise UserError(f"{name}: {path} is damaged ({error}): fetch or copy it again") from error
-    if not found:
+    if not stored:
         return
     prefix = model.base_model_prefix
-    # Checkpoints of whole models have the prefix, those of encoders alone have not; a trained RCP's is "encoder".
-    inner = {key.removeprefix(f"{prefix}.") for key in model.state_dict()}
-    there = {key.removeprefix("encoder.").removeprefix(f"{prefix}.") for key in found} | found
-    if inner.isdisjoint(there):
+    # Models with a head store names with a prefix, base models without. The prefix of a trained RCP is "encoder".
+    expected = {key.removeprefix(f"{prefix}.") for key in model.state_dict()}
+    available = {key.removeprefix("encoder.").removeprefix(f"{prefix}.") for key in stored} | stored
+    if expected.isdisjoint(available):
         raise UserError(
-            f"{name}: none of the {len(inner)} weights of {type(model).__name__} is in its files, which hold "
-            f"{sorted(found)[0]} and {len(found) - 1} others: {_REMEDY}"
+            f"{name}: none of the {len(expected)} weights of {type(model).__name__} is in its files, which hold "
+            f"{sorted(stored)[0]} and {len(stored) - 1} others: {_REMEDY}"
         )
 
 
-def _inside(model: PreTrainedModel, names: Collection[str]) -> set[str]:
-    """Return the `names` that lie in a module which the model has; all others belong to heads."""
+def _not_of_heads(model: PreTrainedModel, names: Collection[str]) -> set[str]:
+    """Return the names of weights that belong to a module of the model; all others belong to heads."""
     prefix = model.base_model_prefix
-    inner = getattr(model, prefix, model) if prefix else model
-    parts = {part for module in (model, inner) for part, _ in module.named_children()}
-    return {name for name in names if name.removeprefix(f"{prefix}.").split(".")[0] in parts}
+    base = getattr(model, prefix, model) if prefix else model
+    children = {child for module in (model, base) for child, _ in module.named_children()}
+    return {name for name in names if name.removeprefix(f"{prefix}.").split(".")[0] in children}
 
 
-def _listed(names: Collection[str], what: str) -> str:
-    return f"{len(names)} are {what} ({sorted(names)[0]}{', …' if len(names) > 1 else ''})" if names else ""
+def _describe(names: Collection[str], fault: str) -> str:
+    return f"{len(names)} are {fault} ({sorted(names)[0]}{', …' if len(names) > 1 else ''})" if names else ""
 
 
 @contextlib.contextmanager
 def _without_report() -> Iterator[None]:
-    """Keep transformers' LOAD REPORT, a line a weight, off the screen: one sentence says the same."""
+    """Suppress transformers' LOAD REPORT, which has one line per weight. `load_model` says the same in one line."""
 
-    def keep(record: logging.LogRecord) -> bool:
+    def is_not_report(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
 
     logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(keep)
+    logger.addFilter(is_not_report)
     try:
         yield
     finally:
-        logger.removeFilter(keep)
+        logger.removeFilter(is_not_report)

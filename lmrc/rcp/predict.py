@@ -116,13 +116,15 @@ def probabilities(model: RelationCandidateModel, documents: list[EncodedDocument
 class Proposer:
     """A trained classifier that proposes the pairs with P(relation) >= threshold, at most the `top_k` most probable."""
 
-    def __init__(self, folder: Path, threshold: float, top_k: int | None, batch_size: int) -> None:
+    def __init__(
+        self, folder: Path, threshold: float, top_k: int | None, batch_size: int, device: str | None = None
+    ) -> None:
         """On a GPU where there is one, in the precision of the training. `batch_size`: documents a forward pass.
 
         Raises UserError where the model is missing or damaged.
         """
         model, tokenizer = RelationCandidateModel.load(folder)
-        self._device = "cuda" if torch.cuda.is_available() else "cpu"
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model = model.to(self._device)
         self._precision = inference_precision(model.precision, "RCP")
         self._encoder = DocumentTokenizer(tokenizer, model.max_length)
@@ -133,7 +135,7 @@ class Proposer:
         encoded = [self._encoder.encode(document) for document in documents]
         scores: list[NDArray[np.float64]] = []
         for start in range(0, len(encoded), self._batch_size):
-            with autocast(self._precision, self._device):
+            with autocast(self._precision, self._device.type):
                 scores += probabilities(self._model, encoded[start : start + self._batch_size])
         return [
             Proposal(

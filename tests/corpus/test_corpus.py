@@ -33,13 +33,13 @@ def write(out: Path, documents: list[Document], docs_per_shard: int = 2) -> Path
 
 @settings(max_examples=40, deadline=None)
 @given(corpora(), st.integers(1, 4))
-def test_documents_come_back_equal(tmp_path_factory: pytest.TempPathFactory, given: list[Document], size: int) -> None:
+def test_documents_round_trip(tmp_path_factory: pytest.TempPathFactory, given: list[Document], size: int) -> None:
     corpus = Corpus.open(write(tmp_path_factory.mktemp("c") / "out", given, size))
     assert list(corpus) == given
     assert len(corpus) == len(given)
     assert corpus[-1] == given[-1]
     assert [corpus.labels(index) for index in range(len(given))] == [document.labels for document in given]
-    # Plain Python values, which JSON and hashing take.
+    # Values are plain Python types, not numpy or Arrow scalars.
     assert json.dumps([vars_of(document) for document in corpus]) == json.dumps([vars_of(d) for d in given])
 
 
@@ -66,27 +66,27 @@ def test_manifest_counts(tmp_path: Path) -> None:
     assert [shard.rows for shard in manifest.shards] == [2, 1]
 
 
-def test_duplicates_are_still_known_when_read_back(tmp_path: Path) -> None:
+def test_duplicate_counts_round_trip(tmp_path: Path) -> None:
     corpus = Corpus.open(write(tmp_path / "out", [LABELLED, EMPTY]))
     assert [document.duplicate_labels for document in corpus] == [4, 0]
 
 
-def test_relation_set_travels_in_its_order(tmp_path: Path) -> None:
+def test_relation_set_keeps_its_order(tmp_path: Path) -> None:
     relations = RelationSet(("Z", "A"), ("owns", "größer"))
     write_corpus([EMPTY], tmp_path / "out", relations, "docs.json", "0" * 64)
     assert Corpus.open(tmp_path / "out").relations == relations
 
 
-def test_fingerprint_tells_corpora_apart(tmp_path: Path) -> None:
+def test_different_corpora_have_different_fingerprints(tmp_path: Path) -> None:
     corpora = [
-        Corpus.open(write(tmp_path / str(number), documents))
-        for number, documents in enumerate(([LABELLED], [LABELLED], [EMPTY], [LABELLED, EMPTY]))
+        Corpus.open(write(tmp_path / str(index), documents))
+        for index, documents in enumerate(([LABELLED], [LABELLED], [EMPTY], [LABELLED, EMPTY]))
     ]
     assert corpora[0].fingerprint == corpora[1].fingerprint
     assert len({corpus.fingerprint for corpus in corpora}) == 3
 
 
-def test_a_corpus_needs_documents(tmp_path: Path) -> None:
+def test_empty_corpus_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"docs\.json: holds no documents"):
         write(tmp_path / "out", [])
     assert list(tmp_path.iterdir()) == []
@@ -101,7 +101,7 @@ def test_bad_document_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == [source]
 
 
-def test_folder_of_another_kind_and_damage_are_refused(tmp_path: Path) -> None:
+def test_other_kinds_and_damaged_shards_are_refused(tmp_path: Path) -> None:
     out = write(tmp_path / "out", [LABELLED, UNLABELLED, EMPTY])
     shard = out / "shard-00001.arrow"
     content = bytearray(shard.read_bytes())
@@ -119,13 +119,13 @@ def test_folder_of_another_kind_and_damage_are_refused(tmp_path: Path) -> None:
         Corpus.open(out)
 
 
-def test_indices_beyond_the_end(tmp_path: Path) -> None:
+def test_index_beyond_the_end(tmp_path: Path) -> None:
     corpus = Corpus.open(write(tmp_path / "out", [LABELLED, EMPTY]))
     with pytest.raises(IndexError):
         corpus[2]
 
 
-def test_other_programs_can_read_a_shard(tmp_path: Path) -> None:
+def test_shard_is_a_plain_arrow_file(tmp_path: Path) -> None:
     out = write(tmp_path / "out", [LABELLED, UNLABELLED])
     table = pa.ipc.open_file(out / "shard-00000.arrow").read_all()
     assert table.column("title").to_pylist() == ["one", "two"]
@@ -173,7 +173,7 @@ Path("/proc/self/clear_refs").write_text("5")
 before = resident()
 write_corpus(read_documents(folder / "docs.json", DOCRED), folder / "out", DOCRED, "docs.json", "0" * 64)
 corpus = Corpus.open(folder / "out")
-assert sum(len(found.labels) for found in corpus) == 19 * count
+assert sum(len(document.labels) for document in corpus) == 19 * count
 size = sum(shard.bytes for shard in corpus.manifest.shards) / 2**20
 print(json.dumps({"growth": resident() - before, "size": size}))
 """
@@ -182,7 +182,6 @@ print(json.dumps({"growth": resident() - before, "size": size}))
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc to measure memory")
 def test_memory_stays_flat(tmp_path: Path) -> None:
-    """Six times the documents need hardly more memory to build, open and read back."""
     growth = {}
     for count in (1_000, 6_000):
         folder = tmp_path / str(count)
@@ -193,25 +192,25 @@ def test_memory_stays_flat(tmp_path: Path) -> None:
         growth[count] = json.loads(done.stdout)
     more_data = growth[6_000]["size"] - growth[1_000]["size"]
     more_memory = growth[6_000]["growth"] - growth[1_000]["growth"]
-    # Megabytes. The mapped shards that were read count too; documents as objects would take several times as much.
+    # In MiB. Mapped shards count as memory; documents kept as objects would take several times their size.
     assert more_memory < 2 * more_data, growth
     assert growth[6_000]["growth"] < 300, growth
 
 
-def test_what_is_no_corpus_says_how_to_get_one(tmp_path: Path) -> None:
-    made = write(tmp_path / "docred" / "train", [LABELLED])
+def test_path_without_a_corpus_says_how_to_build_one(tmp_path: Path) -> None:
+    train = write(tmp_path / "docred" / "train", [LABELLED])
     (tmp_path / "docs.json").write_text("[]")
-    for path, says in (
+    for path, message in (
         (
             tmp_path / "mine",
-            rf"mine: no such folder; a corpus is the folder that lmrc data build DOCUMENTS --out {tmp_path}",
+            rf"mine: no such folder; type lmrc data build DOCUMENTS --out {tmp_path}",
         ),
-        (tmp_path / "redocred" / "dev", "no such folder; it is a corpus that lmrc data download redocred makes"),
+        (tmp_path / "redocred" / "dev", "no such folder; type lmrc data download redocred to make it"),
         (
             tmp_path / "docs.json",
-            rf"is a file, expected a corpus.*lmrc data build {tmp_path}/docs\.json --out data/NAME",
+            rf"is a file, expected a corpus folder: type lmrc data build {tmp_path}/docs\.json --out data/NAME",
         ),
-        (tmp_path / "docred", rf"docred: holds the corpora train: give one of them, such as {made}"),
+        (tmp_path / "docred", rf"docred: holds the corpora train: give one of them, such as {train}"),
     ):
-        with pytest.raises(CorpusError, match=says):
+        with pytest.raises(CorpusError, match=message):
             Corpus.open(path)

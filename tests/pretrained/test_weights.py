@@ -1,4 +1,4 @@
-"""Model folders: written whole, read only if all weights fit, and one sentence in the place of a report."""
+"""Model folders: complete when saved, loaded only if all weights fit, one message instead of the load report."""
 
 from __future__ import annotations
 
@@ -18,46 +18,46 @@ SIZES = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attent
 
 @pytest.fixture
 def reports() -> Iterator[list[str]]:
-    """What transformers tells while it loads."""
-    found: list[str] = []
+    """Yield the messages that transformers logs while it loads."""
+    messages: list[str] = []
 
     class Keep(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            found.append(record.getMessage())
+            messages.append(record.getMessage())
 
     handler, logger = Keep(), logging.getLogger("transformers.modeling_utils")
     logger.addHandler(handler)
-    yield found
+    yield messages
     logger.removeHandler(handler)
 
 
 @pytest.mark.parametrize("tied", [True, False])
-def test_what_is_written_is_what_transformers_reads(tied: bool, tmp_path: Path) -> None:
+def test_saved_files_equal_those_of_transformers(tied: bool, tmp_path: Path) -> None:
     model = LlamaForCausalLM(LlamaConfig(**SIZES, tie_word_embeddings=tied)).to(torch.bfloat16)
     save_model(model, tmp_path / "ours")
     model.save_pretrained(tmp_path / "theirs")
     written = {path.name: path.read_bytes() for path in (tmp_path / "theirs").iterdir()}
     assert {path.name: path.read_bytes() for path in (tmp_path / "ours").iterdir()} == written
-    found = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").state_dict()
-    assert all(torch.equal(found[name], tensor) for name, tensor in model.state_dict().items())
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path / "ours").state_dict()
+    assert all(torch.equal(loaded[name], tensor) for name, tensor in model.state_dict().items())
 
 
-def test_a_sentence_in_the_place_of_the_report(
+def test_one_message_replaces_the_load_report(
     reports: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path)
     AutoModel.from_pretrained(tmp_path)
-    assert any("LOAD REPORT" in line for line in reports), "there is nothing to hide"
+    assert any("LOAD REPORT" in line for line in reports), "transformers logs no report any more"
     reports.clear()
     capsys.readouterr()
     load_model(AutoModel, str(tmp_path), "mine", optional=POOLER)
     assert not reports
     assert capsys.readouterr().out == ("mine: 5 tensors of its file are not used, they belong to other heads (cls)\n")
     AutoModel.from_pretrained(tmp_path)
-    assert reports, "others are told as before"
+    assert reports, "the filter was not removed"
 
 
-def test_what_is_not_optional_must_be_there(tmp_path: Path) -> None:
+def test_missing_weights_are_refused(tmp_path: Path) -> None:
     BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path)
     with pytest.raises(UserError, match=r"mine: the weights do not fit BertModel.* 2 are missing \(pooler"):
         load_model(AutoModel, str(tmp_path), "mine")

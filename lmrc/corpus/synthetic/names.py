@@ -1,7 +1,7 @@
-"""Made-up names for the synthetic corpus, tokenised as DocRED is.
+"""Invented names for the synthetic corpus, tokenized like DocRED.
 
-Names are built around invented words of some hundred thousand possible ones, so that two documents hardly ever share a
-name. First names are common ones: they tell a reader whether "he" or "she" is meant.
+Most names contain one of about a hundred thousand invented words, so that two documents hardly ever share a name. First
+names are common ones, because they decide between "he" and "she".
 """
 
 from __future__ import annotations
@@ -63,11 +63,17 @@ _MONTHS = _words("January February March April May June July August September Oc
 
 @dataclass(frozen=True, slots=True)
 class Name:
-    """How an entity is called.
+    """Name of an entity, as tokens.
 
-    `article` ("the", or nothing) stands before `full`, never before `short`, and is no part of the name. `short` equals
-    `full` where there is no short name. `pronouns` stand for it as subject, possessive and object; empty where nothing
-    does. `adjective` is that of a country, `preposition` that of a date.
+    Attributes:
+        type: entity type of DocRED, such as "PER".
+        full: full name, for the first mention.
+        short: short name, for later mentions; equals `full` if there is none.
+        article: "the" before `full`, or empty. It is not a part of the mention.
+        man: True for a man.
+        pronouns: subject, possessive and object pronoun; empty if the entity is never a pronoun.
+        adjective: adjective of a country.
+        preposition: preposition before a date.
     """
 
     type: str
@@ -81,18 +87,18 @@ class Name:
 
 
 class Namer:
-    """Names the entities of one document; no two share a name or an invented word, except a family its surname."""
+    """Generator of the names in one document. No two share a name or invented word, except a family its surname."""
 
     def __init__(self, random: Random) -> None:
         self._random = random
         self._used: set[str] = set()
 
     def name(self, kind: str, year: int) -> Name:
-        """A new name for an entity of `kind`, a role's letters in the templates. Dates fall into `year`."""
+        """Return a new name for an entity of `kind`, the letters of a role in the templates. Dates are in `year`."""
         return _MAKERS[kind](self, year)
 
     def person(self, man: bool, surname: Tokens | None = None) -> Name:
-        """A person; one who is given a `surname` shares it with somebody and is called by the first name later."""
+        """Return a person. With a given `surname`, which a relative has too, the short name is the first name."""
         first = self._unused(lambda: pick(self._random, _MEN if man else _WOMEN))
         pronouns = (("he",), ("his",), ("him",)) if man else (("she",), ("her",), ("her",))
         if surname is not None:
@@ -178,7 +184,7 @@ class Namer:
         full = (self._word(), pick(self._random, _BANDS))
         return Name("ORG", full, full, article=("the",), pronouns=(("they",), ("their",), ("the", "band")))
 
-    def _work(self, what: str) -> Name:
+    def _work(self, kind: str) -> Name:
         roll = self._random.random()
         thing = pick(self._random, _THINGS)
         word = self._word()
@@ -189,7 +195,7 @@ class Namer:
             full = (word, "'s", thing)
         elif roll < 0.46:
             full = (word, *pick(self._random, _WORK_SUFFIXES))
-        return Name("MISC", full, full, pronouns=(("the", what), ("its",), ("the", what)))
+        return Name("MISC", full, full, pronouns=(("the", kind), ("its",), ("the", kind)))
 
     def _prize(self, year: int) -> Name:
         full = (self._word(), pick(self._random, ("Prize", "Medal", "Award")))
@@ -217,7 +223,7 @@ class Namer:
 
 
 def pick(random: Random, choices: Sequence[T]) -> T:
-    """One of `choices`; the same in every version of Python, which `Random.choice` does not promise, and faster."""
+    """Draw one of `choices`. Unlike `Random.choice`, the result is the same in every version of Python."""
     return choices[int(random.random() * len(choices))]
 
 

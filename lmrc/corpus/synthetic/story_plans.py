@@ -1,4 +1,4 @@
-"""The synthetic corpus's templates, parsed, and the plots that say which sentences a document is made of."""
+"""Parsed templates of the synthetic corpus, and the document plans: which templates make up a document."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from enum import Enum
 from functools import cache
 
 from lmrc.corpus.relations import DOCRED, RelationSet
-from lmrc.corpus.synthetic import templates as banks
+from lmrc.corpus.synthetic import templates
 
 _IDS = (
     *("P17", "P19", "P20", "P22", "P25", "P26", "P27", "P40", "P50", "P57", "P58", "P69", "P108", "P112"),
@@ -16,14 +16,14 @@ _IDS = (
 )
 RELATIONS = RelationSet(_IDS, tuple(DOCRED.name(relation) for relation in _IDS))
 
-# A head has one tail of these in a document; sentences that would state another one are not used.
+# Relations with one tail per head in a document; sentences that would state another tail are not used.
 FUNCTIONAL = frozenset(RELATIONS.ids) - {"P40", "P69", "P108", "P175"}
 
 _SLOT = re.compile(r"\{(?P<at>@?)(?P<role>[\w.]+)(?P<form>'s|:\w+)?(?:\?(?P<man>\w+)\|(?P<woman>\w+))?\}")
 
 
 class Form(Enum):
-    """How a sentence mentions an entity; the first three may be pronouns where the entity is the subject."""
+    """Form of a mention in a template. The first three may be pronouns if the entity is the document's subject."""
 
     SUBJECT = ""
     POSSESSIVE = "'s"
@@ -35,7 +35,7 @@ class Form(Enum):
 
 @dataclass(frozen=True, slots=True)
 class Reference:
-    """A mention of the entity that plays a role."""
+    """A mention of the entity of a role."""
 
     role: str
     form: Form
@@ -43,7 +43,7 @@ class Reference:
 
 @dataclass(frozen=True, slots=True)
 class Gendered:
-    """A literal word that depends on the sex of the person who plays a role."""
+    """A literal word that depends on the sex of the person of a role."""
 
     role: str
     man: str
@@ -52,20 +52,25 @@ class Gendered:
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A literal phrase out of several, each split into tokens."""
+    """A literal phrase, drawn from several. Each phrase is split into tokens."""
 
     phrases: tuple[tuple[str, ...], ...]
 
 
+# Head role, relation id, tail role.
 Fact = tuple[str, str, str]
 
 
 @dataclass(frozen=True, slots=True)
 class Template:
-    """One sentence: its parts (a plain str is one token), what it states, and when it may be used.
+    """A template of one sentence.
 
-    `states` are the keys of what must not have been stated before: (head, relation) of functional relations, and the
-    whole fact of the others. `needs` are roles that must have been named.
+    Attributes:
+        parts: parts of the sentence; a plain str is one token.
+        facts: facts that the sentence states.
+        states: keys that no earlier sentence may have stated: (head, relation) for a functional relation, otherwise the
+            whole fact.
+        needs: roles that must have been named before.
     """
 
     parts: tuple[str | Reference | Gendered | Choice, ...]
@@ -76,10 +81,13 @@ class Template:
 
 @dataclass(frozen=True, slots=True)
 class DocumentPlan:
-    """A kind of document: the kind of its subject, the years its story starts in, and its sentences in order.
+    """A kind of document.
 
-    A section is used with its probability and gives one sentence of its bank. `years` are the first and last year of
-    each kind of date, counted from the start of the story.
+    Attributes:
+        subject: kind of the subject, such as "film".
+        start: first and last year in which the story may start.
+        years: first and last year of each kind of date, relative to the start of the story.
+        sections: sections in order: the probability that it is used, and the templates of which one is used.
     """
 
     subject: str
@@ -102,7 +110,12 @@ def _part(token: str, words: dict[str, tuple[str, ...]]) -> str | Reference | Ge
 
 
 def parse(line: str, words: dict[str, tuple[str, ...]]) -> Template:
-    """A line of a bank. Raises ValueError or KeyError where it breaks the notation of `lmrc.corpus.synthetic.templates`."""
+    """Parse a template in the notation of `lmrc.corpus.synthetic.templates`.
+
+    Raises:
+        ValueError: the line breaks the notation.
+        KeyError: it names an unknown list of words.
+    """
     text, facts_text, needs_text = ([part.strip() for part in line.split(" | ")] + ["", ""])[:3]
     parts = tuple(_part(token, words) for token in text.split())
     if parts[-1] != ".":
@@ -119,18 +132,18 @@ def parse(line: str, words: dict[str, tuple[str, ...]]) -> Template:
 
 
 @cache
-def _bank(text: str, trades: tuple[str, ...] = ()) -> tuple[Template, ...]:
-    words = {**banks.WORDS, "trade": trades}
+def _parse_lines(text: str, trades: tuple[str, ...] = ()) -> tuple[Template, ...]:
+    words = {**templates.WORDS, "trade": trades}
     return tuple(parse(line, words) for line in text.strip().splitlines())
 
 
 @cache
 def _biography(role: str) -> tuple[Template, ...]:
-    lines = re.sub(r"\bX\b", role, banks.BIOGRAPHY).strip().splitlines()
-    return tuple(parse(f"{line} | needs: {role}", banks.WORDS) for line in lines)
+    lines = re.sub(r"\bX\b", role, templates.BIOGRAPHY).strip().splitlines()
+    return tuple(parse(f"{line} | needs: {role}", templates.WORDS) for line in lines)
 
 
-_LIFE = {
+_PERSON_YEARS = {
     "birth": (0, 0),
     "grad": (19, 27),
     "wed": (22, 38),
@@ -138,7 +151,7 @@ _LIFE = {
     "pub": (26, 45),
     "death": (48, 85),
 }
-_AFTERWARDS = {
+_WORK_YEARS = {
     "born": (-50, -25),
     "wed": (-15, 10),
     "pub": (0, 0),
@@ -150,99 +163,99 @@ _AFTERWARDS = {
 
 
 def _person(trade: str, works: str) -> DocumentPlan:
-    asides = _bank(banks.PERSON_ASIDES)
+    asides = _parse_lines(templates.PERSON_ASIDES)
     return DocumentPlan(
         "person",
         (1840, 1940),
-        _LIFE,
+        _PERSON_YEARS,
         (
-            (1.0, _bank(banks.PERSON_INTRODUCTION, banks.TRADES[trade])),
-            (0.75, _bank(banks.PERSON_ORIGINS)),
+            (1.0, _parse_lines(templates.PERSON_INTRODUCTION, templates.TRADES[trade])),
+            (0.75, _parse_lines(templates.PERSON_ORIGINS)),
             (0.45, asides),
-            (0.7, _bank(banks.PERSON_STUDIES)),
-            (0.65, _bank(banks.PERSON_WORK)),
+            (0.7, _parse_lines(templates.PERSON_STUDIES)),
+            (0.65, _parse_lines(templates.PERSON_WORK)),
             (0.45, asides),
-            (0.65, _bank(works)),
-            (0.75, _bank(banks.PERSON_FAMILY)),
-            (0.4, _bank(banks.PERSON_CHILDREN)),
+            (0.65, _parse_lines(works)),
+            (0.75, _parse_lines(templates.PERSON_FAMILY)),
+            (0.4, _parse_lines(templates.PERSON_CHILDREN)),
             (0.3, asides),
-            (0.6, _bank(banks.PERSON_DEATH)),
+            (0.6, _parse_lines(templates.PERSON_DEATH)),
         ),
     )
 
 
 def _thing(subject: str, asides: str, *sections: tuple[float, str]) -> DocumentPlan:
-    """A plot about no person. Section texts that are a single word are roles: they stand for their biography."""
-    parsed = [(share, _bank(text) if "\n" in text else _biography(text)) for share, text in sections]
-    aside = (0.6, _bank(asides))
+    """Return a plan whose subject is not a person. A section that is a single word is a role: its biography is used."""
+    parsed = [(probability, _parse_lines(text) if "\n" in text else _biography(text)) for probability, text in sections]
+    aside = (0.6, _parse_lines(asides))
     half = len(parsed) // 2 + 1
-    return DocumentPlan(subject, (1890, 1970), _AFTERWARDS, (*parsed[:half], aside, *parsed[half:], aside))
+    return DocumentPlan(subject, (1890, 1970), _WORK_YEARS, (*parsed[:half], aside, *parsed[half:], aside))
 
 
-# As often as they stand here.
+# Every entry is equally probable.
 DOCUMENT_PLANS: tuple[DocumentPlan, ...] = (
-    _person("writer", banks.WRITER_WORKS),
-    _person("filmmaker", banks.FILMMAKER_WORKS),
-    _person("singer", banks.SINGER_WORKS),
-    _person("scholar", banks.WRITER_WORKS),
+    _person("writer", templates.WRITER_WORKS),
+    _person("filmmaker", templates.FILMMAKER_WORKS),
+    _person("singer", templates.SINGER_WORKS),
+    _person("scholar", templates.WRITER_WORKS),
     _thing(
         "film",
-        banks.WORK_ASIDES,
-        (1.0, banks.FILM_INTRODUCTION),
-        (0.7, banks.FILM_SCRIPT),
+        templates.WORK_ASIDES,
+        (1.0, templates.FILM_INTRODUCTION),
+        (0.7, templates.FILM_SCRIPT),
         (0.9, "director"),
         (0.8, "writer"),
-        (0.6, banks.FILM_RELEASE),
+        (0.6, templates.FILM_RELEASE),
         (0.7, "director"),
         (0.4, "writer"),
     ),
     _thing(
         "novel",
-        banks.WORK_ASIDES,
-        (1.0, banks.NOVEL_INTRODUCTION),
+        templates.WORK_ASIDES,
+        (1.0, templates.NOVEL_INTRODUCTION),
         (0.9, "author"),
         (0.8, "author"),
-        (0.9, banks.NOVEL_AFTERLIFE),
+        (0.9, templates.NOVEL_AFTERLIFE),
         (0.7, "director"),
         (0.5, "author"),
     ),
     _thing(
         "song",
-        banks.WORK_ASIDES,
-        (1.0, banks.SONG_INTRODUCTION),
+        templates.WORK_ASIDES,
+        (1.0, templates.SONG_INTRODUCTION),
         (0.9, "performer"),
         (0.8, "performer"),
-        (0.9, banks.SONG_RELEASE),
+        (0.9, templates.SONG_RELEASE),
         (0.6, "performer"),
         (0.5, "singer"),
     ),
     _thing(
         "firm",
-        banks.ORGANISATION_ASIDES,
-        (1.0, banks.FIRM_INTRODUCTION),
-        (0.6, banks.ORGANISATION_START),
-        (0.8, banks.ORGANISATION_SEAT),
+        templates.ORGANISATION_ASIDES,
+        (1.0, templates.FIRM_INTRODUCTION),
+        (0.6, templates.ORGANISATION_START),
+        (0.8, templates.ORGANISATION_SEAT),
         (0.8, "founder"),
-        (0.8, banks.FIRM_PEOPLE),
+        (0.8, templates.FIRM_PEOPLE),
         (0.7, "worker"),
         (0.5, "founder"),
     ),
     _thing(
         "univ",
-        banks.ORGANISATION_ASIDES,
-        (1.0, banks.UNIVERSITY_INTRODUCTION),
-        (0.5, banks.ORGANISATION_START),
-        (0.8, banks.ORGANISATION_SEAT),
-        (0.9, banks.UNIVERSITY_PEOPLE),
+        templates.ORGANISATION_ASIDES,
+        (1.0, templates.UNIVERSITY_INTRODUCTION),
+        (0.5, templates.ORGANISATION_START),
+        (0.8, templates.ORGANISATION_SEAT),
+        (0.9, templates.UNIVERSITY_PEOPLE),
         (0.7, "pupil"),
         (0.7, "founder"),
         (0.5, "worker"),
     ),
     _thing(
         "band",
-        banks.ORGANISATION_ASIDES,
-        (1.0, banks.BAND_INTRODUCTION),
-        (0.9, banks.BAND_SONGS),
+        templates.ORGANISATION_ASIDES,
+        (1.0, templates.BAND_INTRODUCTION),
+        (0.9, templates.BAND_SONGS),
         (0.9, "founder"),
         (0.8, "founder"),
         (0.8, "singer"),
@@ -250,12 +263,12 @@ DOCUMENT_PLANS: tuple[DocumentPlan, ...] = (
     ),
     _thing(
         "town",
-        banks.TOWN_ASIDES,
-        (1.0, banks.TOWN_INTRODUCTION),
-        (0.7, banks.TOWN_PLACE),
-        (0.9, banks.TOWN_PEOPLE),
+        templates.TOWN_ASIDES,
+        (1.0, templates.TOWN_INTRODUCTION),
+        (0.7, templates.TOWN_PLACE),
+        (0.9, templates.TOWN_PEOPLE),
         (0.7, "native"),
-        (0.7, banks.TOWN_FIRMS),
+        (0.7, templates.TOWN_FIRMS),
         (0.6, "dead"),
         (0.5, "founder"),
     ),

@@ -1,19 +1,18 @@
-"""What the synthetic corpus is written with: sentence templates, the facts each one states, and literal word lists.
+"""Sentence templates of the synthetic corpus, the facts they state, and lists of literal words.
 
-A line of a bank is one sentence, `text | facts`. In the text
+Each line of a text below is a template of one sentence: `text | facts | needs`. In `text`:
 
-* `{role}` is a mention of the entity that plays the role; the letters before the first digit or dot are its kind,
-  which says how it is named (`town`, `town2` and `town.spouse` are three towns). `S` is the document's subject.
-* `{role}` names the entity, or uses its short name once it is known; for `S` it may be a pronoun or "the film".
-  `{S's}` is the possessive, `{S:it}` the object; `{role:name}` never gives a pronoun;
-  `{country:adj}` is the adjective of a country; `{@date}` writes the preposition that the date needs.
-* `{role?man|woman}` picks a literal word by the person's sex and is no mention.
+* `{role}` is a mention of the entity of a role, by its full name first and its short name later. The letters before the
+  first digit or dot are the kind of the entity: `town`, `town2` and `town.spouse` are three towns.
+* `S` is the document's subject. Its mentions may be a pronoun or a phrase such as "the film".
+* `{S's}` is the possessive, `{S:it}` the object, `{role:name}` never a pronoun, `{country:adj}` a country's adjective.
+* `{@date}` includes the preposition of the date.
+* `{role?man|woman}` is a literal word that depends on the person's sex. It is not a mention.
 * `<list>` is a literal word or phrase of `WORDS`.
-* `X` in `BIOGRAPHY` stands for the role that the bank is used for.
+* `X` in `BIOGRAPHY` is replaced by the role of a person.
 
-Facts are `head relation tail`, separated by commas. Whatever a sentence says about two of its roles that is one of the
-corpus's relations must be among its facts; a sentence without facts must say nothing of the kind. `needs: role` keeps a
-sentence for documents that have already named the role.
+Facts are `head relation tail`, separated by commas. They must cover everything that the sentence says about two of its
+roles and that is a relation of the corpus. `needs: role` means that the role must have been named before.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ WORDS: dict[str, tuple[str, ...]] = {
     "sight": ("market hall", "old bridge", "wooden church", "clock tower", "salt mine", "botanical garden"),
 }
 
-# What a person does, by the plot; never starts with a vowel, so that "a" fits.
+# Occupations by kind of person. None starts with a vowel, because "a" precedes them.
 TRADES: dict[str, tuple[str, ...]] = {
     "writer": ("novelist", "poet", "dramatist", "storyteller", "journalist"),
     "filmmaker": ("film director", "film maker", "stage and film director"),
@@ -354,7 +353,7 @@ The road from {S:it} to {town6} is known for its <things> .
 {prize} was handed to {guest} in {S:it} {@date4} .
 """
 
-# About a person who is not the subject; X stands for the person's role.
+# About a person who is not the subject. X is replaced by the person's role.
 BIOGRAPHY = """
 {X} was born in {town.X} , a <small> town in {country.X} . | X P19 town.X, town.X P17 country.X
 {X} , born {@born.X} in {town.X} , had begun as a <modest> . | X P569 born.X, X P19 town.X

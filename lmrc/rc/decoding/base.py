@@ -54,13 +54,16 @@ class QueryResult:
     unknown: tuple[UnknownRelation, ...]
 
 
-def load_lm(base: str, adapter: Path | None, settings: AdapterMetadata, gpus: int = 1) -> PreTrainedModel | PeftModel:
+def load_lm(
+    base: str, adapter: Path | None, settings: AdapterMetadata, gpus: int = 1, device: str | None = None
+) -> PreTrainedModel | PeftModel:
     """The LM with its adapter, if any, to answer with: on `gpus` GPUs, if any, in bf16 only where it is native.
 
     Raises ConfigError where there is no such model, or it does not fit.
     """
     precision = inference_precision(settings.precision, "the LM")
-    plain = load_base(base, IMPLEMENTATION, precision, settings.quantization, own_gpus(gpus))
+    devices = own_gpus(gpus) if device is None else [torch.device(device)]
+    plain = load_base(base, IMPLEMENTATION, precision, settings.quantization, devices)
     return plain if adapter is None else load_adapter(plain, adapter)
 
 

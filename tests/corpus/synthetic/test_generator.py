@@ -1,4 +1,4 @@
-"""The synthetic corpus: deterministic, streamed, DocRED-like in its figures, and labelled by the rules it states."""
+"""The synthetic corpus: deterministic, streamed, with statistics like DocRED's, labeled by the rules of its module."""
 
 from __future__ import annotations
 
@@ -43,12 +43,12 @@ def share_sentence(document: Document, label: Label) -> bool:
 
 @given(st.integers(0, 40), st.integers(0, 40), st.integers(0, 2**32))
 @settings(max_examples=25, deadline=None)
-def test_a_smaller_corpus_is_the_beginning_of_a_larger_one(few: int, more: int, seed: int) -> None:
+def test_smaller_corpus_is_a_prefix_of_a_larger_one(few: int, more: int, seed: int) -> None:
     assert list(generate(few + more, seed))[:few] == list(generate(few, seed))
 
 
-def test_another_process_makes_the_same_documents() -> None:
-    # String hashes differ between processes unless PYTHONHASHSEED is fixed; nothing may depend on them.
+def test_documents_are_identical_in_every_process() -> None:
+    # String hashes differ between processes unless PYTHONHASHSEED is fixed.
     program = "from lmrc.corpus.synthetic.generator import generate; print(repr(list(generate(30, 7))))"
     outputs = {
         subprocess.run(
@@ -63,7 +63,7 @@ def test_another_process_makes_the_same_documents() -> None:
     assert outputs == {repr(list(generate(30, 7))) + "\n"}
 
 
-def test_is_streamed() -> None:
+def test_documents_are_streamed() -> None:
     endless = generate(10**12, seed=0)
     assert iter(endless) is endless
     assert len(list(islice(endless, 3))) == 3
@@ -74,7 +74,7 @@ def test_seeds_differ() -> None:
     assert not first & second
 
 
-def test_a_negative_number_of_documents_is_a_mistake_of_the_user() -> None:
+def test_negative_number_of_documents_is_refused() -> None:
     with pytest.raises(UserError, match="-1 synthetic documents"):
         generate(-1, seed=0)
 
@@ -82,13 +82,13 @@ def test_a_negative_number_of_documents_is_a_mistake_of_the_user() -> None:
 # ------------------------------------------------------------------------------------------------------------- format
 
 
-def test_relations_are_some_of_docreds_in_its_order() -> None:
+def test_relations_are_a_subset_of_docred_in_its_order() -> None:
     assert [DOCRED.name(relation) for relation in RELATIONS.ids] == list(RELATIONS.names)
-    places = [DOCRED.index(relation) for relation in RELATIONS.ids]
-    assert places == sorted(places)
+    indices = [DOCRED.index(relation) for relation in RELATIONS.ids]
+    assert indices == sorted(indices)
 
 
-def test_the_reader_accepts_every_document_unchanged(documents: list[Document]) -> None:
+def test_documents_round_trip(documents: list[Document]) -> None:
     for index, document in enumerate(documents):
         raw = json.loads(json.dumps(to_json(document)))
         assert parse_document(raw, "synthetic", index, RELATIONS) == document
@@ -98,7 +98,7 @@ def test_titles_are_unique(documents: list[Document]) -> None:
     assert len({document.title for document in documents}) == len(documents)
 
 
-def test_mentions_are_the_tokens_they_cover(documents: list[Document]) -> None:
+def test_mention_names_equal_their_tokens(documents: list[Document]) -> None:
     for document in documents:
         for mention in (mention for entity in document.entities for mention in entity):
             assert mention.name == " ".join(document.sentences[mention.sentence][mention.start : mention.end])
@@ -120,13 +120,13 @@ def test_every_occurrence_of_a_full_name_is_a_mention(documents: list[Document])
         for entity in document.entities:
             name = entity[0].name.split()
             spans = {(m.sentence, m.start) for e in document.entities for m in e if entity[0].name in m.name}
-            for number, sentence in enumerate(document.sentences):
+            for index, sentence in enumerate(document.sentences):
                 for start in range(len(sentence)):
                     if list(sentence[start : start + len(name)]) == name:
-                        assert any(s == number and p <= start for s, p in spans), (document.title, name)
+                        assert any(s == index and p <= start for s, p in spans), (document.title, name)
 
 
-def test_sentences_are_tokenised_as_docred_is(documents: list[Document]) -> None:
+def test_sentences_are_tokenized_like_docred(documents: list[Document]) -> None:
     for document in documents:
         for sentence in document.sentences:
             assert sentence[-1] == "."
@@ -136,7 +136,7 @@ def test_sentences_are_tokenised_as_docred_is(documents: list[Document]) -> None
             assert sentence.count("(") == sentence.count(")")
 
 
-def test_entities_are_typed_as_in_docred_and_have_different_names(documents: list[Document]) -> None:
+def test_entities_have_docred_types_and_different_names(documents: list[Document]) -> None:
     for document in documents:
         for entity in document.entities:
             assert len({mention.type for mention in entity}) == 1
@@ -146,7 +146,7 @@ def test_entities_are_typed_as_in_docred_and_have_different_names(documents: lis
     assert {e[0].type for d in documents for e in d.entities} == {"PER", "LOC", "ORG", "TIME", "NUM", "MISC"}
 
 
-def test_some_names_are_awkward() -> None:
+def test_some_names_have_punctuation() -> None:
     names = {m.name for d in generate(1000, seed=3) for e in d.entities for m in e if m.type != "TIME"}
     for mark in ("-", "'", "(", "."):
         assert 3 <= sum(mark in name for name in names) < 0.1 * len(names), mark
@@ -155,7 +155,7 @@ def test_some_names_are_awkward() -> None:
 # ------------------------------------------------------------------------------------------------------------ figures
 
 
-def test_sizes_are_those_of_short_documents(documents: list[Document]) -> None:
+def test_sizes_of_documents(documents: list[Document]) -> None:
     def mean(values: list[int]) -> float:
         return sum(values) / len(values)
 
@@ -164,7 +164,7 @@ def test_sizes_are_those_of_short_documents(documents: list[Document]) -> None:
     assert 5 <= mean([len(document.sentences) for document in documents]) <= 8
 
 
-def test_the_share_of_pairs_with_a_relation_is_near_the_real_one(documents: list[Document]) -> None:
+def test_share_of_pairs_with_a_relation_is_close_to_redocred(documents: list[Document]) -> None:
     # Re-DocRED dev: 13,362 of 193,232 pairs, 6.9 %.
     related = sum(len(relations_by_pair(document)) for document in documents)
     pairs = sum(len(document.entities) * (len(document.entities) - 1) for document in documents)
@@ -184,7 +184,10 @@ def test_some_relations_cross_sentences(documents: list[Document]) -> None:
 
 def test_some_pairs_have_two_relations(documents: list[Document]) -> None:
     several = Counter(
-        frozenset(found) for document in documents for found in relations_by_pair(document).values() if len(found) > 1
+        frozenset(relations)
+        for document in documents
+        for relations in relations_by_pair(document).values()
+        if len(relations) > 1
     )
     assert sum(several.values()) > 0.02 * sum(len(relations_by_pair(document)) for document in documents)
     assert {frozenset({"P19", "P20"}), frozenset({"P57", "P58"}), frozenset({"P69", "P108"})} <= several.keys()
@@ -194,13 +197,13 @@ def test_sentences_mention_entities_together_without_a_relation(documents: list[
     unrelated = 0
     for document in documents:
         pairs = relations_by_pair(document)
-        for number in range(len(document.sentences)):
-            here = [i for i, entity in enumerate(document.entities) if any(m.sentence == number for m in entity)]
-            unrelated += len(here) > 1 and not any((h, t) in pairs for h in here for t in here)
+        for index in range(len(document.sentences)):
+            mentioned = [i for i, entity in enumerate(document.entities) if any(m.sentence == index for m in entity)]
+            unrelated += len(mentioned) > 1 and not any((h, t) in pairs for h in mentioned for t in mentioned)
     assert unrelated > len(documents) / 4
 
 
-def test_names_are_new_in_another_corpus() -> None:
+def test_corpora_of_different_seeds_share_few_names() -> None:
     def names(seed: int) -> set[str]:
         return {
             mention.name
@@ -217,32 +220,32 @@ def test_names_are_new_in_another_corpus() -> None:
 # --------------------------------------------------------------------------------------------------------- the labels
 
 
-def test_every_relation_has_four_phrasings_or_more(documents: list[Document]) -> None:
-    """A phrasing: the words of an evidence sentence with every mention, name or number replaced by its type."""
+def test_every_relation_has_at_least_four_phrasings(documents: list[Document]) -> None:
+    # A phrasing is the words of an evidence sentence, with mentions replaced by their types.
     phrasings: dict[str, set[tuple[str, ...]]] = defaultdict(set)
     literal = {"a", "an", "the", "of", "in", "on", "by", "at", "was", "were", "is", "and", "to", "for", "from", "who"}
     stating = literal | {"born", "died", "founded", "married", "directed", "released", "worked", "studied"}
     for document, label in all_labels(documents):
-        for number in label.evidence:
-            held = {
+        for sentence in label.evidence:
+            type_at = {
                 position: "HEAD" if e == label.head else "TAIL" if e == label.tail else mention.type
                 for e, entity in enumerate(document.entities)
                 for mention in entity
-                if mention.sentence == number
+                if mention.sentence == sentence
                 for position in range(mention.start, mention.end)
             }
-            if "TAIL" not in held.values() and "HEAD" not in held.values():
+            if "TAIL" not in type_at.values() and "HEAD" not in type_at.values():
                 continue
-            words = [held.get(i, token.lower()) for i, token in enumerate(document.sentences[number])]
+            words = [type_at.get(i, token.lower()) for i, token in enumerate(document.sentences[sentence])]
             phrasings[label.relation].add(tuple(w for w in words if w in stating or w in {"HEAD", "TAIL"}))
     assert {relation: len(phrasings[relation]) for relation in RELATIONS if len(phrasings[relation]) < 4} == {}
 
 
-def test_templates_state_every_relation_in_four_ways_or_more() -> None:
+def test_every_relation_has_at_least_four_templates() -> None:
     stated = defaultdict(set)
-    for plot in DOCUMENT_PLANS:
-        for _, bank in plot.sections:
-            for template in bank:
+    for plan in DOCUMENT_PLANS:
+        for _, templates in plan.sections:
+            for template in templates:
                 for _, relation, _ in template.facts:
                     stated[relation].add(template.parts)
     assert {relation: len(stated[relation]) for relation in RELATIONS if len(stated[relation]) < 4} == {}
@@ -288,8 +291,8 @@ TYPES = {
 }
 
 
-def test_gold_is_closed_under_the_rules_that_the_module_states(documents: list[Document]) -> None:
-    followed = Counter[str]()
+def test_gold_labels_follow_the_rules_of_the_module(documents: list[Document]) -> None:
+    inferred = Counter[str]()
     for document in documents:
         facts = defaultdict(set)
         for label in document.labels or ():
@@ -307,14 +310,14 @@ def test_gold_is_closed_under_the_rules_that_the_module_states(documents: list[D
         country = dict(facts["P17"])
         for part, whole in facts["P131"]:
             assert country.get(part) == country.get(whole), document.title
-            followed["P131"] += part in country
-        for organisation, seat in facts["P159"]:
-            assert country.get(organisation) == country.get(seat), document.title
-            followed["P159"] += organisation in country
-    assert min(followed["P131"], followed["P159"]) > 10
+            inferred["P131"] += part in country
+        for organization, seat in facts["P159"]:
+            assert country.get(organization) == country.get(seat), document.title
+            inferred["P159"] += organization in country
+    assert min(inferred["P131"], inferred["P159"]) > 10
 
 
-def test_fathers_are_called_he_and_mothers_she(documents: list[Document]) -> None:
+def test_fathers_and_mothers_share_no_first_names(documents: list[Document]) -> None:
     father = {
         document.entities[x.tail][0].name.split()[0] for document, x in all_labels(documents) if x.relation == "P22"
     }
@@ -326,21 +329,21 @@ def test_fathers_are_called_he_and_mothers_she(documents: list[Document]) -> Non
     assert not father & mother
 
 
-# Sentences of asides, after which no entity of theirs may have gained a relation to another one of theirs by them.
+# Words of sentences that state no relation.
 @pytest.mark.parametrize("word", ["dinner", "canoe", "quarrelled", "travelled", "refused a gift"])
-def test_asides_are_no_evidence(documents: list[Document], word: str) -> None:
+def test_sentences_without_facts_are_no_evidence(documents: list[Document], word: str) -> None:
     seen = 0
     for document in documents:
-        for number, sentence in enumerate(document.sentences):
+        for index, sentence in enumerate(document.sentences):
             if word in " ".join(sentence):
                 seen += 1
-                # It may name the antecedent of a later pronoun, but never be the whole evidence.
-                assert not [label for label in document.labels or () if label.evidence == (number,)]
+                # It may name the antecedent of a pronoun, but cannot be the only evidence.
+                assert not [label for label in document.labels or () if label.evidence == (index,)]
     assert seen
 
 
-# What common sentences say, read from the text with no knowledge of the templates: (words between head and tail, id).
-READINGS = [
+# Words between head and tail in common sentences, and the relation that they state ("^": from tail to head).
+PHRASES = [
     ("'s founder was", "P112"),
     ("is a film directed by", "P57"),
     ("is a novel by", "P50"),
@@ -360,24 +363,24 @@ def many() -> list[Document]:
     return list(generate(1500, seed=5))
 
 
-@pytest.mark.parametrize(("words", "relation"), READINGS)
-def test_what_the_text_says_is_labelled(many: list[Document], words: str, relation: str) -> None:
-    found = 0
+@pytest.mark.parametrize(("words", "relation"), PHRASES)
+def test_common_phrases_are_labeled(many: list[Document], words: str, relation: str) -> None:
+    occurrences = 0
     for document in many:
         pairs = relations_by_pair(document)
         starts = {(m.sentence, m.start): e for e, entity in enumerate(document.entities) for m in entity}
         ends = {(m.sentence, m.end): e for e, entity in enumerate(document.entities) for m in entity}
         length = len(words.split())
-        for (number, end), left in ends.items():
-            right = starts.get((number, end + length))
-            if right is not None and " ".join(document.sentences[number][end : end + length]) == words:
-                found += 1
+        for (sentence, end), left in ends.items():
+            right = starts.get((sentence, end + length))
+            if right is not None and " ".join(document.sentences[sentence][end : end + length]) == words:
+                occurrences += 1
                 pair = (right, left) if relation.endswith("^") else (left, right)
-                assert relation.rstrip("^") in pairs.get(pair, ()), (document.title, document.sentences[number])
-    assert found
+                assert relation.rstrip("^") in pairs.get(pair, ()), (document.title, document.sentences[sentence])
+    assert occurrences
 
 
-def test_a_template_may_only_state_what_it_names() -> None:
+def test_template_may_only_state_facts_about_its_roles() -> None:
     with pytest.raises(ValueError, match="does not name"):
         parse("{S} died . | S P20 town", {})
     with pytest.raises(ValueError, match="not a sentence"):
