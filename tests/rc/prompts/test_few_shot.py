@@ -105,3 +105,10 @@ def test_tokens_of_demonstrations() -> None:
     ends = 2
     assert demonstration_tokens(shown, tokenizer) == 6 + 6 + 2 + ends
     assert demonstration_tokens([], tokenizer) == 0
+
+
+def test_rcp_llm_shows_yes_and_no(tmp_path: Path) -> None:
+    corpus = tiny.corpus(tmp_path / "corpus", [tiny.document(["A", "B", "C"], [(0, 1, "P17"), (0, 1, "P495")])])
+    (demonstration,) = demonstrations(corpus, "rcp-llm", count=1, pairs=2)
+    assert "(A| Yes| B)" in demonstration.answer
+    assert demonstration.answer.count("| No| ") == 1
