@@ -120,8 +120,6 @@ class Alignment:
     """Predictions of a run, and its triples with unknown relations.
 
     Attributes:
-        predictions: the predictions of the run.
-        unknown: the triples with unknown relations.
         nearest: the most similar relation of the set for each unknown relation.
     """
 
@@ -183,11 +181,9 @@ def align_runs(
     """Align each run (see `align`) and print a summary.
 
     Args:
-        runs: the run folders.
         gold: gold documents, for the sweep over theta.
         relations: relation set of the gold documents; by default that of DocRED.
         theta: minimum similarity.
-        encoder: name of the sentence encoder.
 
     Returns:
         The files with predictions and aligned predictions.

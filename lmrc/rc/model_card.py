@@ -15,9 +15,6 @@ def model_card(config: RcConfig, train: Manifest, dev: Manifest, scores: Mapping
     """Return the README.md of a trained adapter.
 
     Args:
-        config: the config of the training.
-        train: manifest of the training corpus.
-        dev: manifest of the dev corpus.
         scores: scores on the dev corpus; empty if it was not evaluated.
     """
     settings, lora, prompt = config.train, config.lora, config.prompt

@@ -57,13 +57,11 @@ SCHEMA = pa.schema([("title", pa.string()), ("generations", pa.list_(_GENERATION
 
 
 class ClassifyInference:
-    """Inference job (`lmrc.inference.protocol.Inference`): find the relations of the candidates of a corpus.
+    """Inference job (`lmrc.inference.protocol.Inference`) that predicts the relations of candidates.
 
-    Without `config.candidates`, the prompt decides whether gold pairs or all pairs are asked about.
+    Without `config.candidates`, the kind of prompt decides whether gold pairs or all pairs are asked about.
 
     Attributes:
-        schema: Arrow schema of the rows.
-        documents: number of documents to process.
         identity: fingerprint of all inputs that determine the result.
     """
 
@@ -145,7 +143,7 @@ class ClassifyInference:
             raise ConfigError("few_shot.examples are turns of a conversation: give --server.endpoint chat")
 
     def _pairs(self, index: int) -> list[Pair]:
-        """Return the pairs to ask about in document `index`."""
+        """Return the pairs to ask about in a document of the corpus."""
         if self._candidates is not None:
             return [(candidate.head, candidate.tail) for candidate in self._candidates[index]]
         return self._prompt.pairs(self._corpus[index])

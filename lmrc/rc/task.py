@@ -27,11 +27,9 @@ from lmrc.training.task import Batch, to_device
 
 
 class RcTask:
-    """Training task (`lmrc.training.task.Task`): fine-tune the LM on the queries of a corpus.
+    """Training task (`lmrc.training.task.Task`) that fine-tunes the LM on the queries of a corpus.
 
     Attributes:
-        model: the LM with its adapter.
-        tokenizer: the tokenizer of the LM.
         unit: what `size` counts.
     """
 
@@ -71,8 +69,10 @@ class RcTask:
         self._adapted = add_adapter(base, config.lora, config.model.base, config.run.seed)
         self.model: nn.Module = self._adapted
 
-    def _examples(self, corpus: Corpus, folder: Path, none_ratio: float | None = None) -> EncodedQueries:
-        examples = load_or_build_dataset(corpus, self.tokenizer, self._config.prompt, none_ratio, self._config.run.seed)
+    def _examples(self, corpus: Corpus, folder: Path, negative_ratio: float | None = None) -> EncodedQueries:
+        examples = load_or_build_dataset(
+            corpus, self.tokenizer, self._config.prompt, negative_ratio, self._config.run.seed
+        )
         if not len(examples):
             raise UserError(f"{folder}: no document has a pair to train on: give a corpus with labels")
         counts = examples.counts

@@ -15,7 +15,6 @@ def collate(examples: Sequence[Example], flash: bool = False) -> dict[str, Tenso
     """Concatenate examples for `packed_forward`; a prefix that all prompts share is kept once.
 
     Args:
-        examples: the examples of a batch.
         flash: whether to use flash-attn.
 
     Returns:

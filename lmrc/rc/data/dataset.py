@@ -35,7 +35,6 @@ class QueryCounts:
     """Statistics of a tokenized corpus.
 
     Attributes:
-        documents: number of documents.
         without_pairs: documents without a pair to ask about.
         shortened: queries with dropped sentences.
         sentences: sentences dropped from these queries.
@@ -56,7 +55,6 @@ class EncodedQueries:
     """The tokenized queries of a corpus, in its order.
 
     Attributes:
-        counts: statistics of the corpus.
         sha256: hash of the token ids and lengths of all queries.
     """
 
@@ -119,7 +117,7 @@ def load_or_build_dataset(
     corpus: Corpus,
     tokenizer: PreTrainedTokenizerBase,
     prompt: PromptOptions,
-    none_ratio: float | None = None,
+    negative_ratio: float | None = None,
     seed: int = 0,
 ) -> EncodedQueries:
     """Tokenize the training queries of a corpus, or open them from the cache.
@@ -127,17 +125,15 @@ def load_or_build_dataset(
     Several processes (the ranks of a job) may call this at once: one builds the files, the others wait.
 
     Args:
-        corpus: a labeled corpus.
-        tokenizer: the tokenizer of the LM.
         prompt: prompt options; the kind of prompt decides between gold pairs and all pairs.
-        none_ratio: pairs without a relation to keep per pair with one; by default all.
+        negative_ratio: pairs without a relation to keep per pair with one; by default all.
         seed: seed for drawing these pairs.
 
     Raises:
         UserError: if a document does not fit or has no labels, or the cache cannot be written.
         CorpusError: if the cached files are damaged.
     """
-    sampling = None if none_ratio is None else (none_ratio, seed)
+    sampling = None if negative_ratio is None else (negative_ratio, seed)
     inputs = {
         "version": VERSION,
         "tokenizer": fingerprint(tokenizer),

@@ -69,7 +69,6 @@ def check_adapter(folder: Path, base: str, config: PretrainedConfig | None = Non
     device, so this takes a second or two at any size.
 
     Args:
-        folder: the adapter.
         base: the base model: a folder, a hub name or an embedded: name.
         config: the config of the base, if it is already loaded.
 

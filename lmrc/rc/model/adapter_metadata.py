@@ -23,11 +23,8 @@ class AdapterMetadata:
     """Settings that inference must share with training.
 
     Attributes:
-        prompt: prompt options.
         precision: precision of the base in training.
-        relations_sha256: hash of the relation set.
         relations: the relation set; None for adapters that were saved before it was kept.
-        quantization: quantization of the base.
     """
 
     prompt: PromptOptions

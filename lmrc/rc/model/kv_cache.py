@@ -47,7 +47,6 @@ class KVCache:
         `length` does not change before `advance`, because every layer appends the same tokens.
 
         Args:
-            layer: index of the layer.
             key: [1, key heads, new tokens, head size].
             value: like `key`.
 
@@ -75,12 +74,6 @@ class IncrementalLayout:
     """Layout (`AttentionLayout`) of new tokens of several sequences, which are appended to their caches."""
 
     def __init__(self, caches: Sequence[KVCache], lengths: Sequence[int]) -> None:
-        """Create a layout.
-
-        Args:
-            caches: the cache of each sequence.
-            lengths: number of new tokens of each sequence.
-        """
         self.layers: set[int] = set()
         self._caches, self._lengths = caches, list(lengths)
         # Per device, because the layers of one LM may be on several.
@@ -123,7 +116,6 @@ class TreeLayout:
         """Create a layout.
 
         Args:
-            caches: the cache of each sequence.
             parents: for each sequence, the index in its tree of each token's parent, or -1.
         """
         self.layers: set[int] = set()
@@ -177,8 +169,6 @@ def extend_caches(model: nn.Module, caches: Sequence[KVCache], token_ids: Sequen
     """Append new tokens to each sequence in one forward pass.
 
     Args:
-        model: the LM.
-        caches: the cache of each sequence.
         token_ids: the new tokens of each sequence.
 
     Returns:

@@ -73,8 +73,6 @@ def load_base(
 
     Args:
         name: a folder, a hub name or an embedded: name.
-        attn_implementation: attention implementation of transformers.
-        precision: precision of the weights.
         quantization: 8bit or 4bit; by default none.
         devices: none loads onto the CPU. One loads the files directly onto it, so that a node has them in memory only
             once, in its page cache. Several share the layers (accelerate's `device_map="auto"`).
@@ -172,10 +170,7 @@ def add_adapter(model: PreTrainedModel, options: LoraOptions, base_name: str, se
     """Add a new LoRA adapter to the model. Only the adapter is trained, in float32.
 
     Args:
-        model: the base.
-        options: LoRA options.
         base_name: the name of the base in adapter_config.json.
-        seed: seed of the initial weights.
 
     Raises:
         UserError: if a target is not a linear layer of the model.
@@ -207,7 +202,6 @@ def save_adapter(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> 
     """Write adapter_model.safetensors and adapter_config.json.
 
     Args:
-        model: the adapted model.
         weights: weights of the adapter, by the names of `model.named_parameters()`.
         folder: folder to write to; created if missing.
 

@@ -25,11 +25,6 @@ def merge(adapter: Path, out: Path, precision: ResolvedPrecision) -> int:
     The weights are added in fp32 and rounded to `precision` once. This needs 4 bytes of memory per weight, 52 GB for
     13 billion. If it fails, `out` is not created.
 
-    Args:
-        adapter: folder of the adapter.
-        out: folder to create.
-        precision: precision of the written weights.
-
     Returns:
         The number of weights.
 

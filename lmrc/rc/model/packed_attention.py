@@ -47,7 +47,6 @@ class AttentionLayout(Protocol):
         """Compute the attention of one layer.
 
         Args:
-            layer: index of the layer.
             query: [1, heads, tokens, head size].
             key: [1, key heads, tokens, head size].
             value: like `key`.
@@ -104,7 +103,6 @@ class PackedSequences:
         prefix_length: tokens of the shared prefix, or 0.
         lengths: tokens of each sequence after the prefix.
         flash: whether to use flash-attn, which needs 16-bit tensors on a GPU.
-        layers: see `AttentionLayout`.
     """
 
     prefix_length: int
@@ -225,7 +223,6 @@ def packed_forward(
         model: the LM, possibly wrapped by PEFT, DDP or DeepSpeed.
         input_ids: int64 [tokens].
         positions: position of each token in its sequence, int64 [tokens].
-        layout: the attention pattern.
         logit_positions: indices of the tokens whose logits to return, int64 [selected].
 
     Returns:

@@ -29,10 +29,7 @@ class Demonstration:
 
     Attributes:
         document: index in the training corpus.
-        title: title of the document.
         pairs: the pairs, sorted by (head, tail).
-        prompt: the prompt for these pairs.
-        answer: the gold answer.
     """
 
     document: int
@@ -50,8 +47,6 @@ def demonstrations(
     `rc` shows pairs with a relation only. The other kinds show pairs with and without one, up to half of `pairs` each.
 
     Args:
-        corpus: the training corpus.
-        kind: the kind of prompt.
         count: number of documents.
         pairs: maximum number of pairs per document.
         seed: seed for drawing documents and pairs.
@@ -116,6 +111,6 @@ def _draw_pairs(
     unrelated = [pair for pair in candidate_pairs(len(document.entities)) if pair not in gold]
     if not related or not unrelated:
         return []
-    # If one kind has few pairs, do not fill up with the other: half of the pairs related is far more than in real text.
+    # Few pairs of one kind are not filled up with the other. In real text, far less than half of the pairs are related.
     drawn = random.sample(related, min(max_pairs - max_pairs // 2, len(related)))
     return sorted(drawn + random.sample(unrelated, min(max_pairs // 2, len(unrelated))))

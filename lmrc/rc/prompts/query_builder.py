@@ -10,6 +10,7 @@ import math
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import takewhile
 from typing import NoReturn
 
 import torch
@@ -36,9 +37,7 @@ class Query:
 
     Attributes:
         document: index in the corpus.
-        title: title of the document.
         pairs: the pairs asked about, sorted by (head, tail).
-        prompt: the prompt.
         answer: the gold answer, if it is known.
         answer_room: maximum number of tokens to generate.
         left_out: indices of sentences that are not in the prompt, in document order.
@@ -75,8 +74,6 @@ def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase, template: PromptTe
     """Return the token ids of a prompt, including the special tokens at its start.
 
     Args:
-        text: the prompt.
-        tokenizer: the tokenizer of the LM.
         template: llama2 puts the prompt between [INST] and [/INST]; chat makes it a user turn in the tokenizer's chat
             template; None leaves it as it is.
 
@@ -116,12 +113,7 @@ def encode(query: Query, tokenizer: PreTrainedTokenizerBase, template: PromptTem
 
 def shared_length(sequences: Sequence[Sequence[int]]) -> int:
     """Return the length of the longest common prefix."""
-    count = 0
-    for tokens in zip(*sequences, strict=False):
-        if len(set(tokens)) > 1:
-            break
-        count += 1
-    return count
+    return sum(1 for _ in takewhile(lambda tokens: len(set(tokens)) == 1, zip(*sequences, strict=False)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,9 +145,6 @@ class QueryBuilder:
         """Create a builder.
 
         Args:
-            tokenizer: the tokenizer of the LM.
-            relations: the relation set of the corpus.
-            options: kind of prompt and limits.
             answer_limit: maximum number of tokens of an answer; by default `options.max_length`.
             demonstration_tokens: tokens of the demonstrations before each query; they count towards
                 `options.max_length`.
@@ -187,9 +176,6 @@ class QueryBuilder:
         If the text does not fit with a single pair and `options.shorten` is set, sentences are dropped for this pair.
 
         Args:
-            index: index of the document in the corpus.
-            document: the document.
-            pairs: the pairs to ask about.
             gold: relation ids per pair, for training. With it, the tokens of the answer are counted; without it,
                 RESERVED_LINES lines are reserved per pair.
 

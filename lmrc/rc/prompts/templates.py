@@ -102,8 +102,6 @@ class Prompt:
         Pairs are sorted, so that their order does not reveal which ones are gold.
 
         Args:
-            document: the document.
-            pairs: the pairs to ask about.
             relations: the relation set, printed as a list of names in its order.
             left_out: indices of sentences to leave out of the text (`lmrc.rc.prompts.truncation`).
         """
@@ -122,9 +120,7 @@ class Prompt:
         """Return the gold answer: pairs sorted by (head, tail), the relations of a pair in the order of the set.
 
         Args:
-            document: the document.
             gold: relation ids of each pair; empty for a pair without a relation.
-            relations: the relation set.
         """
         answers = self.answer_set(relations)
         lines: list[str] = []

@@ -33,8 +33,6 @@ def sentences_to_drop(
     """Return the fewest sentences to drop so that the prompt fits; all droppable ones if it never does.
 
     Args:
-        document: the document.
-        entities: entities of the pair.
         fits: takes the dropped sentences and returns whether the prompt fits without them.
 
     Returns:

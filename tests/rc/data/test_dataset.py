@@ -116,11 +116,11 @@ def test_other_inputs_give_another_cache_folder(
     load_or_build_dataset(docs, other, PromptOptions())
     load_or_build_dataset(docs, tokenizer, PromptOptions(template="llama2"))
     load_or_build_dataset(docs, tokenizer, direct)
-    load_or_build_dataset(docs, tokenizer, direct, none_ratio=1.0, seed=1)
-    load_or_build_dataset(docs, tokenizer, direct, none_ratio=1.0, seed=2)
+    load_or_build_dataset(docs, tokenizer, direct, negative_ratio=1.0, seed=1)
+    load_or_build_dataset(docs, tokenizer, direct, negative_ratio=1.0, seed=2)
     load_or_build_dataset(corpus(tmp_path / "two", DOCUMENTS[:2]), tokenizer, PromptOptions())
     assert sum(folder.is_dir() for folder in cache.iterdir()) == 7
-    # Without none_ratio, the seed has no effect.
+    # Without negative_ratio, the seed has no effect.
     load_or_build_dataset(docs, tokenizer, direct, seed=3)
     assert sum(folder.is_dir() for folder in cache.iterdir()) == 7
 
@@ -129,7 +129,9 @@ def test_counts_of_dropped_sentences_and_pairs(tmp_path: Path, tokenizer: PreTra
     long = document(["X", "Y", "Z"], [(0, 1, "P17")], "long", text="word " * 30)
     docs = corpus(tmp_path / "corpus", [long])
     whole = load_or_build_dataset(docs, tokenizer, PromptOptions(kind="direct", pairs_per_query=1))
-    thinned = load_or_build_dataset(docs, tokenizer, PromptOptions(kind="direct", pairs_per_query=1), none_ratio=2.0)
+    thinned = load_or_build_dataset(
+        docs, tokenizer, PromptOptions(kind="direct", pairs_per_query=1), negative_ratio=2.0
+    )
     assert (len(whole), len(thinned)) == (6, 3)
     assert thinned.counts.thinned_out == 3 and whole.counts.thinned_out == 0
     # Only the sentence "The end ." has no mention.
