@@ -39,8 +39,8 @@ from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.lora import load_adapter, load_base, load_tokenizer
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
-from lmrc.rc.prompts.query_builder import Query, QueryBuilder, gold_pairs
-from lmrc.rc.prompts.templates import answer
+from lmrc.rc.prompts.query_builder import Query, QueryBuilder
+from lmrc.rc.prompts.templates import PROMPTS, gold_pairs
 
 
 def gold_roundtrip(documents: Sequence[Document]) -> float:
@@ -49,7 +49,7 @@ def gold_roundtrip(documents: Sequence[Document]) -> float:
     for document in documents:
         gold = relations_by_pair(document)
         if gold:
-            parsed = parse(answer(document, gold, DOCRED), document, list(gold), DOCRED)
+            parsed = parse(PROMPTS["rc"].answer(document, gold, DOCRED), document, list(gold), DOCRED)
             predictions += [Prediction(document.title, *triple) for triple in parsed.triples]
     return score(documents, predictions, DOCRED).all.f1
 
@@ -65,7 +65,7 @@ class Bench:
         self._model: PeftModel = load_adapter(base, options.adapter)
         self._options, self._prompt = options, settings.prompt
         builder = QueryBuilder(self.tokenizer, DOCRED, PromptOptions(**settings.prompt.model_dump()))
-        self._beginning = builder.beginning()
+        self._beginning = builder.shared_prefix()
         self.queries = [
             query
             for index, document in enumerate(self.documents)

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from lmrc.common.errors import ConfigError
 from lmrc.common.input_checks import check_model
 from lmrc.config.loader import build, options_of, read_yaml
-from lmrc.config.schema import ExtractConfig, IgnVariant, ProposeConfig, RcConfig, RcpConfig, Shortening
+from lmrc.config.schema import ExtractConfig, IgnVariant, ProposeConfig, RcConfig, RcpConfig, Truncation
 from lmrc.config.unused import refuse_unused
 from lmrc.corpus.candidates import Candidate
 from lmrc.corpus.corpus import Corpus
@@ -105,7 +105,7 @@ class RelationExtractor:
         relation_threshold: float | None = None,
         batch_size: int = 8,
         gpus: int | None = None,
-        shorten: Shortening | None = None,
+        truncate: Truncation | None = None,
     ) -> RelationExtractor:
         """Load RCP. The LM is loaded when the first document has a candidate.
 
@@ -124,7 +124,7 @@ class RelationExtractor:
             relation_threshold: least P(relation of the pair) in mode "score"; 0.5 by default.
             batch_size: documents, and then queries, per forward pass.
             gpus: GPUs that hold the LM if it does not fit one.
-            shorten: "sentences" drops sentences that mention neither entity if the prompt is too long; by default as
+            truncate: "sentences" drops sentences that mention neither entity if the prompt is too long; by default as
                 in the training of the adapter.
 
         Raises:
@@ -140,7 +140,7 @@ class RelationExtractor:
             "relation_threshold": relation_threshold,
             "batch_size": batch_size,
             "gpus": gpus,
-            "shorten": shorten,
+            "truncate": truncate,
         }
         given = {name: value for name, value in options.items() if value is not None}
         # The options of `lmrc extract` and their checks. Documents and triples stay in memory here.

@@ -29,7 +29,7 @@ from lmrc.rc.model.adapter import adapter_base
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
-from lmrc.rc.prompts.templates import entity_name
+from lmrc.rc.prompts.templates import PROMPTS, entity_name
 from lmrc.rcp.model.model import check_folder
 from lmrc.rcp.predict import Proposal, Proposer
 from lmrc.rcp.thresholds import find_threshold
@@ -103,10 +103,8 @@ class TripleExtractor:
         check_gpus(config)
         asked = PromptOptions() if config.truncate is None else PromptOptions(truncate=config.truncate)
         settings = AdapterMetadata.read_for(config.rc, asked)
-        if settings.prompt.kind == "rcp-llm":
-            raise UserError(
-                f"{config.rc} answers Yes or No and names no relations: give an adapter of kind rc or direct"
-            )
+        if not PROMPTS[settings.prompt.kind].names_relations:
+            raise UserError(f"{config.rc} says Yes or No, it names no relations: give an adapter of kind rc or direct")
         self.relations = relation_set(config, settings)
         self.stats = ExtractionStats()
         check_folder(config.rcp)
@@ -122,7 +120,7 @@ class TripleExtractor:
             decode,
             self.relations,
             self._document,
-            self._builder.beginning(),
+            self._builder.shared_prefix(),
         )
         self._proposer = Proposer(config.rcp, threshold, config.top_k, config.batch_size, device)
 

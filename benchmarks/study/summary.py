@@ -28,7 +28,7 @@ from lmrc.evaluation.scored_run import ScoredRun, read_scored_run
 from lmrc.evaluation.tables.table import Table
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
-from lmrc.rc.prompts.templates import prompt
+from lmrc.rc.prompts.templates import PROMPTS
 from lmrc.runs.events import History
 
 ENDS = {"preempted", "stopped", "died", "failed", "cancelled", "finished"}
@@ -98,7 +98,7 @@ def answer_tokens(run: Path, adapter: Path, corpus: Corpus) -> int:
         pairs = [(head, tail) for head, tail in asked["pairs"]]
         document = corpus[asked["document"]]
         texts.append(
-            prompt(document, pairs, corpus.relations, settings.prompt.kind, asked["left_out"]) + asked["answer"]
+            PROMPTS[settings.prompt.kind].render(document, pairs, corpus.relations, asked["left_out"]) + asked["answer"]
         )
     return sum(map(len, tokenizer(texts)["input_ids"])) if texts else 0
 

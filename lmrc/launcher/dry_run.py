@@ -6,14 +6,14 @@ import click
 import yaml
 
 from lmrc.common.errors import ConfigError, CorpusError, UserError
-from lmrc.config.schema import RcConfig, RcpConfig
+from lmrc.config.schema import PromptKind, RcConfig, RcpConfig
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import relations_by_pair
 from lmrc.corpus.types import Document
 from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.preflight import examine, refuse, show_checks
 from lmrc.launcher.slurm.submit import sbatch_script
 from lmrc.launcher.stages import Stage, StageConfig
+from lmrc.rc.prompts.templates import PROMPTS
 
 
 def dry_run(stage: Stage, config: StageConfig) -> None:
@@ -66,8 +66,8 @@ def _steps(config: RcpConfig | RcConfig, processes: int) -> str:
     )
 
 
-def _asks(document: Document, kind: str) -> bool:
-    return len(document.entities) > 1 if kind == "direct" else bool(relations_by_pair(document))
+def _asks(document: Document, kind: PromptKind) -> bool:
+    return document.labels is not None and bool(PROMPTS[kind].pairs(document))
 
 
 def _memory(config: RcpConfig | RcConfig, processes: int) -> str:

@@ -1,4 +1,4 @@
-"""The model card beside an adapter: what it is, what it was trained on and how, how good it is, how to use it."""
+"""Model card of an adapter: its task, training data, options, scores and use."""
 
 from __future__ import annotations
 
@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from lmrc.config.schema import RcConfig
 from lmrc.corpus.corpus import Manifest
 from lmrc.corpus.data_table import data_table
-
-KINDS = {
-    "rc": "Names the relations of entity pairs that have one, stage 2 of LMRC (arXiv 2408.13889).",
-    "direct": "Names the relations of all entity pairs, or None (arXiv 2408.13889, section 2).",
-    "rcp-llm": "Says Yes or No to entity pairs, in place of the classifier of LMRC (arXiv 2408.13889, table 5).",
-}
+from lmrc.rc.prompts.templates import PROMPTS
 
 
 def model_card(config: RcConfig, train: Manifest, dev: Manifest, scores: Mapping[str, float]) -> str:
-    """Return README.md of a trained adapter; `scores` are those of dev, empty if it was not measured."""
+    """Return the README.md of a trained adapter.
+
+    Args:
+        scores: scores on the dev corpus; empty if it was not evaluated.
+    """
     settings, lora, prompt = config.train, config.lora, config.prompt
     front: dict[str, object] = {"library_name": "peft", "tags": ["relation-extraction", "docre", "lora"]}
     if ":" not in config.model.base and not config.model.base.startswith(("/", ".")):
@@ -25,14 +24,14 @@ def model_card(config: RcConfig, train: Manifest, dev: Manifest, scores: Mapping
     measured = "Not measured."
     if scores:
         rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items())
-        measured = f"On the answers for `{dev.source}`:\n\n| score | |\n|---|---|\n{rows}"
+        measured = f"On the gold answers of `{dev.source}`:\n\n| score | |\n|---|---|\n{rows}"
     return f"""---
 {json.dumps(front, indent=2)}
 ---
 
 # LoRA adapter for {config.model.base}
 
-{KINDS[prompt.kind]}
+{PROMPTS[prompt.kind].summary}
 
 ## Data
 
@@ -55,5 +54,5 @@ Every option is in `config.yaml` of the run.
 $ python launch/classify.py --rc FOLDER --corpus CORPUS --candidates CANDIDATES
 ```
 
-`FOLDER` is the folder of this file. `lmrc.json` holds the relations and the form of the prompt.
+`FOLDER` is the folder of this file. `lmrc.json` holds the relations and the prompt options.
 """

@@ -1,4 +1,4 @@
-"""Name the relations of candidates: corpus and candidates in, generations and predictions out."""
+"""Relation classification with the LM: reads a corpus and candidates, writes generations and predictions."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from lmrc.config.aliases import with_old_names
 from lmrc.config.schema import ClassifyConfig
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.docred import candidate_pairs
 from lmrc.corpus.predictions import Prediction, write_predictions
 from lmrc.corpus.types import Document
 from lmrc.inference.fingerprint import work_fingerprint
@@ -29,10 +28,11 @@ from lmrc.rc.decoding.vllm_backend import VllmBackend
 from lmrc.rc.model.adapter import adapter_base
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
-from lmrc.rc.prompts.few_shot import Demonstration, demonstrated_tokens, demonstrations, few_shot_messages
-from lmrc.rc.prompts.query_builder import Query, QueryBuilder, gold_pairs
-from lmrc.rc.prompts.templates import Pair
+from lmrc.rc.prompts.few_shot import Demonstration, demonstration_tokens, demonstrations, few_shot_messages
+from lmrc.rc.prompts.query_builder import Query, QueryBuilder
+from lmrc.rc.prompts.templates import PROMPTS, Pair
 
+# Names of the files and folders in the run folder.
 GENERATIONS = "generations.jsonl"
 PREDICTIONS = "predictions.json"
 SCORES = "scores-of-all.json"
@@ -58,15 +58,22 @@ SCHEMA = pa.schema([("title", pa.string()), ("generations", pa.list_(_GENERATION
 
 
 class ClassifyInference:
-    """The relations of the candidates of `config.corpus`, as `lmrc.inference.protocol.Inference`.
+    """Inference job (`lmrc.inference.protocol.Inference`) that predicts the relations of candidates.
 
-    Without `config.candidates` the pairs are the gold ones (`rc`), or all (`direct`).
+    Without `config.candidates`, the kind of prompt decides whether gold pairs or all pairs are asked about.
+
+    Attributes:
+        identity: fingerprint of all inputs that determine the result.
     """
 
     schema = SCHEMA
 
     def __init__(self, config: ClassifyConfig) -> None:
-        """Raises UserError where an input is missing, damaged or does not belong to the others. Loads no LM."""
+        """Open and check the inputs. The LM is not loaded.
+
+        Raises:
+            UserError: if an input is missing, damaged or does not belong to the others.
+        """
         self._config = config
         self._corpus = Corpus.open(config.corpus)
         self._candidates = None if config.candidates is None else Candidates.open(config.candidates)
@@ -74,76 +81,75 @@ class ClassifyInference:
             self._candidates.check(self._corpus)
         if config.rc is None:
             if not config.base:
-                raise ConfigError("rc is none, so an LM without an adapter shall answer: name it in base")
-            self._settings = AdapterMetadata(config.prompt, "bf16", self._corpus.relations.sha256)
+                raise ConfigError("rc is none, so an LM without an adapter is used: name it in base")
+            self._metadata = AdapterMetadata(config.prompt, "bf16", self._corpus.relations.sha256)
             self._base = config.base
         else:
-            self._settings = AdapterMetadata.read_for(config.rc, config.prompt)
-            self._settings.check_corpus(config.rc, self._corpus)
+            self._metadata = AdapterMetadata.read_for(config.rc, config.prompt)
+            self._metadata.check_corpus(config.rc, self._corpus)
             self._base = adapter_base(config.rc)
+        self._prompt = PROMPTS[self._metadata.prompt.kind]
         self._check_backend()
         total = len(self._corpus)
         self.documents = total if config.documents is None else min(config.documents, total)
-        if self._settings.prompt.kind == "rcp-llm" and self.documents < total:
+        if not self._prompt.names_relations and self.documents < total:
             raise ConfigError(
-                f"candidates are those of a whole corpus: leave out documents ({self.documents} of {total})"
+                f"candidates must cover the whole corpus: leave out documents ({self.documents} of {total})"
             )
         if self._corpus.manifest.labelled_documents < total:
             for index in range(self.documents):
-                # Here, where gold pairs are asked for and not known.
+                # Raises now if gold pairs are needed and a document has no labels.
                 self._pairs(index)
-        asked = {
+        options = {
             name: with_old_names(name, getattr(config, name).model_dump(mode="json")) for name in ("decode", "few_shot")
         }
         if config.few_shot.examples:
-            # The same corpus may be given by another path when the work goes on from another folder.
-            asked["few_shot"]["corpus"] = Corpus.open(config.few_shot.corpus).fingerprint
+            # Not the path, which may differ if the run is resumed from another folder.
+            options["few_shot"]["corpus"] = Corpus.open(config.few_shot.corpus).fingerprint
         if config.decode.backend == "openai":
-            asked["server"] = config.server.model_dump(mode="json", include={"model", "endpoint", "seed", "body"})
+            options["server"] = config.server.model_dump(mode="json", include={"model", "endpoint", "seed", "body"})
         self.identity = work_fingerprint(
             config.rc,
             SCHEMA,
             corpus=self._corpus.fingerprint,
             candidates="gold" if self._candidates is None else self._candidates.manifest.fingerprint,
             base=self._base,
-            prompt=with_old_names("prompt", self._settings.prompt.model_dump(mode="json")),
+            prompt=with_old_names("prompt", self._metadata.prompt.model_dump(mode="json")),
             documents=self.documents,
-            **asked,
+            **options,
         )
 
     def _check_backend(self) -> None:
         decode, few_shot = self._config.decode, self._config.few_shot
         is_chat = self._config.server.endpoint == "chat"
         if decode.backend != "hf" and decode.mode != "free":
-            who = {"openai": "a server", "vllm": "vLLM"}[decode.backend]
+            backend = {"openai": "a server", "vllm": "vLLM"}[decode.backend]
             raise ConfigError(
-                f"{who} writes freely, it cannot answer in mode {decode.mode}: give --decode.mode free, or "
-                "--decode.backend hf"
+                f"{backend} supports mode free only, not {decode.mode}: give --decode.mode free, or --decode.backend hf"
             )
-        if decode.backend == "vllm" and self._settings.quantization is not None:
+        if decode.backend == "vllm" and self._metadata.quantization is not None:
             raise ConfigError(
-                f"{self._config.rc} was trained on a base in {self._settings.quantization}, which vLLM is not given: "
-                "give --decode.backend hf"
+                f"{self._config.rc} was trained on a base in {self._metadata.quantization}, which is not supported "
+                "with vLLM: give --decode.backend hf"
             )
         if decode.backend == "openai" and decode.gpus_per_worker > 1:
-            raise ConfigError("decode.gpus_per_worker holds an LM of ours; a server has its own: leave it out")
+            raise ConfigError("decode.gpus_per_worker has no effect on a server, which has its own GPUs: leave it out")
         if decode.backend != "openai" and few_shot.examples:
             raise ConfigError(
                 "few_shot.examples are turns of a conversation with a server: give --decode.backend openai"
             )
-        if decode.backend == "openai" and is_chat and self._settings.prompt.template is not None:
-            raise ConfigError("a server puts messages into its own chat template: give --prompt.template none")
+        if decode.backend == "openai" and is_chat and self._metadata.prompt.template is not None:
+            raise ConfigError("a server applies its own chat template: give --prompt.template none")
         if few_shot.examples and few_shot.corpus.resolve() == self._config.corpus.resolve():
-            raise ConfigError(f"few_shot.corpus is {few_shot.corpus}, which is asked: give the training corpus")
+            raise ConfigError(f"few_shot.corpus is {few_shot.corpus}, the corpus to classify: give the training corpus")
         if few_shot.examples and not is_chat:
             raise ConfigError("few_shot.examples are turns of a conversation: give --server.endpoint chat")
 
     def _pairs(self, index: int) -> list[Pair]:
-        """The pairs to ask for in document `index`."""
+        """Return the pairs to ask about in a document of the corpus."""
         if self._candidates is not None:
             return [(candidate.head, candidate.tail) for candidate in self._candidates[index]]
-        document = self._corpus[index]
-        return gold_pairs(document) if self._settings.prompt.kind == "rc" else candidate_pairs(len(document.entities))
+        return self._prompt.pairs(self._corpus[index])
 
     @cached_property
     def _tokenizer(self) -> PreTrainedTokenizerBase:
@@ -151,20 +157,24 @@ class ClassifyInference:
 
     @cached_property
     def _builder(self) -> QueryBuilder:
-        relations, prompt = self._corpus.relations, self._settings.prompt
-        before = demonstrated_tokens(self._demonstrations, self._tokenizer)
-        return QueryBuilder(self._tokenizer, relations, prompt, self._config.decode.max_new_tokens, before)
+        return QueryBuilder(
+            self._tokenizer,
+            self._corpus.relations,
+            self._metadata.prompt,
+            self._config.decode.max_new_tokens,
+            demonstration_tokens(self._demonstrations, self._tokenizer),
+        )
 
     @cached_property
     def _demonstrations(self) -> list[Demonstration]:
         few = self._config.few_shot
         if not few.examples:
             return []
-        return demonstrations(Corpus.open(few.corpus), self._settings.prompt.kind, few.examples, few.pairs, few.seed)
+        return demonstrations(Corpus.open(few.corpus), self._prompt.kind, few.examples, few.pairs, few.seed)
 
     @cached_property
-    def _answering(self) -> DecodingBackend:
-        config, relations, prompt = self._config, self._corpus.relations, self._settings.prompt
+    def _backend(self) -> DecodingBackend:
+        config, relations, prompt = self._config, self._corpus.relations, self._metadata.prompt
         if config.decode.backend == "openai":
             shown = self._demonstrations
             folder = config.run.folder / config.run.name / ANSWERS
@@ -179,34 +189,35 @@ class ClassifyInference:
             )
         if config.decode.backend == "vllm":
             return VllmBackend(
-                self._base, config.rc, self._settings, self._tokenizer, config.decode, relations, self._document
+                self._base, config.rc, self._metadata, self._tokenizer, config.decode, relations, self._document
             )
         return LocalBackend(
-            lambda: load_lm(self._base, config.rc, self._settings, config.decode.gpus_per_worker),
+            lambda: load_lm(self._base, config.rc, self._metadata, config.decode.gpus_per_worker),
             self._tokenizer,
             prompt,
             config.decode,
             relations,
             self._document,
-            self._builder.beginning(),
+            self._builder.shared_prefix(),
         )
 
     def _document(self, query: Query) -> Document:
         return self._corpus[query.document]
 
     def load(self) -> None:
-        """Load the LM, if any document has a pair to ask for.
+        """Load the LM, if any document has a pair to ask about.
 
         Raises:
             UserError: if the LM, its adapter or a package is missing or damaged, or they do not fit each other.
         """
         if any(self._pairs(index) for index in range(self.documents)):
-            self._answering.load()
+            self._backend.load()
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
-        """For each document its title, the answers of the LM and the triples they say; decoded in batches.
+        """Return one row per document: its title, the answers of the LM and the triples in them.
 
-        Raises UserError, naming the document, if a query would not fit.
+        Raises:
+            UserError: if a query does not fit; the message names the document.
         """
         rows: dict[int, dict[str, Any]] = {}
         queries: list[Query] = []
@@ -216,23 +227,28 @@ class ClassifyInference:
             queries += self._builder.build(index, document, self._pairs(index))
         if not queries:
             return list(rows.values())
-        for answered in self._answering.answer(queries):
-            row = rows[answered.query.document]
-            row["generations"].append(_generation(answered))
-            row["triples"] += [{**scored.triple._asdict(), "score": scored.score} for scored in answered.triples]
+        for result in self._backend.answer(queries):
+            row = rows[result.query.document]
+            row["generations"].append(_to_row(result))
+            row["triples"] += [{**scored.triple._asdict(), "score": scored.score} for scored in result.triples]
         return list(rows.values())
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int]:
-        """Write into the run folder GENERATIONS (one object a query: document, title, pairs, answer, finished,
-        failures, unknown_relations, left_out: sentences that were not in the prompt) and PREDICTIONS (the submission
-        format); in mode score those of at least `decode.threshold`, with all others in SCORES. An LM in the place of
-        RCP writes CANDIDATES in their stead.
+        """Write the results into the run folder.
 
-        Returns counts: documents, documents_without_pairs, queries, pairs, predictions, answers cut short
-        (`unfinished`), pairs answered `none`, queries whose text was `shortened` and `sentences_left_out` of them, and
-        the failures of `lmrc.rc.decoding.parsing.Parsed` by kind.
+        - GENERATIONS: one JSON object per query, with the fields document, title, pairs, answer, finished, failures,
+          unknown_relations and left_out (sentences dropped from the prompt).
+        - PREDICTIONS, in the submission format. In mode score, those with at least `decode.threshold`; all are in
+          SCORES.
+        - CANDIDATES instead of PREDICTIONS, if the answers name no relations.
 
-        Raises UserError where the folder cannot be written.
+        Returns:
+            Counts: documents, documents_without_pairs, queries, pairs, predictions, unfinished (answers cut off by a
+            limit), none (pairs answered so), shortened (queries), sentences_left_out of these, and the failures of
+            `lmrc.rc.decoding.parsing.Parsed` by kind.
+
+        Raises:
+            UserError: if the folder cannot be written.
         """
         folder = self._config.run.folder / self._config.run.name
         counts = Counter(documents_without_pairs=0, queries=0, pairs=0, predictions=0, unfinished=0, none=0)
@@ -244,52 +260,54 @@ class ClassifyInference:
                 titles.append(row["title"])
                 counts["documents_without_pairs"] += not row["generations"]
                 for generation in row["generations"]:
-                    shown = _shown(generation)
-                    line = {"document": index, "title": row["title"], **shown}
+                    content = _to_json(generation)
+                    line = {"document": index, "title": row["title"], **content}
                     file.write(json.dumps(line, ensure_ascii=False) + "\n")
-                    counts.update(queries=1, pairs=len(shown["pairs"]), none=generation["none"])
-                    counts.update(shown["failures"], unfinished=not generation["finished"])
-                    without = generation["left_out"]
-                    counts.update(shortened=bool(without), sentences_left_out=len(without))
+                    counts.update(queries=1, pairs=len(content["pairs"]), none=generation["none"])
+                    counts.update(content["failures"], unfinished=not generation["finished"])
+                    left_out = generation["left_out"]
+                    counts.update(shortened=bool(left_out), sentences_left_out=len(left_out))
                 predictions |= {Prediction(row["title"], **triple): None for triple in row["triples"]}
         counts["predictions"] = self._write(predictions, titles, folder)
         return dict(counts)
 
-    def _write(self, found: dict[Prediction, None], titles: list[str], folder: Path) -> int:
-        """Returns how many are predicted."""
-        predicted = list(found)
+    def _write(self, scored: dict[Prediction, None], titles: list[str], folder: Path) -> int:
+        """Write predictions or candidates. Return the number of predictions."""
+        predicted = list(scored)
+        threshold = 0.0
         if self._config.decode.mode == "score":
-            write_predictions(found, folder / SCORES)
-            predicted = [one for one in found if (one.score or 0.0) >= self._config.decode.threshold]
-        if self._settings.prompt.kind != "rcp-llm":
+            threshold = self._config.decode.threshold
+            write_predictions(scored, folder / SCORES)
+            predicted = [prediction for prediction in scored if (prediction.score or 0.0) >= threshold]
+        if self._prompt.names_relations:
             write_predictions(predicted, folder / PREDICTIONS)
             return len(predicted)
-        pairs: dict[str, list[Candidate]] = {title: [] for title in titles}
-        for one in predicted:
-            pairs[one.title].append(Candidate(one.head, one.tail, 1.0 if one.score is None else one.score))
-        rows = [(title, sorted(of_title, key=lambda pair: (pair.head, pair.tail))) for title, of_title in pairs.items()]
-        threshold = self._config.decode.threshold if self._config.decode.mode == "score" else 0.0
-        # Left by an attempt that ended before the run was marked as done.
+        candidates: dict[str, list[Candidate]] = {title: [] for title in titles}
+        for prediction in predicted:
+            score = 1.0 if prediction.score is None else prediction.score
+            candidates[prediction.title].append(Candidate(prediction.head, prediction.tail, score))
+        rows = [(title, sorted(pairs, key=lambda pair: (pair.head, pair.tail))) for title, pairs in candidates.items()]
+        # An earlier attempt may have left it, if it ended before the run was marked as done.
         shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
         write_candidates(rows, folder / CANDIDATES, self._corpus.fingerprint, threshold)
         return len(predicted)
 
 
-def _generation(answered: QueryResult) -> dict[str, Any]:
-    """As a row carries it: of the types of SCHEMA."""
+def _to_row(result: QueryResult) -> dict[str, Any]:
+    """Convert a result to an entry of the column generations of SCHEMA."""
     return {
-        "pairs": [{"head": head, "tail": tail} for head, tail in answered.query.pairs],
-        "answer": answered.text,
-        "finished": answered.finished,
-        "none": answered.none,
-        "left_out": list(answered.query.left_out),
-        "failures": [{"kind": kind, "count": count} for kind, count in answered.failures.items()],
-        "unknown_relations": [unknown._asdict() for unknown in answered.unknown],
+        "pairs": [{"head": head, "tail": tail} for head, tail in result.query.pairs],
+        "answer": result.text,
+        "finished": result.finished,
+        "none": result.none,
+        "left_out": list(result.query.left_out),
+        "failures": [{"kind": kind, "count": count} for kind, count in result.failures.items()],
+        "unknown_relations": [unknown._asdict() for unknown in result.unknown],
     }
 
 
-def _shown(generation: dict[str, Any]) -> dict[str, Any]:
-    """As GENERATIONS shows it."""
+def _to_json(generation: dict[str, Any]) -> dict[str, Any]:
+    """Convert an entry of the column generations to an object of the file GENERATIONS."""
     return {
         "pairs": [[pair["head"], pair["tail"]] for pair in generation["pairs"]],
         "answer": generation["answer"],

@@ -15,9 +15,9 @@ from transformers import AutoModelForCausalLM
 
 from lmrc.common.errors import ConfigError
 from lmrc.rc.model import lora
-from lmrc.rc.model.kv_cache import Memory, TreeLayout, read
+from lmrc.rc.model.kv_cache import KVCache, TreeLayout, extend_caches
 from lmrc.rc.model.lora import load_base
-from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedSequences, run
+from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedSequences, packed_forward
 from tests.integration.devices import Devices, spread
 
 TWO = {
@@ -37,28 +37,29 @@ def packed(model: nn.Module) -> Tensor:
     layout = PackedSequences(2, [4, 3])
     device = next(model.parameters()).device
     ids = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 9], device=device)
-    return run(model, ids, layout.positions().to(device), layout, torch.tensor([5, 8], device=device))
+    return packed_forward(model, ids, layout.positions().to(device), layout, torch.tensor([5, 8], device=device))
 
 
 @torch.inference_mode()
 def step_by_step(model: nn.Module) -> Tensor:
     """Logits behind two texts that are read on from a common beginning, in two steps."""
-    beginning = Memory()
-    read(model, [beginning], [[1, 2, 3]])
-    memories = [Memory(beginning), Memory(beginning)]
-    first = read(model, memories, TEXTS)
-    return torch.cat([first, read(model, memories, [[13], [14, 15, 16]])])
+    prefix = KVCache()
+    extend_caches(model, [prefix], [[1, 2, 3]])
+    caches = [KVCache(prefix), KVCache(prefix)]
+    first = extend_caches(model, caches, TEXTS)
+    return torch.cat([first, extend_caches(model, caches, [[13], [14, 15, 16]])])
 
 
 @torch.inference_mode()
 def branches(model: nn.Module) -> Tensor:
     """Logits of a tree of continuations."""
-    memory = Memory()
-    read(model, [memory], [[1, 2, 3]])
-    layout = TreeLayout([memory], [[-1, 0, 0, 2]])
+    cache = KVCache()
+    extend_caches(model, [cache], [[1, 2, 3]])
+    layout = TreeLayout([cache], [[-1, 0, 0, 2]])
     device = next(model.parameters()).device
     positions = layout.positions().to(device)
-    return run(model, torch.tensor([4, 5, 6, 7], device=device), positions, layout, torch.arange(4, device=device))
+    ids = torch.tensor([4, 5, 6, 7], device=device)
+    return packed_forward(model, ids, positions, layout, torch.arange(4, device=device))
 
 
 @pytest.mark.parametrize("logits_of", [packed, step_by_step, branches])
@@ -122,7 +123,7 @@ def test_layers_are_spread_over_the_gpus_of_the_process_alone(base: Path, monkey
 
 @pytest.mark.parametrize("rest", ["cpu", "disk"])
 def test_an_lm_that_does_not_fit_its_gpus_is_refused(base: Path, monkeypatch: pytest.MonkeyPatch, rest: str) -> None:
-    with pytest.raises(ConfigError, match=r"does not fit 2 GPUs: answer with more of them \(decode\.gpus_per_worker"):
+    with pytest.raises(ConfigError, match=r"does not fit 2 GPUs: for inference, give more \(decode\.gpus_per_worker"):
         asked_for(monkeypatch, base, 2, hf_device_map={"a": 0, "b": 1, "c": rest})
 
 
@@ -132,5 +133,5 @@ def test_the_gpus_of_a_process(monkeypatch: pytest.MonkeyPatch) -> None:
         torch, "cuda", SimpleNamespace(is_available=lambda: True, current_device=lambda: 1, device_count=lambda: 4)
     )
     assert lora.own_gpus(2) == [torch.device("cuda:1"), torch.device("cuda:2")]
-    with pytest.raises(ConfigError, match="on 4 GPUs, but this process has 3"):
+    with pytest.raises(ConfigError, match=r"needs 4 GPUs .* but this process has 3"):
         lora.own_gpus(4)

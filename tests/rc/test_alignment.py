@@ -21,7 +21,7 @@ from lmrc.evaluation.plots.read_curves import read_sweep
 from lmrc.pretrained.packaged import resolve
 from lmrc.rc.alignment import Alignment, Nearest, OutOfSet, SentenceEncoder, nearest_relations, read_alignment
 from lmrc.rc.predict import ClassifyInference
-from lmrc.rc.prompts.templates import NONE, AnswerSet
+from lmrc.rc.prompts.templates import NONE, AnswerSet, Prompt
 from tests.rc import tiny
 from tests.rc.conftest import Learnt
 
@@ -36,14 +36,14 @@ def encoder() -> SentenceEncoder:
         pytest.skip(str(error))
 
 
-def test_the_mean_over_the_tokens_of_each_text(encoder: SentenceEncoder) -> None:
-    """One text at a time, token by token; of different lengths, so that padding is seen not to count."""
+def test_embedding_is_the_mean_over_tokens(encoder: SentenceEncoder) -> None:
+    """The texts have different lengths, so that padding would show."""
     texts = ["spouse", *DOCRED.names[::5], "", "-", "a relation between a person and a place " * 60]
     tokenizer = AutoTokenizer.from_pretrained(resolve("embedded:minilm"))
     model = AutoModel.from_pretrained(resolve("embedded:minilm"), dtype=torch.float32).eval()
-    found = encoder.embed(texts)
-    assert found.shape == (len(texts), 384)
-    for text, vector in zip(texts, found, strict=True):
+    embeddings = encoder.embed(texts)
+    assert embeddings.shape == (len(texts), 384)
+    for text, vector in zip(texts, embeddings, strict=True):
         ids = tokenizer(text)["input_ids"]
         ids = [*ids[:255], ids[-1]] if len(ids) > 256 else ids
         with torch.no_grad():
@@ -54,15 +54,15 @@ def test_the_mean_over_the_tokens_of_each_text(encoder: SentenceEncoder) -> None
         assert np.abs(vector - mean / np.sqrt(mean @ mean)).max() < 1e-5
 
 
-def test_the_published_similarities_of_all_minilm_l6_v2(encoder: SentenceEncoder) -> None:
-    """Those of the quickstart of sbert.net."""
-    found = encoder.embed(["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."])
-    wanted = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
-    assert np.abs(found @ found.T - wanted).max() < 1e-4
+def test_similarities_equal_the_published_ones(encoder: SentenceEncoder) -> None:
+    """The quickstart of sbert.net prints them for all-MiniLM-L6-v2."""
+    embeddings = encoder.embed(["The weather is lovely today.", "It's so sunny outside!", "He drove to the stadium."])
+    published = [[1.0, 0.6660, 0.1046], [0.6660, 1.0, 0.1411], [0.1046, 0.1411, 1.0]]
+    assert np.abs(embeddings @ embeddings.T - published).max() < 1e-4
 
 
-def test_the_nearest_relations_of_docred(encoder: SentenceEncoder) -> None:
-    wanted = {
+def test_nearest_relations_of_docred(encoder: SentenceEncoder) -> None:
+    expected = {
         "country of citizenship": "country of citizenship",
         "is capital of": "capital of",
         "was born in": "place of birth",
@@ -70,23 +70,23 @@ def test_the_nearest_relations_of_docred(encoder: SentenceEncoder) -> None:
         "plays for team": "member of sports team",
         "brother or sister": "sibling",
     }
-    found = nearest_relations(list(wanted), DOCRED, encoder)
-    assert {text: DOCRED.name(near.relation) for text, near in found.items()} == wanted
-    assert found["country of citizenship"].similarity == 1.0
-    assert 0.5 < found["was born in"].similarity < found["is capital of"].similarity < 1.0
-    # What the paper finds the LM to write in place of a relation.
+    nearest = nearest_relations(list(expected), DOCRED, encoder)
+    assert {text: DOCRED.name(near.relation) for text, near in nearest.items()} == expected
+    assert nearest["country of citizenship"].similarity == 1.0
+    assert 0.5 < nearest["was born in"].similarity < nearest["is capital of"].similarity < 1.0
+    # The paper reports that the LM writes "-" instead of a relation.
     assert nearest_relations(["-"], DOCRED, encoder)["-"].similarity < 0.5
     assert nearest_relations([], DOCRED, encoder) == {}
 
 
-def test_nobody_is_nearer_than_the_nearest(encoder: SentenceEncoder) -> None:
+def test_no_relation_is_more_similar_than_the_nearest(encoder: SentenceEncoder) -> None:
     texts = ["town", "was written by", "ends at"]
-    found = nearest_relations(texts, DOCRED, encoder)
+    nearest = nearest_relations(texts, DOCRED, encoder)
     for text in texts:
         vector = encoder.embed([text])[0].astype(float)
-        each = dict(zip(DOCRED.ids, (encoder.embed(DOCRED.names) @ vector).tolist(), strict=True))
-        assert found[text].similarity == pytest.approx(max(each.values()), abs=1e-5)
-        assert each[found[text].relation] == max(each.values())
+        similarities = dict(zip(DOCRED.ids, (encoder.embed(DOCRED.names) @ vector).tolist(), strict=True))
+        assert nearest[text].similarity == pytest.approx(max(similarities.values()), abs=1e-5)
+        assert similarities[nearest[text].relation] == max(similarities.values())
 
 
 DOCUMENTS = [
@@ -111,25 +111,25 @@ ALIGNMENT = Alignment(
 )
 
 
-def test_relations_are_aligned_from_theta_on() -> None:
-    both = list(ALIGNMENT.predictions)
+def test_relations_are_aligned_at_theta_and_above() -> None:
+    predictions = list(ALIGNMENT.predictions)
     married, wife = Prediction("one", 1, 2, "P26"), Prediction("two", 1, 0, "P26")
-    assert ALIGNMENT.at(0.81) == both
-    # "state" says again what is predicted, "wife" what "married" says.
-    assert ALIGNMENT.at(0.51) == [*both, married]
-    assert ALIGNMENT.at(0.5) == [*both, married, wife]
-    assert ALIGNMENT.at(0.0) == [*both, married, wife, Prediction("one", 2, 0, "P17")]
+    assert ALIGNMENT.at(0.81) == predictions
+    # "state" repeats a prediction, and the first "wife" repeats "married".
+    assert ALIGNMENT.at(0.51) == [*predictions, married]
+    assert ALIGNMENT.at(0.5) == [*predictions, married, wife]
+    assert ALIGNMENT.at(0.0) == [*predictions, married, wife, Prediction("one", 2, 0, "P17")]
 
 
-def test_the_sweep_is_the_score_at_each_theta() -> None:
+def test_sweep_gives_the_scores_at_each_theta() -> None:
     gold = Gold.of(DOCUMENTS, tiny.RELATIONS)
     points = ALIGNMENT.sweep(gold)
     assert [point.theta for point in points] == pytest.approx([0.05 * step for step in range(21)])
     for point in points:
-        # Of two predictions one is right; "married" and "wife" add a right one each, "-" a wrong one.
-        right = 1 + (point.theta <= 0.8) + (point.theta <= 0.5)
-        given = 2 + (point.theta <= 0.8) + (point.theta <= 0.5) + (point.theta <= 0.2)
-        p, r = right / given, right / 4
+        # One of two predictions is correct. "married" and "wife" add a correct one each, "-" a wrong one.
+        correct = 1 + (point.theta <= 0.8) + (point.theta <= 0.5)
+        predicted = 2 + (point.theta <= 0.8) + (point.theta <= 0.5) + (point.theta <= 0.2)
+        p, r = correct / predicted, correct / 4
         assert (point.precision, point.recall) == pytest.approx((100 * p, 100 * r))
         assert point.f1 == pytest.approx(100 * 2 * p * r / (p + r))
         scored = score(DOCUMENTS, ALIGNMENT.at(point.theta), tiny.RELATIONS)
@@ -137,7 +137,7 @@ def test_the_sweep_is_the_score_at_each_theta() -> None:
 
 
 def written_run(folder: Path) -> Path:
-    """A run that answered "married" and "-" beside one triple of the set."""
+    """Write a run with one triple of the set and the unknown relations "married to" and "-"."""
     folder.mkdir()
     write_predictions([Prediction("one", 0, 1, "P17")], folder / "predictions.json")
     rows = [
@@ -150,24 +150,24 @@ def written_run(folder: Path) -> Path:
 
 @pytest.fixture
 def gold(tmp_path: Path) -> list[str]:
-    """Options that name the gold documents."""
+    """Return the options that give the gold documents."""
     documents, relations = tmp_path / "gold.json", tmp_path / "relations.json"
     documents.write_text(json.dumps([to_json(document) for document in DOCUMENTS]))
     relations.write_text(json.dumps(dict(zip(tiny.RELATIONS.ids, tiny.RELATIONS.names, strict=True))))
     return ["--gold", str(documents), "--relations", str(relations)]
 
 
-def test_the_command(encoder: SentenceEncoder, gold: list[str], tmp_path: Path, capsys: Capture) -> None:
+def test_score_command_with_align(encoder: SentenceEncoder, gold: list[str], tmp_path: Path, capsys: Capture) -> None:
     run = written_run(tmp_path / "run")
     assert main(["score", *gold, "--pred", str(run)]) == 0
     # P 1/1, R 1/4.
     assert capsys.readouterr().out.splitlines()[-1] == "F1 40.00"
     assert main(["score", *gold, "--pred", str(run), "--align"]) == 0
-    shown = capsys.readouterr().out
-    assert "3 triples name 2 relations outside the set" in shown
-    assert "add 2 to 1 predictions" in shown
+    output = capsys.readouterr().out
+    assert "3 triples name 2 relations outside the set" in output
+    assert "add 2 to 1 predictions" in output
     # P 3/3, R 3/4.
-    assert shown.splitlines()[-1] == "F1 85.71"
+    assert output.splitlines()[-1] == "F1 85.71"
     aligned = read_predictions(run / "predictions-aligned.json")
     assert {(p.title, p.head, p.tail, p.relation) for p in aligned} == {
         ("one", 0, 1, "P17"),
@@ -179,29 +179,29 @@ def test_the_command(encoder: SentenceEncoder, gold: list[str], tmp_path: Path, 
     assert len(points) == 21
     assert (points[10].theta, points[10].f1) == (0.5, pytest.approx(600 / 7))
     assert (points[20].theta, points[20].f1) == (1.0, pytest.approx(40.0))
-    # With "-" too, which is wrong.
+    # At theta 0, the wrong "-" is aligned too.
     assert points[0].precision == 75.0
 
     assert main(["score", *gold, "--pred", str(run), "--align", "0.99"]) == 0
     assert capsys.readouterr().out.splitlines()[-1] == "F1 40.00"
 
 
-def test_what_the_command_refuses(gold: list[str], tmp_path: Path, capsys: Capture) -> None:
+def test_score_command_refuses_wrong_options(gold: list[str], tmp_path: Path, capsys: Capture) -> None:
     run = written_run(tmp_path / "run")
-    for options, says in (
+    for options, message in (
         (["--pred", str(run), "--align", "--submission", "x.zip"], "give --gold"),
-        ([*gold, "--pred", str(run / "predictions.json"), "--align"], "give its folder"),
+        ([*gold, "--pred", str(run / "predictions.json"), "--align"], "give the folder of a classify run"),
         ([*gold, "--pred", str(run), "--align", "1.5"], "1.5 is not in the range"),
         ([*gold, "--pred", str(run), "--align", "--align-encoder", str(tmp_path)], "no sentence encoder"),
     ):
         assert main(["score", *options]) == 2
         error = capsys.readouterr().err
-        assert says in error
+        assert message in error
         assert error.count("\n") == 1
     assert sorted(path.name for path in run.iterdir()) == ["generations.jsonl", "predictions.json"]
 
 
-def test_damaged_generations_are_named(encoder: SentenceEncoder, tmp_path: Path) -> None:
+def test_message_for_damaged_generations(encoder: SentenceEncoder, tmp_path: Path) -> None:
     run = written_run(tmp_path / "run")
     with (run / "generations.jsonl").open("a") as file:
         file.write('{"title": "three"}\n')
@@ -209,30 +209,30 @@ def test_damaged_generations_are_named(encoder: SentenceEncoder, tmp_path: Path)
         read_alignment(run, tiny.RELATIONS, encoder)
 
 
-def test_what_classify_writes_is_read(
+def test_files_of_classify_are_read(
     encoder: SentenceEncoder, learnt: Learnt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """An LM that learnt "spouse" and "country", asked freely by way of a set that has other names for them."""
+    """The LM was trained on "spouse" and "country", and answers in mode free; the set has other names for them."""
     renamed = RelationSet(tiny.RELATIONS.ids, ("countries", "country of origin", "part of", "participant of", "wife"))
-    monkeypatch.setattr("lmrc.rc.decoding.base.answer_set", lambda *_: AnswerSet(renamed, NONE, False))
+    monkeypatch.setattr(Prompt, "answer_set", lambda *_: AnswerSet(renamed, NONE, False))
     config = ClassifyConfig(
         run=RunOptions(name="run", folder=tmp_path),
         corpus=learnt.corpus.folder,
         rc=learnt.adapter,
         decode=DecodeOptions(mode="free"),
     )
-    classifying = ClassifyInference(config)
-    counts = classifying.finish(iter(classifying.rows(range(3))))
+    inference = ClassifyInference(config)
+    counts = inference.finish(iter(inference.rows(range(3))))
     assert (counts["unknown_relation"], counts["predictions"]) == (3, 1)
-    found = read_alignment(tmp_path / "run", renamed, encoder)
-    assert {(one.title, one.head, one.tail, one.relation) for one in found.at(0.6)} == {
+    alignment = read_alignment(tmp_path / "run", renamed, encoder)
+    assert {(p.title, p.head, p.tail, p.relation) for p in alignment.at(0.6)} == {
         (document.title, label.head, label.tail, label.relation)
         for document in tiny.DOCUMENTS
         for label in document.labels or ()
     }
 
 
-def test_a_folder_whose_weights_have_other_names_is_no_sentence_encoder(tmp_path: Path) -> None:
+def test_encoder_with_other_weight_names_is_refused(tmp_path: Path) -> None:
     model = AutoModel.from_pretrained(resolve("embedded:tiny-encoder"))
     AutoTokenizer.from_pretrained(resolve("embedded:tiny-encoder")).save_pretrained(tmp_path)
     model.config.save_pretrained(tmp_path)

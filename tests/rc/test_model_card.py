@@ -16,7 +16,7 @@ def manifest(tmp_path: Path) -> Manifest:
     return write_corpus(synthetic.generate(3, 1), tmp_path / "c", synthetic.RELATIONS, "train.json", "0" * 64)
 
 
-def test_it_says_base_data_batch_and_scores(manifest: Manifest) -> None:
+def test_card_names_base_data_batch_and_scores(manifest: Manifest) -> None:
     config = RcConfig.model_validate({"train": {"global_batch_size": 8}})
     card = model_card(config, manifest, manifest, {"loss": 0.51234, "token_accuracy": 81.5})
     front = yaml.safe_load(card.split("---\n")[1])
@@ -28,7 +28,7 @@ def test_it_says_base_data_batch_and_scores(manifest: Manifest) -> None:
     assert "Names the relations of entity pairs that have one" in card
 
 
-def test_a_folder_is_no_base_model_and_nothing_measured_is_said(manifest: Manifest) -> None:
+def test_card_without_hub_name_and_scores(manifest: Manifest) -> None:
     config = RcConfig.model_validate({"model": {"base": "./mine"}, "prompt": {"kind": "direct"}})
     card = model_card(config, manifest, manifest, {})
     assert "base_model" not in card and "Not measured." in card

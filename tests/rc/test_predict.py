@@ -20,7 +20,7 @@ from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.predict import ClassifyInference
 from lmrc.rc.prompts.query_builder import QueryBuilder, prompt_ids
-from lmrc.rc.prompts.templates import answer
+from lmrc.rc.prompts.templates import PROMPTS
 from tests.rc import tiny
 from tests.rc.conftest import Learnt, by_heart
 from tests.rc.decoding.openai.scripted import Act, serve
@@ -43,20 +43,20 @@ def units(documents: int, size: int) -> list[range]:
 
 
 def run(config: ClassifyConfig, unit: int = 2) -> dict[str, int]:
-    """Unit after unit in one process."""
-    classifying = ClassifyInference(config)
-    return classifying.finish(row for part in units(classifying.documents, unit) for row in classifying.rows(part))
+    """Process all units in one process."""
+    inference = ClassifyInference(config)
+    return inference.finish(row for part in units(inference.documents, unit) for row in inference.rows(part))
 
 
 def predicted(folder: Path) -> set[Prediction]:
-    """Without their scores, which are probabilities."""
-    found = read_predictions(folder / "classify" / "predictions.json")
-    assert all(one.score is not None and 0 < one.score <= 1 for one in found)
-    return {replace(one, score=None) for one in found}
+    """Return the predictions without their scores, after checking that these are probabilities."""
+    predictions = read_predictions(folder / "classify" / "predictions.json")
+    assert all(p.score is not None and 0 < p.score <= 1 for p in predictions)
+    return {replace(p, score=None) for p in predictions}
 
 
 def test_gold_pairs(learnt: Learnt, tmp_path: Path) -> None:
-    """What was learnt by heart comes back, through files alone."""
+    """The memorized relations are predicted, from the files of corpus and adapter."""
     counts = run(config(learnt, tmp_path))
     assert counts == {
         "documents": 3,
@@ -85,86 +85,84 @@ def test_gold_pairs(learnt: Learnt, tmp_path: Path) -> None:
     assert sorted(path.name for path in folder.iterdir()) == ["generations.jsonl", "predictions.json"]
 
 
-def test_direct_asks_for_all_pairs(learnt_direct: Learnt, tmp_path: Path) -> None:
+def test_direct_asks_about_all_pairs(learnt_direct: Learnt, tmp_path: Path) -> None:
     counts = run(config(learnt_direct, tmp_path))
     assert predicted(tmp_path) == {Prediction("three", 0, 1, "P17")}
     assert (counts["pairs"], counts["none"], counts["documents_without_pairs"]) == (4, 3, 0)
 
 
-def test_all_relations_weighed(learnt: Learnt, tmp_path: Path) -> None:
-    """Predictions are those of at least the threshold; the rest is kept beside them."""
+def test_mode_score(learnt: Learnt, tmp_path: Path) -> None:
+    """Predictions have at least the threshold; all scores are in a separate file."""
     counts = run(config(learnt, tmp_path, decode=DecodeOptions(mode="score", threshold=0.4)))
     assert predicted(tmp_path) >= GOLD
     kept = read_predictions(tmp_path / "classify" / "predictions.json")
     everything = read_predictions(tmp_path / "classify" / "scores-of-all.json")
-    assert kept == [one for one in everything if (one.score or 0) >= 0.4]
-    assert all(0.01 <= (one.score or 0) <= 1 for one in everything)
+    assert kept == [p for p in everything if (p.score or 0) >= 0.4]
+    assert all(0.01 <= (p.score or 0) <= 1 for p in everything)
     assert (counts["predictions"], counts["unfinished"], counts["none"]) == (len(kept), 0, 0)
     run(config(learnt, tmp_path, decode=DecodeOptions(mode="score", threshold=1.0)))
     assert predicted(tmp_path) == set()
     assert read_predictions(tmp_path / "classify" / "scores-of-all.json") == everything
 
 
-def test_an_lm_in_the_place_of_rcp_writes_candidates(base: Path, tmp_path: Path) -> None:
-    """Yes or No for all pairs; what it wrote is what the next classify asks about."""
+def test_rcp_llm_writes_candidates(base: Path, tmp_path: Path) -> None:
+    """The LM answers Yes or No for all pairs, and its candidates are the input of the next classify run."""
     yes_no = by_heart(base, tmp_path, "rcp-llm", tiny.DOCUMENTS, 120)
     counts = run(config(yes_no, tmp_path))
     folder = tmp_path / "classify" / "candidates"
     candidates = Candidates.open(folder)
     candidates.check(yes_no.corpus)
-    pairs = [[(one.head, one.tail) for one in candidates[index]] for index in range(3)]
+    pairs = [[(candidate.head, candidate.tail) for candidate in candidates[index]] for index in range(3)]
     assert pairs == [[(0, 1), (1, 2)], [], [(0, 1)]]
     assert (counts["pairs"], counts["predictions"], counts["none"]) == (6 + 2 + 2, 3, 7)
     assert not (tmp_path / "classify" / "predictions.json").exists()
-    with pytest.raises(ConfigError, match="candidates are those of a whole corpus: leave out documents"):
+    with pytest.raises(ConfigError, match="candidates must cover the whole corpus: leave out documents"):
         ClassifyInference(config(yes_no, tmp_path, documents=2))
 
 
-def test_the_adapter_is_asked_in_the_chat_template_it_was_trained_with(
-    base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    chatting = tmp_path / "base"
-    shutil.copytree(base, chatting)
-    words = load_tokenizer(str(base))
-    words.chat_template = "{% for turn in messages %}[{{ turn.role }}]{{ turn.content }}{% endfor %}[answer]"
-    words.save_pretrained(chatting)
+def test_the_chat_template_of_training_is_used(base: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    chat_base = tmp_path / "base"
+    shutil.copytree(base, chat_base)
+    tokenizer = load_tokenizer(str(base))
+    tokenizer.chat_template = "{% for turn in messages %}[{{ turn.role }}]{{ turn.content }}{% endfor %}[answer]"
+    tokenizer.save_pretrained(chat_base)
     documents = tiny.DOCUMENTS[2:]
-    learnt = by_heart(chatting, tmp_path, "rc", documents, 60, "chat")
-    read: list[str] = []
+    learnt = by_heart(chat_base, tmp_path, "rc", documents, 60, "chat")
+    prompts: list[str] = []
     monkeypatch.setattr(
         "lmrc.rc.decoding.generate.prompt_ids",
-        lambda *asked: [ids := prompt_ids(*asked), read.append(str(words.decode(ids)))][0],
+        lambda *arguments: [ids := prompt_ids(*arguments), prompts.append(str(tokenizer.decode(ids)))][0],
     )
     run(config(learnt, tmp_path))
     assert predicted(tmp_path) == {Prediction("three", 0, 1, "P17")}
-    (asked,) = read
-    assert asked.startswith("[user]Below is an instruction") and asked.endswith("### Response:\n[answer]")
-    trained = str(words.decode(learnt.task.collate([0])["input_ids"]))
-    assert trained == asked + "(Zoë| country| France)</s>"
+    (prompt,) = prompts
+    assert prompt.startswith("[user]Below is an instruction") and prompt.endswith("### Response:\n[answer]")
+    trained = str(tokenizer.decode(learnt.task.collate([0])["input_ids"]))
+    assert trained == prompt + "(Zoë| country| France)</s>"
 
 
 def answers_of_gold(body: dict[str, Any], times: int) -> Act:
-    """A server that knows the answers, from the last message of a conversation."""
-    asked = body["messages"][-1]["content"]
-    title = next(one for one in tiny.DOCUMENTS if " ".join(one.sentences[0]) in asked and one.title != "two")
-    if "(X| -| Y)" in asked:
-        title = tiny.DOCUMENTS[1]
-    gold = relations_by_pair(title)
-    pairs = {pair: gold.get(pair, ()) for pair in candidate_pairs(len(title.entities))}
-    text = answer(title, pairs, tiny.RELATIONS)
+    """Return the gold answer to the last message of a conversation, as a server would."""
+    prompt = body["messages"][-1]["content"]
+    document = next(d for d in tiny.DOCUMENTS if " ".join(d.sentences[0]) in prompt and d.title != "two")
+    if "(X| -| Y)" in prompt:
+        document = tiny.DOCUMENTS[1]
+    gold = relations_by_pair(document)
+    pairs = {pair: gold.get(pair, ()) for pair in candidate_pairs(len(document.entities))}
+    text = PROMPTS["direct"].answer(document, pairs, tiny.RELATIONS)
     choice = {"index": 0, "finish_reason": "stop", "message": {"role": "assistant", "content": text}}
     usage = {"prompt_tokens": 7, "completion_tokens": 3}
     return Act(body=json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode())
 
 
-def test_a_server_after_demonstrations(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """The few-shot experiment: no adapter, all pairs, free answers; a second run asks nothing."""
-    asked = tiny.corpus(tmp_path / "asked", tiny.DOCUMENTS)
+def test_few_shot_with_a_server(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """There is no adapter, and all pairs are asked about in mode free. A second run sends no request."""
+    corpus = tiny.corpus(tmp_path / "corpus", tiny.DOCUMENTS)
     shown = tiny.corpus(tmp_path / "shown", tiny.DOCUMENTS[:1])
     with serve(answers_of_gold) as server:
         options = ClassifyConfig(
             run=RunOptions(name="classify", folder=tmp_path),
-            corpus=asked.folder,
+            corpus=corpus.folder,
             rc=None,
             base=str(base),
             prompt=PromptOptions(kind="direct"),
@@ -173,8 +171,7 @@ def test_a_server_after_demonstrations(base: Path, tmp_path: Path, capsys: pytes
             server=ServerOptions(url=server.url, model="known", key_variable=None),
         )
         counts = run(options)
-        found = set(read_predictions(tmp_path / "classify" / "predictions.json"))
-        assert found == GOLD
+        assert set(read_predictions(tmp_path / "classify" / "predictions.json")) == GOLD
         assert counts["none"] == 10 - 3
         for body in server.asked:
             turns = [message["role"] for message in body["messages"]]
@@ -184,7 +181,7 @@ def test_a_server_after_demonstrations(base: Path, tmp_path: Path, capsys: pytes
         run(options)
         assert len(server.asked) == sent
     assert "server: " in capsys.readouterr().out
-    # Demonstrations stand before each text, and take of its room.
+    # Demonstrations count towards max_length.
     cramped = options.model_copy(update={"prompt": PromptOptions(kind="direct", max_length=400)})
     with pytest.raises(UserError, match="of them for demonstrations"):
         ClassifyInference(cramped).rows(range(3))
@@ -193,13 +190,13 @@ def test_a_server_after_demonstrations(base: Path, tmp_path: Path, capsys: pytes
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decode": {"backend": "openai"}}, "a server writes freely"),
+        ({"decode": {"backend": "openai"}}, "a server supports mode free only"),
         ({"few_shot": {"examples": 3}}, "turns of a conversation with a server"),
         ({"rc": None}, "name it in base"),
-        ({"decode": {"backend": "openai", "mode": "free", "gpus_per_worker": 2}}, "a server has its own"),
+        ({"decode": {"backend": "openai", "mode": "free", "gpus_per_worker": 2}}, "a server, which has its own GPUs"),
         (
             {"decode": {"backend": "openai", "mode": "free"}, "few_shot": {"examples": 1, "corpus": "CORPUS"}},
-            "which is asked: give the training corpus",
+            "the corpus to classify: give the training corpus",
         ),
         (
             {
@@ -220,7 +217,7 @@ def test_a_server_after_demonstrations(base: Path, tmp_path: Path, capsys: pytes
         ),
     ],
 )
-def test_what_does_not_go_together(learnt: Learnt, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
+def test_conflicting_options_are_refused(learnt: Learnt, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     text = json.dumps(changes).replace("CORPUS", str(learnt.corpus.folder))
     values = config(learnt, tmp_path).model_dump(mode="json") | json.loads(text)
     with pytest.raises(ConfigError, match=message):
@@ -240,55 +237,52 @@ def test_first_documents_only(learnt: Learnt, tmp_path: Path) -> None:
     assert (counts["documents"], counts["queries"]) == (2, 1)
 
 
-def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(learnt: Learnt, tmp_path: Path) -> None:
-    """Of document "one" the second sentence goes, which names nobody; a token more and it would all fit."""
+def test_text_that_does_not_fit_is_shortened(learnt: Learnt, tmp_path: Path) -> None:
+    """The second sentence of document "one" has no mention and is dropped. With one token more the text would fit."""
     asked = tmp_path / "adapter"
     shutil.copytree(learnt.adapter, asked)
-    settings = AdapterMetadata.read(asked)
-    one = tiny.DOCUMENTS[0]
+    metadata = AdapterMetadata.read(asked)
+    document = tiny.DOCUMENTS[0]
 
-    def build(most: int) -> None:
-        options = settings.prompt.model_copy(update={"max_length": most})
-        list(QueryBuilder(learnt.task.tokenizer, tiny.RELATIONS, options).build(0, one, [(1, 2)]))
-
-    def fits(most: int) -> bool:
+    def fits(max_length: int) -> bool:
+        options = metadata.prompt.model_copy(update={"max_length": max_length})
         try:
-            build(most)
+            list(QueryBuilder(learnt.task.tokenizer, tiny.RELATIONS, options).build(0, document, [(1, 2)]))
         except UserError:
             return False
         return True
 
-    enough = next(most for most in range(64, 4096) if fits(most))
-    prompt = settings.prompt.model_copy(update={"max_length": enough - 1})
-    replace(settings, prompt=prompt).write(asked)
+    enough = next(length for length in range(64, 4096) if fits(length))
+    prompt = metadata.prompt.model_copy(update={"max_length": enough - 1})
+    replace(metadata, prompt=prompt).write(asked)
     given = config(learnt, tmp_path, documents=1).model_copy(update={"rc": asked})
     with pytest.raises(UserError, match="'one' needs"):
         run(given)
-    replace(settings, prompt=prompt.model_copy(update={"truncate": "sentences"})).write(asked)
+    replace(metadata, prompt=prompt.model_copy(update={"truncate": "sentences"})).write(asked)
     counts = run(given)
     rows = [json.loads(row) for row in (tmp_path / "classify" / "generations.jsonl").read_text().splitlines()]
     assert {tuple(row["pairs"][0]): row["left_out"] for row in rows}[1, 2] == [1]
     assert counts["shortened"] == counts["sentences_left_out"] == sum(row["left_out"] == [1] for row in rows) >= 1
     (shown,) = QueryBuilder(
         learnt.task.tokenizer, tiny.RELATIONS, prompt.model_copy(update={"truncate": "sentences"})
-    ).build(0, one, [(1, 2)])
+    ).build(0, document, [(1, 2)])
     assert "### Text:\nAda met Bob .\n" in shown.prompt
-    # Given at inference it counts too, and it is other work.
-    replace(settings, prompt=prompt).write(asked)
+    # The option may be given at inference, and changes the fingerprint.
+    replace(metadata, prompt=prompt).write(asked)
     shortened = given.model_copy(update={"prompt": PromptOptions(truncate="sentences")})
     assert ClassifyInference(shortened).identity != ClassifyInference(given).identity
     assert run(shortened) == counts
 
 
-def test_other_prompt_options_beside_an_adapter_are_refused(learnt: Learnt, tmp_path: Path) -> None:
+def test_prompt_options_that_differ_from_training_are_refused(learnt: Learnt, tmp_path: Path) -> None:
     trained = AdapterMetadata.read(learnt.adapter).prompt
     ClassifyInference(config(learnt, tmp_path, prompt=PromptOptions(max_length=trained.max_length)))
     with pytest.raises(ConfigError, match=r"prompt\.max_length \(trained with \d+, given 128\).*only prompt\.truncate"):
         ClassifyInference(config(learnt, tmp_path, prompt=PromptOptions(max_length=128)))
 
 
-def test_answers_cut_short_are_counted(learnt: Learnt, tmp_path: Path) -> None:
-    """An LM that has not learnt to stop uses up its room."""
+def test_unfinished_answers_are_counted(learnt: Learnt, tmp_path: Path) -> None:
+    """An LM that was not trained does not end its answers."""
     untrained = learnt.corpus.folder.parent / "untrained"
     untrained.mkdir()
     for path in learnt.adapter.iterdir():
@@ -309,7 +303,7 @@ def test_candidates_of_another_corpus_are_refused(learnt: Learnt, tmp_path: Path
     assert not (tmp_path / "classify").exists()
 
 
-def test_corpus_with_other_relations_is_refused(learnt: Learnt, tmp_path: Path) -> None:
+def test_corpus_with_different_relations_is_refused(learnt: Learnt, tmp_path: Path) -> None:
     fewer = RelationSet((*tiny.RELATIONS.ids, "P1"), (*tiny.RELATIONS.names, "new one"))
     other = tiny.corpus(tmp_path / "other", tiny.DOCUMENTS, fewer)
     with pytest.raises(UserError, match="trained with another relation set"):
@@ -318,31 +312,31 @@ def test_corpus_with_other_relations_is_refused(learnt: Learnt, tmp_path: Path) 
 
 def test_documents_without_labels_need_candidates(learnt: Learnt, tmp_path: Path) -> None:
     documents = [replace(document, labels=None if n else document.labels) for n, document in enumerate(tiny.DOCUMENTS)]
-    unlabelled = config(learnt, tmp_path).model_copy(
-        update={"corpus": tiny.corpus(tmp_path / "unlabelled", documents).folder}
+    unlabeled = config(learnt, tmp_path).model_copy(
+        update={"corpus": tiny.corpus(tmp_path / "unlabeled", documents).folder}
     )
     with pytest.raises(UserError, match="'two' has no labels"):
-        ClassifyInference(unlabelled)
-    assert ClassifyInference(unlabelled.model_copy(update={"documents": 1})).documents == 1
+        ClassifyInference(unlabeled)
+    assert ClassifyInference(unlabeled.model_copy(update={"documents": 1})).documents == 1
 
 
-def test_answers_too_short_for_a_single_pair_are_refused(learnt: Learnt, tmp_path: Path) -> None:
-    """By the units they are in, naming the document, before the LM is loaded; the others are answered."""
-    classifying = ClassifyInference(config(learnt, tmp_path, decode=DecodeOptions(max_new_tokens=5)))
+def test_answer_limit_below_a_single_pair_is_refused(learnt: Learnt, tmp_path: Path) -> None:
+    """Only the unit with the document fails, before the LM is loaded; the message names the document."""
+    inference = ClassifyInference(config(learnt, tmp_path, decode=DecodeOptions(max_new_tokens=5)))
     with pytest.raises(UserError, match=r"'three'.* raise decode\.max_new_tokens"):
-        classifying.rows(range(1, 3))
-    assert "_model" not in vars(classifying)
-    assert classifying.rows(range(1, 2)) == [{"title": "two", "generations": [], "triples": []}]
+        inference.rows(range(1, 3))
+    assert "_model" not in vars(inference)
+    assert inference.rows(range(1, 2)) == [{"title": "two", "generations": [], "triples": []}]
 
 
-def test_adapter_folder_that_is_none(learnt: Learnt, tmp_path: Path) -> None:
+def test_folder_without_an_adapter_is_refused(learnt: Learnt, tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapter"):
         ClassifyInference(config(learnt, tmp_path).model_copy(update={"rc": tmp_path}))
 
 
 @pytest.fixture
 def many(learnt: Learnt, tmp_path: Path) -> ClassifyConfig:
-    """Twelve documents, of which the LM does not know every fourth; free answers, so that those fail."""
+    """Return a config with twelve documents in mode free. Every fourth was not in training, so its answers fail."""
     lengthened = [
         replace(document, title=f"{document.title} {n}", sentences=document.sentences * (1 + n % 4 // 3))
         for n, document in enumerate(tiny.DOCUMENTS * 4)
@@ -356,8 +350,8 @@ def written(config: ClassifyConfig) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in (config.run.folder / "classify").iterdir()}
 
 
-def test_many_workers_write_what_one_writes(many: ClassifyConfig) -> None:
-    """Units in any order, by whichever instance, by way of Arrow; and a second attempt to finish."""
+def test_files_do_not_depend_on_the_workers(many: ClassifyConfig) -> None:
+    """Units are processed in reverse order by separate instances, and `finish` is called twice."""
     result = run(many, unit=6)
     assert result["documents"] == 12
     assert result["predictions"] > 0
@@ -375,21 +369,21 @@ def test_many_workers_write_what_one_writes(many: ClassifyConfig) -> None:
         assert finisher.finish(iter(merged.to_pylist())) == result
         assert "_model" not in vars(finisher)
         assert written(many) == expected
-        # What an attempt that was killed has left is replaced.
+        # A file of an attempt that was killed is replaced.
         (many.run.folder / "classify" / "generations.jsonl").write_text("torn")
 
 
-def test_rows_that_are_too_few_leave_the_files_as_they_were(learnt: Learnt, tmp_path: Path) -> None:
+def test_too_few_rows_leave_the_files_unchanged(learnt: Learnt, tmp_path: Path) -> None:
     options = config(learnt, tmp_path)
     run(options)
     before = written(options)
-    classifying = ClassifyInference(options)
+    inference = ClassifyInference(options)
     with pytest.raises(ValueError, match="shorter"):
-        classifying.finish(iter(classifying.rows(range(1))))
+        inference.finish(iter(inference.rows(range(1))))
     assert written(options) == before
 
 
-def test_identity_is_of_all_that_decides(learnt: Learnt, many: ClassifyConfig, tmp_path: Path) -> None:
+def test_identity_depends_on_all_inputs(learnt: Learnt, many: ClassifyConfig, tmp_path: Path) -> None:
     options = config(learnt, tmp_path)
     identity = ClassifyInference(options).identity
     assert ClassifyInference(config(learnt, tmp_path / "elsewhere", documents=3)).identity == identity

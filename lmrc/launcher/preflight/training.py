@@ -18,6 +18,7 @@ from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.preflight.data import Inputs, check_disk, check_training_data
 from lmrc.launcher.preflight.hub import FoundModel, find_model
 from lmrc.launcher.slurm import commands as slurm
+from lmrc.rc.prompts.templates import PROMPTS
 from lmrc.runs.run_folder import RunFolder
 from lmrc.training.backends.zero_config import read_zero_config
 from lmrc.training.trackers.base import missing_trackers
@@ -60,7 +61,7 @@ def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Itera
     """Check a fine-tuning of the LM."""
     yield from check_training_data(config, inputs)
     yield from _check_backend(config)
-    if config.train.negative_ratio is not None and config.prompt.kind == "rc":
+    if config.train.negative_ratio is not None and not PROMPTS[config.prompt.kind].asks_all_pairs:
         yield missing("train.negative_ratio thins out pairs without a relation, of which prompt.kind rc asks none")
     found = find_model(config.model.base, "model.base", config.cluster)
     yield found.check

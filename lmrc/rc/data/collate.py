@@ -1,4 +1,4 @@
-"""Batches of examples, without padding."""
+"""Collation of examples into packed batches without padding."""
 
 from __future__ import annotations
 
@@ -12,33 +12,40 @@ from lmrc.rc.prompts.query_builder import Example, shared_length
 
 
 def collate(examples: Sequence[Example], flash: bool = False) -> dict[str, Tensor | PackedSequences]:
-    """Examples end to end, with the beginning that their prompts share only once, for `lmrc.rc.model.packed_attention.run`.
+    """Concatenate examples for `packed_forward`; a prefix that all prompts share is kept once.
 
-    `input_ids` and `positions` int64 [tokens]; `wanted` and `targets` int64 [learnt tokens]: the places of the tokens
-    that predict an answer, and what they should predict; `layout`.
+    Args:
+        flash: whether to use flash-attn.
+
+    Returns:
+        `input_ids` and `positions`, int64 [tokens]; `logit_positions`, int64 [targets]: indices of the tokens whose
+        logits predict the answers; `targets`, int64 [targets]: the tokens to predict; `layout`.
     """
-    beginning = _common_beginning(examples)
-    # Int64 as a whole: embeddings and losses want it.
-    texts = [example.input_ids[beginning:].long() for example in examples]
-    layout = PackedSequences(beginning, [len(text) for text in texts], flash)
-    wanted, targets, start = [], [], beginning
-    for example, text in zip(examples, texts, strict=True):
-        prompt = example.prompt_tokens - beginning
-        wanted.append(torch.arange(start + prompt - 1, start + len(text) - 1))
-        targets.append(text[prompt:])
-        start += len(text)
+    prefix_length = _shared_prefix_length(examples)
+    # Embeddings and losses need int64.
+    suffixes = [example.input_ids[prefix_length:].long() for example in examples]
+    layout = PackedSequences(prefix_length, [len(suffix) for suffix in suffixes], flash)
+    logit_positions, targets, start = [], [], prefix_length
+    for example, suffix in zip(examples, suffixes, strict=True):
+        prompt_tokens = example.prompt_tokens - prefix_length
+        logit_positions.append(torch.arange(start + prompt_tokens - 1, start + len(suffix) - 1))
+        targets.append(suffix[prompt_tokens:])
+        start += len(suffix)
     return {
-        "input_ids": torch.cat([examples[0].input_ids[:beginning].long(), *texts]),
+        "input_ids": torch.cat([examples[0].input_ids[:prefix_length].long(), *suffixes]),
         "positions": layout.positions(),
-        "wanted": torch.cat(wanted),
+        "logit_positions": torch.cat(logit_positions),
         "targets": torch.cat(targets),
         "layout": layout,
     }
 
 
-def _common_beginning(examples: Sequence[Example]) -> int:
-    """Tokens at which all prompts begin; 0 for one prompt. The last token of a prompt predicts: it is not shared."""
+def _shared_prefix_length(examples: Sequence[Example]) -> int:
+    """Return the number of tokens that all prompts share, 0 for a single prompt.
+
+    The last token of a prompt is never shared, because its logits predict the first token of the answer.
+    """
     if len(examples) == 1:
         return 0
-    most = min(example.prompt_tokens for example in examples) - 1
-    return shared_length([example.input_ids[:most].tolist() for example in examples])
+    limit = min(example.prompt_tokens for example in examples) - 1
+    return shared_length([example.input_ids[:limit].tolist() for example in examples])

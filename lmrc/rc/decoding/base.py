@@ -26,7 +26,7 @@ from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.lora import load_adapter, load_base, own_gpus
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
-from lmrc.rc.prompts.templates import answer_set
+from lmrc.rc.prompts.templates import PROMPTS
 from lmrc.training.precision import inference_precision
 
 LEAST_SCORE = 0.01
@@ -90,7 +90,7 @@ class LocalBackend:
         document_of: Callable[[Query], Document],
         beginning: Sequence[int],
     ) -> None:
-        """`beginning`: tokens at which all prompts begin (`lmrc.rc.prompts.query_builder.QueryBuilder.beginning`)."""
+        """`beginning`: token ids at the start of every prompt (`QueryBuilder.shared_prefix`)."""
         self._load, self._tokenizer = load, tokenizer
         self._prompt, self._decode = prompt, decode
         self._relations, self._document_of = relations, document_of
@@ -126,7 +126,7 @@ class LocalBackend:
 
     @torch.inference_mode()
     def _weigh(self, queries: Sequence[Query]) -> Iterator[QueryResult]:
-        answers = answer_set(self._prompt.kind, self._relations)
+        answers = PROMPTS[self._prompt.kind].answer_set(self._relations)
         prompts = [prompt_ids(query.prompt, self._tokenizer, self._prompt.template) for query in queries]
         grammars = [self._grammar(query) for query in queries]
         found = relation_scores(self._model, prompts, grammars, self._beginning)
@@ -155,7 +155,7 @@ def read_answers(
     decode: DecodeOptions,
 ) -> Iterator[QueryResult]:
     """What written answers say."""
-    answers = answer_set(prompt.kind, relations)
+    answers = PROMPTS[prompt.kind].answer_set(relations)
     for generation in generations:
         query = generation.query
         parsed: Parsed = parse(

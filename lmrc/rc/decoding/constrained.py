@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
-from lmrc.rc.model.kv_cache import KVCache, PrefixCache, read
+from lmrc.rc.model.kv_cache import KVCache, PrefixCache, extend_caches
 
 
 class Request(NamedTuple):
@@ -52,7 +52,7 @@ class _Row:
 
 
 def decode(
-    model: nn.Module, requests: Iterable[Request], rows: int, beginning: PrefixCache
+    model: nn.Module, requests: Iterable[Request], rows: int, prefix_cache: PrefixCache
 ) -> Iterator[tuple[int, Answer]]:
     """The most probable allowed token, one after another, for each request; yields (number of the request, answer).
 
@@ -63,7 +63,7 @@ def decode(
     active: list[_Row] = []
     while True:
         for number, request in islice(waiting, rows - len(active)):
-            memory, rest = beginning.of(model, request.prompt)
+            memory, rest = prefix_cache.lookup(model, request.prompt)
             row = _Row(number, request.room, PartialAnswer(request.grammar), memory, rest)
             row.pending = [*rest, *row.force()]
             active.append(row)
@@ -80,7 +80,7 @@ def decode(
 
 def _choose(model: nn.Module, rows: Sequence[_Row]) -> None:
     """One pass: each row chooses a token and writes what is forced behind it."""
-    logits = read(model, [row.memory for row in rows], [row.pending for row in rows])
+    logits = extend_caches(model, [row.memory for row in rows], [row.pending for row in rows])
     allowed = [row.answer.allowed() for row in rows]
     width = max(map(len, allowed))
     # One transfer from the device for all rows.

@@ -40,7 +40,7 @@ def generate(
     queries: Iterable[Query],
     options: DecodeOptions,
     grammar_of: Callable[[Query], Grammar],
-    beginning: PrefixCache,
+    prefix_cache: PrefixCache,
     template: PromptTemplate | None = None,
 ) -> Iterator[Generation]:
     """The greedy answers to `queries`, in their order.
@@ -63,7 +63,7 @@ def generate(
                 outputs |= {index: constrained.Answer(ids, []) for index, ids in zip(batch, texts, strict=True)}
         else:
             requests = (Request(prompts[index], grammar_of(window[index]), rooms[index]) for index in order)
-            for number, answer in constrained.decode(model, requests, options.batch_size, beginning):
+            for number, answer in constrained.decode(model, requests, options.batch_size, prefix_cache):
                 outputs[order[number]] = answer
         for index, query in enumerate(window):
             yield _generation(query, outputs[index], rooms[index], tokenizer)

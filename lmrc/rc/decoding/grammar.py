@@ -15,7 +15,7 @@ from lmrc.config.schema import PromptKind
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document
 from lmrc.rc.prompts.query_builder import Query, shared_length
-from lmrc.rc.prompts.templates import answer_set, entity_name, line
+from lmrc.rc.prompts.templates import PROMPTS, entity_name, line
 
 # Any finished line: what follows it is tokenised behind it, so that ids are those of the whole answer.
 _BEFORE = "(a| b| c)"
@@ -49,7 +49,7 @@ class Grammar:
         """`kind`: only a `direct` answer may say None, and `rcp-llm` ones Yes or No. `tokenizer`: that of the LM."""
         self._tokenizer = tokenizer
         self._names = [(entity_name(document, head), entity_name(document, tail)) for head, tail in query.pairs]
-        answers = answer_set(kind, relations)
+        answers = PROMPTS[kind].answer_set(relations)
         self._none = len(answers.relations.names) if answers.none_is_possible else None
         self._relations = [*answers.relations.names, *([answers.none] if answers.none_is_possible else [])]
         self._end = (int(tokenizer.eos_token_id),)

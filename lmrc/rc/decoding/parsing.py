@@ -99,7 +99,7 @@ def parse(
 
     A name that is not exactly one of the document's is taken for the most similar one asked for (fuzz.ratio, as the
     published code) if that scores at least `min_name_score` (0..100); 0 takes the most similar one whatever its score.
-    `relations` and `none`: those of `lmrc.rc.prompts.templates.answer_set`.
+    `relations` and `none`: those of `lmrc.rc.prompts.templates.Prompt.answer_set`.
     """
     ordered = sorted(pairs)
     names = [entity_name(document, entity) for entity in range(len(document.entities))]

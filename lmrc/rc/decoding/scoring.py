@@ -15,8 +15,8 @@ import torch
 from torch import nn
 
 from lmrc.rc.decoding.grammar import Grammar
-from lmrc.rc.model.kv_cache import KVCache, PrefixCache, TreeLayout, read
-from lmrc.rc.model.packed_attention import run
+from lmrc.rc.model.kv_cache import KVCache, PrefixCache, TreeLayout, extend_caches
+from lmrc.rc.model.packed_attention import packed_forward
 
 FOLLOWS = 0.5
 """A further relation of a pair is looked for behind those that this much of the probability has follow one another."""
@@ -43,7 +43,7 @@ def relation_scores(
     model: nn.Module,
     prompts: Sequence[Sequence[int]],
     grammars: Sequence[Grammar],
-    beginning: PrefixCache,
+    prefix_cache: PrefixCache,
 ) -> list[list[list[float]]]:
     """For each query and each of its pairs the probability of each relation of the set to be among the pair's answers.
 
@@ -51,7 +51,7 @@ def relation_scores(
     probability of a relation that is not the first of its pair counts where it follows the most probable ones, so that
     it is a lower bound.
     """
-    caches = _read_prompts(model, prompts, beginning)
+    caches = _read_prompts(model, prompts, prefix_cache)
     chains = [[_Chain(pair, [0.0] * grammar.relations, []) for pair in range(grammar.pairs)] for grammar in grammars]
     active = [list(of_query) for of_query in chains]
     while any(active):
@@ -91,16 +91,16 @@ def _extend(chain: _Chain, lines: Sequence[tuple[int | None, Line]], logs: Seque
     return True
 
 
-def _read_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], beginning: PrefixCache) -> list[KVCache]:
+def _read_prompts(model: nn.Module, prompts: Sequence[Sequence[int]], prefix_cache: PrefixCache) -> list[KVCache]:
     """All but the last token of each: behind it begins the tree."""
     caches, rests = [], []
     for prompt in prompts:
-        memory, rest = beginning.of(model, prompt)
+        memory, rest = prefix_cache.lookup(model, prompt)
         caches.append(memory)
         rests.append(rest[:-1])
     going = [index for index, rest in enumerate(rests) if rest]
     if going:
-        read(model, [caches[index] for index in going], [rests[index] for index in going])
+        extend_caches(model, [caches[index] for index in going], [rests[index] for index in going])
     return caches
 
 
@@ -184,7 +184,7 @@ def _pass(
     device = next(model.parameters()).device
     layout = TreeLayout([caches[text] for text in batch], [trees[text].parents for text in batch])
     rows: list[tuple[int, int, int, list[int]]] = []
-    wanted: dict[int, int] = {}  # place in the pass → row of the logits
+    logit_positions: dict[int, int] = {}  # place in the pass → row of the logits
     logits_of: list[int] = []
     start = 0
     for text in batch:
@@ -192,10 +192,11 @@ def _pass(
         for number, branchings in enumerate(tree.branchings):
             for node, ways in branchings.items():
                 rows.append((text, number, node, ways))
-                logits_of.append(wanted.setdefault(start + tree.place[node], len(wanted)))
+                logits_of.append(logit_positions.setdefault(start + tree.place[node], len(logit_positions)))
         start += len(tree.tokens)
     ids = torch.tensor([token for text in batch for token in trees[text].tokens], device=device)
-    logits = run(model, ids, layout.positions().to(device), layout, torch.tensor(list(wanted), device=device))
+    selected = torch.tensor(list(logit_positions), device=device)
+    logits = packed_forward(model, ids, layout.positions().to(device), layout, selected)
     width = max(len(ways) for *_, ways in rows)
     index = torch.tensor([[*ways, *[ways[0]] * (width - len(ways))] for *_, ways in rows], device=device)
     real = torch.tensor([[True] * len(ways) + [False] * (width - len(ways)) for *_, ways in rows], device=device)

@@ -17,11 +17,11 @@ from lmrc.common.errors import ConfigError
 from lmrc.config.schema import DecodeOptions
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document
+from lmrc.pretrained.packaged import resolve
 from lmrc.rc.decoding.base import QueryResult, read_answers
 from lmrc.rc.decoding.generate import Generation
 from lmrc.rc.model.adapter import adapter_rank, check_adapter
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
-from lmrc.rc.model.lora import resolve
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
 
 RANKS = (8, 16, 32, 64, 128, 256)

@@ -1,4 +1,4 @@
-"""Adapters on the disk, and whether their weights fit a base: asked without the weights of the base."""
+"""LoRA adapters on disk, and the check that their weights fit a base model, without loading the base."""
 
 from __future__ import annotations
 
@@ -15,33 +15,42 @@ from lmrc.pretrained.packaged import resolve
 
 CONFIG = "adapter_config.json"
 WEIGHTS = "adapter_model.safetensors"
-# PEFT puts it before the names of the base's own weights.
+# Prefix that PEFT adds to the names of the base's weights.
 _PREFIX = "base_model.model."
 _REMEDY = "give the adapter that was trained on this base, or name the right base in adapter_config.json"
 
+# Shape of each weight by its name.
 Shapes = dict[str, tuple[int, ...]]
+
+
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or its type if the message is empty."""
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def read_adapter_config(folder: Path) -> LoraConfig:
     """Read adapter_config.json.
 
     Raises:
-        UserError: if `folder` holds no adapter, or none that is a LoRA.
+        UserError: if `folder` holds no adapter, or one of another type than LoRA.
     """
     if not (folder / CONFIG).is_file() or not (folder / WEIGHTS).is_file():
         raise UserError(f"{folder} holds no adapter ({CONFIG}, {WEIGHTS}): train one with launch/rc.py")
     try:
         config = PeftConfig.from_pretrained(str(folder))
     except (OSError, ValueError, KeyError, TypeError) as error:
-        line = str(error).strip().splitlines() or [type(error).__name__]
-        raise UserError(f"{folder / CONFIG} is damaged ({line[0]}): export the adapter again") from error
+        raise UserError(f"{folder / CONFIG} is damaged ({first_line(error)}): export the adapter again") from error
     if not isinstance(config, LoraConfig):
-        raise UserError(f"{folder} is a {config.peft_type} adapter: give one of LoRA, as launch/rc.py trains it")
+        raise UserError(f"{folder} is a {config.peft_type} adapter: give a LoRA adapter, as trained by launch/rc.py")
     return config
 
 
 def adapter_base(folder: Path) -> str:
-    """Return the name of the base that an adapter was trained on. Raises UserError if `folder` holds no adapter."""
+    """Return the name of the base model that an adapter was trained on.
+
+    Raises:
+        UserError: if `folder` holds no adapter, or its config does not name the base.
+    """
     name = read_adapter_config(folder).base_model_name_or_path
     if not name:
         raise UserError(f"{folder / CONFIG} does not name its base: set base_model_name_or_path")
@@ -54,62 +63,59 @@ def adapter_rank(folder: Path) -> int:
 
 
 def check_adapter(folder: Path, base: str, config: PretrainedConfig | None = None) -> None:
-    """Check that every weight of an adapter fits its base, by names and shapes alone.
+    """Check that every weight of an adapter fits its base, by names and shapes.
 
-    PEFT leaves out what does not fit, and answers as the base alone. Takes a second or two, whatever the size of the
-    base: its layers are made on the meta device.
+    Without this check, PEFT skips weights that do not fit and runs the base without them. The base is built on the meta
+    device, so this takes a second or two at any size.
 
     Args:
-        folder: the adapter.
-        base: the name of the base: a folder, a hub or embedded: name.
-        config: the config of the base, if it is known already.
+        base: the base model: a folder, a hub name or an embedded: name.
+        config: the config of the base, if it is already loaded.
 
     Raises:
         UserError: if the adapter does not fit or is damaged, or the base has no config.
     """
     adapter = read_adapter_config(folder)
-    # PEFT would warn that the model on the meta device has another name.
+    # Otherwise PEFT warns that the model on the meta device has another name.
     adapter.base_model_name_or_path = None
-    found = _shapes(folder / WEIGHTS)
+    stored = _shapes(folder / WEIGHTS)
     config = copy.deepcopy(_config_of(base) if config is None else config)
     if hasattr(config, "quantization_config"):
-        # The shapes that count are those of the whole weights.
+        # Compare with the shapes of the unquantized weights.
         del config.quantization_config
     with torch.device("meta"):
         model = AutoModelForCausalLM.from_config(config)
-        names = {_PREFIX + name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
+        of_base = {_PREFIX + name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
         try:
             adapted = get_peft_model(model, adapter)
         except ValueError as error:
-            line = str(error).strip().splitlines()[0]
-            raise UserError(f"{folder} does not fit its base {base} ({line}): {_REMEDY}") from error
+            raise UserError(f"{folder} does not fit its base {base} ({first_line(error)}): {_REMEDY}") from error
     state = get_peft_model_state_dict(adapted, save_embedding_layers=False)
     expected = {name: tuple(tensor.shape) for name, tensor in state.items()}
-    # Adapters of others may also hold weights of the base, such as its embeddings, in an adapted layer as base_layer.
-    inside = {name: tuple(tensor.shape) for name, tensor in adapted.state_dict().items() if ".base_layer." in name}
-    own = names | inside
-    missing = sorted(expected.keys() - found.keys())
-    unknown = sorted(found.keys() - expected.keys() - own.keys())
+    # Adapters of other tools may also hold weights of the base, such as embeddings, as base_layer of an adapted layer.
+    of_base |= {name: tuple(tensor.shape) for name, tensor in adapted.state_dict().items() if ".base_layer." in name}
+    missing = sorted(expected.keys() - stored.keys())
+    unknown = sorted(stored.keys() - expected.keys() - of_base.keys())
     if missing or unknown:
         raise UserError(
-            f"{folder} does not fit its base {base}: of the {len(found)} tensors in {WEIGHTS} "
-            f"{len(found) - len(unknown)} fit{_example('no layer has', unknown)}{_example('missing are', missing)}; "
+            f"{folder} does not fit its base {base}: of the {len(stored)} tensors in {WEIGHTS} "
+            f"{len(stored) - len(unknown)} fit{_example('no layer has', unknown)}{_example('missing are', missing)}; "
             f"{_REMEDY}"
         )
-    for name, shape in found.items():
-        wanted = (expected | own)[name]
-        if shape == wanted:
+    for name, shape in stored.items():
+        expected_shape = (expected | of_base)[name]
+        if shape == expected_shape:
             continue
         # The rank is the first dimension of lora_A, and the second of lora_B.
         axis = 0 if ".lora_A." in name else 1
-        if ".lora_" in name and shape[axis] != wanted[axis]:
+        if ".lora_" in name and shape[axis] != expected_shape[axis]:
             raise UserError(
-                f"{folder}: the rank of {name} is {shape[axis]} in {WEIGHTS}, but {wanted[axis]} by {CONFIG}: "
+                f"{folder}: the rank of {name} is {shape[axis]} in {WEIGHTS}, but {expected_shape[axis]} by {CONFIG}: "
                 "copy both files from the same training"
             )
         raise UserError(
             f"{folder} does not fit its base {base}: {name} is {list(shape)} in {WEIGHTS}, but this base needs "
-            f"{list(wanted)}; {_REMEDY}"
+            f"{list(expected_shape)}; {_REMEDY}"
         )
 
 
@@ -119,8 +125,10 @@ def _config_of(base: str) -> PretrainedConfig:
     except UserError:
         raise
     except (OSError, ValueError) as error:
-        line = str(error).strip().splitlines() or [type(error).__name__]
-        raise ConfigError(f"the base {base!r} of the adapter has no config that can be read ({line[0]})") from error
+        raise ConfigError(
+            f"the base {base!r} of the adapter has no readable config ({first_line(error)}): give the right base, or "
+            "its folder"
+        ) from error
 
 
 def _shapes(path: Path) -> Shapes:
@@ -131,5 +139,6 @@ def _shapes(path: Path) -> Shapes:
         raise UserError(f"{path} is damaged ({error}): export the adapter again") from error
 
 
-def _example(what: str, names: list[str]) -> str:
-    return f", {what} {len(names)} ({names[0]}{', …' if len(names) > 1 else ''})" if names else ""
+def _example(label: str, names: list[str]) -> str:
+    """Return the number of names and the first of them, for a message."""
+    return f", {label} {len(names)} ({names[0]}{', …' if len(names) > 1 else ''})" if names else ""

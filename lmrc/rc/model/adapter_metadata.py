@@ -1,4 +1,4 @@
-"""What an adapter says about itself beside PEFT's files: how it wants to be asked. Needs no torch."""
+"""Metadata beside an adapter (lmrc.json): how it was trained to be prompted. Needs no torch."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, get_args
 
+from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.common.input_checks import check_model
 from lmrc.config.aliases import with_current_names
@@ -14,24 +15,27 @@ from lmrc.config.schema import PromptOptions, Quantization, ResolvedPrecision
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relations import RelationSet
 
-# The file beside the adapter.
+# File in the folder of the adapter.
 METADATA = "lmrc.json"
 
 
 @dataclass(frozen=True)
 class AdapterMetadata:
-    """What inference must do as training did."""
+    """Settings that inference must share with training.
+
+    Attributes:
+        precision: precision of the base in training.
+        relations: the relation set; None for adapters that were saved before it was kept.
+    """
 
     prompt: PromptOptions
     precision: ResolvedPrecision
     relations_sha256: str
     relations: RelationSet | None = None
-    """None: an adapter of before they were kept."""
     quantization: Quantization | None = None
-    """Of the base."""
 
     def write(self, folder: Path) -> None:
-        """Write METADATA into the folder."""
+        """Write the metadata into the folder of the adapter."""
         content: dict[str, Any] = {
             "prompt": self.prompt.model_dump(mode="json"),
             "precision": self.precision,
@@ -40,13 +44,15 @@ class AdapterMetadata:
         }
         if self.relations is not None:
             content["relations"] = dict(zip(self.relations.ids, self.relations.names, strict=True))
-        temporary = folder / (METADATA + ".tmp")
-        temporary.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
-        temporary.rename(folder / METADATA)
+        write_atomically(folder / METADATA, json.dumps(content, indent=1) + "\n")
 
     @classmethod
     def read(cls, folder: Path) -> AdapterMetadata:
-        """Read METADATA from the folder of an adapter. Raises UserError if it is missing or damaged."""
+        """Read the metadata from the folder of an adapter.
+
+        Raises:
+            UserError: if the file is missing or damaged.
+        """
         path = folder / METADATA
         try:
             content = json.loads(path.read_text(encoding="utf-8"))
@@ -69,34 +75,38 @@ class AdapterMetadata:
             raise UserError(f"{path} is damaged ({error!r}): export the adapter again") from error
 
     @classmethod
-    def read_for(cls, folder: Path, asked: PromptOptions) -> AdapterMetadata:
-        """Read the settings of an adapter that is used with the prompt options `asked`.
+    def read_for(cls, folder: Path, given: PromptOptions) -> AdapterMetadata:
+        """Read the metadata of an adapter for inference with the prompt options `given`.
 
-        The prompt is that of the training. Only `truncate` may be given at inference: leaving sentences out needs no
+        The prompt options are those of training. Only `truncate` may differ, because dropping sentences needs no
         training.
 
         Raises:
-            ConfigError: another prompt option was given that differs from the training's.
-            UserError: as `read`.
+            ConfigError: if another prompt option was given that differs from training.
+            UserError: if the file is missing or damaged.
         """
-        settings = cls.read(folder)
-        trained = settings.prompt
+        metadata = cls.read(folder)
+        trained = metadata.prompt
         differing = [
-            f"prompt.{name} (trained with {getattr(trained, name)!r}, given {getattr(asked, name)!r})"
-            for name in sorted(asked.model_fields_set - {"truncate"})
-            if getattr(asked, name) != getattr(trained, name)
+            f"prompt.{name} (trained with {getattr(trained, name)!r}, given {getattr(given, name)!r})"
+            for name in sorted(given.model_fields_set - {"truncate"})
+            if getattr(given, name) != getattr(trained, name)
         ]
         if differing:
             raise ConfigError(
                 f"{folder} was trained with other prompt options than those given: {', '.join(differing)}. Leave them "
                 "out; only prompt.truncate may be given at inference"
             )
-        if "truncate" not in asked.model_fields_set:
-            return settings
-        return replace(settings, prompt=trained.model_copy(update={"truncate": asked.truncate}))
+        if "truncate" not in given.model_fields_set:
+            return metadata
+        return replace(metadata, prompt=trained.model_copy(update={"truncate": given.truncate}))
 
     def check_corpus(self, folder: Path, corpus: Corpus) -> None:
-        """Raise UserError if the adapter in `folder` was trained with other relations than those of the corpus."""
+        """Check that the adapter in `folder` was trained with the relation set of the corpus.
+
+        Raises:
+            UserError: if it was trained with another one.
+        """
         if self.relations_sha256 != corpus.relations.sha256:
             raise UserError(
                 f"{folder} was trained with another relation set than that of {corpus.folder}: "

@@ -1,4 +1,4 @@
-"""The base LM and its low-rank adapter (LoRA): load, add, save, load again. PEFT's formats, nothing of ours in them."""
+"""Loading of the base LM, and creating, saving and loading of its LoRA adapter, in the file formats of PEFT."""
 
 from __future__ import annotations
 
@@ -24,40 +24,40 @@ from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_availa
 
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.config.schema import LoraOptions, Quantization, ResolvedPrecision
+from lmrc.pretrained.packaged import resolve
 from lmrc.pretrained.weights import load_model
-from lmrc.rc.model.adapter import adapter_base, check_adapter
+from lmrc.rc.model.adapter import adapter_base, check_adapter, first_line
 from lmrc.training.distributed import say
 
 DTYPES: dict[ResolvedPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-
 _say_once = functools.cache(say)
 
 
-def attention_kernel(wanted: str) -> str:
-    """The attention implementation that runs here: sdpa in place of flash_attention_2 without flash-attn or CUDA."""
-    if wanted == "flash_attention_2" and not is_flash_attn_2_available():
+def attention_kernel(requested: str) -> str:
+    """Return the attention implementation to use: sdpa if flash_attention_2 is requested but not available."""
+    if requested == "flash_attention_2" and not is_flash_attn_2_available():
         _say_once("attention: flash_attention_2 needs CUDA and the package flash-attn; using sdpa")
         return "sdpa"
-    return wanted
-
-
-def resolve(name: str) -> str:
-    """The folder of an `embedded:` model; any other name as it is."""
-    from lmrc.pretrained import packaged as embedded
-
-    return embedded.resolve(name)
+    return requested
 
 
 def own_gpus(count: int = 1) -> list[torch.device]:
-    """The GPUs of this process; none on a machine without. Raises ConfigError where it has fewer than `count`."""
+    """Return the GPUs of this process; an empty list without CUDA.
+
+    Raises:
+        ConfigError: if the process has fewer than `count` GPUs.
+    """
     if not torch.cuda.is_available():
         return []
-    first, there = torch.cuda.current_device(), torch.cuda.device_count()
-    if first + count > there:
+    first, available = torch.cuda.current_device(), torch.cuda.device_count()
+    if first + count > available:
         # Not in the pre-flight: GPUs are counted on the node.
-        raise ConfigError(f"the LM shall lie on {count} GPUs, but this process has {there - first}: ask for as many")
-    return [torch.device("cuda", first + number) for number in range(count)]
+        raise ConfigError(
+            f"the model needs {count} GPUs (decode.gpus_per_worker), but this process has {available - first}: "
+            "raise --gpus"
+        )
+    return [torch.device("cuda", first + index) for index in range(count)]
 
 
 def load_base(
@@ -67,13 +67,19 @@ def load_base(
     quantization: Quantization | None = None,
     devices: Sequence[torch.device] = (),
 ) -> PreTrainedModel:
-    """The frozen causal LM `name`: a folder, a hub name, or an `embedded:` one; on the CPU without `devices`.
+    """Load a causal LM and freeze its weights.
 
-    With one the files are read straight onto it, so that a node keeps them once, in its page cache; under ZeRO-3 see
-    `lmrc.training.backends.factory.loading`. Of several, each holds some of the layers (accelerate's `device_map="auto"`).
+    Under ZeRO-3 the weights are sharded, and `devices` is ignored (`lmrc.training.backends.factory.loading`).
 
-    Raises ConfigError where there is no such model, it cannot be quantized here or does not fit, UserError where its
-    weights are not those of its config.
+    Args:
+        name: a folder, a hub name or an embedded: name.
+        quantization: 8bit or 4bit; by default none.
+        devices: none loads onto the CPU. One loads the files directly onto it, so that a node has them in memory only
+            once, in its page cache. Several share the layers (accelerate's `device_map="auto"`).
+
+    Raises:
+        ConfigError: if there is no such model, it cannot be quantized on this machine, or it does not fit the devices.
+        UserError: if its weights do not match its config.
     """
     folder = resolve(name)
     options: dict[str, Any] = {"dtype": DTYPES[precision], "attn_implementation": attention_kernel(attn_implementation)}
@@ -94,24 +100,25 @@ def load_base(
         raise _too_large(name, devices) from error
     if len(devices) > 1 and not {"cpu", "disk"}.isdisjoint(model.hf_device_map.values()):
         raise _too_large(name, devices)
-    # Sampling and penalties that a model brings along would change what "greedy" means.
+    # Remove the sampling options and penalties of the model, which would also apply to greedy decoding.
     model.generation_config = GenerationConfig()
     model.requires_grad_(False)
     return model
 
 
 def quantized(quantization: Quantization) -> BitsAndBytesConfig:
-    """8bit: LLM.int8; 4bit: NF4 with products in bf16 and constants quantized too, as QLoRA has it.
+    """Return the bitsandbytes config: for 8bit LLM.int8; for 4bit NF4, double quantization and bf16 compute (QLoRA).
 
-    Raises ConfigError where bitsandbytes is missing, there is no GPU, or the model shall be sharded by ZeRO-3.
+    Raises:
+        ConfigError: if bitsandbytes or a GPU is missing, or ZeRO-3 is on.
     """
-    why = None
+    reason = None
     if not is_bitsandbytes_available():
-        why = "the package bitsandbytes and a GPU are needed"
+        reason = "the package bitsandbytes and a GPU are needed"
     elif is_deepspeed_zero3_enabled():
-        why = "ZeRO-3 shards no quantized weights"
-    if why:
-        raise ConfigError(f"model.quantization is {quantization}, but {why}: choose none, or mend that")
+        reason = "ZeRO-3 cannot shard quantized weights"
+    if reason:
+        raise ConfigError(f"model.quantization is {quantization}, but {reason}: choose none, or fix that")
     if quantization == "8bit":
         return BitsAndBytesConfig(load_in_8bit=True)
     return BitsAndBytesConfig(
@@ -123,9 +130,11 @@ def quantized(quantization: Quantization) -> BitsAndBytesConfig:
 
 
 def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
-    """The tokenizer of `name`; where it has no padding token, the end of sequence serves (batches have masks).
+    """Load a tokenizer. If it has no padding token, the end of sequence is used for padding.
 
-    Raises ConfigError where there is none, UserError where it has no end of sequence.
+    Raises:
+        ConfigError: if there is none.
+        UserError: if it has no end-of-sequence token.
     """
     try:
         tokenizer = AutoTokenizer.from_pretrained(resolve(name))
@@ -133,37 +142,38 @@ def load_tokenizer(name: str) -> PreTrainedTokenizerBase:
         raise _not_loaded("tokenizer", name, error) from error
     if tokenizer.eos_token_id is None:
         raise UserError(
-            f"the tokenizer of {name} has no end-of-sequence token, which ends an answer: set its eos_token"
+            f"the tokenizer of {name} has no end-of-sequence token, which must end an answer: set its eos_token"
         )
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     return tokenizer
 
 
-def _not_loaded(what: str, name: str, error: Exception) -> ConfigError:
-    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+def _not_loaded(part: str, name: str, error: Exception) -> ConfigError:
     # Not in the pre-flight: the files are read at the start; the pre-flight looks for them.
     return ConfigError(
-        f"no {what} could be loaded from {name!r} ({reason}): give a folder with a transformers model, a name on the "
-        "hub that this machine can reach, or embedded:smollm2"
+        f"no {part} could be loaded from {name!r} ({first_line(error)}): give a folder with a transformers model, a "
+        "name on the hub that this machine can reach, or embedded:smollm2"
     )
 
 
 def _too_large(name: str, devices: Sequence[torch.device]) -> ConfigError:
     # Not in the pre-flight: the memory of a GPU is known on the node; the pre-flight estimates it.
     return ConfigError(
-        f"{name} does not fit {len(devices)} GPU{'s' if len(devices) > 1 else ''}: answer with more of them "
-        "(decode.gpus_per_worker, or --gpus of lmrc extract), train with more (ZeRO-3 shards the base), or choose a "
-        "smaller or quantized one"
+        f"{name} does not fit {len(devices)} GPU{'s' if len(devices) > 1 else ''}: for inference, give more "
+        "(decode.gpus_per_worker, or --gpus of lmrc extract); for training, give more (ZeRO-3 shards the base); or "
+        "choose a smaller or quantized model"
     )
 
 
 def add_adapter(model: PreTrainedModel, options: LoraOptions, base_name: str, seed: int) -> PeftModel:
-    """The model with a new adapter on `options.targets`; the adapter is float32 and alone is trained.
+    """Add a new LoRA adapter to the model. Only the adapter is trained, in float32.
 
-    `base_name` is what adapter_config.json will name as the base. The same `seed` gives the same adapter.
+    Args:
+        base_name: the name of the base in adapter_config.json.
 
-    Raises UserError where a target is no linear layer of the model.
+    Raises:
+        UserError: if a target is not a linear layer of the model.
     """
     linear = {path.rsplit(".", 1)[-1] for path, module in model.named_modules() if isinstance(module, nn.Linear)}
     missing = [target for target in options.targets if target not in linear]
@@ -189,21 +199,26 @@ def add_adapter(model: PreTrainedModel, options: LoraOptions, base_name: str, se
 
 
 def save_adapter(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> None:
-    """Write adapter_model.safetensors and adapter_config.json; `weights` by the names of `model.named_parameters()`.
+    """Write adapter_model.safetensors and adapter_config.json.
 
-    Raises ValueError where a weight is missing or has another shape than the model's (as sharded weights would).
+    Args:
+        weights: weights of the adapter, by the names of `model.named_parameters()`.
+        folder: folder to write to; created if missing.
+
+    Raises:
+        ValueError: if a weight is missing or has another shape than in the model, as a sharded weight would.
     """
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
             shape = getattr(parameter, "ds_shape", parameter.shape)
             if name not in weights or weights[name].shape != shape:
-                got = tuple(weights[name].shape) if name in weights else "nothing"
-                raise ValueError(f"adapter weight {name}: expected shape {tuple(shape)}, got {got}")
+                given = tuple(weights[name].shape) if name in weights else "nothing"
+                raise ValueError(f"adapter weight {name}: expected shape {tuple(shape)}, got {given}")
     folder.mkdir(parents=True, exist_ok=True)
-    # Never ask the hub or the base whether its vocabulary was resized: embeddings are not adapted.
+    # Embeddings are not adapted. Without this, PEFT would look up on the hub whether the vocabulary was resized.
     state = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     temporary = folder / "adapter_model.safetensors.tmp"
-    # save_file would make it unreadable for the rest of the group.
+    # Not save_file: it writes files that only their owner can read.
     temporary.write_bytes(save({name: tensor.contiguous() for name, tensor in state.items()}, {"format": "pt"}))
     temporary.rename(folder / "adapter_model.safetensors")
     config = model.peft_config["default"]
@@ -213,6 +228,10 @@ def save_adapter(model: PeftModel, weights: dict[str, Tensor], folder: Path) -> 
 
 
 def load_adapter(base: PreTrainedModel, folder: Path) -> PeftModel:
-    """Return the base with a trained adapter, for inference. Raises UserError if the adapter does not fit the base."""
+    """Load a trained adapter into the base, for inference.
+
+    Raises:
+        UserError: if the adapter does not fit the base.
+    """
     check_adapter(folder, adapter_base(folder), base.config)
     return PeftModel.from_pretrained(base, str(folder)).eval()

@@ -1,4 +1,4 @@
-"""An adapter and its base as one plain causal LM, for whatever loads a transformers folder, such as vLLM."""
+"""Merging of an adapter into its base: a causal LM for any program that loads a transformers folder, such as vLLM."""
 
 from __future__ import annotations
 
@@ -20,39 +20,42 @@ from lmrc.rc.model.lora import DTYPES, load_adapter, load_base, load_tokenizer
 
 
 def merge(adapter: Path, out: Path, precision: ResolvedPrecision) -> int:
-    """Write the base with the adapter's weights added: a new folder of safetensors shards, tokenizer, greedy generation
-    config, and the adapter's METADATA, which say how it wants to be asked.
+    """Write a folder with the merged weights, the tokenizer, a greedy generation config and the adapter's metadata.
 
-    Added in fp32 and rounded to `precision` once. Needs 4 bytes of memory a weight, 52 GB for 13 billion. At any
-    failure nothing is left. Returns the number of weights.
+    The weights are added in fp32 and rounded to `precision` once. This needs 4 bytes of memory per weight, 52 GB for
+    13 billion. If it fails, `out` is not created.
 
-    Raises UserError where there is no such adapter, its base cannot be loaded, the two do not fit, or `out` exists or
-    cannot be written.
+    Returns:
+        The number of weights.
+
+    Raises:
+        UserError: if there is no such adapter, its base cannot be loaded or does not fit, or `out` exists or cannot be
+            written.
     """
-    place = out.absolute()
-    if place.exists():
-        raise _occupied(out)
+    target = out.absolute()
+    if target.exists():
+        raise _already_exists(out)
     base = adapter_base(adapter)
     tokenizer = load_tokenizer(str(adapter))
     model = _merged(base, adapter).to(DTYPES[precision])
     model.generation_config = _greedy(tokenizer)
-    temporary = place.with_name(f".{place.name}.tmp-{uuid.uuid4().hex[:12]}")
+    temporary = target.with_name(f".{target.name}.tmp-{uuid.uuid4().hex[:12]}")
     try:
-        place.parent.mkdir(parents=True, exist_ok=True)
+        target.parent.mkdir(parents=True, exist_ok=True)
         temporary.mkdir()
         model.save_pretrained(temporary, max_shard_size="5GB")
         tokenizer.save_pretrained(temporary)
         if (adapter / METADATA).is_file():
             shutil.copyfile(adapter / METADATA, temporary / METADATA)
         for path in temporary.iterdir():
-            # safetensors writes for the owner alone.
+            # safetensors writes files that only their owner can read.
             path.chmod((temporary / "config.json").stat().st_mode)
             fsync(path)
         fsync(temporary)
-        temporary.rename(place)
+        temporary.rename(target)
     except OSError as error:
         if error.errno in (errno.ENOTEMPTY, errno.EEXIST):
-            raise _occupied(out) from None
+            raise _already_exists(out) from None
         raise UserError(f"{out}: cannot be written ({error.strerror or error}); nothing was kept") from error
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
@@ -64,7 +67,7 @@ def _merged(base: str, adapter: Path) -> PreTrainedModel:
     plain = adapted.get_base_model()
     head = plain.get_output_embeddings()
     if isinstance(head, LoraLayer) and plain.config.tie_word_embeddings:
-        # What the adapter adds to the output is not to be added to the embeddings of the input.
+        # Untie them, so that the adapter of the LM head does not change the input embeddings.
         plain.config.tie_word_embeddings = False
         layer = head.get_base_layer()
         layer.weight = nn.Parameter(layer.weight.clone(), requires_grad=False)
@@ -76,7 +79,7 @@ def _merged(base: str, adapter: Path) -> PreTrainedModel:
 
 
 def _greedy(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
-    """How answers are decoded here: what the base brings along (temperatures, other ends) is for chats."""
+    """Return a greedy generation config, to replace that of the base (temperature, end tokens of a chat)."""
     return GenerationConfig(
         do_sample=False,
         bos_token_id=tokenizer.bos_token_id,
@@ -85,5 +88,5 @@ def _greedy(tokenizer: PreTrainedTokenizerBase) -> GenerationConfig:
     )
 
 
-def _occupied(out: Path) -> UserError:
+def _already_exists(out: Path) -> UserError:
     return UserError(f"{out}: exists already; remove it or choose another folder")

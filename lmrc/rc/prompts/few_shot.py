@@ -1,9 +1,9 @@
-"""Demonstrations for an LM that was not fine-tuned: the paper's test of an API model (appendix C, table 8).
+"""Few-shot demonstrations for an LM that was not fine-tuned: the paper's test of an API model (appendix C, table 8).
 
-The paper's three examples were chosen by hand from annotated documents, so that there are pairs with and without a
-relation among them; 100 documents of dev were drawn. It prints neither examples nor prompt: ours are drawn by a seed,
-and the prompt is table 11's (`direct`), as that of table 12 has no answer for a pair without a relation. Each
-demonstration is a turn of a conversation, the prompt to the letter and the gold answer; the query is the last turn.
+The paper chose three examples by hand from annotated documents, with and without a relation, and tested on 100 dev
+documents. It prints neither the examples nor the prompt. Here a seed draws the examples. The prompt is that of table 11
+(`direct`), because table 12 has no answer for a pair without a relation. Each demonstration is a turn of a
+conversation: a prompt and its gold answer. The query is the last turn.
 """
 
 from __future__ import annotations
@@ -20,18 +20,21 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.types import Document
 from lmrc.rc.prompts.query_builder import Query, answer_ids, prompt_ids
-from lmrc.rc.prompts.templates import Pair, answer, prompt
+from lmrc.rc.prompts.templates import PROMPTS, Pair
 
 
 @dataclass(frozen=True, slots=True)
 class Demonstration:
-    """One example: a prompt and its gold answer."""
+    """A prompt and its gold answer.
+
+    Attributes:
+        document: index in the training corpus.
+        pairs: the pairs, sorted by (head, tail).
+    """
 
     document: int
-    """Index in the training corpus."""
     title: str
     pairs: tuple[Pair, ...]
-    """Sorted by (head, tail)."""
     prompt: str
     answer: str
 
@@ -39,61 +42,75 @@ class Demonstration:
 def demonstrations(
     corpus: Corpus, kind: PromptKind, count: int = 3, pairs: int = 10, seed: int = 66
 ) -> list[Demonstration]:
-    """`count` documents of a labelled training corpus, with at most `pairs` pairs each, the same at each call.
+    """Draw demonstrations from a labeled training corpus; the same arguments give the same ones.
 
-    `direct`: each has pairs with a relation and pairs without one, half of `pairs` each, or as many as there are;
-    `rc`: pairs with a relation. Documents and pairs are drawn by `seed`, and pairs stand in the order of (head, tail).
+    `rc` shows pairs with a relation only. The other kinds show pairs with and without one, up to half of `pairs` each.
 
-    Raises UserError where the corpus has not so many documents with such pairs, or `pairs` is too small for both kinds.
+    Args:
+        count: number of documents.
+        pairs: maximum number of pairs per document.
+        seed: seed for drawing documents and pairs.
+
+    Raises:
+        UserError: if the corpus has too few documents with such pairs, or `pairs` is too small to show both.
     """
-    least = 1 if kind == "rc" else 2
-    if pairs < least:
-        raise UserError(f"a demonstration of {pairs} pairs cannot show what {kind} asks: give it at least {least}")
-    found: list[Demonstration] = []
-    # A few labelled documents are all that is read of a large corpus.
+    prompt = PROMPTS[kind]
+    min_pairs = 2 if prompt.asks_all_pairs else 1
+    if pairs < min_pairs:
+        raise UserError(f"a demonstration of {pairs} pairs cannot show what {kind} asks: give it at least {min_pairs}")
+    drawn: list[Demonstration] = []
     random = Random(seed)
+    # Documents are read one by one until enough are drawn, because the corpus may be large.
     for index in random.sample(range(len(corpus)), len(corpus)):
-        if len(found) == count:
+        if len(drawn) == count:
             break
         document = corpus[index]
         if document.labels is None:
             continue
         gold = relations_by_pair(document)
-        chosen = _choose(document, gold.keys(), kind, pairs, random)
+        chosen = _draw_pairs(document, gold.keys(), prompt.asks_all_pairs, pairs, random)
         if chosen:
-            shown = answer(document, {pair: gold.get(pair, ()) for pair in chosen}, corpus.relations)
-            asked = prompt(document, chosen, corpus.relations, kind)
-            found.append(Demonstration(index, document.title, tuple(chosen), asked, shown))
-    if len(found) < count:
-        wanted = "pairs with a relation" if kind == "rc" else "pairs with and pairs without a relation"
+            answer = prompt.answer(document, {pair: gold.get(pair, ()) for pair in chosen}, corpus.relations)
+            text = prompt.render(document, chosen, corpus.relations)
+            drawn.append(Demonstration(index, document.title, tuple(chosen), text, answer))
+    if len(drawn) < count:
+        needed = "pairs with and pairs without a relation" if prompt.asks_all_pairs else "pairs with a relation"
         raise UserError(
-            f"{corpus.folder} has {len(found)} documents with {wanted}, but {count} are to be shown: give a labelled "
-            "training corpus, or show fewer"
+            f"{corpus.folder} has {len(drawn)} documents with {needed}, but few_shot.examples is {count}: give a "
+            "labeled training corpus, or lower few_shot.examples"
         )
-    return found
+    return drawn
 
 
 def few_shot_messages(shown: Sequence[Demonstration], query: Query) -> list[dict[str, str]]:
-    """The conversation that asks `query` after the demonstrations; the same beginning for all queries."""
+    """Return the conversation: the demonstrations, then the query. All queries share the demonstrations as a prefix."""
     messages: list[dict[str, str]] = []
-    for one in shown:
-        messages += [{"role": "user", "content": one.prompt}, {"role": "assistant", "content": one.answer}]
+    for demonstration in shown:
+        messages += [
+            {"role": "user", "content": demonstration.prompt},
+            {"role": "assistant", "content": demonstration.answer},
+        ]
     return [*messages, {"role": "user", "content": query.prompt}]
 
 
-def demonstrated_tokens(shown: Iterable[Demonstration], tokenizer: PreTrainedTokenizerBase) -> int:
-    """Tokens of the demonstrations, without those that the server's chat template puts around turns."""
-    return sum(len(prompt_ids(one.prompt, tokenizer)) + len(answer_ids(one.answer, tokenizer)) for one in shown)
+def demonstration_tokens(shown: Iterable[Demonstration], tokenizer: PreTrainedTokenizerBase) -> int:
+    """Count the tokens of the demonstrations, without those that a chat template adds around turns."""
+    return sum(
+        len(prompt_ids(demonstration.prompt, tokenizer)) + len(answer_ids(demonstration.answer, tokenizer))
+        for demonstration in shown
+    )
 
 
-def _choose(document: Document, gold: Collection[Pair], kind: PromptKind, most: int, random: Random) -> list[Pair]:
-    """The pairs to show; none where the document lacks a kind of them."""
+def _draw_pairs(
+    document: Document, gold: Collection[Pair], with_unrelated: bool, max_pairs: int, random: Random
+) -> list[Pair]:
+    """Return the pairs to show; none if the document lacks pairs with a relation, or the unrelated ones asked for."""
     related = sorted(gold)
-    if kind == "rc":
-        return sorted(random.sample(related, min(most, len(related))))
+    if not with_unrelated:
+        return sorted(random.sample(related, min(max_pairs, len(related))))
     unrelated = [pair for pair in candidate_pairs(len(document.entities)) if pair not in gold]
     if not related or not unrelated:
         return []
-    # Where one kind has few, the other does not fill up: half of them related is already far from real text.
-    first = random.sample(related, min(most - most // 2, len(related)))
-    return sorted(first + random.sample(unrelated, min(most // 2, len(unrelated))))
+    # Few pairs of one kind are not filled up with the other. In real text, far less than half of the pairs are related.
+    drawn = random.sample(related, min(max_pairs - max_pairs // 2, len(related)))
+    return sorted(drawn + random.sample(unrelated, min(max_pairs // 2, len(unrelated))))

@@ -1,8 +1,7 @@
-"""Which sentences of a text that does not fit are left out: `prompt.truncate`.
+"""Removal of sentences from a document that does not fit the prompt (option `prompt.truncate`).
 
-The rule, `sentences`: whole sentences without a mention of the asked entities, the farthest from such a mention first,
-as few as will do. Distances are counted in sentences. What is said near an entity is what most of its relations are
-read from; no token is cut off, and no name that is asked for is missing.
+Whole sentences that mention neither entity of the pair are dropped, those farthest from a mention first, and as few as
+possible. Most relations are stated near a mention, so little is lost.
 """
 
 from __future__ import annotations
@@ -13,17 +12,32 @@ from collections.abc import Callable, Iterable
 from lmrc.corpus.types import Document
 
 
-def dispensable(document: Document, entities: Iterable[int]) -> list[int]:
-    """The sentences without a mention of any of the entities, in the order in which they go: of two at the same
-    distance from the nearest mention, the later one first.
+def droppable_sentences(document: Document, entities: Iterable[int]) -> list[int]:
+    """Return the sentences that mention none of the entities, in the order in which they are dropped.
+
+    The sentence farthest from a mention comes first; the distance is counted in sentences. If two are equally far, the
+    later one comes first.
     """
-    kept = {mention.sentence for entity in entities for mention in document.entities[entity]}
-    others = (number for number in range(len(document.sentences)) if number not in kept)
-    return sorted(others, key=lambda number: (min(abs(number - other) for other in kept), number), reverse=True)
+    mentioning = {mention.sentence for entity in entities for mention in document.entities[entity]}
+    others = (sentence for sentence in range(len(document.sentences)) if sentence not in mentioning)
+    return sorted(
+        others,
+        key=lambda sentence: (min(abs(sentence - other) for other in mentioning), sentence),
+        reverse=True,
+    )
 
 
-def left_out(document: Document, entities: Iterable[int], fits: Callable[[tuple[int, ...]], bool]) -> tuple[int, ...]:
-    """The fewest sentences, in the order of the text, without which it `fits`; all that may go, where it never does."""
-    order = dispensable(document, entities)
+def sentences_to_drop(
+    document: Document, entities: Iterable[int], fits: Callable[[tuple[int, ...]], bool]
+) -> tuple[int, ...]:
+    """Return the fewest sentences to drop so that the prompt fits; all droppable ones if it never does.
+
+    Args:
+        fits: takes the dropped sentences and returns whether the prompt fits without them.
+
+    Returns:
+        Indices of the sentences, in document order.
+    """
+    order = droppable_sentences(document, entities)
     count = bisect_left(range(len(order)), True, key=lambda count: fits(tuple(order[:count])))
     return tuple(sorted(order[:count]))

@@ -14,7 +14,7 @@ from lmrc.common.errors import CorpusError, UserError
 from lmrc.config.schema import PromptOptions
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.rc.data import dataset as module
-from lmrc.rc.data.dataset import Counts, load_or_build_dataset
+from lmrc.rc.data.dataset import QueryCounts, load_or_build_dataset
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, encode
 from tests.conftest import ROOT
 from tests.rc.tiny import DOCUMENTS, KINDS, RELATIONS, corpus, document
@@ -23,7 +23,7 @@ from tests.rc.tiny import tokenizer as byte_tokenizer
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty one, so that no test reads what an earlier run has left."""
+    """Use an empty cache, so that no test reads files of an earlier run."""
     monkeypatch.setenv("LMRC_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -35,34 +35,36 @@ def tokenizer(base: Path) -> PreTrainedTokenizerBase:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_queries_are_those_of_single_documents(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, kind: str) -> None:
+def test_queries_equal_those_of_the_query_builder(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, kind: str
+) -> None:
     options = PromptOptions(kind=kind, pairs_per_query=2)
-    found = load_or_build_dataset(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, options)
+    dataset = load_or_build_dataset(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, options)
     builder = QueryBuilder(tokenizer, RELATIONS, options)
     expected = [
         encode(query, tokenizer)
-        for index, one in enumerate(DOCUMENTS)
+        for index, doc in enumerate(DOCUMENTS)
         for query in builder.build(
             index,
-            one,
-            relations_by_pair(one) if kind == "rc" else candidate_pairs(len(one.entities)),
-            relations_by_pair(one),
+            doc,
+            relations_by_pair(doc) if kind == "rc" else candidate_pairs(len(doc.entities)),
+            relations_by_pair(doc),
         )
     ]
-    assert len(found) == len(expected) == (2 if kind == "rc" else 5)
+    assert len(dataset) == len(expected) == (2 if kind == "rc" else 5)
     digest = hashlib.sha256()
-    for index, right in enumerate(expected):
-        example = found[index]
-        assert torch.equal(example.input_ids, right.input_ids)
-        assert example.input_ids.dtype == right.input_ids.dtype
-        assert example.prompt_tokens == right.prompt_tokens
-        assert (found.size(index), found.weight(index)) == (len(right.input_ids), right.answer_tokens)
-        digest.update(len(right.input_ids).to_bytes(8, "little") + right.prompt_tokens.to_bytes(8, "little"))
-        digest.update(right.input_ids.numpy().tobytes())
-    # What checkpoints of before the cache hold.
-    assert found.sha256 == digest.hexdigest()
-    assert found.tokens == sum(len(right.input_ids) for right in expected)
-    assert found.counts == Counts(documents=3, without_pairs=1 if kind == "rc" else 0)
+    for index, reference in enumerate(expected):
+        example = dataset[index]
+        assert torch.equal(example.input_ids, reference.input_ids)
+        assert example.input_ids.dtype == reference.input_ids.dtype
+        assert example.prompt_tokens == reference.prompt_tokens
+        assert (dataset.size(index), dataset.weight(index)) == (len(reference.input_ids), reference.answer_tokens)
+        digest.update(len(reference.input_ids).to_bytes(8, "little") + reference.prompt_tokens.to_bytes(8, "little"))
+        digest.update(reference.input_ids.numpy().tobytes())
+    # Checkpoints that were saved before the cache existed hold this hash.
+    assert dataset.sha256 == digest.hexdigest()
+    assert dataset.tokens == sum(len(reference.input_ids) for reference in expected)
+    assert dataset.counts == QueryCounts(documents=3, without_pairs=1 if kind == "rc" else 0)
 
 
 @pytest.mark.parametrize(
@@ -73,37 +75,39 @@ def test_queries_are_those_of_single_documents(tmp_path: Path, tokenizer: PreTra
     ],
 )
 def test_version(tmp_path: Path, kind: str, sha256: str) -> None:
-    """What is in users' caches is not known to be of older code: change `VERSION` where this changes."""
-    found = load_or_build_dataset(corpus(tmp_path / "corpus", DOCUMENTS), byte_tokenizer(), PromptOptions(kind=kind))
-    assert (module.VERSION, found.sha256) == (1, sha256)
+    """If a hash changes, increase `VERSION`: otherwise users would read outdated ids from their caches."""
+    dataset = load_or_build_dataset(corpus(tmp_path / "corpus", DOCUMENTS), byte_tokenizer(), PromptOptions(kind=kind))
+    assert (module.VERSION, dataset.sha256) == (1, sha256)
 
 
-def test_the_last_is_found_from_the_end_and_none_beyond(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
-    found = load_or_build_dataset(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, PromptOptions())
-    assert torch.equal(found[-1].input_ids, found[1].input_ids)
+def test_negative_index_and_index_out_of_range(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+    dataset = load_or_build_dataset(corpus(tmp_path / "corpus", DOCUMENTS), tokenizer, PromptOptions())
+    assert torch.equal(dataset[-1].input_ids, dataset[1].input_ids)
     with pytest.raises(IndexError):
-        found[2]
+        dataset[2]
 
 
-def test_they_are_made_once(
+def test_queries_are_built_once(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    made: list[Query] = []
+    encoded: list[Query] = []
 
     def spy(query: Query, *rest: object) -> object:
-        made.append(query)
+        encoded.append(query)
         return encode(query, *rest)  # type: ignore[arg-type]
 
     monkeypatch.setattr(module, "encode", spy)
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
     first, again = (load_or_build_dataset(docs, tokenizer, PromptOptions()) for _ in range(2))
-    assert len(made) == 2
+    assert len(encoded) == 2
     assert [first[index].input_ids.tolist() for index in range(2)] == [
         again[index].input_ids.tolist() for index in range(2)
     ]
 
 
-def test_whatever_decides_them_makes_them_anew(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> None:
+def test_other_inputs_give_another_cache_folder(
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path
+) -> None:
     docs = corpus(tmp_path / "one", DOCUMENTS)
     direct = PromptOptions(kind="direct")
     other: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(tokenizer.name_or_path)
@@ -112,30 +116,32 @@ def test_whatever_decides_them_makes_them_anew(tmp_path: Path, tokenizer: PreTra
     load_or_build_dataset(docs, other, PromptOptions())
     load_or_build_dataset(docs, tokenizer, PromptOptions(template="llama2"))
     load_or_build_dataset(docs, tokenizer, direct)
-    load_or_build_dataset(docs, tokenizer, direct, none_ratio=1.0, seed=1)
-    load_or_build_dataset(docs, tokenizer, direct, none_ratio=1.0, seed=2)
+    load_or_build_dataset(docs, tokenizer, direct, negative_ratio=1.0, seed=1)
+    load_or_build_dataset(docs, tokenizer, direct, negative_ratio=1.0, seed=2)
     load_or_build_dataset(corpus(tmp_path / "two", DOCUMENTS[:2]), tokenizer, PromptOptions())
     assert sum(folder.is_dir() for folder in cache.iterdir()) == 7
-    # Without thinning nothing is drawn.
+    # Without negative_ratio, the seed has no effect.
     load_or_build_dataset(docs, tokenizer, direct, seed=3)
     assert sum(folder.is_dir() for folder in cache.iterdir()) == 7
 
 
-def test_what_is_shortened_and_thinned_out_is_counted(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
+def test_counts_of_dropped_sentences_and_pairs(tmp_path: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     long = document(["X", "Y", "Z"], [(0, 1, "P17")], "long", text="word " * 30)
     docs = corpus(tmp_path / "corpus", [long])
     whole = load_or_build_dataset(docs, tokenizer, PromptOptions(kind="direct", pairs_per_query=1))
-    thinned = load_or_build_dataset(docs, tokenizer, PromptOptions(kind="direct", pairs_per_query=1), none_ratio=2.0)
+    thinned = load_or_build_dataset(
+        docs, tokenizer, PromptOptions(kind="direct", pairs_per_query=1), negative_ratio=2.0
+    )
     assert (len(whole), len(thinned)) == (6, 3)
     assert thinned.counts.thinned_out == 3 and whole.counts.thinned_out == 0
-    # Of the two sentences "The end ." names neither; the other one is that of all mentions.
+    # Only the sentence "The end ." has no mention.
     length = max(whole.size(index) for index in range(6))
     short = PromptOptions(kind="direct", pairs_per_query=1, max_length=length - 2, truncate="sentences")
     counts = load_or_build_dataset(docs, tokenizer, short).counts
     assert counts.shortened == counts.sentences >= 1
 
 
-def test_a_document_that_is_refused_leaves_nothing_behind(
+def test_nothing_is_cached_if_a_document_is_refused(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path
 ) -> None:
     with pytest.raises(UserError, match=r"'one' needs \d+ tokens"):
@@ -144,18 +150,18 @@ def test_a_document_that_is_refused_leaves_nothing_behind(
 
 
 @pytest.mark.parametrize("name", ["ids.npy", "prompts.npy", "counts.json"])
-def test_what_is_torn_is_made_again(
+def test_truncated_files_are_built_again(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path, name: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
-    right = load_or_build_dataset(docs, tokenizer, PromptOptions()).sha256
+    sha256 = load_or_build_dataset(docs, tokenizer, PromptOptions()).sha256
     [file] = cache.glob(f"*/{name}")
     file.write_bytes(file.read_bytes()[:-3])
-    assert load_or_build_dataset(docs, tokenizer, PromptOptions()).sha256 == right
+    assert load_or_build_dataset(docs, tokenizer, PromptOptions()).sha256 == sha256
     assert "is damaged" in capsys.readouterr().err
 
 
-def test_what_is_wrong_in_the_right_size_is_refused(
+def test_damaged_files_of_the_right_size_are_refused(
     tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path
 ) -> None:
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
@@ -166,14 +172,15 @@ def test_what_is_wrong_in_the_right_size_is_refused(
         load_or_build_dataset(docs, tokenizer, PromptOptions())
 
 
-def test_ranks_that_ask_at_once_share_one(tmp_path: Path, base: Path, cache: Path) -> None:
+def test_concurrent_ranks_build_one_folder(tmp_path: Path, base: Path, cache: Path) -> None:
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
     code = f"""
 from transformers import AutoTokenizer
 from lmrc.config.schema import PromptOptions
 from lmrc.corpus.corpus import Corpus
 from lmrc.rc.data.dataset import load_or_build_dataset
-print(load_or_build_dataset(Corpus.open({str(docs.folder)!r}), AutoTokenizer.from_pretrained({str(base)!r}), PromptOptions()).sha256)
+tokenizer = AutoTokenizer.from_pretrained({str(base)!r})
+print(load_or_build_dataset(Corpus.open({str(docs.folder)!r}), tokenizer, PromptOptions()).sha256)
 """
     ranks = [
         subprocess.Popen(

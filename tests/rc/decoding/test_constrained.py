@@ -60,7 +60,7 @@ def test_equals_one_token_after_another(
     asked = queries(model, kind)
     wanted = [one_by_one(model, query, kind) for query in asked]
     build = QueryBuilder(model.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
-    beginning = PrefixCache(build.beginning() if shared else [])
+    beginning = PrefixCache(build.shared_prefix() if shared else [])
     found = dict(decode(model.task.model, requests(model, asked, kind), rows, beginning))
     assert [found[number].ids for number in range(len(asked))] == wanted
     assert len({tuple(ids) for ids in wanted}) == len(wanted)

@@ -18,7 +18,7 @@ from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
 from lmrc.rc.decoding.parsing import parse
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.query_builder import Query, answer_ids
-from lmrc.rc.prompts.templates import Pair, answer
+from lmrc.rc.prompts.templates import PROMPTS, Pair
 from tests.rc.tiny import KINDS, RELATIONS, document, merging_tokenizer, tokenizer
 
 BYTES = tokenizer()
@@ -52,7 +52,7 @@ def test_every_gold_answer_is_possible(data: st.DataObject, kind: PromptKind, gi
         pair: data.draw(st.lists(st.sampled_from(RELATIONS.ids), min_size=least, max_size=3, unique=True))
         for pair in pairs
     }
-    ids = answer_ids(answer(made, gold, RELATIONS), BYTES)
+    ids = answer_ids(PROMPTS["rc"].answer(made, gold, RELATIONS), BYTES)
     assert is_possible(PartialAnswer(grammar(BYTES, kind, made, pairs)), ids)
 
 
@@ -88,7 +88,7 @@ def test_whatever_is_written_answers_every_pair(seed: int, kind: PromptKind) -> 
 )
 def test_nothing_else_is_possible(change: Callable[[str], str]) -> None:
     made, pairs = document(["Ada", "Bob", "U.S."], []), [(0, 1), (1, 2)]
-    right = answer(made, {(0, 1): ["P26"], (1, 2): ["P17"]}, RELATIONS)
+    right = PROMPTS["rc"].answer(made, {(0, 1): ["P26"], (1, 2): ["P17"]}, RELATIONS)
     assert is_possible(PartialAnswer(grammar(BYTES, "rc", made, pairs)), answer_ids(right, BYTES))
     wrong = answer_ids(change(right), BYTES)
     assert not is_possible(PartialAnswer(grammar(BYTES, "rc", made, pairs)), wrong)
@@ -130,7 +130,7 @@ def test_ids_are_those_of_the_whole_answer(words: PreTrainedTokenizerBase) -> No
     pairs = [(0, 1), *((head, head + 1) for head in range(1, len(HARD_NAMES) - 1))]
     # One is the beginning of the other: country (of origin), part(icipant) of.
     gold = dict(zip(pairs, itertools.cycle([["P17"], ["P17", "P495"], ["P495"], ["P361", "P1344"], ["P1344"]])))
-    ids = answer_ids(answer(made, gold, RELATIONS), words)
+    ids = answer_ids(PROMPTS["rc"].answer(made, gold, RELATIONS), words)
     assert is_possible(PartialAnswer(grammar(words, "rc", made, pairs)), ids)
 
 
@@ -141,7 +141,7 @@ def test_real_gold_answers_are_possible(words: PreTrainedTokenizerBase, kind: Pr
         gold = relations_by_pair(made)
         if kind != "rc":
             gold = {pair: gold.get(pair, ()) for pair in candidate_pairs(len(made.entities))[:40]}
-        ids = answer_ids(answer(made, gold, DOCRED, kind), words)
+        ids = answer_ids(PROMPTS[kind].answer(made, gold, DOCRED), words)
         written = PartialAnswer(Grammar(query(kind, list(gold)), made, DOCRED, kind, words))
         assert is_possible(written, ids)
 

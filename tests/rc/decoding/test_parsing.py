@@ -10,7 +10,7 @@ from lmrc.corpus.docred import candidate_pairs, read_documents, relations_by_pai
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document
 from lmrc.rc.decoding.parsing import Parsed, Triple, UnknownRelation, parse
-from lmrc.rc.prompts.templates import Pair, answer
+from lmrc.rc.prompts.templates import PROMPTS, Pair
 from tests.rc.tiny import RELATIONS, document
 
 NAMES = ["Ada", "Bob (singer)", "U.S.", "Ada"]
@@ -22,7 +22,7 @@ def read(text: str, pairs: list[Pair], names: list[str] = NAMES, min_name_score:
 
 
 def round_trip(doc: Document, pairs: dict[Pair, tuple[str, ...]]) -> Parsed:
-    return parse(answer(doc, pairs, RELATIONS), doc, list(pairs), RELATIONS)
+    return parse(PROMPTS["rc"].answer(doc, pairs, RELATIONS), doc, list(pairs), RELATIONS)
 
 
 def triples(pairs: dict[Pair, tuple[str, ...]]) -> set[Triple]:
@@ -184,7 +184,7 @@ def test_gold_answers_of_redocred_dev_come_back_exactly(shared_data: Path) -> No
     count = 0
     for doc in read_documents(shared_data / "redocred_dev.json", DOCRED):
         pairs = relations_by_pair(doc)
-        parsed = parse(answer(doc, pairs, DOCRED), doc, list(pairs), DOCRED)
+        parsed = parse(PROMPTS["rc"].answer(doc, pairs, DOCRED), doc, list(pairs), DOCRED)
         assert not parsed.failures
         assert len(parsed.triples) == len(set(parsed.triples))
         assert set(parsed.triples) == triples(pairs)

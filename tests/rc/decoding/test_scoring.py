@@ -92,7 +92,7 @@ def test_equals_lines_weighed_one_by_one(
         model.task.model.eval(),
         [prompt_ids(query.prompt, model.task.tokenizer) for query in asked],
         [grammar_of(model, query, kind) for query in asked],
-        PrefixCache(build.beginning() if shared else []),
+        PrefixCache(build.shared_prefix() if shared else []),
     )
     for query, of_query in zip(asked, found, strict=True):
         for mine, wanted in zip(of_query, slow_scores(model, query, kind), strict=True):
@@ -111,7 +111,7 @@ def test_what_was_learnt_by_heart_has_the_high_scores(learnt: Learnt) -> None:
         DecodeOptions(mode="score"),
         RELATIONS,
         lambda query: DOCUMENTS[query.document],
-        build.beginning(),
+        build.shared_prefix(),
     )
     (answered,) = answering.answer([query])
     high = {tuple(scored.triple) for scored in answered.triples if (scored.score or 0) >= 0.5}

@@ -208,7 +208,7 @@ def test_without_vllm(learnt: Learnt, tmp_path: Path, monkeypatch: pytest.Monkey
 
 
 def test_what_vllm_cannot_do(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) -> None:
-    with pytest.raises(ConfigError, match="vLLM writes freely, it cannot answer in mode constrained"):
+    with pytest.raises(ConfigError, match="vLLM supports mode free only, not constrained"):
         ClassifyInference(
             ClassifyConfig(corpus=learnt.corpus.folder, rc=learnt.adapter, decode=DecodeOptions(backend="vllm"))
         )

@@ -14,7 +14,7 @@ from transformers import AutoModelForCausalLM
 from transformers.utils import is_flash_attn_2_available
 
 from lmrc.common.errors import ConfigError, UserError
-from lmrc.config.schema import LoraOptions, RcTraining
+from lmrc.config.schema import LoraOptions, RcTraining, ResolvedPrecision
 from lmrc.rc.model import lora
 from lmrc.rc.model.adapter import adapter_base
 from lmrc.training.backends.factory import loading
@@ -23,13 +23,13 @@ from tests.rc import tiny
 from tests.training.processes import run_in_processes
 
 
-def adapted(base: Path, dtype: lora.Precision = "fp32", seed: int = 1) -> PeftModel:
-    model = lora.load_base(str(base), "sdpa", dtype)
+def adapted(base: Path, precision: ResolvedPrecision = "fp32", seed: int = 1) -> PeftModel:
+    model = lora.load_base(str(base), "sdpa", precision)
     return lora.add_adapter(model, LoraOptions(r=4, alpha=8, dropout=0.0), str(base), seed)
 
 
-def randomised(model: PeftModel) -> dict[str, torch.Tensor]:
-    """New values for the trained weights: LoRA starts as the identity, which would hide mistakes."""
+def randomize(model: PeftModel) -> dict[str, torch.Tensor]:
+    """Set the trained weights to random values: a new LoRA changes nothing, which would hide errors."""
     generator = torch.Generator().manual_seed(3)
     weights = {
         name: torch.randn(parameter.shape, generator=generator) * 0.3
@@ -43,16 +43,16 @@ def randomised(model: PeftModel) -> dict[str, torch.Tensor]:
     return weights
 
 
-def test_only_the_adapter_is_trained_and_it_is_float32(base: Path) -> None:
+def test_only_the_adapter_is_trainable_and_float32(base: Path) -> None:
     model = adapted(base, "bf16")
     for name, parameter in model.named_parameters():
         assert parameter.requires_grad == ("lora_" in name)
         assert parameter.dtype == (torch.float32 if "lora_" in name else torch.bfloat16)
-    # 7 projections of 2 layers, two factors each.
+    # 2 layers of 7 projections, with two matrices each.
     assert sum(parameter.requires_grad for parameter in model.parameters()) == 28
 
 
-def test_same_seed_same_adapter(base: Path) -> None:
+def test_same_seed_gives_the_same_adapter(base: Path) -> None:
     state = torch.random.get_rng_state()
     weights = [
         {name: p.detach().clone() for name, p in adapted(base, seed=seed).named_parameters() if "lora_A" in name}
@@ -65,7 +65,7 @@ def test_same_seed_same_adapter(base: Path) -> None:
 
 def test_saved_adapter_loads_with_peft_alone(base: Path, tmp_path: Path) -> None:
     model = adapted(base).eval()
-    weights = randomised(model)
+    weights = randomize(model)
     lora.save_adapter(model, weights, tmp_path)
     ids = torch.arange(20)[None]
     plain = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), tmp_path).eval()
@@ -78,14 +78,14 @@ def test_saved_adapter_loads_with_peft_alone(base: Path, tmp_path: Path) -> None
         assert torch.equal(loaded(ids).logits, model(ids).logits)
 
 
-def test_saved_files_hold_the_given_weights_and_no_more(base: Path, tmp_path: Path) -> None:
+def test_saved_files_hold_only_the_given_weights(base: Path, tmp_path: Path) -> None:
     model = adapted(base)
-    weights = {name: torch.full_like(value, 7.0) for name, value in randomised(model).items()}
+    weights = {name: torch.full_like(value, 7.0) for name, value in randomize(model).items()}
     lora.save_adapter(model, weights, tmp_path)
     saved = load_file(tmp_path / "adapter_model.safetensors")
     assert len(saved) == 28
     modes = {path.stat().st_mode for path in tmp_path.iterdir() if path.suffix in (".json", ".safetensors")}
-    assert len(modes) == 1  # Whoever may read the config may read the weights.
+    assert len(modes) == 1  # The weights have the same permissions as the config.
     assert all((tensor == 7.0).all() and tensor.dtype == torch.float32 for tensor in saved.values())
     config = json.loads((tmp_path / "adapter_config.json").read_text())
     assert (config["r"], config["lora_alpha"], config["inference_mode"]) == (4, 8, True)
@@ -97,10 +97,9 @@ def test_saved_files_hold_the_given_weights_and_no_more(base: Path, tmp_path: Pa
 
 
 @pytest.mark.parametrize("missing", [True, False])
-def test_weights_that_are_not_whole_are_not_written(base: Path, tmp_path: Path, missing: bool) -> None:
-    """What a sharded optimizer gives when nobody gathered it."""
+def test_missing_or_sharded_weights_are_not_written(base: Path, tmp_path: Path, missing: bool) -> None:
     model = adapted(base)
-    weights = randomised(model)
+    weights = randomize(model)
     name = next(iter(weights))
     if missing:
         del weights[name]
@@ -111,13 +110,13 @@ def test_weights_that_are_not_whole_are_not_written(base: Path, tmp_path: Path, 
     assert not (tmp_path / "adapter_model.safetensors").exists()
 
 
-def test_unknown_target_lists_the_linear_layers(base: Path) -> None:
+def test_message_for_an_unknown_target_lists_the_linear_layers(base: Path) -> None:
     model = lora.load_base(str(base), "sdpa", "fp32")
     with pytest.raises(UserError, match=r"c_attn not among the linear layers .* down_proj, gate_proj, k_proj, o_proj"):
         lora.add_adapter(model, LoraOptions(targets=("q_proj", "c_attn")), str(base), 0)
 
 
-def test_missing_model_says_what_to_give(tmp_path: Path) -> None:
+def test_message_for_a_missing_model_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match=r"no causal LM could be loaded from .*nowhere.* give a folder"):
         lora.load_base(str(tmp_path / "nowhere"), "sdpa", "fp32")
     with pytest.raises(ConfigError, match="no tokenizer could be loaded"):
@@ -129,7 +128,7 @@ def test_folder_without_adapter_is_refused(tmp_path: Path) -> None:
         adapter_base(tmp_path)
 
 
-def test_flash_attention_falls_back_and_says_so_once(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flash_attention_falls_back_with_one_message(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
     if is_flash_attn_2_available():
         pytest.skip("flash-attn is installed here")
     lora._say_once.cache_clear()
@@ -139,7 +138,7 @@ def test_flash_attention_falls_back_and_says_so_once(base: Path, capsys: pytest.
     assert capsys.readouterr().out.count("using sdpa") == 1
 
 
-def test_sampling_that_the_base_brings_along_is_dropped(base: Path, tmp_path: Path) -> None:
+def test_sampling_options_of_the_base_are_removed(base: Path, tmp_path: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(base)
     model.generation_config.update(do_sample=True, temperature=0.6, repetition_penalty=1.5)
     model.save_pretrained(tmp_path)
@@ -148,28 +147,28 @@ def test_sampling_that_the_base_brings_along_is_dropped(base: Path, tmp_path: Pa
     assert loaded.generation_config.repetition_penalty in (None, 1.0)
 
 
-def share_of(world: World, out: Path) -> None:
-    """What one of two processes holds of a base that ZeRO-3 will shard."""
+def save_shard(world: World, out: Path) -> None:
+    """Load a base under ZeRO-3 and save the sizes of this rank's shards and the gathered weights."""
     options = RcTraining(zero_stage=3)
     with loading(options, world):
         model = lora.load_base("embedded:tiny-llm", "sdpa", "fp32")
         lora.load_base(str(out / "tied"), "sdpa", "fp32")
-        # All ranks know the names in the file, the first alone reads the weights.
+        # All ranks compare names with the file; only the first rank reads the weights.
         with pytest.raises(UserError, match=r"3 are missing \(model\.layers\.1\.mlp"):
             lora.load_base(str(out / "incomplete"), "sdpa", "fp32")
         with pytest.raises(UserError, match="size mismatch") if world.is_first else contextlib.nullcontext():
             lora.load_base(str(out / "other"), "sdpa", "fp32")
-    held = [parameter.numel() for parameter in model.parameters()]
-    shares = [parameter.ds_tensor.numel() for parameter in model.parameters()]
-    whole = {}
+    local = [parameter.numel() for parameter in model.parameters()]
+    shards = [parameter.ds_tensor.numel() for parameter in model.parameters()]
+    gathered = {}
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
-            whole[name] = parameter.detach().clone()
-    torch.save((held, shares, whole), out / f"{world.rank}.pt")
+            gathered[name] = parameter.detach().clone()
+    torch.save((local, shards, gathered), out / f"{world.rank}.pt")
 
 
 @pytest.mark.slow
-def test_a_base_is_sharded_as_it_is_read(tmp_path: Path) -> None:
+def test_base_is_sharded_while_loading(tmp_path: Path) -> None:
     base = tiny.save_base(tmp_path / "base")
     weights = load_file(base / "model.safetensors")
     config = json.loads((base / "config.json").read_text())
@@ -178,22 +177,22 @@ def test_a_base_is_sharded_as_it_is_read(tmp_path: Path) -> None:
         "incomplete": ("layers.1.mlp", {}),
         "other": ("nothing", {"intermediate_size": 80}),
     }
-    for name, (left_out, options) in changes.items():
+    for name, (removed, options) in changes.items():
         folder = Path(shutil.copytree(base, tmp_path / name))
         (folder / "config.json").write_text(json.dumps({**config, **options}))
-        kept = {name: tensor for name, tensor in weights.items() if left_out not in name}
+        kept = {name: tensor for name, tensor in weights.items() if removed not in name}
         save_file(kept, folder / "model.safetensors", {"format": "pt"})
-    run_in_processes(2, share_of, tmp_path)
+    run_in_processes(2, save_shard, tmp_path)
     plain = dict(lora.load_base("embedded:tiny-llm", "sdpa", "fp32").named_parameters())
     for rank in (0, 1):
-        held, shares, whole = torch.load(tmp_path / f"{rank}.pt")
-        assert not any(held)
+        local, shards, gathered = torch.load(tmp_path / f"{rank}.pt")
+        assert not any(local)
         total = sum(parameter.numel() for parameter in plain.values())
-        assert total / 2 <= sum(shares) < total / 2 + len(shares)
-        assert all(torch.equal(whole[name], parameter) for name, parameter in plain.items())
+        assert total / 2 <= sum(shards) < total / 2 + len(shards)
+        assert all(torch.equal(gathered[name], parameter) for name, parameter in plain.items())
 
 
-def test_quantized_bases_need_their_package(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_quantization_needs_bitsandbytes_and_no_zero_3(base: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(ConfigError, match=r"model\.quantization is 4bit, but the package bitsandbytes"):
         lora.load_base(str(base), "sdpa", "bf16", "4bit")
     monkeypatch.setattr(lora, "is_bitsandbytes_available", lambda: True)
@@ -201,5 +200,5 @@ def test_quantized_bases_need_their_package(base: Path, monkeypatch: pytest.Monk
     assert four.load_in_4bit and four.bnb_4bit_quant_type == "nf4" and four.bnb_4bit_compute_dtype == torch.bfloat16
     assert eight.load_in_8bit and not eight.load_in_4bit
     monkeypatch.setattr(lora, "is_deepspeed_zero3_enabled", lambda: True)
-    with pytest.raises(ConfigError, match="ZeRO-3 shards no quantized weights"):
+    with pytest.raises(ConfigError, match="ZeRO-3 cannot shard quantized weights"):
         lora.quantized("4bit")

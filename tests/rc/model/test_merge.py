@@ -21,33 +21,33 @@ TEXT = "### 1 Entity pairs:\n(Zoë| -| France)\n\n### Response:\n"
 
 
 def plain(folder: Path) -> PreTrainedModel:
-    """As anybody would load it."""
+    """Load a folder with transformers only."""
     return AutoModelForCausalLM.from_pretrained(folder).eval()
 
 
 @torch.no_grad()
 def logits(model: nn.Module, folder: Path) -> Tensor:
     ids = AutoTokenizer.from_pretrained(folder)(TEXT, return_tensors="pt")["input_ids"]
-    found: Tensor = model(input_ids=ids).logits
-    return found.float()
+    output: Tensor = model(input_ids=ids).logits
+    return output.float()
 
 
-def difference(found: Tensor, wanted: Tensor) -> float:
-    """The largest, as a share of the largest logit."""
-    return float((found - wanted).abs().max() / wanted.abs().max())
+def difference(actual: Tensor, expected: Tensor) -> float:
+    """Return the largest difference, relative to the largest logit."""
+    return float((actual - expected).abs().max() / expected.abs().max())
 
 
 def adapted(base: Path, adapter: Path) -> PeftModel:
     return PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(base, dtype=torch.float32), adapter).eval()
 
 
-def test_the_same_logits_and_greedy_answer(learnt: Learnt, base: Path, tmp_path: Path) -> None:
+def test_merged_model_gives_the_same_logits_and_greedy_answer(learnt: Learnt, base: Path, tmp_path: Path) -> None:
     out = tmp_path / "new" / "merged"
     weights = merge(learnt.adapter, out, "fp32")
     merged, both = plain(out), adapted(base, learnt.adapter)
     assert merged.dtype == torch.float32
     assert difference(logits(merged, out), logits(both, learnt.adapter)) < 1e-5
-    # The adapter says much: without it this would not hold.
+    # The base without the adapter differs.
     assert difference(logits(merged, out), logits(plain(base), base)) > 0.1
     assert weights == sum(parameter.numel() for parameter in plain(base).parameters())
 
@@ -58,7 +58,7 @@ def test_the_same_logits_and_greedy_answer(learnt: Learnt, base: Path, tmp_path:
     assert [path.name for path in out.parent.iterdir()] == ["merged"]
 
 
-def test_bf16_is_rounded_once(learnt: Learnt, base: Path, tmp_path: Path) -> None:
+def test_weights_are_rounded_to_bf16_once(learnt: Learnt, base: Path, tmp_path: Path) -> None:
     merge(learnt.adapter, tmp_path / "fp32", "fp32")
     merge(learnt.adapter, tmp_path / "bf16", "bf16")
     exact, rounded = plain(tmp_path / "fp32").state_dict(), plain(tmp_path / "bf16").state_dict()
@@ -68,7 +68,7 @@ def test_bf16_is_rounded_once(learnt: Learnt, base: Path, tmp_path: Path) -> Non
     changed = 0
     for name, weight in exact.items():
         down, up = (lora.get(f"base_model.model.{name.removesuffix('weight')}lora_{x}.weight") for x in "AB")
-        # alpha / r is 2 here.
+        # alpha / r is 2.
         added = torch.zeros_like(weight) if down is None or up is None else 2 * up.double() @ down.double()
         changed += down is not None
         assert torch.allclose(weight.double(), start[name].double() + added, atol=1e-6)
@@ -77,7 +77,7 @@ def test_bf16_is_rounded_once(learnt: Learnt, base: Path, tmp_path: Path) -> Non
     assert changed == 14
 
 
-def test_what_the_folder_holds(learnt: Learnt, tmp_path: Path) -> None:
+def test_files_of_the_folder(learnt: Learnt, tmp_path: Path) -> None:
     out = tmp_path / "merged"
     mask = os.umask(0o022)
     os.umask(mask)
@@ -95,8 +95,8 @@ def test_what_the_folder_holds(learnt: Learnt, tmp_path: Path) -> None:
     assert {stat.S_IMODE(path.stat().st_mode) for path in out.iterdir()} == {0o666 & ~mask}
 
 
-def test_an_adapted_output_that_is_tied_to_the_embeddings(base: Path, tmp_path: Path) -> None:
-    """The embeddings of the input stay as they are."""
+def test_adapted_lm_head_that_is_tied_to_the_embeddings(base: Path, tmp_path: Path) -> None:
+    """The input embeddings do not change."""
     tied = plain(base)
     tied.config.tie_word_embeddings = True
     tied.tie_weights()
@@ -113,11 +113,11 @@ def test_an_adapted_output_that_is_tied_to_the_embeddings(base: Path, tmp_path: 
     both = adapted(tmp_path / "tied", tmp_path / "adapter")
     assert difference(logits(plain(tmp_path / "merged"), base), logits(both, base)) < 1e-5
     assert not json.loads((tmp_path / "merged" / "config.json").read_text())["tie_word_embeddings"]
-    # It has said something.
+    # The adapter has an effect.
     assert difference(logits(both, base), logits(plain(tmp_path / "tied"), base)) > 0.1
 
 
-def broken(adapter: Path, folder: Path) -> Path:
+def with_nan(adapter: Path, folder: Path) -> Path:
     folder.mkdir()
     for path in adapter.iterdir():
         (folder / path.name).write_bytes(path.read_bytes())
@@ -128,25 +128,25 @@ def broken(adapter: Path, folder: Path) -> Path:
     return folder
 
 
-def test_what_is_refused_leaves_nothing(learnt: Learnt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nothing_is_written_on_error(learnt: Learnt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "there").mkdir()
     with pytest.raises(UserError, match="exists already"):
         merge(learnt.adapter, tmp_path / "there", "fp32")
     with pytest.raises(UserError, match="holds no adapter"):
         merge(learnt.corpus.folder, tmp_path / "new", "fp32")
     with pytest.raises(UserError, match=r"cannot be added to .*NaN"):
-        merge(broken(learnt.adapter, tmp_path / "broken"), tmp_path / "new", "fp32")
+        merge(with_nan(learnt.adapter, tmp_path / "broken"), tmp_path / "new", "fp32")
 
-    def full(*_: object, **__: object) -> None:
+    def disk_full(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(PreTrainedModel, "save_pretrained", full)
+    monkeypatch.setattr(PreTrainedModel, "save_pretrained", disk_full)
     with pytest.raises(UserError, match="No space left"):
         merge(learnt.adapter, tmp_path / "new", "fp32")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["broken", "there"]
 
 
-def test_the_command(learnt: Learnt, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_merge_command(learnt: Learnt, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "merged"
     assert main(["merge", str(learnt.adapter), "--out", str(out)]) == 0
     assert capsys.readouterr().out.startswith(f"{out}: ")

@@ -1,12 +1,15 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from lmrc.common.errors import UserError
 from lmrc.corpus.relations import DOCRED, RelationSet
-from lmrc.rc.prompts.templates import answer, check_relations, prompt
+from lmrc.rc.prompts.templates import PROMPTS, YES, check_relations
 from tests.rc.tiny import RELATIONS, document
 
+RC = PROMPTS["rc"]
 DOCUMENT = document(
     ["Ada\nLovelace", "Bob (singer)", "U.S.\t"], [(1, 2, "P495"), (0, 1, "P26"), (1, 2, "P17"), (1, 2, "P495")]
 )
@@ -54,45 +57,70 @@ Ada met Bob . The end .
 
 
 def test_rc_is_table_12() -> None:
-    assert prompt(DOCUMENT, [(0, 1), (1, 2)], RELATIONS, "rc") == TABLE_12
+    assert RC.render(DOCUMENT, [(0, 1), (1, 2)], RELATIONS) == TABLE_12
 
 
 def test_direct_is_table_11() -> None:
-    assert prompt(DOCUMENT, [(2, 0)], RELATIONS, "direct") == TABLE_11
+    assert PROMPTS["direct"].render(DOCUMENT, [(2, 0)], RELATIONS) == TABLE_11
 
 
-def test_order_of_pairs_does_not_show() -> None:
-    """Gold pairs listed first would tell which ones are gold."""
-    assert prompt(DOCUMENT, [(1, 2), (0, 1)], RELATIONS, "rc") == TABLE_12
+def test_pairs_are_sorted() -> None:
+    assert RC.render(DOCUMENT, [(1, 2), (0, 1)], RELATIONS) == TABLE_12
 
 
-def test_braces_in_the_text_stay() -> None:
-    text = prompt(document(["{pairs}", "b"], [], text="{text} {} {0}"), [(0, 1)], RELATIONS, "rc")
+def test_braces_in_the_text_are_kept() -> None:
+    text = RC.render(document(["{pairs}", "b"], [], text="{text} {} {0}"), [(0, 1)], RELATIONS)
     assert "\n{text} {} {0} The end .\n" in text
     assert "\n({pairs}| -| b)\n" in text
 
 
-def test_docred_relation_set_as_published() -> None:
-    text = prompt(DOCUMENT, [(0, 1)], DOCRED, "rc")
+def test_relation_set_of_docred_equals_the_published_prompt() -> None:
+    text = RC.render(DOCUMENT, [(0, 1)], DOCRED)
     assert "### Relation set:\n['head of government', 'country', 'place of birth', 'place of death', 'father'," in text
     assert "'dissolved, abolished or demolished'" in text
 
 
-def test_answer_is_in_the_order_of_pairs_and_relation_set() -> None:
+def test_answer_is_sorted_by_pair_and_relation_set() -> None:
     gold = {(1, 2): ("P495", "P17", "P495"), (0, 1): ("P26",)}
-    assert answer(DOCUMENT, gold, RELATIONS) == (
+    assert RC.answer(DOCUMENT, gold, RELATIONS) == (
         "(Ada Lovelace| spouse| Bob (singer))\n(Bob (singer)| country| U.S.)\n(Bob (singer)| country of origin| U.S.)"
     )
 
 
 def test_pair_without_relation_is_answered_none() -> None:
-    assert answer(DOCUMENT, {(2, 0): (), (0, 1): ("P26",)}, RELATIONS) == (
+    assert PROMPTS["direct"].answer(DOCUMENT, {(2, 0): (), (0, 1): ("P26",)}, RELATIONS) == (
         "(Ada Lovelace| spouse| Bob (singer))\n(U.S.| None| Ada Lovelace)"
     )
 
 
+def test_rcp_llm_asks_for_yes_or_no() -> None:
+    prompt = PROMPTS["rcp-llm"]
+    assert prompt.answer(DOCUMENT, {(1, 2): ("P495", "P17"), (2, 0): ()}, RELATIONS) == (
+        "(Bob (singer)| Yes| U.S.)\n(U.S.| No| Ada Lovelace)"
+    )
+    assert "'(head entity| Yes/No| tail entity)'" in prompt.render(DOCUMENT, [(0, 1)], RELATIONS)
+
+
+def test_pairs_and_answers_of_each_kind() -> None:
+    everything = [(0, 1), (0, 2), (1, 0), (1, 2), (2, 0), (2, 1)]
+    expected = {
+        "rc": ([(0, 1), (1, 2)], (RELATIONS, "None", False)),
+        "direct": (everything, (RELATIONS, "None", True)),
+        "rcp-llm": (everything, (YES, "No", True)),
+    }
+    for kind, prompt in PROMPTS.items():
+        assert (prompt.pairs(DOCUMENT), prompt.answer_set(RELATIONS)) == expected[kind]
+
+
+def test_gold_pairs_need_labels() -> None:
+    unlabeled = replace(DOCUMENT, title="No labels", labels=None)
+    with pytest.raises(UserError, match="'No labels' has no labels"):
+        RC.pairs(unlabeled)
+    assert len(PROMPTS["direct"].pairs(unlabeled)) == 6
+
+
 @pytest.mark.parametrize("name", ["None", "a| b", "two\nlines", " padded"])
-def test_relation_names_that_an_answer_could_not_carry_are_refused(name: str) -> None:
+def test_relation_names_that_cannot_be_read_back_are_refused(name: str) -> None:
     with pytest.raises(UserError, match=r"relation P1 is named"):
         check_relations(RelationSet(ids=("P1",), names=(name,)))
     check_relations(DOCRED)
