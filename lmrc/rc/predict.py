@@ -22,9 +22,8 @@ from lmrc.corpus.docred import candidate_pairs
 from lmrc.corpus.predictions import Prediction, write_predictions
 from lmrc.corpus.types import Document
 from lmrc.inference.fingerprint import work_fingerprint
-from lmrc.rc.decoding.base import DecodingBackend, LocalBackend, QueryResult, load_lm
-from lmrc.rc.decoding.openai.answering import OpenAiBackend
-from lmrc.rc.decoding.vllm_backend import VllmBackend
+from lmrc.rc.decoding.base import BackendInputs, DecodingBackend, QueryResult
+from lmrc.rc.decoding.factory import create_backend
 from lmrc.rc.model.adapter import adapter_base
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
@@ -161,31 +160,19 @@ class ClassifyInference:
 
     @cached_property
     def _answering(self) -> DecodingBackend:
-        config, relations, prompt = self._config, self._corpus.relations, self._settings.prompt
-        if config.decode.backend == "openai":
-            shown = self._demonstrations
-            folder = config.run.folder / config.run.name / ANSWERS
-            return OpenAiBackend(
-                config.server,
-                folder,
-                lambda query: few_shot_messages(shown, query),
-                self._document,
-                relations,
-                prompt,
-                config.decode,
+        shown = self._demonstrations
+        return create_backend(
+            BackendInputs(
+                config=self._config,
+                base=self._base,
+                metadata=self._settings,
+                tokenizer=self._tokenizer,
+                relations=self._corpus.relations,
+                shared_prefix=self._builder.beginning(),
+                answer_folder=self._config.run.folder / self._config.run.name / ANSWERS,
+                document_of=self._document,
+                messages_of=lambda query: few_shot_messages(shown, query),
             )
-        if config.decode.backend == "vllm":
-            return VllmBackend(
-                self._base, config.rc, self._settings, self._tokenizer, config.decode, relations, self._document
-            )
-        return LocalBackend(
-            lambda: load_lm(self._base, config.rc, self._settings, config.decode.gpus_per_worker),
-            self._tokenizer,
-            prompt,
-            config.decode,
-            relations,
-            self._document,
-            self._builder.beginning(),
         )
 
     def _document(self, query: Query) -> Document:

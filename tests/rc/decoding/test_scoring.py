@@ -9,8 +9,8 @@ import torch
 
 from lmrc.config.schema import DecodeOptions, PromptKind, PromptOptions
 from lmrc.rc.decoding import scoring
-from lmrc.rc.decoding.base import LocalBackend
 from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.decoding.hf_backend import LocalBackend
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
 from tests.rc.conftest import Learnt

@@ -222,5 +222,5 @@ def test_what_vllm_cannot_do(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) ->
     (adapter / "lmrc.json").write_text(json.dumps(settings))
     peft = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**peft, "r": 300}))
-    with pytest.raises(ConfigError, match="has rank 300, and vLLM has room for 256: merge it"):
+    with pytest.raises(ConfigError, match="has rank 300, but vLLM accepts at most 256: merge it"):
         classify(learnt, tmp_path, "vllm", adapter, backend="vllm")

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from lmrc.rc.decoding.openai.pacing import Clock
+from lmrc.rc.decoding.openai.backend import Clock
 from lmrc.rc.prompts.query_builder import Query
 
 

@@ -23,8 +23,8 @@ from hypothesis import strategies as st
 from lmrc.common.errors import ConfigError, RunError, UserError
 from lmrc.config.schema import ServerOptions
 from lmrc.rc.decoding.generate import Generation
-from lmrc.rc.decoding.openai.backend import ServerBackend
-from lmrc.rc.decoding.openai.request import request_for
+from lmrc.rc.decoding.openai.backend import ServerGenerator
+from lmrc.rc.decoding.openai.client import build_request
 from lmrc.rc.prompts.query_builder import Query
 from tests.rc.decoding.openai.scripted import ANSWER, Act, FastClock, Server, messages_of, query, serve, text_for
 
@@ -32,19 +32,19 @@ DEAD = "http://127.0.0.1:9/v1"
 """Nobody listens there."""
 
 
-def backend(server: Server | str, folder: Path, clock: FastClock | None = None, **given: Any) -> ServerBackend:
+def backend(server: Server | str, folder: Path, clock: FastClock | None = None, **given: Any) -> ServerGenerator:
     url = server if isinstance(server, str) else server.url
     options = ServerOptions(**{"url": url, "model": "m", "concurrency": 4, **given})
-    return ServerBackend(options, folder, clock=clock or FastClock(), random=Random(0))
+    return ServerGenerator(options, folder, clock=clock or FastClock(), random=Random(0))
 
 
-def ask(asked: ServerBackend, queries: list[Query]) -> list[Generation]:
+def ask(asked: ServerGenerator, queries: list[Query]) -> list[Generation]:
     return list(asked.generate(queries, messages_of))
 
 
 def expected(one: Query) -> str:
     options = ServerOptions(model="m")
-    return text_for(request_for(options, messages_of(one), one.answer_room).body)
+    return text_for(build_request(options, messages_of(one), one.answer_room).body)
 
 
 QUERIES = [query(number, room=10 + number) for number in range(12)]
@@ -242,7 +242,7 @@ def test_the_server_is_given_the_time_it_asks_for(tmp_path: Path, capsys: pytest
     assert asked.usage.failures == {"429": 4}
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
-    assert "answered 429: slow; trying again in 40 s" in shown
+    assert "answered 429: slow; retrying in 40 s" in shown
 
 
 def test_all_requests_wait_when_the_server_asks_one_to(tmp_path: Path) -> None:
@@ -257,7 +257,7 @@ def test_all_requests_wait_when_the_server_asks_one_to(tmp_path: Path) -> None:
 
     with serve(act) as server:
         options = ServerOptions(url=server.url, model="m", concurrency=2)
-        assert len(list(ServerBackend(options, tmp_path).generate(QUERIES[:3], messages_of))) == 3
+        assert len(list(ServerGenerator(options, tmp_path).generate(QUERIES[:3], messages_of))) == 3
     assert begun[12] - begun[10] >= 0.6
 
 
@@ -357,7 +357,7 @@ def test_closing_wakes_those_who_wait(tmp_path: Path) -> None:
     """With the real clock: three threads sleep after a failure, and nobody asks again."""
     with serve(lambda body, times: ANSWER if body["max_tokens"] == 10 else Act(status=500, body=b"")) as server:
         options = ServerOptions(url=server.url, model="m", concurrency=4)
-        answers = ServerBackend(options, tmp_path, random=Random(1)).generate(QUERIES, messages_of)
+        answers = ServerGenerator(options, tmp_path, random=Random(1)).generate(QUERIES, messages_of)
         next(answers)
         while len(server.asked) < 4:
             time.sleep(0.005)
@@ -389,6 +389,6 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
 
 def test_no_server_at_all(tmp_path: Path) -> None:
     asked = backend(DEAD, tmp_path, retries=2)
-    with pytest.raises(RunError, match=r"in 3 attempts; the last: the connection failed: .*refused.*See whether"):
+    with pytest.raises(RunError, match=r"in 3 attempts; the last: the connection failed: .*refused.*Check that"):
         ask(asked, QUERIES)
     assert asked.usage.failures["connection"] >= 3

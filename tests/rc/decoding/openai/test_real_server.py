@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from lmrc.config.schema import ServerOptions
 from lmrc.pretrained.packaged import resolve
-from lmrc.rc.decoding.openai.backend import ServerBackend
+from lmrc.rc.decoding.openai.backend import ServerGenerator
 from lmrc.rc.prompts.query_builder import Query
 from tests.rc.decoding.openai.scripted import messages_of, query
 
@@ -77,8 +77,8 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         server.wait()
 
 
-def backend(served: Served, endpoint: str, folder: Path) -> ServerBackend:
-    return ServerBackend(
+def backend(served: Served, endpoint: str, folder: Path) -> ServerGenerator:
+    return ServerGenerator(
         ServerOptions(url=served.url, model=str(served.model), endpoint=endpoint, concurrency=2, key_variable=None),
         folder,
     )

@@ -4,7 +4,7 @@ import pytest
 
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import ServerOptions
-from lmrc.rc.decoding.openai.key import Key, is_loopback, needs_key, read_key
+from lmrc.rc.decoding.openai.client import ApiKey, is_loopback, needs_key, read_key
 
 SECRET = "sk-very-secret-0123"
 
@@ -30,16 +30,16 @@ def test_the_key_is_read_from_the_named_variable(monkeypatch: pytest.MonkeyPatch
 
 
 def test_a_key_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = Key("MINE", SECRET)
+    key = ApiKey("MINE", SECRET)
     assert "MINE" in repr(key)
     assert SECRET not in f"{key} {key!r} {[key]} {vars(type(key))}"
-    assert key.hide(f"wrong key {SECRET}!") == "wrong key ***!"
+    assert key.redact(f"wrong key {SECRET}!") == "wrong key ***!"
 
 
 @pytest.mark.parametrize("value", [f"{SECRET}\n", f" {SECRET}", f"{SECRET}\r\nX: y", f"{SECRET}é", "two words"])
 def test_what_no_header_can_carry_is_refused_without_showing_it(value: str) -> None:
-    with pytest.raises(ConfigError, match="MINE holds white space") as caught:
-        Key("MINE", value)
+    with pytest.raises(ConfigError, match="MINE contains white space") as caught:
+        ApiKey("MINE", value)
     assert SECRET not in str(caught.value)
 
 

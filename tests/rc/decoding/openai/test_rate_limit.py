@@ -9,13 +9,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lmrc.rc.decoding.openai.pacing import Clock, Pace, back_off
+from lmrc.rc.decoding.openai.backend import Clock, RateLimiter, backoff_seconds
 from tests.rc.decoding.openai.scripted import FastClock
 
 
-def start(pace: Pace, clock: FastClock, tokens: int) -> float:
+def start(limiter: RateLimiter, clock: FastClock, tokens: int) -> float:
     """Wait for a turn as a client does; the time at which the request began."""
-    while seconds := pace.start(tokens):
+    while seconds := limiter.try_start(tokens):
         clock.sleep(seconds, threading.Event())
     return clock.time
 
@@ -26,10 +26,10 @@ sizes = st.lists(st.tuples(st.integers(1, 3000), st.floats(0, 20)), min_size=2, 
 @given(sizes=sizes, requests=st.integers(1, 100), tokens=st.integers(100, 10000))
 def test_no_minute_holds_more_than_the_limits(sizes: list[tuple[int, float]], requests: int, tokens: int) -> None:
     clock = FastClock()
-    pace = Pace(clock, requests, tokens)
+    limiter = RateLimiter(clock, requests, tokens)
     begun = []
     for size, pause in sizes:
-        begun.append((start(pace, clock, size), size))
+        begun.append((start(limiter, clock, size), size))
         clock.time += pause
     for first, _ in begun:
         minute = [size for time, size in begun if first <= time < first + 60 - 1e-6]
@@ -39,42 +39,42 @@ def test_no_minute_holds_more_than_the_limits(sizes: list[tuple[int, float]], re
 
 def test_requests_are_as_fast_as_the_limit_allows() -> None:
     clock = FastClock()
-    pace = Pace(clock, 120, None)
-    times = [start(pace, clock, 5) for _ in range(241)]
+    limiter = RateLimiter(clock, 120, None)
+    times = [start(limiter, clock, 5) for _ in range(241)]
     assert times[-1] - times[0] == pytest.approx(120)
-    unlimited = Pace(clock, None, None)
-    assert [unlimited.start(10**9) for _ in range(100)] == [0.0] * 100
+    unlimited = RateLimiter(clock, None, None)
+    assert [unlimited.try_start(10**9) for _ in range(100)] == [0.0] * 100
 
 
 def test_what_the_server_counts_takes_the_place_of_the_guess() -> None:
     clock = FastClock()
-    pace = Pace(clock, None, 600)  # ten tokens a second
-    assert pace.start(100) == 0
-    assert pace.start(1) == pytest.approx(10)
-    pace.correct(100, 250)
-    assert pace.start(1) == pytest.approx(25)
-    pace.correct(100, 50)
-    assert pace.start(1) == pytest.approx(20)
+    limiter = RateLimiter(clock, None, 600)  # ten tokens a second
+    assert limiter.try_start(100) == 0
+    assert limiter.try_start(1) == pytest.approx(10)
+    limiter.correct(100, 250)
+    assert limiter.try_start(1) == pytest.approx(25)
+    limiter.correct(100, 50)
+    assert limiter.try_start(1) == pytest.approx(20)
 
 
 def test_a_pause_holds_everyone_and_never_gets_shorter() -> None:
     clock = FastClock()
-    pace = Pace(clock, None, None)
-    pace.pause(30)
-    pace.pause(5)
-    assert pace.start(1) == pytest.approx(30)
+    limiter = RateLimiter(clock, None, None)
+    limiter.pause(30)
+    limiter.pause(5)
+    assert limiter.try_start(1) == pytest.approx(30)
     clock.time += 31
-    assert pace.start(1) == 0
+    assert limiter.try_start(1) == 0
 
 
 def test_threads_share_the_limit() -> None:
     clock = FastClock()
-    pace = Pace(clock, 60, None)
+    limiter = RateLimiter(clock, 60, None)
     times: list[float] = []
 
     def work() -> None:
         for _ in range(10):
-            times.append(start(pace, clock, 1))
+            times.append(start(limiter, clock, 1))
 
     threads = [threading.Thread(target=work) for _ in range(4)]
     for thread in threads:
@@ -86,11 +86,11 @@ def test_threads_share_the_limit() -> None:
 
 
 def test_back_off_doubles_to_a_minute_and_varies() -> None:
-    waits = [[back_off(failures, Random(seed)) for seed in range(200)] for failures in range(1, 12)]
+    waits = [[backoff_seconds(failures, Random(seed)) for seed in range(200)] for failures in range(1, 12)]
     for expected, found in zip([1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60], waits, strict=True):
         assert expected / 2 <= min(found) < expected * 0.55
         assert expected * 0.95 < max(found) <= expected
-    assert back_off(3, Random(7)) == back_off(3, Random(7))
+    assert backoff_seconds(3, Random(7)) == backoff_seconds(3, Random(7))
 
 
 def test_a_sleep_ends_when_it_is_told_to() -> None:
