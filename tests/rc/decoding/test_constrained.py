@@ -93,7 +93,7 @@ def test_an_answer_stops_at_the_line_for_which_there_is_no_more_room(learnt: Lea
     beginnings = ["\n".join(text.split("\n")[:lines]) for lines in range(text.count("\n") + 1)]
     assert len(beginnings) > 2
     for room in (1, 2, 7, 30, len(whole) - 2, len(whole) - 1):
-        ((_, answer),) = decode(learnt.task.model, [request._replace(room=room)], 1, PrefixCache([]))
+        ((_, answer),) = decode(learnt.task.model, [request._replace(max_tokens=room)], 1, PrefixCache([]))
         said = tokenizer.decode(answer.ids, skip_special_tokens=True)
         fitting = [beginning for beginning in [*beginnings, text] if len(tokenizer.encode(beginning)) <= room]
         assert said == fitting[-1]

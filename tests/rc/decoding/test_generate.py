@@ -70,7 +70,7 @@ def test_windows_keep_the_order(learnt: Learnt, monkeypatch: pytest.MonkeyPatch)
     asked = queries(learnt)
     options = DecodeOptions(mode="free", batch_size=2, max_new_tokens=8)
     wanted = list(free(learnt, asked, options))
-    monkeypatch.setattr("lmrc.rc.decoding.generate._WINDOW", 1)
+    monkeypatch.setattr("lmrc.rc.decoding.generate._WINDOW_BATCHES", 1)
     assert list(free(learnt, iter(asked), options)) == wanted
 
 

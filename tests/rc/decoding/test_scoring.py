@@ -87,7 +87,7 @@ def test_equals_lines_weighed_one_by_one(
     asked = queries(model, kind)
     build = QueryBuilder(model.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
     if shared:
-        monkeypatch.setattr(scoring, "_BRANCHINGS", 8)  # More passes than one.
+        monkeypatch.setattr(scoring, "_MAX_LOGIT_ROWS", 8)  # More than one pass.
     found = scoring.relation_scores(
         model.task.model.eval(),
         [prompt_ids(query.prompt, model.task.tokenizer) for query in asked],
