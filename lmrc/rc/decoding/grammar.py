@@ -54,7 +54,7 @@ class Grammar:
         kind: PromptKind,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
-        """Tokenize what all lines have in common.
+        """Collect the entity and relation names of the possible lines.
 
         Args:
             kind: `direct` allows None as an answer; `rcp-llm` has the relations Yes and No instead of `relations`.

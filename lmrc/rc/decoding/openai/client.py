@@ -404,11 +404,12 @@ class _TimeLimitedStream(httpx2.SyncByteStream):
 
 def _ssl_context() -> ssl.SSLContext | bool:
     """Return a context for REQUESTS_CA_BUNDLE, which httpx2 ignores; it reads SSL_CERT_FILE itself."""
-    bundle = Path(os.environ.get("REQUESTS_CA_BUNDLE", ""))
-    if bundle.is_file():
-        return ssl.create_default_context(cafile=bundle)
-    # An empty variable gives the current folder.
-    return ssl.create_default_context(capath=bundle) if bundle.is_absolute() and bundle.is_dir() else True
+    bundle = os.environ.get("REQUESTS_CA_BUNDLE")
+    if not bundle or not Path(bundle).exists():
+        return True
+    if Path(bundle).is_dir():
+        return ssl.create_default_context(capath=bundle)
+    return ssl.create_default_context(cafile=bundle)
 
 
 def _error_message(error: object) -> object:

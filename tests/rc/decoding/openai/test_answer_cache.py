@@ -1,4 +1,4 @@
-"""Answers are there whole or not at all, whoever writes and whatever happens to the files."""
+"""Tests of the answer cache: damaged files, failed writes and killed writers."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ def files(folder: Path) -> list[Path]:
 
 
 @given(asked=st.text(), text=st.text(), counts=st.tuples(st.none() | st.integers(0), st.none() | st.integers(0)))
-def test_an_answer_comes_back(
+def test_answer_round_trip(
     tmp_path_factory: pytest.TempPathFactory, asked: str, text: str, counts: tuple[int | None, int | None]
 ) -> None:
     folder = tmp_path_factory.mktemp("cache")
@@ -40,7 +40,7 @@ def test_an_answer_comes_back(
     assert AnswerCache(folder).get(request(asked + "x")) is None
 
 
-def test_files_are_named_by_the_key(tmp_path: Path) -> None:
+def test_files_are_named_by_the_cache_key(tmp_path: Path) -> None:
     cache = AnswerCache(tmp_path / "new" / "cache")
     assert cache.is_empty()
     cache.put(request(), ANSWER)
@@ -51,7 +51,7 @@ def test_files_are_named_by_the_key(tmp_path: Path) -> None:
     assert json.loads(files(tmp_path)[0].read_text())["request"]["body"]["messages"][0]["content"] == "who?"
 
 
-def test_a_torn_or_changed_entry_is_never_an_answer(tmp_path: Path) -> None:
+def test_truncated_or_changed_entry_is_refused(tmp_path: Path) -> None:
     cache = AnswerCache(tmp_path)
     cache.put(request(), ANSWER)
     (path,) = files(tmp_path)
@@ -63,7 +63,7 @@ def test_a_torn_or_changed_entry_is_never_an_answer(tmp_path: Path) -> None:
     for index, byte in enumerate(whole):
         path.write_bytes(whole[:index] + bytes([byte ^ 1]) + whole[index + 1 :])
         try:
-            assert cache.get(request()) == ANSWER  # white space between the fields
+            assert cache.get(request()) == ANSWER  # The changed byte is white space between fields.
         except DamagedEntry:
             continue
         assert chr(byte).isspace() or chr(byte ^ 1).isspace()
@@ -75,7 +75,7 @@ def test_a_torn_or_changed_entry_is_never_an_answer(tmp_path: Path) -> None:
     assert cache.get(request()) == ANSWER
 
 
-def test_the_answer_to_another_question_is_refused(tmp_path: Path) -> None:
+def test_entry_of_another_request_is_refused(tmp_path: Path) -> None:
     cache = AnswerCache(tmp_path)
     cache.put(request("one"), ANSWER)
     (path,) = files(tmp_path)
@@ -87,7 +87,7 @@ def test_the_answer_to_another_question_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("owner", "function"), [(os, "fsync"), (Path, "replace")])
-def test_what_the_disk_refuses_leaves_nothing_behind(
+def test_failed_write_leaves_no_file(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: object, function: str
 ) -> None:
     def refuse(*arguments: object, **options: object) -> None:
@@ -101,7 +101,7 @@ def test_what_the_disk_refuses_leaves_nothing_behind(
     assert AnswerCache(tmp_path).get(request()) is None
 
 
-def test_a_cache_that_cannot_be_read_is_no_empty_one(tmp_path: Path) -> None:
+def test_unreadable_entry_is_an_error(tmp_path: Path) -> None:
     cache = AnswerCache(tmp_path)
     (tmp_path / request().cache_key[:2] / f"{request().cache_key}.json").mkdir(parents=True)
     with pytest.raises(RunError, match="cannot read"):
@@ -116,12 +116,12 @@ from tests.rc.decoding.openai.test_answer_cache import ANSWER, request
 cache = AnswerCache(Path(sys.argv[1]))
 print("ready", flush=True)
 while True:
-    for number in range(3):
-        cache.put(request(str(number)), ANSWER)
+    for index in range(3):
+        cache.put(request(str(index)), ANSWER)
 """
 
 
-def test_processes_that_write_the_same_and_are_killed_leave_it_whole(tmp_path: Path) -> None:
+def test_killed_writers_leave_complete_entries(tmp_path: Path) -> None:
     command = [sys.executable, "-c", WRITER, str(tmp_path)]
     writers = [subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) for _ in range(2)]
     try:
@@ -129,12 +129,12 @@ def test_processes_that_write_the_same_and_are_killed_leave_it_whole(tmp_path: P
             assert writer.stdout is not None
             assert writer.stdout.readline() == b"ready\n"
         cache = AnswerCache(tmp_path)
-        found = [cache.get(request(str(number % 3))) for number in range(600)]
+        answers = [cache.get(request(str(index % 3))) for index in range(600)]
     finally:
         for writer in writers:
             writer.kill()
             writer.wait()
             assert writer.stdout is not None
             writer.stdout.close()
-    assert set(found) <= {None, ANSWER}
-    assert [cache.get(request(str(number))) for number in range(3)] == [ANSWER] * 3
+    assert set(answers) <= {None, ANSWER}
+    assert [cache.get(request(str(index))) for index in range(3)] == [ANSWER] * 3

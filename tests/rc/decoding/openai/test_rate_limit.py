@@ -1,4 +1,4 @@
-"""Limits a minute, counted afresh over every window of a minute."""
+"""Tests of the rate limit over every window of a minute."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from tests.rc.decoding.openai.scripted import FastClock
 
 
 def start(limiter: RateLimiter, clock: FastClock, tokens: int) -> float:
-    """Wait for a turn as a client does; the time at which the request began."""
+    """Wait until a request may start, and return the time."""
     while seconds := limiter.try_start(tokens):
         clock.sleep(seconds, threading.Event())
     return clock.time
@@ -24,7 +24,7 @@ sizes = st.lists(st.tuples(st.integers(1, 3000), st.floats(0, 20)), min_size=2, 
 
 
 @given(sizes=sizes, requests=st.integers(1, 100), tokens=st.integers(100, 10000))
-def test_no_minute_holds_more_than_the_limits(sizes: list[tuple[int, float]], requests: int, tokens: int) -> None:
+def test_no_minute_exceeds_the_limits(sizes: list[tuple[int, float]], requests: int, tokens: int) -> None:
     clock = FastClock()
     limiter = RateLimiter(clock, requests, tokens)
     begun = []
@@ -37,7 +37,7 @@ def test_no_minute_holds_more_than_the_limits(sizes: list[tuple[int, float]], re
         assert sum(minute[:-1]) <= tokens
 
 
-def test_requests_are_as_fast_as_the_limit_allows() -> None:
+def test_request_rate_reaches_the_limit() -> None:
     clock = FastClock()
     limiter = RateLimiter(clock, 120, None)
     times = [start(limiter, clock, 5) for _ in range(241)]
@@ -46,9 +46,9 @@ def test_requests_are_as_fast_as_the_limit_allows() -> None:
     assert [unlimited.try_start(10**9) for _ in range(100)] == [0.0] * 100
 
 
-def test_what_the_server_counts_takes_the_place_of_the_guess() -> None:
+def test_counted_tokens_replace_the_estimate() -> None:
     clock = FastClock()
-    limiter = RateLimiter(clock, None, 600)  # ten tokens a second
+    limiter = RateLimiter(clock, None, 600)  # ten tokens per second
     assert limiter.try_start(100) == 0
     assert limiter.try_start(1) == pytest.approx(10)
     limiter.correct(100, 250)
@@ -57,7 +57,7 @@ def test_what_the_server_counts_takes_the_place_of_the_guess() -> None:
     assert limiter.try_start(1) == pytest.approx(20)
 
 
-def test_a_pause_holds_everyone_and_never_gets_shorter() -> None:
+def test_pause_holds_all_requests_and_is_never_shortened() -> None:
     clock = FastClock()
     limiter = RateLimiter(clock, None, None)
     limiter.pause(30)
@@ -85,15 +85,15 @@ def test_threads_share_the_limit() -> None:
     assert max(times) - 1000 >= 39 - 1e-6
 
 
-def test_back_off_doubles_to_a_minute_and_varies() -> None:
+def test_backoff_doubles_up_to_a_minute_with_jitter() -> None:
     waits = [[backoff_seconds(failures, Random(seed)) for seed in range(200)] for failures in range(1, 12)]
-    for expected, found in zip([1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60], waits, strict=True):
-        assert expected / 2 <= min(found) < expected * 0.55
-        assert expected * 0.95 < max(found) <= expected
+    for expected, seconds in zip([1, 2, 4, 8, 16, 32, 60, 60, 60, 60, 60], waits, strict=True):
+        assert expected / 2 <= min(seconds) < expected * 0.55
+        assert expected * 0.95 < max(seconds) <= expected
     assert backoff_seconds(3, Random(7)) == backoff_seconds(3, Random(7))
 
 
-def test_a_sleep_ends_when_it_is_told_to() -> None:
+def test_sleep_ends_when_the_event_is_set() -> None:
     stop = threading.Event()
     clock = Clock()
     threading.Timer(0.05, stop.set).start()

@@ -13,16 +13,16 @@ def meter(**prices: float) -> UsageCounter:
     return counted
 
 
-def test_what_was_paid_now_and_what_was_there_are_apart() -> None:
+def test_new_and_cached_answers_are_counted_separately() -> None:
     usage = meter(prompt_price=10.0, completion_price=30.0).usage()
     assert (usage.requests, usage.prompt_tokens, usage.completion_tokens) == (3, 12000, 150)
     assert (usage.cached, usage.cached_prompt_tokens, usage.cached_completion_tokens) == (1, 1000, 0)
-    # A million prompt tokens cost 10, a million of answers 30.
+    # A million prompt tokens cost 10, a million completion tokens 30.
     assert (usage.cost, usage.cached_cost) == (0.12 + 0.0045, 0.01)
     assert (usage.uncounted, usage.withheld) == (1, 1)
 
 
-def test_counts_in_words() -> None:
+def test_usage_as_text() -> None:
     assert str(meter().usage()) == (
         "3 answers paid (12000 + 150 tokens); 1 from the cache (1000 + 0); 1 uncounted; 1 withheld"
     )
