@@ -82,9 +82,9 @@ def decode(
     remaining = enumerate(requests)
     active: list[_ActiveRequest] = []
     while True:
-        for index, request in islice(remaining, batch_size - len(active)):
-            kv_cache, suffix = prefix_cache.of(model, request.prompt)
-            added = _ActiveRequest(index, request.max_tokens, PartialAnswer(request.grammar), kv_cache, suffix)
+        for index, (prompt, grammar, max_tokens) in islice(remaining, batch_size - len(active)):
+            kv_cache, suffix = prefix_cache.of(model, prompt)
+            added = _ActiveRequest(index, max_tokens, PartialAnswer(grammar), kv_cache, suffix)
             added.pending = [*suffix, *added.write_forced()]
             active.append(added)
         if not active:

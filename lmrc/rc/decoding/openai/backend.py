@@ -409,6 +409,12 @@ class Usage:
         return asdict(self)
 
 
+_COUNTS = (
+    *("requests", "prompt_tokens", "completion_tokens", "cached", "cached_prompt_tokens", "cached_completion_tokens"),
+    *("uncounted", "withheld", "damaged", "retries"),
+)
+
+
 class UsageCounter:
     """Counts answers, tokens and failures of all threads."""
 
@@ -444,19 +450,10 @@ class UsageCounter:
         with self._lock:
             counts, failures = self._counts.copy(), dict(sorted(self._failures.items()))
         return Usage(
-            requests=counts["requests"],
-            prompt_tokens=counts["prompt_tokens"],
-            completion_tokens=counts["completion_tokens"],
             cost=self._cost(counts["prompt_tokens"], counts["completion_tokens"]),
-            cached=counts["cached"],
-            cached_prompt_tokens=counts["cached_prompt_tokens"],
-            cached_completion_tokens=counts["cached_completion_tokens"],
             cached_cost=self._cost(counts["cached_prompt_tokens"], counts["cached_completion_tokens"]),
-            uncounted=counts["uncounted"],
-            withheld=counts["withheld"],
-            damaged=counts["damaged"],
-            retries=counts["retries"],
             failures=failures,
+            **{name: counts[name] for name in _COUNTS},
         )
 
     def _cost(self, prompt_tokens: int, completion_tokens: int) -> float | None:
