@@ -201,7 +201,7 @@ def _exact_candidates(written: str, expected: _Expected) -> list[_LineCandidate]
 
 
 def _read_similar(written: str, expected: _Expected) -> _Line | str:
-    """Read a line that has similar names or a relation outside the set. Return the kind of failure if it has not."""
+    """Read a line with similar names or a relation outside the set. If that fails, return the kind of failure."""
     body = _body(written)
     bars = _bars(body) if body is not None else []
     if body is None or len(bars) < 2:

@@ -368,7 +368,7 @@ class Client:
 
 
 class _HeaderFilter(httpx2.Auth):
-    """Sends our key and the headers of HTTP only.
+    """HTTP authentication that adds the key and removes all headers that are not in _SENT_HEADERS.
 
     The openai library adds credentials from OPENAI_ADMIN_KEY, OPENAI_CUSTOM_HEADERS and similar variables, which must
     not reach another server.
