@@ -24,7 +24,7 @@ from lmrc.corpus.predictions import Prediction, predictions_writer
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
 from lmrc.corpus.types import Document
 from lmrc.evaluation.tables.table import Table
-from lmrc.rc.decoding.base import LocalBackend, load_lm
+from lmrc.rc.decoding.hf_backend import LocalBackend, load_lm
 from lmrc.rc.model.adapter import adapter_base
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer

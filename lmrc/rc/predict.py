@@ -22,9 +22,8 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.predictions import Prediction, write_predictions
 from lmrc.corpus.types import Document
 from lmrc.inference.fingerprint import work_fingerprint
-from lmrc.rc.decoding.base import DecodingBackend, LocalBackend, QueryResult, load_lm
-from lmrc.rc.decoding.openai.answering import OpenAiBackend
-from lmrc.rc.decoding.vllm_backend import VllmBackend
+from lmrc.rc.decoding.base import BackendInputs, DecodingBackend, QueryResult
+from lmrc.rc.decoding.factory import create_backend
 from lmrc.rc.model.adapter import adapter_base
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
@@ -173,32 +172,20 @@ class ClassifyInference:
         return demonstrations(Corpus.open(few.corpus), self._prompt.kind, few.examples, few.pairs, few.seed)
 
     @cached_property
-    def _backend(self) -> DecodingBackend:
-        config, relations, prompt = self._config, self._corpus.relations, self._metadata.prompt
-        if config.decode.backend == "openai":
-            shown = self._demonstrations
-            folder = config.run.folder / config.run.name / ANSWERS
-            return OpenAiBackend(
-                config.server,
-                folder,
-                lambda query: few_shot_messages(shown, query),
-                self._document,
-                relations,
-                prompt,
-                config.decode,
+    def _answering(self) -> DecodingBackend:
+        shown = self._demonstrations
+        return create_backend(
+            BackendInputs(
+                config=self._config,
+                base=self._base,
+                metadata=self._metadata,
+                tokenizer=self._tokenizer,
+                relations=self._corpus.relations,
+                shared_prefix=self._builder.shared_prefix(),
+                answer_folder=self._config.run.folder / self._config.run.name / ANSWERS,
+                document_of=self._document,
+                messages_of=lambda query: few_shot_messages(shown, query),
             )
-        if config.decode.backend == "vllm":
-            return VllmBackend(
-                self._base, config.rc, self._metadata, self._tokenizer, config.decode, relations, self._document
-            )
-        return LocalBackend(
-            lambda: load_lm(self._base, config.rc, self._metadata, config.decode.gpus_per_worker),
-            self._tokenizer,
-            prompt,
-            config.decode,
-            relations,
-            self._document,
-            self._builder.shared_prefix(),
         )
 
     def _document(self, query: Query) -> Document:
@@ -211,7 +198,7 @@ class ClassifyInference:
             UserError: if the LM, its adapter or a package is missing or damaged, or they do not fit each other.
         """
         if any(self._pairs(index) for index in range(self.documents)):
-            self._backend.load()
+            self._answering.load()
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
         """Return one row per document: its title, the answers of the LM and the triples in them.
@@ -227,7 +214,7 @@ class ClassifyInference:
             queries += self._builder.build(index, document, self._pairs(index))
         if not queries:
             return list(rows.values())
-        for result in self._backend.answer(queries):
+        for result in self._answering.answer(queries):
             row = rows[result.query.document]
             row["generations"].append(_to_row(result))
             row["triples"] += [{**scored.triple._asdict(), "score": scored.score} for scored in result.triples]

@@ -85,7 +85,7 @@ def _check_demonstrations(config: ClassifyConfig) -> None:
 
 def _check_lm(config: ClassifyConfig, base: str, found: FoundModel) -> Iterator[Check]:
     """Check that base and adapter fit each other, if the config of the base is known here."""
-    from lmrc.rc.decoding.vllm_backend import room_for
+    from lmrc.rc.decoding.vllm_backend import max_lora_rank
     from lmrc.rc.model.adapter import check_adapter
 
     shape = model_shape(found, "causal")
@@ -95,7 +95,7 @@ def _check_lm(config: ClassifyConfig, base: str, found: FoundModel) -> Iterator[
         return
     try:
         if config.decode.backend == "vllm":
-            room_for(config.rc)
+            max_lora_rank(config.rc)
         if shape is not None:
             check_adapter(config.rc, base, shape.config)
             yield ok(f"the weights of {config.rc} fit {base}")
@@ -104,8 +104,7 @@ def _check_lm(config: ClassifyConfig, base: str, found: FoundModel) -> Iterator[
 
 
 def _check_server(config: ClassifyConfig) -> Iterator[Check]:
-    from lmrc.rc.decoding.openai.key import needs_key, read_key
-    from lmrc.rc.decoding.openai.request import check_body
+    from lmrc.rc.decoding.openai.client import check_body, needs_key, read_key
 
     options = config.server
     try:

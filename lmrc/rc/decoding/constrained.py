@@ -1,4 +1,8 @@
-"""Greedy decoding along a grammar: tokens that are forced go through the model in one pass with the next open one."""
+"""Greedy decoding along a grammar.
+
+Tokens that the grammar forces need no forward pass of their own: they go through the model together with the next token
+that is chosen.
+"""
 
 from __future__ import annotations
 
@@ -15,82 +19,100 @@ from lmrc.rc.model.kv_cache import KVCache, PrefixCache, extend_caches
 
 
 class Request(NamedTuple):
-    """A prompt to answer."""
+    """A prompt to answer.
+
+    Attributes:
+        prompt: token ids.
+        max_tokens: maximum length of the answer.
+    """
 
     prompt: Sequence[int]
     grammar: Grammar
-    room: int
-    """Most tokens of the answer."""
+    max_tokens: int
 
 
 class Answer(NamedTuple):
-    """`ids`: with the end of sequence, if there was room for it; if not, whole lines only."""
+    """A generated answer.
+
+    Attributes:
+        ids: token ids, with the end of sequence if it fits; else complete lines only.
+        choices: for each token that the grammar does not force, its index in `ids` and its log probability among the
+            allowed tokens.
+    """
 
     ids: list[int]
     choices: list[tuple[int, float]]
-    """Where in `ids` a token was chosen among several, and the logarithm of its probability among them."""
 
 
 @dataclass(slots=True)
-class _Row:
-    """A request being answered."""
+class _ActiveRequest:
+    """A request in the batch. `pending` holds the token ids that the model has not seen yet."""
 
-    number: int
-    room: int
+    index: int
+    max_tokens: int
     answer: PartialAnswer
-    memory: KVCache
+    kv_cache: KVCache
     pending: Sequence[int]
-    """What the model has not seen yet."""
     choices: list[tuple[int, float]] = field(default_factory=list)
 
-    def force(self) -> list[int]:
-        return self.answer.write_forced(self.room - len(self.answer.ids))
+    def write_forced(self) -> list[int]:
+        return self.answer.write_forced(self.max_tokens - len(self.answer.ids))
 
     @property
-    def done(self) -> bool:
-        return self.answer.ended or len(self.answer.ids) >= self.room
+    def is_done(self) -> bool:
+        return self.answer.ended or len(self.answer.ids) >= self.max_tokens
 
 
 def decode(
-    model: nn.Module, requests: Iterable[Request], rows: int, prefix_cache: PrefixCache
+    model: nn.Module, requests: Iterable[Request], batch_size: int, prefix_cache: PrefixCache
 ) -> Iterator[tuple[int, Answer]]:
-    """The most probable allowed token, one after another, for each request; yields (number of the request, answer).
+    """Answer requests with the most probable allowed token at each step.
 
-    Equals greedy generation in which every step may only choose among the allowed tokens. `rows` requests are answered
-    at a time: as soon as one is done the next takes its place, so that answers come in no particular order.
+    The result equals greedy generation that masks all other tokens. A request that is done makes room for the next one,
+    so answers come in no particular order.
+
+    Args:
+        requests: read as they are needed.
+        batch_size: number of requests decoded together.
+        prefix_cache: KV cache of the prefix that prompts share.
+
+    Yields:
+        The index of the request, and its answer.
     """
-    waiting = enumerate(requests)
-    active: list[_Row] = []
+    remaining = enumerate(requests)
+    active: list[_ActiveRequest] = []
     while True:
-        for number, request in islice(waiting, rows - len(active)):
-            memory, rest = prefix_cache.lookup(model, request.prompt)
-            row = _Row(number, request.room, PartialAnswer(request.grammar), memory, rest)
-            row.pending = [*rest, *row.force()]
-            active.append(row)
+        for index, (prompt, grammar, max_tokens) in islice(remaining, batch_size - len(active)):
+            kv_cache, suffix = prefix_cache.lookup(model, prompt)
+            added = _ActiveRequest(index, max_tokens, PartialAnswer(grammar), kv_cache, suffix)
+            added.pending = [*suffix, *added.write_forced()]
+            active.append(added)
         if not active:
             return
-        open_rows = [row for row in active if not row.done]
-        if open_rows:
-            _choose(model, open_rows)
-        for row in active:
-            if row.done:
-                yield row.number, Answer(row.answer.whole(), row.choices)
-        active = [row for row in active if not row.done]
+        unfinished = [request for request in active if not request.is_done]
+        if unfinished:
+            _choose_tokens(model, unfinished)
+        for request in active:
+            if request.is_done:
+                yield request.index, Answer(request.answer.complete_lines(), request.choices)
+        active = [request for request in active if not request.is_done]
 
 
-def _choose(model: nn.Module, rows: Sequence[_Row]) -> None:
-    """One pass: each row chooses a token and writes what is forced behind it."""
-    logits = extend_caches(model, [row.memory for row in rows], [row.pending for row in rows])
-    allowed = [row.answer.allowed() for row in rows]
+def _choose_tokens(model: nn.Module, requests: Sequence[_ActiveRequest]) -> None:
+    """Run the model once. Append to each answer its most probable allowed token and the tokens forced after it."""
+    logits = extend_caches(model, [request.kv_cache for request in requests], [request.pending for request in requests])
+    allowed = [request.answer.allowed() for request in requests]
     width = max(map(len, allowed))
-    # One transfer from the device for all rows.
+    # [requests, width], padded with the first token; one transfer from the device for all requests.
     index = torch.tensor([[*tokens, *[tokens[0]] * (width - len(tokens))] for tokens in allowed], device=logits.device)
-    real = torch.tensor([[True] * len(tokens) + [False] * (width - len(tokens)) for tokens in allowed])
-    choices = logits.float().gather(1, index).masked_fill(~real.to(logits.device), float("-inf"))
-    best = choices.log_softmax(1).max(1)
-    for row, tokens, place, probability in zip(rows, allowed, best.indices.tolist(), best.values.tolist(), strict=True):
-        start = len(row.answer.ids)
-        row.choices.append((start, probability))
-        row.answer.write(tokens[place])
-        row.force()
-        row.pending = row.answer.ids[start:]
+    is_padding = torch.tensor([[False] * len(tokens) + [True] * (width - len(tokens)) for tokens in allowed])
+    allowed_logits = logits.float().gather(1, index).masked_fill(is_padding.to(logits.device), float("-inf"))
+    best = allowed_logits.log_softmax(1).max(1)
+    for request, tokens, choice, log_probability in zip(
+        requests, allowed, best.indices.tolist(), best.values.tolist(), strict=True
+    ):
+        start = len(request.answer.ids)
+        request.choices.append((start, log_probability))
+        request.answer.write(tokens[choice])
+        request.write_forced()
+        request.pending = request.answer.ids[start:]

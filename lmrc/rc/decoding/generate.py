@@ -1,4 +1,4 @@
-"""Greedy decoding of answers, many at a time: along the grammar of possible answers, or freely."""
+"""Greedy decoding of many queries in batches: along the grammar (mode constrained) or without it (mode free)."""
 
 from __future__ import annotations
 
@@ -13,25 +13,28 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 
 from lmrc.config.schema import DecodeOptions, PromptTemplate
 from lmrc.rc.decoding import constrained
-from lmrc.rc.decoding.constrained import Request
 from lmrc.rc.decoding.grammar import Grammar
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.packed_attention import check_positions
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
 
-_WINDOW = 16
-"""Batches that are sorted by length together. Answers are given out in order: this bounds what waits for its turn."""
+# Batches that are sorted by length together. Answers are returned in order, so this bounds how many must be held back.
+_WINDOW_BATCHES = 16
 
 
 class Generation(NamedTuple):
-    """An answer. `finished`: the LM ended it by itself; otherwise it was cut at the query's room, along the grammar at
-    the last whole line before."""
+    """The answer to a query.
+
+    Attributes:
+        finished: False if the answer was cut at its token limit; with a grammar, after the last complete line.
+        line_scores: probability of each line given the lines before it, among the lines that the grammar allows; empty
+            if unknown.
+    """
 
     query: Query
     text: str
     finished: bool
     line_scores: tuple[float, ...] = ()
-    """The probability of each line behind those before it, among the possible ones; empty where it is not known."""
 
 
 def generate(
@@ -43,59 +46,80 @@ def generate(
     prefix_cache: PrefixCache,
     template: PromptTemplate | None = None,
 ) -> Iterator[Generation]:
-    """The greedy answers to `queries`, in their order.
+    """Generate greedy answers to queries.
 
-    An answer does not depend on the others of its batch but for rounding. Each ends at the end of sequence or after
-    min(`options.max_new_tokens`, its `answer_room`) tokens. `grammar_of` is asked unless `options.mode` is free.
+    Except for rounding, an answer does not depend on the other queries of its batch. An answer ends at the end of
+    sequence or after min(`options.max_new_tokens`, `query.answer_room`) tokens.
+
+    Args:
+        queries: read as they are needed.
+        grammar_of: returns the grammar of a query; not called in mode free.
+        prefix_cache: KV cache of the prefix that prompts share; not used in mode free.
+        template: chat template of the prompts.
+
+    Yields:
+        One answer per query, in the order of the queries.
     """
     model.eval()
-    source = iter(queries)
-    while window := list(islice(source, _WINDOW * options.batch_size)):
+    remaining = iter(queries)
+    while window := list(islice(remaining, _WINDOW_BATCHES * options.batch_size)):
         prompts = [prompt_ids(query.prompt, tokenizer, template) for query in window]
-        rooms = [min(query.answer_room, options.max_new_tokens) for query in window]
-        # Long ones first: at the end of the window there is no other to take a place that becomes free.
-        order = sorted(range(len(window)), key=lambda index: (rooms[index], len(prompts[index])), reverse=True)
-        outputs: dict[int, constrained.Answer] = {}
+        limits = [min(query.answer_room, options.max_new_tokens) for query in window]
+        # Longest first: at the end of the window no further query fills the free rows of the batch.
+        order = sorted(range(len(window)), key=lambda index: (limits[index], len(prompts[index])), reverse=True)
+        answers: dict[int, constrained.Answer] = {}
         if options.mode == "free":
             for start in range(0, len(order), options.batch_size):
                 batch = order[start : start + options.batch_size]
-                texts = _greedy(model, tokenizer, [prompts[index] for index in batch], max(rooms[i] for i in batch))
-                outputs |= {index: constrained.Answer(ids, []) for index, ids in zip(batch, texts, strict=True)}
+                max_new_tokens = max(limits[index] for index in batch)
+                ids_of_batch = _generate_free(model, tokenizer, [prompts[index] for index in batch], max_new_tokens)
+                answers |= {index: constrained.Answer(ids, []) for index, ids in zip(batch, ids_of_batch, strict=True)}
         else:
-            requests = (Request(prompts[index], grammar_of(window[index]), rooms[index]) for index in order)
-            for number, answer in constrained.decode(model, requests, options.batch_size, prefix_cache):
-                outputs[order[number]] = answer
+            requests = (
+                constrained.Request(prompts[index], grammar_of(window[index]), limits[index]) for index in order
+            )
+            for position, answer in constrained.decode(model, requests, options.batch_size, prefix_cache):
+                answers[order[position]] = answer
         for index, query in enumerate(window):
-            yield _generation(query, outputs[index], rooms[index], tokenizer)
+            yield _to_generation(query, answers[index], limits[index], tokenizer)
 
 
-def _generation(query: Query, answer: constrained.Answer, room: int, tokenizer: PreTrainedTokenizerBase) -> Generation:
-    def text_of(ids: Sequence[int]) -> str:
+def _to_generation(
+    query: Query, answer: constrained.Answer, max_tokens: int, tokenizer: PreTrainedTokenizerBase
+) -> Generation:
+    def to_text(ids: Sequence[int]) -> str:
         text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
         assert isinstance(text, str)
         return text
 
-    kept = answer.ids[:room]
+    kept = answer.ids[:max_tokens]
     finished = tokenizer.eos_token_id in kept
     if finished:
         kept = kept[: kept.index(tokenizer.eos_token_id)]
-    text = text_of(kept)
-    logs = [0.0] * (text.count("\n") + 1)
-    for place, log in answer.choices:
-        if place < len(kept):
-            logs[text_of(kept[: place + 1]).count("\n")] += log
-    scores = tuple(math.exp(log) for log in logs) if answer.choices else ()
-    return Generation(query, text, finished, scores)
+    text = to_text(kept)
+    line_logs = [0.0] * (text.count("\n") + 1)
+    for index, log_probability in answer.choices:
+        if index < len(kept):
+            line_logs[to_text(kept[: index + 1]).count("\n")] += log_probability
+    line_scores = tuple(math.exp(log) for log in line_logs) if answer.choices else ()
+    return Generation(query, text, finished, line_scores)
 
 
 @torch.inference_mode()
-def _greedy(
-    model: PreTrainedModel | PeftModel, tokenizer: PreTrainedTokenizerBase, prompts: list[list[int]], room: int
+def _generate_free(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
 ) -> list[list[int]]:
-    """New token ids for each prompt, at most `room`. Raises UserError where the LM knows too few positions for them."""
+    """Return the generated token ids for each prompt.
+
+    Raises:
+        UserError: prompt and answer have more tokens than the LM has positions.
+    """
     base = model.get_base_model() if isinstance(model, PeftModel) else model
-    before = base.config._attn_implementation
-    # Rows that are padded need masks, which packed texts know nothing of.
+    implementation = base.config._attn_implementation
+    # Padded rows need an attention mask, which packed attention ignores.
     base.set_attn_implementation("sdpa")
     longest = max(map(len, prompts))
     pad = tokenizer.pad_token_id
@@ -109,13 +133,13 @@ def _greedy(
                 do_sample=False,
                 num_beams=1,
                 use_cache=True,
-                max_new_tokens=room,
+                max_new_tokens=max_new_tokens,
                 eos_token_id=tokenizer.eos_token_id,
                 pad_token_id=pad,
             ),
         )
     finally:
-        base.set_attn_implementation(before)
+        base.set_attn_implementation(implementation)
     answers = [row[longest:] for row in output.tolist()]
     for prompt, answer in zip(prompts, answers, strict=True):
         end = answer.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in answer else len(answer)

@@ -1,7 +1,7 @@
-"""Which answers are possible: the pairs are known, so all that is open is which relations each of them has.
+"""Grammar of the possible answers to a query.
 
-An answer is one line a relation, pairs in the order they were asked, every pair at least once, the relations of a pair
-distinct and in the order of the relation set. No other entity, relation or form can be written.
+The pairs are known, so an answer chooses only the relations of each pair. It has one line per relation. Pairs come in
+the order of the query, each at least once. The relations of a pair are distinct and in the order of the relation set.
 """
 
 from __future__ import annotations
@@ -17,26 +17,34 @@ from lmrc.corpus.types import Document
 from lmrc.rc.prompts.query_builder import Query, shared_length
 from lmrc.rc.prompts.templates import PROMPTS, entity_name, line
 
-# Any finished line: what follows it is tokenised behind it, so that ids are those of the whole answer.
-_BEFORE = "(a| b| c)"
+# An arbitrary finished line. Later lines are tokenized after it, so that their ids are those within a whole answer.
+_PREVIOUS_LINE = "(a| b| c)"
+# Relation index of the end of sequence.
+END = -1
 
 
 @dataclass(frozen=True, slots=True)
 class _ParseState:
-    """One way to read what was written: so far `read` tokens of the line of a pair and relation (or of the end)."""
+    """A line that the answer may be in: the line of a pair and relation, or the end of sequence.
+
+    Attributes:
+        relation: index in the relation set; the index after the last one is None, and `END` the end of sequence.
+        tokens: token ids of the line.
+        position: number of tokens written so far.
+    """
 
     pair: int
     relation: int
     tokens: tuple[int, ...]
-    read: int
+    position: int
 
     @property
-    def next(self) -> int:
-        return self.tokens[self.read]
+    def next_token(self) -> int:
+        return self.tokens[self.position]
 
 
 class Grammar:
-    """The possible answers to one query, as token ids."""
+    """The possible answers to a query, as token ids."""
 
     def __init__(
         self,
@@ -46,118 +54,127 @@ class Grammar:
         kind: PromptKind,
         tokenizer: PreTrainedTokenizerBase,
     ) -> None:
-        """`kind`: only a `direct` answer may say None, and `rcp-llm` ones Yes or No. `tokenizer`: that of the LM."""
+        """Collect the entity and relation names of the possible lines.
+
+        Args:
+            kind: `direct` allows None as an answer; `rcp-llm` has the relations Yes and No instead of `relations`.
+            tokenizer: tokenizer of the LM.
+        """
         self._tokenizer = tokenizer
         self._names = [(entity_name(document, head), entity_name(document, tail)) for head, tail in query.pairs]
         answers = PROMPTS[kind].answer_set(relations)
         self._none = len(answers.relations.names) if answers.none_is_possible else None
         self._relations = [*answers.relations.names, *([answers.none] if answers.none_is_possible else [])]
         self._end = (int(tokenizer.eos_token_id),)
-        self._before = self._ids([_BEFORE])[0]
-        self._behind: dict[int, list[tuple[int, ...]]] = {}
+        self._previous_line = self._tokenize([_PREVIOUS_LINE])[0]
+        self._later_lines: dict[int, list[tuple[int, ...]]] = {}
 
-    def _ids(self, texts: Sequence[str]) -> list[list[int]]:
+    def _tokenize(self, texts: Sequence[str]) -> list[list[int]]:
         ids: list[list[int]] = self._tokenizer(list(texts), add_special_tokens=False)["input_ids"]
         return ids
 
     def _texts(self, pair: int) -> list[str]:
-        """The line of the pair for each relation."""
+        """Return the line of the pair for each relation."""
         head, tail = self._names[pair]
         return [line(head, relation, tail) for relation in self._relations]
 
-    def _lines(self, pair: int, relations: Sequence[int]) -> Iterator[_ParseState]:
-        """The beginnings of the lines, behind another one, that give `pair` one of `relations`."""
-        if pair not in self._behind:
-            # All of `_BEFORE` is cut off, unless the tokenizer joins a bracket with a new line.
-            whole = self._ids([f"{_BEFORE}\n{text}" for text in self._texts(pair)])
-            self._behind[pair] = [tuple(ids[shared_length([ids, self._before]) :]) for ids in whole]
+    def _line_states(self, pair: int, relations: Sequence[int]) -> Iterator[_ParseState]:
+        """Yield the start of each line, after another line, that gives `pair` one of `relations`."""
+        if pair not in self._later_lines:
+            # shared_length, because a tokenizer may merge the last bracket with the newline.
+            ids_of_lines = self._tokenize([f"{_PREVIOUS_LINE}\n{text}" for text in self._texts(pair)])
+            self._later_lines[pair] = [tuple(ids[shared_length([ids, self._previous_line]) :]) for ids in ids_of_lines]
         for relation in relations:
-            yield _ParseState(pair, relation, self._behind[pair][relation], 0)
+            yield _ParseState(pair, relation, self._later_lines[pair][relation], 0)
 
     def start(self) -> list[_ParseState]:
-        """The readings of an empty answer."""
+        """Return the states of an empty answer."""
         return [_ParseState(0, relation, ids, 0) for relation, ids in enumerate(self.first_lines(0))]
 
     def first_lines(self, pair: int) -> list[tuple[int, ...]]:
-        """Token ids of the line of the pair for each relation of the set (and None), at the start of an answer."""
-        return [tuple(ids) for ids in self._ids(self._texts(pair))]
+        """Return the token ids of the pair's line for each relation (and None), at the start of an answer."""
+        return [tuple(ids) for ids in self._tokenize(self._texts(pair))]
 
     @property
-    def pairs(self) -> int:
-        """Number of pairs asked for."""
+    def pair_count(self) -> int:
+        """Number of pairs in the query."""
         return len(self._names)
 
     @property
-    def relations(self) -> int:
-        """Number of relations of the set; None is not one of them."""
+    def relation_count(self) -> int:
+        """Number of relations in the set, without None."""
         return len(self._relations) - (self._none is not None)
 
     def next_lines(self, pair: int, relations: Sequence[int]) -> list[tuple[int | None, tuple[int, ...]]]:
-        """What may be written behind the lines that give `pair` these relations, at the start of an answer.
+        """Return the lines that may follow if an answer starts with `relations` of `pair`.
 
-        Each with the relation that it gives to the pair (the one after the last of the set is None), or None where it
-        gives none to it: the line of the next pair, or the end.
+        Returns:
+            For each line the relation that it gives to the pair (the index after the last one is None), and its token
+            ids. The relation is None for a line of the next pair and for the end of sequence.
         """
         if not relations:
             return list(enumerate(self.first_lines(pair)))
-        following = self.after(pair, relations[-1])
         return [
-            (reading.relation if reading.pair == pair and reading.relation >= 0 else None, reading.tokens)
-            for reading in following
+            (state.relation if state.pair == pair and state.relation != END else None, state.tokens)
+            for state in self.after(pair, relations[-1])
         ]
 
     def after(self, pair: int, relation: int) -> Iterator[_ParseState]:
-        """What may follow a finished line: another relation of the pair, the next pair, or the end."""
+        """Yield what may follow a finished line: another relation of the pair, the next pair, or the end."""
         if relation != self._none:
-            more = [other for other in range(relation + 1, len(self._relations)) if other != self._none]
-            if more:
-                yield from self._lines(pair, more)
+            later = [other for other in range(relation + 1, len(self._relations)) if other != self._none]
+            if later:
+                yield from self._line_states(pair, later)
         if pair + 1 < len(self._names):
-            yield from self._lines(pair + 1, range(len(self._relations)))
+            yield from self._line_states(pair + 1, range(len(self._relations)))
         else:
-            yield _ParseState(pair, -1, self._end, 0)
+            yield _ParseState(pair, END, self._end, 0)
 
 
 class PartialAnswer:
-    """An answer being written: all readings of it that are still possible (two pairs may have the same names)."""
+    """An answer that is being written, with all parse states that still match: two pairs may have the same names.
+
+    Attributes:
+        ids: token ids so far, with the end of sequence.
+        ended: True after the end of sequence.
+    """
 
     def __init__(self, grammar: Grammar) -> None:
         self._grammar = grammar
-        self._readings = grammar.start()
+        self._states = grammar.start()
         self.ids: list[int] = []
-        """What was written, the end of sequence included."""
         self.ended = False
-        self._in_lines = 0
+        self._complete_length = 0
 
-    def whole(self) -> list[int]:
-        """What was written, without a line that was begun and not finished."""
-        return self.ids if self.ended else self.ids[: self._in_lines]
+    def complete_lines(self) -> list[int]:
+        """Return the token ids without an unfinished last line."""
+        return self.ids if self.ended else self.ids[: self._complete_length]
 
     def allowed(self) -> list[int]:
-        """The tokens that may come next, without repeats; not to be asked once it has ended."""
-        return sorted({reading.next for reading in self._readings})
+        """Return the distinct tokens that may come next. Call it only if the answer has not ended."""
+        return sorted({state.next_token for state in self._states})
 
     def write(self, token: int) -> None:
         """Append one of the allowed tokens."""
         self.ids.append(token)
-        going: list[_ParseState] = []
-        for reading in self._readings:
-            if reading.next != token:
+        states: list[_ParseState] = []
+        for state in self._states:
+            if state.next_token != token:
                 continue
-            read = _ParseState(reading.pair, reading.relation, reading.tokens, reading.read + 1)
-            if read.read < len(read.tokens):
-                going.append(read)
-            elif read.relation < 0:
+            position = state.position + 1
+            if position < len(state.tokens):
+                states.append(_ParseState(state.pair, state.relation, state.tokens, position))
+            elif state.relation == END:
                 self.ended = True
             else:
-                self._in_lines = len(self.ids)
-                going.extend(self._grammar.after(read.pair, read.relation))
-        self._readings = going
+                self._complete_length = len(self.ids)
+                states.extend(self._grammar.after(state.pair, state.relation))
+        self._states = states
 
-    def write_forced(self, most: int) -> list[int]:
-        """Append tokens for as long as only one is allowed, at most `most`; returns them."""
+    def write_forced(self, max_tokens: int) -> list[int]:
+        """Append tokens while only one is allowed, at most `max_tokens`, and return them."""
         start = len(self.ids)
-        while not self.ended and len(self.ids) - start < most:
+        while not self.ended and len(self.ids) - start < max_tokens:
             allowed = self.allowed()
             if len(allowed) > 1:
                 break

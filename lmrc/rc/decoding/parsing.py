@@ -1,8 +1,8 @@
-"""From the text of an answer back to triples, counting everything that could not be read.
+"""Parser of answers: text to triples. It counts everything that it cannot read.
 
-Answers are lines `(head| relation| tail)` in the order of the pairs asked, the relations of a pair in the order of the
-relation set. Names alone do not tell namesakes apart, their place does: of all ways to read the lines the one is taken
-that departs least from that order (`_align`).
+An answer has lines `(head| relation| tail)`, in the order of the pairs in the query; the relations of a pair are in the
+order of the relation set. Two entities may have the same name. Then the order decides which one is meant: of all ways
+to read the lines, `_align` takes the one with the fewest deviations from the order.
 """
 
 from __future__ import annotations
@@ -20,20 +20,20 @@ from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Triple
 from lmrc.rc.prompts.templates import NONE, Pair, entity_name
 
+# Rank of a relation outside the set. It may stand anywhere among the relations of its pair.
 _UNKNOWN = -2
-"""Rank of a relation outside the set: it answers its pair, but may stand anywhere among the pair's relations."""
+# Rank of `None`, which is the only answer of its pair.
 _NONE = -1
-"""Rank of `None`: the only answer of its pair."""
 
-# What a reading costs where it leaves the order of an answer. Asked pairs that are passed over cost 1 each.
+# Costs of deviations from the order of an answer. Each pair without an answer costs 1.
+# The same pair again, with a relation that should come earlier.
 _DISORDER = 2
-"""The same pair again with a relation that does not come after the one before."""
+# A pair that should come earlier than the pair of the previous line.
 _BACKWARD = 3
-"""A pair that comes before the one of the line before."""
 
 
 class UnknownRelation(NamedTuple):
-    """An answered relation that is not in the set, as it was written."""
+    """An answered relation that is not in the set. `relation` is its name as written."""
 
     head: int
     tail: int
@@ -42,24 +42,25 @@ class UnknownRelation(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Parsed:
-    """What an answer says.
+    """The content of an answer.
 
-    `failures` counts, by kind: `malformed` (not of the form of a line), `unknown_relation` (listed in `unknown`),
-    `rejected_name` (no entity is similar enough), `pair_not_asked`, `duplicate`, `unanswered_pair`, `out_of_order`
-    (lines) and `ambiguous` (lines that could as well belong to a namesake pair). `none` is the number of pairs
-    answered `None`.
+    Attributes:
+        lines: for each triple, the index of the line that states it first.
+        none: number of pairs answered `None`.
+        failures: counts by kind: `malformed` (not a line), `unknown_relation` (listed in `unknown`), `rejected_name`
+            (no entity is similar enough), `pair_not_asked`, `duplicate`, `unanswered_pair`, `out_of_order` (lines) and
+            `ambiguous` (lines that fit another pair with the same names equally well).
     """
 
     triples: tuple[Triple, ...]
     lines: tuple[int, ...]
-    """Of each triple the line of the answer, from 0, that says it first."""
     none: int
     failures: Counter[str]
     unknown: tuple[UnknownRelation, ...]
 
 
 class _LineCandidate(NamedTuple):
-    """One way to read a line: the position of a pair in the query, and the rank of its relation in the set."""
+    """A way to read a line: the index of a pair in the query, and the rank of the relation in the set."""
 
     position: int
     rank: int
@@ -67,24 +68,30 @@ class _LineCandidate(NamedTuple):
 
 @dataclass(slots=True)
 class _Line:
-    readings: list[_LineCandidate]
+    """The candidates of a line. `relation` is its name as written, if it is not in the set."""
+
+    candidates: list[_LineCandidate]
     relation: str = ""
-    """As written, where it is not in the set."""
 
 
 @dataclass(slots=True)
-class _Query:
-    """What an answer is read against."""
+class _Expected:
+    """The names and relations that an answer may contain.
+
+    Attributes:
+        names: names of all entities of the document.
+        positions: indices of the pairs in the query, by the names of head and tail.
+        ranks: rank of each relation name.
+        max_relation_length: length of the longest relation name.
+        closest_names: cache of `_closest_name`.
+    """
 
     names: set[str]
-    """Of all entities of the document."""
     positions: dict[tuple[str, str], list[int]]
-    """Of the pairs asked, by the names of head and tail."""
     ranks: dict[str, int]
-    longest: int
-    """Length of the longest relation name."""
-    min_name_score: int
-    closest: dict[tuple[int, str], str | None] = field(default_factory=dict)
+    max_relation_length: int
+    min_fuzzy_score: int
+    closest_names: dict[tuple[int, str], str | None] = field(default_factory=dict)
 
 
 def parse(
@@ -92,14 +99,17 @@ def parse(
     document: Document,
     pairs: Sequence[Pair],
     relations: RelationSet,
-    min_name_score: int = 80,
+    min_fuzzy_score: int = 80,
     none: str = NONE,
 ) -> Parsed:
-    """Read the answer to a query for `pairs`.
+    """Parse the answer to a query for `pairs`.
 
-    A name that is not exactly one of the document's is taken for the most similar one asked for (fuzz.ratio, as the
-    published code) if that scores at least `min_name_score` (0..100); 0 takes the most similar one whatever its score.
-    `relations` and `none`: those of `lmrc.rc.prompts.templates.Prompt.answer_set`.
+    Args:
+        text: the answer.
+        relations: relation set of the answer (`lmrc.rc.prompts.templates.answer_set`).
+        min_fuzzy_score: a name that is not in the document is replaced by the most similar name in the query if their
+            `fuzz.ratio` (0 to 100) is at least this. 0 always replaces it, as in the published code.
+        none: the answer for a pair without a relation.
     """
     ordered = sorted(pairs)
     names = [entity_name(document, entity) for entity in range(len(document.entities))]
@@ -107,62 +117,62 @@ def parse(
     positions: dict[tuple[str, str], list[int]] = {}
     for position, (head, tail) in enumerate(ordered):
         positions.setdefault((names[head], names[tail]), []).append(position)
-    query = _Query(set(names), positions, ranks, max(map(len, ranks)), min_name_score)
+    expected = _Expected(set(names), positions, ranks, max(map(len, ranks)), min_fuzzy_score)
 
     failures: Counter[str] = Counter()
-    numbered = [
-        (number, read)
-        for number, written in enumerate(text.split("\n"))
+    numbered_lines = [
+        (index, line)
+        for index, written in enumerate(text.split("\n"))
         if written.strip()
-        for read in _read(written.strip(), query, failures)
+        for line in _read_line(written.strip(), expected, failures)
     ]
-    chosen, failures["ambiguous"] = _align([read.readings for _, read in numbered], len(ordered))
+    chosen, failures["ambiguous"] = _align([line.candidates for _, line in numbered_lines], len(ordered))
 
     triples: dict[Triple, int] = {}
     unknown: list[UnknownRelation] = []
     answered: set[int] = set()
-    nones: set[int] = set()
-    before: _LineCandidate | None = None
-    for (number, read), reading in zip(numbered, chosen, strict=True):
-        head, tail = ordered[reading.position]
-        answered.add(reading.position)
-        repeated = False
-        if reading.rank == _NONE:
-            repeated = reading.position in nones
-            nones.add(reading.position)
-        elif reading.rank == _UNKNOWN:
-            unknown.append(UnknownRelation(head, tail, read.relation))
+    none_positions: set[int] = set()
+    previous: _LineCandidate | None = None
+    for (index, line), candidate in zip(numbered_lines, chosen, strict=True):
+        head, tail = ordered[candidate.position]
+        answered.add(candidate.position)
+        is_duplicate = False
+        if candidate.rank == _NONE:
+            is_duplicate = candidate.position in none_positions
+            none_positions.add(candidate.position)
+        elif candidate.rank == _UNKNOWN:
+            unknown.append(UnknownRelation(head, tail, line.relation))
         else:
-            triple = Triple(head, tail, relations.ids[reading.rank])
-            repeated = triple in triples
-            triples.setdefault(triple, number)
-        if repeated:
+            triple = Triple(head, tail, relations.ids[candidate.rank])
+            is_duplicate = triple in triples
+            triples.setdefault(triple, index)
+        if is_duplicate:
             failures["duplicate"] += 1
-        elif before is not None and reading.position <= before.position and _step(before, reading) > 0:
+        elif previous is not None and candidate.position <= previous.position and _cost(previous, candidate) > 0:
             failures["out_of_order"] += 1
-        before = reading
+        previous = candidate
     failures["unknown_relation"] = len(unknown)
     failures["unanswered_pair"] = len(ordered) - len(answered)
-    return Parsed(tuple(triples), tuple(triples.values()), len(nones), +failures, tuple(unknown))
+    return Parsed(tuple(triples), tuple(triples.values()), len(none_positions), +failures, tuple(unknown))
 
 
-def _read(written: str, query: _Query, failures: Counter[str]) -> list[_Line]:
-    """The lines of an answer in one line of text: one, or several where the LM left out the newlines."""
-    exact = _exact(written, query)
-    if exact:
-        return [_Line(exact)]
+def _read_line(written: str, expected: _Expected, failures: Counter[str]) -> list[_Line]:
+    """Read one line of text. It contains several lines of an answer if the LM left out the newlines."""
+    candidates = _exact_candidates(written, expected)
+    if candidates:
+        return [_Line(candidates)]
     pieces = re.split(r"(?<=\))[\s,;]*(?=\()", written)
     if len(pieces) > 1 and all(piece.count("|") >= 2 for piece in pieces):
-        return [read for piece in pieces for read in _read(piece, query, failures)]
-    read = _similar(written, query)
-    if isinstance(read, str):
-        failures[read] += 1
+        return [line for piece in pieces for line in _read_line(piece, expected, failures)]
+    line = _read_similar(written, expected)
+    if isinstance(line, str):
+        failures[line] += 1
         return []
-    return [read]
+    return [line]
 
 
 def _body(written: str) -> str | None:
-    """What stands between the outer parentheses."""
+    """Return the text between the outer parentheses."""
     start, end = written.find("("), written.rfind(")")
     return written[start + 1 : end] if 0 <= start < end else None
 
@@ -171,109 +181,111 @@ def _bars(body: str) -> list[int]:
     return [index for index, character in enumerate(body) if character == "|"]
 
 
-def _exact(written: str, query: _Query) -> list[_LineCandidate]:
-    """All readings as an asked pair and a relation of the set; several where names repeat or contain bars."""
+def _exact_candidates(written: str, expected: _Expected) -> list[_LineCandidate]:
+    """Return all exact readings of a line. There are several if names repeat or contain bars."""
     body = _body(written)
     if body is None:
         return []
     bars = _bars(body)
-    readings = []
-    for number, first in enumerate(bars):
-        for second in bars[number + 1 :]:
-            # Two blanks around the relation; a longer middle is none, and this keeps runs of bars cheap.
-            if second - first > query.longest + 8:
+    candidates = []
+    for index, first in enumerate(bars):
+        for second in bars[index + 1 :]:
+            # Allow some white space around the relation. The limit keeps long runs of bars fast.
+            if second - first > expected.max_relation_length + 8:
                 break
-            rank = query.ranks.get(body[first + 1 : second].strip())
+            rank = expected.ranks.get(body[first + 1 : second].strip())
             if rank is not None:
                 names = body[:first].strip(), body[second + 1 :].strip()
-                readings += [_LineCandidate(position, rank) for position in query.positions.get(names, ())]
-    return sorted(set(readings))
+                candidates += [_LineCandidate(position, rank) for position in expected.positions.get(names, ())]
+    return sorted(set(candidates))
 
 
-def _similar(written: str, query: _Query) -> _Line | str:
-    """The line read with similar names or a relation outside the set, or the kind of its failure."""
+def _read_similar(written: str, expected: _Expected) -> _Line | str:
+    """Read a line with similar names or a relation outside the set. If that fails, return the kind of failure."""
     body = _body(written)
     bars = _bars(body) if body is not None else []
     if body is None or len(bars) < 2:
         return "malformed"
-    # Bars inside names: prefer a known relation between two bars, else what is between the outermost.
+    # Names may contain bars: prefer two neighboring bars around a known relation, else take the outermost ones.
     first, second = next(
         (
             (first, second)
             for first, second in itertools.pairwise(bars)
-            if body[first + 1 : second].strip() in query.ranks
+            if body[first + 1 : second].strip() in expected.ranks
         ),
         (bars[0], bars[-1]),
     )
     relation = body[first + 1 : second].strip()
-    head = _closest(0, body[:first].strip(), query)
-    tail = _closest(1, body[second + 1 :].strip(), query)
+    head = _closest_name(0, body[:first].strip(), expected)
+    tail = _closest_name(1, body[second + 1 :].strip(), expected)
     if head is None or tail is None:
         return "rejected_name"
-    positions = query.positions.get((head, tail))
+    positions = expected.positions.get((head, tail))
     if positions is None:
         return "pair_not_asked"
-    rank = query.ranks.get(relation, _UNKNOWN)
+    rank = expected.ranks.get(relation, _UNKNOWN)
     return _Line([_LineCandidate(position, rank) for position in positions], relation)
 
 
-def _closest(side: int, written: str, query: _Query) -> str | None:
-    """The name that is meant: itself, or the most similar one of the asked heads (side 0) or tails (side 1)."""
-    if written in query.names:
+def _closest_name(side: int, written: str, expected: _Expected) -> str | None:
+    """Return the name itself if an entity has it, else the most similar one of the heads (side 0) or tails (side 1)."""
+    if written in expected.names:
         return written
-    if (side, written) not in query.closest:
-        asked = dict.fromkeys(names[side] for names in query.positions)
-        scores = {name: fuzz.ratio(written, name) for name in asked}
+    if (side, written) not in expected.closest_names:
+        scores = {names[side]: fuzz.ratio(written, names[side]) for names in expected.positions}
         best = max(scores, key=lambda name: scores[name])
-        query.closest[side, written] = best if scores[best] >= query.min_name_score else None
-    return query.closest[side, written]
+        expected.closest_names[side, written] = best if scores[best] >= expected.min_fuzzy_score else None
+    return expected.closest_names[side, written]
 
 
-def _step(before: _LineCandidate, after: _LineCandidate) -> int:
-    """What it costs that `after` follows `before`."""
-    if after.position > before.position:
-        return after.position - before.position - 1
-    if after.position < before.position:
+def _cost(previous: _LineCandidate, candidate: _LineCandidate) -> int:
+    """Return the cost if `candidate` follows `previous`."""
+    if candidate.position > previous.position:
+        return candidate.position - previous.position - 1
+    if candidate.position < previous.position:
         return _BACKWARD
-    if _NONE in (before.rank, after.rank):
+    ranks = (previous.rank, candidate.rank)
+    if _NONE in ranks:
         return _DISORDER
-    return 0 if _UNKNOWN in (before.rank, after.rank) or after.rank > before.rank else _DISORDER
+    return 0 if _UNKNOWN in ranks or candidate.rank > previous.rank else _DISORDER
 
 
 def _align(lines: Sequence[Sequence[_LineCandidate]], pairs: int) -> tuple[list[_LineCandidate], int]:
-    """The cheapest choice of one reading a line, and the number of lines on which equally cheap choices differ.
+    """Choose one candidate per line with the lowest total cost (Viterbi algorithm).
 
-    A shortest path over the readings of successive lines (Viterbi); of equally short ones the one that takes the
-    earliest pairs. An answer in the right order costs 0, so it is found, and found exactly where nothing else costs 0.
+    Of equally cheap paths it takes the one with the earliest pairs. An answer in the right order costs 0.
+
+    Returns:
+        The candidates, and the number of lines on which equally cheap paths differ.
     """
     if not lines:
         return [], 0
-    # rest[i][j]: cheapest continuation after reading j of line i.
-    rest = [[0] * len(readings) for readings in lines]
-    rest[-1] = [pairs - reading.position - 1 for reading in lines[-1]]
+    # cost_to_end[i][j]: lowest cost from candidate j of line i to the end.
+    cost_to_end = [[0] * len(candidates) for candidates in lines]
+    cost_to_end[-1] = [pairs - candidate.position - 1 for candidate in lines[-1]]
     for i in range(len(lines) - 2, -1, -1):
-        rest[i] = [
-            min(_step(reading, after) + cost for after, cost in zip(lines[i + 1], rest[i + 1], strict=True))
-            for reading in lines[i]
+        cost_to_end[i] = [
+            min(_cost(candidate, after) + rest for after, rest in zip(lines[i + 1], cost_to_end[i + 1], strict=True))
+            for candidate in lines[i]
         ]
-    # so_far[j]: cheapest way to reading j of the current line.
-    so_far = [reading.position for reading in lines[0]]
-    best = min(cost + after for cost, after in zip(so_far, rest[0], strict=True))
+    # cost_so_far[j]: lowest cost up to candidate j of the current line.
+    cost_so_far = [candidate.position for candidate in lines[0]]
+    lowest = min(cost + rest for cost, rest in zip(cost_so_far, cost_to_end[0], strict=True))
     chosen: list[_LineCandidate] = []
     ambiguous = 0
-    spent = 0
-    for i, readings in enumerate(lines):
+    chosen_cost = 0
+    for i, candidates in enumerate(lines):
         if i:
-            so_far = [
-                min(cost + _step(before, reading) for before, cost in zip(lines[i - 1], so_far, strict=True))
-                for reading in readings
+            cost_so_far = [
+                min(cost + _cost(before, candidate) for before, cost in zip(lines[i - 1], cost_so_far, strict=True))
+                for candidate in candidates
             ]
-        ambiguous += sum(cost + after == best for cost, after in zip(so_far, rest[i], strict=True)) > 1
-        costs = [
-            spent + (_step(chosen[-1], reading) if chosen else reading.position) + after
-            for reading, after in zip(readings, rest[i], strict=True)
+        ambiguous += sum(cost + rest == lowest for cost, rest in zip(cost_so_far, cost_to_end[i], strict=True)) > 1
+        total_costs = [
+            chosen_cost + (_cost(chosen[-1], candidate) if chosen else candidate.position) + rest
+            for candidate, rest in zip(candidates, cost_to_end[i], strict=True)
         ]
-        pick = costs.index(best)
-        spent = best - rest[i][pick]
-        chosen.append(readings[pick])
+        index = total_costs.index(lowest)
+        chosen_cost = lowest - cost_to_end[i][index]
+        chosen.append(candidates[index])
     return chosen, ambiguous

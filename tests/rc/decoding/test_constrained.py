@@ -15,7 +15,7 @@ from tests.rc.tiny import DOCUMENTS, RELATIONS
 
 
 def queries(learnt: Learnt, kind: PromptKind) -> list[Query]:
-    """Of unequal length, with one to three pairs."""
+    """Return queries of different lengths, with one to three pairs."""
     builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
     pairs = [[(0, 1), (1, 2)], [(0, 1)], [(0, 1), (1, 0)]]
     pairs[0] += [(2, 0)]
@@ -31,7 +31,7 @@ def grammar_of(learnt: Learnt, query: Query, kind: PromptKind) -> Grammar:
 
 
 def one_by_one(learnt: Learnt, query: Query, kind: PromptKind) -> list[int]:
-    """No cache, no batch, no runs of tokens: the whole text through the model for each token."""
+    """Decode without cache and batches: a forward pass over the whole text for each token."""
     ids = prompt_ids(query.prompt, learnt.task.tokenizer)
     answer = PartialAnswer(grammar_of(learnt, query, kind))
     while not answer.ended and len(answer.ids) < query.answer_room:
@@ -51,23 +51,23 @@ def requests(learnt: Learnt, asked: list[Query], kind: PromptKind) -> list[Reque
     ]
 
 
-@pytest.mark.parametrize(("rows", "shared"), [(3, False), (2, True), (1, True)])
+@pytest.mark.parametrize(("batch_size", "shared"), [(3, False), (2, True), (1, True)])
 @pytest.mark.parametrize("kind", ["rc", "direct"])
-def test_equals_one_token_after_another(
-    learnt: Learnt, learnt_direct: Learnt, kind: PromptKind, rows: int, shared: bool
+def test_equals_token_by_token_decoding(
+    learnt: Learnt, learnt_direct: Learnt, kind: PromptKind, batch_size: int, shared: bool
 ) -> None:
     model = learnt if kind == "rc" else learnt_direct
     asked = queries(model, kind)
-    wanted = [one_by_one(model, query, kind) for query in asked]
+    expected = [one_by_one(model, query, kind) for query in asked]
     build = QueryBuilder(model.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
-    beginning = PrefixCache(build.shared_prefix() if shared else [])
-    found = dict(decode(model.task.model, requests(model, asked, kind), rows, beginning))
-    assert [found[number].ids for number in range(len(asked))] == wanted
-    assert len({tuple(ids) for ids in wanted}) == len(wanted)
+    prefix_cache = PrefixCache(build.beginning() if shared else [])
+    answers_by_index = dict(decode(model.task.model, requests(model, asked, kind), batch_size, prefix_cache))
+    assert [answers_by_index[index].ids for index in range(len(asked))] == expected
+    assert len({tuple(ids) for ids in expected}) == len(expected)
 
 
-def test_every_pair_is_answered_and_nothing_else_is_said(learnt: Learnt) -> None:
-    """Also where the model has never seen the document: no failure of any kind is possible."""
+def test_answers_have_every_pair_and_no_failures(learnt: Learnt) -> None:
+    """Including documents that the model has never seen."""
     asked = queries(learnt, "rc")
     answers = generate(
         learnt.task.model,
@@ -84,18 +84,18 @@ def test_every_pair_is_answered_and_nothing_else_is_said(learnt: Learnt) -> None
         assert {(triple.head, triple.tail) for triple in parsed.triples} == set(query.pairs)
 
 
-def test_an_answer_stops_at_the_line_for_which_there_is_no_more_room(learnt: Learnt) -> None:
+def test_answer_is_cut_after_the_last_line_that_fits(learnt: Learnt) -> None:
     query = queries(learnt, "rc")[0]
     (request,) = requests(learnt, [query], "rc")
     tokenizer = learnt.task.tokenizer
-    whole = one_by_one(learnt, query, "rc")
-    text = tokenizer.decode(whole, skip_special_tokens=True)
-    beginnings = ["\n".join(text.split("\n")[:lines]) for lines in range(text.count("\n") + 1)]
-    assert len(beginnings) > 2
-    for room in (1, 2, 7, 30, len(whole) - 2, len(whole) - 1):
-        ((_, answer),) = decode(learnt.task.model, [request._replace(room=room)], 1, PrefixCache([]))
-        said = tokenizer.decode(answer.ids, skip_special_tokens=True)
-        fitting = [beginning for beginning in [*beginnings, text] if len(tokenizer.encode(beginning)) <= room]
-        assert said == fitting[-1]
-        parsed = parse(said, DOCUMENTS[query.document], query.pairs, RELATIONS)
+    whole_ids = one_by_one(learnt, query, "rc")
+    text = tokenizer.decode(whole_ids, skip_special_tokens=True)
+    prefixes = ["\n".join(text.split("\n")[:lines]) for lines in range(text.count("\n") + 1)]
+    assert len(prefixes) > 2
+    for limit in (1, 2, 7, 30, len(whole_ids) - 2, len(whole_ids) - 1):
+        ((_, answer),) = decode(learnt.task.model, [request._replace(max_tokens=limit)], 1, PrefixCache([]))
+        text_so_far = tokenizer.decode(answer.ids, skip_special_tokens=True)
+        fitting = [prefix for prefix in [*prefixes, text] if len(tokenizer.encode(prefix)) <= limit]
+        assert text_so_far == fitting[-1]
+        parsed = parse(text_so_far, DOCUMENTS[query.document], query.pairs, RELATIONS)
         assert parsed.failures["malformed"] == 0

@@ -16,23 +16,23 @@ from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
 from tests.rc.conftest import Learnt
 from tests.rc.tiny import DOCUMENTS, RELATIONS
 
+# Enough tokens for the memorized answers.
 LIMIT = 24
-"""Enough for what was learnt; what was not is babble."""
 
 
 def queries(learnt: Learnt) -> list[Query]:
-    """One pair a query: short ones of unequal length."""
-    build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(kind="direct", pairs_per_query=1))
+    """Return short queries of different lengths, with one pair each."""
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(kind="direct", pairs_per_query=1))
     pairs = [[(0, 1), (1, 0), (1, 2)], [(0, 1)], [(0, 1)]]
     return [
         query
         for index, (document, asked) in enumerate(zip(DOCUMENTS, pairs, strict=True))
-        for query in build.build(index, document, asked)
+        for query in builder.build(index, document, asked)
     ]
 
 
 def free(learnt: Learnt, asked: Iterable[Query], options: DecodeOptions) -> Iterator[Generation]:
-    """What is written without a grammar: none is asked for."""
+    """Generate in mode free, and fail if a grammar is requested."""
 
     def no_grammar(query: Query) -> NoReturn:
         raise AssertionError(query)
@@ -41,11 +41,11 @@ def free(learnt: Learnt, asked: Iterable[Query], options: DecodeOptions) -> Iter
 
 
 def one_by_one(learnt: Learnt, query: Query) -> tuple[str, bool]:
-    """transformers' own generate, without padding."""
+    """Generate with transformers, without batches and padding."""
     ids = prompt_ids(query.prompt, learnt.task.tokenizer)
-    plain = load_adapter(load_base(adapter_base(learnt.adapter), "sdpa", "fp32"), learnt.adapter)
+    model = load_adapter(load_base(adapter_base(learnt.adapter), "sdpa", "fp32"), learnt.adapter)
     with torch.no_grad():
-        output = plain.generate(
+        output = model.generate(
             input_ids=torch.tensor([ids]),
             attention_mask=torch.ones(1, len(ids), dtype=torch.long),
             max_new_tokens=min(query.answer_room, LIMIT),
@@ -58,7 +58,7 @@ def one_by_one(learnt: Learnt, query: Query) -> tuple[str, bool]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 3])
-def test_equals_generation_one_by_one_in_order(learnt: Learnt, batch_size: int) -> None:
+def test_batches_equal_single_generation_in_order(learnt: Learnt, batch_size: int) -> None:
     asked = queries(learnt)
     answers = list(free(learnt, asked, DecodeOptions(mode="free", batch_size=batch_size, max_new_tokens=LIMIT)))
     assert [answer.query for answer in answers] == asked
@@ -66,28 +66,28 @@ def test_equals_generation_one_by_one_in_order(learnt: Learnt, batch_size: int) 
     assert len({answer.text for answer in answers}) > 2
 
 
-def test_windows_keep_the_order(learnt: Learnt, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_order_is_kept_across_windows(learnt: Learnt, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = queries(learnt)
     options = DecodeOptions(mode="free", batch_size=2, max_new_tokens=8)
-    wanted = list(free(learnt, asked, options))
-    monkeypatch.setattr("lmrc.rc.decoding.generate._WINDOW", 1)
-    assert list(free(learnt, iter(asked), options)) == wanted
+    expected = list(free(learnt, asked, options))
+    monkeypatch.setattr("lmrc.rc.decoding.generate._WINDOW_BATCHES", 1)
+    assert list(free(learnt, iter(asked), options)) == expected
 
 
-def test_stops_where_there_is_no_more_room_and_says_so(learnt: Learnt) -> None:
-    build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(pairs_per_query=1))
-    asked = list(build.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
+def test_answer_at_the_token_limit_is_not_finished(learnt: Learnt) -> None:
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(pairs_per_query=1))
+    asked = list(builder.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
     answers = list(free(learnt, asked, DecodeOptions(mode="free", max_new_tokens=3)))
     assert not any(answer.finished for answer in answers)
     for answer in answers:
-        wanted, _ = one_by_one(learnt, answer.query)
-        assert wanted.startswith(answer.text)
-        assert len(answer.text) < len(wanted)
+        expected, _ = one_by_one(learnt, answer.query)
+        assert expected.startswith(answer.text)
+        assert len(answer.text) < len(expected)
 
 
-def test_what_was_learnt_is_answered(learnt: Learnt) -> None:
-    build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
-    asked = list(build.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
+def test_memorized_answer_is_generated(learnt: Learnt) -> None:
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
+    asked = list(builder.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
     (answer,) = free(learnt, asked, DecodeOptions(mode="free"))
     assert answer.text == (
         "(Ada| spouse| Bob (singer))\n(Bob (singer)| country| U.S.)\n(Bob (singer)| country of origin| U.S.)"
@@ -96,11 +96,11 @@ def test_what_was_learnt_is_answered(learnt: Learnt) -> None:
 
 
 @pytest.mark.parametrize("beyond", [0, 1])
-def test_an_answer_beyond_the_positions_of_the_lm_is_refused(
+def test_answer_beyond_the_max_positions_is_refused(
     learnt: Learnt, beyond: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
-    asked = list(build.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
+    asked = list(builder.build(0, DOCUMENTS[0], [(0, 1), (1, 2)]))
     options, tokenizer = DecodeOptions(mode="free"), learnt.task.tokenizer
     (whole,) = free(learnt, asked, options)
     written = tokenizer(whole.text, add_special_tokens=False)["input_ids"]

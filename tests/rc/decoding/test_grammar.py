@@ -18,7 +18,7 @@ from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
 from lmrc.rc.decoding.parsing import parse
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.query_builder import Query, answer_ids
-from lmrc.rc.prompts.templates import PROMPTS, Pair
+from lmrc.rc.prompts.templates import Pair
 from tests.rc.tiny import KINDS, RELATIONS, document, merging_tokenizer, tokenizer
 
 BYTES = tokenizer()
@@ -29,8 +29,8 @@ def query(kind: PromptKind, pairs: list[Pair]) -> Query:
     return Query(0, "t", tuple(pairs), "", None, 10_000)
 
 
-def grammar(words: PreTrainedTokenizerBase, kind: PromptKind, made: Document, pairs: list[Pair]) -> Grammar:
-    return Grammar(query(kind, pairs), made, RELATIONS, kind, words)
+def grammar(lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, doc: Document, pairs: list[Pair]) -> Grammar:
+    return Grammar(query(kind, pairs), doc, RELATIONS, kind, lm_tokenizer)
 
 
 def is_possible(written: PartialAnswer, ids: list[int]) -> bool:
@@ -42,9 +42,9 @@ def is_possible(written: PartialAnswer, ids: list[int]) -> bool:
 
 
 @given(data=st.data(), kind=st.sampled_from(KINDS), given_names=st.lists(names, min_size=2, max_size=4))
-def test_every_gold_answer_is_possible(data: st.DataObject, kind: PromptKind, given_names: list[str]) -> None:
-    """Also with names that end like a line, hold bars, or belong to two entities."""
-    made = document(given_names, [])
+def test_every_gold_answer_is_allowed(data: st.DataObject, kind: PromptKind, given_names: list[str]) -> None:
+    """Including names that end like a line, contain bars, or belong to two entities."""
+    doc = document(given_names, [])
     everything = [(h, t) for h in range(len(given_names)) for t in range(len(given_names)) if h != t]
     pairs = sorted(data.draw(st.lists(st.sampled_from(everything), min_size=1, unique=True)))
     least = 0 if kind == "direct" else 1
@@ -52,19 +52,19 @@ def test_every_gold_answer_is_possible(data: st.DataObject, kind: PromptKind, gi
         pair: data.draw(st.lists(st.sampled_from(RELATIONS.ids), min_size=least, max_size=3, unique=True))
         for pair in pairs
     }
-    ids = answer_ids(PROMPTS["rc"].answer(made, gold, RELATIONS), BYTES)
-    assert is_possible(PartialAnswer(grammar(BYTES, kind, made, pairs)), ids)
+    ids = answer_ids(PROMPTS["rc"].answer(doc, gold, RELATIONS), BYTES)
+    assert is_possible(PartialAnswer(grammar(BYTES, kind, doc, pairs)), ids)
 
 
 @given(seed=st.integers(0, 10_000), kind=st.sampled_from(KINDS))
-def test_whatever_is_written_answers_every_pair(seed: int, kind: PromptKind) -> None:
-    """A random walk through what is allowed ends in a well-formed answer about just the pairs that were asked."""
-    chance = random.Random(seed)
-    made, pairs = document(["Ada", "Bob (singer)", "U.S."], []), [(0, 1), (1, 2), (2, 0)]
-    written = PartialAnswer(grammar(BYTES, kind, made, pairs))
+def test_random_walk_is_a_well_formed_answer(seed: int, kind: PromptKind) -> None:
+    """Random allowed tokens give a well-formed answer for exactly the pairs of the query."""
+    generator = random.Random(seed)
+    doc, pairs = document(["Ada", "Bob (singer)", "U.S."], []), [(0, 1), (1, 2), (2, 0)]
+    written = PartialAnswer(grammar(BYTES, kind, doc, pairs))
     while not written.ended:
-        written.write(chance.choice(written.allowed()))
-    parsed = parse(BYTES.decode(written.ids, skip_special_tokens=True), made, pairs, RELATIONS)
+        written.write(generator.choice(written.allowed()))
+    parsed = parse(BYTES.decode(written.ids, skip_special_tokens=True), doc, pairs, RELATIONS)
     assert not +parsed.failures
     answered = {(triple.head, triple.tail) for triple in parsed.triples}
     if kind == "rc":
@@ -84,19 +84,19 @@ def test_whatever_is_written_answers_every_pair(seed: int, kind: PromptKind) -> 
         lambda text: "\n".join(reversed(text.split("\n"))),
         lambda text: text + "\n" + text.split("\n")[-1],
     ],
-    ids=["relation out of the set", "another name", "a pair left out", "out of order", "said twice"],
+    ids=["relation outside the set", "another name", "missing pair", "out of order", "duplicate line"],
 )
-def test_nothing_else_is_possible(change: Callable[[str], str]) -> None:
-    made, pairs = document(["Ada", "Bob", "U.S."], []), [(0, 1), (1, 2)]
-    right = PROMPTS["rc"].answer(made, {(0, 1): ["P26"], (1, 2): ["P17"]}, RELATIONS)
-    assert is_possible(PartialAnswer(grammar(BYTES, "rc", made, pairs)), answer_ids(right, BYTES))
+def test_other_answers_are_not_allowed(change: Callable[[str], str]) -> None:
+    doc, pairs = document(["Ada", "Bob", "U.S."], []), [(0, 1), (1, 2)]
+    right = PROMPTS["rc"].answer(doc, {(0, 1): ["P26"], (1, 2): ["P17"]}, RELATIONS)
+    assert is_possible(PartialAnswer(grammar(BYTES, "rc", doc, pairs)), answer_ids(right, BYTES))
     wrong = answer_ids(change(right), BYTES)
-    assert not is_possible(PartialAnswer(grammar(BYTES, "rc", made, pairs)), wrong)
+    assert not is_possible(PartialAnswer(grammar(BYTES, "rc", doc, pairs)), wrong)
 
 
-def test_what_is_forced_is_written_at_once() -> None:
-    made = document(["Ada", "Bob"], [])
-    written = PartialAnswer(grammar(BYTES, "rc", made, [(0, 1)]))
+def test_forced_tokens_are_written_at_once() -> None:
+    doc = document(["Ada", "Bob"], [])
+    written = PartialAnswer(grammar(BYTES, "rc", doc, [(0, 1)]))
     assert BYTES.decode(written.write_forced(100)) == "(Ada| "
     assert len(written.allowed()) == 3  # country …, pa…, spouse
     written.write(BYTES.convert_tokens_to_ids("s"))
@@ -104,14 +104,14 @@ def test_what_is_forced_is_written_at_once() -> None:
     assert written.ended
 
 
-def test_room_bounds_what_is_forced() -> None:
+def test_token_limit_bounds_forced_tokens() -> None:
     written = PartialAnswer(grammar(BYTES, "rc", document(["Ada", "Bob"], []), [(0, 1)]))
     assert len(written.write_forced(3)) == 3
 
 
 @pytest.fixture(params=["merging", "llama2", "smollm2"])
-def words(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
-    """A tokenizer of ours and the real ones of LLaMA-2 and SmolLM2."""
+def lm_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
+    """Return a tokenizer: one of the tests, LLaMA-2's or SmolLM2's."""
     if request.param == "merging":
         return merging_tokenizer()
     if request.param == "llama2":
@@ -120,41 +120,43 @@ def words(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
     return load_tokenizer("embedded:smollm2")
 
 
+# Some merge with the bracket before or the bar after them, or look like a relation.
 HARD_NAMES = ["Bob (singer)", "U.S.", "A|B", "| |", "1984", "Zoë", "中国", "x)", "(", "part of", "AT&T -", "'s", "None"]
-"""Some merge with the bracket before or the bar behind, or look like a relation."""
 
 
-def test_ids_are_those_of_the_whole_answer(words: PreTrainedTokenizerBase) -> None:
-    """A line's tokens depend on what stands before it: LLaMA's tokenizer begins each text with a space of its own."""
-    made = document(HARD_NAMES, [])
+def test_line_ids_are_those_within_a_whole_answer(lm_tokenizer: PreTrainedTokenizerBase) -> None:
+    """LLaMA's tokenizer adds a space to the start of a text, so a line alone has other tokens than within an answer."""
+    doc = document(HARD_NAMES, [])
     pairs = [(0, 1), *((head, head + 1) for head in range(1, len(HARD_NAMES) - 1))]
-    # One is the beginning of the other: country (of origin), part(icipant) of.
+    # Some relation names are prefixes of others: country (of origin).
     gold = dict(zip(pairs, itertools.cycle([["P17"], ["P17", "P495"], ["P495"], ["P361", "P1344"], ["P1344"]])))
-    ids = answer_ids(PROMPTS["rc"].answer(made, gold, RELATIONS), words)
-    assert is_possible(PartialAnswer(grammar(words, "rc", made, pairs)), ids)
+    ids = answer_ids(PROMPTS["rc"].answer(doc, gold, RELATIONS), lm_tokenizer)
+    assert is_possible(PartialAnswer(grammar(lm_tokenizer, "rc", doc, pairs)), ids)
 
 
 @pytest.mark.parametrize("kind", ["rc", "direct", "rcp-llm"])
-def test_real_gold_answers_are_possible(words: PreTrainedTokenizerBase, kind: PromptKind, shared_data: Path) -> None:
-    """With the 96 relations, of documents of Re-DocRED's dev set."""
-    for made in itertools.islice(read_documents(shared_data / "redocred_dev.json", DOCRED), 3, 6):
-        gold = relations_by_pair(made)
+def test_redocred_gold_answers_are_allowed(
+    lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, shared_data: Path
+) -> None:
+    """With documents of Re-DocRED's dev set and its 96 relations."""
+    for doc in itertools.islice(read_documents(shared_data / "redocred_dev.json", DOCRED), 3, 6):
+        gold = relations_by_pair(doc)
         if kind != "rc":
-            gold = {pair: gold.get(pair, ()) for pair in candidate_pairs(len(made.entities))[:40]}
-        ids = answer_ids(PROMPTS[kind].answer(made, gold, DOCRED), words)
-        written = PartialAnswer(Grammar(query(kind, list(gold)), made, DOCRED, kind, words))
+            gold = {pair: gold.get(pair, ()) for pair in candidate_pairs(len(doc.entities))[:40]}
+        ids = answer_ids(PROMPTS[kind].answer(doc, gold, DOCRED), lm_tokenizer)
+        written = PartialAnswer(Grammar(query(kind, list(gold)), doc, DOCRED, kind, lm_tokenizer))
         assert is_possible(written, ids)
 
 
-def test_every_relation_of_docred_is_told_apart(words: PreTrainedTokenizerBase) -> None:
-    """After the forced beginning, the path of each of the 96 names leads to that relation and to no other."""
-    made, pairs = document(["Ada", "Bob"], []), [(0, 1)]
+def test_docred_relations_have_distinct_paths(lm_tokenizer: PreTrainedTokenizerBase) -> None:
+    """The tokens of each of the 96 names lead to that relation only."""
+    doc, pairs = document(["Ada", "Bob"], []), [(0, 1)]
     for id_, name in zip(DOCRED.ids, DOCRED.names, strict=True):
-        written = PartialAnswer(Grammar(query("rc", pairs), made, DOCRED, "rc", words))
-        for token in answer_ids(f"(Ada| {name}| Bob)", words):
+        written = PartialAnswer(Grammar(query("rc", pairs), doc, DOCRED, "rc", lm_tokenizer))
+        for token in answer_ids(f"(Ada| {name}| Bob)", lm_tokenizer):
             assert token in written.allowed(), name
             written.write(token)
         assert written.ended
-        text = str(words.decode(written.ids, skip_special_tokens=True))
-        (triple,) = parse(text, made, pairs, DOCRED).triples
+        text = str(lm_tokenizer.decode(written.ids, skip_special_tokens=True))
+        (triple,) = parse(text, doc, pairs, DOCRED).triples
         assert triple.relation == id_

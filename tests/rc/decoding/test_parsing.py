@@ -36,35 +36,35 @@ def test_clean_answer() -> None:
     assert parsed.none == 0
 
 
-def test_namesakes_are_told_apart_by_what_stands_between() -> None:
+def test_order_of_lines_identifies_entities_with_the_same_name() -> None:
     parsed = read("(Ada| country| U.S.)\n(Bob (singer)| country| U.S.)\n(Ada| part of| U.S.)", [(0, 2), (1, 2), (3, 2)])
     assert parsed.triples == (Triple(0, 2, "P17"), Triple(1, 2, "P17"), Triple(3, 2, "P361"))
     assert not parsed.failures
 
 
-def test_a_relation_that_does_not_come_later_starts_the_next_namesake() -> None:
+def test_earlier_relation_starts_the_next_pair_with_the_same_names() -> None:
     text = "(U.S.| country| Ada)\n(U.S.| part of| Ada)\n(U.S.| country of origin| Ada)"
     parsed = read(text, [(2, 0), (2, 3)])
     assert parsed.triples == (Triple(2, 0, "P17"), Triple(2, 0, "P361"), Triple(2, 3, "P495"))
     assert not parsed.failures
 
 
-def test_none_ends_a_namesake() -> None:
+def test_none_ends_a_pair_with_the_same_names() -> None:
     parsed = read("(U.S.| None| Ada)\n(U.S.| country| Ada)", [(2, 0), (2, 3)])
     assert parsed.triples == (Triple(2, 3, "P17"),)
     assert parsed.none == 1
     assert not parsed.failures
 
 
-def test_none_is_the_only_answer_of_its_pair() -> None:
-    """Otherwise the first pair could have None and country, the second spouse."""
+def test_none_is_the_only_answer_for_its_pair() -> None:
+    """Otherwise the first pair could have None and country, and the second one spouse."""
     parsed = read("(U.S.| None| Ada)\n(U.S.| country| Ada)\n(U.S.| spouse| Ada)", [(2, 0), (2, 3)])
     assert parsed.triples == (Triple(2, 3, "P17"), Triple(2, 3, "P26"))
     assert not parsed.failures
 
 
-def test_what_text_cannot_tell_is_counted() -> None:
-    # country, part of, spouse over two namesake pairs: 1 + 2 or 2 + 1 relations.
+def test_ambiguous_lines_are_counted() -> None:
+    # Three relations of two pairs with the same names: 1 + 2 or 2 + 1.
     parsed = read("(U.S.| country| Ada)\n(U.S.| part of| Ada)\n(U.S.| spouse| Ada)", [(2, 0), (2, 3)])
     assert parsed.failures == {"ambiguous": 1}
     assert {triple.relation for triple in parsed.triples} == {"P17", "P361", "P26"}
@@ -94,19 +94,19 @@ def test_unknown_relations_are_listed() -> None:
     assert parsed.unknown == (UnknownRelation(0, 2, "is in"),)
 
 
-def test_repeats_are_counted_once_each() -> None:
+def test_each_duplicate_is_counted() -> None:
     parsed = read("(Ada| country| U.S.)\n" * 3, [(0, 2)])
     assert parsed.triples == (Triple(0, 2, "P17"),)
     assert parsed.failures == {"duplicate": 2}
 
 
-def test_out_of_order_lines_still_count() -> None:
+def test_out_of_order_lines_are_used_and_counted() -> None:
     parsed = read("(Bob (singer)| country| U.S.)\n(Ada| country| U.S.)\n", [(0, 2), (1, 2)])
     assert set(parsed.triples) == {Triple(0, 2, "P17"), Triple(1, 2, "P17")}
     assert parsed.failures == {"out_of_order": 1}
 
 
-def test_similar_names_within_the_score() -> None:
+def test_similar_names_need_the_minimum_score() -> None:
     parsed = read("(Bob (the singer)| country| U.S)", [(1, 2)])
     assert parsed.triples == (Triple(1, 2, "P17"),)
     strict = read("(Bob (the singer)| country| U.S)", [(1, 2)], min_name_score=100)
@@ -114,7 +114,7 @@ def test_similar_names_within_the_score() -> None:
     assert strict.failures == {"rejected_name": 1, "unanswered_pair": 1}
 
 
-def test_score_0_takes_the_most_similar_name_whatever_it_is() -> None:
+def test_minimum_score_0_always_takes_the_most_similar_name() -> None:
     parsed = read("(xyz| country| U.Z.)", [(0, 1), (0, 2)], min_name_score=0)
     assert parsed.triples == (Triple(0, 2, "P17"),)
 
@@ -136,7 +136,7 @@ def test_bars_and_relations_inside_names() -> None:
     assert not parsed.failures
 
 
-def test_a_line_of_nothing_but_bars_is_quick() -> None:
+def test_line_of_bars_is_parsed_fast() -> None:
     assert read("(" + "|" * 20_000 + ")", ALL).failures["rejected_name"] == 1
 
 
@@ -153,8 +153,8 @@ def labelled(draw: st.DrawFn) -> tuple[Document, dict[Pair, tuple[str, ...]]]:
 
 
 @given(labelled())
-def test_answers_come_back(case: tuple[Document, dict[Pair, tuple[str, ...]]]) -> None:
-    """Exactly, unless two readings are equally good: that is said, and costs no line."""
+def test_answers_round_trip(case: tuple[Document, dict[Pair, tuple[str, ...]]]) -> None:
+    """Unless two readings are equally good, which is counted as ambiguous."""
     doc, pairs = case
     parsed = round_trip(doc, pairs)
     assert set(parsed.failures) <= {"ambiguous"}
@@ -165,22 +165,22 @@ def test_answers_come_back(case: tuple[Document, dict[Pair, tuple[str, ...]]]) -
 
 
 @given(labelled())
-def test_distinct_plain_names_are_never_ambiguous(case: tuple[Document, dict[Pair, tuple[str, ...]]]) -> None:
+def test_distinct_names_are_never_ambiguous(case: tuple[Document, dict[Pair, tuple[str, ...]]]) -> None:
     doc, pairs = case
-    names = [f"entity ({number})" for number in range(len(doc.entities))]
+    names = [f"entity ({index})" for index in range(len(doc.entities))]
     parsed = round_trip(document(names, []), pairs)
     assert not parsed.failures
     assert set(parsed.triples) == triples(pairs)
 
 
 @given(st.text(alphabet="(| )AdaU.S.countrye\n", max_size=200), st.integers(0, 100))
-def test_any_text_is_read_without_error(text: str, score: int) -> None:
+def test_any_text_is_parsed_without_error(text: str, score: int) -> None:
     parsed = read(text, ALL, min_name_score=score)
     assert all((triple.head, triple.tail) in ALL for triple in parsed.triples)
 
 
-def test_gold_answers_of_redocred_dev_come_back_exactly(shared_data: Path) -> None:
-    """The published parser gives 99.2 F1 here, as entities share names and names contain parentheses."""
+def test_gold_answers_of_redocred_dev_round_trip(shared_data: Path) -> None:
+    """The published parser has 99.2 F1 here: entities share names, and names contain parentheses."""
     count = 0
     for doc in read_documents(shared_data / "redocred_dev.json", DOCRED):
         pairs = relations_by_pair(doc)

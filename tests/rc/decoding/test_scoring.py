@@ -1,4 +1,4 @@
-"""Scores of all relations against the LM run on whole texts, one possible line after another."""
+"""Tests of mode score against forward passes over whole texts, one possible line at a time."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import torch
 
 from lmrc.config.schema import DecodeOptions, PromptKind, PromptOptions
 from lmrc.rc.decoding import scoring
-from lmrc.rc.decoding.base import LocalBackend
 from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.decoding.hf_backend import LocalBackend
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
 from tests.rc.conftest import Learnt
@@ -20,11 +20,11 @@ ASKED = [[(0, 1), (1, 2), (2, 0)], [(0, 1)], [(0, 1), (1, 0)]]
 
 
 def queries(learnt: Learnt, kind: PromptKind) -> list[Query]:
-    build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
     return [
         query
         for index, (document, asked) in enumerate(zip(DOCUMENTS, ASKED, strict=True))
-        for query in build.build(index, document, asked)
+        for query in builder.build(index, document, asked)
     ]
 
 
@@ -33,24 +33,24 @@ def grammar_of(learnt: Learnt, query: Query, kind: PromptKind) -> Grammar:
 
 
 def log_probability(learnt: Learnt, before: list[int], line: tuple[int, ...], lines: list[tuple[int, ...]]) -> float:
-    """Of a line behind `before`, each token among those with which some line goes on."""
+    """Return the log probability of a line after `before`, normalized over the tokens that continue a possible line."""
     total = 0.0
-    for place, token in enumerate(line):
-        ways = sorted({other[place] for other in lines if other[:place] == line[:place] and len(other) > place})
-        if len(ways) == 1:
+    for index, token in enumerate(line):
+        next_tokens = sorted({other[index] for other in lines if other[:index] == line[:index] and len(other) > index})
+        if len(next_tokens) == 1:
             continue
-        ids = torch.tensor([[*before, *line[:place]]])
+        ids = torch.tensor([[*before, *line[:index]]])
         with torch.no_grad():
             logits = learnt.task.model(input_ids=ids).logits[0, -1].double()
-        total += torch.log_softmax(logits[ways], 0)[ways.index(token)].item()
+        total += torch.log_softmax(logits[next_tokens], 0)[next_tokens.index(token)].item()
     return total
 
 
 def slow_scores(learnt: Learnt, query: Query, kind: PromptKind) -> list[list[float]]:
-    """The definition, straight from the grammar's readings."""
+    """Compute the scores by their definition, without batches and caches."""
     grammar = grammar_of(learnt, query, kind)
     before = prompt_ids(query.prompt, learnt.task.tokenizer)
-    found = []
+    scores_by_pair = []
     for pair in range(len(query.pairs)):
         scores = [0.0] * len(RELATIONS)
         written: list[int] = []
@@ -62,65 +62,65 @@ def slow_scores(learnt: Learnt, query: Query, kind: PromptKind) -> list[list[flo
                 else [(r.relation if r.pair == pair else -1, r.tokens) for r in grammar.after(pair, last)]
             )
             lines = [line for _, line in options]
-            here = {
+            probabilities = {
                 relation: math.exp(log_probability(learnt, before + written, line, lines))
                 for relation, line in options
                 if 0 <= relation < len(RELATIONS)
             }
-            for relation, probability in here.items():
+            for relation, probability in probabilities.items():
                 scores[relation] += chain * probability
-            if sum(here.values()) < 0.5:
+            if sum(probabilities.values()) < 0.5:
                 break
-            last = max(here, key=lambda relation: here[relation])
-            chain *= here[last]
+            last = max(probabilities, key=lambda relation: probabilities[relation])
+            chain *= probabilities[last]
             written += dict(options)[last]
-        found.append(scores)
-    return found
+        scores_by_pair.append(scores)
+    return scores_by_pair
 
 
 @pytest.mark.parametrize("shared", [False, True])
 @pytest.mark.parametrize("kind", ["rc", "direct"])
-def test_equals_lines_weighed_one_by_one(
+def test_scores_equal_those_of_single_lines(
     learnt: Learnt, learnt_direct: Learnt, kind: PromptKind, shared: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     model = learnt if kind == "rc" else learnt_direct
     asked = queries(model, kind)
-    build = QueryBuilder(model.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
+    builder = QueryBuilder(model.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
     if shared:
-        monkeypatch.setattr(scoring, "_BRANCHINGS", 8)  # More passes than one.
-    found = scoring.relation_scores(
+        monkeypatch.setattr(scoring, "_MAX_LOGIT_ROWS", 8)  # More than one pass.
+    scores_by_query = scoring.relation_scores(
         model.task.model.eval(),
         [prompt_ids(query.prompt, model.task.tokenizer) for query in asked],
         [grammar_of(model, query, kind) for query in asked],
-        PrefixCache(build.shared_prefix() if shared else []),
+        PrefixCache(builder.beginning() if shared else []),
     )
-    for query, of_query in zip(asked, found, strict=True):
-        for mine, wanted in zip(of_query, slow_scores(model, query, kind), strict=True):
-            assert mine == pytest.approx(wanted, abs=1e-4)
+    for query, scores_by_pair in zip(asked, scores_by_query, strict=True):
+        for mine, expected in zip(scores_by_pair, slow_scores(model, query, kind), strict=True):
+            assert mine == pytest.approx(expected, abs=1e-4)
             assert all(0 <= score <= 1 + 1e-6 for score in mine)
 
 
-def test_what_was_learnt_by_heart_has_the_high_scores(learnt: Learnt) -> None:
-    """Also the second relation of a pair, which is never written first."""
-    build = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
-    (query,) = build.build(0, DOCUMENTS[0], [(0, 1), (1, 2)])
-    answering = LocalBackend(
+def test_memorized_triples_have_high_scores(learnt: Learnt) -> None:
+    """Including the second relation of a pair, which is never written first."""
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
+    (query,) = builder.build(0, DOCUMENTS[0], [(0, 1), (1, 2)])
+    backend = LocalBackend(
         lambda: learnt.task.model,
         learnt.task.tokenizer,
         PromptOptions(),
         DecodeOptions(mode="score"),
         RELATIONS,
         lambda query: DOCUMENTS[query.document],
-        build.shared_prefix(),
+        builder.beginning(),
     )
-    (answered,) = answering.answer([query])
-    high = {tuple(scored.triple) for scored in answered.triples if (scored.score or 0) >= 0.5}
+    (result,) = backend.answer([query])
+    high = {tuple(scored.triple) for scored in result.triples if (scored.score or 0) >= 0.5}
     assert {(0, 1, "P26"), (1, 2, "P17"), (1, 2, "P495")} <= high
-    assert answered.finished and answered.text == ""
+    assert result.finished and result.text == ""
 
 
-def test_passes_do_not_grow_with_pairs(learnt: Learnt) -> None:
-    """The prompt, a tree for the first relations, and one for each further relation of whichever pair."""
+def test_number_of_passes_does_not_depend_on_pairs(learnt: Learnt) -> None:
+    """One pass for the prompt, one for the first relations, and one for each further relation of any pair."""
     (query, *_) = queries(learnt, "rc")
     passes = []
     handle = learnt.task.model.register_forward_hook(lambda *_: passes.append(1))

@@ -1,5 +1,6 @@
-"""vLLM itself needs a GPU: here its place is taken by a module with the signatures of its public interface, as its
-source has them, which answers by transformers' `generate`.
+"""Tests of the vLLM backend with a fake vLLM, because the real one needs a GPU.
+
+The fake has the signatures of vLLM's public interface and generates with transformers.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ RANKS = {1, 8, 16, 32, 64, 128, 256, 320, 512}
 
 @dataclass(frozen=True)
 class SamplingParams:
-    """Those of vLLM's that have a meaning here, with its defaults."""
+    """The parameters of vLLM that matter here, with its defaults."""
 
     n: int = 1
     temperature: float = 1.0
@@ -138,7 +139,7 @@ class LLM:
 
 @pytest.fixture
 def vllm(monkeypatch: pytest.MonkeyPatch) -> list[LLM]:
-    """Every LLM that is made."""
+    """Replace vLLM. Return the list of all LLMs that are created."""
     LLM.made = []
     package, lora, request = ModuleType("vllm"), ModuleType("vllm.lora"), ModuleType("vllm.lora.request")
     package.LLM, package.SamplingParams, package.TokensPrompt = LLM, SamplingParams, TokensPrompt  # type: ignore[attr-defined]
@@ -157,7 +158,7 @@ def classify(learnt: Learnt, folder: Path, name: str, rc: Path | None = None, **
     return classifying.finish(row for part in units(classifying.documents, 2) for row in classifying.rows(part))
 
 
-def test_the_same_answers_as_free_generation(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) -> None:
+def test_vllm_gives_the_answers_of_hf(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) -> None:
     counts = classify(learnt, tmp_path, "vllm", backend="vllm", gpus_per_worker=2)
     assert counts == classify(learnt, tmp_path, "hf", backend="hf")
     files = [
@@ -168,14 +169,14 @@ def test_the_same_answers_as_free_generation(learnt: Learnt, tmp_path: Path, vll
     assert files[:2] == files[2:]
     assert set(read_predictions(tmp_path / "vllm" / "predictions.json")) == GOLD
     (model,) = vllm
-    # Once for all units, with room for the adapter's rank, which is 16, and the prompts' own length.
+    # One engine for all units; the rank is that of the adapter, the length that of the prompts.
     assert (model.rank, model.length, model.caching, model.dtype) == (16, 4096, True, "float32")
     assert model.gpus == 2
     assert model.lora == LoRARequest("rc", 1, str(learnt.adapter.resolve()))
 
 
-def test_answers_that_do_not_end(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) -> None:
-    """An LM that has not learnt to stop: cut at the same token as elsewhere."""
+def test_unfinished_answers_are_cut_at_the_same_token(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) -> None:
+    """With an untrained adapter, which never ends an answer."""
     untrained = tmp_path / "untrained"
     shutil.copytree(learnt.adapter, untrained)
     weights = load_file(untrained / "adapter_model.safetensors")
@@ -187,7 +188,7 @@ def test_answers_that_do_not_end(learnt: Learnt, tmp_path: Path, vllm: list[LLM]
     assert all(room <= 90 for room in vllm[0].rooms)
 
 
-def test_a_base_without_an_adapter_gets_none(learnt: Learnt, base: Path, tmp_path: Path, vllm: list[LLM]) -> None:
+def test_base_without_adapter(learnt: Learnt, base: Path, tmp_path: Path, vllm: list[LLM]) -> None:
     config = ClassifyConfig(
         run=RunOptions(name="plain", folder=tmp_path),
         corpus=learnt.corpus.folder,
@@ -200,15 +201,15 @@ def test_a_base_without_an_adapter_gets_none(learnt: Learnt, base: Path, tmp_pat
     assert (vllm[0].lora, vllm[0].rank, vllm[0].dtype) == (None, 0, "bfloat16")
 
 
-def test_without_vllm(learnt: Learnt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A ConfigError: a worker does not try it unit by unit."""
+def test_missing_vllm_is_a_config_error(learnt: Learnt, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Because a worker would retry any other error for each unit of work."""
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ConfigError, match=r"decode\.backend is vllm, but .*install it .*or choose hf"):
         classify(learnt, tmp_path, "vllm", backend="vllm")
 
 
-def test_what_vllm_cannot_do(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) -> None:
-    with pytest.raises(ConfigError, match="vLLM supports mode free only, not constrained"):
+def test_unsupported_options_are_refused(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) -> None:
+    with pytest.raises(ConfigError, match="vLLM writes freely, it cannot answer in mode constrained"):
         ClassifyInference(
             ClassifyConfig(corpus=learnt.corpus.folder, rc=learnt.adapter, decode=DecodeOptions(backend="vllm"))
         )
@@ -222,5 +223,5 @@ def test_what_vllm_cannot_do(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) ->
     (adapter / "lmrc.json").write_text(json.dumps(settings))
     peft = json.loads((adapter / "adapter_config.json").read_text())
     (adapter / "adapter_config.json").write_text(json.dumps({**peft, "r": 300}))
-    with pytest.raises(ConfigError, match="has rank 300, and vLLM has room for 256: merge it"):
+    with pytest.raises(ConfigError, match="has rank 300, but vLLM accepts at most 256: merge it"):
         classify(learnt, tmp_path, "vllm", adapter, backend="vllm")

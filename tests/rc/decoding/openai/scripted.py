@@ -1,4 +1,4 @@
-"""A real HTTP server on this machine that fails as it is told, and remembers what it was asked."""
+"""An HTTP server on this machine that fails as scripted and records its requests."""
 
 from __future__ import annotations
 
@@ -14,32 +14,35 @@ from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from lmrc.rc.decoding.openai.pacing import Clock
+from lmrc.rc.decoding.openai.backend import Clock
 from lmrc.rc.prompts.query_builder import Query
 
 
 @dataclass(frozen=True)
 class Act:
-    """What the server does with a request."""
+    """The server's reaction to a request.
+
+    Attributes:
+        body: None for the right answer.
+        seconds: delay before the response.
+        sent: share of the body that is sent before the connection is closed.
+        closes: resets the connection without a response.
+        stalls: keeps the connection open after the share `sent`.
+        trickles: sends a byte from time to time and never ends.
+    """
 
     status: int = 200
     body: bytes | None = None
-    """None: the right answer."""
     headers: tuple[tuple[str, str], ...] = ()
     seconds: float = 0.0
-    """Before it answers."""
     sent: float = 1.0
-    """The share of the body that is sent before the connection ends."""
     closes: bool = False
-    """Ends the connection, without a word."""
     stalls: bool = False
-    """Sends nothing after that share, and does not end either."""
     trickles: bool = False
-    """Sends a byte now and then, for ever."""
 
     @property
     def is_paid(self) -> bool:
-        """Whether the client got a right answer."""
+        """True if the client gets a right answer."""
         return self == ANSWER or (self.body is None and self.status == 200 and self.sent == 1.0 and not self.closes)
 
 
@@ -47,29 +50,33 @@ ANSWER = Act()
 
 
 def text_for(body: dict[str, Any]) -> str:
-    """The right answer, which depends on all that was asked."""
+    """Return the right answer, which depends on the whole request."""
     asked = body["prompt"] if "prompt" in body else "/".join(m["content"] for m in body["messages"])
     return f"answer of {body['model']} to {asked!r} in {body.get('max_tokens')}"
 
 
 def usage_for(body: dict[str, Any]) -> dict[str, int]:
-    """Tokens of a right answer: so many that tests can tell them apart."""
+    """Return the token counts of a right answer. They differ between requests."""
     return {"prompt_tokens": 100, "completion_tokens": int(body["max_tokens"])}
 
 
 @dataclass
 class Server:
-    """What tests see of it."""
+    """A running server and its records.
+
+    Attributes:
+        act: returns the reaction to a body that arrives for the n-th time (from 0).
+        asked: bodies of all requests.
+        paid: number of right answers sent, by text.
+    """
 
     url: str
     act: Callable[[dict[str, Any], int], Act]
-    """What to do with a body that came for the n-th time (from 0)."""
     finish_reason: str = "stop"
     asked: list[dict[str, Any]] = field(default_factory=list)
     headers: list[dict[str, str]] = field(default_factory=list)
     paths: list[str] = field(default_factory=list)
     paid: Counter[str] = field(default_factory=Counter)
-    """Right answers that went out, by their text."""
     most_at_once: int = 0
     lock: threading.Lock = field(default_factory=threading.Lock)
     at_once: int = 0
@@ -78,7 +85,11 @@ class Server:
 
 @contextmanager
 def serve(act: Callable[[dict[str, Any], int], Act] = lambda body, times: ANSWER) -> Iterator[Server]:
-    """A server on a free port of this machine, until the block ends."""
+    """Run a server on a free port of this machine until the block ends.
+
+    Args:
+        act: returns the reaction to a body that arrives for the n-th time (from 0).
+    """
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -96,7 +107,7 @@ def serve(act: Callable[[dict[str, Any], int], Act] = lambda body, times: ANSWER
                 server.most_at_once = max(server.most_at_once, server.at_once)
             try:
                 self._do(server.act(body, times), body)
-            except OSError:  # the client is gone
+            except OSError:  # The client has closed the connection.
                 self.close_connection = True
             finally:
                 with server.lock:
@@ -107,7 +118,7 @@ def serve(act: Callable[[dict[str, Any], int], Act] = lambda body, times: ANSWER
                 self.close_connection = True
                 return
             if act.closes:
-                # A reset, not an orderly end.
+                # SO_LINGER of 0 seconds sends a reset instead of closing in order.
                 self.connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
                 self.close_connection = True
                 self.connection.close()
@@ -130,14 +141,14 @@ def serve(act: Callable[[dict[str, Any], int], Act] = lambda body, times: ANSWER
                     server.paid[text_for(body)] += 1
 
         def log_message(self, format: str, *arguments: object) -> None:
-            """Nothing."""
+            """Log nothing."""
 
     class Quiet(ThreadingHTTPServer):
         daemon_threads = True
         request_queue_size = 64
 
         def handle_error(self, request: object, client_address: object) -> None:
-            """A client that went away is no news."""
+            """Ignore clients that close the connection."""
 
     with Quiet(("127.0.0.1", 0), Handler) as http:
         server = Server(f"http://127.0.0.1:{http.server_address[1]}/v1", act)
@@ -152,25 +163,25 @@ def serve(act: Callable[[dict[str, Any], int], Act] = lambda body, times: ANSWER
 
 
 def right_answer(body: dict[str, Any], path: str, finish_reason: str = "stop") -> bytes:
-    """As OpenAI's reference describes it."""
+    """Return a response in the format of OpenAI's API reference."""
     text = text_for(body)
     choice: dict[str, Any] = {"index": 0, "finish_reason": finish_reason}
     choice |= {"text": text} if path == "/v1/completions" else {"message": {"role": "assistant", "content": text}}
     return json.dumps({"id": "x", "choices": [choice], "usage": usage_for(body)}).encode()
 
 
-def query(number: int, prompt: str | None = None, room: int = 10) -> Query:
-    """A query of document `number`."""
-    return Query(number, f"title {number}", ((0, 1),), prompt or f"prompt {number}", None, room)
+def query(document: int, prompt: str | None = None, room: int = 10) -> Query:
+    """Make a query for a document."""
+    return Query(document, f"title {document}", ((0, 1),), prompt or f"prompt {document}", None, room)
 
 
 def messages_of(query: Query) -> list[dict[str, str]]:
-    """The prompt as the user's only message."""
+    """Return the prompt as a single message of the user."""
     return [{"role": "user", "content": query.prompt}]
 
 
 class FastClock(Clock):
-    """Sleeping takes no time, but the clock goes on."""
+    """A clock whose `sleep` advances the time at once."""
 
     def __init__(self) -> None:
         self.time = 1000.0

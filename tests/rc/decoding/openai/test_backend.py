@@ -1,4 +1,4 @@
-"""Many questions to a real server that fails: every query is answered once, in order, and paid for once."""
+"""Tests of the backend against a scripted HTTP server: order, cache, retries, rate limit and shutdown."""
 
 from __future__ import annotations
 
@@ -23,31 +23,31 @@ from hypothesis import strategies as st
 from lmrc.common.errors import ConfigError, RunError, UserError
 from lmrc.config.schema import ServerOptions
 from lmrc.rc.decoding.generate import Generation
-from lmrc.rc.decoding.openai.backend import ServerBackend
-from lmrc.rc.decoding.openai.request import request_for
+from lmrc.rc.decoding.openai.backend import ServerGenerator
+from lmrc.rc.decoding.openai.client import build_request
 from lmrc.rc.prompts.query_builder import Query
 from tests.rc.decoding.openai.scripted import ANSWER, Act, FastClock, Server, messages_of, query, serve, text_for
 
+# No server listens on this port.
 DEAD = "http://127.0.0.1:9/v1"
-"""Nobody listens there."""
 
 
-def backend(server: Server | str, folder: Path, clock: FastClock | None = None, **given: Any) -> ServerBackend:
+def backend(server: Server | str, folder: Path, clock: FastClock | None = None, **given: Any) -> ServerGenerator:
     url = server if isinstance(server, str) else server.url
     options = ServerOptions(**{"url": url, "model": "m", "concurrency": 4, **given})
-    return ServerBackend(options, folder, clock=clock or FastClock(), random=Random(0))
+    return ServerGenerator(options, folder, clock=clock or FastClock(), random=Random(0))
 
 
-def ask(asked: ServerBackend, queries: list[Query]) -> list[Generation]:
+def ask(asked: ServerGenerator, queries: list[Query]) -> list[Generation]:
     return list(asked.generate(queries, messages_of))
 
 
-def expected(one: Query) -> str:
+def expected(asked: Query) -> str:
     options = ServerOptions(model="m")
-    return text_for(request_for(options, messages_of(one), one.answer_room).body)
+    return text_for(build_request(options, messages_of(asked), asked.answer_room).body)
 
 
-QUERIES = [query(number, room=10 + number) for number in range(12)]
+QUERIES = [query(index, room=10 + index) for index in range(12)]
 PASSING = [
     Act(status=429, body=b"{}", headers=(("Retry-After", "3"),)),
     Act(status=500, body=b""),
@@ -56,16 +56,16 @@ PASSING = [
     Act(sent=0.5),
     Act(body=b"no json"),
     Act(body=b"{}"),
-    Act(seconds=0.4),  # later than timeout_seconds
+    Act(seconds=0.4),  # longer than timeout_seconds
 ]
 
 
-def test_answers_come_in_order_with_what_they_cost(tmp_path: Path) -> None:
+def test_answers_are_in_order_and_usage_is_counted(tmp_path: Path) -> None:
     with serve(lambda body, times: Act(seconds=Random(body["max_tokens"]).random() / 20)) as server:
         asked = backend(server, tmp_path, prompt_price=10.0, completion_price=30.0)
         answers = ask(asked, QUERIES)
-    assert answers == [Generation(one, expected(one), True) for one in QUERIES]
-    # 12 answers of 100 prompt tokens; as many tokens of answer as each had room for.
+    assert answers == [Generation(query, expected(query), True) for query in QUERIES]
+    # Each answer has 100 prompt tokens and max_tokens completion tokens.
     tokens = sum(range(10, 22))
     assert asked.usage.as_json() == {
         "requests": 12,
@@ -93,7 +93,7 @@ def test_answers_come_in_order_with_what_they_cost(tmp_path: Path) -> None:
     ),
     concurrency=st.integers(1, 5),
 )
-def test_whatever_fails_each_query_is_answered_once_and_each_question_paid_once(
+def test_each_request_is_paid_once_despite_failures(
     tmp_path_factory: pytest.TempPathFactory,
     prompts: list[str],
     kept: set[str],
@@ -106,16 +106,18 @@ def test_whatever_fails_each_query_is_answered_once_and_each_question_paid_once(
         ahead = troubles.get(body["messages"][0]["content"], [])
         return PASSING[ahead[times]] if times < len(ahead) else ANSWER
 
-    queries = [query(number, prompt) for number, prompt in enumerate(prompts)]
+    queries = [query(index, prompt) for index, prompt in enumerate(prompts)]
     with serve() as before:
         ask(backend(before, folder), [query(0, prompt) for prompt in sorted(kept)])
     with serve(act) as server:
         asked = backend(server, folder, concurrency=concurrency, timeout_seconds=0.2)
         answers = ask(asked, queries)
         new = set(prompts) - kept
-        assert answers == [Generation(one, expected(one), True) for one in queries]
+        assert answers == [Generation(query, expected(query), True) for query in queries]
         assert server.paid == Counter(expected(query(0, prompt)) for prompt in new)
-        assert server.most_at_once <= concurrency + sum(map(len, troubles.values()))  # late ones linger
+        assert server.most_at_once <= concurrency + sum(
+            map(len, troubles.values())
+        )  # Requests that timed out stay open on the server.
     failed = sum(len(troubles.get(prompt, [])) for prompt in new)
     usage = asked.usage
     assert (usage.requests, usage.cached) == (len(new), len(queries) - len(new))
@@ -124,19 +126,19 @@ def test_whatever_fails_each_query_is_answered_once_and_each_question_paid_once(
     assert usage.cached_prompt_tokens == 100 * (len(queries) - len(new))
 
 
-def test_all_threads_ask_at_once_and_no_more(tmp_path: Path) -> None:
+def test_concurrency_is_used_and_not_exceeded(tmp_path: Path) -> None:
     with serve(lambda body, times: Act(seconds=0.1)) as server:
         ask(backend(server, tmp_path, concurrency=3), QUERIES[:9])
         assert server.most_at_once == 3
 
 
-def test_queries_are_read_as_they_are_needed(tmp_path: Path) -> None:
+def test_queries_are_read_lazily(tmp_path: Path) -> None:
     read = []
 
     def source() -> Iterator[Query]:
-        for number in range(1000):
-            read.append(number)
-            yield query(number)
+        for index in range(1000):
+            read.append(index)
+            yield query(index)
 
     with serve() as server:
         answers = backend(server, tmp_path, concurrency=2).generate(source(), messages_of)
@@ -145,7 +147,7 @@ def test_queries_are_read_as_they_are_needed(tmp_path: Path) -> None:
     assert len(read) <= 4 * 2 + 1
 
 
-def test_an_answer_that_was_cut_is_not_finished_and_one_withheld_is_counted(tmp_path: Path) -> None:
+def test_finish_reasons(tmp_path: Path) -> None:
     for reason, withheld in [("length", 0), ("content_filter", 1)]:
         with serve() as server:
             server.finish_reason = reason
@@ -154,7 +156,7 @@ def test_an_answer_that_was_cut_is_not_finished_and_one_withheld_is_counted(tmp_
             assert asked.usage.withheld == withheld
 
 
-def test_costs_are_unknown_without_prices_and_tokens_where_nobody_counts(tmp_path: Path) -> None:
+def test_cost_is_none_without_prices_or_token_counts(tmp_path: Path) -> None:
     body = b'{"choices": [{"message": {"content": "x"}, "finish_reason": "stop"}]}'
     with serve(lambda asked, times: Act(body=body)) as server:
         asked = backend(server, tmp_path, prompt_price=1.0)
@@ -165,19 +167,19 @@ def test_costs_are_unknown_without_prices_and_tokens_where_nobody_counts(tmp_pat
 # --- the cache
 
 
-def test_what_is_kept_needs_neither_server_nor_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cached_answers_need_neither_server_nor_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with serve() as server:
         ask(backend(server, tmp_path), QUERIES)
     away = backend("https://api.example.invalid/v1", tmp_path, prompt_price=1.0, completion_price=0.0)
-    assert ask(away, QUERIES) == [Generation(one, expected(one), True) for one in QUERIES]
+    assert ask(away, QUERIES) == [Generation(query, expected(query), True) for query in QUERIES]
     assert (away.usage.requests, away.usage.cached, away.usage.cost) == (0, 12, 0.0)
     assert away.usage.cached_cost == pytest.approx(1200 / 1e6)
     with pytest.raises(ConfigError, match=r"OPENAI_API_KEY is not set, but https://api\.example\.invalid/v1"):
         ask(away, [*QUERIES, query(99)])
 
 
-def test_without_answers_a_missing_key_is_told_at_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_key_is_refused_at_once_if_the_cache_is_empty(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     with pytest.raises(ConfigError, match=r"OPENAI_API_KEY is not set.*server\.key_variable=none"):
         backend("https://api.example.invalid/v1", tmp_path)
@@ -185,52 +187,54 @@ def test_without_answers_a_missing_key_is_told_at_once(tmp_path: Path, monkeypat
     backend("http://n12:8000/v1", tmp_path)
 
 
-def test_a_damaged_answer_is_asked_for_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_damaged_answer_is_requested_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with serve() as server:
         ask(backend(server, tmp_path), QUERIES)
         (path, *_) = tmp_path.glob("??/*.json")
         path.write_bytes(path.read_bytes()[:-20])
         again = backend(server, tmp_path)
-        assert ask(again, QUERIES) == [Generation(one, expected(one), True) for one in QUERIES]
+        assert ask(again, QUERIES) == [Generation(query, expected(query), True) for query in QUERIES]
         assert sum(server.paid.values()) == 13
     assert (again.usage.damaged, again.usage.requests, again.usage.cached) == (1, 1, 11)
     assert f"{path} is damaged" in capsys.readouterr().err
 
 
 def killed(pipe: Connection) -> None:
-    # A shell's background jobs are begun deaf to it.
+    # A shell starts background jobs with SIGINT ignored.
     signal.signal(signal.SIGINT, signal.default_int_handler)
     url, folder = pipe.recv()
     ask(backend(url, folder, concurrency=2), QUERIES)
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
-def test_a_killed_run_pays_nothing_twice_but_what_was_in_flight(tmp_path: Path, number: int) -> None:
+@pytest.mark.parametrize("signal_number", [signal.SIGKILL, signal.SIGINT])
+def test_killed_run_pays_again_only_for_requests_in_flight(tmp_path: Path, signal_number: int) -> None:
     here, there = Pipe()
-    # Before there is a server with its threads.
+    # Fork before the server starts its threads.
     run = get_context("fork").Process(target=killed, args=(there,))
     run.start()
     assert run.pid is not None
-    later = [4.0]  # On a busy machine the run must not be over before it is killed.
+    later = [4.0]  # Long, so that the run is not over before it is killed.
     with serve(lambda body, times: Act(seconds=0.05 if len(server.asked) < 7 else later[0])) as server:
         here.send((server.url, tmp_path))
         while sum(server.paid.values()) < 5 and run.is_alive():
             time.sleep(0.005)
-        os.kill(run.pid, number)
+        os.kill(run.pid, signal_number)
         run.join(30)
         assert run.exitcode not in (0, None)
         assert 5 <= sum(server.paid.values()) < 12
         later[0] = 0.0
-        assert ask(backend(server, tmp_path), QUERIES) == [Generation(one, expected(one), True) for one in QUERIES]
+        assert ask(backend(server, tmp_path), QUERIES) == [
+            Generation(query, expected(query), True) for query in QUERIES
+        ]
         twice = sum(server.paid.values()) - 12
-    # An interrupt lets those in flight end; nothing can after a kill.
-    assert twice <= (2 if number == signal.SIGKILL else 0)
+    # After SIGINT, requests in flight finish; after SIGKILL they do not.
+    assert twice <= (2 if signal_number == signal.SIGKILL else 0)
 
 
 # --- failures
 
 
-def test_the_server_is_given_the_time_it_asks_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_retry_after_is_respected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     def act(body: dict[str, Any], times: int) -> Act:
         return Act(status=429, body=b"slow", headers=(("Retry-After", "40"),)) if times < 2 else ANSWER
 
@@ -242,11 +246,11 @@ def test_the_server_is_given_the_time_it_asks_for(tmp_path: Path, capsys: pytest
     assert asked.usage.failures == {"429": 4}
     shown = capsys.readouterr().err
     assert shown.count("\n") == 1
-    assert "answered 429: slow; trying again in 40 s" in shown
+    assert "answered 429: slow; retrying in 40 s" in shown
 
 
-def test_all_requests_wait_when_the_server_asks_one_to(tmp_path: Path) -> None:
-    """With the real clock: the third could start when the second is answered, long before the first may come back."""
+def test_retry_after_pauses_all_requests(tmp_path: Path) -> None:
+    """With the real clock. Without the pause, the third request would start when the second is answered."""
     begun: dict[int, float] = {}
 
     def act(body: dict[str, Any], times: int) -> Act:
@@ -257,11 +261,11 @@ def test_all_requests_wait_when_the_server_asks_one_to(tmp_path: Path) -> None:
 
     with serve(act) as server:
         options = ServerOptions(url=server.url, model="m", concurrency=2)
-        assert len(list(ServerBackend(options, tmp_path).generate(QUERIES[:3], messages_of))) == 3
+        assert len(list(ServerGenerator(options, tmp_path).generate(QUERIES[:3], messages_of))) == 3
     assert begun[12] - begun[10] >= 0.6
 
 
-def test_back_off_where_the_server_says_nothing(tmp_path: Path) -> None:
+def test_exponential_backoff_without_retry_after(tmp_path: Path) -> None:
     clock = FastClock()
     with serve(lambda body, times: Act(status=500, body=b"") if times < 7 else ANSWER) as server:
         ask(backend(server, tmp_path, clock, concurrency=1), QUERIES[:1])
@@ -269,7 +273,7 @@ def test_back_off_where_the_server_says_nothing(tmp_path: Path) -> None:
         assert most / 2 <= slept <= most
 
 
-def test_limits_hold_for_retries_too(tmp_path: Path) -> None:
+def test_rate_limit_includes_retries(tmp_path: Path) -> None:
     times_asked: list[float] = []
     clock = FastClock()
 
@@ -284,7 +288,7 @@ def test_limits_hold_for_retries_too(tmp_path: Path) -> None:
     assert min(gaps) == pytest.approx(30)
 
 
-def test_tokens_a_minute_are_those_that_the_server_counts(tmp_path: Path) -> None:
+def test_token_limit_uses_the_counts_of_the_server(tmp_path: Path) -> None:
     times_asked: list[float] = []
     clock = FastClock()
 
@@ -293,14 +297,14 @@ def test_tokens_a_minute_are_those_that_the_server_counts(tmp_path: Path) -> Non
         return ANSWER
 
     with serve(act) as server:
-        queries = [query(number, room=20) for number in range(5)]
+        queries = [query(index, room=20) for index in range(5)]
         ask(backend(server, tmp_path, clock, concurrency=1, tokens_per_minute=60), queries)
-    # Each is of 100 + 20 tokens, at one a second.
+    # Each request has 100 + 20 tokens; the limit is one token per second.
     gaps = [after - before for before, after in pairwise(times_asked)]
     assert gaps == pytest.approx([120] * 4)
 
 
-def test_after_its_retries_the_run_ends_with_what_it_has(tmp_path: Path) -> None:
+def test_run_ends_after_the_retries_and_keeps_its_answers(tmp_path: Path) -> None:
     def act(body: dict[str, Any], times: int) -> Act:
         return Act(status=503, body=b"busy") if body["max_tokens"] == 15 else ANSWER
 
@@ -313,7 +317,7 @@ def test_after_its_retries_the_run_ends_with_what_it_has(tmp_path: Path) -> None
         assert sum(server.paid.values()) == 12
 
 
-def test_a_server_that_wants_hours_is_not_waited_for(tmp_path: Path) -> None:
+def test_long_retry_after_ends_the_run(tmp_path: Path) -> None:
     clock = FastClock()
     with (
         serve(lambda body, times: Act(status=429, body=b"", headers=(("Retry-After", "7200"),))) as server,
@@ -323,8 +327,8 @@ def test_a_server_that_wants_hours_is_not_waited_for(tmp_path: Path) -> None:
     assert clock.slept == []
 
 
-def test_what_will_not_pass_ends_the_run_at_once(tmp_path: Path) -> None:
-    """Although the first query hangs, and nobody would look at the second before it."""
+def test_permanent_failure_ends_the_run_at_once(tmp_path: Path) -> None:
+    """Although the first query hangs, and answers are read in order."""
     troubles: list[tuple[Act, type[UserError]]] = [
         (Act(status=401, body=b"no"), ConfigError),
         (Act(status=400, body=b"no"), UserError),
@@ -338,7 +342,7 @@ def test_what_will_not_pass_ends_the_run_at_once(tmp_path: Path) -> None:
         with serve(act) as server:
             with pytest.raises(UserError, match="answered 40") as caught:
                 ask(backend(server, tmp_path, concurrency=2), QUERIES)
-            # The one in flight was waited for: it is paid.
+            # The run waited for the request in flight, which is paid for.
             assert sum(server.paid.values()) == 1
             assert len(server.asked) == 2
         assert type(caught.value) is kind
@@ -347,17 +351,17 @@ def test_what_will_not_pass_ends_the_run_at_once(tmp_path: Path) -> None:
             path.unlink()
 
 
-def test_a_full_disk_ends_the_run(tmp_path: Path) -> None:
+def test_unusable_cache_folder_ends_the_run(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with serve() as server, pytest.raises(RunError, match=r"cannot read .*: Not a directory"):
         ask(backend(server, tmp_path / "file"), QUERIES)
 
 
-def test_closing_wakes_those_who_wait(tmp_path: Path) -> None:
-    """With the real clock: three threads sleep after a failure, and nobody asks again."""
+def test_closing_ends_sleeping_threads(tmp_path: Path) -> None:
+    """With the real clock: three threads sleep after a failure, and send no request after they are woken."""
     with serve(lambda body, times: ANSWER if body["max_tokens"] == 10 else Act(status=500, body=b"")) as server:
         options = ServerOptions(url=server.url, model="m", concurrency=4)
-        answers = ServerBackend(options, tmp_path, random=Random(1)).generate(QUERIES, messages_of)
+        answers = ServerGenerator(options, tmp_path, random=Random(1)).generate(QUERIES, messages_of)
         next(answers)
         while len(server.asked) < 4:
             time.sleep(0.005)
@@ -370,7 +374,7 @@ def test_closing_wakes_those_who_wait(tmp_path: Path) -> None:
         assert not [thread for thread in threading.enumerate() if thread.name == "server"]
 
 
-def test_nothing_stays_open(tmp_path: Path) -> None:
+def test_no_socket_stays_open(tmp_path: Path) -> None:
     def sockets() -> int:
         return sum(Path(f"/proc/self/fd/{fd}").is_socket() for fd in os.listdir("/proc/self/fd"))  # noqa: PTH208
 
@@ -380,15 +384,15 @@ def test_nothing_stays_open(tmp_path: Path) -> None:
         ask(backend(server, tmp_path / "0"), QUERIES)
     gc.collect()
     before = sockets()
-    for number in range(1, 4):
+    for index in range(1, 4):
         with serve() as server:
-            ask(backend(server, tmp_path / str(number)), QUERIES)
+            ask(backend(server, tmp_path / str(index)), QUERIES)
     gc.collect()
     assert sockets() <= before
 
 
-def test_no_server_at_all(tmp_path: Path) -> None:
+def test_unreachable_server_ends_the_run(tmp_path: Path) -> None:
     asked = backend(DEAD, tmp_path, retries=2)
-    with pytest.raises(RunError, match=r"in 3 attempts; the last: the connection failed: .*refused.*See whether"):
+    with pytest.raises(RunError, match=r"in 3 attempts; the last: the connection failed: .*refused.*Check that"):
         ask(asked, QUERIES)
     assert asked.usage.failures["connection"] >= 3

@@ -1,4 +1,4 @@
-"""Against `transformers serve`, a server that others wrote, with a tiny model on the CPU."""
+"""Tests against `transformers serve` with a tiny model on the CPU."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenize
 
 from lmrc.config.schema import ServerOptions
 from lmrc.pretrained.packaged import resolve
-from lmrc.rc.decoding.openai.backend import ServerBackend
+from lmrc.rc.decoding.openai.backend import ServerGenerator
 from lmrc.rc.prompts.query_builder import Query
 from tests.rc.decoding.openai.scripted import messages_of, query
 
@@ -27,8 +27,8 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300)]
 
 CHAT_TEMPLATE = "{% for message in messages %}{{ message.role }}: {{ message.content }}\n{% endfor %}assistant:"
 QUERIES = [
-    query(number, f"{name} was born in {place} .", room=8 + number)
-    for number, (name, place) in enumerate(
+    query(index, f"{name} was born in {birthplace} .", room=8 + index)
+    for index, (name, birthplace) in enumerate(
         [("Ada", "Paris"), ("Bob", "the city of Lyon"), ("Zoë", "Malmö"), ("The company", "1998 in Berlin"), ("X", "Y")]
     )
 ]
@@ -41,7 +41,7 @@ class Served(NamedTuple):
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    """A server with a tiny model. LMRC_SERVE_PYTHON names a Python that has the server's packages, if ours has not."""
+    """Start a server with a tiny model. LMRC_SERVE_PYTHON names another Python that has the server's packages."""
     python = os.environ.get("LMRC_SERVE_PYTHON", sys.executable)
     absent = [name for name in ("fastapi", "uvicorn", "openai") if importlib.util.find_spec(name) is None]
     if absent and python == sys.executable:
@@ -77,26 +77,26 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         server.wait()
 
 
-def backend(served: Served, endpoint: str, folder: Path) -> ServerBackend:
-    return ServerBackend(
+def backend(served: Served, endpoint: str, folder: Path) -> ServerGenerator:
+    return ServerGenerator(
         ServerOptions(url=served.url, model=str(served.model), endpoint=endpoint, concurrency=2, key_variable=None),
         folder,
     )
 
 
 def greedy(served: Served, tokenizer: PreTrainedTokenizerBase, queries: list[Query]) -> list[tuple[str, bool]]:
-    """What the model says when it is asked without a server, and whether it ended by itself."""
+    """Generate without a server. Return each text, and whether it ended with the end of sequence."""
     model = AutoModelForCausalLM.from_pretrained(served.model)
     answers = []
-    for one in queries:
-        ids = tokenizer(one.prompt, return_tensors="pt")["input_ids"]
-        output = model.generate(ids, do_sample=False, max_new_tokens=one.answer_room)[0, ids.shape[1] :].tolist()
+    for asked in queries:
+        ids = tokenizer(asked.prompt, return_tensors="pt")["input_ids"]
+        output = model.generate(ids, do_sample=False, max_new_tokens=asked.answer_room)[0, ids.shape[1] :].tolist()
         finished = tokenizer.eos_token_id in output
         answers.append((tokenizer.decode(output, skip_special_tokens=True), finished))
     return answers
 
 
-def test_completions_are_the_models_greedy_answers(served: Served, tmp_path: Path) -> None:
+def test_completions_equal_greedy_generation(served: Served, tmp_path: Path) -> None:
     asked = backend(served, "completions", tmp_path)
     answers = list(asked.generate(QUERIES, messages_of))
     tokenizer = AutoTokenizer.from_pretrained(served.model)
@@ -110,8 +110,8 @@ def test_completions_are_the_models_greedy_answers(served: Served, tmp_path: Pat
     assert (again.usage.requests, again.usage.cached) == (0, 5)
 
 
-def test_chats_go_through_the_servers_template(served: Served, tmp_path: Path) -> None:
+def test_chat_uses_the_chat_template(served: Served, tmp_path: Path) -> None:
     answers = list(backend(served, "chat", tmp_path).generate(QUERIES, messages_of))
     tokenizer = AutoTokenizer.from_pretrained(served.model)
-    rendered = [query(one.document, f"user: {one.prompt}\nassistant:", one.answer_room) for one in QUERIES]
+    rendered = [query(asked.document, f"user: {asked.prompt}\nassistant:", asked.answer_room) for asked in QUERIES]
     assert [(answer.text, answer.finished) for answer in answers] == greedy(served, tokenizer, rendered)

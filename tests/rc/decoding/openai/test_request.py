@@ -6,49 +6,49 @@ import pytest
 
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import ServerOptions
-from lmrc.rc.decoding.openai.request import Request, as_text, check_body, request_for
+from lmrc.rc.decoding.openai.client import ServerRequest, build_request, check_body, messages_to_text
 
 ASKED = [{"role": "user", "content": "Prompt\n### Response:\n"}]
 
 
-def test_a_chat_is_asked_for_its_most_probable_answer() -> None:
-    request = request_for(ServerOptions(model="m"), ASKED, 17)
+def test_chat_request_is_greedy() -> None:
+    request = build_request(ServerOptions(model="m"), ASKED, 17)
     assert request.endpoint == "chat"
     assert request.body == {"model": "m", "messages": ASKED, "max_tokens": 17, "temperature": 0.0, "seed": 66}
 
 
-def test_a_completion_is_asked_with_the_prompt_to_the_letter() -> None:
-    request = request_for(ServerOptions(model="m", endpoint="completions"), ASKED, 17)
+def test_completion_request_has_the_unchanged_prompt() -> None:
+    request = build_request(ServerOptions(model="m", endpoint="completions"), ASKED, 17)
     assert request.body["prompt"] == "Prompt\n### Response:\n"
     assert "messages" not in request.body
 
 
-def test_more_fields_go_over_ours_and_null_takes_one_out() -> None:
+def test_body_overrides_fields_and_null_removes_them() -> None:
     fields = {"temperature": None, "max_tokens": None, "max_completion_tokens": 900, "top_k": 1}
-    body = request_for(ServerOptions(model="m", body=fields), ASKED, 17).body
+    body = build_request(ServerOptions(model="m", body=fields), ASKED, 17).body
     assert body == {"model": "m", "messages": ASKED, "seed": 66, "max_completion_tokens": 900, "top_k": 1}
 
 
-def test_demonstrations_as_text_are_parted_by_a_blank_line() -> None:
+def test_messages_to_text_separates_demonstrations_by_a_blank_line() -> None:
     turns = [("system", "S"), ("user", "P1:\n"), ("assistant", "A1"), ("user", "P2:\n"), ("assistant", "A2")]
     messages = [{"role": role, "content": content} for role, content in [*turns, ("user", "P3:\n")]]
-    assert as_text(messages) == "S\n\nP1:\nA1\n\nP2:\nA2\n\nP3:\n"
+    assert messages_to_text(messages) == "S\n\nP1:\nA1\n\nP2:\nA2\n\nP3:\n"
 
 
 @pytest.mark.parametrize("field", ["model", "messages", "prompt", "stream", "n"])
-def test_what_only_we_can_say_is_refused(field: str) -> None:
-    with pytest.raises(ConfigError, match=rf"server\.body holds '{field}'"):
+def test_reserved_fields_are_refused(field: str) -> None:
+    with pytest.raises(ConfigError, match=rf"server\.body contains '{field}'"):
         check_body(ServerOptions(model="m", body={field: 1}))
 
 
-def test_a_model_must_be_named() -> None:
+def test_empty_model_is_refused() -> None:
     with pytest.raises(ConfigError, match=r"server\.model is empty"):
         check_body(ServerOptions())
 
 
-def test_the_key_is_that_of_all_that_decides_the_answer() -> None:
+def test_cache_key_depends_on_everything_that_decides_the_answer() -> None:
     base = ServerOptions(model="m")
-    keys = {request_for(base, ASKED, 17).key}
+    keys = {build_request(base, ASKED, 17).cache_key}
     different: list[dict[str, Any]] = [
         {"model": "o"},
         {"seed": 1},
@@ -56,24 +56,25 @@ def test_the_key_is_that_of_all_that_decides_the_answer() -> None:
         {"endpoint": "completions"},
     ]
     for changes in different:
-        keys.add(request_for(ServerOptions(**{"model": "m", **changes}), ASKED, 17).key)
-    keys.add(request_for(base, ASKED, 18).key)
-    keys.add(request_for(base, [{"role": "user", "content": "other"}], 17).key)
-    keys.add(Request("completions", request_for(base, ASKED, 17).body).key)
+        keys.add(build_request(ServerOptions(**{"model": "m", **changes}), ASKED, 17).cache_key)
+    keys.add(build_request(base, ASKED, 18).cache_key)
+    keys.add(build_request(base, [{"role": "user", "content": "other"}], 17).cache_key)
+    keys.add(ServerRequest("completions", build_request(base, ASKED, 17).body).cache_key)
     assert len(keys) == 8
-    # A model that moved to another address, asked faster and at another price, is the same.
+    # Address, concurrency, prices and retries do not change the answer.
     moved = ServerOptions(model="m", url="https://elsewhere.org/v1", concurrency=2, prompt_price=1.0, retries=0)
-    assert request_for(moved, ASKED, 17).key in keys
+    assert build_request(moved, ASKED, 17).cache_key in keys
 
 
-def test_the_key_stays_from_version_to_version() -> None:
+def test_cache_key_is_stable_across_versions() -> None:
     # sha256 of {"body":{"max_tokens":1,"messages":[{"content":"é","role":"user"}],"model":"m","seed":66,
-    # "temperature":0.0},"endpoint":"chat"} with é as \u00e9: other keys would have all answers paid again.
-    request = request_for(ServerOptions(model="m"), [{"role": "user", "content": "é"}], 1)
-    assert request.key == "c4fe10d9fe8d7f73591351968b2bfe816990f77ae3513e8f1b190c619ae5700a"
+    # "temperature":0.0},"endpoint":"chat"} with é as \u00e9. With another key,
+    # all cached answers would be paid again.
+    request = build_request(ServerOptions(model="m"), [{"role": "user", "content": "é"}], 1)
+    assert request.cache_key == "c4fe10d9fe8d7f73591351968b2bfe816990f77ae3513e8f1b190c619ae5700a"
 
 
-def test_tokens_are_guessed_at_four_letters_each() -> None:
+def test_tokens_are_estimated_as_four_characters() -> None:
     text = [{"role": "user", "content": "x" * 4000}]
-    assert request_for(ServerOptions(model="m"), text, 50).tokens == 1050
-    assert request_for(ServerOptions(model="m", endpoint="completions"), text, 50).tokens == 1050
+    assert build_request(ServerOptions(model="m"), text, 50).tokens == 1050
+    assert build_request(ServerOptions(model="m", endpoint="completions"), text, 50).tokens == 1050

@@ -1,4 +1,4 @@
-"""The key is in the header of a request, and nowhere else: files, output, logs, errors, what an object shows."""
+"""The key is only in the header of requests: not in files, output, logs, errors or the repr of objects."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import yaml
 
 from lmrc.common.errors import UserError
 from lmrc.config.schema import ServerOptions
-from lmrc.rc.decoding.openai.backend import ServerBackend
+from lmrc.rc.decoding.openai.backend import ServerGenerator
 from tests.rc.decoding.openai.scripted import ANSWER, Act, FastClock, messages_of, query, serve
 
 SECRET = "sk-very-secret-0123"
@@ -24,11 +24,11 @@ FATAL = [Act(status=status, body=ECHO, headers=(("Location", SECRET),)) for stat
 
 
 def shown(error: BaseException) -> str:
-    """The error and all it came from, as a failed unit of work writes it down."""
+    """Return an error with its whole traceback, as it is written for a failed unit of work."""
     return f"{error!r} {''.join(traceback.format_exception(error))}"
 
 
-def test_the_key_is_nowhere(
+def test_key_is_in_no_file_log_or_message(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
@@ -46,8 +46,8 @@ def test_the_key_is_nowhere(
 
         with serve(act) as server:
             options = ServerOptions(url=server.url, model="m", key_variable="MINE", concurrency=2)
-            asked = ServerBackend(options, tmp_path / "cache", clock=FastClock())
-            # As a run writes its options down.
+            asked = ServerGenerator(options, tmp_path / "cache", clock=FastClock())
+            # A run writes its options to this file.
             (tmp_path / "config.yaml").write_text(yaml.safe_dump(options.model_dump(mode="json")))
             assert len(list(asked.generate([query(1), query(2)], messages_of))) == 2
             with pytest.raises(UserError) as caught:
@@ -55,10 +55,11 @@ def test_the_key_is_nowhere(
             assert all(headers["Authorization"] == f"Bearer {SECRET}" for headers in server.headers)
             seen += [repr(asked), str(asked), vars(asked), asked.usage, options, shown(caught.value)]
     output = capfd.readouterr()
-    assert "***" in output.err  # the server's words were shown
+    assert "***" in output.err  # The message of the server was shown.
     for text in [output.out, output.err, caplog.text, *map(str, seen)]:
         assert SECRET not in text
-    assert caplog.records  # urllib3 tells what it does
+    # The libraries that see the key and the server's headers log nothing, even at DEBUG.
+    assert not {"openai", "httpx2", "httpcore2"} & {record.name.split(".")[0] for record in caplog.records}
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert len(files) == 3
     for path in files:
@@ -66,13 +67,13 @@ def test_the_key_is_nowhere(
         assert SECRET not in path.name
 
 
-def test_a_key_that_no_header_can_carry_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_invalid_key_is_not_shown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", f"{SECRET}\nX: y")
     with pytest.raises(UserError) as caught:
-        ServerBackend(ServerOptions(model="m", key_variable="MINE"), tmp_path)
+        ServerGenerator(ServerOptions(model="m", key_variable="MINE"), tmp_path)
     assert SECRET not in f"{caught.value!r}"
 
 
-def test_options_that_travel_to_other_processes_hold_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pickled_options_contain_no_key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", SECRET)
     assert SECRET.encode() not in pickle.dumps(ServerOptions(key_variable="MINE"))

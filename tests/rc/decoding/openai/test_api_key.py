@@ -4,7 +4,7 @@ import pytest
 
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import ServerOptions
-from lmrc.rc.decoding.openai.key import Key, is_loopback, needs_key, read_key
+from lmrc.rc.decoding.openai.client import ApiKey, is_loopback, needs_key, read_key
 
 SECRET = "sk-very-secret-0123"
 
@@ -18,7 +18,7 @@ def options(url: str, variable: str | None = "OPENAI_API_KEY") -> ServerOptions:
     return ServerOptions(url=url, key_variable=variable, model="m")
 
 
-def test_the_key_is_read_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_key_is_read_from_the_named_variable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MINE", SECRET)
     key = read_key(options("https://api.example.org/v1", "MINE"))
     assert key is not None
@@ -29,21 +29,21 @@ def test_the_key_is_read_from_the_named_variable(monkeypatch: pytest.MonkeyPatch
     assert read_key(options("https://api.example.org/v1", "MINE")) is None
 
 
-def test_a_key_does_not_show(monkeypatch: pytest.MonkeyPatch) -> None:
-    key = Key("MINE", SECRET)
+def test_key_is_not_in_repr_and_is_redacted(monkeypatch: pytest.MonkeyPatch) -> None:
+    key = ApiKey("MINE", SECRET)
     assert "MINE" in repr(key)
     assert SECRET not in f"{key} {key!r} {[key]} {vars(type(key))}"
-    assert key.hide(f"wrong key {SECRET}!") == "wrong key ***!"
+    assert key.redact(f"wrong key {SECRET}!") == "wrong key ***!"
 
 
 @pytest.mark.parametrize("value", [f"{SECRET}\n", f" {SECRET}", f"{SECRET}\r\nX: y", f"{SECRET}é", "two words"])
-def test_what_no_header_can_carry_is_refused_without_showing_it(value: str) -> None:
-    with pytest.raises(ConfigError, match="MINE holds white space") as caught:
-        Key("MINE", value)
+def test_invalid_key_is_refused_without_showing_it(value: str) -> None:
+    with pytest.raises(ConfigError, match="MINE contains white space") as caught:
+        ApiKey("MINE", value)
     assert SECRET not in str(caught.value)
 
 
-def test_the_key_of_a_paid_service_goes_to_no_other_machine_as_plain_text(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_openai_key_is_not_sent_unencrypted_to_another_machine(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", SECRET)
     monkeypatch.setenv("VLLM_API_KEY", "cluster")
     with pytest.raises(ConfigError, match=r"server\.key_variable=none") as caught:
@@ -55,14 +55,14 @@ def test_the_key_of_a_paid_service_goes_to_no_other_machine_as_plain_text(monkey
     assert read_key(options("http://n12:8000/v1", None)) is None
 
 
-def test_who_needs_a_key() -> None:
+def test_needs_key() -> None:
     assert needs_key(options("https://api.example.org/v1"))
     assert not needs_key(options("https://vllm.example.org/v1", None))
     assert not needs_key(options("http://n12:8000/v1"))
     assert not needs_key(options("http://localhost:8000/v1"))
 
 
-def test_this_machine() -> None:
+def test_is_loopback() -> None:
     assert is_loopback("http://127.1.2.3/v1")
     assert not is_loopback("http://10.0.0.1/v1")
     assert not is_loopback("http://localhost.example.org/v1")
