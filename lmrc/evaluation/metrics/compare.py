@@ -12,13 +12,13 @@ from lmrc.evaluation.metrics.bootstrap import Difference, paired
 from lmrc.evaluation.metrics.scores import Scores
 from lmrc.evaluation.metrics.triple_table import Flags, Triples
 
-Change = Literal["gained", "lost", "new_wrong", "counts_if_fixed"]
+Change = Literal["gained", "lost", "new_wrong", "mended"]
 
 CHANGES: dict[Change, str] = {
     "gained": "correct, in the second only",
     "lost": "correct, in the first only",
     "new_wrong": "wrong, in the second only",
-    "counts_if_fixed": "wrong, in the first only",
+    "mended": "wrong, in the first only",
 }
 
 
@@ -91,6 +91,6 @@ def compare(triples: Triples, scores: tuple[Scores, Scores]) -> Comparison:
             "gained": gold & second & ~first,
             "lost": gold & first & ~second,
             "new_wrong": ~gold & second & ~first,
-            "counts_if_fixed": ~gold & first & ~second,
+            "mended": ~gold & first & ~second,
         },
     )

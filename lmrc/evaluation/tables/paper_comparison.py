@@ -16,7 +16,7 @@ FIGURES: dict[str, Callable[[ScoredRun], str]] = {
     "Recall": lambda run: two_digits(run.scores.all.recall),
     "F1": lambda run: two_digits(run.scores.all.f1),
     "Ign F1": lambda run: two_digits(run.scores.ign_f1),
-    "# ExtractionStats Triples": lambda run: f"{run.scores.all.predicted:,}",
+    "# Extracted Triples": lambda run: f"{run.scores.all.predicted:,}",
     "Intra F1": lambda run: two_digits(run.scores.intra.f1),
     "Inter F1": lambda run: two_digits(run.scores.inter.f1),
     "F1 of RCP": lambda run: two_digits(None if run.proposed is None else run.proposed.f1),

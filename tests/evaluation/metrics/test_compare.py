@@ -28,7 +28,7 @@ def test_changes_agree_with_sets(gold: list[Document], first: list[Prediction], 
         {(p.title, p.head, p.tail, p.relation) for p in given} for given in (as_predictions(gold), first, second)
     )
     found: dict[str, set[tuple[str, int, int, str]]] = {
-        kind: set() for kind in ("gained", "lost", "new_wrong", "counts_if_fixed")
+        kind: set() for kind in ("gained", "lost", "new_wrong", "mended")
     }
     comparison = compared(gold, first, second)
     for x in comparison.changed():
@@ -39,7 +39,7 @@ def test_changes_agree_with_sets(gold: list[Document], first: list[Prediction], 
         "gained": (other & wanted) - one,
         "lost": (one & wanted) - other,
         "new_wrong": other - wanted - one,
-        "counts_if_fixed": one - wanted - other,
+        "mended": one - wanted - other,
     }
     assert comparison.counts() == {kind: len(triples) for kind, triples in found.items()}
 
@@ -52,11 +52,11 @@ def test_changes_carry_names() -> None:
         ChangedTriple("gained", "Family", 1, "Bob", "P3", "part of", 2, "Paris"),
         ChangedTriple("lost", "Family", 0, "Ann", "P2", "born in", 1, "Bob"),
         ChangedTriple("new_wrong", "Family", 2, "Paris", "P1", "country", 0, "Ann"),
-        ChangedTriple("counts_if_fixed", "Family", 2, "Paris", "P9", "", 9, ""),
-        ChangedTriple("counts_if_fixed", "Nobody", 0, "", "P1", "country", 1, ""),
+        ChangedTriple("mended", "Family", 2, "Paris", "P9", "", 9, ""),
+        ChangedTriple("mended", "Nobody", 0, "", "P1", "country", 1, ""),
     ]
     found = comparison.as_json()
-    assert found["changes"] == {"gained": 1, "lost": 1, "new_wrong": 1, "counts_if_fixed": 2}
+    assert found["changes"] == {"gained": 1, "lost": 1, "new_wrong": 1, "mended": 2}
     assert found["first"]["f1"] == 100 * 2 / 6
     assert found["second"]["f1"] == 40.0
     assert found["differences"]["f1"]["difference"] == 40.0 - 100 * 2 / 6

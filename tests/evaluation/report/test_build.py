@@ -239,8 +239,8 @@ def test_the_relation_set_is_that_of_the_runs_on_a_corpus(tmp_path: Path) -> Non
 
 def test_relations_of_several_sets_are_all_known(tmp_path: Path) -> None:
     own = RelationSet(("P1", synthetic.RELATIONS.ids[0]), ("one", "two"))
-    minimal_axes = replace(next(iter(synthetic.generate(1, 7))), labels=())
-    write_corpus([minimal_axes], tmp_path / "own", own, "made up", "0" * 64)
+    unlabeled = replace(next(iter(synthetic.generate(1, 7))), labels=())
+    write_corpus([unlabeled], tmp_path / "own", own, "made up", "0" * 64)
     other = tmp_path / "other"
     other.mkdir()
     (other / "config.yaml").write_text(yaml.safe_dump({"corpus": str(tmp_path / "own")}))

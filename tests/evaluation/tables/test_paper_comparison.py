@@ -51,7 +51,7 @@ def text() -> str:
     return path.read_text()
 
 
-def minimal_axes(words: str) -> str:
+def letters(words: str) -> str:
     """Letters, digits and marks only."""
     return re.sub(r"<.*?>|[\s$_\\*()-]", "", words)
 
@@ -64,12 +64,12 @@ def test_every_printed_number_stands_in_the_paper(text: str) -> None:
             values = row["values"]
             found = [line for line in lines if line[-len(values) :] == values]
             # The name is printed before the numbers; its source too, but that of table 4 is in the caption.
-            name = minimal_axes(row["name"]).removesuffix("†")
-            named = [line for line in found if name in minimal_axes(line[-len(values) - 1])]
+            name = letters(row["name"]).removesuffix("†")
+            named = [line for line in found if name in letters(line[-len(values) - 1])]
             assert named, (number, row)
             assert row["source"] == "this paper" or row["source"] in text
             if number.startswith("3") and row["source"] != "this paper":
-                assert any(minimal_axes(row["source"]) in minimal_axes(line[0]) for line in named), row
+                assert any(letters(row["source"]) in letters(line[0]) for line in named), row
             count += len(values)
     assert count == 4 * 4 + 5 * 4 + 12 * 4 + 7 * 2 + 6 * 2 + 3 * 3 + 6 + 96 * 4
 
