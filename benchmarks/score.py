@@ -27,7 +27,7 @@ from lmrc.corpus.docred import read_documents
 from lmrc.corpus.predictions import Prediction, Predictions, write_predictions
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document
-from lmrc.evaluation.metrics.error_analysis import analyse
+from lmrc.evaluation.metrics.error_analysis import analyze
 from lmrc.evaluation.metrics.gold_table import read_gold
 from lmrc.evaluation.metrics.scores import scores_of
 from lmrc.evaluation.metrics.triple_table import Triples
@@ -73,7 +73,7 @@ def in_process(gold: Path, predictions: Path) -> tuple[float, float]:
     middle = time.perf_counter()
     triples = Triples.of(known, [Predictions.read(predictions)])
     scores_of(triples)[0].as_json()
-    analyse(triples).as_json()
+    analyze(triples).as_json()
     return time.perf_counter() - middle, middle - begin
 
 

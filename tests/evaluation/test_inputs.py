@@ -45,7 +45,9 @@ def made(folder: Path, config: Options | dict[str, object], predictions: str | N
 )
 def test_a_run_of_another_stage_is_named(tmp_path: Path, config: Options, kind: str) -> None:
     run = made(tmp_path / "run", config)
-    assert kind_of(run) == kind
+    found = kind_of(run)
+    assert found is not None
+    assert found.description == kind
     told = f"{run} is {kind} and holds no predictions.json: give a run of classify, or a file of predictions"
     assert why_unscored(run) == told
     with pytest.raises(UserError) as refused:
@@ -94,7 +96,7 @@ def test_what_a_run_classified_is_known_by_its_config(tmp_path: Path, caplog: py
     (system,) = read_systems([gone])
     assert system.classified is None
     assert "nowhere: no such folder" in caplog.text
-    assert f"which documents {gone} classified is not known" in caplog.text
+    assert f"it is not known which documents {gone} classified" in caplog.text
 
 
 def test_runs_on_different_corpora_have_no_gold_in_common(tmp_path: Path) -> None:

@@ -55,7 +55,7 @@ def test_a_file_of_a_part_is_refused_until_it_is_said_what_the_others_are() -> N
 
 def test_files_that_cover_different_documents_are_refused() -> None:
     systems = [system("all", range(20)), system("some", range(17))]
-    with pytest.raises(UserError, match="some has no prediction for 3 of the 20 documents, where"):
+    with pytest.raises(UserError, match="some has no prediction for 3 of the 20 documents, but the other"):
         select(GOLD, systems)
     assert select(GOLD, systems, "empty").gold is GOLD
     assert len(select(GOLD, systems, "skip").gold) == 17

@@ -13,7 +13,7 @@ from lmrc.corpus.docred import read_documents
 from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document
-from lmrc.evaluation.metrics.error_analysis import CAUSES, Analysis, analyse
+from lmrc.evaluation.metrics.error_analysis import CAUSES, Analysis, analyze
 from lmrc.evaluation.metrics.gold_table import Gold
 from lmrc.evaluation.metrics.scores import Counts, candidate_scores
 from lmrc.evaluation.metrics.triple_table import Triples
@@ -25,7 +25,7 @@ Pairs = list[tuple[str, int, int]]
 
 def analysed(gold: list[Document], predictions: list[Prediction], pairs: Pairs | None, relations: Any) -> Analysis:
     triples = Triples.of(Gold.of(gold, relations), [Predictions.of(predictions)])
-    return analyse(triples, 0, None if pairs is None else [(title, [(h, t)]) for title, h, t in pairs])
+    return analyze(triples, 0, None if pairs is None else [(title, [(h, t)]) for title, h, t in pairs])
 
 
 def slow_causes(
@@ -63,11 +63,11 @@ def slow_causes(
 def check(gold: list[Document], predictions: list[Prediction], pairs: Pairs | None, relations: Any) -> Analysis:
     found = analysed(gold, predictions, pairs, relations)
     causes, seen = slow_causes(gold, predictions, pairs)
-    assert {loss.cause: (loss.missed, loss.wrong) for loss in found.losses} == causes
+    assert {error.cause: (error.missed, error.wrong) for error in found.errors} == causes
     assert found.seen == seen
     # Each missed and each wrong triple has one cause.
-    assert sum(loss.missed for loss in found.losses) == found.counts.gold - found.counts.correct
-    assert sum(loss.wrong for loss in found.losses) == found.counts.predicted - found.counts.correct
+    assert sum(error.missed for error in found.errors) == found.counts.gold - found.counts.correct
+    assert sum(error.wrong for error in found.errors) == found.counts.predicted - found.counts.correct
     if pairs is None:
         assert found.proposed is None
         assert found.unproposed == 0
@@ -119,7 +119,7 @@ def test_by_hand() -> None:
 
 def test_without_candidates_what_was_not_answered_counts_as_not_proposed() -> None:
     found = check([family()], [Prediction("Family", 0, 1, "P1")], None, RELATIONS)
-    losses = {loss.cause: (loss.missed, loss.wrong) for loss in found.losses}
+    losses = {error.cause: (error.missed, error.wrong) for error in found.errors}
     assert losses["not_proposed"] == (1, 0)
     assert losses["relation_missed"] == (1, 0)
     assert analysed([family()], [], None, RELATIONS).perfect_rcp is None

@@ -12,10 +12,10 @@ from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.corpus.types import Document
-from lmrc.evaluation.metrics.facts_check import data_set_of, facts_warnings, variant_of
+from lmrc.evaluation.metrics.facts_check import data_set_of, facts_warnings, ign_variant_for
 from lmrc.evaluation.metrics.gold_table import Gold, Source, read_gold
 from lmrc.evaluation.metrics.scores import score
-from lmrc.evaluation.metrics.train_facts import Facts, Training, facts_of, read_facts
+from lmrc.evaluation.metrics.train_facts import Facts, Training, iterate_facts, read_facts
 from lmrc.evaluation.metrics.triple_table import Triples
 
 DOUBTS = {
@@ -39,7 +39,7 @@ def doubts(gold: Gold, facts: Facts, ign_variant: str = "docred") -> set[str]:
 def training(documents: list[Document]) -> Facts:
     labels = [x.relation for d in documents for x in d.labels or ()]
     known = Training(frozenset(d.title for d in documents), {r: labels.count(r) for r in set(labels)})
-    return Facts(frozenset(facts_of(documents)), "train.json", "0" * 64, known)
+    return Facts(frozenset(iterate_facts(documents)), "train.json", "0" * 64, known)
 
 
 def thinned(documents: list[Document], share: float) -> list[Document]:
@@ -53,7 +53,7 @@ def dev(shared_data: Path) -> Gold:
     return read_gold(shared_data / "redocred_dev.json")
 
 
-def test_redocred_against_the_facts_of_docred(dev: Gold, shared_data: Path, tmp_path: Path) -> None:
+def test_redocred_against_the_iterate_facts_docred(dev: Gold, shared_data: Path, tmp_path: Path) -> None:
     facts = read_facts(shared_data / "docred_train_facts.json", DOCRED)
     assert doubts(dev, facts, "redocred") == {"set"}
     assert doubts(dev, facts, "docred") == {"set", "variant"}
@@ -70,11 +70,11 @@ def test_the_formula_of_ign_f1_is_that_of_the_data_set(dev: Gold, shared_data: P
     docred = read_facts(shared_data / "docred_train_facts.json", DOCRED)
     mine = Gold.of(synthetic.generate(3, 1), synthetic.RELATIONS)
     theirs = replace(docred, built_from=Source("train_revised.json", "1" * 64))
-    assert variant_of(dev, docred) == variant_of(dev, None) == "redocred"
-    assert variant_of(replace(dev, source=None), docred) == "redocred"  # by the figures of table 1
-    assert variant_of(replace(mine, source=Source("dev_revised.json", "1" * 64)), docred) == "redocred"
-    assert variant_of(mine, theirs) == "redocred"
-    assert variant_of(mine, None) == variant_of(mine, docred) == "docred"
+    assert ign_variant_for(dev, docred) == ign_variant_for(dev, None) == "redocred"
+    assert ign_variant_for(replace(dev, source=None), docred) == "redocred"  # by the figures of table 1
+    assert ign_variant_for(replace(mine, source=Source("dev_revised.json", "1" * 64)), docred) == "redocred"
+    assert ign_variant_for(mine, theirs) == "redocred"
+    assert ign_variant_for(mine, None) == ign_variant_for(mine, docred) == "docred"
     one = [Prediction(dev.titles[0], int(dev.head[0]), int(dev.tail[0]), DOCRED.ids[dev.relation[0]])]
     assert score(dev, one, DOCRED, docred).ign_variant == "redocred"
     assert score(dev, one, DOCRED, docred, "docred").ign_variant == "docred"
@@ -113,7 +113,7 @@ def test_documents_that_were_annotated_otherwise() -> None:
     assert doubts(columns, training(thinned(train[:49], 0.4))) == set()
 
 
-def test_facts_of_other_relations() -> None:
+def test_iterate_facts_other_relations() -> None:
     gold = Gold.of(synthetic.generate(20, 1), synthetic.RELATIONS)
     assert doubts(gold, Facts(frozenset({("a", "b", "P9")}), "facts.json", "0" * 64)) == {"relations"}
     assert doubts(gold, Facts(frozenset({("a", "b", synthetic.RELATIONS.ids[0])}), "f.json", "0" * 64)) == set()

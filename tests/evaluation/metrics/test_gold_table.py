@@ -50,7 +50,7 @@ def test_some_of_the_documents_have_the_columns_of_these(shared_data: Path) -> N
     dev = list(read_documents(shared_data / "redocred_dev.json", DOCRED))[:30]
     kept = np.array([index % 3 > 0 for index in range(30)])
     source = Source("dev.json", "ab" * 32)
-    some = replace(Gold.of(dev, DOCRED), source=source).only(kept)
+    some = replace(Gold.of(dev, DOCRED), source=source).select(kept)
     alone = Gold.of([document for document, keep in zip(dev, kept, strict=True) if keep], DOCRED)
     for name in COLUMNS:
         if name != "mention_name":  # places in `names`, which holds the names of all documents
@@ -90,7 +90,7 @@ def test_unfit_gold_is_refused(tmp_path: Path) -> None:
     write_corpus([family(), unlabelled], tmp_path / "corpus", RELATIONS, "x", "0" * 64)
     with pytest.raises(UserError, match="'Test' has no labels"):
         read_gold(tmp_path / "corpus")
-    with pytest.raises(UserError, match="two gold documents are titled 'Family'"):
+    with pytest.raises(UserError, match="two gold documents have the title 'Family'"):
         Gold.of([family(), family()], RELATIONS)
     with pytest.raises(UserError, match="outside the relation set, 'P9'"):
         Gold.of([document("x", [[("a", 0)], [("b", 0)]], [(0, 1, "P9")])], RELATIONS)

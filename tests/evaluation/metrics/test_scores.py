@@ -251,7 +251,7 @@ def test_without_facts_there_is_no_ign_f1() -> None:
 def test_unfit_gold_is_refused() -> None:
     with pytest.raises(UserError, match="'Test' has no labels"):
         score([document("Test", [[("a", 0)]], None)], [], RELATIONS)
-    with pytest.raises(UserError, match="two gold documents are titled 'Family'"):
+    with pytest.raises(UserError, match="two gold documents have the title 'Family'"):
         score([family(), family()], [], RELATIONS)
     with pytest.raises(UserError, match="outside the relation set, 'P9'"):
         score([document("x", [[("a", 0)], [("b", 0)]], [(0, 1, "P9")])], [], RELATIONS)

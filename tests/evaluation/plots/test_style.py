@@ -12,7 +12,7 @@ import pytest
 
 from lmrc.corpus.relations import DOCRED
 from lmrc.evaluation.metrics.confusion import Confusion
-from lmrc.evaluation.metrics.counts import Counts
+from lmrc.evaluation.metrics.registry import Counts
 from lmrc.evaluation.plots.figures import WIDEST, alignment, learning_curves, precision_recall, split_bars
 from lmrc.evaluation.plots.heatmaps import confusion_heatmap, relation_heatmap
 from lmrc.evaluation.plots.read_curves import Aligned, Calibration

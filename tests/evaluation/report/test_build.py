@@ -15,7 +15,7 @@ from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.predictions import Prediction, write_predictions
 from lmrc.corpus.relations import DOCRED, RelationSet
 from lmrc.corpus.synthetic import generator as synthetic
-from lmrc.evaluation.report.build import names_of, relations_of, report_runs
+from lmrc.evaluation.report.build import distinct_names, relations_of, report_runs
 from lmrc.evaluation.scored_run import read_scored_run
 
 
@@ -52,7 +52,7 @@ def test_what_was_proposed_is_found_behind_a_run(tmp_path: Path, caplog: pytest.
     propose = tmp_path / "propose"
     run = run_of(tmp_path, 2, candidates=propose / "candidates")
     assert read_scored_run(run).proposed is None  # type: ignore[union-attr]
-    assert "the report goes without the scores of RCP" in caplog.text
+    assert "the report omits the scores of RCP" in caplog.text
     corpus = Corpus.open(tmp_path / "corpus")
     propose.mkdir()
     (propose / "config.yaml").write_text(yaml.safe_dump({"rcp": str(tmp_path / "rcp" / "best")}))
@@ -101,8 +101,8 @@ def test_a_run_without_predictions_has_no_scores(tmp_path: Path) -> None:
 
 def test_runs_are_told_apart_by_the_folders_above(tmp_path: Path) -> None:
     a, b, c = tmp_path / "x" / "classify", tmp_path / "y" / "classify", tmp_path / "rcp"
-    assert names_of([a, c, a]) == {"classify": a, "rcp": c}
-    assert names_of([a, b]) == {"x/classify": a, "y/classify": b}
+    assert distinct_names([a, c, a]) == {"classify": a, "rcp": c}
+    assert distinct_names([a, b]) == {"x/classify": a, "y/classify": b}
 
 
 def test_a_folder_gets_the_page_its_tables_and_figures(tmp_path: Path) -> None:
@@ -127,19 +127,19 @@ def test_a_folder_gets_the_page_its_tables_and_figures(tmp_path: Path) -> None:
     assert {path.name for path in (out / "figures").iterdir()} == {f"{f}.{e}" for f in figures for e in ("svg", "png")}
     for name in tables:
         text = (out / "tables" / f"{name}.txt").read_text()
-        assert text.splitlines()[0] in page.replace("&#x27;", "'")
+        assert text.splitlines()[0] in page.replace("&#39;", "'")
     assert "The paper's tables" not in re.findall(r"<h2>(.*?)</h2>", page)
     assert "are left out: no run is on a whole dev or test set" in page
 
 
 def test_a_run_on_a_data_set_of_the_paper_has_its_tables(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmrc.evaluation.scored_run.data_set", lambda _: "DocRED dev")
+    monkeypatch.setattr("lmrc.evaluation.scored_run.data_set_by_statistics", lambda _: "DocRED dev")
     run, out = run_of(tmp_path, documents=2), tmp_path / "out"
     report_runs([run], out)
     tables = {f"table-{number}.tex" for number in ("1", "2", "3a", "3b", "4", "5", "8", "9-10")}
     assert {path.name for path in (out / "tables").glob("table-*.tex")} == tables
     assert (out / "figures" / "figure-2.svg").exists()
-    assert "<h2>The paper's tables</h2>" in (out / "report.html").read_text().replace("&#x27;", "'")
+    assert "<h2>The paper's tables</h2>" in (out / "report.html").read_text().replace("&#39;", "'")
     captions = [line for line in (out / "tables" / "table-4.tex").read_text().splitlines() if "caption" in line]
     shown = "Intra- and Inter-F1 on the development set of DocRED: table 4 of the paper, and our runs"
     assert captions == [f"\\caption{{{shown}}}\\label{{tab:table-4}}"]
@@ -204,7 +204,7 @@ def test_a_run_that_has_nothing_yet_is_named(tmp_path: Path, caplog: pytest.LogC
         (folder / "config.yaml").write_text("{}")
     (trained / "metrics.jsonl").write_text('{"step": 1, "loss": 1.0}\n')
     report_runs([empty, run_of(tmp_path, 2), trained], tmp_path / "page.html")
-    assert caplog.messages == [f"{empty} has neither predictions nor metrics yet: the report goes without it"]
+    assert caplog.messages == [f"{empty} has neither predictions nor metrics yet: the report omits it"]
 
 
 def test_files_of_another_report_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -215,7 +215,7 @@ def test_files_of_another_report_are_named(tmp_path: Path, caplog: pytest.LogCap
     for file in old:
         file.touch()
     report_runs([run], out)
-    assert caplog.messages == [f"{out} holds 2 files that are not of this report, such as figures/learning-old.svg"]
+    assert caplog.messages == [f"{out} has 2 files that are not of this report, such as figures/learning-old.svg"]
     assert all(file.exists() for file in old)
 
 

@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import html
 import json
 import random
 import re
@@ -8,12 +7,14 @@ from collections import Counter
 from dataclasses import replace
 from typing import Any
 
+from markupsafe import escape
+
 from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Label, Mention
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.report import document_browser as browser
-from lmrc.evaluation.report.document_browser import KINDS, browser_data, documents_html, triples_of
+from lmrc.evaluation.report.document_browser import OUTCOMES, browser_data, documents_html, triple_outcomes
 from lmrc.evaluation.scored_run import ScoredRun
 from tests.evaluation.examples import RELATIONS, document, family
 
@@ -26,7 +27,7 @@ def evaluated(
 
 
 def told(made: Document, found: set[tuple[int, int, str]], proposed: set[tuple[int, int]]) -> dict[Any, str]:
-    return {(h, t, r): "/".join(KINDS[kind][:2]) for h, t, r, kind in triples_of(made, found, proposed)}
+    return {(h, t, r): "/".join(OUTCOMES[kind][:2]) for h, t, r, kind in triple_outcomes(made, found, proposed)}
 
 
 def data_in(page: str) -> Any:
@@ -66,9 +67,9 @@ def test_causes_are_those_of_the_analysis() -> None:
         found = [Prediction(rng.choice("xy"), *rng.choice(triples)) for _ in range(rng.randrange(15))]
         candidates = {"x": frozenset((rng.randrange(4), rng.randrange(4)) for _ in range(4)), "y": frozenset()}
         run = evaluated(documents, found, rng.choice([candidates, None]))
-        counted = Counter(KINDS[t[3]][:2] for part in browser_data([run])["runs"][0]["triples"] for t in part)
-        for loss in run.analysis.losses:
-            assert (counted[loss.cause, "missed"], counted[loss.cause, "wrong"]) == (loss.missed, loss.wrong)
+        counted = Counter(OUTCOMES[t[3]][:2] for part in browser_data([run])["runs"][0]["triples"] for t in part)
+        for error in run.analysis.errors:
+            assert (counted[error.cause, "missed"], counted[error.cause, "wrong"]) == (error.missed, error.wrong)
         assert counted["correct", "correct"] == run.scores.all.correct
 
 
@@ -116,10 +117,10 @@ def test_an_id_with_two_names_keeps_both() -> None:
 
 
 def test_what_is_not_shown_is_said(monkeypatch: Any) -> None:
-    monkeypatch.setattr(browser, "BROWSED", 2)
+    monkeypatch.setattr(browser, "MAX_DOCUMENTS", 2)
     documents = [replace(family(), title=f"Family {number}") for number in range(3)]
     page = "".join(documents_html([evaluated(documents, [Prediction("Nobody <b>", 0, 1, "P1")])]))
-    assert "run: the first 2 of 3 documents are here; the scores are of all." in page
+    assert "run: the first 2 of 3 documents are shown here; the scores are over all." in page
     assert "run: 1 titles of predictions are unknown: Nobody &lt;b&gt;; all of these predictions are wrong." in page
     assert len(data_in(page)["corpora"][0]) == 2
     assert "<noscript>" in page
@@ -136,4 +137,4 @@ def test_hostile_text_stays_in_the_data() -> None:
     assert "<!--" not in page
     data = data_in(page)
     assert data["corpora"][0][0]["title"] == data["runs"][0]["name"] == data["corpora"][0][0]["entities"][0][1] == evil
-    assert html.escape(evil) in page  # the unknown title
+    assert escape(evil) in page  # the unknown title

@@ -13,7 +13,7 @@ from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.plots.figures import learning_curves
-from lmrc.evaluation.report.artifacts import ReportItem, errors, figures, paper, summary
+from lmrc.evaluation.report.artifacts import ReportItem, error_items, figure_items, paper_items, summary_items
 from lmrc.evaluation.report.document_browser import documents_html
 from lmrc.evaluation.report.page import Section, report_items_html, write_report
 from lmrc.evaluation.scored_run import ScoredRun
@@ -57,10 +57,10 @@ def sections(evil: str = "") -> list[Section]:
     run = ScoredRun(f"run {evil}", documents, RELATIONS, predictions, score(documents, predictions, RELATIONS), "own")
     curves = ReportItem("curves", f"Curves {evil}", learning_curves([(f"run {evil}", {"loss": {1: 1.0}})]), (evil,))
     return [
-        Section("summary", f"Summary {evil}", report_items_html(summary([run]))),
-        Section("tables", "Tables", report_items_html(paper([run]))),
-        Section("figures", "Figures", report_items_html([curves, *figures([run], {})])),
-        Section("errors", "Errors", report_items_html(errors([run]))),
+        Section("summary", f"Summary {evil}", report_items_html(summary_items([run]))),
+        Section("tables", "Tables", report_items_html(paper_items([run]))),
+        Section("figures", "Figures", report_items_html([curves, *figure_items([run], {})])),
+        Section("errors", "Errors", report_items_html(error_items([run]))),
         Section("documents", "Documents", documents_html([run])),
     ]
 

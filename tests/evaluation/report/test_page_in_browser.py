@@ -16,7 +16,7 @@ from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.plots.figures import relation_bars
-from lmrc.evaluation.report.artifacts import ReportItem, errors, paper, summary
+from lmrc.evaluation.report.artifacts import ReportItem, error_items, paper_items, summary_items
 from lmrc.evaluation.report.document_browser import documents_html
 from lmrc.evaluation.report.page import Section, report_items_html, write_report
 from lmrc.evaluation.scored_run import ScoredRun
@@ -53,7 +53,12 @@ def noisy(name: str, dev: list[Document], seed: int) -> ScoredRun:
 
 def write(path: Path, runs: list[ScoredRun]) -> Path:
     wide = ReportItem("bars", "F1 by relation", relation_bars(runs[0].scores, runs[0].relations))
-    parts = {"summary": summary(runs), "tables": paper(runs), "figures": [wide], "errors": errors(runs)}
+    parts = {
+        "summary": summary_items(runs),
+        "tables": paper_items(runs),
+        "figures": [wide],
+        "errors": error_items(runs),
+    }
     sections = [Section(name, name.title(), report_items_html(found)) for name, found in parts.items()]
     return write_report(path, "Report", *sections, Section("documents", "Documents", documents_html(runs)))
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from lmrc.corpus.predictions import Prediction
 from lmrc.evaluation.metrics.scores import score
-from lmrc.evaluation.report.artifacts import ReportItem, errors, paper, summary
+from lmrc.evaluation.report.artifacts import ReportItem, error_items, paper_items, summary_items
 from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables.latex import escaped, latex
 from lmrc.evaluation.tables.table import Table
@@ -104,7 +104,7 @@ def test_nothing_that_means_something_is_left(text: str) -> None:
 @needs_latex
 def test_every_table_of_a_report_compiles_and_fits_the_line(tmp_path: Path) -> None:
     runs = [run_named(name) for name in (EVIL, "lmrc-llama2-13b-chat-seed_66", "*")]
-    exhibits: list[ReportItem] = [*summary(runs), *paper(runs), *errors(runs)]
+    exhibits: list[ReportItem] = [*summary_items(runs), *paper_items(runs), *error_items(runs)]
     tables = [latex(e.content, e.caption or e.title, e.name, e.notes) for e in exhibits if isinstance(e.content, Table)]
     assert len(tables) > 15
     log = compiled(tmp_path, tables)

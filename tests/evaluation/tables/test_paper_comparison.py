@@ -14,8 +14,8 @@ from lmrc.corpus.relations import DOCRED, RelationSet
 from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.metrics.train_facts import Facts
-from lmrc.evaluation.paper_scores import printed
-from lmrc.evaluation.report.artifacts import PUBLISHED, paper, summary
+from lmrc.evaluation.paper_scores import load_paper_tables
+from lmrc.evaluation.report.artifacts import PUBLISHED, paper_items, summary_items
 from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables.paper_comparison import paper_tables, runs_by_relation
 from lmrc.evaluation.tables.table import Table
@@ -59,7 +59,7 @@ def letters(words: str) -> str:
 def test_every_printed_number_stands_in_the_paper(text: str) -> None:
     lines = [line.split("\t") for line in text.splitlines() if "\t" in line]
     count = 0
-    for number, table in printed().items():
+    for number, table in load_paper_tables().items():
         for row in table.rows:
             values = row["values"]
             found = [line for line in lines if line[-len(values) :] == values]
@@ -76,7 +76,9 @@ def test_every_printed_number_stands_in_the_paper(text: str) -> None:
 
 def test_samples_of_the_printed_scores() -> None:
     """Typed from the paper once more, for machines that lack it."""
-    tables = {number: {row["name"]: row["values"] for row in table.rows} for number, table in printed().items()}
+    tables = {
+        number: {row["name"]: row["values"] for row in table.rows} for number, table in load_paper_tables().items()
+    }
     assert tables["3a"]["LMRC-LLaMA2-13B-Chat"] == ["58.16", "59.97", "58.49", "60.52"]
     assert tables["3b"]["AutoRE"] == ["-", "51.91"]
     assert tables["4"]["GAIN-BERT-base"] == ["67.10", "53.90"]
@@ -87,7 +89,7 @@ def test_samples_of_the_printed_scores() -> None:
 
 def test_the_columns_of_tables_9_and_10_are_those_that_agree_with_table_3() -> None:
     """LMRC-13B has 59.97 there and the LM alone 39.25: no mixture of relations makes the worse one better."""
-    table = printed()["9/10"]
+    table = load_paper_tables()["9/10"]
     alone, lmrc = (table.columns.index(name) for name in ("LoRA FT 13B", "LMRC 13B"))
     top = [row["values"] for row in table.rows[:10]]
     assert all(float(values[lmrc]) > float(values[alone]) for values in top)
@@ -98,22 +100,22 @@ def test_the_columns_of_tables_9_and_10_are_those_that_agree_with_table_3() -> N
 def test_runs_on_other_documents_are_in_no_table_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
     run = ours()
     assert (run.published, run.data) == (None, "own, 1 documents")
-    assert paper([run]) == paper([]) == []
-    (note,) = [line for line in summary([run])[0].notes if "paper" in line]
+    assert paper_items([run]) == paper_items([]) == []
+    (note,) = [line for line in summary_items([run])[0].notes if "paper" in line]
     assert note.startswith("The paper's tables are left out: no run is on a whole dev or test set of DocRED")
-    monkeypatch.setattr("lmrc.evaluation.scored_run.data_set", lambda _: "DocRED dev")
+    monkeypatch.setattr("lmrc.evaluation.scored_run.data_set_by_statistics", lambda _: "DocRED dev")
     known = replace(ours(), name="known")
     assert known.published == "DocRED dev"
-    shown = paper([run, known])
+    shown = paper_items([run, known])
     assert len(shown) == 8
     assert not any("own, 1" in exhibit.content.text() for exhibit in shown)  # type: ignore[union-attr]
-    (note,) = [line for line in summary([run, known])[0].notes if "paper" in line]
-    assert note == f"The paper's tables are without run: not on {PUBLISHED}."
-    assert not any("paper" in line for line in summary([known])[0].notes)
+    (note,) = [line for line in summary_items([run, known])[0].notes if "paper" in line]
+    assert note == f"The paper's tables omit run: not on {PUBLISHED}."
+    assert not any("paper" in line for line in summary_items([known])[0].notes)
 
 
 def test_our_runs_stand_beside_the_printed_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmrc.evaluation.scored_run.data_set", lambda _: "Re-DocRED dev")
+    monkeypatch.setattr("lmrc.evaluation.scored_run.data_set_by_statistics", lambda _: "Re-DocRED dev")
     run = ours()
     tables = {source.number: table for source, table in paper_tables([run])}
     assert list(tables) == ["1", "2", "3a", "3b", "4", "5", "8", "9/10"]

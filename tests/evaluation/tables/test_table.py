@@ -5,11 +5,17 @@ import csv
 from lmrc.corpus.predictions import Prediction
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.metrics.train_facts import Facts
+from lmrc.evaluation.report.artifacts import ReportItem
+from lmrc.evaluation.report.page import report_items_html
 from lmrc.evaluation.tables.table import Table, coverage, relation_table, remarks, score_table
 from tests.evaluation.examples import RELATIONS, document, family
 
 RIGHT = [Prediction("Family", 0, 1, "P1"), Prediction("Family", 1, 2, "P3")]
 FACTS = Facts(frozenset({("Ann", "Bob", "P1")}), "train.json", "ab" * 32)
+
+
+def html(table: Table) -> str:
+    return "".join(report_items_html([ReportItem("name", "Title", table)]))
 
 
 def test_score_table_as_text_and_markdown() -> None:
@@ -49,7 +55,7 @@ def test_hostile_cells_break_no_form() -> None:
     table = Table(("<b>", "n"), (("a|b\n# c", "1"), ("<script>x</script>", "&")))
     assert len(table.text().splitlines()) == 4
     assert table.markdown().splitlines()[2] == "| a\\|b # c | 1 |"
-    page = table.html()
+    page = html(table)
     assert "<script>" not in page
     assert "&lt;script&gt;x&lt;/script&gt;" in page
     assert '<td class="number">&amp;</td>' in page
@@ -64,7 +70,7 @@ def test_rows_of_one_cell_head_those_below() -> None:
         "c       38.4 ± 10.6",
     ]
     assert table.csv() == "group,System,F1\nFirst & last,a_b,1.00\nOurs,c,38.4 ± 10.6\n"
-    assert '<th scope="colgroup" colspan="2">First &amp; last</th>' in table.html()
+    assert '<th scope="colgroup" colspan="2">First &amp; last</th>' in html(table)
     assert table.markdown().splitlines()[2] == "| **First & last** |  |"
 
 
@@ -86,7 +92,10 @@ def test_remarks_name_the_facts_and_what_went_wrong() -> None:
         "1 prediction with an entity index that the document does not have, such as ('Family', 0, 7, 'P1'): wrong.",
     ]
     elsewhere = [Prediction("Nobody", 0, tail, "P1") for tail in range(1, 4)]
-    assert remarks(score([family()], elsewhere, RELATIONS))[-1].startswith("Warning: most predictions are for titles")
+    last = remarks(score([family()], elsewhere, RELATIONS))[-1]
+    assert last.startswith("Warning: most predictions are for unknown titles")
+        "Warning: most predictions are for unknown titles"
+    )
     assert remarks(score([family()], RIGHT, RELATIONS)) == ["No Ign F1: no training facts were given."]
 
 
