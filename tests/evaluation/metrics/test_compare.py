@@ -16,15 +16,15 @@ from tests.evaluation.strategies import as_predictions, documents, predicted
 
 def compared(gold: list[Document], first: list[Prediction], second: list[Prediction]) -> Comparison:
     triples = Triples.of(Gold.of(gold, RELATIONS), [Predictions.of(first), Predictions.of(second)])
-    one, other = scores_of(triples)
-    return compare(triples, (one, other))
+    first_scores, second_scores = scores_of(triples)
+    return compare(triples, (first_scores, second_scores))
 
 
 @settings(deadline=None)
 @given(documents(), predicted, predicted)
 def test_changes_agree_with_sets(gold: list[Document], first: list[Prediction], second: list[Prediction]) -> None:
     second = second + as_predictions(gold)[::2]
-    wanted, one, other = (
+    gold_set, first_set, second_set = (
         {(p.title, p.head, p.tail, p.relation) for p in given} for given in (as_predictions(gold), first, second)
     )
     found: dict[str, set[tuple[str, int, int, str]]] = {
@@ -36,15 +36,15 @@ def test_changes_agree_with_sets(gold: list[Document], first: list[Prediction], 
         assert triple not in found[x.change]
         found[x.change].add(triple)
     assert found == {
-        "gained": (other & wanted) - one,
-        "lost": (one & wanted) - other,
-        "new_wrong": other - wanted - one,
-        "mended": one - wanted - other,
+        "gained": (second_set & gold_set) - first_set,
+        "lost": (first_set & gold_set) - second_set,
+        "new_wrong": second_set - gold_set - first_set,
+        "mended": first_set - gold_set - second_set,
     }
     assert comparison.counts() == {kind: len(triples) for kind, triples in found.items()}
 
 
-def test_changes_carry_names() -> None:
+def test_changes_have_names() -> None:
     first = [Prediction("Family", 0, 1, "P2"), Prediction("Family", 2, 9, "P9"), Prediction("Nobody", 0, 1, "P1")]
     second = [Prediction("Family", 1, 2, "P3"), Prediction("Family", 2, 0, "P1")]
     comparison = compared([family()], first, second)
@@ -63,7 +63,7 @@ def test_changes_carry_names() -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_changes_come_in_one_order_whatever_the_titles() -> None:
+def test_changes_are_sorted() -> None:
     titles = [f"Nobody {letter}" for letter in "hbfaecdg"]
     first = [Prediction(title, 0, 1, f"Q{number}") for title in titles for number in (3, 1, 2)]
     changed = [(x.title, x.relation) for x in compared([family()], first, []).changed()]
