@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import numpy.typing as npt
@@ -108,7 +108,7 @@ class DocumentCounts:
     def metrics(self, totals: Values) -> dict[str, Values]:
         """Return all metrics that have an interval, in percent, from sums `[..., COLUMNS]` of rows of `counts`."""
         counts = self.metric_counts(totals)
-        values = {metric.name: metric.value(counts) for metric in METRICS if metric.has_interval}
+        values: dict[str, Any] = {metric.name: metric.value(counts) for metric in METRICS if metric.has_interval}
         return {name: value for name, value in values.items() if value is not None}
 
     def whole(self) -> dict[str, float]:

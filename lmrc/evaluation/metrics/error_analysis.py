@@ -78,14 +78,12 @@ class Analysis:
 
         The predictions on false pairs stay: RC of the paper must name a relation for every pair.
         """
-        value: float = percent(2 * self.seen.gold, self.seen.gold + self.false_pairs + self.counts.gold)
-        return value
+        return percent(2 * self.seen.gold, self.seen.gold + self.false_pairs + self.counts.gold)
 
     @property
     def perfect_rc_with_none(self) -> float:
         """Return F1 in percent if RC also answered false pairs with none; only unproposed pairs are lost."""
-        value: float = percent(2 * self.seen.gold, self.seen.gold + self.counts.gold)
-        return value
+        return percent(2 * self.seen.gold, self.seen.gold + self.counts.gold)
 
     def as_json(self) -> dict[str, Any]:
         """Return the analysis; F1 in percent, the other numbers are counts."""
@@ -130,7 +128,7 @@ def analyze(triples: Triples, system: int = 0, proposed: CandidatePairs | None =
     is_candidate = np.zeros(len(first), dtype=np.bool_)
     is_candidate[candidate] = True
     seen = is_candidate | has_prediction
-    # Whether a pair exists is read from any of its triples; pairs that occur only as candidates do not need it.
+    # Any triple of a pair says whether the pair exists; pairs that occur only as candidates do not need it.
     exists = np.zeros(len(first), dtype=np.bool_)
     exists[pair] = triples.entities_exist & (triples.head != triples.tail)
     causes: dict[Cause, Any] = {

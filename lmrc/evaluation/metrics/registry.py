@@ -15,14 +15,17 @@ import numpy as np
 from lmrc.evaluation.paper_scores import ABSENT
 
 
-def ratio(part: Any, whole: Any) -> Any:
-    """Return part / whole, and 0 if whole is 0; element by element for arrays."""
-    if not isinstance(whole, np.ndarray):
-        return part / whole if whole else 0.0
-    return np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole != 0)
+def ratio(part: Any, whole: Any) -> float:
+    """Return part / whole, and 0 if whole is 0; element by element for arrays, which the bootstrap uses."""
+    result: Any = 0.0
+    if isinstance(whole, np.ndarray):
+        result = np.divide(part, whole, out=np.zeros(np.broadcast(part, whole).shape), where=whole != 0)
+    elif whole:
+        result = part / whole
+    return result  # type: ignore[no-any-return]
 
 
-def percent(part: Any, whole: Any) -> Any:
+def percent(part: Any, whole: Any) -> float:
     """Return 100 part / whole, and 0 if whole is 0; element by element for arrays."""
     return ratio(100.0 * part, whole)
 
@@ -41,20 +44,17 @@ class Counts:
     @property
     def precision(self) -> float:
         """Return the precision in percent; 0 without predictions."""
-        value: float = percent(self.correct, self.predicted)
-        return value
+        return percent(self.correct, self.predicted)
 
     @property
     def recall(self) -> float:
         """Return the recall in percent; 0 without gold items."""
-        value: float = percent(self.correct, self.gold)
-        return value
+        return percent(self.correct, self.gold)
 
     @property
     def f1(self) -> float:
         """Return F1 in percent: 2PR / (P + R) = 2 correct / (predicted + gold); 0 if both are empty."""
-        value: float = percent(2 * self.correct, self.predicted + self.gold)
-        return value
+        return percent(2 * self.correct, self.predicted + self.gold)
 
     def __add__(self, other: Counts) -> Counts:
         return Counts(self.correct + other.correct, self.predicted + other.predicted, self.gold + other.gold)
@@ -80,7 +80,7 @@ class MetricCounts:
     evidence: Counts | None = None
 
 
-def ign_precision(counts: MetricCounts) -> Any:
+def ign_precision(counts: MetricCounts) -> float | None:
     """Return the precision in percent without correct predictions that are training facts; None without facts.
 
     The official DocRED scorer divides by zero if no prediction is left; this returns 0.
@@ -91,7 +91,7 @@ def ign_precision(counts: MetricCounts) -> Any:
     return percent(counts.all.correct - counts.correct_in_train, predicted + counts.ign_epsilon)
 
 
-def ign_f1(counts: MetricCounts) -> Any:
+def ign_f1(counts: MetricCounts) -> float | None:
     """Return F1 in percent from `ign_precision` and the full recall; None without training facts."""
     precision, recall = ign_precision(counts), counts.all.recall
     return None if precision is None else ratio(2 * precision * recall, precision + recall)
@@ -113,7 +113,7 @@ class Metric:
 
     name: str
     label: str
-    value: Callable[[MetricCounts], Any]
+    value: Callable[[MetricCounts], float | None]
     unit: Literal["percent", "count"] = "percent"
     has_interval: bool = True
     column: str = ""

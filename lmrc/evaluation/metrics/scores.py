@@ -73,7 +73,7 @@ class Scores:
         return intervals(self.by_document)
 
     @cached_property
-    def metrics(self) -> dict[str, Any]:
+    def metrics(self) -> dict[str, float | None]:
         """Return the value of each metric by the names in `METRICS`; None if it cannot be computed."""
         epsilon = None if self.facts is None else IGN_EPSILON[self.ign_variant]
         counts = MetricCounts(self.all, self.intra, self.inter, self.correct_in_train, epsilon, self.evidence)
@@ -82,14 +82,12 @@ class Scores:
     @property
     def ign_precision(self) -> float | None:
         """Return the precision in percent without correct training facts; None without facts."""
-        value: float | None = self.metrics["ign_precision"]
-        return value
+        return self.metrics["ign_precision"]
 
     @property
     def ign_f1(self) -> float | None:
         """Return F1 in percent from `ign_precision` and the full recall; None without facts."""
-        value: float | None = self.metrics["ign_f1"]
-        return value
+        return self.metrics["ign_f1"]
 
     def as_json(self) -> dict[str, Any]:
         """Return all scores. Precision, recall and F1 are in percent, the other numbers are counts."""

@@ -302,7 +302,7 @@ def test_redocred_dev_gold_scores_100(dev: list[Document], facts: Facts) -> None
 
 
 def test_redocred_dev_agrees_with_the_official_scorer(dev: list[Document], facts: Facts, shared_data: Path) -> None:
-    """The expected scores follow the official scorer step by step, without its bugs, on the raw JSON and facts."""
+    """Compare with the steps of the official scorer, without its bugs, on the raw JSON and facts."""
     rng = random.Random(66)
     predictions = [p for p in as_predictions(dev) if rng.random() < 0.6]
     predictions += [

@@ -286,7 +286,6 @@ def test_page_does_not_scroll_horizontally(chromium: Chromium, real: tuple[Path,
 
 
 def test_injected_script_does_not_run(chromium: Chromium, tmp_path: Path) -> None:
-    """The policy applies even if some text was not escaped."""
     evil = Section("evil", "Evil", ("<script>window.ran = 1</script><img src=x onerror='window.ran = 1'>",))
     chromium.open(write_report(tmp_path / "evil.html", "Evil", evil))
     assert chromium.run("window.ran") is None
