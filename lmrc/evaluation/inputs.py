@@ -40,12 +40,7 @@ def predictions_file(path: Path) -> Path:
 
 
 def why_unscored(folder: Path, files: Sequence[str] = (PREDICTIONS,)) -> str:
-    """Return a message that says what a folder without predictions is, and which runs inside it can be given.
-
-    Args:
-        folder: the folder that was given.
-        files: a run inside it is listed if it has one of these files.
-    """
+    """Return a message that says what a folder without predictions is, and which runs in it have one of `files`."""
     inside = runs_inside(folder, files)
     if inside:
         shown = ", ".join(map(str, inside[:MAX_LISTED_RUNS])) + (", …" if len(inside) > MAX_LISTED_RUNS else "")

@@ -36,11 +36,7 @@ class ScoredRun:
     """A run of classify with its scores.
 
     Attributes:
-        name: shown in tables and figures.
         documents: the gold documents that the run classified.
-        relations: the relation set of the documents.
-        predictions: the predicted triples.
-        scores: scores of the predictions.
         corpus: corpus folder; runs with the same folder can be compared.
         candidates: pairs that RCP proposed, by title; None if not known.
         threshold: least P(relation) of the candidates.
@@ -61,7 +57,7 @@ class ScoredRun:
 
     @cached_property
     def statistics(self) -> dict[str, int | float]:
-        """Return the statistics of the documents (table 1 of the paper)."""
+        """Return the statistics of table 1 of the paper."""
         return statistics(self.documents)
 
     @cached_property
@@ -77,7 +73,6 @@ class ScoredRun:
 
     @cached_property
     def analysis(self) -> Analysis:
-        """Return the errors by cause and the upper bounds of F1."""
         system = self.predictions if isinstance(self.predictions, Predictions) else Predictions.of(self.predictions)
         triples = Triples.of(Gold.of(self.documents, self.relations), [system])
         return analyze(triples, 0, None if self.candidates is None else self.candidates.items())

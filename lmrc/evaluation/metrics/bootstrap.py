@@ -51,11 +51,9 @@ class Difference:
 
     @property
     def significant(self) -> bool:
-        """Return whether the difference is significant at the 5 % level."""
         return self.p < 0.05
 
     def as_json(self) -> dict[str, float | list[float]]:
-        """Return both values, their difference, its interval and the p-value."""
         return {
             "first": self.first,
             "second": self.second,
@@ -81,14 +79,7 @@ class DocumentCounts:
 
     @classmethod
     def of(cls, triples: Triples, system: int, in_training: Flags | None, epsilon: float) -> DocumentCounts:
-        """Count the triples of one system.
-
-        Args:
-            triples: all gold and predicted triples.
-            system: index of the system in `triples.predicted`.
-            in_training: `[triples]` gold triples that are training facts; None without facts.
-            epsilon: added to the denominator of the Ign F1 precision.
-        """
+        """Count the triples of one system; `in_training` are the gold triples that are training facts, `[triples]`."""
         predicted = triples.predicted[system]
         parts = (np.ones(len(triples), dtype=np.bool_), triples.distance == 0, triples.distance > 0)
         masks = [part & kind for part in parts for kind in (predicted & triples.gold, predicted, triples.gold)]

@@ -48,7 +48,6 @@ class Comparison:
     changes: dict[Change, Flags]
 
     def counts(self) -> dict[Change, int]:
-        """Return the number of changed triples by kind of change."""
         return {change: int(mask.sum()) for change, mask in self.changes.items()}
 
     def changed(self, *changes: Change) -> Iterator[ChangedTriple]:
@@ -71,7 +70,6 @@ class Comparison:
                 )
 
     def as_json(self) -> dict[str, Any]:
-        """Return both scores and their differences in percent, and the number of changed triples."""
         return {
             "differences": {name: difference.as_json() for name, difference in self.differences.items()},
             "changes": self.counts(),

@@ -86,7 +86,6 @@ class Analysis:
         return percent(2 * self.seen.gold, self.seen.gold + self.counts.gold)
 
     def as_json(self) -> dict[str, Any]:
-        """Return the analysis; F1 in percent, the other numbers are counts."""
         return {
             "losses": {
                 error.cause: {"missed": error.missed, "wrong": error.wrong, "f1_if_mended": error.counts_if_fixed.f1}
@@ -107,10 +106,7 @@ class Analysis:
 def analyze(triples: Triples, system: int = 0, proposed: CandidatePairs | None = None) -> Analysis:
     """Count the errors of one system by cause.
 
-    Args:
-        triples: all gold and predicted triples.
-        system: index of the system in `triples.predicted`.
-        proposed: candidate pairs. A pair with a prediction counts as proposed even if it is not among them.
+    Pairs with a prediction count as proposed even if `proposed` lacks them.
     """
     predicted, gold = triples.predicted[system], triples.gold
     candidates = None if proposed is None else _candidate_columns(proposed, triples.titles)

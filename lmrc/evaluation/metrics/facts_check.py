@@ -51,14 +51,7 @@ DOCRED_TRAINING = Density(3_053, 38_180)
 
 
 def facts_warnings(triples: Triples, in_training: Flags, facts: Facts, ign_variant: IgnVariant) -> tuple[str, ...]:
-    """Return warnings that Ign F1 may be misleading, as sentences for the user.
-
-    Args:
-        triples: all gold and predicted triples.
-        in_training: `[triples]` gold triples that are facts.
-        facts: the training facts.
-        ign_variant: formula of Ign F1.
-    """
+    """Return reasons why Ign F1 may be misleading; `in_training` are the gold triples that are facts, `[triples]`."""
     gold = triples.documents
     warnings = []
     gold_set = data_set_of(gold)

@@ -39,7 +39,6 @@ class Gold:
     """Labeled documents as columns, in the order of the documents.
 
     Attributes:
-        relations: the relation set of the labels.
         titles: `[documents]`.
         sentences: `[documents]` number of sentences.
         words: `[documents]` number of tokens.
@@ -54,7 +53,6 @@ class Gold:
         relation: `[labels]` indices into `relations`.
         evidence_of: `[evidence]` label index of each evidence sentence, ascending.
         evidence: `[evidence]` sentence index.
-        source: the file of the documents, if known.
     """
 
     relations: RelationSet
@@ -147,11 +145,7 @@ class Gold:
 
 
 def read_gold(path: str | Path, relations: RelationSet | None = None) -> Gold:
-    """Read labeled documents.
-
-    Args:
-        path: corpus folder or file in DocRED's format.
-        relations: relation set of a file, by default DocRED's; a corpus has its own.
+    """Read a corpus folder, or a file in DocRED's format with `relations` (by default DocRED's).
 
     Raises:
         UserError: the documents cannot be read, break the format, or have no labels.

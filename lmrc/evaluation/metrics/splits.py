@@ -39,7 +39,6 @@ class Split:
 
 
 def all_splits(triples: Triples, system: int, facts: Facts | None) -> tuple[Split, ...]:
-    """Return all splits of the triples of one system."""
     gold = triples.documents
     words = np.concatenate([gold.words, np.zeros(len(triples.titles) - len(gold), dtype=np.int32)])[triples.document]
     exists = triples.entities_exist
@@ -81,16 +80,7 @@ def _frequency_parts(triples: Triples, facts: Facts | None) -> npt.NDArray[np.in
 def _binned(
     triples: Triples, system: int, name: str, meaning: str, values: npt.NDArray[Any], lows: Sequence[int]
 ) -> Split:
-    """Split the triples by a number into bins.
-
-    Args:
-        triples: all triples.
-        system: index of the system.
-        name: key of the split in the JSON.
-        meaning: heading of the split.
-        values: `[triples]`; negative if unknown.
-        lows: smallest value of each bin, ascending.
-    """
+    """Split the triples by `values` [triples], negative if unknown, into bins that start at `lows`."""
     names = [str(low) if low == high - 1 else f"{low}-{high - 1}" for low, high in pairwise(lows)] + [f"{lows[-1]}+"]
     part = np.searchsorted(lows, values, side="right").astype(np.int64) - 1
     return Split(name, meaning, _counts_by_part(triples, system, part, names))

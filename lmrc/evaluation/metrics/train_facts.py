@@ -36,7 +36,6 @@ class Facts:
     """Facts by mention names, and their source. Published scores differ because scorers read different facts files.
 
     Attributes:
-        triples: the facts.
         source: the file or folder as given.
         sha256: hash of the file; for a corpus folder, its fingerprint.
         training: the training documents; None if only the facts are known.
@@ -57,7 +56,6 @@ class Facts:
         return f"{self.source} (built from {self.built_from.name}, sha256 {self.built_from.sha256})"
 
     def as_json(self) -> dict[str, str | int | None]:
-        """Return the source and the number of facts."""
         file = self.built_from
         return {
             "source": self.source,

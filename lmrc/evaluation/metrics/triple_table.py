@@ -21,15 +21,7 @@ MENTION_PAIRS = 1 << 22
 
 
 def distinct(*columns: Ints) -> tuple[Indices, Indices]:
-    """Return the distinct rows of a table.
-
-    Args:
-        columns: columns of the table, `[rows]` each.
-
-    Returns:
-        The index of one row for each distinct row `[distinct]`, sorted by the columns, and for every row the index of
-        its distinct row `[rows]`.
-    """
+    """Return the index of one row per distinct row, sorted by the columns, and the distinct row of each `[rows]`."""
     order = np.lexsort(columns[::-1])
     new = np.ones(len(order), dtype=np.bool_)
     if len(order):

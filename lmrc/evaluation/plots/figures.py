@@ -91,7 +91,7 @@ def relation_bars(scores: Scores, relations: RelationSet) -> Plot:
     present = [(id, counts) for id, counts in scores.per_relation.items() if counts.gold]
     if not present:
         raise UserError("no F1 per relation to draw: the gold documents have no triples")
-    present.sort(key=lambda item: (-item[1].gold, relations.index(item[0])))
+    present.sort(key=lambda item: -item[1].gold)
     with style():
         figure = Figure(figsize=(7.2, 0.9 + 0.21 * len(present)), layout="constrained")
         axes = figure.subplots()
@@ -111,9 +111,7 @@ def relation_bars(scores: Scores, relations: RelationSet) -> Plot:
 def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> Plot:
     """Plot F1 of each part of a split, as a group of bars with one bar per run. Empty parts are omitted.
 
-    Args:
-        kind: name of the split, such as "sentence distance".
-        runs: names and counts by part, of runs on the same documents.
+    The runs must be on the same documents.
 
     Raises:
         UserError: all parts are empty.
@@ -167,10 +165,8 @@ def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> P
 def precision_recall(models: Sequence[tuple[str, Calibration, Sequence[float]]]) -> Plot:
     """Plot precision over recall of RCP on dev, one line per model, with marks for some thresholds.
 
-    The marks are the threshold of the best F1, the paper's, and those that were used. Faint lines have equal F1.
-
-    Args:
-        models: name, calibration and used thresholds of each model.
+    A model is its name, calibration and used thresholds. The marks are the thresholds of the best F1, of the paper, and
+    those used. Faint lines have equal F1.
     """
     with style():
         figure = Figure(figsize=(5.4, 3.8), layout="constrained")

@@ -94,14 +94,7 @@ def confusion_heatmap(counts: Confusion, relations: RelationSet) -> Plot:
 
 
 def _draw_cells(axes: Axes, shares: NDArray[np.float64], texts: Sequence[Sequence[str]], fontsize: float) -> None:
-    """Draw a grid of cells with texts.
-
-    Args:
-        axes: the axes to draw on.
-        shares: `[rows, columns]` shade of each cell, from 0 (white) to 1; NaN is not shaded.
-        texts: `[rows][columns]`.
-        fontsize: of the texts, in points.
-    """
+    """Draw a grid of cells with shades `shares` [rows, columns] from 0 (white) to 1; NaN is not shaded."""
     shades = colormaps["Blues"].with_extremes(bad="none", under="white")
     mesh = np.ma.masked_invalid(np.where(shares == 0, -1, shares))
     axes.pcolormesh(mesh, cmap=shades, vmin=0.0, vmax=1.0, edgecolors="#c8c8c8", linewidth=0.3)

@@ -58,8 +58,6 @@ class ReportItem:
 
     Attributes:
         name: name of its files.
-        title: heading in the page.
-        content: the table or figure.
         notes: sentences below it.
         caption: caption in LaTeX, which numbers tables itself; by default the title.
     """
@@ -113,12 +111,7 @@ def paper_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
 
 
 def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iterator[ReportItem]:
-    """Yield the figures for which there is data.
-
-    Args:
-        runs: the runs that have predictions.
-        folders: the folders of all runs by name, including runs that only trained.
-    """
+    """Yield the figures for which there is data; `folders` has all runs by name, including runs that only trained."""
     published = [run for run in runs if run.published is not None]
     if any(run.scores.all.gold for run in published):
         yield ReportItem(

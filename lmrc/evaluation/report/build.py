@@ -41,7 +41,7 @@ def report_runs(
         folders: run folders.
         out: a folder, which gets report.html, tables/ and figures/, or an .html file for the page only.
         facts: training facts for Ign F1.
-        ign_variant: formula of Ign F1.
+        ign_variant: formula of Ign F1; see `score`.
         title: title of the page.
 
     Returns:

@@ -45,10 +45,7 @@ def triple_outcomes(
 ) -> list[tuple[int, int, str, int]]:
     """Return each gold or predicted triple of a document with the index of its outcome, sorted.
 
-    Args:
-        document: a gold document.
-        predicted: its predicted triples.
-        proposed: its candidate pairs; a pair with a prediction counts as proposed, too.
+    Pairs with a prediction count as proposed even if `proposed` lacks them.
     """
     gold = {Triple(label.head, label.tail, label.relation) for label in document.labels or ()}
     gold_pairs = {triple[:2] for triple in gold}

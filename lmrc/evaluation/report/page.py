@@ -38,7 +38,6 @@ class Section:
 
     Attributes:
         name: its anchor.
-        heading: any text.
         body: HTML in pieces, which are written one by one.
     """
 

@@ -34,6 +34,8 @@ def format_scores(
 ) -> str:
     """Return the scores of one system with intervals, or of several seeds with mean and standard deviation.
 
+    The last line starts with F1.
+
     Args:
         names: names of the systems.
         scores: their scores.
@@ -41,9 +43,6 @@ def format_scores(
         relations: the relation set.
         details: add the splits and the relations of a single system.
         selected: messages that say which documents are scored; they come first.
-
-    Returns:
-        Text whose last line starts with F1.
     """
     table = score_table(list(zip(names, scores, strict=True)))
     if len(scores) > 1:
@@ -107,13 +106,7 @@ def mean_and_deviation(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
 def format_comparison(names: Sequence[str], comparison: Comparison, selected: Sequence[str] = ()) -> str:
     """Return both scores with their differences, and the number of changed triples.
 
-    Args:
-        names: names of the two systems.
-        comparison: the systems.
-        selected: messages that say which documents are scored; they come first.
-
-    Returns:
-        Text whose last line starts with F1.
+    `selected` are messages that say which documents are scored. The last line starts with F1.
     """
     table = Table(
         ("", "First", "Second", "Difference", "95 % from", "95 % to", "p"),

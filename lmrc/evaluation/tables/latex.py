@@ -44,23 +44,15 @@ HEADER, LONG_HEADER = 12, 8
 HEADING_LINE = 60
 
 # Longtable: largest number of characters in columns that do not break, share of the line for a column that breaks, and
-# font size. Wider tables are \\tiny with a share of 0.18.
+# font size. Wider tables are tiny with a share of 0.18.
 ROOM = ((46, 0.38, r"\footnotesize"), (56, 0.2, r"\footnotesize"), (66, 0.2, r"\scriptsize"))
 
 
 def latex(table: Table, caption: str, label: str, notes: Sequence[str] = ()) -> str:
-    """Return a float, or a `longtable` if the table is longer than a page.
+    """Return a float, or a `longtable` if the table is longer than a page. The first line names the packages.
 
-    A float that is wider than the line is scaled down. A longtable has room for about ten columns of numbers.
-
-    Args:
-        table: the table.
-        caption: any text.
-        label: the label is "tab:" and this text.
-        notes: texts that become comments.
-
-    Returns:
-        LaTeX code whose first line names the packages it needs.
+    A float that is wider than the line is scaled down. A longtable has room for about ten columns of numbers. Notes
+    become comments.
     """
     long = len(table.rows) > PAGE_ROWS
     widths = [
@@ -126,7 +118,6 @@ def _row(cells: Sequence[str]) -> str:
 
 
 def _stacked(lines: Sequence[str], side: str) -> str:
-    """Return a cell with these lines."""
     if len(lines) < 2:
         return "".join(map(escaped, lines))
     below = "".join(rf" \\ {{}}{escaped(line)}" for line in lines[1:])

@@ -35,7 +35,6 @@ def summary_table(runs: Sequence[ScoredRun]) -> Table:
 
 
 def rcp_f1(run: ScoredRun) -> str:
-    """Return F1 of RCP over entity pairs."""
     return two_digits(None if run.proposed is None else run.proposed.f1)
 
 
@@ -74,13 +73,7 @@ def split_table(runs: Sequence[ScoredRun]) -> Table:
 
 
 def error_table(analysis: Analysis, heading: str = "Cause", only_present: bool = False) -> Table:
-    """Return the missed and wrong triples of each cause, and F1 if only these errors were fixed.
-
-    Args:
-        analysis: errors by cause.
-        heading: heading of the first column.
-        only_present: omit causes without errors.
-    """
+    """Return the missed and wrong triples of each cause, and F1 if only these errors were fixed."""
     return Table(
         (heading, "Missed", "Wrong", "F1 without it"),
         tuple(

@@ -89,7 +89,7 @@ def score_table(rows: Sequence[tuple[str, Scores]]) -> Table:
 def relation_table(scores: Scores, relations: RelationSet) -> Table:
     """Return one row per gold or predicted relation, the most frequent gold relation first (tables 9 and 10)."""
     present = [(id, counts) for id, counts in scores.per_relation.items() if counts.gold or counts.predicted]
-    present.sort(key=lambda item: (-item[1].gold, relations.index(item[0])))
+    present.sort(key=lambda item: -item[1].gold)
     return Table(
         ("Relation", "Name", "P", "R", "F1", "Gold", "Predicted"),
         tuple((id, relations.name(id), *counts_cells(counts)) for id, counts in present),
@@ -98,7 +98,6 @@ def relation_table(scores: Scores, relations: RelationSet) -> Table:
 
 
 def counts_cells(counts: Counts) -> tuple[str, ...]:
-    """Return the cells P, R, F1, gold and predicted."""
     percentages = (counts.precision, counts.recall, counts.f1)
     return (*map(two_digits, percentages), f"{counts.gold:,}", f"{counts.predicted:,}")
 
@@ -154,5 +153,4 @@ def two_digits(value: float | None) -> str:
 
 
 def one_line(text: str) -> str:
-    """Return a text on one line."""
     return " ".join(text.split())
