@@ -87,7 +87,7 @@ def score(
     """
     from lmrc.evaluation.inputs import corpus_of, read_systems
     from lmrc.evaluation.metrics.coverage import select
-    from lmrc.evaluation.metrics.error_analysis import analyse
+    from lmrc.evaluation.metrics.error_analysis import analyze
     from lmrc.evaluation.metrics.scores import scores_of
     from lmrc.evaluation.metrics.triple_table import Triples
     from lmrc.evaluation.submission import write_submission
@@ -111,7 +111,7 @@ def score(
     triples = Triples.of(selection.gold, selection.predictions)
     scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
     proposed = None if candidates is None else list(_read_pairs(candidates, gold, documents, selection.left_out))
-    analyses = [analyse(triples, system, proposed) for system in range(len(systems))]
+    analyses = [analyze(triples, system, proposed) for system in range(len(systems))]
     names = [path.name for path in pred] if len({path.name for path in pred}) == len(pred) else [*map(str, pred)]
     if as_json is not None:
         with replacing(as_json) as file:

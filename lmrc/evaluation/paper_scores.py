@@ -1,4 +1,4 @@
-"""The printed scores of the paper, as data: `paper.json`, each row with its source as printed."""
+"""The scores printed in the paper, read from `paper.json`. Each row has the source that the paper gives."""
 
 from __future__ import annotations
 
@@ -9,35 +9,35 @@ from functools import cache
 from importlib.resources import files
 from typing import Any
 
+# Printed for a missing number, as in the paper.
 ABSENT = "-"
-"""Stands where there is no number, as in the paper."""
 
+# The rows of the paper's table 1, in its order, by the names of `lmrc data stats`.
 STATISTICS = ("candidate_pairs", "na_pairs", "relation_pairs", "triples")
-"""The figures of the paper's table 1, in its order, by the names of `lmrc data stats`."""
 
 
 @dataclass(frozen=True, slots=True)
 class PaperTable:
-    """A table of the paper."""
+    """A table of the paper.
+
+    Attributes:
+        number: as printed: "3a"; "9/10" is one table on two pages.
+        caption: as printed.
+        columns: names, or (data set, metric) pairs.
+        rows: `name`, `source` and `values` as printed; some have `group` and `id`.
+        note: a note below the table.
+    """
 
     number: str
-    """As printed: "3a"; "9/10" is one table on two pages."""
     caption: str
     columns: tuple[Any, ...]
-    """A name each, or (data set, figure)."""
     rows: tuple[dict[str, Any], ...]
-    """`name`, `source` and the `values` of the columns, as printed; `group` and `id` where there are any."""
     note: str = ""
-
-    @property
-    def title(self) -> str:
-        """Number and caption."""
-        return f"Table {self.number}: {self.caption}"
 
 
 @cache
-def printed() -> dict[str, PaperTable]:
-    """The tables of the paper by number."""
+def load_paper_tables() -> dict[str, PaperTable]:
+    """Return the tables of the paper by number."""
     raw = json.loads(files("lmrc.evaluation").joinpath("paper.json").read_text(encoding="utf-8"))
     return {
         number: PaperTable(
@@ -51,12 +51,12 @@ def printed() -> dict[str, PaperTable]:
     }
 
 
-def data_set(statistics: Mapping[str, int | float]) -> str | None:
-    """Which data set of the paper has these figures, by table 1: all that are printed of it must agree."""
-    table = printed()["1"]
+def data_set_by_statistics(statistics: Mapping[str, int | float]) -> str | None:
+    """Return the data set of the paper whose printed statistics (table 1) all agree with `statistics`, or None."""
+    table = load_paper_tables()["1"]
+    counted = [f"{statistics[key]:,}" for key in STATISTICS]
     for column, name in enumerate(table.columns):
-        known = [row["values"][column] for row in table.rows]
-        counted = [f"{statistics[key]:,}" for key in STATISTICS]
-        if all(value in (ABSENT, count) for value, count in zip(known, counted, strict=True)):
+        values = [row["values"][column] for row in table.rows]
+        if all(value in (ABSENT, count) for value, count in zip(values, counted, strict=True)):
             return str(name)
     return None

@@ -1,4 +1,4 @@
-"""A run that classified: its predictions beside the gold documents, its scores, and what they are about."""
+"""A run of classify with its gold documents, scores and candidates."""
 
 from __future__ import annotations
 
@@ -17,67 +17,69 @@ from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.statistics import statistics
 from lmrc.corpus.types import Document
-from lmrc.evaluation.metrics.error_analysis import Analysis, analyse
+from lmrc.evaluation.metrics.error_analysis import Analysis, analyze
 from lmrc.evaluation.metrics.gold_table import Gold, Source
 from lmrc.evaluation.metrics.scores import Counts, Pair, Scores, candidate_scores, score
 from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.metrics.triple_table import Triples
-from lmrc.evaluation.paper_scores import data_set
-from lmrc.runs.run_folder import read_config as read_config
+from lmrc.evaluation.paper_scores import data_set_by_statistics
+from lmrc.runs.run_folder import read_config
 
+# The file of predictions in a run of classify.
 PREDICTIONS = "predictions.json"
-"""Where a run of classify keeps what it found."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run that classified: its predictions beside the gold documents."""
+    """A run of classify with its scores.
+
+    Attributes:
+        documents: the gold documents that the run classified.
+        corpus: corpus folder; runs with the same folder can be compared.
+        candidates: pairs that RCP proposed, by title; None if not known.
+        threshold: least P(relation) of the candidates.
+        rcp: folder of the RCP model that proposed the candidates.
+        corpus_name: name that distinguishes the corpus from those of other runs; by default the folder's name.
+    """
 
     name: str
     documents: Sequence[Document]
-    """Those that were classified: of a run over the first n documents, these."""
     relations: RelationSet
     predictions: Predictions | Sequence[Prediction]
     scores: Scores
     corpus: str = ""
-    """Which documents these are: runs with equal ones can be compared."""
     candidates: dict[str, frozenset[Pair]] | None = None
-    """The pairs that RCP proposed for each title; None where that is not known any more."""
     threshold: float | None = None
-    """Least P(relation) of these pairs."""
     rcp: Path | None = field(default=None, compare=False)
-    """The model that proposed them."""
     corpus_name: str = ""
-    """What tells the corpus from those of other runs, if the name of its folder does not."""
 
     @cached_property
     def statistics(self) -> dict[str, int | float]:
-        """The figures of table 1 of the documents."""
+        """Return the statistics of table 1 of the paper."""
         return statistics(self.documents)
 
     @cached_property
     def published(self) -> str | None:
-        """The data set of the paper whose figures in table 1 these documents have; None for any other."""
-        return data_set(self.statistics)
+        """Return the data set of the paper with the same statistics; None for any other documents."""
+        return data_set_by_statistics(self.statistics)
 
     @property
     def data(self) -> str:
-        """The data set: by the paper's name, or by that of the corpus and its size."""
+        """Return the name of the data set in the paper, or the name of the corpus with its size."""
         name = self.corpus_name or Path(self.corpus).name or "own data"
         return self.published or f"{name}, {len(self.documents):,} documents"
 
     @cached_property
     def analysis(self) -> Analysis:
-        """Where F1 is lost, and the ceilings."""
         system = self.predictions if isinstance(self.predictions, Predictions) else Predictions.of(self.predictions)
         triples = Triples.of(Gold.of(self.documents, self.relations), [system])
-        return analyse(triples, 0, None if self.candidates is None else self.candidates.items())
+        return analyze(triples, 0, None if self.candidates is None else self.candidates.items())
 
     @cached_property
     def proposed(self) -> Counts | None:
-        """The binary scores of RCP."""
+        """Return the binary counts of RCP; None without candidates."""
         if self.candidates is None:
             return None
         return candidate_scores(self.documents, self.candidates.items())
@@ -86,9 +88,11 @@ class ScoredRun:
 def read_scored_run(
     folder: Path, facts: Facts | None = None, ign_variant: IgnVariant | None = None
 ) -> ScoredRun | None:
-    """Read the predictions of a classify run and score them; return None for a run that made none.
+    """Read and score the predictions of a run; return None for a run without predictions.
 
-    Raises RunError if the folder is no run or its config names no corpus, CorpusError if the corpus is gone.
+    Raises:
+        RunError: the folder is no run, or its config names no corpus.
+        CorpusError: the corpus does not exist.
     """
     config = read_config(folder)
     if not (folder / PREDICTIONS).exists():
@@ -103,32 +107,32 @@ def read_scored_run(
     source = Source(corpus.manifest.source, corpus.manifest.source_sha256)
     gold = replace(Gold.of(documents, corpus.relations), source=source)
     scores = score(gold, predictions, corpus.relations, facts, ign_variant)
-    evaluated = ScoredRun(folder.name, documents, corpus.relations, predictions, scores, str(config["corpus"]))
-    candidates = _candidates(config, corpus)
+    run = ScoredRun(folder.name, documents, corpus.relations, predictions, scores, str(config["corpus"]))
+    candidates = _open_candidates(config, corpus)
     if candidates is None:
-        return evaluated
-    proposed = {
+        return run
+    pairs_by_title = {
         document.title: frozenset((candidate.head, candidate.tail) for candidate in candidates[index])
         for index, document in enumerate(documents)
     }
-    return replace(evaluated, candidates=proposed, threshold=candidates.threshold, rcp=_rcp(candidates))
+    return replace(run, candidates=pairs_by_title, threshold=candidates.threshold, rcp=_rcp_folder(candidates))
 
 
-def _candidates(config: dict[str, Any], corpus: Corpus) -> Candidates | None:
-    """What the run classified; None where it was moved away since."""
+def _open_candidates(config: dict[str, Any], corpus: Corpus) -> Candidates | None:
+    """Return the candidates that the run classified; None if they were moved or do not fit the corpus."""
     if not config.get("candidates"):
         return None
     try:
         candidates = Candidates.open(config["candidates"])
         candidates.check(corpus)
     except CorpusError as error:
-        logger.warning("%s; the report goes without the scores of RCP", error)
+        logger.warning("%s; the report omits the scores of RCP", error)
         return None
     return candidates
 
 
-def _rcp(candidates: Candidates) -> Path | None:
-    """The model that proposed: the propose run, whose folder holds the candidates, has its name."""
+def _rcp_folder(candidates: Candidates) -> Path | None:
+    """Return the RCP model from the config of the run of propose, whose folder contains the candidates."""
     try:
         rcp = read_config(candidates.folder.parent).get("rcp")
     except RunError:

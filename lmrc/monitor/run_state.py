@@ -16,13 +16,9 @@ from lmrc.inference.work_units import Units
 from lmrc.runs.heartbeat import Process
 from lmrc.runs.run_folder import RunFolder
 from lmrc.runs.run_folder import read_config as read_located
+from lmrc.runs.run_kinds import run_kind
 from lmrc.runs.shared_fs import Files, temporary_beside
 
-# The first of these keys that a config has tells its stage.
-KINDS = {
-    **{"synthetic": "demo", "corpora": "build", "trained": "score"},
-    **{"lora": "rc", "decode": "classify", "threshold": "propose", "train": "rcp"},
-}
 TRAININGS = ("rcp", "rc")
 # What a run folder holds besides other runs: thousands of files.
 NO_RUNS = frozenset({"code", "checkpoints", "best", "log", "tensorboard", "units", "lease", "data", "candidates"})
@@ -75,7 +71,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def kind_of(config: dict[str, Any]) -> str:
     """The stage that a config is of (rcp, rc, propose, classify, build, score, demo); "run" where of none of them."""
-    return next((kind for key, kind in KINDS.items() if key in config), "run")
+    kind = run_kind(config)
+    return "run" if kind is None else kind.name
 
 
 @dataclass

@@ -22,8 +22,8 @@ from lmrc.common.errors import UserError
 from lmrc.common.json_stream import replacing
 from lmrc.corpus.predictions import Prediction, Predictions, read_predictions, write_predictions
 from lmrc.corpus.relations import RelationSet, read_relations
-from lmrc.evaluation.metrics.counts import Counts
 from lmrc.evaluation.metrics.gold_table import Gold, read_gold
+from lmrc.evaluation.metrics.registry import Counts
 from lmrc.evaluation.metrics.triple_table import Triples
 from lmrc.evaluation.plots.read_curves import SWEEP, Aligned
 from lmrc.pretrained.packaged import resolve

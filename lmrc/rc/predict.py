@@ -172,7 +172,7 @@ class ClassifyInference:
         return demonstrations(Corpus.open(few.corpus), self._prompt.kind, few.examples, few.pairs, few.seed)
 
     @cached_property
-    def _answering(self) -> DecodingBackend:
+    def _backend(self) -> DecodingBackend:
         shown = self._demonstrations
         return create_backend(
             BackendInputs(
@@ -198,7 +198,7 @@ class ClassifyInference:
             UserError: if the LM, its adapter or a package is missing or damaged, or they do not fit each other.
         """
         if any(self._pairs(index) for index in range(self.documents)):
-            self._answering.load()
+            self._backend.load()
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
         """Return one row per document: its title, the answers of the LM and the triples in them.
@@ -214,7 +214,7 @@ class ClassifyInference:
             queries += self._builder.build(index, document, self._pairs(index))
         if not queries:
             return list(rows.values())
-        for result in self._answering.answer(queries):
+        for result in self._backend.answer(queries):
             row = rows[result.query.document]
             row["generations"].append(_to_row(result))
             row["triples"] += [{**scored.triple._asdict(), "score": scored.score} for scored in result.triples]

@@ -1,4 +1,4 @@
-"""How far scores depend on which documents happened to be in the set: resampling of documents (Efron, 1979)."""
+"""Bootstrap over documents (Efron, 1979): confidence intervals, and a paired test of two systems."""
 
 from __future__ import annotations
 
@@ -9,20 +9,25 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
+from lmrc.evaluation.metrics.registry import METRICS, Counts, MetricCounts
 from lmrc.evaluation.metrics.triple_table import Flags, Triples
 
 RESAMPLES = 1000
 SEED = 66
+# Most random document indices that are drawn in one call, to bound the memory.
 DRAWS_AT_ONCE = 1 << 22
 
-PARTS = ("", "intra_", "inter_")
-COLUMNS = (*(part + kind for part in PARTS for kind in ("correct", "predicted", "gold")), "in_train")
+# Columns of `DocumentCounts.counts`.
+COLUMNS = (
+    *(f"{part}_{kind}" for part in ("all", "intra", "inter") for kind in ("correct", "predicted", "gold")),
+    "correct_in_train",
+)
 
 Values = npt.NDArray[np.float64]
 
 
 class Interval(NamedTuple):
-    """The 2.5th and the 97.5th percentile over the resamples, in percent: 95 % of them lie between."""
+    """A 95 % percentile interval in percent: the 2.5th and the 97.5th percentile over the resamples."""
 
     low: float
     high: float
@@ -34,23 +39,21 @@ class Difference:
 
     first: float
     second: float
+    # Interval of second minus first.
     interval: Interval
-    """Of second minus first."""
+    # Approximate two-sided p-value of the paired bootstrap test.
     p: float
-    """Approximate two-sided p-value of the paired bootstrap test."""
 
     @property
     def value(self) -> float:
-        """Second minus first."""
+        """Return second minus first."""
         return self.second - self.first
 
     @property
     def significant(self) -> bool:
-        """At the usual level of 5 %."""
         return self.p < 0.05
 
     def as_json(self) -> dict[str, float | list[float]]:
-        """For programs."""
         return {
             "first": self.first,
             "second": self.second,
@@ -62,18 +65,21 @@ class Difference:
 
 @dataclass(frozen=True, eq=False)
 class DocumentCounts:
-    """What a system got right in each gold document: the scores of any sample of documents are sums of these."""
+    """Counts per gold document. The metrics of any sample of documents follow from sums of rows.
+
+    Attributes:
+        counts: `[documents, COLUMNS]`.
+        unknown_titles: `[COLUMNS]` predictions for unknown titles. They are wrong in every sample.
+        ign_epsilon: added to the denominator of the Ign F1 precision; None without training facts.
+    """
 
     counts: Values
-    """[documents, COLUMNS]"""
-    elsewhere: Values
-    """[COLUMNS] predictions for unknown titles: they belong to no document and are wrong in every sample."""
-    epsilon: float | None
-    """What the variant of Ign F1 adds to the denominator of its precision; None without training facts."""
+    unknown_titles: Values
+    ign_epsilon: float | None
 
     @classmethod
     def of(cls, triples: Triples, system: int, in_training: Flags | None, epsilon: float) -> DocumentCounts:
-        """Count the triples of one system; `in_training` says which gold triples are facts."""
+        """Count the triples of one system; `in_training` are the gold triples that are training facts, `[triples]`."""
         predicted = triples.predicted[system]
         parts = (np.ones(len(triples), dtype=np.bool_), triples.distance == 0, triples.distance > 0)
         masks = [part & kind for part in parts for kind in (predicted & triples.gold, predicted, triples.gold)]
@@ -81,34 +87,30 @@ class DocumentCounts:
         counts = np.zeros((len(triples.titles), len(COLUMNS)))
         for column, mask in enumerate(masks):
             counts[:, column] = np.bincount(triples.document[mask], minlength=len(triples.titles))
-        known = len(triples.known)
-        return cls(counts[:known], counts[known:].sum(0), None if in_training is None else epsilon)
+        documents = len(triples.documents)
+        return cls(counts[:documents], counts[documents:].sum(0), None if in_training is None else epsilon)
+
+    def metric_counts(self, totals: Values) -> MetricCounts:
+        """Return the counts of samples as arrays, from sums `[..., COLUMNS]` of rows of `counts`."""
+        columns = np.moveaxis(totals + self.unknown_titles, -1, 0)
+        all_triples, intra, inter = (Counts(*columns[start : start + 3]) for start in (0, 3, 6))
+        return MetricCounts(all_triples, intra, inter, columns[9], self.ign_epsilon)
 
     def metrics(self, totals: Values) -> dict[str, Values]:
-        """All metrics, in percent, of `totals` [..., COLUMNS] of counts, `elsewhere` not among them."""
-        column = dict(zip(COLUMNS, np.moveaxis(totals + self.elsewhere, -1, 0), strict=True))
-        found: dict[str, Values] = {}
-        for part in PARTS:
-            correct, predicted, gold = (column[part + kind] for kind in ("correct", "predicted", "gold"))
-            found[f"{part}precision"] = _percent(correct, predicted)
-            found[f"{part}recall"] = _percent(correct, gold)
-            found[f"{part}f1"] = _percent(2 * correct, predicted + gold)
-        if self.epsilon is not None:
-            left = column["predicted"] - column["in_train"]
-            precision = _percent(column["correct"] - column["in_train"], left + self.epsilon)
-            found["ign_precision"] = precision
-            found["ign_f1"] = _percent(2 * precision * found["recall"], precision + found["recall"]) / 100
-        return found
+        """Return all metrics that have an interval, in percent, from sums `[..., COLUMNS]` of rows of `counts`."""
+        counts = self.metric_counts(totals)
+        values: dict[str, Any] = {metric.name: metric.value(counts) for metric in METRICS if metric.has_interval}
+        return {name: value for name, value in values.items() if value is not None}
 
     def whole(self) -> dict[str, float]:
-        """All metrics over all documents, in percent."""
+        """Return all metrics that have an interval over all documents, in percent."""
         return {name: float(value) for name, value in self.metrics(self.counts.sum(0)).items()}
 
 
 def intervals(counts: DocumentCounts, resamples: int = RESAMPLES, seed: int = SEED) -> dict[str, Interval]:
-    """95 % percentile intervals of all metrics over `resamples` samples of as many documents, with replacement.
+    """Return the 95 % percentile interval of each metric; an empty dictionary without documents.
 
-    {} without documents.
+    Each sample draws as many documents as there are, with replacement.
     """
     return {name: _interval(values) for name, values in _resampled(counts, resamples, seed).items()}
 
@@ -116,26 +118,29 @@ def intervals(counts: DocumentCounts, resamples: int = RESAMPLES, seed: int = SE
 def paired(
     first: DocumentCounts, second: DocumentCounts, resamples: int = RESAMPLES, seed: int = SEED
 ) -> dict[str, Difference]:
-    """Compare two systems on the same documents by the paired bootstrap test; {} without documents.
+    """Compare two systems by the paired bootstrap test; return an empty dictionary without documents.
 
-    Both are scored on each of the same samples of documents. The p-value is the share of samples whose difference is
-    at least as far from the observed one as that is from zero (Berg-Kirkpatrick et al., 2012; both sides), the
-    observation counted as one of them, so it is never below 1 / (resamples + 1).
+    Both systems are scored on the same samples of documents. The p-value is the share of samples whose difference is
+    at least as far from the observed difference as that one is from zero (two-sided). The observation counts as one of
+    the samples, so p is at least 1 / (resamples + 1).
+
+    Source: Berg-Kirkpatrick et al., 2012.
     """
-    one, other = first.whole(), second.whole()
-    samples = _resampled(first, resamples, seed), _resampled(second, resamples, seed)
+    observed_first, observed_second = first.whole(), second.whole()
+    samples_first, samples_second = _resampled(first, resamples, seed), _resampled(second, resamples, seed)
     differences = {}
-    for name in samples[0]:
-        moved = samples[1][name] - samples[0][name]
-        observed = other[name] - one[name]
-        # Rounding must not tell equal differences apart.
-        farther = int((np.abs(moved - observed) >= abs(observed) - 1e-9).sum())
-        differences[name] = Difference(one[name], other[name], _interval(moved), (farther + 1) / (resamples + 1))
+    for name in samples_first:
+        sampled = samples_second[name] - samples_first[name]
+        observed = observed_second[name] - observed_first[name]
+        # Rounding errors must not separate equal differences.
+        farther = int((np.abs(sampled - observed) >= abs(observed) - 1e-9).sum())
+        p = (farther + 1) / (resamples + 1)
+        differences[name] = Difference(observed_first[name], observed_second[name], _interval(sampled), p)
     return differences
 
 
 def _resampled(counts: DocumentCounts, resamples: int, seed: int) -> dict[str, Values]:
-    """All metrics of each sample, [resamples]; the samples are a function of the seed and the number of documents."""
+    """Return each metric on each sample, `[resamples]`; the seed and the number of documents decide the samples."""
     documents = len(counts.counts)
     if not documents:
         return {}
@@ -144,7 +149,7 @@ def _resampled(counts: DocumentCounts, resamples: int, seed: int) -> dict[str, V
 
 
 def _weights(documents: int, resamples: int, seed: int) -> Iterator[Values]:
-    """How often each document is in each sample, [some samples, documents] at a time."""
+    """Yield how often each sample contains each document, `[samples, documents]` in blocks of samples."""
     rng = np.random.default_rng(seed)
     at_once = max(1, DRAWS_AT_ONCE // documents)
     for start in range(0, resamples, at_once):
@@ -157,9 +162,3 @@ def _weights(documents: int, resamples: int, seed: int) -> Iterator[Values]:
 def _interval(values: Values) -> Interval:
     low, high = np.percentile(values, (2.5, 97.5))
     return Interval(float(low), float(high))
-
-
-def _percent(part: Values, whole: Values) -> Values:
-    """100 part / whole; 0 where there is no whole."""
-    zero: Any = np.zeros(np.broadcast(part, whole).shape)
-    return np.asarray(np.divide(100.0 * part, whole, out=zero, where=np.asarray(whole) != 0))

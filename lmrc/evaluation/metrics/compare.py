@@ -1,4 +1,4 @@
-"""What changed between two sets of predictions for the same documents, triple by triple."""
+"""Comparison of two sets of predictions for the same documents, triple by triple."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from lmrc.evaluation.metrics.bootstrap import Difference, paired
 from lmrc.evaluation.metrics.scores import Scores
 from lmrc.evaluation.metrics.triple_table import Flags, Triples
 
-Change = Literal["gained", "lost", "new_wrong", "counts_if_fixed"]
+# Keys in the JSON and in the list of changed triples.
+Change = Literal["gained", "lost", "new_wrong", "mended"]
 
 CHANGES: dict[Change, str] = {
     "gained": "correct, in the second only",
     "lost": "correct, in the first only",
     "new_wrong": "wrong, in the second only",
-    "counts_if_fixed": "wrong, in the first only",
+    "mended": "wrong, in the first only",
 }
 
 
 class ChangedTriple(NamedTuple):
-    """One triple that only one of the two predicts. Names are empty where document, entity or relation are unknown."""
+    """A triple that only one of the two systems predicts. Names of unknown entities and relations are empty."""
 
     change: Change
     title: str
@@ -37,23 +38,22 @@ class ChangedTriple(NamedTuple):
 
 @dataclass(frozen=True, eq=False)
 class Comparison:
-    """Two systems of the same `Triples`."""
+    """Two systems on the same documents."""
 
     triples: Triples
     scores: tuple[Scores, Scores]
+    # By metric, with interval and p-value of the paired bootstrap test; empty without documents.
     differences: dict[str, Difference]
-    """Of every metric, with its interval and the p-value of the paired bootstrap test; {} without documents."""
+    # [triples] for each kind of change.
     changes: dict[Change, Flags]
-    """Which triples changed how."""
 
     def counts(self) -> dict[Change, int]:
-        """How many triples changed how."""
         return {change: int(mask.sum()) for change, mask in self.changes.items()}
 
     def changed(self, *changes: Change) -> Iterator[ChangedTriple]:
-        """Every change of these kinds, or of all, by kind, then by document, head, tail and relation."""
+        """Yield the changed triples of these kinds (all by default), by kind, document, head, tail and relation."""
         triples = self.triples
-        gold, relations = triples.known, triples.known.relations
+        gold, relations = triples.documents, triples.documents.relations
         for change in changes or self.changes:
             for row in np.flatnonzero(self.changes[change]).tolist():
                 document, head, tail = (int(c[row]) for c in (triples.document, triples.head, triples.tail))
@@ -70,7 +70,6 @@ class Comparison:
                 )
 
     def as_json(self) -> dict[str, Any]:
-        """For programs: scores in percent with their differences, and how many triples changed."""
         return {
             "differences": {name: difference.as_json() for name, difference in self.differences.items()},
             "changes": self.counts(),
@@ -80,7 +79,7 @@ class Comparison:
 
 
 def compare(triples: Triples, scores: tuple[Scores, Scores]) -> Comparison:
-    """Compare the first two systems of `triples`, whose scores these are."""
+    """Compare the first two systems of `triples`; `scores` are theirs."""
     first, second = triples.predicted[0], triples.predicted[1]
     gold = triples.gold
     return Comparison(
@@ -91,6 +90,6 @@ def compare(triples: Triples, scores: tuple[Scores, Scores]) -> Comparison:
             "gained": gold & second & ~first,
             "lost": gold & first & ~second,
             "new_wrong": ~gold & second & ~first,
-            "counts_if_fixed": ~gold & first & ~second,
+            "mended": ~gold & first & ~second,
         },
     )

@@ -1,4 +1,4 @@
-"""Which relation was predicted where another one is gold, on the same pair of entities."""
+"""Confusion between relations: gold against predicted relations of the same entity pair."""
 
 from __future__ import annotations
 
@@ -10,42 +10,42 @@ from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import Pair
 
+# Number of entity pairs by (gold relation, predicted relation). None: no other relation on that side.
 Confusion = Counter[tuple[str | None, str | None]]
-"""(gold relation, predicted relation) to pairs of entities. None: nothing else of the pair is gold, or predicted."""
 
 
 def confusion(gold: Iterable[Document], predictions: Iterable[Prediction]) -> Confusion:
-    """Counts gold against predicted relations on every pair of the gold documents that has either.
+    """Count gold against predicted relations over all pairs of the gold documents that have either.
 
-    A relation that is gold and predicted counts on the diagonal. Of the others of its pair, each missed one is counted
-    against each wrong one; where there is none on the other side, against None.
+    A correct relation counts on the diagonal. Each missed relation of a pair counts against each wrong relation of the
+    pair, or against None if there is no wrong one; and the other way round.
     """
-    found: dict[str, dict[Pair, set[str]]] = {}
+    predicted_by_title: dict[str, dict[Pair, set[str]]] = {}
     for prediction in predictions:
-        pairs = found.setdefault(prediction.title, {})
+        pairs = predicted_by_title.setdefault(prediction.title, {})
         pairs.setdefault((prediction.head, prediction.tail), set()).add(prediction.relation)
     counts: Confusion = Counter()
     for document in gold:
-        wanted = relations_by_pair(document)
-        given = found.get(document.title, {})
-        for pair in {*wanted, *given}:
-            right, told = set(wanted.get(pair, ())), given.get(pair, set())
-            counts.update((relation, relation) for relation in right & told)
-            missed: set[str | None] = {*(right - told)}
-            wrong: set[str | None] = {*(told - right)}
+        gold_by_pair = relations_by_pair(document)
+        predicted_by_pair = predicted_by_title.get(document.title, {})
+        for pair in {*gold_by_pair, *predicted_by_pair}:
+            expected, predicted = set(gold_by_pair.get(pair, ())), predicted_by_pair.get(pair, set())
+            counts.update((relation, relation) for relation in expected & predicted)
+            missed: set[str | None] = {*(expected - predicted)}
+            wrong: set[str | None] = {*(predicted - expected)}
             if missed or wrong:
                 counts.update((a, b) for a in missed or {None} for b in wrong or {None})
     return counts
 
 
-def most_confused(counts: Confusion, most: int) -> list[str]:
-    """The relations most often taken for another or another for them; then the most frequent ones. Ties by id."""
-    mixed: Counter[str] = Counter()
-    present: Counter[str] = Counter()
-    for (wanted, told), number in counts.items():
-        for relation in {wanted, told} - {None}:
+def most_confused(counts: Confusion, limit: int) -> list[str]:
+    """Return the `limit` most confused relations, then the most frequent ones; ties by id."""
+    confused: Counter[str] = Counter()
+    total: Counter[str] = Counter()
+    for (expected, predicted), count in counts.items():
+        for relation in {expected, predicted} - {None}:
             assert relation is not None
-            present[relation] += number
-            if wanted != told and wanted is not None and told is not None:
-                mixed[relation] += number
-    return sorted(present, key=lambda relation: (-mixed[relation], -present[relation], relation))[:most]
+            total[relation] += count
+            if expected != predicted and expected is not None and predicted is not None:
+                confused[relation] += count
+    return sorted(total, key=lambda relation: (-confused[relation], -total[relation], relation))[:limit]

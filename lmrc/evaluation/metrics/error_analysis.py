@@ -1,4 +1,4 @@
-"""Where F1 is lost, and how far a better RCP or RC could bring it."""
+"""Error analysis: causes of missed and wrong triples, and upper bounds of F1 for a perfect RCP or RC."""
 
 from __future__ import annotations
 
@@ -8,15 +8,18 @@ from typing import Any, Literal
 
 import numpy as np
 
-from lmrc.evaluation.metrics.counts import Counts, percent
 from lmrc.evaluation.metrics.gold_table import Ints
+from lmrc.evaluation.metrics.registry import Counts, percent
 from lmrc.evaluation.metrics.triple_table import Triples, distinct
 
-ProposalStats = Iterable[tuple[str, Iterable[tuple[int, int]]]]
-"""The pairs (head, tail) that RCP proposed, by title."""
+# Candidate pairs (head, tail) by title.
+CandidatePairs = Iterable[tuple[str, Iterable[tuple[int, int]]]]
 
 Cause = Literal["not_proposed", "relation_missed", "relation_wrong", "false_pair", "no_such_pair"]
 
+# Every missed gold triple and every wrong prediction has exactly one cause. If a gold pair has a wrong prediction, all
+# its missed and wrong triples are `relation_wrong`. Without candidates, a pair counts as proposed if it has a
+# prediction; `not_proposed` then includes the pairs that RC did not answer.
 CAUSES: dict[Cause, str] = {
     "not_proposed": "pair has a relation, but was not proposed",
     "relation_missed": "pair proposed, relation not named, none wrong",
@@ -24,68 +27,69 @@ CAUSES: dict[Cause, str] = {
     "false_pair": "pair has no relation, but one was named",
     "no_such_pair": "document or entity does not exist, or head is tail",
 }
-"""Every missed gold triple and every wrong prediction has exactly one cause. Of a pair that was given a wrong relation
-all missed and wrong triples are `relation_wrong`. Without candidates a pair counts as proposed where it was given any
-relation, so that `not_proposed` then holds what RC did not answer too."""
 
 
 @dataclass(frozen=True, slots=True)
 class ErrorCount:
-    """What one cause costs."""
+    """Errors of one cause."""
 
     cause: Cause
+    # Missed gold triples.
     missed: int
-    """Gold triples."""
+    # Wrong predictions.
     wrong: int
-    """Predictions."""
+    # Counts over all triples if only these errors were fixed.
     counts_if_fixed: Counts
-    """The triples if this cause alone were no more: its missed ones found, its wrong ones not given."""
 
 
 @dataclass(frozen=True, slots=True)
 class Analysis:
-    """Losses by cause, and ceilings. All F1 are in percent."""
+    """Errors by cause, and upper bounds of F1 in percent.
+
+    Attributes:
+        counts: counts over all triples.
+        errors: errors by cause.
+        proposed: binary counts of RCP over unique (title, head, tail); None without candidates.
+        unproposed: predictions for pairs that are not candidates, as with candidates of another run.
+        seen: counts over the triples of proposed gold pairs, which are all that RC can get right.
+        false_pairs: predictions for pairs without a relation.
+    """
 
     counts: Counts
-    losses: tuple[ErrorCount, ...]
+    errors: tuple[ErrorCount, ...]
     proposed: Counts | None
-    """The binary scores of RCP, over unique (title, head, tail); None without candidates."""
     unproposed: int
-    """Predictions for pairs that were not proposed: candidates of another run, or a score of RC without RCP."""
     seen: Counts
-    """The triples of pairs that have a relation and were proposed: all that RC could get right."""
     false_pairs: int
-    """Predictions for pairs that have no relation."""
 
     @property
     def perfect_rcp(self) -> float | None:
-        """F1 if RCP proposed the pairs that have a relation, and only these, and RC were as it is.
+        """Return F1 in percent if RCP proposed exactly the gold pairs; None if RC saw no gold pair.
 
-        RC's answers on the pairs it saw stay, those on false pairs go, and the pairs it did not see are answered as
-        well as those it saw, with as many triples for each gold one and as many of them right: that is F1 on the pairs
-        it saw. None where it saw no pair with a relation.
+        The answers on proposed gold pairs stay, and those on false pairs are dropped. Gold pairs that were not
+        proposed are assumed to be answered as well as the proposed ones, so the result is F1 on the proposed gold
+        pairs.
         """
         return self.seen.f1 if self.seen.gold else None
 
     @property
     def perfect_rc(self) -> float:
-        """F1 if RC named exactly the gold relations of each proposed pair that has any, and RCP were as it is.
+        """Return F1 in percent if RC answered every proposed gold pair with exactly its gold relations.
 
-        The wrong answers on false pairs stay: RC of the paper has to name a relation for every pair it is given.
+        The predictions on false pairs stay: RC of the paper must name a relation for every pair.
         """
         return percent(2 * self.seen.gold, self.seen.gold + self.false_pairs + self.counts.gold)
 
     @property
     def perfect_rc_with_none(self) -> float:
-        """The same if RC answered pairs without a relation with none: what the pairs not proposed leave to be had."""
+        """Return F1 in percent if RC also answered false pairs with none; only unproposed pairs are lost."""
         return percent(2 * self.seen.gold, self.seen.gold + self.counts.gold)
 
     def as_json(self) -> dict[str, Any]:
-        """For programs; F1 in percent, the rest are counts."""
         return {
             "losses": {
-                loss.cause: {"missed": loss.missed, "wrong": loss.wrong, "f1_if_mended": loss.counts_if_fixed.f1}
-                for loss in self.losses
+                error.cause: {"missed": error.missed, "wrong": error.wrong, "f1_if_mended": error.counts_if_fixed.f1}
+                for error in self.errors
             },
             "ceilings": {
                 "perfect_rcp_f1": self.perfect_rcp,
@@ -99,58 +103,63 @@ class Analysis:
         }
 
 
-def analyse(triples: Triples, system: int = 0, proposed: ProposalStats | None = None) -> Analysis:
-    """Say why each missed triple was missed, and each wrong one given.
+def analyze(triples: Triples, system: int = 0, proposed: CandidatePairs | None = None) -> Analysis:
+    """Count the errors of one system by cause.
 
-    A pair that RC answered counts as proposed, also where `proposed` lacks it.
+    Pairs with a prediction count as proposed even if `proposed` lacks them.
     """
     predicted, gold = triples.predicted[system], triples.gold
-    candidates = None if proposed is None else _columns(proposed, triples.titles)
+    candidates = None if proposed is None else _candidate_columns(proposed, triples.titles)
     columns = [(triples.document, triples.head, triples.tail), *([] if candidates is None else [candidates])]
     document, head, tail = (np.concatenate(parts) for parts in zip(*columns, strict=True))
-    first, which = distinct(document, head, tail)
-    pair, candidate = which[: len(triples)], which[len(triples) :]
+    first, inverse = distinct(document, head, tail)
+    pair, candidate = inverse[: len(triples)], inverse[len(triples) :]
 
-    def by_pair(mask: Any) -> Any:
+    def per_pair(mask: Any) -> Any:
         return np.bincount(pair[mask], minlength=len(first))
 
-    of_gold, found, right = by_pair(gold), by_pair(predicted), by_pair(predicted & gold)
-    missed, wrong = of_gold - right, found - right
-    answered, related = found > 0, of_gold > 0
-    offered = np.zeros(len(first), dtype=np.bool_)
-    offered[candidate] = True
-    seen = offered | answered
-    # Where a pair of the triples stands is known of one of its triples; pairs of candidates alone need none.
+    gold_count, predicted_count, correct_count = per_pair(gold), per_pair(predicted), per_pair(predicted & gold)
+    missed, wrong = gold_count - correct_count, predicted_count - correct_count
+    has_prediction, has_relation = predicted_count > 0, gold_count > 0
+    is_candidate = np.zeros(len(first), dtype=np.bool_)
+    is_candidate[candidate] = True
+    seen = is_candidate | has_prediction
+    # Any triple of a pair says whether the pair exists; pairs that occur only as candidates do not need it.
     exists = np.zeros(len(first), dtype=np.bool_)
-    exists[pair] = triples.placed & (triples.head != triples.tail)
+    exists[pair] = triples.entities_exist & (triples.head != triples.tail)
     causes: dict[Cause, Any] = {
-        "not_proposed": related & ~seen,
-        "relation_missed": related & seen & (wrong == 0),
-        "relation_wrong": related & (wrong > 0),
-        "false_pair": ~related & exists,
-        "no_such_pair": ~related & ~exists,
+        "not_proposed": has_relation & ~seen,
+        "relation_missed": has_relation & seen & (wrong == 0),
+        "relation_wrong": has_relation & (wrong > 0),
+        "false_pair": ~has_relation & exists,
+        "no_such_pair": ~has_relation & ~exists,
     }
-    counts = Counts(int(right.sum()), int(found.sum()), int(of_gold.sum()))
-    losses = []
+    counts = Counts(int(correct_count.sum()), int(predicted_count.sum()), int(gold_count.sum()))
+    errors = []
     for cause, pairs in causes.items():
-        lacking, excess = int(missed[pairs].sum()), int(wrong[pairs].sum())
-        losses.append(ErrorCount(cause, lacking, excess, counts + Counts(lacking, lacking - excess, 0)))
-    of_seen = related & seen
+        cause_missed, cause_wrong = int(missed[pairs].sum()), int(wrong[pairs].sum())
+        fixed = counts + Counts(cause_missed, cause_missed - cause_wrong, 0)
+        errors.append(ErrorCount(cause, cause_missed, cause_wrong, fixed))
+    seen_gold = has_relation & seen
     return Analysis(
         counts=counts,
-        losses=tuple(losses),
+        errors=tuple(errors),
         proposed=None
         if candidates is None
-        else Counts(int((offered & related).sum()), int(offered.sum()), int(related.sum())),
-        unproposed=0 if candidates is None else int(found[~offered].sum()),
-        seen=Counts(int(right[of_seen].sum()), int(found[of_seen].sum()), int(of_gold[of_seen].sum())),
+        else Counts(int((is_candidate & has_relation).sum()), int(is_candidate.sum()), int(has_relation.sum())),
+        unproposed=0 if candidates is None else int(predicted_count[~is_candidate].sum()),
+        seen=Counts(*(int(count[seen_gold].sum()) for count in (correct_count, predicted_count, gold_count))),
         false_pairs=int(wrong[causes["false_pair"]].sum()),
     )
 
 
-def _columns(proposed: ProposalStats, titles: tuple[str, ...]) -> tuple[Ints, Ints, Ints]:
-    """Documents, heads and tails of the pairs; documents beyond `titles` are unknown."""
-    places = {title: place for place, title in enumerate(titles)}
-    rows = [(places.setdefault(title, len(places)), head, tail) for title, pairs in proposed for head, tail in pairs]
+def _candidate_columns(proposed: CandidatePairs, titles: tuple[str, ...]) -> tuple[Ints, Ints, Ints]:
+    """Return document, head and tail of the candidate pairs; unknown documents get indices beyond `titles`."""
+    title_index = {title: index for index, title in enumerate(titles)}
+    rows = [
+        (title_index.setdefault(title, len(title_index)), head, tail)
+        for title, pairs in proposed
+        for head, tail in pairs
+    ]
     document, head, tail = np.array(rows, dtype=np.int32).reshape(-1, 3).T
     return document, head, tail

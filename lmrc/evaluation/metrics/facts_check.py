@@ -1,4 +1,4 @@
-"""Whether training facts fit the gold documents: Ign F1 with those of another data set looks better than it is."""
+"""Check that training facts fit the gold documents. With facts of another data set, Ign F1 is too high."""
 
 from __future__ import annotations
 
@@ -13,115 +13,118 @@ from lmrc.corpus.download import FILES
 from lmrc.evaluation.metrics.gold_table import Gold, Source
 from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.metrics.triple_table import Flags, Triples, distinct
-from lmrc.evaluation.paper_scores import STATISTICS, data_set, printed
+from lmrc.evaluation.paper_scores import STATISTICS, data_set_by_statistics, load_paper_tables
 
 NAMES = {"docred": "DocRED", "redocred": "Re-DocRED"}
 
+# `_content_hash` of the 52,293 facts of DocRED's train_annotated.json. Files with these facts differ in their order.
 DOCRED_FACTS = "119df01b4b27eaaeff85851f852277c14200709a7c4d7424b45b5504d24fdba6"
-"""`_content` of the 52,293 facts of DocRED's train_annotated.json. Lists of them differ in order, so files do too."""
 
-
+# Warn if labels per document differ by more than this factor between training and gold documents. Re-DocRED's dev and
+# train differ by 1.2.
 DENSITY_RATIO = 1.5
-"""Labels a document differ by more between documents that were not annotated alike. Re-DocRED's dev and train: 1.2."""
 
-FEWEST_DOCUMENTS = 50
-"""Fewer say nothing of labels a document."""
+# Densities of fewer documents are not compared.
+MIN_DOCUMENTS = 50
 
+# Warn if more than this share of the gold triples are training facts. Re-DocRED dev has 8 % with DocRED's facts.
 GOLD_SHARE = 0.5
-"""So many gold triples among the facts of other documents are not to be believed. Re-DocRED dev has 8 % of DocRED's."""
 
 
 @dataclass(frozen=True, slots=True)
 class Density:
-    """Labels a document."""
+    """Labels per document."""
 
     documents: int
     labels: int
 
-    def far_from(self, other: Density) -> bool:
-        """Whether both are known well, and one is much larger than the other."""
-        if min(self.documents, other.documents) < FEWEST_DOCUMENTS or not (self.labels and other.labels):
+    def differs_from(self, other: Density) -> bool:
+        """Return whether both have enough documents and differ by more than `DENSITY_RATIO`."""
+        if min(self.documents, other.documents) < MIN_DOCUMENTS or not (self.labels and other.labels):
             return False
         ratio = (self.labels / self.documents) / (other.labels / other.documents)
         return not 1 / DENSITY_RATIO <= ratio <= DENSITY_RATIO
 
 
+# DocRED's train_annotated.json (Yao et al., 2019) has 12.5 labels per document, as its dev. Re-DocRED has 28 to 35.
 DOCRED_TRAINING = Density(3_053, 38_180)
-"""DocRED's train_annotated.json (Yao et al., 2019): 12.5 labels a document, as its dev. Re-DocRED's have 28 to 35."""
 
 
 def facts_warnings(triples: Triples, in_training: Flags, facts: Facts, ign_variant: IgnVariant) -> tuple[str, ...]:
-    """Reasons to doubt Ign F1, as sentences for the user. `in_training`: which gold triples are facts."""
-    gold = triples.known
-    found = []
-    ours = data_set_of(gold)
-    theirs = "docred" if _content(facts) == DOCRED_FACTS else _data_set(facts.built_from)
+    """Return reasons why Ign F1 may be misleading; `in_training` are the gold triples that are facts, `[triples]`."""
+    gold = triples.documents
+    warnings = []
+    gold_set = data_set_of(gold)
+    facts_set = "docred" if _content_hash(facts) == DOCRED_FACTS else _data_set_of_file(facts.built_from)
     density = Density(len(gold), int(triples.gold.sum()))
-    if ours and theirs and ours != theirs:
-        found.append(
-            f"the facts are those of {NAMES[theirs]}, the gold documents are {NAMES[ours]}'s: Ign F1 will not compare "
-            f"with scores that use the facts of {NAMES[ours]}'s training set; give that as training facts"
+    if gold_set and facts_set and gold_set != facts_set:
+        warnings.append(
+            f"the facts are those of {NAMES[facts_set]}, but the gold documents are {NAMES[gold_set]}'s: this Ign F1 "
+            f"cannot be compared with scores that use {NAMES[gold_set]}'s training facts; give the training set of "
+            f"{NAMES[gold_set]} as --train-facts"
         )
-    elif (training := _training_density(facts, theirs)) is not None and density.far_from(training):
-        found.append(
+    elif (training := _training_density(facts, facts_set)) is not None and density.differs_from(training):
+        warnings.append(
             f"the gold documents have {density.labels / density.documents:.1f} triples each, those of the training "
-            f"facts {training.labels / training.documents:.1f}: they were not annotated alike, as with Re-DocRED and "
-            "facts of DocRED; give the training set that belongs to the gold documents"
+            f"facts {training.labels / training.documents:.1f}: they were annotated differently, as Re-DocRED and "
+            "DocRED were; give the training set that belongs to the gold documents"
         )
-    if ours and ours != ign_variant:
-        found.append(
-            f"the gold documents are {NAMES[ours]}'s, but Ign F1 is computed as for {NAMES[ign_variant]}: give "
-            f"--ign-variant {ours}, or leave it away"
+    if gold_set and gold_set != ign_variant:
+        warnings.append(
+            f"the gold documents are {NAMES[gold_set]}'s, but Ign F1 uses the formula of {NAMES[ign_variant]}: give "
+            f"--ign-variant {gold_set}, or omit the option"
         )
     shared = set(gold.titles) & facts.training.titles if facts.training is not None else set()
     if shared:
-        found.append(
+        warnings.append(
             f"{len(shared):,} of the {len(gold):,} gold documents are among the training documents, such as "
-            f"{min(shared)!r}: their own triples are taken out of Ign F1"
+            f"{min(shared)!r}: Ign F1 ignores their own triples"
         )
     elif density.labels and (share := in_training.sum() / density.labels) > GOLD_SHARE:
-        found.append(
+        warnings.append(
             f"{100 * share:.0f} % of the gold triples are training facts: were these made from the gold documents?"
         )
-    if density.labels and not np.isin(gold.relation, _places(triples, facts)).any():
-        found.append("no relation of the gold documents occurs in the training facts: are these of another data set?")
-    return tuple(found)
+    if density.labels and not np.isin(gold.relation, _fact_relations(triples, facts)).any():
+        warnings.append("no relation of the gold documents occurs in the training facts: are they of another data set?")
+    return tuple(warnings)
 
 
-def _places(triples: Triples, facts: Facts) -> list[int]:
-    relations = triples.known.relations
+def _fact_relations(triples: Triples, facts: Facts) -> list[int]:
+    relations = triples.documents.relations
     return [relations.index(relation) for relation in facts.by_relation() if relation in relations]
 
 
-def _training_density(facts: Facts, data_set: str | None) -> Density | None:
+def _training_density(facts: Facts, facts_set: str | None) -> Density | None:
     if facts.training is not None:
         return Density(len(facts.training.titles), sum(facts.training.triples.values()))
-    return DOCRED_TRAINING if data_set == "docred" else None
+    return DOCRED_TRAINING if facts_set == "docred" else None
 
 
 def data_set_of(gold: Gold) -> IgnVariant | None:
-    """The published data set that gold documents are of: by their file, or by the figures of table 1."""
-    return _data_set(gold.source) or _by_figures(gold)
+    """Return the published data set of gold documents, by their file or by the statistics of table 1."""
+    return _data_set_of_file(gold.source) or _data_set_by_statistics(gold)
 
 
-def variant_of(gold: Gold, facts: Facts | None) -> IgnVariant:
-    """Whose formula of Ign F1 is usual: that of the gold documents' data set, or of the facts', or else DocRED's."""
-    return data_set_of(gold) or (_data_set(facts.built_from) if facts is not None else None) or "docred"
+def ign_variant_for(gold: Gold, facts: Facts | None) -> IgnVariant:
+    """Return the Ign F1 variant of the data set of the gold documents, or of the facts, or else DocRED's."""
+    return data_set_of(gold) or (_data_set_of_file(facts.built_from) if facts is not None else None) or "docred"
 
 
-def _by_figures(gold: Gold) -> IgnVariant | None:
+def _data_set_by_statistics(gold: Gold) -> IgnVariant | None:
     entities = gold.entities.astype(np.int64)
     candidate_pairs = int((entities * (entities - 1)).sum())
-    if f"{candidate_pairs:,}" not in printed()["1"].rows[0]["values"]:
+    # Counting the pairs and triples below takes longer.
+    if f"{candidate_pairs:,}" not in load_paper_tables()["1"].rows[0]["values"]:
         return None
     pairs = len(distinct(gold.document, gold.head, gold.tail)[0])
     triples = len(distinct(gold.document, gold.head, gold.tail, gold.relation)[0])
-    known = data_set(dict(zip(STATISTICS, (candidate_pairs, candidate_pairs - pairs, pairs, triples), strict=True)))
-    return None if known is None else "redocred" if known.startswith("Re-") else "docred"
+    statistics = dict(zip(STATISTICS, (candidate_pairs, candidate_pairs - pairs, pairs, triples), strict=True))
+    name = data_set_by_statistics(statistics)
+    return None if name is None else "redocred" if name.startswith("Re-") else "docred"
 
 
-def _data_set(source: Source | None) -> IgnVariant | None:
-    """The published data set that a file is of: by its hash, or by a name that only that data set uses."""
+def _data_set_of_file(source: Source | None) -> IgnVariant | None:
+    """Return the published data set of a file, by its hash or by a name that only this data set uses."""
     if source is None:
         return None
     names: tuple[IgnVariant, ...] = get_args(IgnVariant)
@@ -133,6 +136,6 @@ def _data_set(source: Source | None) -> IgnVariant | None:
     return "docred" if "train_annotated" in source.name else None
 
 
-def _content(facts: Facts) -> str:
-    """SHA-256 of the facts themselves, whatever file they come from."""
+def _content_hash(facts: Facts) -> str:
+    """Return the SHA-256 of the sorted facts, whichever file they were read from."""
     return hashlib.sha256("\n".join(sorted(map("\t".join, facts.triples))).encode()).hexdigest()

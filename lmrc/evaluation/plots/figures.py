@@ -1,4 +1,4 @@
-"""Line and bar figures. Those of matrices are in `lmrc.evaluation.plots.heatmaps`."""
+"""Line and bar plots. Heat maps are in `lmrc.evaluation.plots.heatmaps`."""
 
 from __future__ import annotations
 
@@ -12,27 +12,37 @@ from lmrc.common.errors import UserError
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.scores import Counts, Scores
 from lmrc.evaluation.plots.read_curves import Aligned, Calibration, Series
-from lmrc.evaluation.plots.style import COLOURS, DASHES, FOREGROUND, HATCHES, Plot, label, legend, minimal_axes, style
+from lmrc.evaluation.plots.style import (
+    COLORS,
+    DASHES,
+    FOREGROUND,
+    HATCHES,
+    Plot,
+    add_legend,
+    legend_label,
+    minimal_axes,
+    style,
+)
 
+# Best theta of the LM without RCP in figure 3 of the paper, by its text; the points are not printed.
 PAPER_PEAK = 0.55
-"""Where figure 3 of the paper has the LM without RCP at its best, by its text: its points are not printed."""
 
 PAPER_THRESHOLD = 0.5
 
+# Titles of learning curves by metric; other metrics are titled by their name.
 PANELS = {"loss": "loss", "dev_f1": "F1 on dev in percent", "dev_loss": "loss on dev"}
-"""Titles of learning curves by the name in the log; others have that name."""
 
+# Inches; a wider figure does not fit on a page.
 WIDEST = 10.0
-"""Inches: a wider figure cannot be read on a page."""
 
+# A curve with more steps than MANY_STEPS is drawn faint, with a running mean over 1 / WINDOWS of them.
 MANY_STEPS, WINDOWS = 100, 50
-"""A curve with more logged steps is drawn faint, and over it its running mean over one in so many of them."""
 
 
 def learning_curves(
     runs: Sequence[tuple[str, Mapping[str, Series]]], metrics: Sequence[str] = ("loss", "dev_f1")
 ) -> Plot:
-    """One panel a metric, one line a run. Metrics that no run has logged get no panel.
+    """Plot one panel per metric that a run has logged, with one line per run.
 
     Raises:
         UserError: no run has logged any of `metrics`.
@@ -46,26 +56,26 @@ def learning_curves(
             for index, (name, curves) in enumerate(runs):
                 series = curves.get(metric, {})
                 steps, values = list(series), np.array(list(series.values()))
-                colour = COLOURS[index % len(COLOURS)]
+                color = COLORS[index % len(COLORS)]
                 if len(series) > MANY_STEPS:
-                    panel.plot(steps, values, color=colour, linewidth=0.6, alpha=0.35)
+                    panel.plot(steps, values, color=color, linewidth=0.6, alpha=0.35)
                     values = running_mean(values, len(series) // WINDOWS)
-                # Few points, such as one evaluation an epoch, are seen only with markers.
+                # A few points, such as one evaluation per epoch, are visible only with markers.
                 marker = "o" if len(series) <= 20 else ""
                 dashes = DASHES[index % len(DASHES)]
-                panel.plot(steps, values, label=label(name), color=colour, linestyle=dashes, marker=marker)
+                panel.plot(steps, values, label=legend_label(name), color=color, linestyle=dashes, marker=marker)
             panel.set_xlim(left=0)
             panel.set_xlabel("optimizer step")
             panel.set_title(PANELS.get(metric, metric), loc="left")
             minimal_axes(panel, grid="y")
         if len(runs) > 1:
-            legend(panel)
+            add_legend(panel)
     names = ", ".join(name for name, _ in runs)
     return Plot(figure, f"Learning curves of {names}: {', '.join(shown)} by optimizer step")
 
 
 def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64]:
-    """[values] the mean of each value and those before it, `window` in all; of fewer at the beginning."""
+    """Return the mean of the last `window` values at each position, `[values]`; of fewer at the beginning."""
     sums = np.concatenate([[0.0], np.cumsum(values)])
     ends = np.arange(1, len(values) + 1)
     starts = np.maximum(ends - window, 0)
@@ -73,7 +83,7 @@ def running_mean(values: NDArray[np.float64], window: int) -> NDArray[np.float64
 
 
 def relation_bars(scores: Scores, relations: RelationSet) -> Plot:
-    """F1 of every relation with gold triples, the most frequent on top, with its number of gold triples.
+    """Plot F1 of each relation with gold triples, the most frequent one on top.
 
     Raises:
         UserError: there is no gold triple.
@@ -81,14 +91,14 @@ def relation_bars(scores: Scores, relations: RelationSet) -> Plot:
     present = [(id, counts) for id, counts in scores.per_relation.items() if counts.gold]
     if not present:
         raise UserError("no F1 per relation to draw: the gold documents have no triples")
-    present.sort(key=lambda item: (-item[1].gold, relations.index(item[0])))
+    present.sort(key=lambda item: -item[1].gold)
     with style():
         figure = Figure(figsize=(7.2, 0.9 + 0.21 * len(present)), layout="constrained")
         axes = figure.subplots()
-        places = range(len(present))
-        bars = axes.barh(places, [counts.f1 for _, counts in present], height=0.7, color=COLOURS[0])
+        positions = range(len(present))
+        bars = axes.barh(positions, [counts.f1 for _, counts in present], height=0.7, color=COLORS[0])
         axes.bar_label(bars, [f"{counts.f1:.1f}" for _, counts in present], padding=3, fontsize=8)
-        axes.set_yticks(places, [f"{relations.name(id)} ({counts.gold:,})" for id, counts in present])
+        axes.set_yticks(positions, [f"{relations.name(id)} ({counts.gold:,})" for id, counts in present])
         axes.set_ylim(len(present) - 0.4, -0.6)
         axes.set_xlim(0, 108)
         axes.set_xticks(range(0, 101, 20))
@@ -99,33 +109,32 @@ def relation_bars(scores: Scores, relations: RelationSet) -> Plot:
 
 
 def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> Plot:
-    """Draw F1 of the parts of the triples, such as by sentence distance: a group of bars a part, a bar a run.
+    """Plot F1 of each part of a split, as a group of bars with one bar per run. Empty parts are omitted.
 
-    `kind` names what splits them. The runs are on the same documents: under each part stands its number of gold
-    triples. Parts without a triple are left away.
+    The runs must be on the same documents.
 
     Raises:
-        UserError: there is no triple.
+        UserError: all parts are empty.
     """
     parts = list(dict.fromkeys(part for _, counts in runs for part, c in counts.items() if c.gold or c.predicted))
     if not parts:
         raise UserError(f"no F1 by {kind} to draw: nothing is gold or predicted")
     width = 0.8 / len(runs)
     inches = min(WIDEST, max(4.2, 0.6 + 0.75 * len(parts) * max(1.0, 0.55 * len(runs))))
-    # Numbers that would touch stand upright.
-    upright = inches * width / len(parts) < 0.3
+    # Rotate the numbers if they would touch.
+    rotated = inches * width / len(parts) < 0.3
     with style():
         figure = Figure(figsize=(inches, 3.2), layout="constrained")
         axes = figure.subplots()
         for index, (name, counts) in enumerate(runs):
-            places = [place + (index - (len(runs) - 1) / 2) * width for place in range(len(parts))]
+            positions = [part + (index - (len(runs) - 1) / 2) * width for part in range(len(parts))]
             heights = [counts.get(part, Counts()).f1 for part in parts]
             bars = axes.bar(
-                places,
+                positions,
                 heights,
                 width * 0.94,
-                label=label(name),
-                color=COLOURS[index % len(COLOURS)],
+                label=legend_label(name),
+                color=COLORS[index % len(COLORS)],
                 hatch=HATCHES[index % len(HATCHES)],
                 edgecolor="white",
                 linewidth=0.0,
@@ -135,28 +144,29 @@ def split_bars(kind: str, runs: Sequence[tuple[str, Mapping[str, Counts]]]) -> P
                 [f"{height:.1f}" for height in heights],
                 padding=2,
                 fontsize=8 if len(runs) < 3 else 6.5,
-                rotation=90 if upright else 0,
+                rotation=90 if rotated else 0,
             )
         first = runs[0][1]
         axes.set_xticks(
             range(len(parts)),
             [f"{part.replace('_', ' ')}\n({first.get(part, Counts()).gold:,})" for part in parts],
         )
-        axes.set_ylim(0, 118 if upright else 108)
+        axes.set_ylim(0, 118 if rotated else 108)
         axes.set_yticks(range(0, 101, 20))
         axes.set_ylabel("F1 in percent")
         axes.set_xlabel(f"{kind} (gold triples)")
         axes.tick_params("x", length=0)
         minimal_axes(axes, grid="y")
         if len(runs) > 1:
-            legend(axes)
+            add_legend(axes)
     return Plot(figure, f"F1 by {kind}")
 
 
 def precision_recall(models: Sequence[tuple[str, Calibration, Sequence[float]]]) -> Plot:
-    """Precision and recall of RCP on dev, a line a model, with its thresholds of best F1 and of the paper.
+    """Plot precision over recall of RCP on dev, one line per model, with marks for some thresholds.
 
-    The third of a model are the thresholds that were used. Faint lines join points of equal F1.
+    A model is its name, calibration and used thresholds. The marks are the thresholds of the best F1, of the paper, and
+    those used. Faint lines have equal F1.
     """
     with style():
         figure = Figure(figsize=(5.4, 3.8), layout="constrained")
@@ -175,36 +185,37 @@ def precision_recall(models: Sequence[tuple[str, Calibration, Sequence[float]]])
                 va="center",
             )
         for index, (name, calibration, used) in enumerate(models):
-            colour = COLOURS[index % len(COLOURS)]
+            color = COLORS[index % len(COLORS)]
             recalls, _, precisions = zip(*calibration.curve, strict=True)
-            axes.plot(recalls, precisions, color=colour, linestyle=DASHES[index % len(DASHES)], label=label(name))
+            axes.plot(recalls, precisions, color=color, linestyle=DASHES[index % len(DASHES)], label=legend_label(name))
             best, f1 = calibration.best
             marks = [("o", best, f"best F1 {f1:.1f}: threshold {best:.3f}")]
             marks.append(("s", PAPER_THRESHOLD, f"the paper's threshold {PAPER_THRESHOLD}"))
             marks += [("X", threshold, f"used: threshold {threshold:.3f}") for threshold in used]
-            for marker, threshold, told in marks:
+            for marker, threshold, mark_label in marks:
                 axes.plot(
                     *calibration.at(threshold),
                     marker=marker,
                     markersize=8 if marker == "X" else 7,
                     linestyle="",
-                    color=colour,
-                    markerfacecolor="none" if marker == "s" else colour,
-                    label=told,
+                    color=color,
+                    markerfacecolor="none" if marker == "s" else color,
+                    label=mark_label,
                 )
         axes.set_xlim(0, 100)
         axes.set_ylim(0, 102)
         axes.set_xlabel("recall in percent")
         axes.set_ylabel("precision in percent")
         minimal_axes(axes, grid="both")
-        legend(axes, most_columns=2)
+        add_legend(axes, max_columns=2)
     return Plot(figure, "Precision over recall of the candidate classifier on dev, with the chosen threshold")
 
 
 def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Plot:
-    """Figure 3: F1 over theta, the least similarity at which a relation outside the set is aligned; best ones marked.
+    """Plot F1 over theta, with a mark at the best theta of each run (figure 3).
 
-    The range of F1 is that of the curves: their differences are small, by the paper too.
+    Theta is the least similarity at which a relation outside the set is aligned to it. The F1 axis shows only the range
+    of the curves, because the differences are small.
     """
     with style():
         figure = Figure(figsize=(5.4, 3.2), layout="constrained")
@@ -215,11 +226,11 @@ def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Plot:
             axes.plot(
                 [point.theta for point in points],
                 [point.f1 for point in points],
-                color=COLOURS[index % len(COLOURS)],
+                color=COLORS[index % len(COLORS)],
                 linestyle=DASHES[index % len(DASHES)],
                 marker="o",
                 markevery=[list(points).index(best)],
-                label=label(f"{name}: {best.f1:.2f} at θ = {best.theta:g}"),
+                label=legend_label(f"{name}: {best.f1:.2f} at θ = {best.theta:g}"),
             )
         axes.annotate(
             f"paper, LM alone: ≈ {PAPER_PEAK}",
@@ -231,8 +242,8 @@ def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Plot:
             va="top",
         )
         axes.margins(y=0.2)
-        axes.set_xlabel("θ: least cosine similarity that aligns")
+        axes.set_xlabel("θ: least cosine similarity for an alignment")
         axes.set_ylabel("F1 in percent")
         minimal_axes(axes, grid="y")
-        legend(axes, most_columns=1)
-    return Plot(figure, "F1 over the similarity from which relations outside the set are aligned to it")
+        add_legend(axes, max_columns=1)
+    return Plot(figure, "F1 over the least similarity at which relations outside the set are aligned to it")

@@ -1,4 +1,4 @@
-"""Figures of matrices: F1 by relation and system (figure 2 of the paper), confusion between relations."""
+"""Heat maps: F1 by relation and system (figure 2 of the paper), and confusion between relations."""
 
 from __future__ import annotations
 
@@ -17,13 +17,15 @@ from lmrc.evaluation.paper_scores import ABSENT
 from lmrc.evaluation.plots.style import FOREGROUND, Plot, style
 from lmrc.evaluation.tables.table import Table
 
+# Number of relations with a row of their own in the confusion matrix.
 MOST_CONFUSED = 12
 
 
 def relation_heatmap(table: Table) -> Plot:
-    """Figure 2: F1 by relation and system, darker is better, white where nothing was correct.
+    """Plot F1 by relation and system (figure 2): darker is better, white means that nothing was correct.
 
-    `table` has two columns of words, id and name, and one a system; its rows stand in two panels, in its order.
+    Args:
+        table: columns id and name, then one column of F1 per system. More than 30 rows are split into two panels.
 
     Raises:
         UserError: the table has no row.
@@ -38,9 +40,11 @@ def relation_heatmap(table: Table) -> Plot:
         figure = Figure(figsize=(width, 1.5 + 0.16 * half), layout="constrained")
         for axes, rows in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             values = np.array([[np.nan if cell == ABSENT else float(cell) for cell in row[2:]] for row in rows])
-            _cells(axes, values / 100, [[_whole(value) for value in row] for row in values.tolist()], 6)
-            axes.set_ylim(half, 0)  # rows of both panels are of one height
-            axes.set_yticks(np.arange(len(rows)) + 0.5, [f"{_short(row[1])} {row[0]}" for row in rows], fontsize=6.5)
+            _draw_cells(axes, values / 100, [[_rounded(value) for value in row] for row in values.tolist()], 6)
+            axes.set_ylim(half, 0)  # the rows of both panels have the same height
+            axes.set_yticks(
+                np.arange(len(rows)) + 0.5, [f"{_shortened(row[1])} {row[0]}" for row in rows], fontsize=6.5
+            )
             axes.set_xticks(
                 np.arange(len(systems)) + 0.5, systems, rotation=60, ha="left", rotation_mode="anchor", fontsize=7
             )
@@ -48,31 +52,31 @@ def relation_heatmap(table: Table) -> Plot:
 
 
 def confusion_heatmap(counts: Confusion, relations: RelationSet) -> Plot:
-    """Gold relations (rows) against predicted ones on the same pair (columns): the most confused, and the rest as one.
+    """Plot gold relations (rows) against predicted ones (columns) of the same pair.
 
-    A cell has its count and the shade of its share of the row.
+    The most confused relations have a row of their own; the others are merged. A cell shows its count, and its shade
+    is its share of the row.
 
     Raises:
-        UserError: nothing is gold and nothing predicted.
+        UserError: nothing is gold or predicted.
     """
     shown = most_confused(counts, MOST_CONFUSED)
     if not shown:
         raise UserError("no confusion to draw: no relation is gold or predicted")
     size = len(shown)
-    place = {relation: index for index, relation in enumerate(shown)}
-
-    def at(relation: str | None) -> int:
-        return size + 1 if relation is None else place.get(relation, size)
+    indices: dict[str | None, int] = {relation: index for index, relation in enumerate(shown)}
+    indices[None] = size + 1
 
     matrix = np.zeros((size + 2, size + 2), dtype=int)
-    for (wanted, told), number in counts.items():
-        matrix[at(wanted), at(told)] += number
-    names = [_short(relations.name(id)) if id in relations else id for id in shown]
+    for (expected, predicted), count in counts.items():
+        matrix[indices.get(expected, size), indices.get(predicted, size)] += count
+    names = [_shortened(relations.name(id)) if id in relations else id for id in shown]
     with style():
         figure = Figure(figsize=(2.6 + 0.42 * (size + 2), 2.0 + 0.3 * (size + 2)), layout="constrained")
         axes = figure.subplots()
-        whole = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
-        _cells(axes, matrix / whole, [[f"{n:,}" if n else "" for n in row] for row in matrix.tolist()], 6.5)
+        row_sums = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
+        texts = [[f"{count:,}" if count else "" for count in row] for row in matrix.tolist()]
+        _draw_cells(axes, matrix / row_sums, texts, 6.5)
         axes.set_ylim(size + 2, 0)
         axes.set_yticks(np.arange(size + 2) + 0.5, [*names, "other relations", "not gold"], fontsize=7.5)
         axes.set_xticks(
@@ -89,23 +93,23 @@ def confusion_heatmap(counts: Confusion, relations: RelationSet) -> Plot:
     return Plot(figure, f"Confusion between the {size} most confused relations: gold against predicted")
 
 
-def _cells(axes: Axes, shares: NDArray[np.float64], texts: Sequence[Sequence[str]], size: float) -> None:
-    """A grid of cells, each shaded by a share of 0 (white) to 1, with its text; those of no number are left empty."""
+def _draw_cells(axes: Axes, shares: NDArray[np.float64], texts: Sequence[Sequence[str]], fontsize: float) -> None:
+    """Draw a grid of cells with shades `shares` [rows, columns] from 0 (white) to 1; NaN is not shaded."""
     shades = colormaps["Blues"].with_extremes(bad="none", under="white")
     mesh = np.ma.masked_invalid(np.where(shares == 0, -1, shares))
     axes.pcolormesh(mesh, cmap=shades, vmin=0.0, vmax=1.0, edgecolors="#c8c8c8", linewidth=0.3)
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
             share = shares[row, column]
-            ink = FOREGROUND if np.isnan(share) else "white" if share > 0.7 else "black"
-            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=size, color=ink)
+            color = FOREGROUND if np.isnan(share) else "white" if share > 0.7 else "black"
+            axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=fontsize, color=color)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)
 
 
-def _whole(value: float) -> str:
+def _rounded(value: float) -> str:
     return ABSENT if np.isnan(value) else f"{value:.0f}"
 
 
-def _short(name: str) -> str:
+def _shortened(name: str) -> str:
     return name if len(name) <= 34 else f"{name[:33].rstrip()}…"

@@ -1,4 +1,4 @@
-"""Curves that runs leave behind: learning, precision and recall of RCP on dev, F1 over the threshold of alignment."""
+"""Curves that runs write: learning curves, precision and recall of RCP on dev, F1 over the alignment threshold."""
 
 from __future__ import annotations
 
@@ -10,39 +10,42 @@ from typing import Any
 
 from lmrc.common.errors import UserError
 
+# Values by optimizer step, in ascending order.
 Series = dict[int, float]
-"""Values by optimizer step, steps ascending."""
 
+# RCP writes it beside its best weights.
 CALIBRATION = "calibration.json"
-"""RCP writes it beside its best weights."""
 
+# The metrics that a training logs, in the run folder.
 METRICS = "metrics.jsonl"
-"""Where a run folder keeps what training logged."""
 
+# The scores of `lmrc score --align` for each threshold, in the run folder.
 SWEEP = "alignment.json"
-"""Where a run folder keeps the sweep of `lmrc score --align`."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Calibration:
-    """Precision and recall of RCP on dev over its threshold, in percent; recall ascends, thresholds descend."""
+    """Precision and recall of RCP on dev by threshold, in percent.
+
+    Attributes:
+        best: threshold of the best F1, and that F1.
+        curve: (recall, threshold, precision); recall ascends, thresholds descend.
+    """
 
     best: tuple[float, float]
-    """The threshold of the best F1, and that F1."""
     curve: tuple[tuple[float, float, float], ...]
-    """(recall, threshold, precision)."""
 
     def at(self, threshold: float) -> tuple[float, float]:
-        """(recall, precision) of the pairs with at least this probability, to a thousandth of recall."""
+        """Return recall and precision of the pairs with at least this probability."""
         reached = [(recall, precision) for recall, above, precision in self.curve if above >= threshold]
         return reached[-1] if reached else (0.0, 100.0)
 
 
 @dataclass(frozen=True, slots=True)
 class Aligned:
-    """Scores, in percent, where relations outside the set are aligned to it from similarity `theta` on."""
+    """Scores in percent if relations outside the set are aligned to it at a similarity of at least `theta`."""
 
     theta: float
     precision: float
@@ -51,13 +54,13 @@ class Aligned:
 
 
 def read_curves(path: str | Path) -> dict[str, Series]:
-    """The numbers of a `metrics.jsonl` by name, each by step.
+    """Read a metrics.jsonl and return the values of each metric by step.
 
-    A run that resumed has logged some steps twice: the later line holds. A last line without its end is still being
-    written and is left away.
+    A resumed run logs some steps twice; the later line applies. An incomplete last line is still being written and is
+    ignored.
 
     Raises:
-        UserError: the file is missing or unreadable, or a line is not a JSON object with an integer "step".
+        UserError: the file cannot be read, or a line is not a JSON object with an integer "step".
     """
     path = Path(path)
     try:
@@ -65,7 +68,7 @@ def read_curves(path: str | Path) -> dict[str, Series]:
     except (OSError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: cannot be read as a metrics.jsonl: {error}") from error
     if lines.pop():
-        logger.warning("%s: the last line is incomplete and left away", path)
+        logger.warning("%s: the last line is incomplete and ignored", path)
     curves: dict[str, Series] = {}
     for number, line in enumerate(lines, 1):
         try:
@@ -81,25 +84,27 @@ def read_curves(path: str | Path) -> dict[str, Series]:
 
 
 def read_calibration(path: Path) -> Calibration | None:
-    """The calibration of an RCP model; None where dev had no pair with a relation.
+    """Read the calibration of an RCP model; return None if dev had no pair with a relation.
 
-    Raises UserError where the file cannot be read or is damaged.
+    Raises:
+        UserError: the file cannot be read or is damaged.
     """
-    raw = _json(path)
+    raw = _read_json(path)
     try:
         curve = tuple((float(recall), float(above), float(precision)) for recall, above, precision in raw["curve"])
         threshold, f1 = raw["f1"]
         return Calibration((float(threshold), float(f1)), curve) if curve else None
     except (KeyError, TypeError, ValueError) as error:
-        raise UserError(f"{path} is damaged ({error!r}); train RCP again to have it written anew") from error
+        raise UserError(f"{path} is damaged ({error!r}); train RCP again to write it anew") from error
 
 
 def read_sweep(path: Path) -> list[Aligned]:
-    """F1 over theta: a JSON list of {"theta", "precision", "recall", "f1"}, sorted by theta.
+    """Read F1 over theta, a JSON list of {"theta", "precision", "recall", "f1"}, and sort it by theta.
 
-    Raises UserError where the file cannot be read or holds something else.
+    Raises:
+        UserError: the file cannot be read or has another format.
     """
-    raw = _json(path)
+    raw = _read_json(path)
     try:
         points = [Aligned(*(float(point[key]) for key in ("theta", "precision", "recall", "f1"))) for point in raw]
     except (KeyError, TypeError, ValueError) as error:
@@ -107,11 +112,11 @@ def read_sweep(path: Path) -> list[Aligned]:
             f'{path}: expected a list of {{"theta": …, "precision": …, "recall": …, "f1": …}} ({error!r})'
         ) from error
     if not points:
-        raise UserError(f"{path}: holds no point; give at least one theta")
+        raise UserError(f"{path}: the list is empty; give at least one theta")
     return sorted(points, key=lambda point: point.theta)
 
 
-def _json(path: Path) -> Any:
+def _read_json(path: Path) -> Any:
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:

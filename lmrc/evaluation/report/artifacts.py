@@ -1,4 +1,4 @@
-"""Every table and figure of some runs, and their files."""
+"""Tables and figures of a report, and their files."""
 
 from __future__ import annotations
 
@@ -33,60 +33,70 @@ from lmrc.evaluation.plots.style import Plot
 from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables.latex import latex
 from lmrc.evaluation.tables.paper_comparison import paper_tables, relations_table, runs_by_relation
-from lmrc.evaluation.tables.run_tables import by_data, ceiling_table, labels_of, loss_table, split_table, summary_table
+from lmrc.evaluation.tables.run_tables import (
+    error_table,
+    group_by_data,
+    run_labels,
+    split_table,
+    summary_table,
+    upper_bound_table,
+)
 from lmrc.evaluation.tables.table import Table, coverage, relation_table, remarks
 
-WORDS = re.compile(r"[^\w.]+")
-"""What stands between the words of a data set's name; a dash in names of files."""
+# Characters in the name of a data set that become a dash in file names.
+SEPARATORS = re.compile(r"[^\w.]+")
 
-PUBLISHED = "a whole dev or test set of DocRED or Re-DocRED (known by the figures of table 1)"
-"""The documents of a run that can stand in the paper's tables."""
+# Documents of a run that can be compared with the paper's tables.
+PUBLISHED = "a whole dev or test set of DocRED or Re-DocRED (recognized by the statistics of table 1)"
 
 CURVES = ("loss", "dev_f1", "dev_loss")
 
 
 @dataclass(frozen=True, slots=True)
 class ReportItem:
-    """A table or figure with its title, what must be said of it, and the name of its files."""
+    """A table or figure of a report.
+
+    Attributes:
+        name: name of its files.
+        notes: sentences below it.
+        caption: caption in LaTeX, which numbers tables itself; by default the title.
+    """
 
     name: str
     title: str
     content: Table | Plot
     notes: tuple[str, ...] = ()
     caption: str = ""
-    """In LaTeX, which numbers its tables itself; the title where it is empty."""
 
 
-def summary(runs: Sequence[ScoredRun]) -> list[ReportItem]:
-    """Return the scores of the runs, side by side."""
+def summary_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
+    """Return the tables with the scores of the runs."""
     if not runs:
         return []
-    notes = ["In brackets: 95 % of 1,000 samples of the documents, drawn with replacement, score between these."]
-    if len(by_data(runs)) > 1:
+    notes = ["In brackets: 95 % bootstrap interval over 1,000 samples of the documents."]
+    if len(group_by_data(runs)) > 1:
         notes.append("The runs are on different documents (row Data): their scores cannot be compared with each other.")
-    elsewhere = [run.name for run in runs if run.published is None]
-    if len(elsewhere) == len(runs):
+    unpublished = [run.name for run in runs if run.published is None]
+    if len(unpublished) == len(runs):
         notes.append(f"The paper's tables are left out: no run is on {PUBLISHED}.")
-    elif elsewhere:
-        notes.append(f"The paper's tables are without {', '.join(elsewhere)}: not on {PUBLISHED}.")
-    told = [[line for line in (coverage(run.scores), *remarks(run.scores)) if line is not None] for run in runs]
-    notes += [line for line in told[0] if all(line in lines for lines in told)]
-    for run, lines in zip(runs, told, strict=True):
+    elif unpublished:
+        notes.append(f"The paper's tables omit {', '.join(unpublished)}: not on {PUBLISHED}.")
+    lines_by_run = [[line for line in (coverage(run.scores), *remarks(run.scores)) if line is not None] for run in runs]
+    notes += [line for line in lines_by_run[0] if all(line in lines for lines in lines_by_run)]
+    for run, lines in zip(runs, lines_by_run, strict=True):
         notes += [f"{run.name}: {line}" for line in lines if line not in notes]
-    kinds = (
-        "A part has the triples that belong to it, gold or predicted; predictions that cannot be right have none.",
-    )
+    split_notes = ("Each part contains gold and predicted triples; predictions that cannot be correct are in no part.",)
     return [
         ReportItem("scores", "Scores", summary_table(runs), tuple(notes)),
-        ReportItem("splits", "F1 by kind of triple", split_table(runs), kinds),
-        *(_of(run, runs, "relations", "Relations", relation_table(run.scores, run.relations)) for run in runs),
+        ReportItem("splits", "F1 by kind of triple", split_table(runs), split_notes),
+        *(_run_item(run, runs, "relations", "Relations", relation_table(run.scores, run.relations)) for run in runs),
     ]
 
 
-def paper(runs: Sequence[ScoredRun]) -> list[ReportItem]:
-    """Return the paper's tables with those runs that are on one of its data sets; none if there is no such run."""
-    ours = [run for run in runs if run.published is not None]
-    if not ours:
+def paper_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
+    """Return the paper's tables with the runs on its data sets; an empty list if there is no such run."""
+    published = [run for run in runs if run.published is not None]
+    if not published:
         return []
     return [
         ReportItem(
@@ -96,29 +106,29 @@ def paper(runs: Sequence[ScoredRun]) -> list[ReportItem]:
             (source.note,) if source.note else (),
             f"{source.caption}: table {source.number} of the paper, and our runs",
         )
-        for source, table in paper_tables(ours)
+        for source, table in paper_tables(published)
     ]
 
 
-def figures(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iterator[ReportItem]:
-    """The figures that these runs have data for; `folders` are of all runs by name, also of those that only trained."""
-    ours = [run for run in runs if run.published is not None]
-    if any(run.scores.all.gold for run in ours):
+def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iterator[ReportItem]:
+    """Yield the figures for which there is data; `folders` has all runs by name, including runs that only trained."""
+    published = [run for run in runs if run.published is not None]
+    if any(run.scores.all.gold for run in published):
         yield ReportItem(
             "figure-2",
             "Figure 2: F1 by relation and system",
-            relation_heatmap(_present(relations_table(ours), len(ours))),
+            relation_heatmap(_with_score(relations_table(published), len(published))),
             ("Darker is better; white: nothing correct. The paper's scores and order are those of DocRED dev.",),
         )
-    others = [run for run in runs if run.published is None]
-    if len(others) > 1 and any(run.scores.all.gold for run in others):
+    unpublished = [run for run in runs if run.published is None]
+    if len(unpublished) > 1 and any(run.scores.all.gold for run in unpublished):
         yield ReportItem(
             "f1-by-relation-and-run",
             "F1 by relation and run",
-            relation_heatmap(_present(runs_by_relation(others), len(others))),
+            relation_heatmap(_with_score(runs_by_relation(unpublished), len(unpublished))),
             ("Darker is better; white: nothing correct.",),
         )
-    labels = dict(zip([run.name for run in runs], labels_of(runs), strict=True))
+    labels = dict(zip([run.name for run in runs], run_labels(runs), strict=True))
     sweeps = [
         (labels.get(name, name), read_sweep(folder / SWEEP))
         for name, folder in folders.items()
@@ -127,97 +137,104 @@ def figures(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iterator[
     if sweeps:
         yield ReportItem(
             "figure-3",
-            "Figure 3: F1 over the threshold of alignment",
+            "Figure 3: F1 over the alignment threshold",
             alignment(sweeps),
-            ("The points of the paper's curves are not printed; its text says where the LM alone is best.",),
+            ("The paper does not print the points of its curves; its text gives the best threshold of the LM alone.",),
         )
-    models = list(_models(runs, folders))
+    models = list(_rcp_models(runs, folders))
     if models:
         yield ReportItem("rcp", "Precision and recall of RCP on dev", precision_recall(models))
-    yield from _split_figures(by_data(runs))
+    yield from _split_figures(group_by_data(runs))
     for run in runs:
         if run.scores.all.gold:
-            yield _of(run, runs, "f1-by-relation", "F1 by relation", relation_bars(run.scores, run.relations))
+            bars = relation_bars(run.scores, run.relations)
+            yield _run_item(run, runs, "f1-by-relation", "F1 by relation", bars)
         counts = confusion(run.documents, run.predictions)
         if counts:
-            yield _of(run, runs, "confusion", "Confusion between relations", confusion_heatmap(counts, run.relations), (
-                "Gold against predicted relations of the same pair of entities. Where a pair misses some relations and "
+            notes = (
+                "Gold against predicted relations of the same pair of entities. If a pair misses some relations and "
                 "has wrong ones, each missed one counts against each wrong one. Shades are shares of the row.",
-            ))  # fmt: skip
-    for name, curves in curves_of(folders):
-        yield ReportItem(f"learning-{name}", f"Learning curves: {name}", learning_curves([(name, curves)], CURVES), (
-            "Where many steps are logged, the line is a running mean; the steps themselves are faint.",
-        ) if any(len(curves.get(metric, ())) > MANY_STEPS for metric in CURVES) else ())  # fmt: skip
+            )
+            heatmap = confusion_heatmap(counts, run.relations)
+            yield _run_item(run, runs, "confusion", "Confusion between relations", heatmap, notes)
+    for name, curves in read_learning_curves(folders):
+        averaged = any(len(curves.get(metric, ())) > MANY_STEPS for metric in CURVES)
+        averaged_note = "With many logged steps, the line is a running mean and the steps are faint."
+        plot = learning_curves([(name, curves)], CURVES)
+        yield ReportItem(f"learning-{name}", f"Learning curves: {name}", plot, (averaged_note,) if averaged else ())
 
 
-def _present(table: Table, runs: int) -> Table:
-    """The rows of those relations that one of the runs, the last columns, has a score of."""
+def _with_score(table: Table, runs: int) -> Table:
+    """Return the rows in which one of the last `runs` columns has a score."""
     rows = tuple(row for row in table.rows if any(cell != ABSENT for cell in row[-runs:]))
     return Table(table.header, rows, table.labels)
 
 
 def _split_figures(groups: Mapping[str, Sequence[ScoredRun]]) -> Iterator[ReportItem]:
-    """F1 by kind of triple: a figure for each kind and data set, for each has gold triples of its own."""
+    """Yield a figure of F1 by part for each split and data set."""
     for data, runs in groups.items():
-        for place, split in enumerate(runs[0].scores.splits):
-            parts = [(run.name, run.scores.splits[place].parts) for run in runs]
+        for index, split in enumerate(runs[0].scores.splits):
+            parts = [(run.name, run.scores.splits[index].parts) for run in runs]
             if not any(c.gold or c.predicted for _, counts in parts for c in counts.values()):
                 continue
             words = split.name.replace("_", " ")
             name, title = f"f1-by-{split.name.replace('_', '-')}", f"F1 by {words}"
             if len(groups) > 1:
-                name, title = f"{name}-{WORDS.sub('-', data)}", f"{title}: {data}"
+                name, title = f"{name}-{SEPARATORS.sub('-', data)}", f"{title}: {data}"
             meaning = f"{split.meaning[0].upper()}{split.meaning[1:]}."
             yield ReportItem(name, title, split_bars(words, parts), (meaning,))
 
 
-def errors(runs: Sequence[ScoredRun]) -> list[ReportItem]:
-    """Where F1 is lost, and how far each stage could bring it."""
+def error_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
+    """Return the upper bounds of F1, and the errors of each run by cause."""
     if not runs:
         return []
-    told = (
-        "Each row supposes one stage perfect and the other as it is; the pairs that RC has not seen are taken to be "
-        "answered as well as those it saw.",
+    bound_notes = (
+        "Each row assumes that one stage is perfect and the other one unchanged. Pairs that RC has not seen are "
+        "assumed to be answered as well as those it saw.",
     )
-    found = [ReportItem("ceilings", "How far F1 could go", ceiling_table(runs), told)]
+    items = [ReportItem("ceilings", "Upper bounds of F1", upper_bound_table(runs), bound_notes)]
     for run in runs:
         notes = []
         if run.candidates is None:
-            notes.append("RCP's candidates are not known: a pair without an answer counts as not proposed.")
+            notes.append("RCP's candidates are not known: a pair without a prediction counts as not proposed.")
         elif run.analysis.unproposed:
             notes.append(f"{run.analysis.unproposed:,} predictions are for pairs that were not proposed.")
-        found.append(_of(run, runs, "losses", "Where F1 is lost", loss_table(run), tuple(notes)))
-    return found
+        items.append(_run_item(run, runs, "losses", "Where F1 is lost", error_table(run.analysis), tuple(notes)))
+    return items
 
 
-def curves_of(folders: Mapping[str, Path]) -> list[tuple[str, dict[str, Series]]]:
-    """The learning curves of those runs that trained."""
+def read_learning_curves(folders: Mapping[str, Path]) -> list[tuple[str, dict[str, Series]]]:
+    """Return the names and learning curves of the runs that trained."""
     logs = {name: folder / METRICS for name, folder in folders.items()}
-    found = [(name, read_curves(log)) for name, log in logs.items() if log.exists()]
-    return [(name, curves) for name, curves in found if any(curves.get(metric) for metric in CURVES)]
+    curves_by_run = [(name, read_curves(log)) for name, log in logs.items() if log.exists()]
+    return [(name, curves) for name, curves in curves_by_run if any(curves.get(metric) for metric in CURVES)]
 
 
-def write_report_items(folder: Path, exhibits: Iterable[ReportItem]) -> list[Path]:
-    """Tables as text, LaTeX and CSV, figures as SVG and PNG, below tables/ and figures/.
+def write_report_items(folder: Path, items: Iterable[ReportItem]) -> list[Path]:
+    """Write tables as text, LaTeX and CSV below tables/, and figures as SVG and PNG below figures/.
 
-    Returns the files there that are none of these, such as those of an earlier report about other runs. Raises
-    UserError where a file cannot be written.
+    Returns:
+        Other files in these folders, such as those of an earlier report.
+
+    Raises:
+        UserError: a file cannot be written.
     """
     tables, figures = folder / "tables", folder / "figures"
     written: set[Path] = set()
-    for exhibit in exhibits:
-        content, name = exhibit.content, exhibit.name.replace("/", "-")  # a run may be named by two folders
-        below = "".join(f"\n{note}" for note in exhibit.notes)
+    for item in items:
+        content, name = item.content, item.name.replace("/", "-")  # the name of a run may contain a slash
+        notes = "".join(f"\n{note}" for note in item.notes)
         if isinstance(content, Table):
-            forms = {
-                "txt": f"{exhibit.title}\n\n{content.text()}\n{below}".rstrip() + "\n",
-                "tex": latex(content, exhibit.caption or exhibit.title, exhibit.name, exhibit.notes),
+            texts = {
+                "txt": f"{item.title}\n\n{content.text()}\n{notes}".rstrip() + "\n",
+                "tex": latex(content, item.caption or item.title, item.name, item.notes),
                 "csv": content.csv(),
             }
-            for ending, text in forms.items():
-                with replacing(tables / f"{name}.{ending}") as file:
+            for suffix, text in texts.items():
+                with replacing(tables / f"{name}.{suffix}") as file:
                     file.write(text)
-                written.add(tables / f"{name}.{ending}")
+                written.add(tables / f"{name}.{suffix}")
         else:
             with replacing(figures / f"{name}.svg") as file:
                 file.write(content.svg)
@@ -226,7 +243,7 @@ def write_report_items(folder: Path, exhibits: Iterable[ReportItem]) -> list[Pat
     return sorted({*tables.glob("*"), *figures.glob("*")} - written)
 
 
-def _of(
+def _run_item(
     run: ScoredRun,
     runs: Sequence[ScoredRun],
     name: str,
@@ -234,23 +251,24 @@ def _of(
     content: Table | Plot,
     notes: tuple[str, ...] = (),
 ) -> ReportItem:
-    """What is about one run has its name where there are others."""
-    alone = len(runs) == 1
-    return ReportItem(
-        name if alone else f"{name}-{run.name}", title if alone else f"{title}: {run.name}", content, notes
-    )
+    """Return an item of one run, with the run's name if the report has several runs."""
+    if len(runs) == 1:
+        return ReportItem(name, title, content, notes)
+    return ReportItem(f"{name}-{run.name}", f"{title}: {run.name}", content, notes)
 
 
-def _models(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iterator[tuple[str, Calibration, list[float]]]:
-    """The RCP models among the runs and behind them, each once, with the thresholds that were used."""
+def _rcp_models(
+    runs: Sequence[ScoredRun], folders: Mapping[str, Path]
+) -> Iterator[tuple[str, Calibration, list[float]]]:
+    """Yield name, calibration and used thresholds of each RCP model that was trained or used by the runs."""
     used: dict[Path, set[float]] = {}
     for run in runs:
         if run.rcp is not None:
             used.setdefault(run.rcp.resolve(), set()).update([] if run.threshold is None else [run.threshold])
-    named = {(folder / "best").resolve(): name for name, folder in folders.items()}
+    names = {(folder / "best").resolve(): name for name, folder in folders.items()}
     for model in used:
-        named.setdefault(model, model.parent.name if model.name == "best" else model.name)
-    for model, name in named.items():
+        names.setdefault(model, model.parent.name if model.name == "best" else model.name)
+    for model, name in names.items():
         if (model / CALIBRATION).exists():
             calibration = read_calibration(model / CALIBRATION)
             if calibration is not None:

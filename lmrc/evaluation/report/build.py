@@ -1,4 +1,4 @@
-"""The report of run folders: a page, and its tables and figures as files."""
+"""Report of run folders: an HTML page, and its tables and figures as files."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lmrc.corpus.relations import DOCRED, RelationSet
 from lmrc.evaluation.inputs import kind_of, runs_inside, why_unscored
 from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.plots.read_curves import CALIBRATION, METRICS, SWEEP
-from lmrc.evaluation.report import artifacts as made
+from lmrc.evaluation.report import artifacts
 from lmrc.evaluation.report.document_browser import documents_html
 from lmrc.evaluation.report.page import Section, report_items_html, write_report
 from lmrc.evaluation.scored_run import PREDICTIONS, ScoredRun, read_scored_run
@@ -22,8 +22,8 @@ from lmrc.runs.run_folder import read_config
 
 PAGE = "report.html"
 
+# Files of a run that a report shows.
 REPORTED = (PREDICTIONS, METRICS, SWEEP, f"best/{CALIBRATION}")
-"""Files of a run that a report shows."""
 
 logger = logging.getLogger(__name__)
 
@@ -35,57 +35,70 @@ def report_runs(
     ign_variant: IgnVariant | None = None,
     title: str = "LMRC report",
 ) -> list[ScoredRun]:
-    """Report these run folders: scores, the paper's tables with them, figures, errors, documents.
+    """Write a report of run folders: scores, the paper's tables, figures, errors, documents.
 
-    `out` is a folder, which gets report.html, tables/ and figures/, or a file .html for the page alone. Returns the
-    runs that classified, in order.
+    Args:
+        folders: run folders.
+        out: a folder, which gets report.html, tables/ and figures/, or an .html file for the page only.
+        facts: training facts for Ign F1.
+        ign_variant: formula of Ign F1; see `score`.
+        title: title of the page.
 
-    Raises UserError if none of the runs holds predictions or metrics, or one only holds other runs.
+    Returns:
+        The runs that have predictions, in the given order.
+
+    Raises:
+        UserError: no run has predictions or metrics, or a folder only contains other runs.
     """
-    named = names_of(folders)
+    named = distinct_names(folders)
     for folder in folders:
-        if not any((folder / file).exists() for file in REPORTED) and runs_inside(folder, REPORTED):
+        if not _has_results(folder) and runs_inside(folder, REPORTED):
             raise UserError(why_unscored(folder, REPORTED))
-    read = {name: read_scored_run(folder, facts, ign_variant) for name, folder in named.items()}
-    runs = [replace(run, name=name) for name, run in read.items() if run is not None]
-    # Corpora in folders of one name are told apart as runs are.
-    corpora = {folder: name for name, folder in names_of([Path(run.corpus) for run in runs]).items()}
-    runs = [replace(run, corpus_name=corpora[Path(run.corpus).resolve()]) for run in runs]
-    figures = list(made.figures(runs, named))
+    runs_by_name = {name: read_scored_run(folder, facts, ign_variant) for name, folder in named.items()}
+    runs = [replace(run, name=name) for name, run in runs_by_name.items() if run is not None]
+    corpus_names = {folder: name for name, folder in distinct_names([Path(run.corpus) for run in runs]).items()}
+    runs = [replace(run, corpus_name=corpus_names[Path(run.corpus).resolve()]) for run in runs]
+    figures = list(artifacts.figure_items(runs, named))
     if not runs and not figures:
-        raise UserError(f"nothing to report: {'; '.join(map(_nothing_in, folders))}")
-    for name, folder in named.items():
-        if read[name] is None and not any((folder / file).exists() for file in REPORTED):
-            logger.warning("%s: the report goes without it", _nothing_in(folder))
+        raise UserError(f"nothing to report: {'; '.join(map(_no_results, folders))}")
+    for folder in named.values():
+        if not _has_results(folder):
+            logger.warning("%s: the report omits it", _no_results(folder))
     parts = {
-        "summary": ("Summary", made.summary(runs)),
-        "tables": ("The paper's tables", made.paper(runs)),
+        "summary": ("Summary", artifacts.summary_items(runs)),
+        "tables": ("The paper's tables", artifacts.paper_items(runs)),
         "figures": ("Figures", figures),
-        "errors": ("Errors", made.errors(runs)),
+        "errors": ("Errors", artifacts.error_items(runs)),
     }
-    sections = [Section(name, heading, report_items_html(found)) for name, (heading, found) in parts.items() if found]
+    sections = [Section(name, heading, report_items_html(items)) for name, (heading, items) in parts.items() if items]
     if runs:
         sections.append(Section("documents", "Documents", documents_html(runs)))
     write_report(page_of(out), title, *sections)
     if page_of(out) != out:
-        others = made.write_report_items(out, [exhibit for _, found in parts.values() for exhibit in found])
+        others = artifacts.write_report_items(out, [item for _, items in parts.values() for item in items])
         if others:
             first = others[0].relative_to(out)
-            logger.warning("%s holds %d files that are not of this report, such as %s", out, len(others), first)
+            logger.warning("%s has %d files that are not of this report, such as %s", out, len(others), first)
     return runs
 
 
-def _nothing_in(folder: Path) -> str:
+def _has_results(folder: Path) -> bool:
+    return any((folder / file).exists() for file in REPORTED)
+
+
+def _no_results(folder: Path) -> str:
     kind = kind_of(folder)
-    return f"{folder} has neither predictions nor metrics yet" + (f" (it is {kind})" if kind else "")
+    return f"{folder} has neither predictions nor metrics yet" + (f" (it is {kind.description})" if kind else "")
 
 
 def relations_of(folders: Sequence[Path]) -> RelationSet:
-    """Return the relation set of the runs' documents; DocRED's if no run has a corpus.
+    """Return the relation set of the runs' corpora; DocRED's if no run has a corpus.
 
-    Of runs on different sets, the result has all relations, each under its id.
+    If the sets differ, the result has the ids of all of them, with each id as its name.
 
-    Raises RunError if a folder is no run, CorpusError if its corpus is gone.
+    Raises:
+        RunError: a folder is no run.
+        CorpusError: a corpus does not exist.
     """
     corpora = dict.fromkeys(corpus for folder in folders if (corpus := read_config(folder).get("corpus")) is not None)
     sets = [Corpus.open(corpus).relations for corpus in corpora] or [DOCRED]
@@ -96,15 +109,15 @@ def relations_of(folders: Sequence[Path]) -> RelationSet:
 
 
 def page_of(out: Path) -> Path:
-    """The page of a report in `out`."""
+    """Return the path of the page of a report in `out`."""
     return out if out.suffix == ".html" else out / PAGE
 
 
-def names_of(folders: Sequence[Path]) -> Mapping[str, Path]:
-    """The run folders by their names, with as many folders above as tell them apart."""
-    whole = dict.fromkeys(folder.resolve() for folder in folders)
-    for parts in range(1, max((len(folder.parts) for folder in whole), default=1) + 1):
-        named = {"/".join(folder.parts[-parts:]): folder for folder in whole}
-        if len(named) == len(whole):
+def distinct_names(folders: Sequence[Path]) -> Mapping[str, Path]:
+    """Return the folders by name, with as many parent folders as make the names distinct."""
+    resolved = dict.fromkeys(folder.resolve() for folder in folders)
+    for parts in range(1, max((len(folder.parts) for folder in resolved), default=1) + 1):
+        named = {"/".join(folder.parts[-parts:]): folder for folder in resolved}
+        if len(named) == len(resolved):
             break
     return named

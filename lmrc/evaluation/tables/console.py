@@ -1,4 +1,4 @@
-"""What `lmrc score` and `lmrc compare` show to people and write for programs."""
+"""Console output and JSON of `lmrc score` and `lmrc compare`."""
 
 from __future__ import annotations
 
@@ -9,21 +9,19 @@ from typing import Any
 
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.compare import CHANGES, Comparison
-from lmrc.evaluation.metrics.counts import Counts
-from lmrc.evaluation.metrics.error_analysis import CAUSES, Analysis
+from lmrc.evaluation.metrics.error_analysis import Analysis
+from lmrc.evaluation.metrics.registry import COLUMN_METRICS, Counts
 from lmrc.evaluation.metrics.scores import Scores
 from lmrc.evaluation.metrics.splits import Split
-from lmrc.evaluation.tables.table import Table, coverage, relation_table, remarks, score_table, two_digits
-
-HEADLINE = {
-    "P": "precision",
-    "R": "recall",
-    "F1": "f1",
-    "Ign F1": "ign_f1",
-    "Intra F1": "intra_f1",
-    "Inter F1": "inter_f1",
-}
-"""The columns of `score_table` by their names for programs."""
+from lmrc.evaluation.tables.run_tables import error_table
+from lmrc.evaluation.tables.table import (
+    Table,
+    counts_cells,
+    coverage,
+    relation_table,
+    remarks,
+    score_table,
+)
 
 
 def format_scores(
@@ -34,83 +32,89 @@ def format_scores(
     details: bool,
     selected: Sequence[str] = (),
 ) -> str:
-    """Show the scores of one system with their intervals, or of several seeds with mean and standard deviation.
+    """Return the scores of one system with intervals, or of several seeds with mean and standard deviation.
 
-    The first lines, `selected` among them, say which documents the scores are over, if not all have predictions. The
-    last line is the figure. `analysis`, and all that `details` adds, are of a single system.
+    The last line starts with F1.
+
+    Args:
+        names: names of the systems.
+        scores: their scores.
+        analysis: error analysis of a single system.
+        relations: the relation set.
+        details: add the splits and the relations of a single system.
+        selected: messages that say which documents are scored; they come first.
     """
     table = score_table(list(zip(names, scores, strict=True)))
     if len(scores) > 1:
-        spread = spread_of(scores)
-        rows = tuple(
-            (word, *(two_digits(spread[key].get(name)) for name in HEADLINE.values()))
-            for word, key in (("mean", "mean"), ("standard deviation", "standard_deviation"))
-        )
+        spread = mean_and_deviation(scores)
+        rows = [
+            (label, *(metric.format(spread[key].get(metric.name)) for metric in COLUMN_METRICS))
+            for label, key in (("mean", "mean"), ("standard deviation", "standard_deviation"))
+        ]
         f1 = f"{spread['mean']['f1']:.2f} ± {spread['standard_deviation']['f1']:.2f}"
         last = f"F1 {f1}, mean and standard deviation of {len(scores)}"
     else:
-        intervals = scores[0].intervals
-        rows = tuple(
-            (word, *(two_digits(intervals[name][end] if name in intervals else None) for name in HEADLINE.values()))
-            for end, word in enumerate(("95 % from", "95 % to"))
-        )
-        last = f"F1 {scores[0].all.f1:.2f}"
-    parts = [*_documents_told(names, scores, selected), Table(table.header, (*table.rows, *rows)).text()]
-    if len(scores) == 1:
-        others = [
-            ("Intra-sentence", scores[0].intra),
-            ("Inter-sentence", scores[0].inter),
-            ("Evidence", scores[0].evidence),
-            ("RCP (pairs)", analysis.proposed if analysis else None),
+        bounds = [scores[0].intervals.get(metric.name, (None, None)) for metric in COLUMN_METRICS]
+        rows = [
+            (label, *(metric.format(bound[end]) for metric, bound in zip(COLUMN_METRICS, bounds, strict=True)))
+            for end, label in enumerate(("95 % from", "95 % to"))
         ]
-        shown = [(name, counts) for name, counts in others if counts is not None]
-        if shown:
-            parts.append(_counts_table("", shown).text())
+        last = f"F1 {scores[0].all.f1:.2f}"
+    parts = [*_coverage_lines(names, scores, selected), Table(table.header, (*table.rows, *rows)).text()]
+    if len(scores) == 1:
+        counts_by_name = {
+            "Intra-sentence": scores[0].intra,
+            "Inter-sentence": scores[0].inter,
+            "Evidence": scores[0].evidence,
+            "RCP (pairs)": analysis.proposed if analysis else None,
+        }
+        parts.append(_counts_table("", [(n, counts) for n, counts in counts_by_name.items() if counts is not None]))
         if details:
-            parts += [_split_table(split).text() for split in scores[0].splits]
+            parts += [_split_table(split) for split in scores[0].splits]
             parts.append(relation_table(scores[0], relations).text())
     if analysis is not None:
-        parts.append("\n".join(_analysis(analysis)))
+        parts.append("\n".join(_analysis_lines(analysis)))
     return "\n\n".join([*parts, "\n".join([*_remarks(names, scores), last])])
 
 
 def scores_json(
     names: Sequence[str], scores: Sequence[Scores], analyses: Sequence[Analysis], left_out: int = 0
 ) -> dict[str, Any]:
-    """Return all figures of one system, or those of several under `runs` with their mean and standard deviation.
+    """Return the scores of one system, or of several under "runs" with their mean and standard deviation.
 
-    `left_out` gold documents were not scored.
+    `left_out` is the number of gold documents that are not scored.
     """
     runs = [
-        {**one.as_json(), "documents_left_out": left_out, "analysis": why.as_json()}
-        for one, why in zip(scores, analyses, strict=True)
+        {**system_scores.as_json(), "documents_left_out": left_out, "analysis": analysis.as_json()}
+        for system_scores, analysis in zip(scores, analyses, strict=True)
     ]
     if len(runs) == 1:
         return runs[0]
-    return {"runs": [{"name": name, **run} for name, run in zip(names, runs, strict=True)], **spread_of(scores)}
+    named = [{"name": name, **run} for name, run in zip(names, runs, strict=True)]
+    return {"runs": named, **mean_and_deviation(scores)}
 
 
-def spread_of(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
-    """Mean and sample standard deviation of every metric, in percent, over two seeds or more."""
-    whole = [one.by_document.whole() for one in scores]
+def mean_and_deviation(scores: Sequence[Scores]) -> dict[str, dict[str, float]]:
+    """Return mean and sample standard deviation of each metric that has an interval, over at least two seeds."""
+    values = [system_scores.by_document.whole() for system_scores in scores]
     return {
-        "mean": {name: mean(run[name] for run in whole) for name in whole[0]},
-        "standard_deviation": {name: stdev(run[name] for run in whole) for name in whole[0]},
+        "mean": {name: mean(run[name] for run in values) for name in values[0]},
+        "standard_deviation": {name: stdev(run[name] for run in values) for name in values[0]},
     }
 
 
 def format_comparison(names: Sequence[str], comparison: Comparison, selected: Sequence[str] = ()) -> str:
-    """Show both scores with their difference, and how many triples changed.
+    """Return both scores with their differences, and the number of changed triples.
 
-    The first lines say which documents were compared, as in `format_scores`. The last line is the figure.
+    `selected` are messages that say which documents are scored. The last line starts with F1.
     """
     table = Table(
         ("", "First", "Second", "Difference", "95 % from", "95 % to", "p"),
         tuple(
-            (word, two_digits(d.first), two_digits(d.second), f"{d.value:+.2f}", *(f"{end:+.2f}" for end in d.interval),
-             f"{d.p:.3f}")
-            for word, name in HEADLINE.items()
-            if (d := comparison.differences.get(name)) is not None
+            (metric.column, metric.format(d.first), metric.format(d.second), f"{d.value:+.2f}",
+             *(f"{end:+.2f}" for end in d.interval), f"{d.p:.3f}")
+            for metric in COLUMN_METRICS
+            if (d := comparison.differences.get(metric.name)) is not None
         ),
     )  # fmt: skip
     changes = Table(
@@ -124,63 +128,59 @@ def format_comparison(names: Sequence[str], comparison: Comparison, selected: Se
     else:
         verdict = "significant" if f1.significant else "not significant"
         last = f"F1 {f1.value:+.2f}: {verdict} (paired bootstrap over documents, p = {f1.p:.3f})"
-    first = _documents_told(names, comparison.scores, selected)
+    first = _coverage_lines(names, comparison.scores, selected)
     return "\n\n".join([*first, table.text(), changes.text(), "\n".join([*lines, last])])
 
 
-def _documents_told(names: Sequence[str], scores: Sequence[Scores], selected: Sequence[str]) -> list[str]:
-    """A paragraph on the documents that are not scored or have no prediction; none if there are no such documents."""
-    several = len(names) > 1
-    told = [
-        f"{name}: {line}" if several else line
-        for name, one in zip(names, scores, strict=True)
-        if (line := coverage(one)) is not None
+def _coverage_lines(names: Sequence[str], scores: Sequence[Scores], selected: Sequence[str]) -> list[str]:
+    """Return a paragraph about documents that are not scored or have no prediction; an empty list without any."""
+    lines = [
+        f"{name}: {line}" if len(names) > 1 else line
+        for name, system_scores in zip(names, scores, strict=True)
+        if (line := coverage(system_scores)) is not None
     ]
-    return ["\n".join([*selected, *told])] if selected or told else []
+    return ["\n".join([*selected, *lines])] if selected or lines else []
 
 
 def _examples(comparison: Comparison) -> Iterator[str]:
-    """The first triple of each kind of change."""
+    """Yield a sentence with the first triple of each kind of change."""
     for change, words in CHANGES.items():
-        for found in islice(comparison.changed(change), 1):
-            triple = f"{found.head_name} | {found.relation_name or found.relation} | {found.tail_name}"
-            yield f"{words[0].upper()}{words[1:]}, such as: {triple} ({found.title})."
+        for changed in islice(comparison.changed(change), 1):
+            triple = f"{changed.head_name} | {changed.relation_name or changed.relation} | {changed.tail_name}"
+            yield f"{words[0].upper()}{words[1:]}, such as: {triple} ({changed.title})."
 
 
 def _remarks(names: Sequence[str], scores: Sequence[Scores]) -> list[str]:
-    """What holds for all systems once, the rest with the name of the system."""
-    told = []
-    for one in scores:
-        lines = remarks(one)
-        if one.unknown_sentences:
-            sentences = "1 sentence" if one.unknown_sentences == 1 else f"{one.unknown_sentences:,} sentences"
+    """Return the remarks that all systems share once, and the others with the name of their system."""
+    remarks_by_system = []
+    for system_scores in scores:
+        lines = remarks(system_scores)
+        if unknown := system_scores.unknown_sentences:
+            sentences = "1 sentence" if unknown == 1 else f"{unknown:,} sentences"
             lines.append(f"Evidence names {sentences} that the document does not have: wrong.")
-        told.append(lines)
-    shared = [line for line in told[0] if all(line in lines for lines in told)]
-    own = [f"{name}: {line}" for name, lines in zip(names, told, strict=True) for line in lines if line not in shared]
+        remarks_by_system.append(lines)
+    shared = [line for line in remarks_by_system[0] if all(line in lines for lines in remarks_by_system)]
+    own = [
+        f"{name}: {line}"
+        for name, lines in zip(names, remarks_by_system, strict=True)
+        for line in lines
+        if line not in shared
+    ]
     return [*shared, *own]
 
 
-def _analysis(analysis: Analysis) -> list[str]:
-    losses = Table(
-        ("Where F1 is lost", "Missed", "Wrong", "F1 without it"),
-        tuple(
-            (CAUSES[loss.cause], f"{loss.missed:,}", f"{loss.wrong:,}", two_digits(loss.counts_if_fixed.f1))
-            for loss in analysis.losses
-            if loss.missed or loss.wrong
-        ),
-    )
-    lines = [losses.text(), ""]
+def _analysis_lines(analysis: Analysis) -> list[str]:
+    lines = [error_table(analysis, "Where F1 is lost", only_present=True).text(), ""]
     if analysis.proposed is None:
-        lines.append("Without --candidates a pair counts as proposed where it was given a relation.")
+        lines.append("Without --candidates a pair counts as proposed if it has a prediction.")
     elif analysis.unproposed:
         lines.append(
             f"{analysis.unproposed:,} predictions are for pairs that were not proposed: are these their candidates?"
         )
     if analysis.perfect_rcp is not None:
         lines.append(
-            f"If RCP were perfect: F1 {analysis.perfect_rcp:.2f} (no false pairs, RC's answers on the gold pairs it "
-            "saw, the other gold pairs answered as well as these)."
+            f"If RCP were perfect: F1 {analysis.perfect_rcp:.2f} (no false pairs; RC answers the gold pairs that were "
+            "not proposed as well as those that were)."
         )
     lines.append(
         f"If RC were perfect: F1 {analysis.perfect_rc:.2f} (gold relations for every proposed gold pair, false pairs "
@@ -189,16 +189,11 @@ def _analysis(analysis: Analysis) -> list[str]:
     return lines
 
 
-def _split_table(split: Split) -> Table:
-    filled = [(part.replace("_", " "), counts) for part, counts in split.parts.items() if counts != Counts()]
-    return _counts_table(split.meaning, filled)
+def _split_table(split: Split) -> str:
+    parts = [(part.replace("_", " "), counts) for part, counts in split.parts.items() if counts != Counts()]
+    return _counts_table(split.meaning, parts)
 
 
-def _counts_table(heading: str, rows: Sequence[tuple[str, Counts]]) -> Table:
-    return Table(
-        (heading, "P", "R", "F1", "Gold", "Predicted"),
-        tuple(
-            (name, *map(two_digits, (c.precision, c.recall, c.f1)), f"{c.gold:,}", f"{c.predicted:,}")
-            for name, c in rows
-        ),
-    )
+def _counts_table(heading: str, rows: Sequence[tuple[str, Counts]]) -> str:
+    header = (heading, "P", "R", "F1", "Gold", "Predicted")
+    return Table(header, tuple((name, *counts_cells(counts)) for name, counts in rows)).text()

@@ -1,76 +1,85 @@
-"""Our runs beside the printed scores of the paper: tables 1 to 5 and 8 to 10."""
+"""Tables 1 to 5 and 8 to 10 of the paper, with our runs beside the printed scores."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from lmrc.evaluation.paper_scores import ABSENT, PaperTable, printed
+from lmrc.evaluation.metrics.registry import METRICS
+from lmrc.evaluation.paper_scores import ABSENT, PaperTable, load_paper_tables
 from lmrc.evaluation.scored_run import ScoredRun
+from lmrc.evaluation.tables.run_tables import rcp_f1
 from lmrc.evaluation.tables.table import Table, two_digits
 
-OURS = "Our runs"
-OTHER = "other data"
+OUR_RUNS = "Our runs"
+OTHER_DATA = "other data"
 
-FIGURES: dict[str, Callable[[ScoredRun], str]] = {
-    "Precision": lambda run: two_digits(run.scores.all.precision),
-    "Recall": lambda run: two_digits(run.scores.all.recall),
-    "F1": lambda run: two_digits(run.scores.all.f1),
-    "Ign F1": lambda run: two_digits(run.scores.ign_f1),
-    "# ExtractionStats Triples": lambda run: f"{run.scores.all.predicted:,}",
-    "Intra F1": lambda run: two_digits(run.scores.intra.f1),
-    "Inter F1": lambda run: two_digits(run.scores.inter.f1),
-    "F1 of RCP": lambda run: two_digits(None if run.proposed is None else run.proposed.f1),
+
+def _metric_cell(label: str) -> Callable[[ScoredRun], str]:
+    metric = next(metric for metric in METRICS if metric.label == label)
+    return lambda run: metric.format(run.scores.metrics[metric.name])
+
+
+# Cells of our runs by the name that the paper prints.
+CELLS: dict[str, Callable[[ScoredRun], str]] = {
+    **{label: _metric_cell(label) for label in ("Precision", "Recall", "F1", "Ign F1", "Intra F1", "Inter F1")},
+    "# Extracted Triples": _metric_cell("Predictions"),
+    "F1 of RCP": rcp_f1,
 }
-"""The figures of a run in the tables, by their printed names."""
 
 
-def statistics_table() -> Table:
-    """Return table 1: the data sets of the paper, which are those of our runs."""
-    return _by_figure(printed()["1"], [])
+def paper_tables(runs: Sequence[ScoredRun]) -> list[tuple[PaperTable, Table]]:
+    """Return the tables of the paper that have scores, in its order, with our runs on its data sets."""
+    tables = {
+        # Table 1 describes the data sets of the paper, which our runs share.
+        "1": metrics_table("1", []),
+        "2": metrics_table("2", runs),
+        **{number: systems_table(number, runs) for number in ("3a", "3b", "4", "5")},
+        "8": metrics_table("8", runs),
+        "9/10": relations_table(runs),
+    }
+    return [(load_paper_tables()[number], table) for number, table in tables.items()]
 
 
-def figures_table(number: str, runs: Sequence[ScoredRun]) -> Table:
-    """Tables 2 and 8: a column a system, a row a figure."""
-    return _by_figure(printed()[number], [(_named(run), run) for run in runs])
-
-
-def _by_figure(table: PaperTable, ours: Sequence[tuple[str, ScoredRun]]) -> Table:
+def metrics_table(number: str, runs: Sequence[ScoredRun]) -> Table:
+    """Return table 1, 2 or 8: one row per metric and one column per system."""
+    table = load_paper_tables()[number]
     return Table(
-        ("", *table.columns, *(name for name, _ in ours)),
-        tuple((row["name"], *row["values"], *(FIGURES[row["name"]](run) for _, run in ours)) for row in table.rows),
+        ("", *table.columns, *map(_name_with_data, runs)),
+        tuple((row["name"], *row["values"], *(CELLS[row["name"]](run) for run in runs)) for row in table.rows),
     )
 
 
 def systems_table(number: str, runs: Sequence[ScoredRun]) -> Table:
-    """Tables 3a, 3b, 4 and 5: a row a system, a column a figure of a data set.
+    """Return table 3a, 3b, 4 or 5: one row per system and one column per metric and data set.
 
-    A run on a data set that the table does not have gets columns of its own: no number stands under a name that is
-    not its own.
+    A run on a data set that the table does not have gets columns of its own.
     """
-    table = printed()[number]
-    names = dict.fromkeys(data for data, _ in table.columns)
-    others = dict.fromkeys(figure for _, figure in table.columns) if any(run.data not in names for run in runs) else {}
-    columns = [*table.columns, *((OTHER, figure) for figure in others)]
+    table = load_paper_tables()[number]
+    data_sets = dict.fromkeys(data for data, _ in table.columns)
+    has_other_data = any(run.data not in data_sets for run in runs)
+    other_metrics = dict.fromkeys(metric for _, metric in table.columns) if has_other_data else {}
+    columns = [*table.columns, *((OTHER_DATA, metric) for metric in other_metrics)]
     rows: list[tuple[str, ...]] = []
     group = None
     for row in table.rows:
         if row.get("group") != group:
             group = row["group"]
             rows.append((group,))
-        rows.append((row["name"], row["source"], *row["values"], *[ABSENT] * len(others)))
+        rows.append((row["name"], row["source"], *row["values"], *[ABSENT] * len(other_metrics)))
     if runs:
-        rows.append((OURS,))
+        rows.append((OUR_RUNS,))
     for run in runs:
-        home = run.data if run.data in names else OTHER
-        cells = (FIGURES[figure](run) if data == home else ABSENT for data, figure in columns)
+        run_data = run.data if run.data in data_sets else OTHER_DATA
+        cells = (CELLS[metric](run) if data == run_data else ABSENT for data, metric in columns)
         rows.append((run.name, run.data, *cells))
-    heads = columns if len({data for data, _ in columns}) > 1 else [("", figure) for _, figure in columns]
-    return Table(("System", "Source or data", *(f"{data} {figure}".strip() for data, figure in heads)), tuple(rows), 2)
+    several = len({data for data, _ in columns}) > 1
+    names = [f"{data} {metric}" if several else metric for data, metric in columns]
+    return Table(("System", "Source or data", *names), tuple(rows), 2)
 
 
 def relations_table(runs: Sequence[ScoredRun]) -> Table:
     """Return tables 9 and 10, F1 by relation. Relations that the paper does not have come last."""
-    table = printed()["9/10"]
+    table = load_paper_tables()["9/10"]
     names = {row["id"]: row["name"] for row in table.rows}
     values = {row["id"]: tuple(row["values"]) for row in table.rows}
     for run in runs:
@@ -78,7 +87,7 @@ def relations_table(runs: Sequence[ScoredRun]) -> Table:
             names.setdefault(id, name)
     missing = (ABSENT,) * len(table.columns)
     return Table(
-        ("Relation", "Name", *(f"{column} (paper)" for column in table.columns), *map(_named, runs)),
+        ("Relation", "Name", *(f"{column} (paper)" for column in table.columns), *map(_name_with_data, runs)),
         tuple(
             (id, name, *values.get(id, missing), *(_relation_f1(run, id) for run in runs)) for id, name in names.items()
         ),
@@ -87,42 +96,24 @@ def relations_table(runs: Sequence[ScoredRun]) -> Table:
 
 
 def runs_by_relation(runs: Sequence[ScoredRun]) -> Table:
-    """Return F1 by relation of our runs alone. An id that two relation sets give different names has two rows."""
-    named = [dict(zip(run.relations.ids, run.relations.names, strict=True)) for run in runs]
-    relations = dict.fromkeys(pair for names in named for pair in names.items())
-    return Table(
-        ("Relation", "Name", *map(_named, runs)),
-        tuple(
-            (
-                *(id, name),
-                *(
-                    _relation_f1(run, id) if names.get(id) == name else ABSENT
-                    for run, names in zip(runs, named, strict=True)
-                ),
-            )
-            for id, name in relations
-        ),
-        labels=2,
-    )
+    """Return F1 by relation of our runs only. An id with different names in two relation sets has two rows."""
+    names_by_run = [dict(zip(run.relations.ids, run.relations.names, strict=True)) for run in runs]
+    relations = dict.fromkeys(pair for names in names_by_run for pair in names.items())
+    rows = []
+    for id, name in relations:
+        cells = (
+            _relation_f1(run, id) if names.get(id) == name else ABSENT
+            for run, names in zip(runs, names_by_run, strict=True)
+        )
+        rows.append((id, name, *cells))
+    return Table(("Relation", "Name", *map(_name_with_data, runs)), tuple(rows), labels=2)
 
 
 def _relation_f1(run: ScoredRun, id: str) -> str:
-    """F1 of a relation; absent if nothing of it is gold or predicted, which is no score of 0."""
+    """Return F1 of a relation; `ABSENT`, not 0, if it is neither gold nor predicted."""
     counts = run.scores.per_relation.get(id)
     return ABSENT if counts is None or not (counts.gold or counts.predicted) else two_digits(counts.f1)
 
 
-def _named(run: ScoredRun) -> str:
+def _name_with_data(run: ScoredRun) -> str:
     return f"{run.name} ({run.data})"
-
-
-def paper_tables(runs: Sequence[ScoredRun]) -> list[tuple[PaperTable, Table]]:
-    """Return every table of the paper that has scores, in the paper's order, with our runs on its data sets."""
-    made = {
-        "1": statistics_table(),
-        "2": figures_table("2", runs),
-        **{number: systems_table(number, runs) for number in ("3a", "3b", "4", "5")},
-        "8": figures_table("8", runs),
-        "9/10": relations_table(runs),
-    }
-    return [(printed()[number], table) for number, table in made.items()]

@@ -1,23 +1,37 @@
-"""Tables: built once, rendered as aligned plain text, Markdown, HTML or CSV; as LaTeX by `lmrc.evaluation.tables.latex`."""
+"""Tables of text cells, rendered as plain text, Markdown or CSV. LaTeX is in `latex`, HTML in the report."""
 
 from __future__ import annotations
 
 import csv
-import html
 from collections.abc import Sequence
 from dataclasses import dataclass
 from io import StringIO
 
+from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
+
 from lmrc.corpus.relations import RelationSet
-from lmrc.evaluation.metrics.scores import Scores
+from lmrc.evaluation.metrics.registry import COLUMN_METRICS, Counts
+from lmrc.evaluation.metrics.scores import Problem, Scores
 from lmrc.evaluation.paper_scores import ABSENT
+
+# tabulate's "simple" format without the padding of headers.
+TEXT_FORMAT = TableFormat(
+    lineabove=None,
+    linebelowheader=Line("", "-", "  ", ""),
+    linebetweenrows=None,
+    linebelow=None,
+    headerrow=DataRow("", "  ", ""),
+    datarow=DataRow("", "  ", ""),
+    padding=0,
+    with_header_hide=None,
+)
 
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """Cells as text. The first `labels` columns are words, set left; the others numbers, set right.
+    """A table of text cells. The first `labels` columns are left-aligned words, the others right-aligned numbers.
 
-    A row of one cell heads the rows below it.
+    A row of one cell is a heading of the rows below it.
     """
 
     header: tuple[str, ...]
@@ -25,92 +39,71 @@ class Table:
     labels: int = 1
 
     def text(self) -> str:
-        """Aligned plain text; lines do not end in spaces."""
-        lines = [line for line in (self.header, *self.rows) if not self.heads(line)]
-        widths = [max(len(one_line(line[column])) for line in lines) for column in range(len(self.header))]
-
-        def aligned(line: tuple[str, ...]) -> str:
-            if self.heads(line):
-                return f"[{one_line(line[0])}]"
-            cells = (
-                one_line(cell).ljust(width) if column < self.labels else one_line(cell).rjust(width)
-                for column, (cell, width) in enumerate(zip(line, widths, strict=True))
-            )
-            return "  ".join(cells).rstrip()
-
-        rule = "  ".join("-" * width for width in widths)
-        return "\n".join([aligned(self.header), rule, *map(aligned, self.rows)])
+        """Return aligned plain text; lines have no trailing spaces."""
+        cells = [[one_line(cell) for cell in row] for row in (self.header, *self.rows) if not self.is_heading(row)]
+        alignment = ["left" if column < self.labels else "right" for column in range(len(self.header))]
+        rows = [cells[0], SEPARATING_LINE, *cells[1:]]
+        aligned = tabulate(rows, tablefmt=TEXT_FORMAT, disable_numparse=True, colalign=alignment)
+        header, rule, *lines = (line.rstrip() for line in aligned.split("\n"))
+        body = iter(lines)
+        headings = [f"[{one_line(row[0])}]" if self.is_heading(row) else next(body) for row in self.rows]
+        return "\n".join([header, rule, *headings])
 
     def markdown(self) -> str:
-        """A table of GitHub's Markdown."""
+        """Return a table in GitHub's Markdown."""
         rule = tuple("---" if column < self.labels else "---:" for column in range(len(self.header)))
-        lines = [tuple(one_line(cell).replace("|", "\\|") for cell in line) for line in (self.header, *self.rows)]
-        # Markdown has no heads of rows: a cell in bold type, and empty ones.
-        whole = [(f"**{line[0]}**", *[""] * (len(rule) - 1)) if self.heads(line) else line for line in lines]
-        return "\n".join(f"| {' | '.join(line)} |" for line in (whole[0], rule, *whole[1:]))
-
-    def html(self) -> str:
-        """A `<table>`, cells escaped: the first of a row is its heading, those of numbers have the class `number`."""
-        head = "".join(f'<th scope="col"{self._number(i)}>{html.escape(c)}</th>' for i, c in enumerate(self.header))
-        body = "".join(f"<tr>{self._html_row(row)}</tr>\n" for row in self.rows)
-        return f"<table>\n<thead><tr>{head}</tr></thead>\n<tbody>\n{body}</tbody>\n</table>"
+        cells = [tuple(one_line(cell).replace("|", "\\|") for cell in row) for row in (self.header, *self.rows)]
+        # Markdown has no headings of rows: a bold cell and empty ones.
+        lines = [(f"**{row[0]}**", *[""] * (len(rule) - 1)) if self.is_heading(row) else row for row in cells]
+        return "\n".join(f"| {' | '.join(line)} |" for line in (lines[0], rule, *lines[1:]))
 
     def csv(self) -> str:
-        """Comma-separated values; where rows have heads, these are a first column of their own."""
-        grouped = any(map(self.heads, self.rows))
+        """Return comma-separated values; headings of rows become a first column."""
+        grouped = any(map(self.is_heading, self.rows))
         text = StringIO()
         writer = csv.writer(text, lineterminator="\n")
         writer.writerow(["group", *self.header] if grouped else self.header)
         group = ""
         for row in self.rows:
-            if self.heads(row):
+            if self.is_heading(row):
                 group = row[0]
             else:
                 writer.writerow([group, *row] if grouped else row)
         return text.getvalue()
 
-    def heads(self, row: tuple[str, ...]) -> bool:
-        """Whether a row heads those below it."""
+    def is_heading(self, row: tuple[str, ...]) -> bool:
+        """Return whether a row is a heading of those below it."""
         return len(row) == 1 < len(self.header)
-
-    def _html_row(self, row: tuple[str, ...]) -> str:
-        first, *others = (html.escape(cell) for cell in row)
-        if self.heads(row):
-            return f'<th scope="colgroup" colspan="{len(self.header)}">{first}</th>'
-        cells = "".join(f"<td{self._number(i)}>{cell}</td>" for i, cell in enumerate(others, 1))
-        return f'<th scope="row">{first}</th>{cells}'
-
-    def _number(self, column: int) -> str:
-        return ' class="number"' if column >= self.labels else ""
 
 
 def score_table(rows: Sequence[tuple[str, Scores]]) -> Table:
-    """One row a system: P, R, F1, Ign F1, intra and inter F1, in percent (tables 3 and 4 of the paper)."""
+    """Return the main metrics in percent, one row per system (tables 3 and 4 of the paper)."""
     return Table(
-        ("", "P", "R", "F1", "Ign F1", "Intra F1", "Inter F1"),
+        ("", *(metric.column for metric in COLUMN_METRICS)),
         tuple(
-            (name, *map(two_digits, (s.all.precision, s.all.recall, s.all.f1, s.ign_f1, s.intra.f1, s.inter.f1)))
-            for name, s in rows
+            (name, *(metric.format(scores.metrics[metric.name]) for metric in COLUMN_METRICS)) for name, scores in rows
         ),
     )
 
 
 def relation_table(scores: Scores, relations: RelationSet) -> Table:
-    """One row a relation that is gold or predicted, the most frequent gold one first (tables 9 and 10)."""
+    """Return one row per gold or predicted relation, the most frequent gold relation first (tables 9 and 10)."""
     present = [(id, counts) for id, counts in scores.per_relation.items() if counts.gold or counts.predicted]
-    present.sort(key=lambda item: (-item[1].gold, relations.index(item[0])))
+    present.sort(key=lambda item: -item[1].gold)
     return Table(
         ("Relation", "Name", "P", "R", "F1", "Gold", "Predicted"),
-        tuple(
-            (id, relations.name(id), *map(two_digits, (c.precision, c.recall, c.f1)), f"{c.gold:,}", f"{c.predicted:,}")
-            for id, c in present
-        ),
+        tuple((id, relations.name(id), *counts_cells(counts)) for id, counts in present),
         labels=2,
     )
 
 
+def counts_cells(counts: Counts) -> tuple[str, ...]:
+    percentages = (counts.precision, counts.recall, counts.f1)
+    return (*map(two_digits, percentages), f"{counts.gold:,}", f"{counts.predicted:,}")
+
+
 def coverage(scores: Scores) -> str | None:
-    """Say for how many documents there are predictions; None if for all."""
+    """Return a sentence that says how many gold documents have predictions; None if all have."""
     without = scores.documents - scores.documents_with_predictions
     if not without:
         return None
@@ -121,30 +114,32 @@ def coverage(scores: Scores) -> str | None:
     )
 
 
+PROBLEMS: dict[Problem, str] = {
+    "unknown_title": "for a title that is not in the gold documents",
+    "unknown_entity": "with an entity index that the document does not have",
+    "same_entity": "with the same entity as head and tail",
+    "unknown_relation": "with a relation outside the relation set",
+}
+
+
 def remarks(scores: Scores) -> list[str]:
-    """What a reader must know to trust the scores, as sentences: the facts used, predictions that cannot be right."""
+    """Return sentences about the training facts and about predictions that cannot be correct."""
     if scores.facts is None:
         lines = ["No Ign F1: no training facts were given."]
     else:
         facts = scores.facts
         lines = [
             f"Ign F1 ({scores.ign_variant}) leaves out {scores.correct_in_train:,} of {scores.all.correct:,} correct "
-            f"predictions: those among the {len(facts.triples):,} facts of {facts.named}."
+            f"predictions: those among the {len(facts.triples):,} facts of {facts.description}."
         ]
-    lines += [f"Warning: {misfit}." for misfit in scores.facts_warnings]
+    lines += [f"Warning: {warning}." for warning in scores.facts_warnings]
     if scores.duplicates:
         lines.append(f"{_predictions(scores.duplicates)} given again; each counts once.")
-    words = {
-        "unknown_title": "for a title that is not in the gold documents",
-        "unknown_entity": "with an entity index that the document does not have",
-        "same_entity": "with the same entity as head and tail",
-        "unknown_relation": "with a relation outside the relation set",
-    }
-    for kind, example in scores.examples.items():
+    for problem, example in scores.examples.items():
         shown = f"({example.title!r}, {example.head}, {example.tail}, {example.relation!r})"
-        lines.append(f"{_predictions(scores.problems[kind])} {words[kind]}, such as {shown}: wrong.")
+        lines.append(f"{_predictions(scores.problems[problem])} {PROBLEMS[problem]}, such as {shown}: wrong.")
     if 2 * scores.problems["unknown_title"] > scores.all.predicted:
-        lines.append("Warning: most predictions are for titles that are not there: are these their gold documents?")
+        lines.append("Warning: most predictions are for unknown titles: are these the right gold documents?")
     return lines
 
 
@@ -153,10 +148,9 @@ def _predictions(count: int) -> str:
 
 
 def two_digits(value: float | None) -> str:
-    """With two digits, as the paper prints."""
+    """Return a number with two digits, as the paper prints it."""
     return ABSENT if value is None else f"{value:.2f}"
 
 
-def one_line(cell: str) -> str:
-    """A cell, or any text, on one line."""
-    return " ".join(cell.split())
+def one_line(text: str) -> str:
+    return " ".join(text.split())

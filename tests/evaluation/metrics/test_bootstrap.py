@@ -25,23 +25,26 @@ FACTS = Facts(frozenset({("a", "b", "P1"), ("b", "A", "P2")}), "facts.json", "0"
 
 
 def resampled(gold: list[Document], predictions: list[Prediction], chosen: list[int], *more: Any) -> Scores:
-    """Score a sample by making it: each chosen document again under a title of its own, with its predictions."""
+    """Score a materialized sample: a copy of each chosen document with its predictions, under a new title."""
     sample, found = [], [p for p in predictions if p.title not in {d.title for d in gold}]
-    for place, index in enumerate(chosen):
-        sample.append(replace(gold[index], title=f"{place} {gold[index].title}"))
-        found += [replace(p, title=f"{place} {p.title}") for p in predictions if p.title == gold[index].title]
+    for position, index in enumerate(chosen):
+        sample.append(replace(gold[index], title=f"{position} {gold[index].title}"))
+        found += [replace(p, title=f"{position} {p.title}") for p in predictions if p.title == gold[index].title]
     return score(sample, found, *more)
 
 
 @settings(deadline=None, max_examples=12)
 @given(documents(), predicted, predicted)
-def test_agrees_with_scores_of_samples_that_are_made(
+def test_bootstrap_agrees_with_scores_of_materialized_samples(
     gold: list[Document], first: list[Prediction], second: list[Prediction]
 ) -> None:
     first = first + as_predictions(gold)[::2]
-    one, other = score(gold, first, RELATIONS, FACTS, "redocred"), score(gold, second, RELATIONS, FACTS, "redocred")
-    found = intervals(one.by_document, resamples=9, seed=3)
-    differences = paired(one.by_document, other.by_document, resamples=9, seed=3)
+    first_scores, second_scores = (
+        score(gold, first, RELATIONS, FACTS, "redocred"),
+        score(gold, second, RELATIONS, FACTS, "redocred"),
+    )
+    found = intervals(first_scores.by_document, resamples=9, seed=3)
+    differences = paired(first_scores.by_document, second_scores.by_document, resamples=9, seed=3)
     if not gold:
         assert found == differences == {}
         return
@@ -55,7 +58,7 @@ def test_agrees_with_scores_of_samples_that_are_made(
         values = [[float(sample[name]) for sample in side] for side in samples]
         assert tuple(found[name]) == pytest.approx(np.percentile(values[0], [2.5, 97.5]), abs=1e-9), name
         moved = [b - a for a, b in zip(*values, strict=True)]
-        observed = other.as_json()[name] - one.as_json()[name]
+        observed = second_scores.as_json()[name] - first_scores.as_json()[name]
         difference = differences[name]
         assert difference.value == pytest.approx(observed, abs=1e-9)
         assert tuple(difference.interval) == pytest.approx(np.percentile(moved, [2.5, 97.5]), abs=1e-9), name
@@ -69,12 +72,12 @@ def synthetic_gold() -> list[Document]:
 
 
 def half_right(seed: int, share: float) -> tuple[list[Document], list[Prediction]]:
-    """Synthetic documents, and each of their triples with this probability."""
+    """Return synthetic documents, and each of their triples with probability `share`."""
     rng = random.Random(seed)
     return synthetic_gold(), [p for p in as_predictions(synthetic_gold()) if rng.random() < share]
 
 
-def test_whole_is_what_the_scores_say() -> None:
+def test_whole_agrees_with_scores() -> None:
     gold, predictions = half_right(1, 0.6)
     scores = score(gold, predictions, synthetic.RELATIONS, FACTS)
     whole = scores.by_document.whole()
@@ -85,7 +88,7 @@ def test_whole_is_what_the_scores_say() -> None:
     assert 2 < high - low < 25
 
 
-def test_samples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_block_size_does_not_change_samples(monkeypatch: pytest.MonkeyPatch) -> None:
     gold, predictions = half_right(1, 0.6)
     counts = score(gold, predictions, synthetic.RELATIONS).by_document
     at_once = intervals(counts)
@@ -94,7 +97,7 @@ def test_samples_do_not_depend_on_how_many_are_drawn_at_once(monkeypatch: pytest
     assert intervals(counts, seed=1) != at_once
 
 
-def test_a_system_does_not_differ_from_itself() -> None:
+def test_equal_systems_have_no_difference() -> None:
     gold, predictions = half_right(1, 0.6)
     counts = score(gold, predictions, synthetic.RELATIONS).by_document
     for difference in paired(counts, counts).values():
@@ -102,7 +105,7 @@ def test_a_system_does_not_differ_from_itself() -> None:
         assert not difference.significant
 
 
-def test_large_differences_are_significant_and_small_ones_are_not() -> None:
+def test_only_large_differences_are_significant() -> None:
     gold, little = half_right(1, 0.5)
     _, as_little = half_right(2, 0.5)
     _, much = half_right(3, 0.8)
@@ -112,14 +115,14 @@ def test_large_differences_are_significant_and_small_ones_are_not() -> None:
     assert same.interval.low < 0 < same.interval.high
     assert better.p == pytest.approx(1 / 1001)
     assert better.interval.low > 0
-    # The other way round: the same with the signs changed.
+    # Swapping the systems changes the signs.
     back = paired(counts[2], counts[0])["f1"]
     assert (back.value, back.p) == (pytest.approx(-better.value), better.p)
     assert tuple(back.interval) == pytest.approx((-better.interval.high, -better.interval.low))
 
 
-def test_how_often_equal_systems_are_called_different() -> None:
-    """Two systems of equal worth are called different in about 5 % of all data sets."""
+def test_false_positive_rate() -> None:
+    """Two equally good systems differ significantly in about 5 % of the data sets."""
     called = 0
     for seed in range(100):
         gold, first = half_right(2 * seed, 0.5)

@@ -18,7 +18,7 @@ GOLD = Gold.of(DOCUMENTS, RELATIONS)
 def system(
     name: str, numbers: range | list[int], classified: range | None = None, more: tuple[str, ...] = ()
 ) -> System:
-    """Predictions for the documents with these numbers and for other titles; of a run, if `classified` is given."""
+    """Return predictions for the documents with these numbers and for the titles `more`; of a run if `classified`."""
     found = [Prediction(title, 0, 1, "P1", None, (0,)) for title in (*(f"d{number}" for number in numbers), *more)]
     titles = None if classified is None else frozenset(f"d{number}" for number in classified)
     return System(name, Predictions.of(found), titles)
@@ -38,7 +38,7 @@ def test_all_documents_are_scored_if_nearly_all_are_covered() -> None:
         assert (selection.left_out, selection.lines) == (frozenset(), ())
 
 
-def test_a_file_of_a_part_is_refused_until_it_is_said_what_the_others_are() -> None:
+def test_partial_file_needs_missing() -> None:
     part = system("p.json", range(9), more=("Nobody",))
     with pytest.raises(UserError) as refused:
         select(GOLD, [part])
@@ -53,9 +53,9 @@ def test_a_file_of_a_part_is_refused_until_it_is_said_what_the_others_are() -> N
     assert skipped.lines[-1] == "Scores are over 9 of 20 gold documents; 11 are left out."
 
 
-def test_files_that_cover_different_documents_are_refused() -> None:
+def test_files_that_cover_different_documents_are_rejected() -> None:
     systems = [system("all", range(20)), system("some", range(17))]
-    with pytest.raises(UserError, match="some has no prediction for 3 of the 20 documents, where"):
+    with pytest.raises(UserError, match="some has no prediction for 3 of the 20 documents, but the other"):
         select(GOLD, systems)
     assert select(GOLD, systems, "empty").gold is GOLD
     assert len(select(GOLD, systems, "skip").gold) == 17
@@ -63,24 +63,24 @@ def test_files_that_cover_different_documents_are_refused() -> None:
         select(GOLD, [system("first", range(12)), system("second", range(8, 20))])
 
 
-def test_runs_are_scored_on_what_all_of_them_classified() -> None:
-    one, other = system("one", range(4), range(5)), system("other", range(20), range(20))
+def test_runs_are_scored_on_documents_that_all_classified() -> None:
+    first, second = system("one", range(4), range(5)), system("other", range(20), range(20))
     for missing in (None, "skip"):
-        selection = select(GOLD, [one, other], missing)  # type: ignore[arg-type]
+        selection = select(GOLD, [first, second], missing)  # type: ignore[arg-type]
         assert selection.gold.titles == GOLD.titles[:5]
         assert selection.lines == (
             "one classified 5 of the 20 gold documents.",
             "other classified 20 of the 20 gold documents.",
             "Scores are over 5 of 20 gold documents; 15 are left out.",
         )
-    assert select(GOLD, [one, other], "empty").gold is GOLD
-    # A file beside a run is measured on the run's documents.
-    assert select(GOLD, [one, system("p.json", range(4))]).gold.titles == GOLD.titles[:5]
+    assert select(GOLD, [first, second], "empty").gold is GOLD
+    # A file that is scored with a run must cover the run's documents.
+    assert select(GOLD, [first, system("p.json", range(4))]).gold.titles == GOLD.titles[:5]
     with pytest.raises(UserError, match=r"p\.json has predictions for 2 of the 5 gold documents"):
-        select(GOLD, [one, system("p.json", [0, 1, 9, 10, 11, 12, 13, 14, 15])])
+        select(GOLD, [first, system("p.json", [0, 1, 9, 10, 11, 12, 13, 14, 15])])
 
 
-def test_nothing_left_to_score_is_refused() -> None:
+def test_empty_selection_is_rejected() -> None:
     elsewhere = System("run", Predictions.of([]), frozenset({"x"}))
     with pytest.raises(UserError, match="no gold document is left to score: run classified 0 of the 20 gold documents"):
         select(GOLD, [elsewhere])
@@ -89,8 +89,8 @@ def test_nothing_left_to_score_is_refused() -> None:
     assert select(empty, [elsewhere]).gold is empty
 
 
-def test_scores_of_a_part_are_those_of_its_documents_alone() -> None:
-    """Predictions for documents that are left out count nowhere; those for unknown titles stay wrong."""
+def test_scores_of_a_selection_agree_with_its_documents_alone() -> None:
+    """Predictions for documents that are left out do not count; those for unknown titles stay wrong."""
     documents = [Document(d.title, d.sentences, d.entities, (Label(0, 1, "P1", (0,)),)) for d in DOCUMENTS]
     one = system("one", [1, 2, 3], range(1, 5))
     found = [Prediction(f"d{n}", h, 1 - h, "P1", None, e) for n in range(20) for h, e in ((0, None), (1, (0, 7)))]

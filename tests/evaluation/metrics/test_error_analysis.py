@@ -13,7 +13,7 @@ from lmrc.corpus.docred import read_documents
 from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document
-from lmrc.evaluation.metrics.error_analysis import CAUSES, Analysis, analyse
+from lmrc.evaluation.metrics.error_analysis import CAUSES, Analysis, analyze
 from lmrc.evaluation.metrics.gold_table import Gold
 from lmrc.evaluation.metrics.scores import Counts, candidate_scores
 from lmrc.evaluation.metrics.triple_table import Triples
@@ -25,13 +25,13 @@ Pairs = list[tuple[str, int, int]]
 
 def analysed(gold: list[Document], predictions: list[Prediction], pairs: Pairs | None, relations: Any) -> Analysis:
     triples = Triples.of(Gold.of(gold, relations), [Predictions.of(predictions)])
-    return analyse(triples, 0, None if pairs is None else [(title, [(h, t)]) for title, h, t in pairs])
+    return analyze(triples, 0, None if pairs is None else [(title, [(h, t)]) for title, h, t in pairs])
 
 
 def slow_causes(
     gold: list[Document], predictions: list[Prediction], pairs: Pairs | None
 ) -> tuple[dict[str, tuple[int, int]], Counts]:
-    """Missed and wrong triples by cause, one by one; and the counts on gold pairs that RC saw."""
+    """Return (missed, wrong) by cause, and the counts on the gold pairs that RC saw."""
     wanted = {(d.title, x.head, x.tail, x.relation) for d in gold for x in d.labels or ()}
     found = {(p.title, p.head, p.tail, p.relation) for p in predictions}
     gold_pairs = {triple[:3] for triple in wanted}
@@ -63,11 +63,11 @@ def slow_causes(
 def check(gold: list[Document], predictions: list[Prediction], pairs: Pairs | None, relations: Any) -> Analysis:
     found = analysed(gold, predictions, pairs, relations)
     causes, seen = slow_causes(gold, predictions, pairs)
-    assert {loss.cause: (loss.missed, loss.wrong) for loss in found.losses} == causes
+    assert {error.cause: (error.missed, error.wrong) for error in found.errors} == causes
     assert found.seen == seen
     # Each missed and each wrong triple has one cause.
-    assert sum(loss.missed for loss in found.losses) == found.counts.gold - found.counts.correct
-    assert sum(loss.wrong for loss in found.losses) == found.counts.predicted - found.counts.correct
+    assert sum(error.missed for error in found.errors) == found.counts.gold - found.counts.correct
+    assert sum(error.wrong for error in found.errors) == found.counts.predicted - found.counts.correct
     if pairs is None:
         assert found.proposed is None
         assert found.unproposed == 0
@@ -95,10 +95,10 @@ def test_by_hand() -> None:
     """Gold: pair (0, 1) with P1 and P2, pair (1, 2) with P3; in the other document (0, 1) and (1, 0)."""
     gold = [family(), document("Other", [[("x", 0)], [("y", 0)]], [(0, 1, "P1"), (1, 0, "P2")])]
     predictions = [
-        Prediction("Family", 0, 1, "P1"),  # right; P2 of the pair is missed
+        Prediction("Family", 0, 1, "P1"),  # correct; P2 of the pair is missed
         Prediction("Family", 2, 0, "P1"),  # a false pair
         Prediction("Family", 0, 2, "P1"),  # a false pair
-        Prediction("Other", 0, 1, "P3"),  # the wrong relation: P1 is missed
+        Prediction("Other", 0, 1, "P3"),  # wrong relation: P1 is missed
         Prediction("Other", 7, 1, "P3"),
     ]
     pairs = [("Family", 0, 1), ("Family", 2, 0), ("Family", 0, 2), ("Other", 0, 1), ("Other", 7, 1), ("Other", 1, 0)]
@@ -110,24 +110,24 @@ def test_by_hand() -> None:
         "false_pair": {"missed": 0, "wrong": 2, "f1_if_mended": pytest.approx(100 * 2 * 1 / (3 + 5))},
         "no_such_pair": {"missed": 0, "wrong": 1, "f1_if_mended": pytest.approx(100 * 2 * 1 / (4 + 5))},
     }
-    # On the three gold pairs that RC saw: 1 of 2 right, of 4 gold triples.
+    # On the three gold pairs that RC saw: 1 of 2 is correct, 4 gold triples.
     assert found.perfect_rcp == pytest.approx(100 * 2 * 1 / (2 + 4))
     assert found.perfect_rc == pytest.approx(100 * 2 * 4 / (4 + 2 + 5))
     assert found.perfect_rc_with_none == pytest.approx(100 * 2 * 4 / (4 + 5))
     assert found.proposed == Counts(3, 6, 4)
 
 
-def test_without_candidates_what_was_not_answered_counts_as_not_proposed() -> None:
+def test_pairs_without_prediction_are_not_proposed_without_candidates() -> None:
     found = check([family()], [Prediction("Family", 0, 1, "P1")], None, RELATIONS)
-    losses = {loss.cause: (loss.missed, loss.wrong) for loss in found.losses}
+    losses = {error.cause: (error.missed, error.wrong) for error in found.errors}
     assert losses["not_proposed"] == (1, 0)
     assert losses["relation_missed"] == (1, 0)
     assert analysed([family()], [], None, RELATIONS).perfect_rcp is None
     assert found.as_json()["rcp"] is None
 
 
-def test_the_ceilings_are_the_scores_of_what_they_describe(shared_data: Path) -> None:
-    """On real documents: an RCP of 80 % recall, an RC that is right in 70 %, and for each ceiling its answers."""
+def test_upper_bounds_agree_with_scores_of_such_predictions(shared_data: Path) -> None:
+    """RCP has 80 % recall, RC is correct in 70 %; each bound is compared with predictions that reach it."""
     dev = list(read_documents(shared_data / "redocred_dev.json", DOCRED))
     rng = random.Random(4)
     of_pair: dict[tuple[str, int, int], list[str]] = {}
@@ -145,7 +145,7 @@ def test_the_ceilings_are_the_scores_of_what_they_describe(shared_data: Path) ->
     gold_only = analysed(dev, right, None, DOCRED).counts
     assert found.perfect_rc_with_none == gold_only.f1
     assert found.perfect_rc == analysed(dev, right + noise, None, DOCRED).counts.f1
-    # RC that answers the other pairs too, by the same dice, comes to about what is foretold.
+    # An RC that answers the other pairs equally well reaches about the upper bound.
     others = sorted(of_pair.keys() - pairs)
     answers += [
         Prediction(*pair, r if rng.random() < 0.7 else rng.choice(DOCRED.ids)) for pair in others for r in of_pair[pair]

@@ -17,7 +17,7 @@ from lmrc.evaluation.metrics.gold_table import COLUMNS, Gold, Source, read_gold
 from tests.evaluation.examples import RELATIONS, document, family
 
 
-def test_the_columns_of_two_documents() -> None:
+def test_columns_of_two_documents() -> None:
     other = document("Other", [[("x", 0)], [("Ann", 1)]], [(1, 0, "P3")])
     columns = Gold.of([family(), other], RELATIONS)
     found = {name: getattr(columns, name).tolist() for name in COLUMNS}
@@ -46,14 +46,14 @@ def test_the_columns_of_two_documents() -> None:
     ]
 
 
-def test_some_of_the_documents_have_the_columns_of_these(shared_data: Path) -> None:
+def test_select_agrees_with_columns_of_the_selected_documents(shared_data: Path) -> None:
     dev = list(read_documents(shared_data / "redocred_dev.json", DOCRED))[:30]
     kept = np.array([index % 3 > 0 for index in range(30)])
     source = Source("dev.json", "ab" * 32)
-    some = replace(Gold.of(dev, DOCRED), source=source).only(kept)
+    some = replace(Gold.of(dev, DOCRED), source=source).select(kept)
     alone = Gold.of([document for document, keep in zip(dev, kept, strict=True) if keep], DOCRED)
     for name in COLUMNS:
-        if name != "mention_name":  # places in `names`, which holds the names of all documents
+        if name != "mention_name":  # indices into `names`, which has the names of all documents
             assert np.array_equal(getattr(some, name), getattr(alone, name)), name
             assert getattr(some, name).dtype == np.int32
     assert (some.titles, some.source) == (alone.titles, source)
@@ -61,7 +61,7 @@ def test_some_of_the_documents_have_the_columns_of_these(shared_data: Path) -> N
 
 
 @pytest.mark.parametrize("at_once", [4096, 7])
-def test_a_corpus_has_the_columns_of_its_documents(
+def test_of_corpus_agrees_with_of_documents(
     shared_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, at_once: int
 ) -> None:
     monkeypatch.setattr(gold, "DOCUMENTS_AT_ONCE", at_once)
@@ -75,7 +75,7 @@ def test_a_corpus_has_the_columns_of_its_documents(
     assert len(one.evidence) == sum(len(label.evidence) for d in dev for label in d.labels or ()) > 1000
 
 
-def test_a_file_is_read_with_its_hash(tmp_path: Path) -> None:
+def test_read_gold_records_the_hash_of_the_file(tmp_path: Path) -> None:
     path = tmp_path / "docs.json"
     path.write_text(json.dumps([to_json(family())]))
     read = read_gold(path, RELATIONS)
@@ -83,14 +83,14 @@ def test_a_file_is_read_with_its_hash(tmp_path: Path) -> None:
     assert read.source == Source("docs.json", sha256_of(path))
 
 
-def test_unfit_gold_is_refused(tmp_path: Path) -> None:
+def test_invalid_gold_is_rejected(tmp_path: Path) -> None:
     unlabelled = document("Test", [[("a", 0)]], None)
     with pytest.raises(UserError, match="'Test' has no labels"):
         Gold.of([family(), unlabelled], RELATIONS)
     write_corpus([family(), unlabelled], tmp_path / "corpus", RELATIONS, "x", "0" * 64)
     with pytest.raises(UserError, match="'Test' has no labels"):
         read_gold(tmp_path / "corpus")
-    with pytest.raises(UserError, match="two gold documents are titled 'Family'"):
+    with pytest.raises(UserError, match="two gold documents have the title 'Family'"):
         Gold.of([family(), family()], RELATIONS)
     with pytest.raises(UserError, match="outside the relation set, 'P9'"):
         Gold.of([document("x", [[("a", 0)], [("b", 0)]], [(0, 1, "P9")])], RELATIONS)

@@ -25,7 +25,7 @@ from tests.evaluation.strategies import as_predictions, documents, names, predic
 def slow_scores(
     gold: list[Document], predictions: list[Prediction], facts: set[tuple[str, str, str]], epsilon: float
 ) -> dict[str, float]:
-    """The definitions word by word, over sets of (title, head, tail, relation)."""
+    """Compute the scores by their definitions, over sets of (title, head, tail, relation)."""
     by_title = {d.title: d for d in gold}
     wanted = {(d.title, label.head, label.tail, label.relation) for d in gold for label in d.labels or ()}
     found = {(p.title, p.head, p.tail, p.relation) for p in predictions}
@@ -77,7 +77,7 @@ facts_sets = st.frozensets(st.tuples(names, names, relation_ids), max_size=6)
 
 @settings(deadline=None)
 @given(documents(), predicted, facts_sets, st.data())
-def test_agrees_with_the_definitions_word_by_word(
+def test_scores_agree_with_the_definitions(
     gold: list[Document], guesses: list[Prediction], known: frozenset[tuple[str, str, str]], data: st.DataObject
 ) -> None:
     predictions = guesses + [p for p in as_predictions(gold) if data.draw(st.booleans())]
@@ -90,7 +90,7 @@ def test_agrees_with_the_definitions_word_by_word(
 
 @settings(deadline=None)
 @given(documents(), predicted, st.randoms(use_true_random=False), st.data())
-def test_order_and_repeats_change_nothing_but_the_count_of_repeats(
+def test_order_and_repeats_change_only_the_duplicates(
     gold: list[Document], predictions: list[Prediction], shuffler: random.Random, data: st.DataObject
 ) -> None:
     again = predictions + [p for p in predictions if data.draw(st.booleans())]
@@ -103,7 +103,7 @@ def test_order_and_repeats_change_nothing_but_the_count_of_repeats(
 
 @settings(deadline=None)
 @given(documents())
-def test_gold_scores_exactly_100(gold: list[Document]) -> None:
+def test_gold_predictions_score_100(gold: list[Document]) -> None:
     scores = score(gold, as_predictions(gold), RELATIONS)
     if scores.all.gold:
         assert (scores.all.precision, scores.all.recall, scores.all.f1) == (100.0, 100.0, 100.0)
@@ -116,15 +116,15 @@ def test_gold_scores_exactly_100(gold: list[Document]) -> None:
 
 def test_by_hand() -> None:
     predictions = [
-        Prediction("Family", 0, 1, "P1"),  # right, intra, a training fact by Bob's other name
-        Prediction("Family", 1, 2, "P3"),  # right, inter
-        Prediction("Family", 2, 0, "P1"),  # wrong, inter, though a training fact: stays
+        Prediction("Family", 0, 1, "P1"),  # correct, intra, a training fact by Bob's other name
+        Prediction("Family", 1, 2, "P3"),  # correct, inter
+        Prediction("Family", 2, 0, "P1"),  # wrong, inter; a training fact, but not removed
         Prediction("Family", 1, 0, "P1"),  # wrong, intra
-        Prediction("Family", 1, 0, "P1", 0.5),  # the same again
+        Prediction("Family", 1, 0, "P1", 0.5),  # repeated
     ]
     facts = Facts(frozenset({("Ann", "Robert", "P1"), ("Paris", "Ann", "P1")}), "train.json", "ab" * 32)
     found = score([family()], predictions, RELATIONS, facts).as_json()
-    # One document has no other sample than itself.
+    # With one document, all samples are equal.
     metrics = found.pop("intervals")
     assert metrics == {name: pytest.approx([found[name]] * 2) for name in metrics}
     assert {"precision", "recall", "f1", "ign_f1", "intra_f1", "inter_f1"} < metrics.keys()
@@ -135,8 +135,8 @@ def test_by_hand() -> None:
         "precision": 50.0,
         "recall": two_thirds,
         "f1": pytest.approx(400 / 7),
-        "ign_precision": third,  # 1 of the 3 that are left
-        "ign_f1": pytest.approx(ign),  # the recall is untouched
+        "ign_precision": third,  # 1 of the remaining 3
+        "ign_f1": pytest.approx(ign),  # with the full recall
         "intra_precision": 50.0,
         "intra_recall": 50.0,
         "intra_f1": 50.0,
@@ -174,14 +174,14 @@ def test_by_hand() -> None:
     json.dumps(found, allow_nan=False)
 
 
-def test_evidence_is_scored_over_sentences_of_unique_triples() -> None:
+def test_evidence_scores() -> None:
     labels = (Label(0, 1, "P1", (0, 2)), Label(1, 2, "P3", (1,)))
     gold = [replace(family(), labels=labels)]
     predictions = [
-        Prediction("Family", 0, 1, "P1", None, (0, 0, 1)),  # one of two right
-        Prediction("Family", 0, 1, "P1", None, (2,)),  # the same triple again: its evidence joins
-        Prediction("Family", 1, 2, "P3"),  # without
-        Prediction("Family", 2, 1, "P3", None, (7, -1)),  # a wrong triple and no such sentences
+        Prediction("Family", 0, 1, "P1", None, (0, 0, 1)),  # one of two correct
+        Prediction("Family", 0, 1, "P1", None, (2,)),  # repeated triple: its evidence is added
+        Prediction("Family", 1, 2, "P3"),  # no evidence
+        Prediction("Family", 2, 1, "P3", None, (7, -1)),  # wrong triple, unknown sentences
         Prediction("Nobody", 0, 1, "P1", None, (9,)),
     ]
     scores = score(gold, predictions, RELATIONS)
@@ -191,7 +191,7 @@ def test_evidence_is_scored_over_sentences_of_unique_triples() -> None:
     assert score(gold, [Prediction("Family", 0, 1, "P1", None, ())], RELATIONS).evidence == Counts(0, 0, 3)
 
 
-def test_redocred_adds_to_the_denominator() -> None:
+def test_redocred_variant_adds_epsilon_to_the_denominator() -> None:
     facts = Facts(frozenset({("Ann", "Bob", "P1")}), "train.json", "0" * 64)
     scores = score([family()], as_predictions([family()]), RELATIONS, facts, "redocred")
     assert scores.ign_precision == pytest.approx(100 * 2 / 2.00001, rel=1e-12)
@@ -199,13 +199,13 @@ def test_redocred_adds_to_the_denominator() -> None:
 
 
 @pytest.mark.parametrize("variant", ["docred", "redocred"])
-def test_nothing_left_without_training_facts_is_zero(variant: Any) -> None:
+def test_ign_f1_is_zero_if_all_predictions_are_facts(variant: Any) -> None:
     facts = Facts(frozenset({("Ann", "Bob", "P1")}), "train.json", "0" * 64)
     scores = score([family()], [Prediction("Family", 0, 1, "P1")], RELATIONS, facts, variant)
     assert (scores.ign_precision, scores.ign_f1) == (0.0, 0.0)
 
 
-def test_no_predictions_is_a_score_of_zero() -> None:
+def test_scores_are_zero_without_predictions() -> None:
     facts = Facts(frozenset({("Ann", "Bob", "P1")}), "train.json", "0" * 64)
     found = score([family()], [], RELATIONS, facts).as_json()
     assert found["intervals"]["f1"] == [0.0, 0.0]
@@ -216,16 +216,16 @@ def test_no_predictions_is_a_score_of_zero() -> None:
     assert score([], [], RELATIONS).intervals == {}
 
 
-def test_a_lone_prediction_is_not_dropped() -> None:
+def test_single_prediction() -> None:
     assert score([family()], [Prediction("Family", 0, 1, "P1")], RELATIONS).all == Counts(1, 1, 3)
 
 
-def test_predictions_that_cannot_be_right_are_wrong_and_counted_by_kind() -> None:
+def test_invalid_predictions_are_wrong_and_counted_by_reason() -> None:
     predictions = [
         Prediction("Familie", 0, 1, "P1"),
         Prediction("Familie", 9, 9, "P9"),
         Prediction("Family", 0, 3, "P1"),
-        Prediction("Family", -1, 0, "P1"),  # no Python index from the end
+        Prediction("Family", -1, 0, "P1"),  # not an index from the end
         Prediction("Family", 1, 1, "P1"),
         Prediction("Family", 0, 1, "P9"),
     ]
@@ -238,7 +238,7 @@ def test_predictions_that_cannot_be_right_are_wrong_and_counted_by_kind() -> Non
         "same_entity": predictions[4],
         "unknown_relation": predictions[5],
     }
-    # Without title or entity there are no sentences: only the last two have a distance.
+    # Predictions with an unknown title or entity have no distance.
     assert (scores.intra, scores.inter) == (Counts(0, 2, 2), Counts(0, 0, 1))
     assert scores.per_relation["P1"] == Counts(0, 4, 1)
 
@@ -248,10 +248,10 @@ def test_without_facts_there_is_no_ign_f1() -> None:
     assert (found["ign_precision"], found["ign_f1"], found["train_facts"]) == (None, None, None)
 
 
-def test_unfit_gold_is_refused() -> None:
+def test_invalid_gold_is_rejected() -> None:
     with pytest.raises(UserError, match="'Test' has no labels"):
         score([document("Test", [[("a", 0)]], None)], [], RELATIONS)
-    with pytest.raises(UserError, match="two gold documents are titled 'Family'"):
+    with pytest.raises(UserError, match="two gold documents have the title 'Family'"):
         score([family(), family()], [], RELATIONS)
     with pytest.raises(UserError, match="outside the relation set, 'P9'"):
         score([document("x", [[("a", 0)], [("b", 0)]], [(0, 1, "P9")])], [], RELATIONS)
@@ -261,7 +261,7 @@ def test_unfit_gold_is_refused() -> None:
         candidate_scores([document("Test", [[("a", 0)]], None)], [])
 
 
-def test_candidates_are_scored_as_unique_pairs() -> None:
+def test_candidate_scores_count_unique_pairs() -> None:
     # Gold pairs: (0, 1), with two relations, and (1, 2).
     counts = candidate_scores([family()], [("Family", [(0, 1), (0, 1), (2, 0)]), ("Other", [(0, 1)])])
     assert counts == Counts(correct=1, predicted=3, gold=2)
@@ -288,12 +288,12 @@ def facts(shared_data: Path) -> Facts:
     return read_facts(shared_data / "docred_train_facts.json", DOCRED)
 
 
-def test_redocred_dev_scores_itself_100(dev: list[Document], facts: Facts) -> None:
+def test_redocred_dev_gold_scores_100(dev: list[Document], facts: Facts) -> None:
     start = time.perf_counter()
     scores: Scores = score(dev, as_predictions(dev), DOCRED, facts, "docred")
     assert time.perf_counter() - start < 3.0  # measured: 0.2 s
     assert (scores.all.f1, scores.ign_f1, scores.intra.f1, scores.inter.f1) == (100.0, 100.0, 100.0, 100.0)
-    # The Re-DocRED scorer's addition to the denominator costs the gold triples their last digits.
+    # Epsilon in the denominator makes the score slightly less than 100.
     redocred = score(dev, as_predictions(dev), DOCRED, facts, "redocred").ign_f1
     assert redocred is not None and 99.9999999 < redocred < 100
     assert (scores.all.gold, scores.intra.gold, scores.inter.gold) == (17_284, 7_982, 9_302)
@@ -301,8 +301,8 @@ def test_redocred_dev_scores_itself_100(dev: list[Document], facts: Facts) -> No
     assert candidate_scores(dev, pairs) == Counts(13_362, 13_362, 13_362)
 
 
-def test_redocred_dev_agrees_with_the_official_procedure(dev: list[Document], facts: Facts, shared_data: Path) -> None:
-    """Against the raw JSON and facts, by what the official scorer does step by step (its faults aside)."""
+def test_redocred_dev_agrees_with_the_official_scorer(dev: list[Document], facts: Facts, shared_data: Path) -> None:
+    """Compare with the steps of the official scorer, without its bugs, on the raw JSON and facts."""
     rng = random.Random(66)
     predictions = [p for p in as_predictions(dev) if rng.random() < 0.6]
     predictions += [

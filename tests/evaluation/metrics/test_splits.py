@@ -18,7 +18,7 @@ from tests.evaluation.strategies import as_predictions, documents, predicted
 
 
 def part_of(split: str, value: int) -> str:
-    """The name of the part that a number belongs to."""
+    """Return the name of the part that contains a number."""
     parts = {
         "sentence_distance": ["0", "1", "2", "3", "4+"],
         "mentions": ["2", "3", "4", "5-6", "7-9", "10+"],
@@ -32,23 +32,23 @@ def part_of(split: str, value: int) -> str:
 
 
 def slow_splits(gold: list[Document], predictions: list[Prediction]) -> dict[str, dict[str, Counts]]:
-    """Over sets of triples, one by one."""
+    """Compute the splits over sets of triples."""
     by_title = {d.title: d for d in gold}
-    wanted = {(d.title, x.head, x.tail, x.relation) for d in gold for x in d.labels or ()}
-    found = {(p.title, p.head, p.tail, p.relation) for p in predictions}
+    gold_set = {(d.title, x.head, x.tail, x.relation) for d in gold for x in d.labels or ()}
+    predicted_set = {(p.title, p.head, p.tail, p.relation) for p in predictions}
     parts: dict[tuple[str, str], tuple[set[Any], set[Any]]] = {}
-    for side, triples in enumerate((found, wanted)):
+    for side, triples in enumerate((predicted_set, gold_set)):
         for triple in triples:
             title, head, tail, _ = triple
             if title not in by_title:
                 continue
             made = by_title[title]
-            where = [("document_words", sum(len(s) for s in made.sentences))]
+            values = [("document_words", sum(len(s) for s in made.sentences))]
             if 0 <= head < len(made.entities) and 0 <= tail < len(made.entities):
                 h, t = made.entities[head], made.entities[tail]
-                where.append(("mentions", len(h) + len(t)))
-                where.append(("sentence_distance", min(abs(a.sentence - b.sentence) for a in h for b in t)))
-            for split, value in where:
+                values.append(("mentions", len(h) + len(t)))
+                values.append(("sentence_distance", min(abs(a.sentence - b.sentence) for a in h for b in t)))
+            for split, value in values:
                 parts.setdefault((split, part_of(split, value)), (set(), set()))[side].add(triple)
     result: dict[str, dict[str, Counts]] = {}
     for (split, part), (f, w) in parts.items():
@@ -56,8 +56,10 @@ def slow_splits(gold: list[Document], predictions: list[Prediction]) -> dict[str
     return result
 
 
-def shown(gold: list[Document], predictions: list[Prediction], relations: Any) -> dict[str, dict[str, Counts]]:
-    """What `score` finds, without empty parts."""
+def nonempty_splits(
+    gold: list[Document], predictions: list[Prediction], relations: Any
+) -> dict[str, dict[str, Counts]]:
+    """Return the splits of `score` without empty parts."""
     splits = {s.name: s.parts for s in score(gold, predictions, relations).splits if s.name != "relation_frequency"}
     filled = {name: {p: c for p, c in parts.items() if c != Counts()} for name, parts in splits.items()}
     return {name: parts for name, parts in filled.items() if parts}
@@ -66,20 +68,20 @@ def shown(gold: list[Document], predictions: list[Prediction], relations: Any) -
 @settings(deadline=None)
 @given(documents(), predicted)
 def test_splits_agree_with_sets(gold: list[Document], predictions: list[Prediction]) -> None:
-    assert shown(gold, predictions, RELATIONS) == slow_splits(gold, predictions)
+    assert nonempty_splits(gold, predictions, RELATIONS) == slow_splits(gold, predictions)
 
 
 def test_splits_of_real_documents(shared_data: Path) -> None:
     dev = list(read_documents(shared_data / "redocred_dev.json", DOCRED))
     gold = as_predictions(dev)
     predictions = gold[::2] + [Prediction(p.title, p.tail, p.head, p.relation) for p in gold[::3]]
-    found = shown(dev, predictions, DOCRED)
+    found = nonempty_splits(dev, predictions, DOCRED)
     assert found == slow_splits(dev, predictions)
     assert found["sentence_distance"]["0"].gold == 7_982  # the intra triples
     assert sum(part.gold for part in found["document_words"].values()) == 17_284
 
 
-def test_frequent_relations_are_those_of_the_training_where_it_is_known(shared_data: Path) -> None:
+def test_frequent_relations_come_from_the_training_set_if_known(shared_data: Path) -> None:
     train = read_facts(shared_data / "redocred_train_992.json", DOCRED)
     counted = Counter(
         x.relation for d in read_documents(shared_data / "redocred_train_992.json", DOCRED) for x in d.labels or ()
@@ -94,20 +96,20 @@ def test_frequent_relations_are_those_of_the_training_where_it_is_known(shared_d
         assert ("training triples" if facts else "gold triples") in split.meaning
 
 
-def test_equally_frequent_relations_come_in_the_order_of_the_set() -> None:
+def test_ties_of_frequent_relations_follow_the_relation_set() -> None:
     ids = DOCRED.ids
     counts = {**{relation: 5 for relation in reversed(ids[3:30])}, ids[90]: 9}
     assert frequent_relations(counts, DOCRED) == (ids[90], *ids[3:12])
 
 
-def test_facts_without_documents_count_themselves() -> None:
+def test_facts_by_relation_without_training_documents() -> None:
     facts = frozenset({("a", "b", "P2"), ("a", "c", "P2"), ("a", "b", "P1")})
     assert Facts(facts, "x", "0" * 64).by_relation() == {"P1": 1, "P2": 2}
     known = Facts(facts, "x", "0" * 64, Training(frozenset({"t"}), {"P1": 7}))
     assert known.by_relation() == {"P1": 7}
 
 
-def test_what_does_not_exist_is_in_no_part() -> None:
+def test_unknown_titles_entities_and_relations_are_in_no_part() -> None:
     predictions = [
         Prediction("Nobody", 0, 1, "P1"),
         Prediction("Family", 0, 9, "P1"),
@@ -116,5 +118,5 @@ def test_what_does_not_exist_is_in_no_part() -> None:
     gold = [family(), document("x", [[("a", 0)], [("b", 0)]], [])]
     splits = {split.name: split.parts for split in score(gold, predictions, RELATIONS).splits}
     predicted = {name: sum(part.predicted for part in parts.values()) for name, parts in splits.items()}
-    # Relations of unknown titles are known all the same; so are documents of unknown entities.
+    # A prediction with an unknown title may have a known relation; one with an unknown entity a known document.
     assert predicted == {"relation_frequency": 2, "sentence_distance": 1, "mentions": 1, "document_words": 2}

@@ -23,7 +23,7 @@ FAMILY = {
 }
 
 
-def test_three_forms_give_the_same_facts(tmp_path: Path) -> None:
+def test_three_formats_give_the_same_facts(tmp_path: Path) -> None:
     documents = tmp_path / "train.json"
     documents.write_text(json.dumps([to_json(family())]))
     listed = tmp_path / "facts.json"
@@ -38,23 +38,22 @@ def test_three_forms_give_the_same_facts(tmp_path: Path) -> None:
     assert read_facts(listed, RELATIONS).sha256 == hashlib.sha256(listed.read_bytes()).hexdigest()
     built = read_facts(folder, RELATIONS)
     assert built.sha256 == Corpus.open(folder).fingerprint
-    # Whoever compares wants the hash of the published file.
-    assert built.named == f"{folder} (built from train.json, sha256 {'0' * 64})"
+    assert built.description == f"{folder} (built from train.json, sha256 {'0' * 64})"
     assert (built.as_json()["file"], built.as_json()["file_sha256"]) == ("train.json", "0" * 64)
-    assert read_facts(listed, RELATIONS).named == f"{listed} (sha256 {read_facts(listed, RELATIONS).sha256})"
+    assert read_facts(listed, RELATIONS).description == f"{listed} (sha256 {read_facts(listed, RELATIONS).sha256})"
 
 
-def test_any_name_of_head_and_tail_suffices_and_case_matters(tmp_path: Path) -> None:
+def test_contains_matches_any_name_and_is_case_sensitive(tmp_path: Path) -> None:
     path = tmp_path / "facts.json"
     path.write_text('[["Ann", "Robert", "P1"]]')
     facts = read_facts(path, RELATIONS)
     ann, bob, paris = family().entities
-    assert facts.known(ann, bob, "P1")
-    assert not facts.known(bob, ann, "P1")
-    assert not facts.known(ann, bob, "P2")
-    assert not facts.known(ann, paris, "P1")
+    assert facts.contains(ann, bob, "P1")
+    assert not facts.contains(bob, ann, "P1")
+    assert not facts.contains(ann, bob, "P2")
+    assert not facts.contains(ann, paris, "P1")
     lower = document("x", [[("ann", 0)], [("Robert", 0)]], []).entities
-    assert not facts.known(lower[0], lower[1], "P1")
+    assert not facts.contains(lower[0], lower[1], "P1")
 
 
 @pytest.mark.parametrize(
@@ -69,7 +68,7 @@ def test_any_name_of_head_and_tail_suffices_and_case_matters(tmp_path: Path) -> 
         (json.dumps([to_json(document("x", [[("Ann", 0)]], []))]), "holds no facts"),
     ],
 )
-def test_what_is_neither_form_is_refused(tmp_path: Path, content: str, complaint: str) -> None:
+def test_other_formats_are_rejected(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / "facts.json"
     path.write_text(content)
     with pytest.raises(UserError, match=complaint):
@@ -81,5 +80,5 @@ def test_missing_file_is_a_user_error(tmp_path: Path) -> None:
         read_facts(tmp_path / "absent.json", RELATIONS)
 
 
-def test_the_facts_of_docred(shared_data: Path) -> None:
+def test_number_of_docred_facts(shared_data: Path) -> None:
     assert len(read_facts(shared_data / "docred_train_facts.json", DOCRED).triples) == 52_293

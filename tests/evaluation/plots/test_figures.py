@@ -19,11 +19,11 @@ from lmrc.evaluation.plots.style import Plot
 from tests.evaluation.examples import RELATIONS, document, family
 
 
-def texts(drawing: Plot) -> list[str]:
-    return ["".join(e.itertext()) for e in ElementTree.fromstring(drawing.svg).iter("{http://www.w3.org/2000/svg}text")]
+def texts(plot: Plot) -> list[str]:
+    return ["".join(e.itertext()) for e in ElementTree.fromstring(plot.svg).iter("{http://www.w3.org/2000/svg}text")]
 
 
-def test_curves_are_read_by_name_and_step(tmp_path: Path) -> None:
+def test_read_curves_by_name_and_step(tmp_path: Path) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(
         '{"step": 2, "loss": 0.9, "phase": "train", "best": true}\n'
@@ -46,7 +46,7 @@ def test_curves_are_read_by_name_and_step(tmp_path: Path) -> None:
         ('{"step": 1.5}\n', 'integer "step"'),
     ],
 )
-def test_a_damaged_log_is_refused_by_line(tmp_path: Path, content: str, complaint: str) -> None:
+def test_damaged_log_is_rejected_with_its_line(tmp_path: Path, content: str, complaint: str) -> None:
     path = tmp_path / "metrics.jsonl"
     path.write_text(content)
     with pytest.raises(UserError, match=complaint):
@@ -55,7 +55,7 @@ def test_a_damaged_log_is_refused_by_line(tmp_path: Path, content: str, complain
         read_curves(tmp_path / "absent.jsonl")
 
 
-def test_learning_curves_have_a_panel_a_metric_and_name_runs() -> None:
+def test_learning_curves_have_a_panel_per_metric() -> None:
     runs = [
         ("_first $x$", {"loss": {1: 2.0, 2: 1.0}, "f1": {2: 50.0}}),
         ("<second> & more", {"loss": {1: 3.0, 2: 2.5}}),
@@ -69,22 +69,22 @@ def test_learning_curves_have_a_panel_a_metric_and_name_runs() -> None:
         learning_curves(runs, ("accuracy",))
 
 
-def test_a_curve_of_many_steps_is_a_running_mean_over_faint_steps() -> None:
+def test_long_curve_is_smoothed() -> None:
     values = {2 * step: float(step % 7) for step in range(1, 201)}
-    drawing = learning_curves([("run", {"loss": values, "dev_f1": {400: 50.0}})], ("loss", "dev_f1"))
-    faint, bold = drawing.figure.axes[0].lines
+    plot = learning_curves([("run", {"loss": values, "dev_f1": {400: 50.0}})], ("loss", "dev_f1"))
+    faint, bold = plot.figure.axes[0].lines
     assert [float(y) for y in faint.get_ydata()] == list(values.values())
     assert [float(x) for x in bold.get_xdata()] == list(values)
     steps = list(values.values())
     means = [sum(steps[max(0, end - 4) : end]) / min(end, 4) for end in range(1, 201)]  # 200 / 50 steps each
     assert [float(y) for y in bold.get_ydata()] == pytest.approx(means)
     assert float(faint.get_alpha() or 1) < 0.5 < float(bold.get_alpha() or 1)
-    assert [axes.get_title(loc="left") for axes in drawing.figure.axes] == ["loss", "F1 on dev in percent"]
-    assert [axes.get_xlim()[0] for axes in drawing.figure.axes] == [0, 0]
-    assert len(drawing.figure.axes[1].lines) == 1
+    assert [axes.get_title(loc="left") for axes in plot.figure.axes] == ["loss", "F1 on dev in percent"]
+    assert [axes.get_xlim()[0] for axes in plot.figure.axes] == [0, 0]
+    assert len(plot.figure.axes[1].lines) == 1
 
 
-def test_bars_show_f1_and_support_of_gold_relations() -> None:
+def test_relation_bars_show_f1_and_support() -> None:
     gold = [family(), document("x", [[("a", 0)], [("b", 0)]], [(0, 1, "P3")])]
     shown = texts(relation_bars(score(gold, [Prediction("Family", 1, 2, "P3")], RELATIONS), RELATIONS))
     labels = ["part of (2)", "country (1)", "born in (1)"]
@@ -95,20 +95,20 @@ def test_bars_show_f1_and_support_of_gold_relations() -> None:
         relation_bars(score([], [], RELATIONS), RELATIONS)
 
 
-def test_hostile_names_are_text() -> None:
+def test_names_are_escaped_in_svg() -> None:
     names = RelationSet(("P1", "P2", "P3"), ("<script>alert(1)</script>", "$\\frac{", "]]>&amp;"))
-    drawing = relation_bars(score([family()], [], names), names)
-    assert "<script" not in drawing.svg
-    assert {"<script>alert(1)</script> (1)", "$\\frac{ (1)", "]]>&amp; (1)"} <= set(texts(drawing))
+    plot = relation_bars(score([family()], [], names), names)
+    assert "<script" not in plot.svg
+    assert {"<script>alert(1)</script> (1)", "$\\frac{ (1)", "]]>&amp; (1)"} <= set(texts(plot))
 
 
-def test_a_figure_can_stand_in_a_page() -> None:
+def test_svg_can_be_embedded_in_html() -> None:
     svg = learning_curves([("run", {"loss": {1: 2.0, 2: 1.0}})]).svg
     assert svg.startswith('<svg role="img" aria-label="Learning curves of run: loss by optimizer step"')
     root = ElementTree.fromstring(svg)
     ids = [element.get("id", "") for element in root.iter() if element.get("id")]
     assert not [id for id in ids if "_" in id]
-    # What is referred to still exists.
+    # All references have a target.
     for element in root.iter():
         link = element.get("{http://www.w3.org/1999/xlink}href") or element.get("clip-path", "").strip("url()")
         assert not link or link.removeprefix("#") in ids
@@ -131,13 +131,13 @@ def test_the_same_input_gives_the_same_bytes_in_another_process(tmp_path: Path) 
     assert other.stdout == learning_curves([("run", curves)]).svg
 
 
-def points(drawing: Plot, panel: int = 0) -> dict[str, list[tuple[float, float]]]:
-    """What the lines of a panel go through, by their labels."""
-    lines = drawing.figure.axes[panel].lines
+def points(plot: Plot, panel: int = 0) -> dict[str, list[tuple[float, float]]]:
+    """Return the points of the lines of a panel by label."""
+    lines = plot.figure.axes[panel].lines
     return {str(line.get_label()): [(float(x), float(y)) for x, y in line.get_xydata()] for line in lines}
 
 
-def test_png_is_one_too_and_stands_on_white() -> None:
+def test_png_has_the_size_of_the_figure() -> None:
     image = learning_curves([("run", {"loss": {1: 2.0, 2: 1.0}})])
     png = image.png()
     assert png[:8] == b"\x89PNG\r\n\x1a\n"
@@ -145,7 +145,7 @@ def test_png_is_one_too_and_stands_on_white() -> None:
     assert image.png() == png
 
 
-def test_the_curve_of_rcp_has_its_thresholds_marked(tmp_path: Path) -> None:
+def test_precision_recall_marks_thresholds(tmp_path: Path) -> None:
     path = tmp_path / "calibration.json"
     # Four pairs, three gold: (0.9 gold) (0.6 gold) (0.4 not) (0.2 gold); thresholds half-way to the next pair.
     curve = [[100 / 3, 0.75, 100.0], [200 / 3, 0.5, 100.0], [100.0, 0.1, 75.0]]
@@ -167,22 +167,22 @@ def test_the_curve_of_rcp_has_its_thresholds_marked(tmp_path: Path) -> None:
             read_calibration(path)
 
 
-def test_lines_of_equal_f1_are_of_equal_f1() -> None:
-    drawing = precision_recall([("rcp", Calibration((0.5, 80.0), ((80.0, 0.5, 80.0),)), ())])
-    lines = [line.get_xydata() for line in drawing.figure.axes[0].lines if str(line.get_label()).startswith("_")]
+def test_equal_f1_lines() -> None:
+    plot = precision_recall([("rcp", Calibration((0.5, 80.0), ((80.0, 0.5, 80.0),)), ())])
+    lines = [line.get_xydata() for line in plot.figure.axes[0].lines if str(line.get_label()).startswith("_")]
     for f1, line in zip((20, 40, 60, 80, 90), lines, strict=True):
         assert {round(2 * float(p) * float(r) / (float(p) + float(r)), 6) for r, p in line} == {f1}
 
 
-def test_f1_over_theta_marks_the_best(tmp_path: Path) -> None:
+def test_alignment_marks_the_best_theta(tmp_path: Path) -> None:
     path = tmp_path / "alignment.json"
     rows = [(0.9, 60.0, 40.0, 48.0), (0.5, 58.0, 42.0, 48.7), (0.0, 50.0, 43.0, 46.2)]
     path.write_text(json.dumps([dict(zip(("theta", "precision", "recall", "f1"), row, strict=True)) for row in rows]))
     sweep = read_sweep(path)
     assert sweep == [Aligned(*row) for row in reversed(rows)]
-    drawing = alignment([("direct", sweep)])
-    assert points(drawing)["direct: 48.70 at θ = 0.5"] == [(0.0, 46.2), (0.5, 48.7), (0.9, 48.0)]
-    line = next(line for line in drawing.figure.axes[0].lines if str(line.get_label()).startswith("direct"))
+    plot = alignment([("direct", sweep)])
+    assert points(plot)["direct: 48.70 at θ = 0.5"] == [(0.0, 46.2), (0.5, 48.7), (0.9, 48.0)]
+    line = next(line for line in plot.figure.axes[0].lines if str(line.get_label()).startswith("direct"))
     assert line.get_markevery() == [1]
     for damaged in ("[]", "{}", '[{"theta": 1}]', "x"):
         path.write_text(damaged)
@@ -190,15 +190,15 @@ def test_f1_over_theta_marks_the_best(tmp_path: Path) -> None:
             read_sweep(path)
 
 
-def test_bars_of_parts_stand_beside_each_other() -> None:
+def test_split_bars_of_runs_are_side_by_side() -> None:
     runs = [
         ("a", {"0": Counts(1, 2, 2), "long_tail": Counts(0, 0, 3)}),
         ("b", {"0": Counts(2, 2, 2), "long_tail": Counts(3, 3, 3)}),
     ]
-    drawing = split_bars("sentences between", runs)
-    shown = texts(drawing)
+    plot = split_bars("sentences between", runs)
+    shown = texts(plot)
     assert [text for text in shown if text in ("50.0", "0.0", "100.0")] == ["50.0", "0.0", "100.0", "100.0"]
     assert "sentences between (gold triples)" in shown
-    assert [label.get_text() for label in drawing.figure.axes[0].get_xticklabels()] == ["0\n(2)", "long tail\n(3)"]
-    lefts = [bar.get_x() for bars in drawing.figure.axes[0].containers if hasattr(bars, "patches") for bar in bars]
+    assert [label.get_text() for label in plot.figure.axes[0].get_xticklabels()] == ["0\n(2)", "long tail\n(3)"]
+    lefts = [bar.get_x() for bars in plot.figure.axes[0].containers if hasattr(bars, "patches") for bar in bars]
     assert lefts[0] < lefts[2] < lefts[1] < lefts[3]  # type: ignore[attr-defined]

@@ -1,4 +1,4 @@
-"""Nothing of a figure is cut, however many runs it shows and however long their names are."""
+"""Layout of figures with many runs and long names."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import pytest
 
 from lmrc.corpus.relations import DOCRED
 from lmrc.evaluation.metrics.confusion import Confusion
-from lmrc.evaluation.metrics.counts import Counts
+from lmrc.evaluation.metrics.registry import Counts
 from lmrc.evaluation.plots.figures import WIDEST, alignment, learning_curves, precision_recall, split_bars
 from lmrc.evaluation.plots.heatmaps import confusion_heatmap, relation_heatmap
 from lmrc.evaluation.plots.read_curves import Aligned, Calibration
@@ -35,7 +35,7 @@ def by_relation() -> Plot:
     return relation_heatmap(Table(("Relation", "Name", *NAMES), rows, 2))
 
 
-DRAWINGS: dict[str, Callable[[], Plot]] = {
+PLOTS: dict[str, Callable[[], Plot]] = {
     "confusion": confused,
     "heat map": by_relation,
     "bars": lambda: split_bars("words of the document", [(name, PARTS) for name in NAMES]),
@@ -49,11 +49,11 @@ DRAWINGS: dict[str, Callable[[], Plot]] = {
 }
 
 
-@pytest.mark.parametrize("name", DRAWINGS)
-def test_no_ink_reaches_the_border(name: str) -> None:
-    drawing = DRAWINGS[name]()
-    image = matplotlib.image.imread(io.BytesIO(drawing.png()))[:, :, :3]
+@pytest.mark.parametrize("name", PLOTS)
+def test_nothing_is_cut_at_the_border(name: str) -> None:
+    plot = PLOTS[name]()
+    image = matplotlib.image.imread(io.BytesIO(plot.png()))[:, :, :3]
     for side in (image[:2], image[-2:], image[:, :2], image[:, -2:]):
         assert float(np.min(side)) > 0.9
-    # On a page of text a wider figure cannot be read; the heat map has two panels with all the systems.
-    assert drawing.figure.get_size_inches()[0] <= WIDEST
+    # A wider figure does not fit on a page.
+    assert plot.figure.get_size_inches()[0] <= WIDEST

@@ -1,4 +1,4 @@
-"""A headless Chromium that is spoken to through a pair of pipes: no network, no package."""
+"""A headless Chromium, controlled through pipes with the DevTools protocol."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ needs_chromium = pytest.mark.skipif(PROGRAM is None, reason="chromium is not ins
 
 
 class Chromium:
-    """One browser with one page. `messages` are what the page said to the console and its errors."""
+    """A browser with one page. `messages` has the console messages and errors of the page."""
 
     def __init__(self, profile: Path) -> None:
         assert PROGRAM is not None
@@ -66,7 +66,7 @@ class Chromium:
         os.close(self._from)
 
     def call(self, method: str, **parameters: Any) -> Any:
-        """One command of the DevTools protocol, and its answer."""
+        """Send a command of the DevTools protocol and return its result."""
         self._count += 1
         command: dict[str, Any] = {"id": self._count, "method": method, "params": parameters}
         if self._session:
@@ -80,8 +80,8 @@ class Chromium:
             self._note(message)
 
     def open(self, page: Path, fragment: str = "") -> float:
-        """Load a page; returns the seconds until its script had run."""
-        self._go("about:blank")  # an address that differs in its fragment only loads nothing
+        """Load a page and return the seconds until its script has run."""
+        self._go("about:blank")  # a URL that differs only in its fragment would load nothing
         self.messages.clear()
         self.requests.clear()
         start = time.monotonic()
@@ -89,7 +89,7 @@ class Chromium:
         return time.monotonic() - start
 
     def run(self, script: str) -> Any:
-        """The value of an expression in the page."""
+        """Return the value of a JavaScript expression in the page."""
         answer = self.call("Runtime.evaluate", expression=script, returnByValue=True, awaitPromise=True)
         assert "exceptionDetails" not in answer, answer["exceptionDetails"]
         return answer["result"].get("value")
@@ -104,14 +104,14 @@ class Chromium:
             self.call("Input.dispatchKeyEvent", type="keyUp", key=key, windowsVirtualKeyCode=code)
 
     def look(self, width: int, height: int, scheme: str = "light") -> None:
-        """Size of the window and the scheme that the system prefers."""
+        """Set the size of the window and the preferred color scheme."""
         self.call(
             "Emulation.setDeviceMetricsOverride", width=width, height=height, deviceScaleFactor=1, mobile=width < 600
         )
         self.call("Emulation.setEmulatedMedia", features=[{"name": "prefers-color-scheme", "value": scheme}])
 
     def screenshot(self, whole: bool = False) -> bytes:
-        """What is seen, as PNG; or the whole page."""
+        """Return the viewport, or the whole page, as PNG."""
         return base64.b64decode(self.call("Page.captureScreenshot", format="png", captureBeyondViewport=whole)["data"])
 
     def _go(self, address: str) -> None:

@@ -13,7 +13,7 @@ from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.plots.figures import learning_curves
-from lmrc.evaluation.report.artifacts import ReportItem, errors, figures, paper, summary
+from lmrc.evaluation.report.artifacts import ReportItem, error_items, figure_items, paper_items, summary_items
 from lmrc.evaluation.report.document_browser import documents_html
 from lmrc.evaluation.report.page import Section, report_items_html, write_report
 from lmrc.evaluation.scored_run import ScoredRun
@@ -24,7 +24,7 @@ VOID = {"meta", "link", "br", "img", "hr", "input"}
 
 
 class Page(HTMLParser):
-    """Collects the tags with their attributes and checks that they nest."""
+    """Parser that collects tags with their attributes and checks that they nest."""
 
     def __init__(self, text: str) -> None:
         super().__init__()
@@ -57,15 +57,15 @@ def sections(evil: str = "") -> list[Section]:
     run = ScoredRun(f"run {evil}", documents, RELATIONS, predictions, score(documents, predictions, RELATIONS), "own")
     curves = ReportItem("curves", f"Curves {evil}", learning_curves([(f"run {evil}", {"loss": {1: 1.0}})]), (evil,))
     return [
-        Section("summary", f"Summary {evil}", report_items_html(summary([run]))),
-        Section("tables", "Tables", report_items_html(paper([run]))),
-        Section("figures", "Figures", report_items_html([curves, *figures([run], {})])),
-        Section("errors", "Errors", report_items_html(errors([run]))),
+        Section("summary", f"Summary {evil}", report_items_html(summary_items([run]))),
+        Section("tables", "Tables", report_items_html(paper_items([run]))),
+        Section("figures", "Figures", report_items_html([curves, *figure_items([run], {})])),
+        Section("errors", "Errors", report_items_html(error_items([run]))),
         Section("documents", "Documents", documents_html([run])),
     ]
 
 
-def test_the_page_is_whole_and_stands_alone(tmp_path: Path) -> None:
+def test_page_is_self_contained(tmp_path: Path) -> None:
     out = tmp_path / "new" / "index.html"
     assert write_report(out, "Report", *sections()) == out
     page = Page(out.read_text(encoding="utf-8"))
@@ -82,7 +82,7 @@ def test_the_page_is_whole_and_stands_alone(tmp_path: Path) -> None:
     assert [p.name for p in out.parent.iterdir()] == ["index.html"]
 
 
-def test_only_the_page_s_own_script_may_run(tmp_path: Path) -> None:
+def test_content_security_policy(tmp_path: Path) -> None:
     page = write_report(tmp_path / "a.html", "Report", *sections()).read_text()
     (policy,) = re.findall(r'Content-Security-Policy" content="([^"]*)"', page)
     (script,) = re.findall(r"<script>(.*?)</script>", page, re.DOTALL)
@@ -96,13 +96,13 @@ def test_the_same_input_gives_the_same_bytes(tmp_path: Path) -> None:
     assert first.read_bytes() == second.read_bytes()
 
 
-def test_hostile_text_stays_text(tmp_path: Path) -> None:
+def test_text_is_escaped(tmp_path: Path) -> None:
     evil = "\"'></title></style></script></details><img src=x onerror=alert(1)><script>alert(1)</script><!-- &lt;"
     harmless = Page(write_report(tmp_path / "a.html", "Report", *sections("x")).read_text())
     page = Page(write_report(tmp_path / "b.html", f"Report {evil}", *sections(evil)).read_text())
     plain = [(tag, sorted(attributes)) for tag, attributes in page.tags if tag not in ("use", "path", "g", "tspan")]
     assert plain == [(t, sorted(a)) for t, a in harmless.tags if t not in ("use", "path", "g", "tspan")]
-    # Title, heading, navigation, tables, notes, captions, curves, remarks, data: nothing is swallowed.
+    # Text of title, heading, navigation, tables, notes, captions, curves, remarks and data is all there.
     assert "".join(page.words).count("onerror=alert(1)") >= 15
 
 
@@ -115,7 +115,7 @@ def test_long_tables_and_tall_figures_are_folded() -> None:
     assert long.startswith("<details><summary><h3>Numbers</h3></summary>")
 
 
-def test_a_failure_on_the_way_leaves_no_page(tmp_path: Path) -> None:
+def test_failed_write_leaves_no_page(tmp_path: Path) -> None:
     broken = (1 / 0 and "" for _ in range(1))
     with pytest.raises(ZeroDivisionError):
         write_report(tmp_path / "index.html", "Report", Section("x", "X", broken))

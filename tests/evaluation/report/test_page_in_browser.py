@@ -1,4 +1,4 @@
-"""The page as its reader meets it, in a real Chromium."""
+"""The page in a headless Chromium."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.plots.figures import relation_bars
-from lmrc.evaluation.report.artifacts import ReportItem, errors, paper, summary
+from lmrc.evaluation.report.artifacts import ReportItem, error_items, paper_items, summary_items
 from lmrc.evaluation.report.document_browser import documents_html
 from lmrc.evaluation.report.page import Section, report_items_html, write_report
 from lmrc.evaluation.scored_run import ScoredRun
@@ -33,7 +33,7 @@ def chromium(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Chromium]:
 
 
 def noisy(name: str, dev: list[Document], seed: int) -> ScoredRun:
-    """Gold with a fifth dropped, a tenth under another relation, and false pairs; RCP lacks a tenth of the pairs."""
+    """Return a run that misses 20 % of gold, changes 10 % of the relations and adds false pairs; RCP misses 10 %."""
     rng = random.Random(seed)
     common = [label.relation for document in dev for label in document.labels or ()]
     found, candidates = [], {}
@@ -53,7 +53,12 @@ def noisy(name: str, dev: list[Document], seed: int) -> ScoredRun:
 
 def write(path: Path, runs: list[ScoredRun]) -> Path:
     wide = ReportItem("bars", "F1 by relation", relation_bars(runs[0].scores, runs[0].relations))
-    parts = {"summary": summary(runs), "tables": paper(runs), "figures": [wide], "errors": errors(runs)}
+    parts = {
+        "summary": summary_items(runs),
+        "tables": paper_items(runs),
+        "figures": [wide],
+        "errors": error_items(runs),
+    }
     sections = [Section(name, name.title(), report_items_html(found)) for name, found in parts.items()]
     return write_report(path, "Report", *sections, Section("documents", "Documents", documents_html(runs)))
 
@@ -67,7 +72,7 @@ def real(shared_data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[P
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Three documents: all right; one missed and one wrong; nothing gold and one wrong."""
+    """Return a page with three documents: all correct; one missed and one wrong; no gold and one wrong."""
     people = [[("Ann", 0), ("Ann", 1)], [("Bob", 0)], [("Paris", 1)]]
     documents = [
         document("Right", people, [(0, 1, "P1")]),
@@ -86,7 +91,7 @@ def titles(chromium: Chromium) -> list[str]:
 
 
 def shown(chromium: Chromium) -> dict[str, list[str]]:
-    """The triples in the three columns, as text without the numbers of entities."""
+    """Return the triples in the three columns as text, without the indices of entities."""
     found: dict[str, list[str]] = chromium.run(
         """Object.fromEntries([...document.querySelectorAll(".triples > section")].map((column) =>
         [column.querySelector("h4").firstChild.data.trim(), [...column.querySelectorAll("li button")].map((b) =>
@@ -99,23 +104,23 @@ def fragment(chromium: Chromium) -> str:
     return unquote_plus(chromium.run("location.hash"))
 
 
-def test_500_real_documents_load_in_two_seconds_without_a_word(
+def test_500_documents_load_in_two_seconds_without_messages(
     chromium: Chromium, real: tuple[Path, list[ScoredRun]]
 ) -> None:
     page, _ = real
     assert page.stat().st_size < 10_000_000
-    # Beside other work a clock tells of that work: what counts is how long the page's thread computes.
+    # CPU time of the page's thread: wall time depends on other processes.
     chromium.call("Performance.enable", timeDomain="threadTicks")
     chromium.open(page)
     metrics = {metric["name"]: metric["value"] for metric in chromium.call("Performance.getMetrics")["metrics"]}
     chromium.call("Performance.disable")
     assert chromium.messages == []
-    assert chromium.requests == [page.resolve().as_uri()]  # no network: nothing but the file itself
+    assert chromium.requests == [page.resolve().as_uri()]  # no network
     assert len(titles(chromium)) == 500
     assert 0.05 < metrics["TaskDuration"] < 2.0  # measured: 0.6
 
 
-def test_filters_find_what_a_loop_finds(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
+def test_filters_agree_with_sets(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
     page, runs = real
     dev, second = runs[1].documents, runs[1]
     found = {(p.title, p.head, p.tail, p.relation) for p in second.predictions}
@@ -137,12 +142,12 @@ def test_filters_find_what_a_loop_finds(chromium: Chromium, real: tuple[Path, li
         chromium.open(page, f"#run=second&relation=P17&kind={kind}")
         with_any = {title for title, *_ in triples}
         assert titles(chromium) == [d.title for d in dev if d.title in with_any]
-        told = chromium.run('document.getElementById("found").textContent')
-        assert told == f"{len(with_any)} of 500 documents, {len(triples):,} triples"
+        status = chromium.run('document.getElementById("found").textContent')
+        assert status == f"{len(with_any)} of 500 documents, {len(triples):,} triples"
     assert chromium.messages == []
 
 
-def test_gold_predicted_and_missed_stand_side_by_side(chromium: Chromium, small: Path) -> None:
+def test_gold_predicted_and_missed_columns(chromium: Chromium, small: Path) -> None:
     chromium.open(small, "#document=Mixed")
     right, missed = "Ann| |country| |Bob|✓ correct", "Bob| |part of| |Paris|○ missed: the pair was not proposed"
     assert shown(chromium) == {
@@ -158,7 +163,7 @@ def test_gold_predicted_and_missed_stand_side_by_side(chromium: Chromium, small:
     assert chromium.run("document.querySelector('ol.text mark').className") == "PER"
 
 
-def test_the_fields_filter_and_the_address_follows(chromium: Chromium, small: Path) -> None:
+def test_filters_update_the_url(chromium: Chromium, small: Path) -> None:
     chromium.open(small)
     assert titles(chromium) == ["Right", "Mixed", "Wrong"]
 
@@ -188,7 +193,7 @@ def test_the_fields_filter_and_the_address_follows(chromium: Chromium, small: Pa
     assert chromium.messages == []
 
 
-def test_everything_is_reached_by_the_keyboard(chromium: Chromium, small: Path) -> None:
+def test_keyboard_navigation(chromium: Chromium, small: Path) -> None:
     chromium.look(1280, 900)
     chromium.open(small, "#document=Right")
     heading = 'document.querySelector("#document h3").firstChild.data.trim()'
@@ -196,10 +201,10 @@ def test_everything_is_reached_by_the_keyboard(chromium: Chromium, small: Path) 
     assert chromium.run(heading) == "Mixed"
     assert chromium.run('document.activeElement.getAttribute("aria-current")') == "true"
     chromium.press("ArrowDown", "ArrowDown")
-    assert chromium.run(heading) == "Wrong"  # the last one stays
+    assert chromium.run(heading) == "Wrong"  # the last document stays
     chromium.press("k")
     assert chromium.run(heading) == "Mixed"
-    # From the list by Tab through the text to the triples, whose head and tail are framed then.
+    # Tab moves from the list through the text to the triples, whose head and tail are then framed.
     chromium.press("Tab", "Tab")
     assert chromium.run("document.activeElement.textContent") == "Ann0 country Bob1✓ correct"
     framed = '[...document.querySelectorAll("mark.head, mark.tail")].map((m) => `${m.className} ${m.firstChild.data}`)'
@@ -208,36 +213,36 @@ def test_everything_is_reached_by_the_keyboard(chromium: Chromium, small: Path) 
     chromium.press("/")
     assert chromium.run("document.activeElement.name") == "search"
     chromium.press("j")
-    assert chromium.run("document.activeElement.value") == "j"  # a letter there
+    assert chromium.run("document.activeElement.value") == "j"  # j is typed, not a shortcut
     chromium.press("Escape", "k")
     assert chromium.run("document.activeElement.name") != "search"
 
 
-def test_a_triple_in_focus_is_not_behind_the_text(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
+def test_focused_triple_is_not_covered_by_the_text(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
     chromium.look(1280, 900)
     chromium.open(real[0], "#document=Ross+Alger")
     chromium.press("j", "k", "Tab")
     for _ in range(12):
         chromium.press("Tab")
-        place = chromium.run(
+        edges = chromium.run(
             """(() => { const here = document.activeElement.getBoundingClientRect();
             const text = document.querySelector("ol.text").getBoundingClientRect();
             return [text.top, text.bottom, here.top, here.bottom, innerHeight]; })()"""
         )
-        top, bottom, first, last, height = place
-        assert -1 <= top < bottom <= first + 1 < last <= height + 1  # parts of a dot
+        top, bottom, first, last, height = edges
+        assert -1 <= top < bottom <= first + 1 < last <= height + 1  # fractions of a pixel
 
 
-def luminance(colour: str) -> float:
-    """Relative luminance of WCAG 2 of "rgb(r, g, b)"."""
-    parts = [int(value) / 255 for value in re.findall(r"\d+", colour)[:3]]
+def luminance(color: str) -> float:
+    """Return the relative luminance (WCAG 2) of "rgb(r, g, b)"."""
+    parts = [int(value) / 255 for value in re.findall(r"\d+", color)[:3]]
     linear = [v / 12.92 if v <= 0.03928 else ((v + 0.055) / 1.055) ** 2.4 for v in parts]
     return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
 
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
-def test_text_stands_out(chromium: Chromium, small: Path, scheme: str) -> None:
-    """At least 4.5 to 1, WCAG 2's AA, in both schemes: every text against the colour it stands on."""
+def test_text_contrast(chromium: Chromium, small: Path, scheme: str) -> None:
+    """WCAG 2 level AA: a contrast of at least 4.5 to 1 between text and background."""
     chromium.look(1280, 900, scheme)
     chromium.open(small, "#document=Mixed")
     pairs = chromium.run(
@@ -245,51 +250,50 @@ def test_text_stands_out(chromium: Chromium, small: Path, scheme: str) -> None:
         [...e.childNodes].some((n) => n.nodeType === 3 && n.data.trim())).map((e) => {
           let at = e;
           while (at && getComputedStyle(at).backgroundColor === "rgba(0, 0, 0, 0)") at = at.parentElement;
-          const ground = getComputedStyle(at || document.body).backgroundColor;
-          return [e.textContent.slice(0, 40), getComputedStyle(e).color, ground];
+          const background = getComputedStyle(at || document.body).backgroundColor;
+          return [e.textContent.slice(0, 40), getComputedStyle(e).color, background];
         })"""
     )
     assert len(pairs) > 100
-    for text, ink, ground in pairs:
-        high, low = sorted((luminance(ink), luminance(ground)), reverse=True)
-        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, ink, ground)
+    for text, color, background in pairs:
+        high, low = sorted((luminance(color), luminance(background)), reverse=True)
+        assert (high + 0.05) / (low + 0.05) >= 4.5, (text, color, background)
     assert (luminance(chromium.run("getComputedStyle(document.body).backgroundColor")) < 0.1) == (scheme == "dark")
 
 
-def test_the_button_overrules_the_system(chromium: Chromium, small: Path) -> None:
+def test_theme_button_overrides_the_system(chromium: Chromium, small: Path) -> None:
     chromium.look(1280, 900, "dark")
     chromium.open(small)
-    button, ground = 'document.getElementById("theme")', "getComputedStyle(document.body).backgroundColor"
-    dark = chromium.run(ground)
+    button, background = 'document.getElementById("theme")', "getComputedStyle(document.body).backgroundColor"
+    dark = chromium.run(background)
     chromium.run(f"{button}.click()")
     assert chromium.run(f"{button}.textContent") == "Theme: light"
-    assert luminance(chromium.run(ground)) > 0.9
+    assert luminance(chromium.run(background)) > 0.9
     chromium.run(f"{button}.click()")
-    assert chromium.run(ground) == dark
+    assert chromium.run(background) == dark
     chromium.look(1280, 900, "light")
-    assert chromium.run(ground) == dark
+    assert chromium.run(background) == dark
     chromium.run(f"{button}.click()")
-    assert luminance(chromium.run(ground)) > 0.9
+    assert luminance(chromium.run(background)) > 0.9
 
 
 @pytest.mark.parametrize("width", [400, 1280])
-def test_the_page_never_scrolls_sideways(chromium: Chromium, real: tuple[Path, list[ScoredRun]], width: int) -> None:
+def test_page_does_not_scroll_horizontally(chromium: Chromium, real: tuple[Path, list[ScoredRun]], width: int) -> None:
     chromium.look(width, 900)
     chromium.open(real[0], "#kind=missed")
     chromium.run('document.querySelectorAll("details").forEach((folded) => { folded.open = true; })')
     assert chromium.run("document.documentElement.scrollWidth") <= width
 
 
-def test_foreign_script_does_not_run(chromium: Chromium, tmp_path: Path) -> None:
-    """Even if some text came through unescaped."""
+def test_injected_script_does_not_run(chromium: Chromium, tmp_path: Path) -> None:
     evil = Section("evil", "Evil", ("<script>window.ran = 1</script><img src=x onerror='window.ran = 1'>",))
     chromium.open(write_report(tmp_path / "evil.html", "Evil", evil))
     assert chromium.run("window.ran") is None
     assert any("Content Security Policy" in message for message in chromium.messages)
 
 
-def test_what_is_printed_is_whole(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
-    """On A4 between margins of 1 cm: dark ink, tables no wider than the paper, nothing folded away."""
+def test_printed_page_is_complete(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
+    """A4 with margins of 1 cm: dark text, no table wider than the paper, nothing folded."""
     chromium.look(718, 1000, "dark")
     chromium.open(real[0])
     folded = chromium.run('document.querySelectorAll("details:not([open])").length')

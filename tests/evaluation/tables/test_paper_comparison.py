@@ -14,8 +14,8 @@ from lmrc.corpus.relations import DOCRED, RelationSet
 from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.metrics.train_facts import Facts
-from lmrc.evaluation.paper_scores import printed
-from lmrc.evaluation.report.artifacts import PUBLISHED, paper, summary
+from lmrc.evaluation.paper_scores import load_paper_tables
+from lmrc.evaluation.report.artifacts import PUBLISHED, paper_items, summary_items
 from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables.paper_comparison import paper_tables, runs_by_relation
 from lmrc.evaluation.tables.table import Table
@@ -25,18 +25,18 @@ from tests.evaluation.examples import RELATIONS, family
 FACTS = Facts(frozenset({("Ann", "Bob", "P1")}), "train.json", "ab" * 32)
 
 
-def evaluated(
+def scored_run(
     name: str, documents: list[Document], predictions: list[Prediction], relations: RelationSet, **more: Any
 ) -> ScoredRun:
     scores = score(documents, predictions, relations, FACTS)
     return ScoredRun(name, documents, relations, predictions, scores, "corpora/own", **more)
 
 
-def ours() -> ScoredRun:
-    """Two of three triples found and one made up; RCP proposed both gold pairs and two more."""
+def example_run() -> ScoredRun:
+    """Return a run with two of three triples correct and one wrong; RCP proposed both gold pairs and two more."""
     predictions = [Prediction("Family", 0, 1, "P1"), Prediction("Family", 1, 2, "P3"), Prediction("Family", 2, 1, "P3")]
     proposed = {"Family": frozenset({(0, 1), (1, 2), (2, 1), (2, 0)})}
-    return evaluated("run", [family()], predictions, RELATIONS, candidates=proposed)
+    return scored_run("run", [family()], predictions, RELATIONS, candidates=proposed)
 
 
 def row(table: Table, name: str) -> tuple[str, ...]:
@@ -51,32 +51,33 @@ def text() -> str:
     return path.read_text()
 
 
-def minimal_axes(words: str) -> str:
-    """Letters, digits and marks only."""
+def letters(words: str) -> str:
+    """Return the text without tags, spaces and LaTeX characters."""
     return re.sub(r"<.*?>|[\s$_\\*()-]", "", words)
 
 
-def test_every_printed_number_stands_in_the_paper(text: str) -> None:
+def test_paper_json_agrees_with_the_paper(text: str) -> None:
     lines = [line.split("\t") for line in text.splitlines() if "\t" in line]
     count = 0
-    for number, table in printed().items():
+    for number, table in load_paper_tables().items():
         for row in table.rows:
             values = row["values"]
             found = [line for line in lines if line[-len(values) :] == values]
-            # The name is printed before the numbers; its source too, but that of table 4 is in the caption.
-            name = minimal_axes(row["name"]).removesuffix("†")
-            named = [line for line in found if name in minimal_axes(line[-len(values) - 1])]
+            # The name and the source are printed before the numbers; the source of table 4 is in the caption.
+            name = letters(row["name"]).removesuffix("†")
+            named = [line for line in found if name in letters(line[-len(values) - 1])]
             assert named, (number, row)
             assert row["source"] == "this paper" or row["source"] in text
             if number.startswith("3") and row["source"] != "this paper":
-                assert any(minimal_axes(row["source"]) in minimal_axes(line[0]) for line in named), row
+                assert any(letters(row["source"]) in letters(line[0]) for line in named), row
             count += len(values)
     assert count == 4 * 4 + 5 * 4 + 12 * 4 + 7 * 2 + 6 * 2 + 3 * 3 + 6 + 96 * 4
 
 
-def test_samples_of_the_printed_scores() -> None:
-    """Typed from the paper once more, for machines that lack it."""
-    tables = {number: {row["name"]: row["values"] for row in table.rows} for number, table in printed().items()}
+def test_samples_of_paper_json() -> None:
+    tables = {
+        number: {row["name"]: row["values"] for row in table.rows} for number, table in load_paper_tables().items()
+    }
     assert tables["3a"]["LMRC-LLaMA2-13B-Chat"] == ["58.16", "59.97", "58.49", "60.52"]
     assert tables["3b"]["AutoRE"] == ["-", "51.91"]
     assert tables["4"]["GAIN-BERT-base"] == ["67.10", "53.90"]
@@ -85,9 +86,9 @@ def test_samples_of_the_printed_scores() -> None:
     assert tables["9/10"]["country"] == ["51.87", "56.91", "64.52", "69.89"]
 
 
-def test_the_columns_of_tables_9_and_10_are_those_that_agree_with_table_3() -> None:
-    """LMRC-13B has 59.97 there and the LM alone 39.25: no mixture of relations makes the worse one better."""
-    table = printed()["9/10"]
+def test_columns_of_tables_9_and_10_agree_with_table_3() -> None:
+    """In table 3, LMRC-13B has F1 59.97 and the LM alone 39.25, so LMRC must be better on frequent relations."""
+    table = load_paper_tables()["9/10"]
     alone, lmrc = (table.columns.index(name) for name in ("LoRA FT 13B", "LMRC 13B"))
     top = [row["values"] for row in table.rows[:10]]
     assert all(float(values[lmrc]) > float(values[alone]) for values in top)
@@ -95,66 +96,67 @@ def test_the_columns_of_tables_9_and_10_are_those_that_agree_with_table_3() -> N
     assert {row["id"]: row["name"] for row in table.rows} == dict(zip(DOCRED.ids, DOCRED.names, strict=True))
 
 
-def test_runs_on_other_documents_are_in_no_table_of_the_paper(monkeypatch: pytest.MonkeyPatch) -> None:
-    run = ours()
+def test_runs_on_other_documents_are_not_in_the_papers_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = example_run()
     assert (run.published, run.data) == (None, "own, 1 documents")
-    assert paper([run]) == paper([]) == []
-    (note,) = [line for line in summary([run])[0].notes if "paper" in line]
+    assert paper_items([run]) == paper_items([]) == []
+    (note,) = [line for line in summary_items([run])[0].notes if "paper" in line]
     assert note.startswith("The paper's tables are left out: no run is on a whole dev or test set of DocRED")
-    monkeypatch.setattr("lmrc.evaluation.scored_run.data_set", lambda _: "DocRED dev")
-    known = replace(ours(), name="known")
+    monkeypatch.setattr("lmrc.evaluation.scored_run.data_set_by_statistics", lambda _: "DocRED dev")
+    known = replace(example_run(), name="known")
     assert known.published == "DocRED dev"
-    shown = paper([run, known])
+    shown = paper_items([run, known])
     assert len(shown) == 8
     assert not any("own, 1" in exhibit.content.text() for exhibit in shown)  # type: ignore[union-attr]
-    (note,) = [line for line in summary([run, known])[0].notes if "paper" in line]
-    assert note == f"The paper's tables are without run: not on {PUBLISHED}."
-    assert not any("paper" in line for line in summary([known])[0].notes)
+    (note,) = [line for line in summary_items([run, known])[0].notes if "paper" in line]
+    assert note == f"The paper's tables omit run: not on {PUBLISHED}."
+    assert not any("paper" in line for line in summary_items([known])[0].notes)
 
 
-def test_our_runs_stand_beside_the_printed_scores(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmrc.evaluation.scored_run.data_set", lambda _: "Re-DocRED dev")
-    run = ours()
+def test_paper_tables_with_our_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmrc.evaluation.scored_run.data_set_by_statistics", lambda _: "Re-DocRED dev")
+    run = example_run()
     tables = {source.number: table for source, table in paper_tables([run])}
     assert list(tables) == ["1", "2", "3a", "3b", "4", "5", "8", "9/10"]
     assert tables["1"].header == ("", "DocRED dev", "DocRED test", "Re-DocRED dev", "Re-DocRED test")
-    # 2 of 3 predictions are right, 2 of 3 triples found; without the known fact 1 of 2.
+    # 2 of 3 predictions are correct, 2 of 3 triples are found; without the training fact 1 of 2.
     ign = 2 * 50 * (200 / 3) / (50 + 200 / 3)
     assert [row[-1] for row in tables["2"].rows] == ["66.67", "66.67", "66.67", f"{ign:.2f}", "3"]
     assert tables["2"].header[-1] == "run (Re-DocRED dev)"
-    # No number of ours stands under the name of a data set that is not its own.
     assert tables["3a"].header[-2:] == ("other data Ign F1", "other data F1")
     assert row(tables["3a"], "run") == ("run", "Re-DocRED dev", "-", "-", "-", "-", f"{ign:.2f}", "66.67")
     assert row(tables["3a"], "CoR") == ("CoR", "Sun et al., 2024", "-", "38.4 ± 10.6", "-", "38.5 ± 9.1", "-", "-")
-    # Intra: 1 of 1 is right and 1 of 2 found; inter: 1 of 2 is right and 1 of 1 found.
+    # Intra: 1 of 1 is correct, 1 of 2 found; inter: 1 of 2 is correct, 1 of 1 found.
     assert row(tables["4"], "run")[-2:] == ("66.67", "66.67")
-    # RCP: both gold pairs, and two that are none.
+    # RCP: both gold pairs and two others.
     assert row(tables["5"], "run")[-3:] == ("66.67", f"{ign:.2f}", "66.67")
     assert [line[-1] for line in tables["8"].rows] == ["66.67", "66.67", "66.67", f"{ign:.2f}", "66.67", "66.67"]
     assert row(tables["9/10"], "P17") == ("P17", "country", "51.87", "56.91", "64.52", "69.89", "-")
     assert row(tables["9/10"], "P3") == ("P3", "part of", "-", "-", "-", "-", "66.67")
 
 
-def test_without_runs_the_tables_are_the_paper_s() -> None:
+def test_paper_tables_without_runs() -> None:
     tables = {source.number: table for source, table in paper_tables([])}
     assert tables["3b"].header == ("System", "Source or data", "Ign F1", "F1")
     assert ("Our runs",) not in tables["3b"].rows
     assert tables["1"].header == ("", "DocRED dev", "DocRED test", "Re-DocRED dev", "Re-DocRED test")
 
 
-def test_a_run_on_a_data_set_of_the_paper_is_known_by_table_1(shared_data: Path) -> None:
+def test_data_set_is_recognized_by_table_1(shared_data: Path) -> None:
     dev = list(read_documents(shared_data / "redocred_dev.json", DOCRED))
-    run = evaluated("whole", dev, [], DOCRED)
+    run = scored_run("whole", dev, [], DOCRED)
     assert run.data == "Re-DocRED dev"
     tables = {source.number: table for source, table in paper_tables([run])}
-    assert tables["1"].header[-1] == "Re-DocRED test"  # its figures are there already
-    assert tables["3b"].header[-2:] == ("other data Ign F1", "other data F1")  # which is of the test set
-    assert evaluated("part", dev[:100], [], DOCRED).data == "own, 100 documents"
+    assert tables["1"].header[-1] == "Re-DocRED test"  # table 1 already has this data set
+    assert tables["3b"].header[-2:] == ("other data Ign F1", "other data F1")  # table 3b is on the test set
+    assert scored_run("part", dev[:100], [], DOCRED).data == "own, 100 documents"
 
 
-def test_an_id_with_two_names_has_two_rows() -> None:
-    other = replace(ours(), name="other", relations=RelationSet(("P1", "P2", "P3"), ("country", "born in", "wife")))
-    table = runs_by_relation([ours(), other])
+def test_relation_id_with_two_names_has_two_rows() -> None:
+    other = replace(
+        example_run(), name="other", relations=RelationSet(("P1", "P2", "P3"), ("country", "born in", "wife"))
+    )
+    table = runs_by_relation([example_run(), other])
     assert table.header == ("Relation", "Name", "run (own, 1 documents)", "other (own, 1 documents)")
     assert table.rows == (
         ("P1", "country", "100.00", "100.00"),

@@ -5,11 +5,17 @@ import csv
 from lmrc.corpus.predictions import Prediction
 from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.metrics.train_facts import Facts
+from lmrc.evaluation.report.artifacts import ReportItem
+from lmrc.evaluation.report.page import report_items_html
 from lmrc.evaluation.tables.table import Table, coverage, relation_table, remarks, score_table
 from tests.evaluation.examples import RELATIONS, document, family
 
 RIGHT = [Prediction("Family", 0, 1, "P1"), Prediction("Family", 1, 2, "P3")]
 FACTS = Facts(frozenset({("Ann", "Bob", "P1")}), "train.json", "ab" * 32)
+
+
+def html(table: Table) -> str:
+    return "".join(report_items_html([ReportItem("name", "Title", table)]))
 
 
 def test_score_table_as_text_and_markdown() -> None:
@@ -34,7 +40,7 @@ def test_score_table_as_text_and_markdown() -> None:
     ]
 
 
-def test_relation_table_lists_what_is_gold_or_predicted_by_frequency() -> None:
+def test_relation_table_is_sorted_by_gold_frequency() -> None:
     gold = [family(), document("x", [[("a", 0)], [("b", 0)]], [(0, 1, "P3")])]
     table = relation_table(score(gold, RIGHT, RELATIONS), RELATIONS)
     assert table.rows == (
@@ -45,17 +51,17 @@ def test_relation_table_lists_what_is_gold_or_predicted_by_frequency() -> None:
     assert relation_table(score([], [], RELATIONS), RELATIONS).rows == ()
 
 
-def test_hostile_cells_break_no_form() -> None:
+def test_special_characters_are_escaped_in_markdown_and_html() -> None:
     table = Table(("<b>", "n"), (("a|b\n# c", "1"), ("<script>x</script>", "&")))
     assert len(table.text().splitlines()) == 4
     assert table.markdown().splitlines()[2] == "| a\\|b # c | 1 |"
-    page = table.html()
+    page = html(table)
     assert "<script>" not in page
     assert "&lt;script&gt;x&lt;/script&gt;" in page
     assert '<td class="number">&amp;</td>' in page
 
 
-def test_rows_of_one_cell_head_those_below() -> None:
+def test_rows_of_one_cell_are_headings() -> None:
     table = Table(("System", "F1"), (("First & last",), ("a_b", "1.00"), ("Ours",), ("c", "38.4 ± 10.6")))
     assert table.text().splitlines()[2:] == [
         "[First & last]",
@@ -64,7 +70,7 @@ def test_rows_of_one_cell_head_those_below() -> None:
         "c       38.4 ± 10.6",
     ]
     assert table.csv() == "group,System,F1\nFirst & last,a_b,1.00\nOurs,c,38.4 ± 10.6\n"
-    assert '<th scope="colgroup" colspan="2">First &amp; last</th>' in table.html()
+    assert '<th scope="colgroup" colspan="2">First &amp; last</th>' in html(table)
     assert table.markdown().splitlines()[2] == "| **First & last** |  |"
 
 
@@ -74,7 +80,7 @@ def test_hostile_cells_are_text_in_csv() -> None:
     assert list(csv.reader(table.csv().splitlines())) == [["name", "n"], [evil, "1"]]
 
 
-def test_remarks_name_the_facts_and_what_went_wrong() -> None:
+def test_remarks_name_facts_and_problems() -> None:
     predictions = [*RIGHT, RIGHT[0], Prediction("Nobody", 0, 1, "P1"), Prediction("Nobody", 0, 2, "P1")]
     predictions.append(Prediction("Family", 0, 7, "P1"))
     lines = remarks(score([family()], predictions, RELATIONS, FACTS))
@@ -86,11 +92,12 @@ def test_remarks_name_the_facts_and_what_went_wrong() -> None:
         "1 prediction with an entity index that the document does not have, such as ('Family', 0, 7, 'P1'): wrong.",
     ]
     elsewhere = [Prediction("Nobody", 0, tail, "P1") for tail in range(1, 4)]
-    assert remarks(score([family()], elsewhere, RELATIONS))[-1].startswith("Warning: most predictions are for titles")
+    last = remarks(score([family()], elsewhere, RELATIONS))[-1]
+    assert last.startswith("Warning: most predictions are for unknown titles")
     assert remarks(score([family()], RIGHT, RELATIONS)) == ["No Ign F1: no training facts were given."]
 
 
-def test_coverage_is_told_unless_it_is_whole() -> None:
+def test_coverage_is_none_if_all_documents_have_predictions() -> None:
     documents = [family(), *(document(title, [[("a", 0)], [("b", 0)]], []) for title in "xy")]
     unknown = [Prediction("Nobody", 0, 1, "P1")]
     assert coverage(score(documents[:1], RIGHT, RELATIONS)) is None

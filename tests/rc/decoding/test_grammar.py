@@ -18,7 +18,7 @@ from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
 from lmrc.rc.decoding.parsing import parse
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.query_builder import Query, answer_ids
-from lmrc.rc.prompts.templates import Pair
+from lmrc.rc.prompts.templates import PROMPTS, Pair
 from tests.rc.tiny import KINDS, RELATIONS, document, merging_tokenizer, tokenizer
 
 BYTES = tokenizer()

@@ -13,7 +13,7 @@
 })();
 
 (() => {
-  // Paper cannot be unfolded.
+  // Unfold everything for printing.
   let opened = [];
   window.addEventListener("beforeprint", () => {
     opened = [...document.querySelectorAll("details:not([open])")];
@@ -36,17 +36,17 @@
   const kinds = data.kinds; // [name, group, words]
   const number = (value) => value.toLocaleString("en");
   const some = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
-  let shown = []; // places of the documents that match, in the order of the list
-  let current = -1; // place of the document in the pane
+  let shown = []; // indices of the matching documents, in the order of the list
+  let current = -1; // index of the document that is shown
 
   const element = (tag, properties = {}, ...children) => {
-    const made = Object.assign(document.createElement(tag), properties);
-    made.append(...children);
-    return made;
+    const node = Object.assign(document.createElement(tag), properties);
+    node.append(...children);
+    return node;
   };
   const option = (value, text) => element("option", { value, textContent: text });
 
-  // What the fields say now.
+  // Current values of the filters.
   const run = () => data.runs[Number(fields.run.value)];
   const documents = () => data.corpora[run().corpus];
   const wanted = (kind) => kind === "" || kinds.map(([name, group]) =>
@@ -84,14 +84,14 @@
       for (const triple of triples) if (match(triple)) counts.set(triple[2], (counts.get(triple[2]) || 0) + 1);
     }
     const kept = fields.relation.value;
-    const places = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || a - b);
+    const indices = [...counts.keys()].sort((a, b) => counts.get(b) - counts.get(a) || a - b);
     const total = [...counts.values()].reduce((sum, count) => sum + count, 0);
     const options = [option("", `all (${number(total)})`)];
-    for (const place of places) {
-      const [id, name] = data.relations[place];
-      options.push(option(id, `${name} ${id} (${number(counts.get(place))})`));
+    for (const index of indices) {
+      const [id, name] = data.relations[index];
+      options.push(option(id, `${name} ${id} (${number(counts.get(index))})`));
     }
-    // A relation without a match stays chosen: the list then says that there is none.
+    // A relation without a match stays selected; the list is then empty.
     if (kept !== "" && !options.some(({ value }) => value === kept)) options.push(option(kept, `${kept} (0)`));
     fields.relation.replaceChildren(...options);
     fields.relation.value = kept;
@@ -104,63 +104,63 @@
     const { triples } = run();
     const rows = [];
     let count = 0;
-    documents().forEach((document, place) => {
-      const matches = triples[place].filter(match).length;
+    documents().forEach((document, index) => {
+      const matches = triples[index].filter(match).length;
       if ((!free && matches === 0) || (words !== "" && !textOf(document).includes(words))) return;
-      rows.push({ place, matches, f1: f1(triples[place]) });
+      rows.push({ index, matches, f1: f1(triples[index]) });
       count += matches;
     });
-    if (fields.order.value === "worst") rows.sort((a, b) => a.f1 - b.f1 || a.place - b.place);
-    if (fields.order.value === "most") rows.sort((a, b) => b.matches - a.matches || a.place - b.place);
-    shown = rows.map(({ place }) => place);
+    if (fields.order.value === "worst") rows.sort((a, b) => a.f1 - b.f1 || a.index - b.index);
+    if (fields.order.value === "most") rows.sort((a, b) => b.matches - a.matches || a.index - b.index);
+    shown = rows.map(({ index }) => index);
     found.textContent = `${number(rows.length)} of ${some(documents().length, "document")}, ${some(count, "triple")}`;
-    list.replaceChildren(...rows.map(({ place, matches, f1 }) => {
+    list.replaceChildren(...rows.map(({ index, matches, f1 }) => {
       const small = element("small", { textContent: `F1 ${f1.toFixed(1)}, ${some(matches, "triple")}` });
-      const button = element("button", { type: "button", tabIndex: -1 }, documents()[place].title, small);
-      button.dataset.place = place;
+      const button = element("button", { type: "button", tabIndex: -1 }, documents()[index].title, small);
+      button.dataset.index = index;
       return element("li", {}, button);
     }));
     show(shown.includes(current) ? current : shown.length ? shown[0] : -1, false);
   };
 
-  // A sentence with its mentions marked: a stretch belongs to all mentions that cover it.
+  // Return a sentence with marked mentions. Each mark lists all mentions that cover it.
   const marked = (document, sentence) => {
     const tokens = document.sentences[sentence];
     const covering = tokens.map(() => []);
     const ends = tokens.map(() => []);
-    document.entities.forEach(([, , places], entity) => {
-      for (let at = 0; at < places.length; at += 3) {
-        if (places[at] !== sentence) continue;
-        for (let token = places[at + 1]; token < places[at + 2]; token += 1) covering[token].push(entity);
-        ends[places[at + 2] - 1].push(entity);
+    document.entities.forEach(([, , spans], entity) => {
+      for (let at = 0; at < spans.length; at += 3) {
+        if (spans[at] !== sentence) continue;
+        for (let token = spans[at + 1]; token < spans[at + 2]; token += 1) covering[token].push(entity);
+        ends[spans[at + 2] - 1].push(entity);
       }
     });
-    const made = element("li");
+    const node = element("li");
     for (let start = 0; start < tokens.length;) {
       let end = start + 1;
       const key = covering[start].join();
       while (end < tokens.length && covering[end].join() === key && ends[end - 1].length === 0) end += 1;
       const words = tokens.slice(start, end).join(" ");
-      if (made.childNodes.length) made.append(" ");
+      if (node.childNodes.length) node.append(" ");
       if (covering[start].length === 0) {
-        made.append(words);
+        node.append(words);
       } else {
         const type = document.entities[covering[start][0]][1];
-        const told = covering[start].map((entity) => `${entity}: ${document.entities[entity].slice(0, 2).join(", ")}`);
+        const labels = covering[start].map((entity) => `${entity}: ${document.entities[entity].slice(0, 2).join(", ")}`);
         const mark = element("mark", { className: data.types.includes(type) ? type : "other" }, words);
-        mark.title = told.join("; ");
+        mark.title = labels.join("; ");
         mark.dataset.entities = covering[start].join(" ");
         if (ends[end - 1].length) mark.append(element("sub", { textContent: ends[end - 1].join(" ") }));
-        made.append(mark);
+        node.append(mark);
       }
       start = end;
     }
-    return made;
+    return node;
   };
 
-  const entity = (document, place) => {
-    const known = document.entities[place];
-    return [known ? known[0] : "no such entity", element("sub", { textContent: place })];
+  const entity = (document, index) => {
+    const known = document.entities[index];
+    return [known ? known[0] : "no such entity", element("sub", { textContent: index })];
   };
 
   const item = (document, triple) => {
@@ -171,8 +171,8 @@
     const button = element("button", { type: "button", className: group }, ...entity(document, head), " ",
       element("i", { textContent: name, title: id }), " ", ...entity(document, tail),
       element("span", { textContent: `${sign} ${words}` }));
-    const light = () => highlight(head, tail, document.evidence[`${head} ${tail} ${id}`] || []);
-    for (const event of ["focus", "pointerenter", "click"]) button.addEventListener(event, light);
+    const onFocus = () => highlight(head, tail, document.evidence[`${head} ${tail} ${id}`] || []);
+    for (const event of ["focus", "pointerenter", "click"]) button.addEventListener(event, onFocus);
     return element("li", {}, button);
   };
 
@@ -189,10 +189,10 @@
     if (first) text.scrollTop += first.getBoundingClientRect().top - text.getBoundingClientRect().top - 40;
   };
 
-  const show = (place, focus) => {
-    current = place;
+  const show = (index, focus) => {
+    current = index;
     for (const button of list.querySelectorAll("button")) {
-      const here = Number(button.dataset.place) === place;
+      const here = Number(button.dataset.index) === index;
       button.tabIndex = here ? 0 : -1;
       button.removeAttribute("aria-current");
       if (here) {
@@ -203,14 +203,14 @@
         if (focus) button.focus({ preventScroll: true });
       }
     }
-    if (place < 0) {
+    if (index < 0) {
       pane.replaceChildren(element("p", { textContent: "No document matches these filters." }));
       remember();
       return;
     }
-    const document = documents()[place];
+    const document = documents()[index];
     const match = matcher();
-    const triples = run().triples[place];
+    const triples = run().triples[index];
     const columns = [
       ["Gold", (group) => group !== "wrong"],
       ["Predicted", (group) => group !== "missed"],
@@ -223,29 +223,29 @@
         : element("p", { className: "remark", textContent: "none" });
       return element("section", {}, element("h4", {}, `${heading} `, element("small", { textContent: count })), body);
     });
-    const told = { className: "text", start: 0, tabIndex: 0, ariaLabel: "Text by sentence" };
-    const text = element("ol", told, ...document.sentences.map((_, i) => marked(document, i)));
+    const attributes = { className: "text", start: 0, tabIndex: 0, ariaLabel: "Text by sentence" };
+    const text = element("ol", attributes, ...document.sentences.map((_, i) => marked(document, i)));
     const score = element("small", { textContent: `F1 ${f1(triples).toFixed(1)} of ${run().name}` });
     pane.replaceChildren(element("h3", {}, `${document.title} `, score), text,
       element("div", { className: "triples" }, ...columns));
     remember();
   };
 
-  // The address keeps the filters: #run=…&relation=P17&kind=missed&document=TITLE&search=…
+  // The URL stores the filters: #run=…&relation=P17&kind=missed&document=TITLE&search=…
   const NAMES = ["relation", "kind", "order", "search"];
   let ready = false;
   const remember = () => {
     if (!ready) return;
     const state = new URLSearchParams();
     if (data.runs.length > 1) state.set("run", run().name);
-    for (const name of NAMES) if (fields[name].value !== fields[name].dataset.usual) state.set(name, fields[name].value);
+    for (const name of NAMES) if (fields[name].value !== fields[name].dataset.default) state.set(name, fields[name].value);
     if (current >= 0) state.set("document", documents()[current].title);
     history.replaceState(null, "", `#${state}`);
   };
   const recall = () => {
     const state = new URLSearchParams(location.hash.slice(1));
     const asked = [...state.keys()].some((name) => ["run", "document", ...NAMES].includes(name));
-    if (!asked && ready) return; // the address of a section
+    if (!asked && ready) return; // the hash is the anchor of a section
     const named = data.runs.findIndex(({ name }) => name === state.get("run"));
     fields.run.value = Math.max(named, 0);
     for (const name of NAMES.slice(1)) fields[name].value = state.get(name) || "";
@@ -253,15 +253,15 @@
     fields.relation.replaceChildren(option(state.get("relation") || "", ""));
     fillRelations();
     current = documents().findIndex(({ title }) => title === state.get("document"));
-    ready = false; // what the address says is not written back over it
+    ready = false; // do not overwrite the URL while reading it
     filter();
     ready = true;
     if (asked) document.getElementById("documents").scrollIntoView();
   };
 
-  data.runs.forEach(({ name }, place) => fields.run.append(option(place, name)));
+  data.runs.forEach(({ name }, index) => fields.run.append(option(index, name)));
   fields.run.closest("label").hidden = data.runs.length < 2;
-  for (const name of NAMES) fields[name].dataset.usual = "";
+  for (const name of NAMES) fields[name].dataset.default = "";
   for (const [kind, words] of data.choices) fields.kind.append(option(kind, words));
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", (event) => {
@@ -270,7 +270,7 @@
   });
   list.addEventListener("click", (event) => {
     const button = event.target.closest("button");
-    if (button) show(Number(button.dataset.place), false);
+    if (button) show(Number(button.dataset.index), false);
   });
   window.addEventListener("hashchange", recall);
   document.addEventListener("keydown", (event) => {
