@@ -116,7 +116,7 @@ def check(features: Sequence[dict[str, Any]], examples: EncodedCorpus) -> None:
         )
         if (
             example.document.input_ids.tolist() != feature["input_ids"]
-            or example.document.markers != markers
+            or example.document.marker_positions != markers
             or example.targets().tolist() != [pair in related for pair in pairs]
         ):
             raise ValueError(f"{feature['title']}: the two sides differ")

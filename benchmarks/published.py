@@ -143,8 +143,8 @@ def published_batch(documents: Sequence[EncodedDocument], padding: int) -> dict[
     return {
         "input_ids": torch.tensor(ids, dtype=torch.long),
         "attention_mask": torch.tensor(mask, dtype=torch.float),
-        "entities": [[list(mentions) for mentions in document.markers] for document in documents],
-        "pairs": [[list(pair) for pair in candidate_pairs(document.entities)] for document in documents],
+        "entities": [[list(mentions) for mentions in document.marker_positions] for document in documents],
+        "pairs": [[list(pair) for pair in candidate_pairs(document.num_entities)] for document in documents],
     }
 
 

@@ -23,7 +23,7 @@ from lmrc.corpus.types import Document
 from lmrc.extract import Extraction
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.predict import ClassifyInference
-from lmrc.rcp.data.tokenization import Encoder
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.predict import Proposal, Proposer, probabilities
 from lmrc.rcp.thresholds import calibrate, save
@@ -79,7 +79,7 @@ def config(rcp: Path, learnt: Learnt, file: Path, tmp_path: Path) -> ExtractConf
 def pair_probabilities(rcp: Path, documents: Sequence[Document]) -> dict[tuple[str, int, int], float]:
     """Of all pairs, document by document."""
     model, tokenizer = RelationCandidateModel.load(rcp)
-    encoder = Encoder(tokenizer, model.max_length)
+    encoder = DocumentTokenizer(tokenizer, model.max_length)
     return {
         (document.title, *pair): float(score)
         for document in documents

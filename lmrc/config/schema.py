@@ -30,6 +30,8 @@ PromptKind = Literal["rc", "direct", "rcp-llm"]
 PromptTemplate = Literal["llama2", "chat"]
 Shortening = Literal["sentences"]
 RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "loss"]
+# The losses registered in lmrc/rcp/model/losses.py.
+RcpLoss = Literal["bce"]
 RcMetric = Literal["loss", "token_accuracy"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
 
@@ -182,6 +184,7 @@ class RcpTraining(Training):
     """Table 6, DocRED."""
 
     metric: RcpMetric = Field("f1", description="dev metric that chooses the best weights; loss is minimized")
+    loss: RcpLoss = Field("bce", description="training loss; bce: binary cross entropy of P(relation)")
     classifier_learning_rate: Rate = Field(1e-4, description="peak learning rate of the new layers")
     positive_weight: float = Field(
         1.0, gt=0.0, description="weight in the loss of a pair with a relation, beside 1 of a pair without any"

@@ -41,9 +41,9 @@ def test_it_says_what_the_paper_does_not_have(make_corpus: MakeCorpus) -> None:
     config = RcpConfig.model_validate({"model": model, "train": {"relation_weight": 0.1, "positive_weight": 2.0}})
     card = model_card(config, train, train, {}, 1022)
     assert (
-        "documents up to 1022 word pieces; types of entities; markers of their types; distances in sentences." in card
+        "documents up to 1022 word pieces; entity types; typed entity markers; sentence distances." in card
     )
-    assert "seed 66, pairs with a relation of weight 2, relations as a further task of weight 0.1." in card
+    assert "seed 66, weight 2 of pairs with a relation, auxiliary relation loss of weight 0.1." in card
 
 
 def test_a_folder_is_no_base_model_and_nothing_measured_is_said(
@@ -56,4 +56,4 @@ def test_a_folder_is_no_base_model_and_nothing_measured_is_said(
         config = RcpConfig.model_validate({"model": {"encoder": encoder}})
         card = model_card(config, train, train, {}, 1022)
         assert "base_model" not in card
-        assert "Not measured." in card
+        assert "Not evaluated." in card

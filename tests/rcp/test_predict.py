@@ -98,7 +98,7 @@ def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeC
     assert result["pairs"] == sum(len(d.entities) * (len(d.entities) - 1) for d in DOCUMENTS)
     assert result["kept"] == sum(map(len, candidates))
     assert result["gold"] == sum(len(relations_by_pair(document)) for document in labelled)
-    assert result["cut_mentions"] == sum(encoder.encode(document).cut for document in DOCUMENTS) > 0
+    assert result["cut_mentions"] == sum(encoder.encode(document).cut_mentions for document in DOCUMENTS) > 0
     assert result["f1"] == pytest.approx(candidate_scores(labelled, proposed).f1)
     assert result["recall"] == {0.0: 100.0, 1.0: 0.0}.get(threshold, result["recall"])
     if threshold == 0.5:
@@ -254,6 +254,6 @@ def test_entities_of_unknown_types_are_counted(
 
 def test_what_is_said_without_labels() -> None:
     assert str(ProposalStats(documents=2, pairs=10, kept=3)) == (
-        "3 of 10 pairs kept (30.0 %) in 2 documents; 0 mentions beyond the longest length"
+        "3 of 10 pairs kept (30.0 %) in 2 documents; 0 mentions beyond the maximum length"
     )
     assert "f1" not in ProposalStats(documents=2, pairs=10, kept=3).as_json()

@@ -217,9 +217,9 @@ def test_what_was_cut_is_said(config: RcpConfig, make_corpus: MakeCorpus, capsys
     short = config.model_copy(update={"model": config.model.model_copy(update={"max_length": 16})})
     corpus = make_corpus("long", [long])
     RcpTask(short, corpus, corpus)
-    cut = DocumentTokenizer(tiny.tokenizer("bert"), 16).encode(long).cut
+    cut = DocumentTokenizer(tiny.tokenizer("bert"), 16).encode(long).cut_mentions
     assert cut > 0
-    assert f"beyond 16 word pieces: {cut} mentions, {cut} entities without any mention left" in capsys.readouterr().out
+    assert f"beyond 16 word pieces: {cut} mentions, {cut} entities with all their mentions" in capsys.readouterr().out
 
 
 def test_documents_without_labels_are_refused(config: RcpConfig, make_corpus: MakeCorpus) -> None:

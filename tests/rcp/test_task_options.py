@@ -14,7 +14,7 @@ from lmrc.config.schema import RcpConfig
 from lmrc.corpus.docred import candidate_pairs
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Label
-from lmrc.rcp.data.collate import pair_order
+from lmrc.rcp.data.collate import ordered_pair_indices
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
 from lmrc.rcp.task import RcpTask
@@ -82,7 +82,7 @@ def test_targets_are_those_of_the_pairs(seed: int) -> None:
     wanted = torch.rand(len(pairs), 3) < 0.2
     labels = [Label(*pairs[number], RELATIONS.ids[relation]) for number, relation in wanted.nonzero().tolist()]
     found = relation_targets(6, labels, RELATIONS)
-    assert found[pair_order(6)].tolist() == wanted.tolist()
+    assert found[ordered_pair_indices(6)].tolist() == wanted.tolist()
 
 
 @torch.no_grad()
@@ -175,10 +175,10 @@ def test_types_are_those_of_training(make_task: MakeTask, capsys: pytest.Capture
     unknown = sum(entity[0].type == "MISC" for document in DEV for entity in document.entities)
     assert unknown > 0
     train, dev = capsys.readouterr().out.splitlines()
-    assert train.startswith("train") and train.endswith("of other types than ORG, PER: 0 entities")
-    assert dev.startswith("dev") and dev.endswith(f"of other types than ORG, PER: {unknown} entities")
+    assert train.startswith("train") and train.endswith("types other than ORG, PER: 0 entities")
+    assert dev.startswith("dev") and dev.endswith(f"types other than ORG, PER: {unknown} entities")
     make_task()
-    assert "other types" not in capsys.readouterr().out
+    assert "types other" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("classifier", ["bilinear", "grouped"])

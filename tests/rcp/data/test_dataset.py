@@ -15,7 +15,7 @@ from lmrc.common.cache import fingerprint
 from lmrc.common.errors import CorpusError, UserError
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.shards import write_shard
-from lmrc.rcp.data import encoding
+from lmrc.rcp.data import dataset
 from lmrc.rcp.data.dataset import EncodedCorpus, load_or_build_dataset
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.conftest import ROOT
@@ -55,7 +55,7 @@ def folders(cache: Path) -> list[Path]:
 def test_examples_are_those_of_single_documents(
     make_corpus: MakeCorpus, docs_per_shard: int, longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "SHARD_DOCUMENTS", 3)
+    monkeypatch.setattr(dataset, "DOCS_PER_SHARD", 3)
     encoder = DocumentTokenizer(BERT, longest)
     found = load_or_build_dataset(make_corpus("five", DOCUMENTS, docs_per_shard=docs_per_shard), encoder)
     wanted = [encoder.encode(document) for document in DOCUMENTS]
@@ -64,21 +64,24 @@ def test_examples_are_those_of_single_documents(
         example = found[number]
         assert example.document.input_ids.dtype == np.int32
         assert example.document.input_ids.tolist() == one.input_ids.tolist()
-        assert (example.document.markers, example.document.cut) == (one.markers, one.cut)
-        assert example.document.types == one.types
-        assert example.document.sentences.tolist() == one.sentences.tolist()
-        assert example.document.mentions.tolist() == one.mentions.tolist()
+        assert (example.document.marker_positions, example.document.cut_mentions) == (
+            one.marker_positions,
+            one.cut_mentions,
+        )
+        assert example.document.entity_types == one.entity_types
+        assert example.document.mention_sentences.tolist() == one.mention_sentences.tolist()
+        assert example.document.mention_counts.tolist() == one.mention_counts.tolist()
         gold = relations_by_pair(document)
         assert example.targets().tolist() == [pair in gold for pair in candidate_pairs(len(document.entities))]
-    assert found[-1].document.markers == wanted[-1].markers
+    assert found[-1].document.marker_positions == wanted[-1].marker_positions
     with pytest.raises(IndexError):
         found[5]
     assert found.lengths.tolist() == [len(one.input_ids) for one in wanted]
-    assert found.pairs.tolist() == [6, 12, 0, 2, 20]
-    assert found.positive.tolist() == [3, 2, 0, 0, 2]
-    assert found.cut.tolist() == [one.cut for one in wanted]
-    assert found.lost.tolist() == [one.markers.count(()) for one in wanted]
-    assert (found.lost.sum() > 0) == (longest == 20)
+    assert found.pair_counts.tolist() == [6, 12, 0, 2, 20]
+    assert found.positive_counts.tolist() == [3, 2, 0, 0, 2]
+    assert found.cut_mentions.tolist() == [one.cut_mentions for one in wanted]
+    assert found.lost_entities.tolist() == [one.marker_positions.count(()) for one in wanted]
+    assert (found.lost_entities.sum() > 0) == (longest == 20)
 
 
 def test_the_second_time_nothing_is_tokenized(make_corpus: MakeCorpus, words: list[str], cache: Path) -> None:
@@ -93,7 +96,7 @@ def test_the_second_time_nothing_is_tokenized(make_corpus: MakeCorpus, words: li
     assert words == []
     assert again.folder == first.folder == folders(cache)[0]
     assert again.folder.name.startswith("encoded-")
-    assert again[1].document.markers == first[1].document.markers
+    assert again[1].document.marker_positions == first[1].document.marker_positions
 
 
 def test_another_tokenizer_length_or_corpus_is_another_folder(make_corpus: MakeCorpus, cache: Path) -> None:
@@ -141,7 +144,7 @@ def test_what_is_torn_is_made_again(
 def test_a_build_that_failed_is_not_taken(
     make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "SHARD_DOCUMENTS", 2)
+    monkeypatch.setattr(dataset, "DOCS_PER_SHARD", 2)
     corpus = make_corpus("five", DOCUMENTS)
     written = 0
 
@@ -153,7 +156,7 @@ def test_a_build_that_failed_is_not_taken(
         return write_shard(*arguments, **more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "write_shard", full)
+        patch.setattr(dataset, "write_shard", full)
         with pytest.raises(UserError, match="no space left"):
             load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))
     assert folders(cache) == []
@@ -174,17 +177,17 @@ def test_rotten_bytes_are_told_of(make_corpus: MakeCorpus) -> None:
 BUILD = """
 import sys
 from lmrc.corpus.corpus import Corpus
-from lmrc.rcp import encoding
+from lmrc.rcp.data import dataset
 from lmrc.rcp.data.dataset import load_or_build_dataset
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.rcp import tiny
 
 tokenized = []
-write = encoding.write_shard
+write = dataset.write_shard
 def spy(folder, *rest, **more):
     tokenized.append(folder)
     return write(folder, *rest, **more)
-encoding.write_shard = spy
+dataset.write_shard = spy
 corpus = Corpus.open(sys.argv[1])
 encoder = DocumentTokenizer(tiny.tokenizer("bert"), 64)
 print("ready", flush=True)

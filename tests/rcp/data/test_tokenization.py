@@ -30,7 +30,7 @@ def encode(
     )
     encoded = DocumentTokenizer(TOKENIZER, limit).encode(document)
     text = " ".join(TOKENIZER.convert_ids_to_tokens(encoded.input_ids.tolist()))
-    return text, [list(markers) for markers in encoded.markers], encoded.cut
+    return text, [list(markers) for markers in encoded.marker_positions], encoded.cut_mentions
 
 
 @pytest.mark.parametrize(
@@ -70,7 +70,7 @@ def test_roberta_vocabulary(shared_data: Path) -> None:
     encoded = DocumentTokenizer(roberta, 1024).encode(document)
     # From vocab.json: "<s>" 0, "*" 3226, "Hello" 31414, "world" 8331 (without a space before it), "." 4, "</s>" 2.
     assert encoded.input_ids.tolist() == [0, 3226, 31414, 3226, 3226, 8331, 3226, 4, 2]
-    assert encoded.markers == ((1,), (4,))
+    assert encoded.marker_positions == ((1,), (4,))
 
 
 def test_real_documents_as_the_published_code_does(shared_data: Path) -> None:
@@ -93,7 +93,9 @@ def test_real_documents_as_the_published_code_does(shared_data: Path) -> None:
         pieces.append("</s>")
         encoded = encoder.encode(document)
         assert encoded.input_ids.tolist() == roberta.convert_tokens_to_ids(pieces)
-        assert encoded.markers == tuple(tuple(start_of[m.sentence, m.start] for m in e) for e in document.entities)
+        assert encoded.marker_positions == tuple(
+            tuple(start_of[m.sentence, m.start] for m in e) for e in document.entities
+        )
 
 
 @given(
@@ -109,9 +111,11 @@ def test_every_kept_marker_is_a_marker(seed: int, entities: list[int], limit: in
     whole = DocumentTokenizer(tokenizer, 10**6).encode(document)
     assert len(encoded.input_ids) == min(limit, len(whole.input_ids))
     assert encoded.input_ids[-1] == tokenizer.sep_token_id
-    assert all(encoded.input_ids[at] == tokenizer.convert_tokens_to_ids("*") for e in encoded.markers for at in e)
-    assert encoded.cut + sum(map(len, encoded.markers)) == sum(entities)
-    assert whole.cut == 0
+    assert all(
+        encoded.input_ids[at] == tokenizer.convert_tokens_to_ids("*") for e in encoded.marker_positions for at in e
+    )
+    assert encoded.cut_mentions + sum(map(len, encoded.marker_positions)) == sum(entities)
+    assert whole.cut_mentions == 0
     # Without its markers the text is the text.
     marker = tokenizer.convert_tokens_to_ids("*")
     words = [word for sentence in document.sentences for word in sentence]

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmrc.common.errors import UserError
+from lmrc.config.schema import RcpTraining
 from lmrc.corpus.docred import candidate_pairs
 from lmrc.corpus.types import Document
 from lmrc.rcp.data.tokenization import DocumentTokenizer
+from lmrc.rcp.model.losses import training_loss
 from lmrc.rcp.model.model import RelationCandidateModel
 from tests.rcp import reference, tiny
 
@@ -41,7 +43,7 @@ def scores(model: RelationCandidateModel, kind: tiny.Kind, documents: list[Docum
     encoder = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
     encoded = [encoder.encode(document) for document in documents]
     logits = model.classifier.logits(model(model.collate(encoded)))
-    return list(logits.split([document.pairs for document in encoded]))
+    return list(logits.split([document.num_pairs for document in encoded]))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -55,7 +57,7 @@ def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str) -> None:
     assert {
         "one window": length <= tiny.POSITIONS,
         "two windows": tiny.POSITIONS + 10 < length < LONGEST[kind],
-        "cut off": length == LONGEST[kind] and document.cut > 0 and () in document.markers,
+        "cut off": length == LONGEST[kind] and document.cut_mentions > 0 and () in document.marker_positions,
     }.get(name, True), "the case is not what its name says"
     actual = model.classifier.logits(model(model.collate([document])))
 
@@ -65,9 +67,9 @@ def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str) -> None:
     )
     weights = dict(model.state_dict())
     expected = reference.logits(
-        weights, reference.sides(weights, hidden, attention, [list(m) for m in document.markers])
+        weights, reference.sides(weights, hidden, attention, [list(m) for m in document.marker_positions])
     )
-    pairs = candidate_pairs(document.entities)
+    pairs = candidate_pairs(document.num_entities)
     assert list(expected) == pairs
     assert torch.allclose(actual, torch.tensor([expected[pair] for pair in pairs], dtype=actual.dtype), atol=1e-10)
     if len(pairs) > 1:
@@ -103,7 +105,7 @@ def test_gradients_are_those_of_the_encoders_own_attention(kind: tiny.Kind) -> N
             model.encoder, encoded.input_ids.tolist(), tiny.POSITIONS, separators={"bert": 1, "roberta": 2}[kind]
         )
         entities, pooled = [], []
-        for positions in encoded.markers:
+        for positions in encoded.marker_positions:
             entities.append(hidden[list(positions)].logsumexp(0))
             pooled.append(attention[:, list(positions)].mean(1))
         context = weights["classifier.context.weight"].chunk(2)
@@ -200,9 +202,9 @@ def test_no_host_waits_in_forward_and_backward(kind: tiny.Kind) -> None:
     model = build(kind, dropout=0.1).train()
     encoder = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
     batch = model.collate([encoder.encode(DOCUMENTS[name]) for name in ("two windows", "one window", "60 entities")])
-    targets = torch.zeros(len(batch["order"]))
+    targets = torch.zeros(len(batch["pair_indices"]))
     with _Syncs() as syncs:
-        model.classifier.loss(model(batch), targets).backward()
+        training_loss(model(batch), {"targets": targets}, RcpTraining()).backward()
         assert syncs.found == []
         # The counter counts.
         float(targets.sum())

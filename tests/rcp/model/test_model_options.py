@@ -79,7 +79,7 @@ def reference_sides(
     hidden, attention = reference.encode(
         twin, encoded.input_ids.tolist(), tiny.POSITIONS, separators={"bert": 1, "roberta": 2}[kind]
     )
-    markers = [list(places) for places in encoded.markers]
+    markers = [list(places) for places in encoded.marker_positions]
     return reference.sides(dict(model.state_dict()), hidden, attention, markers, document, TYPES)
 
 
@@ -101,7 +101,7 @@ def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str, classifier: Cl
         assert actual.std() > 0.01
     if name == "cut off":
         kept = DocumentTokenizer(tiny.tokenizer(kind), model.max_length).encode(document)
-        assert () in kept.markers, "an entity without a mention left has a type and a distance all the same"
+        assert () in kept.marker_positions, "an entity without a mention left has a type and a distance all the same"
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)

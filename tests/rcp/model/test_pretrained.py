@@ -55,7 +55,7 @@ def test_training_goes_on_from_all_trained_weights(tmp_path: Path, capsys: pytes
     assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
     encoder, classifier = len(before.encoder.state_dict()), len(before.classifier.state_dict())
     said = capsys.readouterr()
-    assert f"is a trained RCP: {encoder} encoder tensors and {classifier} classifier tensors are taken" in said.out
+    assert f"is a trained RCP model: {encoder} encoder tensors and {classifier} classifier tensors are loaded" in said.out
 
 
 @pytest.mark.parametrize(
@@ -84,10 +84,10 @@ def test_a_trained_folder_that_is_damaged_is_refused(tmp_path: Path) -> None:
     weights = load_file(tmp_path / "model.safetensors")
     weights.pop(next(name for name in weights if name.startswith("encoder.")))
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="is a trained RCP, but damaged"):
+    with pytest.raises(UserError, match="is a trained RCP model, but damaged"):
         start(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(UserError, match="is a trained RCP, but damaged"):
+    with pytest.raises(UserError, match="is a trained RCP model, but damaged"):
         start(tmp_path)
 
 

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from lmrc.rcp.model.window_attention import attend, products, products_pay
+from lmrc.rcp.model.window_attention import matmul_attention, matmul_is_faster, packed_window_attention
 
 WINDOWS = (3, 9, 1)
 ONES = torch.ones(1, sum(WINDOWS), 2, 4, dtype=torch.float64).tril()
@@ -40,7 +40,7 @@ def test_every_window_attends_to_itself(dtype: torch.dtype, tolerance: float, sc
     given = inputs(dtype)
     exact = [part.detach().double().requires_grad_() for part in given]
     expected = one_by_one(*exact, 0.5 if scale is None else scale)
-    actual, _ = attend(nn.Module(), *given, None, scaling=scale, windows=WINDOWS)
+    actual, _ = packed_window_attention(nn.Module(), *given, None, scaling=scale, windows=WINDOWS)
     assert torch.allclose(actual.double(), expected, atol=tolerance)
     gradients = torch.autograd.grad((actual.double() * ONES).sum(), given)
     for found, wanted in zip(gradients, torch.autograd.grad((expected * ONES).sum(), exact), strict=True):
@@ -51,7 +51,7 @@ def test_every_window_attends_to_itself(dtype: torch.dtype, tolerance: float, sc
 def test_products_are_attention(scale: float | None) -> None:
     given = inputs(torch.float64)
     expected = F.scaled_dot_product_attention(*given, scale=scale)
-    actual = products(*given, scale=scale)
+    actual = matmul_attention(*given, scale=scale)
     assert torch.allclose(actual, expected, atol=1e-12)
     weight = torch.rand_like(actual)
     for found, wanted in zip(
@@ -63,13 +63,13 @@ def test_products_are_attention(scale: float | None) -> None:
 
 
 def test_products_are_for_training_in_bf16_on_a_cpu() -> None:
-    assert products_pay(inputs(torch.bfloat16)[0])
-    assert not products_pay(inputs(torch.float32)[0])
-    assert not products_pay(inputs(torch.bfloat16)[0].detach())
-    assert not products_pay(torch.empty(1, 2, 3, 4, dtype=torch.bfloat16, device="meta", requires_grad=True))
+    assert matmul_is_faster(inputs(torch.bfloat16)[0])
+    assert not matmul_is_faster(inputs(torch.float32)[0])
+    assert not matmul_is_faster(inputs(torch.bfloat16)[0].detach())
+    assert not matmul_is_faster(torch.empty(1, 2, 3, 4, dtype=torch.bfloat16, device="meta", requires_grad=True))
 
 
 def test_dropout_of_weights_is_left_to_torch() -> None:
     """`products` knows none: with it, all weights dropped leave nothing."""
-    output, _ = attend(nn.Module(), *inputs(torch.bfloat16), None, dropout=1.0, windows=WINDOWS)
+    output, _ = packed_window_attention(nn.Module(), *inputs(torch.bfloat16), None, dropout=1.0, windows=WINDOWS)
     assert not output.any()

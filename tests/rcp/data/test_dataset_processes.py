@@ -14,8 +14,8 @@ import pytest
 
 from lmrc.common import progress
 from lmrc.corpus.corpus import Corpus
-from lmrc.rcp.data import encoding
-from lmrc.rcp.data.encoding import write_shards
+from lmrc.rcp.data import dataset
+from lmrc.rcp.data.dataset import write_shards
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.conftest import ROOT
 from tests.rcp import tiny
@@ -41,8 +41,8 @@ def is_running(process: int) -> bool:
 @pytest.fixture
 def corpus(make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     """20 documents that make 7 shards, enough for two processes."""
-    monkeypatch.setattr(encoding, "SHARD_DOCUMENTS", 3)
-    monkeypatch.setattr(encoding, "DOCUMENTS_A_PROCESS", 10)
+    monkeypatch.setattr(dataset, "DOCS_PER_SHARD", 3)
+    monkeypatch.setattr(dataset, "DOCS_PER_PROCESS", 10)
     return make_corpus("twenty", [tiny.document(30, [1, 2], seed=seed, title=str(seed)) for seed in range(20)])
 
 
@@ -60,14 +60,14 @@ def test_several_processes_write_the_same(corpus: Corpus, tmp_path: Path, monkey
     alone, _ = write(corpus, tmp_path / "alone", 1)
     with monkeypatch.context() as patch:
         # Nothing is left for this process to do.
-        patch.setattr(encoding._Writer, "write", None)
+        patch.setattr(dataset._ShardWriter, "write", None)
         together, _ = write(corpus, tmp_path / "together", 2)
     assert together == alone
 
 
 def test_a_small_corpus_starts_no_process(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(encoding, "DOCUMENTS_A_PROCESS", 11)
-    monkeypatch.setattr(encoding, "_together", None)
+    monkeypatch.setattr(dataset, "DOCS_PER_PROCESS", 11)
+    monkeypatch.setattr(dataset, "_write_in_parallel", None)
     write(corpus, tmp_path / "out", 8)
 
 
@@ -132,16 +132,15 @@ BUILD = """
 import sys, time
 from pathlib import Path
 from lmrc.corpus.corpus import Corpus
-from lmrc import progress
-from lmrc.rcp import encoding
+from lmrc.rcp.data import dataset
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.rcp import tiny
 
 if __name__ == "__main__":
-    encoding.SHARD_DOCUMENTS, encoding.DOCUMENTS_A_PROCESS = 3, 10
+    dataset.DOCS_PER_SHARD, dataset.DOCS_PER_PROCESS = 3, 10
     corpus, out = Corpus.open(sys.argv[1]), Path(sys.argv[2])
     encoder = DocumentTokenizer(tiny.tokenizer("bert"), 64)
-    for _ in encoding._together(corpus, encoder, [range(0, 3), range(3, 6)], out, 2):
+    for _ in dataset._write_in_parallel(corpus, encoder, [range(0, 3), range(3, 6)], out, 2):
         print("working", flush=True)
         time.sleep(60)
 """

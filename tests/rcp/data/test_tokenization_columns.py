@@ -20,13 +20,12 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import read_relations
 from lmrc.corpus.types import Document, Label, Mention
-from lmrc.rcp.data.batched_tokenization import SCHEMA, encode_columns
-from lmrc.rcp.data.tokenization import DocumentTokenizer
+from lmrc.rcp.data.tokenization import ENCODED_SCHEMA, DocumentTokenizer
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus, columns_of
 
 
-def slowly(document: Document, tokenizer: PreTrainedTokenizerBase, longest: int) -> dict[str, Any]:
+def reference_row(document: Document, tokenizer: PreTrainedTokenizerBase, longest: int) -> dict[str, Any]:
     """One row, made without any of the code under test."""
     starts = [(m.sentence, m.start) for entity in document.entities for m in entity]
     ends = [(m.sentence, m.end - 1) for entity in document.entities for m in entity]
@@ -37,16 +36,16 @@ def slowly(document: Document, tokenizer: PreTrainedTokenizerBase, longest: int)
             at[i, j] = len(pieces) + 1
             pieces += ["*"] * ((i, j) in starts) + tokenizer.tokenize(word) + ["*"] * ((i, j) in ends)
     ids = tokenizer.convert_tokens_to_ids(pieces[: longest - 2])
-    places = [[at[m.sentence, m.start] for m in entity] for entity in document.entities]
-    left = [[place for place in entity if place <= longest - 2] for entity in places]
+    positions = [[at[m.sentence, m.start] for m in entity] for entity in document.entities]
+    left = [[position for position in entity if position <= longest - 2] for entity in positions]
     count = len(document.entities)
     pairs = [(h, t) for h in range(count) for t in range(count) if h != t]
     related = [(label.head, label.tail) for label in document.labels or ()]
     return {
         "input_ids": [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id],
-        "markers": [place for entity in left for place in entity],
+        "markers": [position for entity in left for position in entity],
         "mentions": [len(entity) for entity in left],
-        "cut": sum(map(len, places)) - sum(map(len, left)),
+        "cut": sum(map(len, positions)) - sum(map(len, left)),
         "positive": [number for number, pair in enumerate(pairs) if pair in related],
         "types": [entity[0].type for entity in document.entities],
         "sentences": [m.sentence for entity in document.entities for m in entity],
@@ -85,7 +84,7 @@ def documents(draw: st.DrawFn) -> Document:
 
 
 def check(found: pa.RecordBatch, wanted: Sequence[dict[str, Any]]) -> None:
-    assert found.schema == SCHEMA
+    assert found.schema == ENCODED_SCHEMA
     assert found.to_pylist() == list(wanted)
 
 
@@ -97,21 +96,21 @@ def check(found: pa.RecordBatch, wanted: Sequence[dict[str, Any]]) -> None:
 )
 def test_as_the_published_way(chosen: list[Document], longest: int, kind: tiny.Kind, data: st.DataObject) -> None:
     encoder = DocumentTokenizer(tokenizer(kind), longest)
-    wanted = [slowly(document, tokenizer(kind), longest) for document in chosen]
+    wanted = [reference_row(document, tokenizer(kind), longest) for document in chosen]
     rows = columns_of(chosen)
-    check(encode_columns(encoder, rows), wanted)
+    check(encoder.encode_columns(rows), wanted)
     # A part of a shard is what its documents are.
     start = data.draw(st.integers(0, len(chosen) - 1))
-    check(encode_columns(encoder, rows.slice(start, 2)), wanted[start : start + 2])
+    check(encoder.encode_columns(rows.slice(start, 2)), wanted[start : start + 2])
     for document, row in zip(chosen, wanted, strict=True):
         alone = encoder.encode(document)
         assert alone.input_ids.tolist() == row["input_ids"]
-        assert [place for entity in alone.markers for place in entity] == row["markers"]
-        assert [len(entity) for entity in alone.markers] == row["mentions"]
-        assert alone.cut == row["cut"]
-        assert list(alone.types) == row["types"]
-        assert alone.sentences.tolist() == row["sentences"]
-        assert alone.mentions.tolist() == row["all_mentions"]
+        assert [position for entity in alone.marker_positions for position in entity] == row["markers"]
+        assert [len(entity) for entity in alone.marker_positions] == row["mentions"]
+        assert alone.cut_mentions == row["cut"]
+        assert list(alone.entity_types) == row["types"]
+        assert alone.mention_sentences.tolist() == row["sentences"]
+        assert alone.mention_counts.tolist() == row["all_mentions"]
 
 
 def test_real_documents(shared_data: Path, make_corpus: MakeCorpus) -> None:
@@ -122,8 +121,8 @@ def test_real_documents(shared_data: Path, make_corpus: MakeCorpus) -> None:
     corpus = make_corpus("real", [*real[:7], dataclasses.replace(real[7], labels=None), *real[8:]], relations)
     # The second one cuts most documents.
     for longest in (1024, 150):
-        found = encode_columns(DocumentTokenizer(roberta, longest), whole(corpus))
-        check(found, [slowly(document, roberta, longest) for document in corpus])
+        found = DocumentTokenizer(roberta, longest).encode_columns(whole(corpus))
+        check(found, [reference_row(document, roberta, longest) for document in corpus])
         cut = sum(found.column("cut").to_pylist())
         assert cut > 0 if longest == 150 else cut == 0
     assert sum(map(len, found.column("positive").to_pylist())) > 300
@@ -136,23 +135,23 @@ def whole(corpus: Corpus) -> pa.RecordBatch:
 
 def test_no_document_and_no_entity() -> None:
     encoder = DocumentTokenizer(tokenizer("bert"), 16)
-    assert encode_columns(encoder, columns_of([])).num_rows == 0
+    assert encoder.encode_columns(columns_of([])).num_rows == 0
     bare = Document("t", (("a", "b"),), (), ())
     empty = Document("t", (), (), None)
-    (row, nothing) = encode_columns(encoder, columns_of([bare, empty])).to_pylist()
+    (row, nothing) = encoder.encode_columns(columns_of([bare, empty])).to_pylist()
     assert tokenizer("bert").convert_ids_to_tokens(row["input_ids"]) == ["[CLS]", "a", "b", "[SEP]"]
     assert tokenizer("bert").convert_ids_to_tokens(nothing["input_ids"]) == ["[CLS]", "[SEP]"]
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 100])
 def test_words_that_were_forgotten_are_learnt_again(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("lmrc.rcp.data.tokenization.MOST_WORDS", most)
+    monkeypatch.setattr("lmrc.rcp.data.tokenization.MAX_CACHED_WORDS", most)
     encoder = DocumentTokenizer(tokenizer("bert"), 64)
     words = [tiny.document(12, [1], seed=seed).sentences[0] for seed in range(6)]
     for some in words:
         expected = [tokenizer("bert").convert_tokens_to_ids(tokenizer("bert").tokenize(word)) for word in some]
-        assert encoder.pieces(list(some)) == expected
-        assert len(encoder._pieces) <= most + 10
+        assert encoder.tokenize_words(list(some)) == expected
+        assert len(encoder._cache) <= most + 10
 
 
 def test_only_new_words_are_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -165,8 +164,8 @@ def test_only_new_words_are_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
         return tokenize(words)
 
     monkeypatch.setattr(encoder, "_tokenize", spy)
-    encode_columns(encoder, columns_of([Document("t", (("a", "b", "a"),), (), ()), Document("t", (("b",),), (), ())]))
-    encode_columns(encoder, columns_of([Document("t", (("c", "b", "a"),), (), ())]))
+    encoder.encode_columns(columns_of([Document("t", (("a", "b", "a"),), (), ()), Document("t", (("b",),), (), ())]))
+    encoder.encode_columns(columns_of([Document("t", (("c", "b", "a"),), (), ())]))
     assert sorted(asked[:2]) == ["a", "b"]
     assert asked[2:] == ["c"]
 
@@ -202,8 +201,10 @@ def test_words_are_tokenized_by_themselves(own: PreTrainedTokenizerBase, monkeyp
         "ABC",
         "abcde",
     ]
-    monkeypatch.setattr("lmrc.rcp.data.tokenization.WORDS_A_TEXT", 5)
-    assert DocumentTokenizer(own, 64).pieces(words) == [own.convert_tokens_to_ids(own.tokenize(word)) for word in words]
+    monkeypatch.setattr("lmrc.rcp.data.tokenization.WORDS_PER_ENCODING", 5)
+    assert DocumentTokenizer(own, 64).tokenize_words(words) == [
+        own.convert_tokens_to_ids(own.tokenize(word)) for word in words
+    ]
 
 
 class _Python:
@@ -225,12 +226,12 @@ def test_a_tokenizer_without_a_fast_backend() -> None:
     document = tiny.document(30, [1, 2, 1])
     slow = DocumentTokenizer(_Python(tokenizer("bert")), 64)
     fast = DocumentTokenizer(tokenizer("bert"), 64)
-    assert encode_columns(slow, columns_of([document])) == encode_columns(fast, columns_of([document]))
+    assert slow.encode_columns(columns_of([document])) == fast.encode_columns(columns_of([document]))
 
 
 def test_the_tokenizers_own_state_does_not_matter() -> None:
     own = tiny.tokenizer("bert")
     own("abcdef", truncation=True, max_length=3, padding="max_length")
     document = Document("t", (("abcdef", "a"),), (), ())
-    (row,) = encode_columns(DocumentTokenizer(own, 64), columns_of([document])).to_pylist()
+    (row,) = DocumentTokenizer(own, 64).encode_columns(columns_of([document])).to_pylist()
     assert own.convert_ids_to_tokens(row["input_ids"][1:-1]) == ["a", "##b", "##c", "##d", "##e", "##f", "a"]
