@@ -17,13 +17,13 @@ def encode(document: Document, longest: int = 10**6) -> EncodedDocument:
 
 
 def reference_classes(document: Document) -> list[int]:
-    """Pair by pair and mention by mention."""
-    found = []
-    for a, first in enumerate(document.entities):
-        for second in document.entities[a + 1 :]:
-            apart = min(abs(one.sentence - other.sentence) for one in first for other in second)
-            found.append(5 * min(apart, 7) + min(len(first), len(second), 5) - 1)
-    return found
+    """Return the distance classes, computed mention by mention."""
+    classes = []
+    for index, first in enumerate(document.entities):
+        for second in document.entities[index + 1 :]:
+            distance = min(abs(a.sentence - b.sentence) for a in first for b in second)
+            classes.append(5 * min(distance, 7) + min(len(first), len(second), 5) - 1)
+    return classes
 
 
 @given(
@@ -34,9 +34,9 @@ def reference_classes(document: Document) -> list[int]:
 def test_distances_pair_by_pair(seed: int, entities: list[int], words: int) -> None:
     document = tiny.document(words, entities, seed)
     expected = reference_classes(document)
-    assert all(0 <= each < NUM_DISTANCE_CLASSES for each in expected)
+    assert all(0 <= number < NUM_DISTANCE_CLASSES for number in expected)
     assert distance_classes(encode(document)).tolist() == expected
-    # Mentions that were cut off count all the same.
+    # Truncated mentions count too.
     assert distance_classes(encode(document, 5)).tolist() == expected
 
 
@@ -46,16 +46,16 @@ def test_distances_by_hand() -> None:
 
     entities = (at(0, 9), at(2), at(9, 9), at(*range(9, 20)), at(*range(10, 16)))
     document = encode(Document("t", (("a",),) * 20, entities, None))
-    # (0, 1): two sentences apart, one mention. (0, 2): the same sentence, two. (1, 3): seven apart; (1, 2): the same,
-    # for more than seven are seven. (3, 4): eleven and six mentions are five.
-    found = dict(
+    # (0, 1): two sentences apart, one mention. (0, 2): the same sentence, two mentions. (1, 3), (1, 2): seven or more
+    # sentences apart. (3, 4): five or more mentions.
+    classes = dict(
         zip([(a, b) for a in range(5) for b in range(a + 1, 5)], distance_classes(document).tolist(), strict=True)
     )
-    assert found[0, 1] == 10
-    assert found[0, 2] == 1
-    assert found[1, 3] == found[1, 2] == found[1, 4] == 35
-    assert found[0, 4] == 6
-    assert found[3, 4] == 4
+    assert classes[0, 1] == 10
+    assert classes[0, 2] == 1
+    assert classes[1, 3] == classes[1, 2] == classes[1, 4] == 35
+    assert classes[0, 4] == 6
+    assert classes[3, 4] == 4
 
 
 def test_no_pair_and_no_entity() -> None:
@@ -64,7 +64,7 @@ def test_no_pair_and_no_entity() -> None:
 
 
 def test_types_are_those_of_first_mentions(make_corpus: MakeCorpus) -> None:
-    """As `tiny.document` gives them: that of entity e and mention m is the (e + m)th in turn."""
+    """`tiny.document` gives mention m of entity e the type TYPES[(e + m) % 3]."""
     documents = [tiny.document(20, [counts], title=str(counts)) for counts in (3, 1)]
     assert count_entity_types(make_corpus("two", documents)) == {"PER": 2}
     documents = [tiny.document(20, [1, 2, 1], title="a"), tiny.document(9, [2, 1], title="b")]
@@ -78,9 +78,9 @@ def test_arrays_and_unknown_types() -> None:
     # PER, ORG, MISC, PER and PER, ORG.
     assert arrays["types"].tolist() == [2, 1, 0, 2, 2, 1]
     expected = [
-        each
+        number
         for seed, counts in ((1, [2, 1, 1, 1]), (2, [1, 2]))
-        for each in reference_classes(tiny.document(10 * (seed + 1), counts, seed=seed))
+        for number in reference_classes(tiny.document(10 * (seed + 1), counts, seed=seed))
     ]
     assert arrays["distances"].tolist() == expected
     assert {array.dtype for array in arrays.values()} == {np.dtype(np.int64)}
@@ -90,7 +90,7 @@ def test_arrays_and_unknown_types() -> None:
 @pytest.mark.parametrize(
     ("features", "names"), [(Features(), set()), (Features(("PER",)), {"types"}), (Features((), True), {"distances"})]
 )
-def test_only_what_the_model_knows(features: Features, names: set[str]) -> None:
+def test_only_used_features_are_in_the_batch(features: Features, names: set[str]) -> None:
     document = encode(tiny.document(20, [2, 1, 1, 1]))
     assert features.batch_arrays([document]).keys() == names
     assert features.count_unknown_types(document) == (2 if "types" in names else 0)

@@ -1,4 +1,4 @@
-"""Many documents at once against the published way: word by word, lists of starts and ends, pairs in two loops."""
+"""Vectorized tokenization, compared with the published preprocessing: loops over words, mentions and pairs."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from tests.rcp.conftest import MakeCorpus, columns_of
 
 
 def reference_row(document: Document, tokenizer: PreTrainedTokenizerBase, longest: int) -> dict[str, Any]:
-    """One row, made without any of the code under test."""
+    """Return a row of `ENCODED_SCHEMA`, computed without the code under test."""
     starts = [(m.sentence, m.start) for entity in document.entities for m in entity]
     ends = [(m.sentence, m.end - 1) for entity in document.entities for m in entity]
     pieces: list[str] = []
@@ -37,16 +37,16 @@ def reference_row(document: Document, tokenizer: PreTrainedTokenizerBase, longes
             pieces += ["*"] * ((i, j) in starts) + tokenizer.tokenize(word) + ["*"] * ((i, j) in ends)
     ids = tokenizer.convert_tokens_to_ids(pieces[: longest - 2])
     positions = [[at[m.sentence, m.start] for m in entity] for entity in document.entities]
-    left = [[position for position in entity if position <= longest - 2] for entity in positions]
+    kept = [[position for position in entity if position <= longest - 2] for entity in positions]
     count = len(document.entities)
     pairs = [(h, t) for h in range(count) for t in range(count) if h != t]
     related = [(label.head, label.tail) for label in document.labels or ()]
     return {
         "input_ids": [tokenizer.cls_token_id, *ids, tokenizer.sep_token_id],
-        "markers": [position for entity in left for position in entity],
-        "mentions": [len(entity) for entity in left],
-        "cut": sum(map(len, positions)) - sum(map(len, left)),
-        "positive": [number for number, pair in enumerate(pairs) if pair in related],
+        "markers": [position for entity in kept for position in entity],
+        "mentions": [len(entity) for entity in kept],
+        "cut": sum(map(len, positions)) - sum(map(len, kept)),
+        "positive": [index for index, pair in enumerate(pairs) if pair in related],
         "types": [entity[0].type for entity in document.entities],
         "sentences": [m.sentence for entity in document.entities for m in entity],
         "all_mentions": [len(entity) for entity in document.entities],
@@ -54,16 +54,16 @@ def reference_row(document: Document, tokenizer: PreTrainedTokenizerBase, longes
 
 
 @cache
-def tokenizer(kind: tiny.Kind) -> PreTrainedTokenizerBase:
+def tiny_tokenizer(kind: tiny.Kind) -> PreTrainedTokenizerBase:
     return tiny.tokenizer(kind)
 
 
 @st.composite
 def documents(draw: st.DrawFn) -> Document:
-    """Small and crowded: empty sentences, words without word pieces, mentions that share starts and ends."""
+    """Draw small documents with empty sentences, words without word pieces, and mentions that share words."""
     words = st.text("ab*é ", max_size=3)
     sentences = draw(st.lists(st.lists(words, max_size=5).map(tuple), max_size=4))
-    full = [number for number, sentence in enumerate(sentences) if sentence]
+    full = [index for index, sentence in enumerate(sentences) if sentence]
     if not full:
         sentences.append(("a",))
         full = [len(sentences) - 1]
@@ -83,9 +83,9 @@ def documents(draw: st.DrawFn) -> Document:
     )
 
 
-def check(found: pa.RecordBatch, wanted: Sequence[dict[str, Any]]) -> None:
-    assert found.schema == ENCODED_SCHEMA
-    assert found.to_pylist() == list(wanted)
+def check(actual: pa.RecordBatch, expected: Sequence[dict[str, Any]]) -> None:
+    assert actual.schema == ENCODED_SCHEMA
+    assert actual.to_pylist() == list(expected)
 
 
 @given(
@@ -94,23 +94,25 @@ def check(found: pa.RecordBatch, wanted: Sequence[dict[str, Any]]) -> None:
     kind=st.sampled_from(["bert", "roberta"]),
     data=st.data(),
 )
-def test_as_the_published_way(chosen: list[Document], longest: int, kind: tiny.Kind, data: st.DataObject) -> None:
-    encoder = DocumentTokenizer(tokenizer(kind), longest)
-    wanted = [reference_row(document, tokenizer(kind), longest) for document in chosen]
+def test_columns_equal_the_published_preprocessing(
+    chosen: list[Document], longest: int, kind: tiny.Kind, data: st.DataObject
+) -> None:
+    tokenizer = DocumentTokenizer(tiny_tokenizer(kind), longest)
+    expected = [reference_row(document, tiny_tokenizer(kind), longest) for document in chosen]
     rows = columns_of(chosen)
-    check(encoder.encode_columns(rows), wanted)
-    # A part of a shard is what its documents are.
+    check(tokenizer.encode_columns(rows), expected)
+    # A slice of a record batch.
     start = data.draw(st.integers(0, len(chosen) - 1))
-    check(encoder.encode_columns(rows.slice(start, 2)), wanted[start : start + 2])
-    for document, row in zip(chosen, wanted, strict=True):
-        alone = encoder.encode(document)
-        assert alone.input_ids.tolist() == row["input_ids"]
-        assert [position for entity in alone.marker_positions for position in entity] == row["markers"]
-        assert [len(entity) for entity in alone.marker_positions] == row["mentions"]
-        assert alone.cut_mentions == row["cut"]
-        assert list(alone.entity_types) == row["types"]
-        assert alone.mention_sentences.tolist() == row["sentences"]
-        assert alone.mention_counts.tolist() == row["all_mentions"]
+    check(tokenizer.encode_columns(rows.slice(start, 2)), expected[start : start + 2])
+    for document, row in zip(chosen, expected, strict=True):
+        encoded = tokenizer.encode(document)
+        assert encoded.input_ids.tolist() == row["input_ids"]
+        assert [position for entity in encoded.marker_positions for position in entity] == row["markers"]
+        assert [len(entity) for entity in encoded.marker_positions] == row["mentions"]
+        assert encoded.cut_mentions == row["cut"]
+        assert list(encoded.entity_types) == row["types"]
+        assert encoded.mention_sentences.tolist() == row["sentences"]
+        assert encoded.mention_counts.tolist() == row["all_mentions"]
 
 
 def test_real_documents(shared_data: Path, make_corpus: MakeCorpus) -> None:
@@ -119,59 +121,61 @@ def test_real_documents(shared_data: Path, make_corpus: MakeCorpus) -> None:
     relations = read_relations(shared_data / "rel_info.json")
     real = list(islice(read_documents(shared_data / "redocred_dev.json", relations), 40))
     corpus = make_corpus("real", [*real[:7], dataclasses.replace(real[7], labels=None), *real[8:]], relations)
-    # The second one cuts most documents.
+    # 150 word pieces truncate most documents.
     for longest in (1024, 150):
-        found = DocumentTokenizer(roberta, longest).encode_columns(whole(corpus))
-        check(found, [reference_row(document, roberta, longest) for document in corpus])
-        cut = sum(found.column("cut").to_pylist())
+        columns = DocumentTokenizer(roberta, longest).encode_columns(all_columns(corpus))
+        check(columns, [reference_row(document, roberta, longest) for document in corpus])
+        cut = sum(columns.column("cut").to_pylist())
         assert cut > 0 if longest == 150 else cut == 0
-    assert sum(map(len, found.column("positive").to_pylist())) > 300
+    assert sum(map(len, columns.column("positive").to_pylist())) > 300
 
 
-def whole(corpus: Corpus) -> pa.RecordBatch:
-    (slice_of_all,) = corpus.slices(len(corpus))
-    return corpus.columns(slice_of_all)
+def all_columns(corpus: Corpus) -> pa.RecordBatch:
+    (documents,) = corpus.slices(len(corpus))
+    return corpus.columns(documents)
 
 
 def test_no_document_and_no_entity() -> None:
-    encoder = DocumentTokenizer(tokenizer("bert"), 16)
-    assert encoder.encode_columns(columns_of([])).num_rows == 0
+    tokenizer = DocumentTokenizer(tiny_tokenizer("bert"), 16)
+    assert tokenizer.encode_columns(columns_of([])).num_rows == 0
     bare = Document("t", (("a", "b"),), (), ())
     empty = Document("t", (), (), None)
-    (row, nothing) = encoder.encode_columns(columns_of([bare, empty])).to_pylist()
-    assert tokenizer("bert").convert_ids_to_tokens(row["input_ids"]) == ["[CLS]", "a", "b", "[SEP]"]
-    assert tokenizer("bert").convert_ids_to_tokens(nothing["input_ids"]) == ["[CLS]", "[SEP]"]
+    (row, nothing) = tokenizer.encode_columns(columns_of([bare, empty])).to_pylist()
+    assert tiny_tokenizer("bert").convert_ids_to_tokens(row["input_ids"]) == ["[CLS]", "a", "b", "[SEP]"]
+    assert tiny_tokenizer("bert").convert_ids_to_tokens(nothing["input_ids"]) == ["[CLS]", "[SEP]"]
 
 
 @pytest.mark.parametrize("most", [0, 1, 2, 100])
-def test_words_that_were_forgotten_are_learnt_again(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bounded_cache_of_words(most: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmrc.rcp.data.tokenization.MAX_CACHED_WORDS", most)
-    encoder = DocumentTokenizer(tokenizer("bert"), 64)
-    words = [tiny.document(12, [1], seed=seed).sentences[0] for seed in range(6)]
-    for some in words:
-        expected = [tokenizer("bert").convert_tokens_to_ids(tokenizer("bert").tokenize(word)) for word in some]
-        assert encoder.tokenize_words(list(some)) == expected
-        assert len(encoder._cache) <= most + 10
+    tokenizer = DocumentTokenizer(tiny_tokenizer("bert"), 64)
+    sentences = [tiny.document(12, [1], seed=seed).sentences[0] for seed in range(6)]
+    for sentence in sentences:
+        expected = [
+            tiny_tokenizer("bert").convert_tokens_to_ids(tiny_tokenizer("bert").tokenize(word)) for word in sentence
+        ]
+        assert tokenizer.tokenize_words(list(sentence)) == expected
+        assert len(tokenizer._cache) <= most + 10
 
 
 def test_only_new_words_are_tokenized(monkeypatch: pytest.MonkeyPatch) -> None:
-    encoder = DocumentTokenizer(tokenizer("bert"), 64)
-    asked: list[str] = []
-    tokenize = encoder._tokenize
+    tokenizer = DocumentTokenizer(tiny_tokenizer("bert"), 64)
+    tokenized: list[str] = []
+    tokenize = tokenizer._tokenize
 
     def spy(words: list[str]) -> list[list[int]]:
-        asked.extend(words)
+        tokenized.extend(words)
         return tokenize(words)
 
-    monkeypatch.setattr(encoder, "_tokenize", spy)
-    encoder.encode_columns(columns_of([Document("t", (("a", "b", "a"),), (), ()), Document("t", (("b",),), (), ())]))
-    encoder.encode_columns(columns_of([Document("t", (("c", "b", "a"),), (), ())]))
-    assert sorted(asked[:2]) == ["a", "b"]
-    assert asked[2:] == ["c"]
+    monkeypatch.setattr(tokenizer, "_tokenize", spy)
+    tokenizer.encode_columns(columns_of([Document("t", (("a", "b", "a"),), (), ()), Document("t", (("b",),), (), ())]))
+    tokenizer.encode_columns(columns_of([Document("t", (("c", "b", "a"),), (), ())]))
+    assert sorted(tokenized[:2]) == ["a", "b"]
+    assert tokenized[2:] == ["c"]
 
 
 def metaspace(scheme: str) -> PreTrainedTokenizerBase:
-    """As SentencePiece vocabularies have it: the space before a word is part of its first piece."""
+    """Return a SentencePiece tokenizer, where the space before a word is part of its first word piece."""
     pieces = [("<unk>", 0.0), *((letter, -2.0) for letter in "▁*abcde"), ("▁a", -1.0), ("bc", -1.5)]
     fast = Tokenizer(models.Unigram(pieces, unk_id=0))
     fast.pre_tokenizer = pre_tokenizers.Metaspace(prepend_scheme=scheme)
@@ -179,10 +183,9 @@ def metaspace(scheme: str) -> PreTrainedTokenizerBase:
 
 
 @pytest.mark.parametrize(
-    "own", [tiny.tokenizer("bert"), tiny.tokenizer("roberta"), *map(metaspace, ["first", "always"])]
+    "tokenizer", [tiny.tokenizer("bert"), tiny.tokenizer("roberta"), *map(metaspace, ["first", "always"])]
 )
-def test_words_are_tokenized_by_themselves(own: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Also those that look like something else, or are nothing."""
+def test_words_are_tokenized_by_themselves(tokenizer: PreTrainedTokenizerBase, monkeypatch: pytest.MonkeyPatch) -> None:
     words = [
         "abc",
         "",
@@ -202,13 +205,13 @@ def test_words_are_tokenized_by_themselves(own: PreTrainedTokenizerBase, monkeyp
         "abcde",
     ]
     monkeypatch.setattr("lmrc.rcp.data.tokenization.WORDS_PER_ENCODING", 5)
-    assert DocumentTokenizer(own, 64).tokenize_words(words) == [
-        own.convert_tokens_to_ids(own.tokenize(word)) for word in words
+    assert DocumentTokenizer(tokenizer, 64).tokenize_words(words) == [
+        tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word)) for word in words
     ]
 
 
 class _Python:
-    """A tokenizer without the fast backend, as some Japanese or Vietnamese encoders have."""
+    """Tokenizer without a fast backend, as for some Japanese or Vietnamese encoders."""
 
     def __init__(self, fast: PreTrainedTokenizerBase) -> None:
         self._fast = fast
@@ -222,16 +225,16 @@ class _Python:
         return self._fast(words, **options)
 
 
-def test_a_tokenizer_without_a_fast_backend() -> None:
+def test_tokenizer_without_a_fast_backend() -> None:
     document = tiny.document(30, [1, 2, 1])
-    slow = DocumentTokenizer(_Python(tokenizer("bert")), 64)
-    fast = DocumentTokenizer(tokenizer("bert"), 64)
+    slow = DocumentTokenizer(_Python(tiny_tokenizer("bert")), 64)
+    fast = DocumentTokenizer(tiny_tokenizer("bert"), 64)
     assert slow.encode_columns(columns_of([document])) == fast.encode_columns(columns_of([document]))
 
 
-def test_the_tokenizers_own_state_does_not_matter() -> None:
-    own = tiny.tokenizer("bert")
-    own("abcdef", truncation=True, max_length=3, padding="max_length")
+def test_tokenizer_state_is_ignored() -> None:
+    tokenizer = tiny.tokenizer("bert")
+    tokenizer("abcdef", truncation=True, max_length=3, padding="max_length")
     document = Document("t", (("abcdef", "a"),), (), ())
-    (row,) = DocumentTokenizer(own, 64).encode_columns(columns_of([document])).to_pylist()
-    assert own.convert_ids_to_tokens(row["input_ids"][1:-1]) == ["a", "##b", "##c", "##d", "##e", "##f", "a"]
+    (row,) = DocumentTokenizer(tokenizer, 64).encode_columns(columns_of([document])).to_pylist()
+    assert tokenizer.convert_ids_to_tokens(row["input_ids"][1:-1]) == ["a", "##b", "##c", "##d", "##e", "##f", "a"]

@@ -15,12 +15,12 @@ def inputs(entities: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor,
     return torch.randn(entities, D).double(), torch.randn(len(first), D).double(), first, second
 
 
-def test_the_grouped_form_is_the_published_outer_products_times_a_matrix() -> None:
-    """One pair at a time: 12 outer products of 64 x 64, flattened, through a linear layer of two outputs."""
+def test_grouped_outputs_equal_published_outer_products() -> None:
+    """Compare with 12 flattened outer products of 64 x 64 per pair and a linear layer with two outputs."""
     entities, contexts, first, second = inputs()
     classifier = GroupedClassifier(D).double()
     with torch.no_grad():
-        found, _ = classifier(entities, contexts, first, second)
+        outputs, _ = classifier(entities, contexts, first, second)
         matrix = classifier.weight
         assert matrix.shape == (2, 49_152)
         context_head, context_tail = classifier.context.weight.chunk(2)
@@ -32,10 +32,10 @@ def test_the_grouped_form_is_the_published_outer_products_times_a_matrix() -> No
                 z_head = torch.tanh(head + classifier.head.bias).view(12, 64)
                 z_tail = torch.tanh(tail + classifier.tail.bias).view(12, 64)
                 outer = torch.stack([torch.outer(z_head[g], z_tail[g]) for g in range(12)]).flatten()
-                assert torch.allclose(found[direction, pair], matrix @ outer + classifier.bias, atol=1e-12)
+                assert torch.allclose(outputs[direction, pair], matrix @ outer + classifier.bias, atol=1e-12)
 
 
-def test_a_grouped_logit_is_above_zero_where_relation_beats_none() -> None:
+def test_grouped_logit_is_half_the_difference() -> None:
     outputs = torch.tensor([[1.0, 2.0], [0.5, -0.5], [3.0, 3.0]])
     assert GroupedClassifier.logits(outputs).tolist() == [0.5, -0.5, 0.0]
 
