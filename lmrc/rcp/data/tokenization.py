@@ -161,8 +161,8 @@ class DocumentTokenizer:
         for chunk, encoding in zip(chunks, encodings, strict=True):
             word_ids = np.array(encoding.word_ids, dtype=np.int64)
             ends = np.bincount(word_ids, minlength=len(chunk)).cumsum().tolist()
-            ids = encoding.ids
-            pieces += [ids[start:end] for start, end in zip([0, *ends], ends, strict=False)]
+            all_pieces = encoding.ids
+            pieces += [all_pieces[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         return pieces
 
     def encode(self, document: Document) -> EncodedDocument:
