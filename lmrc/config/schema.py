@@ -26,6 +26,8 @@ PromptKind = Literal["rc", "direct", "rcp-llm"]
 PromptTemplate = Literal["llama2", "chat"]
 Truncation = Literal["sentences"]
 RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "loss"]
+# The losses registered in lmrc/rcp/model/losses.py.
+RcpLoss = Literal["bce"]
 RcMetric = Literal["loss", "token_accuracy"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
@@ -207,6 +209,7 @@ class RcpTraining(Training):
     """Options of RCP training (table 6, DocRED)."""
 
     metric: RcpMetric = Field("f1", description="dev metric that selects the best weights; loss is minimized")
+    loss: RcpLoss = Field("bce", description="training loss; bce: binary cross entropy of P(relation)")
     classifier_learning_rate: Rate = Field(1e-4, description="peak learning rate of the new layers")
     positive_weight: float = Field(
         1.0, gt=0.0, description="loss weight of a pair with a relation; a pair without one has weight 1"

@@ -1,4 +1,4 @@
-"""The model card beside the weights: what the model is, what it was trained on, how good it is, how to use it."""
+"""Model card (README.md) of a trained model: data, training options, dev scores and usage."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import Manifest
 from lmrc.corpus.data_table import data_table
 
-# Of `measure.binary_scores`, in the order of the table.
+# Keys of `lmrc.rcp.metrics.binary_scores`, in the order of the table.
 SCORES = {
     "precision": "precision at 0.5",
     "recall": "recall at 0.5",
@@ -24,37 +24,37 @@ def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mappin
     """Return README.md of a trained model.
 
     Args:
-        config: what it was trained with.
-        train: the training corpus.
-        dev: the corpus it was measured on.
-        scores: those of dev in percent; empty if it was not measured.
-        max_length: word pieces of a document that it reads, which may be fewer than the config asks for.
+        config: options of the training.
+        train: manifest of the training corpus.
+        dev: manifest of the dev corpus.
+        scores: dev scores in percent; empty if the model was not evaluated.
+        max_length: word pieces per document that the model reads, which may be fewer than in the config.
     """
     settings = config.train
     front = {"library_name": "lmrc-suite", "tags": ["relation-extraction", "docre", "candidate-proposal"]}
     encoder = config.model.encoder
-    # A folder is no name on the hub.
+    # base_model must be a name on the hub.
     if ":" not in encoder and not encoder.startswith(("/", ".")) and not Path(encoder).is_dir():
         front["base_model"] = encoder
     rows = "\n".join(f"| {name} | {scores[key]:.2f} |" for key, name in SCORES.items() if key in scores)
-    measured = (
-        f"On `{dev.source}`, percent of ordered pairs:\n\n| score | |\n|---|---|\n{rows}" if rows else "Not measured."
+    dev_scores = (
+        f"On `{dev.source}`, percent of ordered pairs:\n\n| score | |\n|---|---|\n{rows}" if rows else "Not evaluated."
     )
-    looks = [f"Classifier: {config.model.classifier}", f"documents up to {max_length} word pieces"]
-    looks += ["types of entities"] if config.model.entity_types else []
-    looks += ["markers of their types"] if config.model.type_markers else []
-    looks += ["distances in sentences"] if config.model.sentence_distance else []
-    further = f", pairs with a relation of weight {settings.positive_weight:g}" if settings.positive_weight != 1 else ""
+    details = [f"Classifier: {config.model.classifier}", f"documents up to {max_length} word pieces"]
+    details += ["entity types"] if config.model.entity_types else []
+    details += ["typed entity markers"] if config.model.type_markers else []
+    details += ["sentence distances"] if config.model.sentence_distance else []
+    extra = f", weight {settings.positive_weight:g} of pairs with a relation" if settings.positive_weight != 1 else ""
     if settings.relation_weight:
-        further += f", relations as a further task of weight {settings.relation_weight:g}"
+        extra += f", auxiliary relation loss of weight {settings.relation_weight:g}"
     return f"""---
 {json.dumps(front, indent=2)}
 ---
 
 # Relation Candidate Proposal on {config.model.encoder}
 
-Says which ordered pairs of a document's entities have any relation: P(relation) of each pair, stage 1 of LMRC (arXiv
-2408.13889). {"; ".join(looks)}.
+Predicts P(relation) for each ordered pair of a document's entities: stage 1 of LMRC (arXiv 2408.13889).
+{"; ".join(details)}.
 
 ## Data
 
@@ -64,7 +64,7 @@ Says which ordered pairs of a document's entities have any relation: P(relation)
 
 {settings.epochs} epochs, {settings.batch_sentence}; learning rates {settings.learning_rate:g} \
 (encoder) and {settings.classifier_learning_rate:g} (new layers), warm-up {settings.warmup:g}, \
-seed {config.run.seed}{further}.
+seed {config.run.seed}{extra}.
 Every option is in `config.yaml` of the run.
 
 ```console
@@ -73,7 +73,7 @@ $ python launch/rcp.py --config config.yaml
 
 ## Scores
 
-{measured}
+{dev_scores}
 
 ## Use
 
@@ -88,6 +88,6 @@ from lmrc.rcp.model.model import RelationCandidateModel
 model, tokenizer = RelationCandidateModel.load(Path("FOLDER"))
 ```
 
-`FOLDER` is the folder of this file. `calibration.json` holds dev's precision-recall curve, from which `--threshold f1`
-and `--threshold recall=0.9` choose.
+`FOLDER` is the folder of this file. `calibration.json` contains the precision-recall curve on dev, which
+`--threshold f1` and `--threshold recall=0.9` use.
 """

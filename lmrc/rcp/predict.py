@@ -1,4 +1,4 @@
-"""Candidates of a corpus: the pairs whose P(relation) reaches a threshold."""
+"""Inference with the candidate classifier: propose the pairs whose P(relation) reaches a threshold."""
 
 from __future__ import annotations
 
@@ -35,18 +35,27 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Proposal:
-    """The candidates of a document, sorted by (h, t), of its `pairs`."""
+    """Candidates of a document. The fields are columns of `SCHEMA`.
+
+    Attributes:
+        candidates: candidates sorted by (h, t).
+        pairs: number of ordered pairs of the document.
+        cut_mentions: number of mentions beyond the maximum length.
+        unknown_types: number of entities whose type the model does not know.
+    """
 
     candidates: list[Candidate]
     pairs: int
     cut_mentions: int
     unknown_types: int
-    """Entities whose type the model has no embedding for."""
 
 
 @dataclass(slots=True)
 class ProposalStats:
-    """What was proposed. `gold`, `kept_labelled` and `correct` count the pairs of documents with labels only."""
+    """Statistics of proposed candidates.
+
+    `labelled_documents`, `kept_labelled`, `gold` and `correct` count documents with labels only.
+    """
 
     documents: int = 0
     pairs: int = 0
@@ -58,8 +67,8 @@ class ProposalStats:
     gold: int = 0
     correct: int = 0
 
-    def count(self, document: Document, proposal: Proposal) -> None:
-        """Add a document."""
+    def add(self, document: Document, proposal: Proposal) -> None:
+        """Count a document."""
         candidates = proposal.candidates
         self.documents += 1
         self.pairs += proposal.pairs
@@ -74,7 +83,7 @@ class ProposalStats:
             self.correct += sum((candidate.head, candidate.tail) in gold for candidate in candidates)
 
     def as_json(self) -> dict[str, int | float]:
-        """Counts, and where there are labels `precision`, `recall` and `f1` in percent."""
+        """Return the counts and, if there are labels, "precision", "recall" and "f1" in percent."""
         counts: dict[str, int | float] = {
             "documents": self.documents,
             "pairs": self.pairs,
@@ -100,69 +109,81 @@ class ProposalStats:
         if self.labelled_documents:
             scores = self.as_json()
             text += f"; precision {scores['precision']:.2f}, recall {scores['recall']:.2f}, F1 {scores['f1']:.2f}"
-        text += f"; {self.cut_mentions} mentions beyond the longest length"
+        text += f"; {self.cut_mentions} mentions beyond the maximum length"
         return f"{text}; {self.unknown_types} entities of unknown types" if self.unknown_types else text
 
 
 @torch.inference_mode()
 def probabilities(model: RelationCandidateModel, documents: list[EncodedDocument]) -> list[NDArray[np.float64]]:
-    """P(relation) of the ordered pairs of each document, [pairs] sorted by (h, t), in one forward pass."""
+    """Return P(relation) of the pairs of each document, [pairs] sorted by (h, t), in a single forward pass."""
     device = next(model.parameters()).device
     logits = model.classifier.logits(model(to_device(model.collate(documents), device)))
     scores = torch.sigmoid(logits.double()).cpu().numpy()
-    return np.split(scores, np.cumsum([document.pairs for document in documents])[:-1])
+    return np.split(scores, np.cumsum([document.num_pairs for document in documents])[:-1])
 
 
 class Proposer:
-    """A trained classifier that proposes the pairs with P(relation) >= threshold, at most the `top_k` most probable."""
+    """A trained classifier that proposes candidates."""
 
     def __init__(
         self, folder: Path, threshold: float, top_k: int | None, batch_size: int, device: str | None = None
     ) -> None:
-        """On a GPU where there is one, in the precision of the training. `batch_size`: documents a forward pass.
+        """Load the model, on a GPU if available, in the precision of the training.
 
-        Raises UserError where the model is missing or damaged.
+        Args:
+            folder: folder of the model.
+            threshold: minimum P(relation) of a candidate.
+            top_k: maximum number of candidates per document, the most probable ones; None for no maximum.
+            batch_size: documents per forward pass.
+            device: where to load it instead, such as cpu.
+
+        Raises:
+            UserError: if the model is missing or damaged.
         """
         model, tokenizer = RelationCandidateModel.load(folder)
         self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         self._model = model.to(self._device)
         self._precision = inference_precision(model.precision, "RCP")
-        self._encoder = DocumentTokenizer(tokenizer, model.max_length)
+        self._tokenizer = DocumentTokenizer(tokenizer, model.max_length)
         self._threshold, self._top_k, self._batch_size = threshold, top_k, batch_size
 
     def propose(self, documents: Sequence[Document]) -> list[Proposal]:
-        """One proposal a document, in their order."""
-        encoded = [self._encoder.encode(document) for document in documents]
+        """Return a proposal per document, in the same order."""
+        encoded = self._tokenizer.encode_batch(documents)
         scores: list[NDArray[np.float64]] = []
         for start in range(0, len(encoded), self._batch_size):
             with autocast(self._precision, self._device.type):
                 scores += probabilities(self._model, encoded[start : start + self._batch_size])
         return [
             Proposal(
-                self._choose(document, of_document),
-                document.pairs,
-                document.cut,
-                self._model.features.unknown(document),
+                self._select(document, pair_scores),
+                document.num_pairs,
+                document.cut_mentions,
+                self._model.features.count_unknown_types(document),
             )
-            for document, of_document in zip(encoded, scores, strict=True)
+            for document, pair_scores in zip(encoded, scores, strict=True)
         ]
 
-    def _choose(self, document: EncodedDocument, scores: NDArray[np.float64]) -> list[Candidate]:
-        pairs = candidate_pairs(document.entities)
+    def _select(self, document: EncodedDocument, scores: NDArray[np.float64]) -> list[Candidate]:
+        pairs = candidate_pairs(document.num_entities)
         kept = np.flatnonzero(scores >= self._threshold)
         if self._top_k is not None:
-            # Of equal ones the first.
+            # A stable sort, so that the first of equally probable pairs are kept.
             kept = np.sort(kept[np.argsort(-scores[kept], kind="stable")[: self._top_k]])
-        return [Candidate(*pairs[number], float(scores[number])) for number in kept]
+        return [Candidate(*pairs[index], float(scores[index])) for index in kept]
 
 
 class ProposeInference:
-    """The candidates of `config.corpus`, as `lmrc.inference.protocol.Inference`."""
+    """Inference job (`lmrc.inference.protocol.Inference`) that proposes the candidates of a corpus."""
 
     schema = SCHEMA
 
     def __init__(self, config: ProposeConfig) -> None:
-        """Raises UserError where the corpus is not as it should be or no model is there; does not load the model."""
+        """Open the corpus and check that the model exists, without loading it.
+
+        Raises:
+            UserError: if the corpus is damaged or the model is missing.
+        """
         self._config = config
         self._corpus = Corpus.open(config.corpus)
         check_folder(config.rcp)
@@ -183,11 +204,15 @@ class ProposeInference:
         return Proposer(config.rcp, self.threshold, config.top_k, config.batch_size)
 
     def load(self) -> None:
-        """Load the classifier. Raises UserError if it is missing or damaged."""
+        """Load the classifier.
+
+        Raises:
+            UserError: if it is missing or damaged.
+        """
         _ = self._proposer
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
-        """For each document its title, its candidates as `Proposer` chooses them, and counts."""
+        """Return a row of `SCHEMA` per document."""
         chunk = [self._corpus[index] for index in documents]
         return [
             {"title": document.title, **asdict(proposal)}
@@ -195,22 +220,23 @@ class ProposeInference:
         ]
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int | float]:
-        """Write the folder `candidates` of the run; returns and prints what was proposed.
+        """Write the folder `candidates` of the run, print the statistics and return them.
 
-        Raises UserError where it cannot be written.
+        Raises:
+            UserError: if the folder cannot be written.
         """
         out: Path = self._config.run.folder / self._config.run.name / "candidates"
-        proposed = ProposalStats()
+        stats = ProposalStats()
 
-        def counted() -> Iterator[tuple[str, list[Candidate]]]:
+        def candidates() -> Iterator[tuple[str, list[Candidate]]]:
             for document, row in zip(self._corpus, rows, strict=True):
                 counts = {name: row[name] for name in ("pairs", "cut_mentions", "unknown_types")}
                 proposal = Proposal([Candidate(**values) for values in row["candidates"]], **counts)
-                proposed.count(document, proposal)
+                stats.add(document, proposal)
                 yield row["title"], proposal.candidates
 
-        # Left by an attempt that ended before the run was marked as done.
+        # An earlier attempt may have written the folder without marking the run as done.
         shutil.rmtree(out, ignore_errors=True)
-        write_candidates(counted(), out, corpus_fingerprint=self._corpus.fingerprint, threshold=self.threshold)
-        print(f"{out}: {proposed}; threshold {self.threshold:.4g}", flush=True)
-        return proposed.as_json()
+        write_candidates(candidates(), out, corpus_fingerprint=self._corpus.fingerprint, threshold=self.threshold)
+        print(f"{out}: {stats}; threshold {self.threshold:.4g}", flush=True)
+        return stats.as_json()

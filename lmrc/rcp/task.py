@@ -1,4 +1,4 @@
-"""Relation Candidate Proposal as the engine trains it: examples, loss, dev scores (section 3.1, table 6)."""
+"""Training task of Relation Candidate Proposal: examples, loss and dev evaluation (section 3.1, table 6)."""
 
 from __future__ import annotations
 
@@ -8,19 +8,19 @@ from typing import Any
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import CorpusError, UserError
 from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import Corpus
-from lmrc.rcp import thresholds as calibration
+from lmrc.rcp import thresholds
 from lmrc.rcp.data.collate import Batch
 from lmrc.rcp.data.dataset import EncodedCorpus, Example, load_or_build_dataset
-from lmrc.rcp.data.features import entity_types
+from lmrc.rcp.data.features import count_entity_types
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.metrics import binary_scores
+from lmrc.rcp.model.losses import dev_loss, training_loss
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
 from lmrc.rcp.model_card import model_card
@@ -30,18 +30,20 @@ from lmrc.training.task import to_device
 
 
 class RcpTask:
-    """The engine's task for RCP: binary cross entropy over all ordered entity pairs of a document."""
+    """Task (`lmrc.training.task.Task`) that trains RCP on all ordered entity pairs of a document."""
 
     unit = "documents"
     model: nn.Module
 
     def __init__(self, config: RcpConfig, train: Corpus, dev: Corpus) -> None:
-        """Loads the encoder and turns both corpora into word pieces.
+        """Load the encoder and tokenize both corpora.
 
-        Raises UserError where the encoder is not found or does not fit, CorpusError where a document has no labels.
+        Raises:
+            UserError: if the encoder is not found or not supported.
+            CorpusError: if a document has no labels.
         """
         options = config.model
-        types = sorted(entity_types(train)) if options.entity_types or options.type_markers else []
+        types = sorted(count_entity_types(train)) if options.entity_types or options.type_markers else []
         model, self.tokenizer = RelationCandidateModel.from_encoder(
             options.encoder,
             options.max_length,
@@ -51,7 +53,7 @@ class RcpTask:
             types if options.type_markers else (),
         )
         model.precision = resolve_precision(config.train.precision)
-        # Last, so that the other weights of a seed are the same without it.
+        # Created last, so that the other weights of a seed do not depend on it.
         if config.train.relation_weight:
             model.relation_head = AuxiliaryRelationHead(model.classifier.width, len(train.relations))
         if config.train.gradient_checkpointing:
@@ -61,124 +63,126 @@ class RcpTask:
                     "set train.gradient_checkpointing to false"
                 )
             model.encoder.activation_checkpointing_enable()
-        self.model = self._own = model
+        self.model = self._model = model
         self._config = config
         self._corpus = train
         self._manifests = train.manifest, dev.manifest
-        # Of the last evaluation: what `export` writes beside the weights.
+        # Results of the last evaluation, for `export`.
         self._scores: dict[str, float] = {}
         self._calibration: dict[str, Any] | None = None
-        encoder = DocumentTokenizer(self.tokenizer, model.max_length)
-        self._train = self._prepare("train", train, encoder)
-        self._dev = self._prepare("dev", dev, encoder)
+        tokenizer = DocumentTokenizer(self.tokenizer, model.max_length)
+        self._train = self._prepare("train", train, tokenizer)
+        self._dev = self._prepare("dev", dev, tokenizer)
         if model.features.markers:
-            words = self.tokenizer.convert_ids_to_tokens(list(model.features.markers.values()))
-            said = (f"{kind} {word}" for kind, word in zip(model.features.markers, words, strict=True))
-            say(f"mentions are opened by the word of their type: {', '.join(said)}")
+            pieces = self.tokenizer.convert_ids_to_tokens(list(model.features.markers.values()))
+            markers = (f"{name} {piece}" for name, piece in zip(model.features.markers, pieces, strict=True))
+            say(f"opening markers of entity types: {', '.join(markers)}")
 
-    def _prepare(self, what: str, corpus: Corpus, encoder: DocumentTokenizer) -> EncodedCorpus:
+    def _prepare(self, split: str, corpus: Corpus, tokenizer: DocumentTokenizer) -> EncodedCorpus:
         if corpus.manifest.labelled_documents < len(corpus):
             title = next(document.title for document in corpus if document.labels is None)
             raise CorpusError(
-                f"{corpus.folder}: document {title!r} has no labels to learn from or be measured on; "
+                f"{corpus.folder}: document {title!r} has no labels, which training and evaluation need; "
                 "build the corpus from documents with labels"
             )
-        examples = load_or_build_dataset(corpus, encoder)
+        dataset = load_or_build_dataset(corpus, tokenizer)
         say(
-            f"{what}: {len(examples)} documents, {examples.pairs.sum()} pairs, {examples.positive.sum()} with a "
-            f"relation; beyond {encoder.max_length} word pieces: {examples.cut.sum()} mentions, "
-            f"{examples.lost.sum()} entities without any mention left{self._about_types(corpus)}"
+            f"{split}: {len(dataset)} documents, {dataset.pair_counts.sum()} pairs, {dataset.positive_counts.sum()} "
+            f"with a relation; beyond {tokenizer.max_length} word pieces: {dataset.cut_mentions.sum()} mentions, "
+            f"{dataset.lost_entities.sum()} entities with all their mentions{self._describe_unknown_types(corpus)}"
         )
-        return examples
+        return dataset
 
-    def _about_types(self, corpus: Corpus) -> str:
-        features = self._own.features
+    def _describe_unknown_types(self, corpus: Corpus) -> str:
+        features = self._model.features
         known = features.types or features.markers
         if not known:
             return ""
-        unknown = sum(count for name, count in entity_types(corpus).items() if name not in known)
-        return f"; of other types than {', '.join(known)}: {unknown} entities"
+        unknown = sum(count for name, count in count_entity_types(corpus).items() if name not in known)
+        return f"; types other than {', '.join(known)}: {unknown} entities"
 
     def __len__(self) -> int:
         return len(self._train)
 
     def fingerprint(self) -> str:
-        """The training corpus."""
+        """Return the fingerprint of the training corpus."""
         return self._corpus.fingerprint
 
     def weight(self, index: int) -> int:
-        """Ordered pairs of the document; 0 for a single entity."""
-        return int(self._train.pairs[index])
+        """Return the number of ordered pairs of a document; 0 if it has a single entity."""
+        return int(self._train.pair_counts[index])
 
     def size(self, index: int) -> int:
-        """One document."""
+        """Return 1, the number of documents."""
         return 1
 
     def collate(self, indices: Sequence[int]) -> Batch:
-        """The batch of the model, and "targets" [pairs] in {0, 1}, float32; "relations" where these are a task."""
+        """Return a batch of the model with "targets", float32 [pairs] in {0, 1}.
+
+        If there is an auxiliary relation head, the batch also has "relations" (see `relation_targets`).
+        """
         examples = [self._train[index] for index in indices]
-        batch = self._batch(examples)
-        if self._own.relation_head is None:
+        batch = self._collate(examples)
+        if self._model.relation_head is None:
             return batch
         targets = [
-            relation_targets(example.document.entities, self._corpus.labels(index) or (), self._corpus.relations)
+            relation_targets(example.document.num_entities, self._corpus.labels(index) or (), self._corpus.relations)
             for index, example in zip(indices, examples, strict=True)
         ]
         return {**batch, "relations": torch.from_numpy(np.concatenate(targets))}
 
-    def _batch(self, examples: Sequence[Example]) -> Batch:
+    def _collate(self, examples: Sequence[Example]) -> Batch:
         targets = np.concatenate([example.targets() for example in examples])
-        batch = self._own.collate([example.document for example in examples])
+        batch = self._model.collate([example.document for example in examples])
         return {**batch, "targets": torch.from_numpy(targets.astype(np.float32))}
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Binary cross entropy of P(relation), and weighted that of the relation task, summed over pairs."""
-        outputs: Tensor = model(batch)
-        options, targets = self._config.train, batch["targets"]
-        if "relations" not in batch:
-            return self._own.classifier.loss(outputs, targets, options.positive_weight)
-        own = self._own.classifier.loss(outputs[:, :-1], targets, options.positive_weight)
-        return own + options.relation_weight * outputs[:, -1].sum()
+        """Return the training loss, summed over pairs (`lmrc.rcp.model.losses`)."""
+        return training_loss(model(batch), batch, self._config.train)
 
     def parameter_groups(self) -> list[dict[str, Any]]:
-        """The pretrained encoder and the new layers, each at its own rate (table 6)."""
+        """Return the parameters of the encoder and of the new layers, with their learning rates (table 6)."""
         options = self._config.train
-        new = list(self._own.classifier.parameters())
-        if self._own.relation_head is not None:
-            new += self._own.relation_head.parameters()
+        new = list(self._model.classifier.parameters())
+        if self._model.relation_head is not None:
+            new += self._model.relation_head.parameters()
         return [
-            {"params": [p for p in self._own.encoder.parameters() if p.requires_grad], "lr": options.learning_rate},
+            {"params": [p for p in self._model.encoder.parameters() if p.requires_grad], "lr": options.learning_rate},
             {"params": new, "lr": options.classifier_learning_rate},
         ]
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
-        """Dev scores of `binary_scores`, and "loss", the mean over pairs."""
-        size = self._config.train.micro_batch_size
-        indices, real = world.shard(len(self._dev))
+        """Return the dev scores of `binary_scores`, and "loss", the mean over pairs."""
+        batch_size = self._config.train.micro_batch_size
+        indices, num_real = world.shard(len(self._dev))
         loss, logits, gold = 0.0, [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
-        for start in range(0, len(indices), size):
-            examples = [self._dev[index] for index in indices[start : start + size]]
-            batch = to_device(self._batch(examples), world.device)
-            scores = self._own.classifier.logits(model(batch))
-            # The rest of this rank's documents repeats one of them.
-            pairs = sum(example.document.pairs for example in examples[: max(real - start, 0)])
-            scores, targets = scores[:pairs].double(), batch["targets"][:pairs].double()
-            loss += float(F.binary_cross_entropy_with_logits(scores, targets, reduction="sum"))
-            logits.append(scores.cpu().numpy())
+        for start in range(0, len(indices), batch_size):
+            examples = [self._dev[index] for index in indices[start : start + batch_size]]
+            batch = to_device(self._collate(examples), world.device)
+            batch_logits = self._model.classifier.logits(model(batch))
+            # Padding documents at the end of a shard do not count.
+            num_pairs = sum(example.document.num_pairs for example in examples[: max(num_real - start, 0)])
+            batch_logits, targets = batch_logits[:num_pairs], batch["targets"][:num_pairs]
+            loss += dev_loss(batch_logits, targets)
+            logits.append(batch_logits.double().cpu().numpy())
             gold.append(targets.cpu().numpy() > 0)
-        parts = world.gather((loss, np.concatenate(logits), np.concatenate(gold)))
-        probabilities = 1 / (1 + np.exp(-np.concatenate([part[1] for part in parts])))
-        found = np.concatenate([part[2] for part in parts])
-        total = sum(part[0] for part in parts)
-        self._calibration = calibration.calibrate(probabilities, found)
-        self._scores = {**binary_scores(probabilities, found), "loss": total / max(len(probabilities), 1)}
+        losses, all_logits, all_gold = zip(
+            *world.gather((loss, np.concatenate(logits), np.concatenate(gold))), strict=True
+        )
+        probabilities = 1 / (1 + np.exp(-np.concatenate(all_logits)))
+        has_relation = np.concatenate(all_gold)
+        self._calibration = thresholds.calibrate(probabilities, has_relation)
+        self._scores = {
+            **binary_scores(probabilities, has_relation),
+            "loss": sum(losses) / max(len(probabilities), 1),
+        }
         return self._scores
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write what `RelationCandidateModel.load` reads, the thresholds of the last evaluation, and a model card."""
-        self._own.save(folder, self.tokenizer, weights)
+        """Write the model, the thresholds of the last evaluation and a model card."""
+        self._model.save(folder, self.tokenizer, weights)
         if self._calibration is not None:
-            calibration.save(folder, self._calibration)
+            thresholds.save(folder, self._calibration)
         write_atomically(
-            folder / "README.md", model_card(self._config, *self._manifests, self._scores, self._own.max_length)
+            folder / "README.md", model_card(self._config, *self._manifests, self._scores, self._model.max_length)
         )

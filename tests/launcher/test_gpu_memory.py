@@ -156,7 +156,7 @@ def test_activations_of_an_encoder_are_near_what_autograd_keeps(
     # Autograd asks the innermost hooks alone, which are the encoder's own.
     monkeypatch.setattr(recompute, "saved_tensors_hooks", InnerHooks)
     # The estimate is of a GPU, whose attention keeps no weights; that of bf16 on a CPU does.
-    monkeypatch.setattr(window_attention, "products_pay", lambda query: False)
+    monkeypatch.setattr(window_attention, "matmul_is_faster", lambda query: False)
     with forward(precision):
         kept = kept_for_backward(lambda: packed(ids, torch.arange(1024) % 512, [512, 512])[0], encoder)
     # One document of two windows.

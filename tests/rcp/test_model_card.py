@@ -18,7 +18,7 @@ def manifest(make_corpus: MakeCorpus, name: str, documents: int) -> Manifest:
     ).manifest
 
 
-def test_it_says_data_scores_and_commands(make_corpus: MakeCorpus) -> None:
+def test_card_has_data_scores_and_commands(make_corpus: MakeCorpus) -> None:
     train, dev = manifest(make_corpus, "train", 3), manifest(make_corpus, "dev", 2)
     config = RcpConfig.model_validate({"model": {"encoder": "roberta-large"}})
     scores = {"precision": 71.234, "recall": 55.5, "f1": 62.4, "average_precision": 68.0, "best_f1": 63.0}
@@ -35,18 +35,16 @@ def test_it_says_data_scores_and_commands(make_corpus: MakeCorpus) -> None:
     assert "None" not in card
 
 
-def test_it_says_what_the_paper_does_not_have(make_corpus: MakeCorpus) -> None:
+def test_card_lists_options_beyond_the_paper(make_corpus: MakeCorpus) -> None:
     train = manifest(make_corpus, "train", 1)
     model = {"entity_types": True, "type_markers": True, "sentence_distance": True}
     config = RcpConfig.model_validate({"model": model, "train": {"relation_weight": 0.1, "positive_weight": 2.0}})
     card = model_card(config, train, train, {}, 1022)
-    assert (
-        "documents up to 1022 word pieces; types of entities; markers of their types; distances in sentences." in card
-    )
-    assert "seed 66, pairs with a relation of weight 2, relations as a further task of weight 0.1." in card
+    assert "documents up to 1022 word pieces; entity types; typed entity markers; sentence distances." in card
+    assert "seed 66, weight 2 of pairs with a relation, auxiliary relation loss of weight 0.1." in card
 
 
-def test_a_folder_is_no_base_model_and_nothing_measured_is_said(
+def test_folders_are_not_base_models_and_missing_scores_are_stated(
     make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     train = manifest(make_corpus, "train", 1)
@@ -56,4 +54,4 @@ def test_a_folder_is_no_base_model_and_nothing_measured_is_said(
         config = RcpConfig.model_validate({"model": {"encoder": encoder}})
         card = model_card(config, train, train, {}, 1022)
         assert "base_model" not in card
-        assert "Not measured." in card
+        assert "Not evaluated." in card

@@ -46,11 +46,11 @@ def test_examples(task: RcpTask) -> None:
     assert {task.size(index) for index in range(5)} == {1}
     assert task.unit == "documents"
     batch = task.collate([1, 2, 0])
-    wanted = []
+    expected = []
     for document in (TRAIN[1], TRAIN[2], TRAIN[0]):
         gold = relations_by_pair(document)
-        wanted += [float(pair in gold) for pair in candidate_pairs(len(document.entities))]
-    assert batch["targets"].tolist() == wanted
+        expected += [float(pair in gold) for pair in candidate_pairs(len(document.entities))]
+    assert batch["targets"].tolist() == expected
 
 
 def test_the_fingerprint_is_that_of_the_training_corpus(config: RcpConfig, make_corpus: MakeCorpus) -> None:
@@ -71,7 +71,7 @@ def test_loss_is_the_sum_over_pairs(task: RcpTask) -> None:
         assert alone == pytest.approx(expected, rel=1e-4)
 
 
-def test_a_document_with_one_entity_can_be_trained_on(task: RcpTask) -> None:
+def test_loss_of_a_document_with_one_entity_is_zero(task: RcpTask) -> None:
     loss = task.loss(task.model, task.collate([2]))
     assert loss.item() == 0
     loss.backward()  # type: ignore[no-untyped-call]
@@ -104,18 +104,18 @@ def test_evaluation_by_hand(task: RcpTask) -> None:
     scores = task.evaluate(task.model, ALONE)
     model = task.model
     assert isinstance(model, RelationCandidateModel)
-    encoder = DocumentTokenizer(task.tokenizer, model.max_length)
+    tokenizer = DocumentTokenizer(task.tokenizer, model.max_length)
     correct = proposed = gold = pairs = 0
     loss = 0.0
     for document in DEV:
-        wanted = relations_by_pair(document)
-        logits = model.classifier.logits(model(model.collate([encoder.encode(document)])))
-        gold += len(wanted)
+        related = relations_by_pair(document)
+        logits = model.classifier.logits(model(model.collate([tokenizer.encode(document)])))
+        gold += len(related)
         for pair, logit in zip(candidate_pairs(len(document.entities)), logits.tolist(), strict=True):
             pairs += 1
             proposed += logit >= 0
-            correct += logit >= 0 and pair in wanted
-            loss -= torch.nn.functional.logsigmoid(torch.tensor(logit if pair in wanted else -logit)).item()
+            correct += logit >= 0 and pair in related
+            loss -= torch.nn.functional.logsigmoid(torch.tensor(logit if pair in related else -logit)).item()
     assert 0 < correct < proposed
     assert scores["precision"] == pytest.approx(100 * correct / proposed)
     assert scores["recall"] == pytest.approx(100 * correct / gold)
@@ -126,7 +126,7 @@ def test_evaluation_by_hand(task: RcpTask) -> None:
 
 
 class _Thread(World):
-    """A rank that is a thread: `gather` meets the other ranks in a list."""
+    """World of a rank that is a thread; `gather` exchanges values in a list."""
 
     def gather(self, value: Any) -> list[Any]:
         PARTS[self.rank] = value
@@ -140,7 +140,7 @@ BARRIER = threading.Barrier(1)
 
 @pytest.mark.parametrize("size", [2, 3, 9])
 def test_evaluation_does_not_depend_on_the_number_of_ranks(task: RcpTask, size: int) -> None:
-    """With 9 ranks for 7 documents two ranks only keep the others company."""
+    """With 9 ranks for 7 documents, two ranks only repeat documents."""
     global BARRIER
     task.model.eval()
     model = task.model
@@ -149,17 +149,17 @@ def test_evaluation_does_not_depend_on_the_number_of_ranks(task: RcpTask, size: 
     PARTS[:] = [None] * size
     results: list[dict[str, float]] = [{}] * size
 
-    def rank(number: int) -> None:
+    def evaluate(rank: int) -> None:
         def counted(batch: dict[str, Any]) -> torch.Tensor:
-            passes[number] += 1
-            with lock, torch.no_grad():  # the hooks on the encoder are not made for threads
+            passes[rank] += 1
+            with lock, torch.no_grad():  # the hooks of the encoder are not thread-safe
                 outputs: torch.Tensor = model(batch)
             return outputs
 
-        results[number] = task.evaluate(counted, _Thread(number, size, torch.device("cpu")))  # type: ignore[arg-type]
+        results[rank] = task.evaluate(counted, _Thread(rank, size, torch.device("cpu")))  # type: ignore[arg-type]
 
     lock = threading.Lock()
-    threads = [threading.Thread(target=rank, args=(number,)) for number in range(size)]
+    threads = [threading.Thread(target=evaluate, args=(rank,)) for rank in range(size)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -191,7 +191,7 @@ def test_it_learns(config: RcpConfig, make_corpus: MakeCorpus) -> None:
     assert scores["f1"] == scores["average_precision"] == 100.0
 
 
-def test_export_is_what_load_reads(task: RcpTask, tmp_path: Path) -> None:
+def test_export_and_load(task: RcpTask, tmp_path: Path) -> None:
     weights = {name: parameter.detach() + 1 for name, parameter in task.model.named_parameters()}
     task.export(tmp_path / "best", weights)
     loaded, _ = RelationCandidateModel.load(tmp_path / "best")
@@ -201,36 +201,36 @@ def test_export_is_what_load_reads(task: RcpTask, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("native", [True, False])
-def test_the_precision_of_the_training_is_exported(
+def test_precision_is_exported(
     config: RcpConfig, make_corpus: MakeCorpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
 ) -> None:
     monkeypatch.setattr("lmrc.training.precision.bf16_is_native", lambda: native)
     train = config.train.model_copy(update={"precision": "auto"})
-    one = RcpTask(config.model_copy(update={"train": train}), make_corpus("train", TRAIN), make_corpus("dev", DEV))
-    one.export(tmp_path / "best", dict(one.model.named_parameters()))
+    task = RcpTask(config.model_copy(update={"train": train}), make_corpus("train", TRAIN), make_corpus("dev", DEV))
+    task.export(tmp_path / "best", dict(task.model.named_parameters()))
     loaded, _ = RelationCandidateModel.load(tmp_path / "best")
     assert loaded.precision == ("bf16" if native else "fp32")
 
 
-def test_what_was_cut_is_said(config: RcpConfig, make_corpus: MakeCorpus, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncation_is_printed(config: RcpConfig, make_corpus: MakeCorpus, capsys: pytest.CaptureFixture[str]) -> None:
     long = tiny.document(60, [1] * 12, seed=8, labels=((0, 1),))
     short = config.model_copy(update={"model": config.model.model_copy(update={"max_length": 16})})
     corpus = make_corpus("long", [long])
     RcpTask(short, corpus, corpus)
-    cut = DocumentTokenizer(tiny.tokenizer("bert"), 16).encode(long).cut
+    cut = DocumentTokenizer(tiny.tokenizer("bert"), 16).encode(long).cut_mentions
     assert cut > 0
-    assert f"beyond 16 word pieces: {cut} mentions, {cut} entities without any mention left" in capsys.readouterr().out
+    assert f"beyond 16 word pieces: {cut} mentions, {cut} entities with all their mentions" in capsys.readouterr().out
 
 
-def test_documents_without_labels_are_refused(config: RcpConfig, make_corpus: MakeCorpus) -> None:
+def test_documents_without_labels_are_rejected(config: RcpConfig, make_corpus: MakeCorpus) -> None:
     unlabelled = make_corpus("test", [tiny.document(10, [1, 1], title="A film", labels=None)])
     with pytest.raises(CorpusError, match="'A film' has no labels"):
         RcpTask(config, unlabelled, unlabelled)
 
 
-def test_the_card_says_what_is_really_read(config: RcpConfig, make_corpus: MakeCorpus, tmp_path: Path) -> None:
+def test_card_states_the_lowered_max_length(config: RcpConfig, make_corpus: MakeCorpus, tmp_path: Path) -> None:
     asked = config.model_copy(update={"model": config.model.model_copy(update={"max_length": 2 * tiny.POSITIONS})})
-    one = RcpTask(asked, make_corpus("train", TRAIN), make_corpus("dev", DEV))
-    one.export(tmp_path / "best", dict(one.model.named_parameters()))
+    task = RcpTask(asked, make_corpus("train", TRAIN), make_corpus("dev", DEV))
+    task.export(tmp_path / "best", dict(task.model.named_parameters()))
     assert "documents up to 94 word pieces" in (tmp_path / "best" / "README.md").read_text()
     assert RelationCandidateModel.load(tmp_path / "best")[0].max_length == 94

@@ -1,4 +1,4 @@
-"""Training with what the paper does not have: types, distances, and the relations as a further task."""
+"""Training options beyond the paper: entity types, sentence distances and the auxiliary relation head."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from lmrc.config.schema import RcpConfig
 from lmrc.corpus.docred import candidate_pairs
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Label
-from lmrc.rcp.data.collate import pair_order
+from lmrc.rcp.data.collate import ordered_pair_indices
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
 from lmrc.rcp.task import RcpTask
@@ -67,26 +67,25 @@ def make_task(config: RcpConfig, make_corpus: MakeCorpus) -> MakeTask:
 
 
 def test_targets_by_hand() -> None:
-    """All (a, b), then all (b, a): (0, 1), (0, 2), (1, 2), (1, 0), (2, 0), (2, 1) of three entities."""
-    found = [relation_targets(len(each.entities), each.labels or (), RELATIONS).astype(int).tolist() for each in TRAIN]
-    assert found[0] == [[1, 0, 1], [0, 1, 0]]
-    assert found[1] == [[0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
-    assert found[2] == []
+    """The rows of three entities are (0, 1), (0, 2), (1, 2), (1, 0), (2, 0), (2, 1)."""
+    targets = [relation_targets(len(d.entities), d.labels or (), RELATIONS).astype(int).tolist() for d in TRAIN]
+    assert targets[0] == [[1, 0, 1], [0, 1, 0]]
+    assert targets[1] == [[0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
+    assert targets[2] == []
 
 
 @pytest.mark.parametrize("seed", range(5))
-def test_targets_are_those_of_the_pairs(seed: int) -> None:
-    """In the order of the model's outputs they are the labels."""
+def test_targets_in_pair_order_equal_the_labels(seed: int) -> None:
     torch.manual_seed(seed)
     pairs = candidate_pairs(6)
-    wanted = torch.rand(len(pairs), 3) < 0.2
-    labels = [Label(*pairs[number], RELATIONS.ids[relation]) for number, relation in wanted.nonzero().tolist()]
-    found = relation_targets(6, labels, RELATIONS)
-    assert found[pair_order(6)].tolist() == wanted.tolist()
+    expected = torch.rand(len(pairs), 3) < 0.2
+    labels = [Label(*pairs[pair], RELATIONS.ids[relation]) for pair, relation in expected.nonzero().tolist()]
+    targets = relation_targets(6, labels, RELATIONS)
+    assert targets[ordered_pair_indices(6)].tolist() == expected.tolist()
 
 
 @torch.no_grad()
-def test_the_loss_is_that_of_both_tasks(make_task: MakeTask) -> None:
+def test_loss_is_the_sum_of_both_losses(make_task: MakeTask) -> None:
     task = make_task()
     model = task.model.eval()
     batch = task.collate([0, 1, 2])
@@ -95,18 +94,18 @@ def test_the_loss_is_that_of_both_tasks(make_task: MakeTask) -> None:
     candidates = torch.nn.functional.binary_cross_entropy_with_logits(
         outputs[:, 0], batch["targets"], reduction="sum"
     ).item()
-    # Relations of nothing are unlikely at the start: a pair without any costs little, a pair with two much.
-    of_relations = outputs[:, 1].tolist()
-    assert of_relations[0] > 11 and of_relations[1] > 5 and of_relations[2] < 0.1
-    assert task.loss(model, batch).item() == pytest.approx(candidates + WEIGHT * sum(of_relations), rel=1e-5)
+    # Initial probabilities are low, so the loss is small without relations and large with two of them.
+    relation_losses = outputs[:, 1].tolist()
+    assert relation_losses[0] > 11 and relation_losses[1] > 5 and relation_losses[2] < 0.1
+    assert task.loss(model, batch).item() == pytest.approx(candidates + WEIGHT * sum(relation_losses), rel=1e-5)
     alone = sum(task.loss(model, task.collate([index])).item() for index in (0, 1, 2))
     assert alone == pytest.approx(task.loss(model, batch).item(), rel=1e-4)
 
 
 @pytest.mark.parametrize("weight", [0.0, WEIGHT])
 @torch.no_grad()
-def test_pairs_with_a_relation_may_count_more(make_task: MakeTask, weight: float) -> None:
-    """In the candidates' loss; naming relations is weighted by itself."""
+def test_positive_weight(make_task: MakeTask, weight: float) -> None:
+    """Only the candidate loss is weighted, not the relation loss."""
     plain, task = make_task(weight=weight), make_task(weight=weight, positive_weight=3.0)
     batch = plain.collate([0, 1])
     outputs = plain.model.eval()(batch)
@@ -115,12 +114,12 @@ def test_pairs_with_a_relation_may_count_more(make_task: MakeTask, weight: float
     assert more > 1
     expected = plain.loss(plain.model, batch).item() + more
     assert task.loss(task.model.eval(), batch).item() == pytest.approx(expected, rel=1e-5)
-    # Dev's loss stays comparable.
+    # The dev loss is not weighted.
     assert task.evaluate(task.model, ALONE)["loss"] == plain.evaluate(plain.model, ALONE)["loss"]
 
 
-def test_relation_layers_are_trained_and_kept_in_checkpoints(make_task: MakeTask) -> None:
-    """What is in `task.model` is what the engine optimizes, saves and resumes."""
+def test_relation_head_is_trained_and_checkpointed(make_task: MakeTask) -> None:
+    """The training loop optimizes and saves all parameters of `task.model`."""
     task = make_task(entity_types=True, sentence_distance=True)
     names = {parameter: name for name, parameter in task.model.named_parameters()}
     layers = {name for name in names.values() if name.startswith("relation_head.")}
@@ -135,23 +134,23 @@ def test_relation_layers_are_trained_and_kept_in_checkpoints(make_task: MakeTask
     assert all(parameter.grad is not None and parameter.grad.any() for parameter in new["params"])
 
 
-def test_without_the_task_there_is_nothing_of_it(make_task: MakeTask) -> None:
+def test_relation_head_does_not_change_other_weights(make_task: MakeTask) -> None:
     task, plain = make_task(), make_task(weight=0.0)
     assert "relations" not in plain.collate([0])
     weights = dict(task.model.named_parameters())
     for name, parameter in plain.model.named_parameters():
-        assert torch.equal(parameter, weights.pop(name)), "the other weights of a seed are the same"
+        assert torch.equal(parameter, weights.pop(name)), "the other weights depend on the seed alone"
     assert len(weights) == 6
 
 
 @torch.no_grad()
-def test_it_is_not_computed_while_measuring(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_evaluation_skips_the_relation_head(make_task: MakeTask, monkeypatch: pytest.MonkeyPatch) -> None:
     task, plain = make_task(), make_task(weight=0.0)
     monkeypatch.setattr(AuxiliaryRelationHead, "forward", None)
     assert task.evaluate(task.model.eval(), ALONE) == plain.evaluate(plain.model.eval(), ALONE)
 
 
-def test_it_is_not_exported(make_task: MakeTask, tmp_path: Path) -> None:
+def test_relation_head_is_not_exported(make_task: MakeTask, tmp_path: Path) -> None:
     task = make_task(entity_types=True, sentence_distance=True)
     weights = {name: parameter.detach() + 1 for name, parameter in task.model.named_parameters()}
     task.export(tmp_path / "best", weights)
@@ -164,7 +163,7 @@ def test_it_is_not_exported(make_task: MakeTask, tmp_path: Path) -> None:
 
 
 def test_types_are_those_of_training(make_task: MakeTask, capsys: pytest.CaptureFixture[str]) -> None:
-    """TRAIN has entities of PER, ORG and MISC; without its second document no MISC."""
+    """TRAIN has the types PER, ORG and MISC; only its second document has MISC."""
     task = make_task(entity_types=True)
     assert isinstance(task.model, RelationCandidateModel)
     assert task.model.features.types == ("MISC", "ORG", "PER")
@@ -175,10 +174,10 @@ def test_types_are_those_of_training(make_task: MakeTask, capsys: pytest.Capture
     unknown = sum(entity[0].type == "MISC" for document in DEV for entity in document.entities)
     assert unknown > 0
     train, dev = capsys.readouterr().out.splitlines()
-    assert train.startswith("train") and train.endswith("of other types than ORG, PER: 0 entities")
-    assert dev.startswith("dev") and dev.endswith(f"of other types than ORG, PER: {unknown} entities")
+    assert train.startswith("train") and train.endswith("types other than ORG, PER: 0 entities")
+    assert dev.startswith("dev") and dev.endswith(f"types other than ORG, PER: {unknown} entities")
     make_task()
-    assert "other types" not in capsys.readouterr().out
+    assert "types other" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("classifier", ["bilinear", "grouped"])

@@ -17,31 +17,29 @@ PAIRS = st.lists(st.tuples(st.integers(0, 40), st.booleans()), min_size=1, max_s
 
 
 def scores(pairs: list[tuple[float, bool]], threshold: float) -> tuple[float, float]:
-    """Recall and F1 in [0, 1] of the pairs at or above the threshold, counted one by one."""
+    """Return recall and F1 in [0, 1] of the pairs at or above the threshold, counted one by one."""
     kept = [gold for probability, gold in pairs if probability >= threshold]
     total = sum(gold for _, gold in pairs)
     return sum(kept) / total, 2 * sum(kept) / (len(kept) + total)
 
 
 @given(PAIRS, st.integers(1, 1000))
-def test_a_wanted_recall_is_reached_and_no_higher_threshold_reaches_it(
-    drawn: list[tuple[int, bool]], thousandths: int
-) -> None:
+def test_threshold_for_a_recall_is_the_highest_that_reaches_it(drawn: list[tuple[int, bool]], thousandths: int) -> None:
     pairs = [(step / 41, gold) for step, gold in drawn]
     calibration = calibrate(np.array([p for p, _ in pairs]), np.array([gold for _, gold in pairs]))
-    wanted = thousandths / 1000
-    threshold = next(point[1] for point in calibration["curve"] if point[0] >= 100 * wanted - 1e-9)
-    assert scores(pairs, threshold)[0] >= wanted - 1e-9
+    target = thousandths / 1000
+    threshold = next(point[1] for point in calibration["curve"] if point[0] >= 100 * target - 1e-9)
+    assert scores(pairs, threshold)[0] >= target - 1e-9
     lowest = min(p for p, _ in pairs if p >= threshold)
-    # One pair fewer is too few.
-    assert scores(pairs, np.nextafter(lowest, 1))[0] < wanted - 1e-12
+    # Without the least probable pair the recall is too low.
+    assert scores(pairs, np.nextafter(lowest, 1))[0] < target - 1e-12
     best = max(scores(pairs, p)[1] for p, _ in pairs)
     assert scores(pairs, calibration["f1"][0])[1] == pytest.approx(best)
     assert calibration["f1"][1] == pytest.approx(100 * best)
 
 
 def test_thresholds_lie_between_probabilities() -> None:
-    """So that a pair whose probability differs in the last bits on another device falls on the same side."""
+    """Rounding errors on another device therefore change no candidate."""
     calibration = calibrate(np.array([0.9, 0.6, 0.2]), np.array([True, True, False]))
     assert calibration["f1"] == [pytest.approx(0.4), 100.0]
     assert [point[:2] for point in calibration["curve"]] == [
@@ -50,7 +48,7 @@ def test_thresholds_lie_between_probabilities() -> None:
     ]
 
 
-def test_what_is_asked_for_is_found(tmp_path: Path) -> None:
+def test_find_threshold(tmp_path: Path) -> None:
     save(tmp_path, calibrate(np.array([0.9, 0.6, 0.2]), np.array([True, True, False])))
     assert find_threshold(tmp_path, "0.25") == 0.25
     assert find_threshold(tmp_path, "f1") == pytest.approx(0.4)
@@ -69,11 +67,11 @@ def test_what_is_asked_for_is_found(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("threshold", [0, 0.5, 1, "0.3", "1e-3", "f1", "recall=0.9", "recall=1"])
-def test_thresholds_that_are_understood(threshold: object) -> None:
+def test_valid_thresholds(threshold: object) -> None:
     assert ProposeConfig.model_validate({"threshold": threshold}).threshold == str(threshold)
 
 
 @pytest.mark.parametrize("threshold", [-0.1, 1.5, "f2", "recall=", "recall=1.2", "recall=high", "nan", ""])
-def test_thresholds_that_are_not(threshold: object) -> None:
+def test_invalid_thresholds(threshold: object) -> None:
     with pytest.raises(ValueError, match=r"neither a probability such as 0\.5, nor f1, nor a recall"):
         ProposeConfig.model_validate({"threshold": threshold})

@@ -1,7 +1,7 @@
-"""Encoded documents as one batch of tensors, everything the forward pass indexes by computed beforehand.
+"""Collation of tokenized documents into a batch, with all indices of the forward pass computed on the CPU.
 
-The documents' windows lie end to end: there is no padding. Lengths and counts are plain numbers ("layout"), so that the
-forward pass never waits for the device.
+The windows of all documents are concatenated without padding. Lengths and counts are Python integers
+(`DocumentShape`), so that the forward pass never synchronizes with the device.
 """
 
 from __future__ import annotations
@@ -25,39 +25,47 @@ Batch = dict[str, Any]
 
 @dataclass(frozen=True, slots=True)
 class DocumentShape:
-    """Where a document is in a batch: how many of each it has. Those of other documents come before and after."""
+    """Sizes of a document in a batch.
+
+    Attributes:
+        length: word pieces of the document.
+        window_lengths: tokens of each window.
+        num_mentions: mentions whose opening marker is not truncated.
+        num_entities: entities.
+    """
 
     length: int
-    """Word pieces."""
-    windows: tuple[int, ...]
-    """Tokens of each window."""
-    mentions: int
-    """Mentions with a marker in the document."""
-    entities: int
+    window_lengths: tuple[int, ...]
+    num_mentions: int
+    num_entities: int
 
     @property
-    def unordered(self) -> int:
-        """Number of pairs a < b of entities."""
-        return self.entities * (self.entities - 1) // 2
+    def num_unordered_pairs(self) -> int:
+        """Return the number of pairs a < b of entities."""
+        return self.num_entities * (self.num_entities - 1) // 2
 
 
 @dataclass(frozen=True, slots=True)
 class Pairs:
-    """Pairs a < b of a document's entities, sorted."""
+    """Sorted pairs a < b of a document's entities.
+
+    Attributes:
+        first: entity a, [pairs].
+        second: entity b, [pairs].
+        distances: distance classes (`lmrc.rcp.data.features`), [pairs]; None if the model does not use them.
+        relations: gold relations of (a, b) and of (b, a), bool [2, pairs, relations]; None without an auxiliary
+            relation head.
+    """
 
     first: Tensor
-    """[pairs]: all a."""
     second: Tensor
-    """[pairs]: all b."""
     distances: Tensor | None
-    """[pairs], where the model looks at them (`lmrc.rcp.data.features`)."""
     relations: Tensor | None
-    """[2, pairs, relations], True where one holds of (a, b) and of (b, a); for `lmrc.rcp.model.relation_head`."""
 
     @classmethod
     def of(cls, batch: Batch) -> list[Pairs]:
-        """All pairs of each document of a batch."""
-        counts = [document.unordered for document in batch["layout"]]
+        """Return all pairs of each document of a batch."""
+        counts = [shape.num_unordered_pairs for shape in batch["shapes"]]
 
         def split(name: str) -> Sequence[Tensor | None]:
             return torch.split(batch[name], counts) if name in batch else [None] * len(counts)
@@ -66,10 +74,11 @@ class Pairs:
         if "relations" in batch:
             both = torch.split(batch["relations"], [2 * count for count in counts])
             relations = [rows.view(2, count, rows.shape[1]) for rows, count in zip(both, counts, strict=True)]
-        return [cls(*each) for each in zip(*map(split, ("first", "second", "distances")), relations, strict=True)]
+        columns = *map(split, ("first", "second", "distances")), relations
+        return [cls(*fields) for fields in zip(*columns, strict=True)]
 
-    def part(self, pairs: slice) -> Pairs:
-        """Some of them."""
+    def __getitem__(self, pairs: slice) -> Pairs:
+        """Return a slice of the pairs."""
         return Pairs(
             self.first[pairs],
             self.second[pairs],
@@ -79,58 +88,78 @@ class Pairs:
 
 
 @lru_cache(maxsize=256)
-def unordered_pairs(entities: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """The pairs a < b of a document, sorted: (all a, all b), each [entities * (entities - 1) / 2]."""
-    first, second = np.triu_indices(entities, 1)
+def unordered_pairs(num_entities: int) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Return the sorted pairs a < b: all a and all b, each [entities * (entities - 1) / 2]."""
+    first, second = np.triu_indices(num_entities, 1)
     return first, second
 
 
 @lru_cache(maxsize=256)
-def pair_order(entities: int) -> NDArray[np.int64]:
-    """For the ordered pairs (h, t) sorted by (h, t): where they are in all (a, b) followed by all (b, a), a < b."""
-    first, second = unordered_pairs(entities)
-    number = np.zeros((entities, entities), dtype=np.int64)
-    number[first, second] = np.arange(len(first))
-    number[second, first] = len(first) + np.arange(len(first))
-    return number[~np.eye(entities, dtype=np.bool_)]
+def ordered_pair_indices(num_entities: int) -> NDArray[np.int64]:
+    """Return the index of each ordered pair in the list of all (a, b) followed by all (b, a), a < b.
+
+    Returns:
+        Indices of the ordered pairs sorted by (h, t), [pairs].
+    """
+    first, second = unordered_pairs(num_entities)
+    index = np.zeros((num_entities, num_entities), dtype=np.int64)
+    index[first, second] = np.arange(len(first))
+    index[second, first] = len(first) + np.arange(len(first))
+    return index[~np.eye(num_entities, dtype=np.bool_)]
 
 
 def collate(documents: Sequence[EncodedDocument], windows: Windows, first_position: int) -> Batch:
-    """One batch of CPU tensors, and "layout", a DocumentShape for each document.
+    """Return a batch of CPU tensors, and "shapes", a DocumentShape per document.
 
-    `first_position`: the position that the encoder gives to the first token of a text.
+    Args:
+        documents: tokenized documents.
+        windows: window layout of the encoder.
+        first_position: position id of the first token of a window.
     """
-    cut = [windows.cut(document.input_ids) for document in documents]
-    markers = [np.array(list(chain.from_iterable(document.markers)), dtype=np.int64) for document in documents]
-    layout = [
-        DocumentShape(len(document.input_ids), tuple(map(len, pieces)), len(places), document.entities)
-        for document, pieces, places in zip(documents, cut, markers, strict=True)
+    split = [windows.split(document.input_ids) for document in documents]
+    markers = [np.array(list(chain.from_iterable(document.marker_positions)), dtype=np.int64) for document in documents]
+    shapes = [
+        DocumentShape(len(document.input_ids), tuple(map(len, own)), len(positions), document.num_entities)
+        for document, own, positions in zip(documents, split, markers, strict=True)
     ]
-    pieces = list(chain.from_iterable(cut))
-    starts = np.cumsum([0, *map(len, pieces)])
-    places = [
-        place for own, at in zip(layout, markers, strict=True) for place in windows.places(at, own.length)
-    ]  # one (position, whether inside) for each window
+    tokens = list(chain.from_iterable(split))
+    window_starts = np.cumsum([0, *map(len, tokens)])
+    # (positions, mask) per window.
+    located = [
+        window
+        for shape, positions in zip(shapes, markers, strict=True)
+        for window in windows.locate(positions, shape.length)
+    ]
 
-    # The tables of all documents' entities and mentions.
-    counts = np.array([len(own) for document in documents for own in document.markers], dtype=np.int64)
-    table = np.arange(counts.max(initial=0) or 1)
-    present = table < counts[:, None]
-    begin = np.cumsum(counts) - counts
+    mention_counts = np.array(
+        [len(positions) for document in documents for positions in document.marker_positions], dtype=np.int64
+    )
+    columns = np.arange(mention_counts.max(initial=0) or 1)
+    mention_mask = columns < mention_counts[:, None]
+    first_mention = np.cumsum(mention_counts) - mention_counts
     arrays = {
-        "input_ids": np.concatenate(pieces).astype(np.int64),  # [tokens]
-        "position_ids": np.concatenate([np.arange(len(piece)) for piece in pieces]) + first_position,  # [tokens]
-        # For each window, for each mention of its document: where in "input_ids" its marker is, and whether it is
-        # there at all.
-        "rows": np.concatenate([at + start for (at, _), start in zip(places, starts, strict=False)]),
-        "inside": np.concatenate([held for _, held in places]),
-        "markers": np.concatenate(markers),  # [mentions]: where they are in their document
-        "owner": np.concatenate([np.repeat(np.arange(d.entities), list(map(len, d.markers))) for d in documents]),
-        "share": np.repeat(1 / np.maximum(counts, 1), counts),  # [mentions]: 1 / mentions of its entity
-        "mentions": np.where(present, begin[:, None] + table, 0),  # [entities, most mentions of an entity]
-        "present": present,  # the same shape
-        "first": np.concatenate([unordered_pairs(own.entities)[0] for own in layout]),  # [unordered pairs]
-        "second": np.concatenate([unordered_pairs(own.entities)[1] for own in layout]),
-        "order": np.concatenate([pair_order(own.entities) for own in layout]),  # [pairs]
+        "input_ids": np.concatenate(tokens).astype(np.int64),  # [tokens]
+        "position_ids": np.concatenate([np.arange(len(window)) for window in tokens]) + first_position,  # [tokens]
+        # Per window, for each mention of its document: index of its marker in "input_ids", and whether the window
+        # contains it.
+        "marker_tokens": np.concatenate([at + start for (at, _), start in zip(located, window_starts, strict=False)]),
+        "marker_mask": np.concatenate([mask for _, mask in located]),
+        # Per mention of all documents, [mentions]: its position in the document, its entity, and 1 / number of mentions
+        # of that entity.
+        "marker_positions": np.concatenate(markers),
+        "mention_entity": np.concatenate(
+            [
+                np.repeat(np.arange(document.num_entities), list(map(len, document.marker_positions)))
+                for document in documents
+            ]
+        ),
+        "mention_weight": np.repeat(1 / np.maximum(mention_counts, 1), mention_counts),
+        # Indices of the mentions of each entity, and their mask, [entities, maximum mentions per entity].
+        "entity_mentions": np.where(mention_mask, first_mention[:, None] + columns, 0),
+        "entity_mention_mask": mention_mask,
+        # Pairs a < b of all documents, [unordered pairs].
+        "first": np.concatenate([unordered_pairs(shape.num_entities)[0] for shape in shapes]),
+        "second": np.concatenate([unordered_pairs(shape.num_entities)[1] for shape in shapes]),
+        "pair_indices": np.concatenate([ordered_pair_indices(shape.num_entities) for shape in shapes]),  # [pairs]
     }
-    return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "layout": layout}
+    return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "shapes": shapes}

@@ -1,8 +1,8 @@
-"""What the model is told of entities and pairs besides the text: types, and distances in sentences.
+"""Optional features of entities and pairs besides the text: entity types and sentence distances.
 
-Not of the paper; options, off by default. A type is that of the entity's first mention. The class of a pair
-is min(sentences between its closest mentions, 7) and min(mentions of the entity that has fewer, 5), all mentions
-counted, whether cut off or not.
+Not part of the paper; off by default. An entity's type is that of its first mention. The distance class of a pair
+combines min(sentences between the closest mentions, 7) and min(mentions of the entity that has fewer, 5). Truncated
+mentions count.
 """
 
 from __future__ import annotations
@@ -20,68 +20,78 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.rcp.data.collate import unordered_pairs
 from lmrc.rcp.data.tokenization import EncodedDocument
 
-MOST_SENTENCES = 7
-MOST_MENTIONS = 5
-DISTANCES = (MOST_SENTENCES + 1) * MOST_MENTIONS
-"""Classes of pairs."""
-# Documents whose entities are looked at together.
-_DOCUMENTS = 256
+MAX_SENTENCES = 7
+MAX_MENTIONS = 5
+NUM_DISTANCE_CLASSES = (MAX_SENTENCES + 1) * MAX_MENTIONS
+# Documents read at once by `count_entity_types`.
+_BATCH_SIZE = 256
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Which features a model knows."""
+    """Features that a model uses.
+
+    Attributes:
+        types: sorted entity types with an embedding; empty if the model does not use types.
+        distance: if True, the model uses sentence distances.
+        markers: opening marker of each entity type (`lmrc.rcp.data.type_markers`), as a word piece; empty if `*` opens
+            all mentions.
+    """
 
     types: tuple[str, ...] = ()
-    """The types of entities it has an embedding for, sorted; () where it does not look at types."""
     distance: bool = False
     markers: Mapping[str, int] = field(default_factory=dict)
-    """The word pieces that open mentions of each type (`lmrc.rcp.data.type_markers`); {} where all are opened by `*`."""
 
-    def arrays(self, documents: Sequence[EncodedDocument]) -> dict[str, NDArray[np.int64]]:
-        """What a batch needs of these, each only if the model knows the feature.
+    def batch_arrays(self, documents: Sequence[EncodedDocument]) -> dict[str, NDArray[np.int64]]:
+        """Return the arrays of the used features.
 
-        "types" [entities]: 0 where unknown, else 1 + its number; "distances" [unordered pairs]: see `distances`.
+        Returns:
+            "types" [entities]: 0 for unknown types, otherwise 1 + the index in `types`; "distances" [unordered pairs]:
+            see `distance_classes`.
         """
-        found = {}
+        arrays = {}
         if self.types:
-            numbers = {name: number for number, name in enumerate(self.types, 1)}
-            known = [numbers.get(name, 0) for document in documents for name in document.types]
-            found["types"] = np.array(known, dtype=np.int64)
+            indices = {name: index for index, name in enumerate(self.types, 1)}
+            types = [indices.get(name, 0) for document in documents for name in document.entity_types]
+            arrays["types"] = np.array(types, dtype=np.int64)
         if self.distance:
-            found["distances"] = np.concatenate([distances(document) for document in documents])
-        return found
+            arrays["distances"] = np.concatenate([distance_classes(document) for document in documents])
+        return arrays
 
-    def unknown(self, document: EncodedDocument) -> int:
-        """Entities whose type the model does not know; 0 where it does not look at types."""
+    def count_unknown_types(self, document: EncodedDocument) -> int:
+        """Return the number of entities whose type the model does not know; 0 if it does not use types."""
         known = self.types or self.markers
-        return sum(name not in known for name in document.types) if known else 0
+        return sum(name not in known for name in document.entity_types) if known else 0
 
 
 NO_FEATURES = Features()
 
 
-def distances(document: EncodedDocument) -> NDArray[np.int64]:
-    """The classes of the pairs a < b of a document, sorted: [unordered pairs], in [0, DISTANCES)."""
-    first, second = unordered_pairs(document.entities)
+def distance_classes(document: EncodedDocument) -> NDArray[np.int64]:
+    """Return the classes of a document's sorted pairs a < b, [unordered pairs], in [0, NUM_DISTANCE_CLASSES)."""
+    first, second = unordered_pairs(document.num_entities)
     if len(first) == 0:
         return np.zeros(0, dtype=np.int64)
-    mentions = document.mentions.astype(np.int64)
-    begin = np.cumsum(mentions) - mentions
-    apart = np.abs(document.sentences[:, None] - document.sentences)  # [mentions, mentions]
-    closest = np.minimum.reduceat(np.minimum.reduceat(apart, begin, 0), begin, 1)[first, second]
-    fewer = np.minimum(mentions[first], mentions[second])
-    classes: NDArray[np.int64] = np.minimum(closest, MOST_SENTENCES) * MOST_MENTIONS + np.minimum(fewer, MOST_MENTIONS)
+    counts = document.mention_counts.astype(np.int64)
+    starts = np.cumsum(counts) - counts
+    distances = np.abs(document.mention_sentences[:, None] - document.mention_sentences)  # [mentions, mentions]
+    closest = np.minimum.reduceat(np.minimum.reduceat(distances, starts, 0), starts, 1)[first, second]
+    fewer = np.minimum(counts[first], counts[second])
+    classes: NDArray[np.int64] = np.minimum(closest, MAX_SENTENCES) * MAX_MENTIONS + np.minimum(fewer, MAX_MENTIONS)
     return classes - 1
 
 
-def entity_types(corpus: Corpus) -> Counter[str]:
-    """How many of the corpus' entities are of each type. Raises CorpusError where the corpus is damaged."""
-    found: Counter[str] = Counter()
-    for documents in corpus.slices(_DOCUMENTS):
+def count_entity_types(corpus: Corpus) -> Counter[str]:
+    """Return the number of entities of each type.
+
+    Raises:
+        CorpusError: if the corpus is damaged.
+    """
+    counts: Counter[str] = Counter()
+    for documents in corpus.slices(_BATCH_SIZE):
         entities = corpus.columns(documents).column("entities").flatten()
-        mentions = entities.flatten()
-        counts = entities.value_lengths().to_numpy()
-        first = mentions.field("type").take(pa.array(np.cumsum(counts) - counts))
-        found.update({each["values"]: each["counts"] for each in pc.value_counts(first).to_pylist()})
-    return found
+        mention_counts = entities.value_lengths().to_numpy()
+        first_mentions = pa.array(np.cumsum(mention_counts) - mention_counts)
+        types = entities.flatten().field("type").take(first_mentions)
+        counts.update({row["values"]: row["counts"] for row in pc.value_counts(types).to_pylist()})
+    return counts

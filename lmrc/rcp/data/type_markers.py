@@ -1,7 +1,7 @@
-"""Opening markers that name the type of what they open: a word such as "person" in the place of `*`.
+"""Typed entity markers: an opening marker such as "person" instead of `*` (compare Zhou & Chen 2022).
 
-Not of the paper (Zhou & Chen 2022 compare such markers for sentences); an option, off by default. A type is that of
-the entity's first mention. Closing markers stay, and an encoded document keeps its length: one word piece a marker.
+Not part of the paper; off by default. An entity's type is that of its first mention. Closing markers stay `*`. A marker
+is one word piece, so the document keeps its length.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from transformers import PreTrainedTokenizerBase
 
 from lmrc.rcp.data.tokenization import EncodedDocument
 
-# What DocRED's types abbreviate.
-NAMES = {
+# Names of DocRED's types.
+TYPE_NAMES = {
     "PER": "person",
     "LOC": "location",
     "ORG": "organization",
@@ -24,26 +24,28 @@ NAMES = {
 }
 
 
-def type_words(types: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
-    """The word piece that opens mentions of each type.
+def choose_type_markers(types: Iterable[str], tokenizer: PreTrainedTokenizerBase) -> dict[str, int]:
+    """Return the opening marker of each type, as a word piece.
 
-    It is the first of its name (in lower case) that no type before it has, else the first.
+    It is the first word piece of the type's name in lower case that no earlier type uses. If all are used, it is the
+    first one.
     """
-    words: dict[str, int] = {}
-    for kind in types:
-        pieces = tokenizer(NAMES.get(kind, kind.lower()), add_special_tokens=False)["input_ids"]
+    markers: dict[str, int] = {}
+    for name in types:
+        pieces = tokenizer(TYPE_NAMES.get(name, name.lower()), add_special_tokens=False)["input_ids"]
         pieces = pieces or [tokenizer.unk_token_id]
-        words[kind] = next((piece for piece in pieces if piece not in words.values()), pieces[0])
-    return words
+        markers[name] = next((piece for piece in pieces if piece not in markers.values()), pieces[0])
+    return markers
 
 
-def marked(document: EncodedDocument, words: Mapping[str, int]) -> EncodedDocument:
-    """The document with the word of its type for each opening marker; `*` stays where a type has none.
+def replace_opening_markers(document: EncodedDocument, markers: Mapping[str, int]) -> EncodedDocument:
+    """Return the document with typed opening markers.
 
-    Of mentions of several entities that share an opening marker the last entity's type counts.
+    `*` stays for types that are not in `markers`. If several entities share an opening marker, the type of the last one
+    decides.
     """
     ids = document.input_ids.copy()
-    for places, kind in zip(document.markers, document.types, strict=True):
-        if kind in words:
-            ids[list(places)] = words[kind]
+    for positions, name in zip(document.marker_positions, document.entity_types, strict=True):
+        if name in markers:
+            ids[list(positions)] = markers[name]
     return dataclasses.replace(document, input_ids=ids)

@@ -1,42 +1,44 @@
-"""From entities and contexts to P(relation): the paper's bilinear form (equations 5 and 6), and the published code's.
+"""Pair classifiers: the bilinear form of the paper (equations 5 and 6) and the grouped one of the published code.
 
-Both are called with entities [entities, d], contexts [pairs, d] of the pairs of entities (first, second), each [pairs],
-and, where they know these features, types [entities] and distances [pairs] (`lmrc.rcp.data.features`). They return float32
-[2, pairs, outputs]: of (first, second) and of (second, first), which have the same context; and the sides z these are
-made of. Neither ever holds an outer product.
+Both return the outputs of the pairs (first, second) and of (second, first), which have the same context. Neither
+materializes an outer product.
 """
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from lmrc.config.schema import ClassifierKind
-from lmrc.rcp.data.features import DISTANCES, NO_FEATURES, Features
+from lmrc.rcp.data.features import NO_FEATURES, NUM_DISTANCE_CLASSES, Features
 
-Classified = tuple[Tensor, tuple[Tensor, Tensor]]
+# (outputs, (z_head, z_tail)); see `_PairProjection.forward`.
+PairOutputs = tuple[Tensor, tuple[Tensor, Tensor]]
 
 
 class _PairProjection(nn.Module):
-    """Equation 5: tanh(W_s h + W_c c) for heads and for tails; embeddings of features are added before tanh."""
+    """Base of the classifiers: equation 5, tanh(W_s h + W_c c) for heads and for tails.
+
+    Embeddings of features are added before tanh.
+    """
 
     def __init__(self, d: int, width: int, features: Features) -> None:
         super().__init__()
         self.width = width
         self._features = features
-        # W_s and W_c of both sides; the two W_c are one product. Together they are nn.Linear(2d, width) a side.
+        # W_s and W_c of head and tail. The two W_c are one matrix. Initialized as nn.Linear(2d, width) for each.
         self.head = nn.Linear(d, width)
         self.tail = nn.Linear(d, width)
         self.context = nn.Linear(d, 2 * width, bias=False)
         for parameter in (*self.head.parameters(), *self.tail.parameters(), *self.context.parameters()):
             nn.init.uniform_(parameter, -((2 * d) ** -0.5), (2 * d) ** -0.5)
         if features.types:
-            # Row 0, of unknown types, stays zero.
+            # Row 0, for unknown types, stays zero.
             rows = 1 + len(features.types)
-            self.head_type, self.tail_type = _zeros(rows, width, padding=0), _zeros(rows, width, padding=0)
+            self.head_type = _zero_embedding(rows, width, padding_idx=0)
+            self.tail_type = _zero_embedding(rows, width, padding_idx=0)
         if features.distance:
-            self.distance = _zeros(DISTANCES, 2 * width)
+            self.distance = _zero_embedding(NUM_DISTANCE_CLASSES, 2 * width)
 
     def forward(
         self,
@@ -46,19 +48,37 @@ class _PairProjection(nn.Module):
         second: Tensor,
         types: Tensor | None = None,
         distances: Tensor | None = None,
-    ) -> Classified:
-        """See the module."""
-        z_head, z_tail = self.sides(entities, contexts, first, second, types, distances)
+    ) -> PairOutputs:
+        """Classify pairs of entities.
+
+        Args:
+            entities: entity embeddings, [entities, d].
+            contexts: context of each pair, [pairs, d].
+            first: entity index, [pairs].
+            second: entity index, [pairs].
+            types: type index of each entity (`lmrc.rcp.data.features`), [entities]; None if not used.
+            distances: distance class of each pair, [pairs]; None if not used.
+
+        Returns:
+            The outputs of (first, second) and of (second, first), float32 [2, pairs, outputs]; the projections z of
+            head and tail, both [2 * pairs, width].
+        """
+        z_head, z_tail = self.project(entities, contexts, first, second, types, distances)
         with torch.autocast(entities.device.type, enabled=False):
-            exact = torch.promote_types(z_head.dtype, torch.float32)
-            outputs = self.form(z_head.to(exact), z_tail.to(exact))
+            dtype = torch.promote_types(z_head.dtype, torch.float32)
+            outputs = self.score(z_head.to(dtype), z_tail.to(dtype))
         return outputs.view(2, -1, outputs.shape[1]), (z_head, z_tail)
 
-    def form(self, z_head: Tensor, z_tail: Tensor) -> Tensor:
-        """The outputs of pairs by their sides, in float32 at least: equation 6."""
+    def score(self, z_head: Tensor, z_tail: Tensor) -> Tensor:
+        """Return the outputs of pairs (equation 6).
+
+        Args:
+            z_head: projections of the heads, at least float32, [pairs, width].
+            z_tail: projections of the tails, [pairs, width].
+        """
         raise NotImplementedError
 
-    def sides(
+    def project(
         self,
         entities: Tensor,
         contexts: Tensor,
@@ -67,7 +87,10 @@ class _PairProjection(nn.Module):
         types: Tensor | None,
         distances: Tensor | None,
     ) -> tuple[Tensor, Tensor]:
-        """z of the heads and of the tails, each [2 * pairs, width]: (first, second) and then (second, first)."""
+        """Return z of heads and of tails (equation 5), both [2 * pairs, width].
+
+        The rows are the pairs (first, second), followed by (second, first).
+        """
         head, tail, context = self.head(entities), self.tail(entities), self.context(contexts)
         if self._features.types:
             head, tail = head + self.head_type(types).to(head.dtype), tail + self.tail_type(types).to(tail.dtype)
@@ -80,48 +103,43 @@ class _PairProjection(nn.Module):
         return z_head, z_tail
 
 
-def _zeros(rows: int, width: int, padding: int | None = None) -> nn.Embedding:
-    # No random number is drawn for it: the other weights of a seed are those of a model without it.
+def _zero_embedding(rows: int, width: int, padding_idx: int | None = None) -> nn.Embedding:
+    # Draws no random number, so that a seed gives the other weights the values of a model without features.
     weight, make = torch.zeros(rows, width), nn.Embedding.from_pretrained
-    embedding: nn.Embedding = make(weight, freeze=False, padding_idx=padding)  # type: ignore[no-untyped-call]
+    embedding: nn.Embedding = make(weight, freeze=False, padding_idx=padding_idx)  # type: ignore[no-untyped-call]
     return embedding
 
 
 class BilinearClassifier(_PairProjection):
-    """Equation 6, one output: the logit of P(relation), not of the P(NA) = 1 - P(relation) of equation 6."""
+    """Bilinear classifier of the paper, with one output: the logit of P(relation).
+
+    Equation 6 is P(NA) = 1 - P(relation).
+    """
 
     def __init__(self, d: int, features: Features = NO_FEATURES) -> None:
         super().__init__(d, d, features)
-        # z^T W z' sums d^2 products of |z| < 1: logits start around 1 at most, whatever d (nn.Bilinear's grow with
-        # sqrt(d)).
+        # z^T W z' sums d^2 products with |z| < 1. This scale keeps initial logits around 1 or smaller for every d;
+        # with nn.Bilinear they grow with sqrt(d).
         self.bilinear = nn.Linear(d, d, bias=False)
         nn.init.normal_(self.bilinear.weight, std=1 / d)
         self.bias = nn.Parameter(torch.zeros(1))
 
-    def form(self, z_head: Tensor, z_tail: Tensor) -> Tensor:
-        """Of sides [2 * pairs, d]: [2 * pairs, 1]."""
+    def score(self, z_head: Tensor, z_tail: Tensor) -> Tensor:
+        """Return the outputs, [pairs, 1], of projections [pairs, d]."""
         outputs: Tensor = (z_head * self.bilinear(z_tail)).sum(1, keepdim=True) + self.bias
         return outputs
 
     @staticmethod
     def logits(outputs: Tensor) -> Tensor:
-        """Logits of P(relation) [pairs] of outputs [pairs, 1]."""
+        """Return the logits of P(relation), [pairs], of outputs [pairs, 1]."""
         return outputs.squeeze(1)
-
-    @staticmethod
-    def loss(outputs: Tensor, targets: Tensor, positive_weight: float = 1.0) -> Tensor:
-        """Binary cross entropy of outputs [pairs, 1] against targets [pairs] in {0, 1}, summed.
-
-        A pair whose target is 1 counts `positive_weight` times.
-        """
-        weight = 1 + (positive_weight - 1) * targets
-        return F.binary_cross_entropy_with_logits(outputs.squeeze(1), targets, weight, reduction="sum")
 
 
 class GroupedClassifier(_PairProjection):
-    """The published code's: z of 768 in blocks of 64, a bilinear form a block, summed; two outputs (NA, relation).
+    """Grouped bilinear classifier of the published code, with two outputs: no relation and relation.
 
-    There each pair becomes 12 outer products of 64 x 64, 49,152 numbers; `weight` is the matrix they are multiplied by.
+    z has 12 blocks of 64 numbers; the outputs are sums of a bilinear form per block. The published code computes 12
+    outer products of 64 x 64 numbers per pair and multiplies them by a matrix, `weight`.
     """
 
     WIDTH = 768
@@ -133,32 +151,22 @@ class GroupedClassifier(_PairProjection):
         self.weight = nn.Parameter(torch.empty(2, inputs).uniform_(-(inputs**-0.5), inputs**-0.5))
         self.bias = nn.Parameter(torch.empty(2).uniform_(-(inputs**-0.5), inputs**-0.5))
 
-    def form(self, z_head: Tensor, z_tail: Tensor) -> Tensor:
-        """Of sides [2 * pairs, 768]: [2 * pairs, 2]."""
+    def score(self, z_head: Tensor, z_tail: Tensor) -> Tensor:
+        """Return the outputs, [pairs, 2], of projections [pairs, 768]."""
         groups, block = self.WIDTH // self.BLOCK, self.BLOCK
         heads, tails = (z.view(-1, groups, block).transpose(0, 1) for z in (z_head, z_tail))
         # [groups, block of the head, outputs * block of the tail]
         weight = self.weight.to(z_head.dtype).view(2, groups, block, block).permute(1, 2, 0, 3).flatten(2)
-        forms = torch.bmm(heads, weight).view(groups, -1, 2, block)  # [groups, 2 * pairs, outputs, block]
-        return (forms * tails.unsqueeze(2)).sum((0, 3)) + self.bias
+        products = torch.bmm(heads, weight).view(groups, -1, 2, block)  # [groups, pairs, outputs, block]
+        return (products * tails.unsqueeze(2)).sum((0, 3)) + self.bias
 
     @staticmethod
     def logits(outputs: Tensor) -> Tensor:
-        """Logits of P(relation) [pairs] of outputs [pairs, 2]: above 0 where the second output is the larger one.
+        """Return the logits of P(relation), [pairs], of outputs [pairs, 2].
 
-        Half the difference, for either output alone is trained to be that logit.
+        A logit is half the difference of the outputs, because each of them is trained to be that logit.
         """
         return (outputs[:, 1] - outputs[:, 0]) / 2
-
-    @staticmethod
-    def loss(outputs: Tensor, targets: Tensor, positive_weight: float = 1.0) -> Tensor:
-        """Binary cross entropy of both outputs [pairs, 2] against one-hot targets, their mean summed over pairs.
-
-        A pair whose target is 1 counts `positive_weight` times.
-        """
-        one_hot = torch.stack([1 - targets, targets], 1)
-        weight = (1 + (positive_weight - 1) * targets).unsqueeze(1)
-        return F.binary_cross_entropy_with_logits(outputs, one_hot, weight, reduction="sum") / 2
 
 
 CLASSIFIERS: dict[ClassifierKind, type[BilinearClassifier] | type[GroupedClassifier]] = {

@@ -1,7 +1,7 @@
-"""Attention of the encoder's last layer, only at the markers (the A of equation 1).
+"""Attention of the encoder's last layer at the opening markers (A in equation 1).
 
-The encoder runs with its fast kernel, which gives no attention weights; the last layer's queries and keys are caught on
-the way, and the few rows that pooling needs are computed from them. Gradients flow through them as through the layer.
+Fused kernels return no attention weights. Forward hooks capture the queries and keys of the last layer, and the few
+rows that pooling needs are computed from them. Gradients flow through the captured tensors.
 """
 
 from __future__ import annotations
@@ -15,47 +15,52 @@ from transformers import PreTrainedModel
 
 
 def last_self_attention(encoder: PreTrainedModel) -> nn.Module | None:
-    """The self-attention of the last layer: the last module with linear layers `query` and `key`; None without any."""
-    found = [
+    """Return the last module with linear layers `query` and `key`, or None if there is none."""
+    layers = [
         module
         for module in encoder.modules()
         if isinstance(getattr(module, "query", None), nn.Linear) and isinstance(getattr(module, "key", None), nn.Linear)
     ]
-    return found[-1] if found else None
+    return layers[-1] if layers else None
 
 
 @contextmanager
-def caught(attention: nn.Module) -> Iterator[dict[str, Tensor]]:
-    """While open, the last forward pass leaves "query" and "key" [..., heads * head size] in the dict."""
-    seen: dict[str, Tensor] = {}
+def capture_query_key(attention: nn.Module) -> Iterator[dict[str, Tensor]]:
+    """While active, capture the "query" and "key" of the last forward pass, [..., heads * head size]."""
+    captured: dict[str, Tensor] = {}
 
-    def keep(name: str) -> torch.utils.hooks.RemovableHandle:
+    def capture(name: str) -> torch.utils.hooks.RemovableHandle:
         def hook(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-            seen[name] = output
+            captured[name] = output
 
         layer = getattr(attention, name)
         assert isinstance(layer, nn.Linear)
         return layer.register_forward_hook(hook)
 
-    handles = [keep("query"), keep("key")]
+    handles = [capture("query"), capture("key")]
     try:
-        yield seen
+        yield captured
     finally:
         for handle in handles:
             handle.remove()
 
 
-def attention_rows(query: Tensor, key: Tensor, heads: int) -> Tensor:
-    """Rows of a window's attention matrix.
+def attention_rows(query: Tensor, key: Tensor, num_heads: int) -> Tensor:
+    """Return rows of a window's attention matrix, [heads, rows, length].
 
-    query: [rows, heads * head size]; key: [length, heads * head size]. Returns float32 (float64 for float64) [heads,
-    rows, length].
+    They are float32, or float64 for float64 inputs.
+
+    Args:
+        query: queries of the rows, [rows, heads * head size].
+        key: keys of the window, [length, heads * head size].
+        num_heads: number of attention heads.
     """
     (rows, d), length = query.shape, key.shape[0]
+    head_size = d // num_heads
     with torch.autocast(query.device.type, enabled=False):
-        # Half precision is too coarse for the products of attention that follow.
-        exact = torch.promote_types(query.dtype, torch.float32)
-        wanted = query.to(exact).view(rows, heads, d // heads).transpose(0, 1) * (d // heads) ** -0.5
-        keys = key.to(exact).view(length, heads, d // heads).permute(1, 2, 0)
-        weights: Tensor = (wanted @ keys).softmax(-1)
+        # Half precision is too coarse for the products of attention in pooling.
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        queries = query.to(dtype).view(rows, num_heads, head_size).transpose(0, 1) * head_size**-0.5
+        keys = key.to(dtype).view(length, num_heads, head_size).permute(1, 2, 0)
+        weights: Tensor = (queries @ keys).softmax(-1)
     return weights

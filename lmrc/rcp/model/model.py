@@ -1,4 +1,4 @@
-"""The relation candidate model: encoder, localized context pooling, bilinear classifier (equations 1 to 6)."""
+"""The relation candidate model: encoder, localized context pooling and bilinear classifier (equations 1 to 6)."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from lmrc.config.schema import ClassifierKind, ResolvedPrecision
 from lmrc.rcp.data.collate import Batch, DocumentShape, Pairs, collate
 from lmrc.rcp.data.features import Features
 from lmrc.rcp.data.tokenization import EncodedDocument
-from lmrc.rcp.data.type_markers import marked, type_words
+from lmrc.rcp.data.type_markers import choose_type_markers, replace_opening_markers
 from lmrc.rcp.data.windows import Windows
 from lmrc.rcp.model.classifiers import CLASSIFIERS
 from lmrc.rcp.model.dropout import replace_dropout
@@ -32,18 +32,32 @@ from lmrc.rcp.model.recompute import replace_activations
 from lmrc.rcp.model.relation_head import AuxiliaryRelationHead
 from lmrc.training.distributed import say
 
-# Pairs of one document that are classified at once: what bounds the memory of documents with many entities.
+# Ordered pairs of a document that are classified at once. Bounds the memory of documents with many entities.
 BLOCK_PAIRS = 2**14
 _REMEDY = "give the folder that training wrote, such as runs/<name>/best"
 
 
 def check_folder(folder: Path) -> None:
-    """Check that a model was saved in `folder`, without reading its weights. Raises UserError if none was."""
+    """Check that `folder` contains a saved model, without reading its weights.
+
+    Raises:
+        UserError: if it does not.
+    """
     check_model(folder, "rcp")
 
 
 class RelationCandidateModel(nn.Module):
-    """Which ordered entity pairs of a document have a relation: one logit of P(relation) a pair."""
+    """Classifier of ordered entity pairs: P(relation) of each pair of a document.
+
+    Attributes:
+        encoder: the pretrained encoder.
+        classifier: the pair classifier, which converts its outputs to logits.
+        relation_head: auxiliary relation head; None outside training. It is not saved.
+        windows: window layout of the encoder.
+        max_length: maximum number of word pieces per document.
+        features: features besides the text.
+        precision: precision of the training, which inference uses too.
+    """
 
     def __init__(
         self,
@@ -55,30 +69,34 @@ class RelationCandidateModel(nn.Module):
         type_markers: Mapping[str, int] | None = None,
         precision: ResolvedPrecision = "fp32",
     ) -> None:
-        """`max_length`: most word pieces a document; see `self.max_length` for what two windows allow.
+        """Create the model with a new classifier.
 
-        `entity_types`: those it learns an embedding of; `sentence_distance`: whether it looks at distances;
-        `type_markers`: the word pieces that open mentions of each type (`type_words`); none: `*`.
+        Args:
+            encoder: the encoder.
+            max_length: maximum number of word pieces per document; lowered to what two windows hold.
+            classifier: kind of the classifier.
+            entity_types: entity types with an embedding.
+            sentence_distance: if True, use sentence distances.
+            type_markers: opening marker of each entity type (`choose_type_markers`); by default, `*` for all.
+            precision: precision of the forward pass in training.
 
-        `precision`: that of the forward pass in training, for whoever proposes to do likewise.
-
-        Raises UserError where the encoder cannot give the attention of its last layer.
+        Raises:
+            UserError: if the encoder does not provide the attention of its last layer.
         """
         super().__init__()
         self.encoder = encoder
-        # Nobody reads the pooled first token; parameters without gradients would disturb ZeRO.
+        # The pooled [CLS] is not used, and parameters without gradients disturb ZeRO.
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
         replace_dropout(encoder)
         replace_activations(encoder)
         self._packed = PackedEncoder(encoder)
         self.windows = self._packed.windows
-        self.max_length = min(max_length, self.windows.longest)
-        self.kind: ClassifierKind = classifier
+        self.max_length = min(max_length, self.windows.max_document_length)
         self.precision: ResolvedPrecision = precision
         self.features = Features(tuple(entity_types), sentence_distance, dict(type_markers or {}))
+        self._classifier_kind: ClassifierKind = classifier
         self.classifier = CLASSIFIERS[classifier](encoder.config.hidden_size, self.features)
-        # There only while training, and never saved.
         self.relation_head: AuxiliaryRelationHead | None = None
 
     @classmethod
@@ -91,21 +109,21 @@ class RelationCandidateModel(nn.Module):
         sentence_distance: bool = False,
         marked_types: Sequence[str] = (),
     ) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
-        """Return the model that a training starts from, and its tokenizer.
+        """Return a model to train, and its tokenizer.
 
-        The classifier is new, unless `name` is a model that `save` wrote: then it is taken too if it is of this kind.
-        Prints what was taken, and the `max_length` if the encoder reads less.
+        If `name` is a trained RCP model with a classifier of the same kind, the classifier is loaded too. Prints what
+        was loaded, and the maximum length if it was lowered.
 
         Args:
-            name: the encoder: a folder, a hub or embedded: name.
-            max_length: most word pieces of a document.
+            name: encoder: a folder, or a name on the hub or with the prefix embedded:.
+            max_length: maximum number of word pieces per document.
             classifier: kind of the classifier.
-            entity_types: those it has an embedding of.
-            sentence_distance: whether it looks at distances.
-            marked_types: those whose mentions are opened by a word of their own.
+            entity_types: entity types with an embedding.
+            sentence_distance: if True, use sentence distances.
+            marked_types: entity types with an opening marker of their own.
 
         Raises:
-            UserError: if the encoder is not found, its weights do not fit it, or it cannot read so many word pieces.
+            UserError: if the encoder is not found, its weights do not fit, or it cannot read so many word pieces.
         """
         from lmrc.pretrained.packaged import resolve
 
@@ -122,21 +140,25 @@ class RelationCandidateModel(nn.Module):
                 "and tokenizer, a name on the Hugging Face hub (this machine must reach it or have it cached), or "
                 "embedded:minilm"
             ) from error
-        words = type_words(marked_types, tokenizer)
         windows = Windows.of(pretrained.encoder)
         longest = windows.fit(max_length)
         if longest < max_length:
             say(
-                f"model.max_length: {max_length} is lowered to {longest}, which is what two windows of this encoder's "
+                f"model.max_length: {max_length} is lowered to {longest}, the word pieces that two windows of "
                 f"{windows.size} positions hold"
             )
-        model = cls(pretrained.encoder, longest, classifier, entity_types, sentence_distance, words)
-        pretrained.start(model.classifier, model.options())
+        type_markers = choose_type_markers(marked_types, tokenizer)
+        model = cls(pretrained.encoder, longest, classifier, entity_types, sentence_distance, type_markers)
+        pretrained.init_classifier(model.classifier, model.options())
         return model, tokenizer
 
     @classmethod
     def load(cls, folder: Path) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
-        """The model and tokenizer that `save` wrote, in evaluation mode. Raises UserError where they are not there."""
+        """Return a saved model in evaluation mode, and its tokenizer.
+
+        Raises:
+            UserError: if the model is missing or damaged.
+        """
         check_folder(folder)
         try:
             config = AutoConfig.from_pretrained(folder)
@@ -157,10 +179,10 @@ class RelationCandidateModel(nn.Module):
         return model.eval(), tokenizer
 
     def options(self) -> dict[str, Any]:
-        """Return what `load` gives to `__init__` again, as config.json keeps it."""
+        """Return the arguments of `__init__` that config.json stores for `load`."""
         return {
             "max_length": self.max_length,
-            "classifier": self.kind,
+            "classifier": self._classifier_kind,
             "entity_types": list(self.features.types),
             "sentence_distance": self.features.distance,
             "type_markers": dict(self.features.markers),
@@ -168,12 +190,18 @@ class RelationCandidateModel(nn.Module):
         }
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None = None) -> None:
-        """Write config.json, model.safetensors and the tokenizer's files; `weights` in place of the model's own.
+        """Write config.json, model.safetensors and the tokenizer's files, without the auxiliary relation head.
 
-        Without those of the relation task. Raises ValueError where `weights` are not those of the whole model.
+        Args:
+            folder: folder for the files.
+            tokenizer: the tokenizer.
+            weights: state dict to write; by default, that of the model.
+
+        Raises:
+            ValueError: if names or shapes of `weights` differ from the model's.
         """
-        own = _lasting(self.state_dict())
-        state = own if weights is None else _lasting(weights)
+        own = _without_relation_head(self.state_dict())
+        state = own if weights is None else _without_relation_head(weights)
         wrong = [name for name in own.keys() | state.keys() if name not in state or name not in own]
         wrong += [
             name for name in own.keys() & state.keys() if own[name].shape != state[name].shape and own[name].numel()
@@ -191,96 +219,113 @@ class RelationCandidateModel(nn.Module):
                 partial / "model.safetensors",
                 metadata={"format": "pt"},
             )
-            # config.json last: a folder that has it has all.
+            # config.json is last, so a folder that contains it is complete.
             for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
                 file.replace(folder / file.name)
 
     def collate(self, documents: Sequence[EncodedDocument]) -> Batch:
-        """One batch of CPU tensors for `forward`."""
+        """Return a batch of CPU tensors for `forward`."""
         if self.features.markers:
-            documents = [marked(document, self.features.markers) for document in documents]
-        features = {name: torch.from_numpy(array) for name, array in self.features.arrays(documents).items()}
+            documents = [replace_opening_markers(document, self.features.markers) for document in documents]
+        features = {name: torch.from_numpy(array) for name, array in self.features.batch_arrays(documents).items()}
         return {**collate(documents, self.windows, self.windows.first_position), **features}
 
     def forward(self, batch: Batch) -> Tensor:
-        """What the classifier says of a batch of `collate`; `self.classifier` turns it into a loss or into logits.
+        """Return the classifier's outputs; `self.classifier.logits` converts them to logits.
 
-        Returns float32 [pairs, outputs]: for each document in turn its ordered pairs (h, t), h != t, sorted by (h, t).
-        Where the batch has "relations" (of `relation_targets`) a last column is the pair's loss of `relation_head`.
+        Args:
+            batch: a batch of `collate`, with "relations" (from `relation_targets`) to train the relation head.
+
+        Returns:
+            Outputs, float32 [pairs, outputs]: the ordered pairs (h, t) of each document, sorted by (h, t). If the batch
+            has "relations", the last column is the pair's loss of the relation head.
         """
-        layout: list[DocumentShape] = batch["layout"]
-        sizes = [width for document in layout for width in document.windows]
-        hidden, query, key = self._packed(batch["input_ids"], batch["position_ids"], sizes)
-        windows = iter(zip(torch.split(hidden, sizes), torch.split(key, sizes), strict=True))
-        rows = [document.mentions for document in layout for _ in document.windows]
-        queries = torch.split(query.index_select(0, batch["rows"]), rows)
-        wanted = iter(zip(queries, torch.split(batch["inside"], rows), strict=True))
-        mentions = [document.mentions for document in layout]
-        markers, owners, shares = (torch.split(batch[name], mentions) for name in ("markers", "owner", "share"))
+        shapes: list[DocumentShape] = batch["shapes"]
+        window_lengths = [length for shape in shapes for length in shape.window_lengths]
+        hidden, query, key = self._packed(batch["input_ids"], batch["position_ids"], window_lengths)
+        num_rows = [shape.num_mentions for shape in shapes for _ in shape.window_lengths]
+        windows = zip(
+            torch.split(hidden, window_lengths),
+            torch.split(key, window_lengths),
+            torch.split(query.index_select(0, batch["marker_tokens"]), num_rows),
+            torch.split(batch["marker_mask"], num_rows),
+            strict=True,
+        )
+        num_mentions = [shape.num_mentions for shape in shapes]
+        mentions = zip(
+            *(
+                torch.split(batch[name], num_mentions)
+                for name in ("marker_positions", "mention_entity", "mention_weight")
+            ),
+            strict=True,
+        )
 
-        openings, states, attentions = [], [], []
-        for number, document in enumerate(layout):
-            parts, attention = [], []
-            for _ in document.windows:
-                part, keys = next(windows)
-                own, inside = next(wanted)
-                found = attention_rows(own, keys, self._packed.heads)
-                parts.append(part)
-                attention.append(found if len(document.windows) == 1 else found * inside[None, :, None])
-            whole, joined = self.windows.join(parts, attention, document.length)
-            openings.append(whole.index_select(0, markers[number]))
-            attentions.append(pool_attention(joined, owners[number], shares[number], document.entities))
-            states.append(whole)
+        marker_states, document_states, attentions = [], [], []
+        for shape, (positions, mention_entity, mention_weight) in zip(shapes, mentions, strict=True):
+            parts, part_rows = [], []
+            for _ in shape.window_lengths:
+                states, keys, queries, mask = next(windows)
+                rows = attention_rows(queries, keys, self._packed.num_heads)
+                parts.append(states)
+                part_rows.append(rows if len(shape.window_lengths) == 1 else rows * mask[None, :, None])
+            states, rows = self.windows.merge(parts, part_rows, shape.length)
+            marker_states.append(states.index_select(0, positions))
+            attentions.append(pool_attention(rows, mention_entity, mention_weight, shape.num_entities))
+            document_states.append(states)
         with torch.autocast(hidden.device.type, enabled=False):
-            embeddings = pool_entities(torch.cat(openings), batch["mentions"], batch["present"])
+            embeddings = pool_entities(torch.cat(marker_states), batch["entity_mentions"], batch["entity_mention_mask"])
 
-        orders = torch.split(batch["order"], [2 * document.unordered for document in layout])
-        counts = [document.entities for document in layout]
-        entities = torch.split(embeddings, counts)
-        types = torch.split(batch["types"], counts) if self.features.types else [None] * len(counts)
-        documents = zip(states, attentions, entities, types, Pairs.of(batch), strict=True)
+        num_entities = [shape.num_entities for shape in shapes]
+        entities = torch.split(embeddings, num_entities)
+        types = torch.split(batch["types"], num_entities) if self.features.types else [None] * len(shapes)
+        indices = torch.split(batch["pair_indices"], [2 * shape.num_unordered_pairs for shape in shapes])
+        documents = zip(document_states, attentions, entities, types, Pairs.of(batch), strict=True)
         outputs = [
-            self._classify(*document).index_select(0, order) for document, order in zip(documents, orders, strict=True)
+            self._classify(*document).index_select(0, index) for document, index in zip(documents, indices, strict=True)
         ]
         return torch.cat(outputs)
 
     def _classify(
         self, states: Tensor, attention: Tensor, entities: Tensor, types: Tensor | None, pairs: Pairs
     ) -> Tensor:
-        """One document: outputs of all pairs (a, b), and then of all (b, a).
+        """Return the outputs of a document: all pairs (a, b), then all (b, a), [2 * pairs, outputs].
 
-        states: [length, d]; attention: [length, entities, heads]; entities: [entities, d]; types: [entities]. Returns
-        [2 * pairs, outputs].
+        Args:
+            states: hidden states, [length, d].
+            attention: attention of the entities, [length, entities, heads].
+            entities: entity embeddings, [entities, d].
+            types: type indices, [entities].
+            pairs: the pairs a < b.
         """
 
-        def block(heads: slice, pairs: Pairs) -> Tensor:
+        def classify_block(heads: slice, pairs: Pairs) -> Tensor:
             first, second = pairs.first, pairs.second
             contexts = pool_contexts(states, attention, heads, first, second).to(entities.dtype)
             outputs: Tensor
-            outputs, sides = self.classifier(entities, contexts, first, second, types, pairs.distances)
+            outputs, projections = self.classifier(entities, contexts, first, second, types, pairs.distances)
             if self.relation_head is None or pairs.relations is None:
                 return outputs
-            return torch.cat([outputs, self.relation_head(*sides, pairs.relations).unsqueeze(2)], 2)
+            return torch.cat([outputs, self.relation_head(*projections, pairs.relations).unsqueeze(2)], 2)
 
         count = len(entities)
         step = max(1, BLOCK_PAIRS // max(count, 1))
         if count <= step:
-            return block(slice(0, count), pairs).flatten(0, 1)
-        # The pairs (a, b) of the entities a in turn, so many that memory stays bounded, in the backward pass too.
+            return classify_block(slice(0, count), pairs).flatten(0, 1)
+        # Blocks of pairs (a, b) by entity a, each recomputed in the backward pass to bound its memory too.
         blocks = []
         for start in range(0, count, step):
             stop = min(start + step, count)
-            part = pairs.part(slice(_pairs_before(start, count), _pairs_before(stop, count)))
-            blocks.append(checkpoint(block, slice(start, stop), part, use_reentrant=False))
+            block = pairs[_pairs_before(start, count) : _pairs_before(stop, count)]
+            blocks.append(checkpoint(classify_block, slice(start, stop), block, use_reentrant=False))
         return torch.cat(blocks, 1).flatten(0, 1)
 
 
-def _pairs_before(entity: int, entities: int) -> int:
-    """Number of pairs a < b with a < `entity`."""
-    return entity * entities - entity * (entity + 1) // 2
+def _pairs_before(entity: int, num_entities: int) -> int:
+    """Return the number of pairs a < b with a < `entity`."""
+    return entity * num_entities - entity * (entity + 1) // 2
 
 
-def _lasting(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+def _without_relation_head(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {name: value for name, value in weights.items() if not name.startswith("relation_head.")}
 
 

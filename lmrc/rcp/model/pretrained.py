@@ -1,6 +1,7 @@
-"""What a training starts from: a pretrained encoder, or a relation candidate model that was trained before.
+"""Initial weights of a training: a pretrained encoder, or a trained RCP model.
 
-The second is how training goes on after distantly supervised documents: encoder and classifier are both taken.
+A trained RCP model provides encoder and classifier, for example to continue after training on distantly supervised
+documents.
 """
 
 from __future__ import annotations
@@ -20,66 +21,77 @@ from lmrc.common.errors import UserError
 from lmrc.pretrained.weights import POOLER, load_model
 from lmrc.training.distributed import say
 
-# Our part of config.json, beside the encoder's own keys.
+# Key of RCP's options in the encoder's config.json.
 KEY = "relation_candidate_proposal"
-# Options of KEY that decide what the classifier's weights mean, with what they are in folders of earlier versions.
+# Options that define the classifier's weights, with their values for models saved by earlier versions.
 CLASSIFIER_OPTIONS: dict[str, Any] = {"classifier": "bilinear", "entity_types": [], "sentence_distance": False}
 
 
 @dataclass(frozen=True)
 class Pretrained:
-    """An encoder with its weights, and what came with it."""
+    """An encoder with its weights, and the classifier weights of a trained RCP model.
+
+    Attributes:
+        name: name of the encoder in messages.
+        encoder: the encoder.
+        options: options of the trained RCP model (`KEY` in config.json); None if this is only an encoder.
+        classifier: state dict of the trained classifier.
+    """
 
     name: str
     encoder: PreTrainedModel
     options: Mapping[str, Any] | None = None
-    """KEY of a model that was trained before; None for an encoder alone."""
     classifier: Mapping[str, Tensor] = field(default_factory=dict)
-    """The weights of its classifier."""
 
-    def start(self, classifier: nn.Module, options: Mapping[str, Any]) -> None:
-        """Give the trained weights to the new `classifier`, which has these `options`, if there are any and they fit.
+    def init_classifier(self, classifier: nn.Module, options: Mapping[str, Any]) -> None:
+        """Load the trained weights into a new classifier if they fit, and print what was loaded.
 
-        Prints what was taken, what was not, and why.
+        Args:
+            classifier: the new classifier.
+            options: options of the new model.
         """
         if self.options is None:
             return
         encoder = f"{len(self.encoder.state_dict())} encoder tensors"
         count = f"{len(self.classifier)} classifier tensors"
-        why = self._difference(classifier, options)
-        if why:
-            taken = f"{encoder} are taken from it, the {count} are not ({why}): the classifier is new"
+        difference = self._difference(classifier, options)
+        if difference:
+            loaded = f"{encoder} are loaded from it, the {count} are not ({difference}): the classifier is new"
         else:
             classifier.load_state_dict(dict(self.classifier))
-            taken = f"{encoder} and {count} are taken from it"
-        say(f"model.encoder {self.name} is a trained RCP: {taken}; a relation task is never kept and begins anew")
+            loaded = f"{encoder} and {count} are loaded from it"
+        say(f"model.encoder {self.name} is a trained RCP model: {loaded}; an auxiliary relation head is always new")
 
     def _difference(self, classifier: nn.Module, options: Mapping[str, Any]) -> str:
-        """Return why the trained weights are not those of this classifier; "" if they are."""
+        """Return why the trained weights do not fit the classifier, or an empty string if they do."""
         assert self.options is not None
         for name, default in CLASSIFIER_OPTIONS.items():
-            there, here = self.options.get(name, default), options[name]
-            if there != here:
-                return f"{name} was {_shown(there)} and is {_shown(here)} here"
+            old, new = self.options.get(name, default), options[name]
+            if old != new:
+                return f"{name} was {_format(old)} and is {_format(new)} here"
         shapes = {name: tensor.shape for name, tensor in classifier.state_dict().items()}
         if shapes != {name: tensor.shape for name, tensor in self.classifier.items()}:
             return "its tensors have other names or shapes"
         return ""
 
 
-def _shown(value: Any) -> str:
+def _format(value: Any) -> str:
     return (", ".join(value) or "none") if isinstance(value, list) else str(value)
 
 
 def load_pretrained(source: str, name: str) -> Pretrained:
-    """Load the encoder `source`, in float32, from a folder or the hub; `name` is what messages call it.
+    """Load an encoder in float32.
+
+    Args:
+        source: folder or name on the hub.
+        name: name of the encoder in messages.
 
     Raises:
-        UserError: if its weights do not fit its architecture, or it is a damaged relation candidate model.
-        OSError, ValueError: of transformers, if there is no such model.
+        UserError: if the weights do not fit the architecture, or a trained RCP model is damaged.
+        OSError, ValueError: from transformers, if there is no such model.
     """
     config = AutoConfig.from_pretrained(source)
-    # Dropout of attention weights rules out the fast attention kernels, and would drop pooled rows as well.
+    # Dropout of attention weights would rule out the fused kernels, and drop rows that are pooled.
     config.attention_probs_dropout_prob = 0.0
     options = getattr(config, KEY, None)
     if options is None:
@@ -89,18 +101,20 @@ def load_pretrained(source: str, name: str) -> Pretrained:
         return Pretrained(name, encoder)
     try:
         weights = load_file(str(cached_file(source, "model.safetensors")))
-        encoder, rest = _encoder(config, weights)
+        encoder, classifier = _split_weights(config, weights)
     except (SafetensorError, RuntimeError) as error:
         line = str(error).strip().splitlines()[0]
         # Not in the pre-flight: the weights are read at the start.
         raise UserError(
-            f"model.encoder {name} is a trained RCP, but damaged ({line}): give another folder, or train it again"
+            f"model.encoder {name} is a trained RCP model, but damaged ({line}): give another folder, or train it again"
         ) from error
-    return Pretrained(name, encoder, options, rest)
+    return Pretrained(name, encoder, options, classifier)
 
 
-def _encoder(config: PretrainedConfig, weights: Mapping[str, Tensor]) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """Return the encoder of a trained model, and the weights of its classifier."""
+def _split_weights(
+    config: PretrainedConfig, weights: Mapping[str, Tensor]
+) -> tuple[PreTrainedModel, dict[str, Tensor]]:
+    """Return the encoder of a trained model with its weights, and the state dict of its classifier."""
     encoder: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None

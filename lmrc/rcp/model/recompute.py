@@ -1,7 +1,7 @@
-"""Tensors of the encoder that the backward pass computes again: they follow cheaply from others that it keeps.
+"""Recomputation of cheap encoder tensors in the backward pass, instead of storing them.
 
-The output of an activation function is the widest tensor that the layer after it keeps for its gradient, and follows
-from the input. The gradients are the same to the bit.
+The largest example is the output of an activation function: the next layer saves it for its gradient, but it follows
+from the input, which is saved anyway. Gradients are bit-identical.
 """
 
 from __future__ import annotations
@@ -18,48 +18,53 @@ from transformers.activations import GELUActivation
 
 
 class Recipe(NamedTuple):
-    """In place of a kept tensor: what gives it, from what, and its shape."""
+    """Function, inputs and output shape that autograd saves instead of a tensor."""
 
     function: Callable[..., Tensor]
     inputs: tuple[Tensor, ...]
     shape: torch.Size
 
 
-class _Noted(NamedTuple):
-    """A tensor, held so that no other gets its memory while it is noted, and how to compute it again."""
+class _Recomputable(NamedTuple):
+    """A tensor and its recipe. Holding the tensor keeps its memory address from being reused."""
 
     output: Tensor
     recipe: Recipe
 
 
-# The last tensor noted; None where no `recompute_in_backward` is open.
-_noted: ContextVar[list[_Noted] | None] = ContextVar("noted", default=None)
+# The last recomputable tensor; None outside `recompute_in_backward`.
+_last: ContextVar[list[_Recomputable] | None] = ContextVar("last_recomputable", default=None)
 
 
-def note(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
-    """`function` of the inputs, which the next layer's graph need not keep: that keeps the inputs in any case."""
+def recomputable(function: Callable[..., Tensor], *inputs: Tensor) -> Tensor:
+    """Call `function`, and let the next layer save a recipe instead of the output.
+
+    Args:
+        function: a deterministic function without weights.
+        inputs: its inputs, which autograd saves in any case.
+    """
     output = function(*inputs)
-    noted = _noted.get()
-    if noted is not None:
-        recipe = Recipe(function, tuple(part.detach() for part in inputs), output.shape)
-        noted[:] = [_Noted(output.detach(), recipe)]
+    last = _last.get()
+    if last is not None:
+        recipe = Recipe(function, tuple(tensor.detach() for tensor in inputs), output.shape)
+        last[:] = [_Recomputable(output.detach(), recipe)]
     return output
 
 
 class Activation(nn.Module):
-    """An activation function without weights whose output is noted."""
+    """Activation function with a recomputable output."""
 
     def __init__(self, function: nn.Module) -> None:
         super().__init__()
         self.function = function
 
     def forward(self, input: Tensor) -> Tensor:
-        """input: any shape. Returns the function of it, in the same shape."""
-        return note(self.function, input)
+        """Apply the function elementwise."""
+        return recomputable(self.function, input)
 
 
 def replace_activations(module: nn.Module) -> None:
-    """Put `Activation` around every GELU below `module`."""
+    """Wrap every GELU inside `module` in `Activation`."""
     for parent in list(module.modules()):
         for name, child in parent.named_children():
             if isinstance(child, (GELUActivation, nn.GELU)) and not isinstance(parent, Activation):
@@ -68,24 +73,24 @@ def replace_activations(module: nn.Module) -> None:
 
 @contextmanager
 def recompute_in_backward() -> Iterator[None]:
-    """While open, the graph of what runs keeps no noted tensor, of which layers take the last one only."""
-    noted: list[_Noted] = []
+    """While active, let autograd save a recipe instead of the output of the last `recomputable` call."""
+    last: list[_Recomputable] = []
 
-    def pack(kept: Tensor) -> Tensor | Recipe:
-        for output, recipe in noted:
-            # A layer keeps a view, such as [tokens, d] of [1, tokens, d].
-            if kept.data_ptr() == output.data_ptr() and kept.numel() == output.numel() and kept.is_contiguous():
-                return recipe._replace(shape=kept.shape)
-        return kept
+    def pack(tensor: Tensor) -> Tensor | Recipe:
+        for output, recipe in last:
+            # A layer may save a view, such as [tokens, d] of [1, tokens, d].
+            if tensor.data_ptr() == output.data_ptr() and tensor.numel() == output.numel() and tensor.is_contiguous():
+                return recipe._replace(shape=tensor.shape)
+        return tensor
 
-    def unpack(kept: Tensor | Recipe) -> Tensor:
-        if isinstance(kept, Tensor):
-            return kept
-        return kept.function(*kept.inputs).view(kept.shape)
+    def unpack(saved: Tensor | Recipe) -> Tensor:
+        if isinstance(saved, Tensor):
+            return saved
+        return saved.function(*saved.inputs).view(saved.shape)
 
-    token = _noted.set(noted)
+    token = _last.set(last)
     try:
         with saved_tensors_hooks(pack, unpack):
             yield
     finally:
-        _noted.reset(token)
+        _last.reset(token)

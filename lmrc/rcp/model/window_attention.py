@@ -1,4 +1,4 @@
-"""Attention of windows laid end to end, each to itself: the attention that `lmrc.rcp.model.packed_encoder` gives the encoder."""
+"""Block-diagonal attention over concatenated windows, registered in transformers for `PackedEncoder`."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from lmrc.rcp.model.recompute import note
+from lmrc.rcp.model.recompute import recomputable
 
 IMPLEMENTATION = "packed_windows"
 
 
-def attend(
+def packed_window_attention(
     module: nn.Module,
     query: Tensor,
     key: Tensor,
@@ -27,37 +27,50 @@ def attend(
     windows: Sequence[int] = (),
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    """Each window attends to itself (flash attention where the device has it).
+    """Return the attention output of windows that attend to themselves only (flash attention if available).
 
-    query, key, value: [1, heads, tokens, head size]; `windows`: their lengths, which add up to `tokens`. Returns
-    [1, tokens, heads, head size].
+    Args:
+        module: the attention layer; not used.
+        query: queries, [1, heads, tokens, head size].
+        key: keys, [1, heads, tokens, head size].
+        value: values, [1, heads, tokens, head size].
+        attention_mask: not used.
+        dropout: dropout probability of attention weights.
+        scaling: scale of the scores; by default, 1 / sqrt(head size).
+        windows: window lengths, which sum to `tokens`; by default, a single window.
+        unused: other arguments of the attention interface.
+
+    Returns:
+        The output, [1, tokens, heads, head size], and None instead of attention weights.
     """
     lengths = list(windows) or [query.shape[2]]
-    by_products = products_pay(query) and not dropout
-    kernel = products if by_products else partial(F.scaled_dot_product_attention, dropout_p=dropout)
+    if matmul_is_faster(query) and not dropout:
+        attention = matmul_attention
+    else:
+        attention = partial(F.scaled_dot_product_attention, dropout_p=dropout)
     outputs = [
-        kernel(q, k, v, scale=scaling).transpose(1, 2)
-        for q, k, v in zip(*(torch.split(part, lengths, 2) for part in (query, key, value)), strict=True)
+        attention(q, k, v, scale=scaling).transpose(1, 2)
+        for q, k, v in zip(*(torch.split(tensor, lengths, 2) for tensor in (query, key, value)), strict=True)
     ]
-    return note(_joined, *outputs), None
+    return recomputable(_concatenate, *outputs), None
 
 
-def products_pay(query: Tensor) -> bool:
-    """Whether to train with `products`: torch's kernel for CPUs is slow in bf16's backward pass (see benchmarks/)."""
+def matmul_is_faster(query: Tensor) -> bool:
+    """Return True for bf16 training on a CPU, where torch's fused kernel has a slow backward pass (see benchmarks/)."""
     return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad
 
 
-def products(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    """What torch's scaled_dot_product_attention gives, one product after the other; without dropout.
+def matmul_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
+    """Compute scaled dot product attention by matrix products, without dropout.
 
-    Keeps the weights [1, heads, length, length] of one window for the backward pass.
+    The backward pass keeps the attention weights of the window, [1, heads, length, length].
     """
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     return ((query * factor) @ key.transpose(-1, -2)).softmax(-1) @ value
 
 
-def _joined(*outputs: Tensor) -> Tensor:
+def _concatenate(*outputs: Tensor) -> Tensor:
     return torch.cat(outputs, 1)
 
 
-AttentionInterface.register(IMPLEMENTATION, attend)
+AttentionInterface.register(IMPLEMENTATION, packed_window_attention)

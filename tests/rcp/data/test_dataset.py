@@ -15,7 +15,7 @@ from lmrc.common.cache import fingerprint
 from lmrc.common.errors import CorpusError, UserError
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.shards import write_shard
-from lmrc.rcp.data import encoding
+from lmrc.rcp.data import dataset
 from lmrc.rcp.data.dataset import EncodedCorpus, load_or_build_dataset
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.conftest import ROOT
@@ -34,13 +34,13 @@ BERT = tiny.tokenizer("bert")
 
 @pytest.fixture
 def words(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Every word that was tokenized, in this process."""
+    """Record every word that this process tokenizes."""
     seen: list[str] = []
     tokenize = DocumentTokenizer._tokenize
 
-    def spy(encoder: DocumentTokenizer, words: list[str]) -> list[list[int]]:
+    def spy(self: DocumentTokenizer, words: list[str]) -> list[list[int]]:
         seen.extend(words)
-        return tokenize(encoder, words)
+        return tokenize(self, words)
 
     monkeypatch.setattr(DocumentTokenizer, "_tokenize", spy)
     return seen
@@ -52,65 +52,68 @@ def folders(cache: Path) -> list[Path]:
 
 @pytest.mark.parametrize("docs_per_shard", [1, 2, 256])
 @pytest.mark.parametrize("longest", [20, 200])
-def test_examples_are_those_of_single_documents(
+def test_examples_equal_single_documents(
     make_corpus: MakeCorpus, docs_per_shard: int, longest: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "SHARD_DOCUMENTS", 3)
-    encoder = DocumentTokenizer(BERT, longest)
-    found = load_or_build_dataset(make_corpus("five", DOCUMENTS, docs_per_shard=docs_per_shard), encoder)
-    wanted = [encoder.encode(document) for document in DOCUMENTS]
-    assert len(found) == 5
-    for number, (document, one) in enumerate(zip(DOCUMENTS, wanted, strict=True)):
-        example = found[number]
+    monkeypatch.setattr(dataset, "DOCS_PER_SHARD", 3)
+    tokenizer = DocumentTokenizer(BERT, longest)
+    encoded_corpus = load_or_build_dataset(make_corpus("five", DOCUMENTS, docs_per_shard=docs_per_shard), tokenizer)
+    expected = [tokenizer.encode(document) for document in DOCUMENTS]
+    assert len(encoded_corpus) == 5
+    for index, (document, encoded) in enumerate(zip(DOCUMENTS, expected, strict=True)):
+        example = encoded_corpus[index]
         assert example.document.input_ids.dtype == np.int32
-        assert example.document.input_ids.tolist() == one.input_ids.tolist()
-        assert (example.document.markers, example.document.cut) == (one.markers, one.cut)
-        assert example.document.types == one.types
-        assert example.document.sentences.tolist() == one.sentences.tolist()
-        assert example.document.mentions.tolist() == one.mentions.tolist()
+        assert example.document.input_ids.tolist() == encoded.input_ids.tolist()
+        assert (example.document.marker_positions, example.document.cut_mentions) == (
+            encoded.marker_positions,
+            encoded.cut_mentions,
+        )
+        assert example.document.entity_types == encoded.entity_types
+        assert example.document.mention_sentences.tolist() == encoded.mention_sentences.tolist()
+        assert example.document.mention_counts.tolist() == encoded.mention_counts.tolist()
         gold = relations_by_pair(document)
         assert example.targets().tolist() == [pair in gold for pair in candidate_pairs(len(document.entities))]
-    assert found[-1].document.markers == wanted[-1].markers
+    assert encoded_corpus[-1].document.marker_positions == expected[-1].marker_positions
     with pytest.raises(IndexError):
-        found[5]
-    assert found.lengths.tolist() == [len(one.input_ids) for one in wanted]
-    assert found.pairs.tolist() == [6, 12, 0, 2, 20]
-    assert found.positive.tolist() == [3, 2, 0, 0, 2]
-    assert found.cut.tolist() == [one.cut for one in wanted]
-    assert found.lost.tolist() == [one.markers.count(()) for one in wanted]
-    assert (found.lost.sum() > 0) == (longest == 20)
+        encoded_corpus[5]
+    assert encoded_corpus.lengths.tolist() == [len(encoded.input_ids) for encoded in expected]
+    assert encoded_corpus.pair_counts.tolist() == [6, 12, 0, 2, 20]
+    assert encoded_corpus.positive_counts.tolist() == [3, 2, 0, 0, 2]
+    assert encoded_corpus.cut_mentions.tolist() == [encoded.cut_mentions for encoded in expected]
+    assert encoded_corpus.lost_entities.tolist() == [encoded.marker_positions.count(()) for encoded in expected]
+    assert (encoded_corpus.lost_entities.sum() > 0) == (longest == 20)
 
 
-def test_the_second_time_nothing_is_tokenized(make_corpus: MakeCorpus, words: list[str], cache: Path) -> None:
+def test_second_load_tokenizes_nothing(make_corpus: MakeCorpus, words: list[str], cache: Path) -> None:
     corpus = make_corpus("five", DOCUMENTS)
     first = load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))
     assert set(words) == {word for document in DOCUMENTS for sentence in document.sentences for word in sentence}
     words.clear()
-    # As another process would: a tokenizer of its own, that has been used for something else.
+    # A tokenizer of another process, with other state.
     other = tiny.tokenizer("bert")
     other("abc", truncation=True, max_length=3, padding="max_length")
     again = load_or_build_dataset(corpus, DocumentTokenizer(other, 64))
     assert words == []
     assert again.folder == first.folder == folders(cache)[0]
     assert again.folder.name.startswith("encoded-")
-    assert again[1].document.markers == first[1].document.markers
+    assert again[1].document.marker_positions == first[1].document.marker_positions
 
 
-def test_another_tokenizer_length_or_corpus_is_another_folder(make_corpus: MakeCorpus, cache: Path) -> None:
+def test_cache_key_covers_tokenizer_length_and_corpus(make_corpus: MakeCorpus, cache: Path) -> None:
     corpus = make_corpus("five", DOCUMENTS)
     changed = dataclasses.replace(DOCUMENTS[0], labels=())
     pieces = {piece: number for number, piece in enumerate(BERT.get_vocab())}
-    found = [
+    corpora = [
         load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64)),
         load_or_build_dataset(corpus, DocumentTokenizer(BERT, 65)),
         load_or_build_dataset(corpus, DocumentTokenizer(tiny.tokenizer("roberta"), 64)),
         load_or_build_dataset(corpus, DocumentTokenizer(BertTokenizer(vocab={**pieces, "more": len(pieces)}), 64)),
         load_or_build_dataset(make_corpus("changed", [changed, *DOCUMENTS[1:]]), DocumentTokenizer(BERT, 64)),
     ]
-    assert len({each.folder for each in found}) == 5 == len(folders(cache))
+    assert len({encoded.folder for encoded in corpora}) == 5 == len(folders(cache))
 
 
-def test_the_tokenizer_is_known_by_its_content(tmp_path: Path) -> None:
+def test_fingerprint_depends_on_the_tokenizers_content(tmp_path: Path) -> None:
     def loaded(folder: Path, tokenizer: PreTrainedTokenizerBase) -> PreTrainedTokenizerBase:
         tokenizer.save_pretrained(folder)
         again: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(folder)
@@ -121,11 +124,11 @@ def test_the_tokenizer_is_known_by_its_content(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["half a shard", "a shard missing", "no manifest"])
-def test_what_is_torn_is_made_again(
+def test_damaged_cache_is_rebuilt(
     make_corpus: MakeCorpus, words: list[str], damage: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    corpus, encoder = make_corpus("five", DOCUMENTS), DocumentTokenizer(BERT, 64)
-    folder = load_or_build_dataset(corpus, encoder).folder
+    corpus, tokenizer = make_corpus("five", DOCUMENTS), DocumentTokenizer(BERT, 64)
+    folder = load_or_build_dataset(corpus, tokenizer).folder
     shard = folder / "shard-00000.arrow"
     if damage == "half a shard":
         shard.write_bytes(shard.read_bytes()[:500])
@@ -134,14 +137,14 @@ def test_what_is_torn_is_made_again(
     words.clear()
     again = load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))
     assert words != []
-    assert again[0].document.input_ids.tolist() == encoder.encode(DOCUMENTS[0]).input_ids.tolist()
+    assert again[0].document.input_ids.tolist() == tokenizer.encode(DOCUMENTS[0]).input_ids.tolist()
     assert "damaged" in capsys.readouterr().err
 
 
-def test_a_build_that_failed_is_not_taken(
+def test_failed_build_leaves_nothing_in_the_cache(
     make_corpus: MakeCorpus, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(encoding, "SHARD_DOCUMENTS", 2)
+    monkeypatch.setattr(dataset, "DOCS_PER_SHARD", 2)
     corpus = make_corpus("five", DOCUMENTS)
     written = 0
 
@@ -153,14 +156,14 @@ def test_a_build_that_failed_is_not_taken(
         return write_shard(*arguments, **more)  # type: ignore[arg-type]
 
     with monkeypatch.context() as patch:
-        patch.setattr(encoding, "write_shard", full)
+        patch.setattr(dataset, "write_shard", full)
         with pytest.raises(UserError, match="no space left"):
             load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))
     assert folders(cache) == []
     assert len(load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))) == 5
 
 
-def test_rotten_bytes_are_told_of(make_corpus: MakeCorpus) -> None:
+def test_changed_bytes_are_detected(make_corpus: MakeCorpus) -> None:
     corpus = make_corpus("five", DOCUMENTS)
     folder = load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64)).folder
     shard = folder / "shard-00000.arrow"
@@ -174,28 +177,28 @@ def test_rotten_bytes_are_told_of(make_corpus: MakeCorpus) -> None:
 BUILD = """
 import sys
 from lmrc.corpus.corpus import Corpus
-from lmrc.rcp import encoding
+from lmrc.rcp.data import dataset
 from lmrc.rcp.data.dataset import load_or_build_dataset
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from tests.rcp import tiny
 
 tokenized = []
-write = encoding.write_shard
+write = dataset.write_shard
 def spy(folder, *rest, **more):
     tokenized.append(folder)
     return write(folder, *rest, **more)
-encoding.write_shard = spy
+dataset.write_shard = spy
 corpus = Corpus.open(sys.argv[1])
-encoder = DocumentTokenizer(tiny.tokenizer("bert"), 64)
+tokenizer = DocumentTokenizer(tiny.tokenizer("bert"), 64)
 print("ready", flush=True)
 sys.stdin.readline()
-found = load_or_build_dataset(corpus, encoder)
-print(found.folder, len(found), bool(tokenized))
+encoded_corpus = load_or_build_dataset(corpus, tokenizer)
+print(encoded_corpus.folder, len(encoded_corpus), bool(tokenized))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_at_once_make_it_once(make_corpus: MakeCorpus, cache: Path) -> None:
+def test_concurrent_processes_build_once(make_corpus: MakeCorpus, cache: Path) -> None:
     corpus = make_corpus("many", [tiny.document(200, [1, 1, 1], seed=seed, title=str(seed)) for seed in range(600)])
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     ranks = [
@@ -212,22 +215,22 @@ def test_two_processes_at_once_make_it_once(make_corpus: MakeCorpus, cache: Path
     for rank in ranks:
         assert rank.stdout is not None
         assert rank.stdout.readline() == "ready\n"
-    said = [rank.communicate("go\n", timeout=120)[0].split() for rank in ranks]
+    outputs = [rank.communicate("go\n", timeout=120)[0].split() for rank in ranks]
     (folder,) = folders(cache)
-    assert [words[:2] for words in said] == [[str(folder), "600"]] * 2
-    assert sorted(words[2] for words in said) == ["False", "True"]
+    assert [words[:2] for words in outputs] == [[str(folder), "600"]] * 2
+    assert sorted(words[2] for words in outputs) == ["False", "True"]
 
 
 def test_memory_mapped(make_corpus: MakeCorpus) -> None:
-    """Arrays are views of the file, which is mapped as long as they live and no longer."""
-    found = load_or_build_dataset(make_corpus("five", DOCUMENTS), DocumentTokenizer(BERT, 64))
-    example = found[0]
+    """Arrays are views of the file, which is unmapped when they are deleted."""
+    encoded_corpus = load_or_build_dataset(make_corpus("five", DOCUMENTS), DocumentTokenizer(BERT, 64))
+    example = encoded_corpus[0]
     assert not example.document.input_ids.flags.owndata
     assert not example.document.input_ids.flags.writeable
 
-    folder, maps = found.folder, Path("/proc/self/maps")
+    folder, maps = encoded_corpus.folder, Path("/proc/self/maps")
     assert str(folder) in maps.read_text()
-    del example, found
+    del example, encoded_corpus
     gc.collect()
     assert str(folder) not in maps.read_text()
     assert len(EncodedCorpus(folder)) == 5

@@ -21,16 +21,16 @@ TOKENIZER = BertTokenizer(vocab={piece: index for index, piece in enumerate(PIEC
 def encode(
     sentences: list[str], entities: list[list[tuple[int, int, int]]], limit: int = 100
 ) -> tuple[str, list[list[int]], int]:
-    """The word pieces as one string, the markers' positions, and the mentions cut."""
+    """Return the word pieces as a string, the positions of the markers, and the number of truncated mentions."""
     document = Document(
         title="t",
         sentences=tuple(tuple(sentence.split()) for sentence in sentences),
-        entities=tuple(tuple(Mention("n", *place, "MISC") for place in entity) for entity in entities),
+        entities=tuple(tuple(Mention("n", *span, "MISC") for span in entity) for entity in entities),
         labels=None,
     )
     encoded = DocumentTokenizer(TOKENIZER, limit).encode(document)
     text = " ".join(TOKENIZER.convert_ids_to_tokens(encoded.input_ids.tolist()))
-    return text, [list(markers) for markers in encoded.markers], encoded.cut
+    return text, [list(markers) for markers in encoded.marker_positions], encoded.cut_mentions
 
 
 @pytest.mark.parametrize(
@@ -50,7 +50,7 @@ def test_markers(entities: list[list[tuple[int, int, int]]], text: str, markers:
     assert encode(["a bx c", "d"], entities) == (expected, markers, 0)
 
 
-def test_mentions_beyond_the_limit_are_cut_and_counted() -> None:
+def test_truncated_mentions_are_counted() -> None:
     # [CLS] * a * b c * d * [SEP]: the second marker is at 6.
     entities = [[(0, 0, 1), (1, 0, 1)], [(1, 0, 1)]]
     assert encode(["a b c", "d"], entities, limit=9) == ("[CLS] * a * b c * d [SEP]", [[1, 6], [6]], 0)
@@ -70,30 +70,31 @@ def test_roberta_vocabulary(shared_data: Path) -> None:
     encoded = DocumentTokenizer(roberta, 1024).encode(document)
     # From vocab.json: "<s>" 0, "*" 3226, "Hello" 31414, "world" 8331 (without a space before it), "." 4, "</s>" 2.
     assert encoded.input_ids.tolist() == [0, 3226, 31414, 3226, 3226, 8331, 3226, 4, 2]
-    assert encoded.markers == ((1,), (4,))
+    assert encoded.marker_positions == ((1,), (4,))
 
 
-def test_real_documents_as_the_published_code_does(shared_data: Path) -> None:
-    """Against a plain rendering of the published preparation: tokenize(word), lists of starts and ends."""
+def test_real_documents_equal_the_published_preprocessing(shared_data: Path) -> None:
     folder = shared_data / "tokenizers" / "roberta"
     roberta = RobertaTokenizer(vocab=str(folder / "vocab.json"), merges=str(folder / "merges.txt"))
-    encoder = DocumentTokenizer(roberta, 1021)
+    document_tokenizer = DocumentTokenizer(roberta, 1021)
     documents = read_documents(shared_data / "redocred_dev.json", read_relations(shared_data / "rel_info.json"))
     for document, _ in zip(documents, range(12), strict=False):
         pieces: list[str] = ["<s>"]
-        start_of = {}
-        for number, words in enumerate(document.sentences):
+        starts = {}
+        for sentence, words in enumerate(document.sentences):
             for index, word in enumerate(words):
-                start_of[number, index] = len(pieces)
-                if any((m.sentence, m.start) == (number, index) for e in document.entities for m in e):
+                starts[sentence, index] = len(pieces)
+                if any((m.sentence, m.start) == (sentence, index) for e in document.entities for m in e):
                     pieces.append("*")
                 pieces.extend(roberta.tokenize(word))
-                if any((m.sentence, m.end - 1) == (number, index) for e in document.entities for m in e):
+                if any((m.sentence, m.end - 1) == (sentence, index) for e in document.entities for m in e):
                     pieces.append("*")
         pieces.append("</s>")
-        encoded = encoder.encode(document)
+        encoded = document_tokenizer.encode(document)
         assert encoded.input_ids.tolist() == roberta.convert_tokens_to_ids(pieces)
-        assert encoded.markers == tuple(tuple(start_of[m.sentence, m.start] for m in e) for e in document.entities)
+        assert encoded.marker_positions == tuple(
+            tuple(starts[m.sentence, m.start] for m in e) for e in document.entities
+        )
 
 
 @given(
@@ -102,24 +103,28 @@ def test_real_documents_as_the_published_code_does(shared_data: Path) -> None:
     limit=st.integers(4, 160),
     kind=st.sampled_from(["bert", "roberta"]),
 )
-def test_every_kept_marker_is_a_marker(seed: int, entities: list[int], limit: int, kind: tiny.Kind) -> None:
+def test_marker_positions_hold_markers(seed: int, entities: list[int], limit: int, kind: tiny.Kind) -> None:
     tokenizer = tiny.tokenizer(kind)
     document = tiny.document(40, entities, seed)
     encoded = DocumentTokenizer(tokenizer, limit).encode(document)
     whole = DocumentTokenizer(tokenizer, 10**6).encode(document)
     assert len(encoded.input_ids) == min(limit, len(whole.input_ids))
     assert encoded.input_ids[-1] == tokenizer.sep_token_id
-    assert all(encoded.input_ids[at] == tokenizer.convert_tokens_to_ids("*") for e in encoded.markers for at in e)
-    assert encoded.cut + sum(map(len, encoded.markers)) == sum(entities)
-    assert whole.cut == 0
-    # Without its markers the text is the text.
+    assert all(
+        encoded.input_ids[position] == tokenizer.convert_tokens_to_ids("*")
+        for e in encoded.marker_positions
+        for position in e
+    )
+    assert encoded.cut_mentions + sum(map(len, encoded.marker_positions)) == sum(entities)
+    assert whole.cut_mentions == 0
+    # Without markers, the word pieces are those of the words.
     marker = tokenizer.convert_tokens_to_ids("*")
     words = [word for sentence in document.sentences for word in sentence]
     expected = [piece for word in words for piece in tokenizer.convert_tokens_to_ids(tokenizer.tokenize(word))]
     assert [piece for piece in whole.input_ids[1:-1].tolist() if piece != marker] == expected
 
 
-def test_a_tokenizer_without_a_marker_is_refused() -> None:
+def test_tokenizer_without_the_marker_is_rejected() -> None:
     tokenizer = BertTokenizer(vocab={"[PAD]": 0, "[UNK]": 1, "[CLS]": 2, "[SEP]": 3, "[MASK]": 4, "a": 5})
     with pytest.raises(UserError, match=r"no word piece '\*'"):
         DocumentTokenizer(tokenizer, 16)

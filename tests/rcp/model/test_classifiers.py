@@ -1,7 +1,5 @@
 from __future__ import annotations
 
-import math
-
 import pytest
 import torch
 
@@ -17,12 +15,12 @@ def inputs(entities: int = 4) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor,
     return torch.randn(entities, D).double(), torch.randn(len(first), D).double(), first, second
 
 
-def test_the_grouped_form_is_the_published_outer_products_times_a_matrix() -> None:
-    """One pair at a time: 12 outer products of 64 x 64, flattened, through a linear layer of two outputs."""
+def test_grouped_outputs_equal_published_outer_products() -> None:
+    """Compare with 12 flattened outer products of 64 x 64 per pair and a linear layer with two outputs."""
     entities, contexts, first, second = inputs()
     classifier = GroupedClassifier(D).double()
     with torch.no_grad():
-        found, _ = classifier(entities, contexts, first, second)
+        outputs, _ = classifier(entities, contexts, first, second)
         matrix = classifier.weight
         assert matrix.shape == (2, 49_152)
         context_head, context_tail = classifier.context.weight.chunk(2)
@@ -34,33 +32,12 @@ def test_the_grouped_form_is_the_published_outer_products_times_a_matrix() -> No
                 z_head = torch.tanh(head + classifier.head.bias).view(12, 64)
                 z_tail = torch.tanh(tail + classifier.tail.bias).view(12, 64)
                 outer = torch.stack([torch.outer(z_head[g], z_tail[g]) for g in range(12)]).flatten()
-                assert torch.allclose(found[direction, pair], matrix @ outer + classifier.bias, atol=1e-12)
+                assert torch.allclose(outputs[direction, pair], matrix @ outer + classifier.bias, atol=1e-12)
 
 
-def test_a_grouped_logit_is_above_zero_where_relation_beats_none() -> None:
+def test_grouped_logit_is_half_the_difference() -> None:
     outputs = torch.tensor([[1.0, 2.0], [0.5, -0.5], [3.0, 3.0]])
     assert GroupedClassifier.logits(outputs).tolist() == [0.5, -0.5, 0.0]
-
-
-@pytest.mark.parametrize("kind", ["bilinear", "grouped"])
-@pytest.mark.parametrize("positive_weight", [1.0, 2.5])
-def test_losses_one_pair_at_a_time(kind: ClassifierKind, positive_weight: float) -> None:
-    width = {"bilinear": 1, "grouped": 2}[kind]
-    torch.manual_seed(1)
-    outputs, targets = torch.randn(5, width).double(), torch.tensor([1.0, 0.0, 0.0, 1.0, 0.0]).double()
-
-    def entropy(logit: float, target: float) -> float:
-        p = 1 / (1 + math.exp(-logit))
-        return -math.log(p if target else 1 - p)
-
-    expected = 0.0
-    for row, target in zip(outputs.tolist(), targets.tolist(), strict=True):
-        # The published one-hot target: (1, 0) for no relation, (0, 1) for one.
-        loss = entropy(row[0], target) if width == 1 else (entropy(row[0], 1 - target) + entropy(row[1], target)) / 2
-        expected += (positive_weight if target else 1.0) * loss
-    assert CLASSIFIERS[kind].loss(outputs, targets, positive_weight).item() == pytest.approx(expected)
-    if positive_weight == 1:
-        assert CLASSIFIERS[kind].loss(outputs, targets).item() == pytest.approx(expected)
 
 
 @pytest.mark.parametrize("kind", ["bilinear", "grouped"])

@@ -11,14 +11,16 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from lmrc.common.errors import UserError
+from lmrc.config.schema import RcpTraining
 from lmrc.corpus.docred import candidate_pairs
 from lmrc.corpus.types import Document
 from lmrc.rcp.data.tokenization import DocumentTokenizer
+from lmrc.rcp.model.losses import training_loss
 from lmrc.rcp.model.model import RelationCandidateModel
 from tests.rcp import reference, tiny
 
 KINDS: tuple[tiny.Kind, ...] = ("bert", "roberta")
-# [CLS] and one or two [SEP] are seen twice.
+# Both windows contain [CLS]; the first one also has one or two [SEP].
 LONGEST = {"bert": 2 * tiny.POSITIONS - 2, "roberta": 2 * tiny.POSITIONS - 3}
 DOCUMENTS = {
     "one window": tiny.document(15, [1, 3, 2, 1], seed=1),
@@ -31,17 +33,17 @@ DOCUMENTS = {
 
 def build(kind: tiny.Kind, dropout: float = 0.0, max_length: int = 1024) -> RelationCandidateModel:
     model = RelationCandidateModel(tiny.encoder(kind, dropout=dropout), max_length)
-    # Logits away from zero, so that differences show.
+    # Large weights, so that differences are visible.
     torch.nn.init.normal_(model.classifier.bilinear.weight, std=0.5)
     torch.nn.init.constant_(model.classifier.bias, 0.3)
     return model.eval()
 
 
 def scores(model: RelationCandidateModel, kind: tiny.Kind, documents: list[Document]) -> list[Tensor]:
-    encoder = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
-    encoded = [encoder.encode(document) for document in documents]
+    tokenizer = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
+    encoded = [tokenizer.encode(document) for document in documents]
     logits = model.classifier.logits(model(model.collate(encoded)))
-    return list(logits.split([document.pairs for document in encoded]))
+    return list(logits.split([document.num_pairs for document in encoded]))
 
 
 @pytest.mark.parametrize("name", DOCUMENTS)
@@ -55,8 +57,8 @@ def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str) -> None:
     assert {
         "one window": length <= tiny.POSITIONS,
         "two windows": tiny.POSITIONS + 10 < length < LONGEST[kind],
-        "cut off": length == LONGEST[kind] and document.cut > 0 and () in document.markers,
-    }.get(name, True), "the case is not what its name says"
+        "cut off": length == LONGEST[kind] and document.cut_mentions > 0 and () in document.marker_positions,
+    }.get(name, True), "the document does not match its name"
     actual = model.classifier.logits(model(model.collate([document])))
 
     twin = tiny.encoder(kind).double().eval()
@@ -65,9 +67,9 @@ def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str) -> None:
     )
     weights = dict(model.state_dict())
     expected = reference.logits(
-        weights, reference.sides(weights, hidden, attention, [list(m) for m in document.markers])
+        weights, reference.project(weights, hidden, attention, [list(m) for m in document.marker_positions])
     )
-    pairs = candidate_pairs(document.entities)
+    pairs = candidate_pairs(document.num_entities)
     assert list(expected) == pairs
     assert torch.allclose(actual, torch.tensor([expected[pair] for pair in pairs], dtype=actual.dtype), atol=1e-10)
     if len(pairs) > 1:
@@ -82,18 +84,18 @@ def test_scores_do_not_depend_on_the_batch(kind: tiny.Kind) -> None:
     alone = [scores(model, kind, [document])[0] for document in documents]
     for order in ([0, 1, 2, 3, 4], [4, 2, 0, 3, 1], [3, 0], [1, 3]):
         together = scores(model, kind, [documents[index] for index in order])
-        for index, found in zip(order, together, strict=True):
-            assert torch.allclose(found, alone[index], atol=2e-5), index
+        for index, logits in zip(order, together, strict=True):
+            assert torch.allclose(logits, alone[index], atol=2e-5), index
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradients_are_those_of_the_encoders_own_attention(kind: tiny.Kind) -> None:
-    """The rows computed from caught queries and keys must teach the last layer as eager attention does."""
+def test_gradients_equal_those_of_eager_attention(kind: tiny.Kind) -> None:
+    """Gradients flow through the captured queries and keys of the last layer."""
     documents = [DOCUMENTS["two windows"], DOCUMENTS["one window"]]
     model = build(kind).double()
     torch.cat(scores(model, kind, documents)).sum().backward()  # type: ignore[no-untyped-call]
-    caught = {name: parameter.grad for name, parameter in model.named_parameters()}
-    assert all(grad is not None for grad in caught.values())
+    gradients = {name: parameter.grad for name, parameter in model.named_parameters()}
+    assert all(grad is not None for grad in gradients.values())
 
     model = build(kind).double()
     weights, total = dict(model.named_parameters()), torch.zeros(()).double()
@@ -103,7 +105,7 @@ def test_gradients_are_those_of_the_encoders_own_attention(kind: tiny.Kind) -> N
             model.encoder, encoded.input_ids.tolist(), tiny.POSITIONS, separators={"bert": 1, "roberta": 2}[kind]
         )
         entities, pooled = [], []
-        for positions in encoded.markers:
+        for positions in encoded.marker_positions:
             entities.append(hidden[list(positions)].logsumexp(0))
             pooled.append(attention[:, list(positions)].mean(1))
         context = weights["classifier.context.weight"].chunk(2)
@@ -115,17 +117,17 @@ def test_gradients_are_those_of_the_encoders_own_attention(kind: tiny.Kind) -> N
             total = total + z_s @ weights["classifier.bilinear.weight"] @ z_o + model.classifier.bias[0]
     total.backward()  # type: ignore[no-untyped-call]
     for name, parameter in model.named_parameters():
-        caught_grad = caught[name]
+        actual = gradients[name]
         assert parameter.grad is not None
-        assert caught_grad is not None
-        assert torch.allclose(caught_grad, parameter.grad, atol=1e-8), name
-    query = caught["encoder.encoder.layer.1.attention.self.query.weight"]
+        assert actual is not None
+        assert torch.allclose(actual, parameter.grad, atol=1e-8), name
+    query = gradients["encoder.encoder.layer.1.attention.self.query.weight"]
     assert query is not None
     assert query.abs().max() > 1e-4
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_gradient_checkpointing_changes_nothing(kind: tiny.Kind) -> None:
+def test_gradient_checkpointing_keeps_gradients(kind: tiny.Kind) -> None:
     grads = []
     for checkpointing in (False, True):
         model = build(kind).train()
@@ -153,7 +155,7 @@ def test_bf16_keeps_the_logits_in_float32() -> None:
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_a_batch_without_pairs_trains_nothing_and_does_not_fail(kind: tiny.Kind) -> None:
+def test_batch_without_pairs_has_zero_gradients(kind: tiny.Kind) -> None:
     model = build(kind)
     documents = [DOCUMENTS["single entity"], tiny.document(200, [1], seed=6)]
     logits = torch.cat(scores(model, kind, documents))
@@ -162,51 +164,51 @@ def test_a_batch_without_pairs_trains_nothing_and_does_not_fail(kind: tiny.Kind)
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
 
 
-def test_pairs_in_blocks_are_those_of_one_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Values and gradients; 60 entities in blocks of three heads, and of one."""
-    found = []
+def test_blocks_of_pairs_equal_a_single_block(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compare values and gradients of 60 entities, in blocks of three and of one head entities."""
+    results = []
     for limit in (2**14, 180, 1):
         monkeypatch.setattr("lmrc.rcp.model.model.BLOCK_PAIRS", limit)
         model = build("bert").double()
         logits = torch.cat(scores(model, "bert", [DOCUMENTS["60 entities"], DOCUMENTS["one window"]]))
         (logits * torch.arange(len(logits)).sin()).sum().backward()  # type: ignore[no-untyped-call]
-        found.append((logits.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}))
-    for logits, grads in found[1:]:
-        assert torch.allclose(logits, found[0][0], atol=1e-12)
+        results.append((logits.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}))
+    for logits, grads in results[1:]:
+        assert torch.allclose(logits, results[0][0], atol=1e-12)
         for name, grad in grads.items():
-            expected = found[0][1][name]
+            expected = results[0][1][name]
             assert grad is not None
             assert expected is not None
             assert torch.allclose(grad, expected, atol=1e-10), name
 
 
 class _Syncs(TorchDispatchMode):
-    """Counts what makes the host wait for a device: values read, and shapes that depend on values."""
+    """Recorder of operations that synchronize with the device: values read, and shapes that depend on values."""
 
-    WAITS = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
+    SYNCHRONIZING = ("_local_scalar_dense", "nonzero", "masked_select", "unique", "equal", "is_nonzero")
 
     def __init__(self) -> None:
         super().__init__()
-        self.found: list[str] = []
+        self.operations: list[str] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if any(name in str(func) for name in self.WAITS):
-            self.found.append(str(func))
+        if any(name in str(func) for name in self.SYNCHRONIZING):
+            self.operations.append(str(func))
         return func(*args, **(kwargs or {}))
 
 
 @pytest.mark.parametrize("kind", KINDS)
-def test_no_host_waits_in_forward_and_backward(kind: tiny.Kind) -> None:
+def test_forward_and_backward_never_synchronize(kind: tiny.Kind) -> None:
     model = build(kind, dropout=0.1).train()
-    encoder = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
-    batch = model.collate([encoder.encode(DOCUMENTS[name]) for name in ("two windows", "one window", "60 entities")])
-    targets = torch.zeros(len(batch["order"]))
+    tokenizer = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
+    batch = model.collate([tokenizer.encode(DOCUMENTS[name]) for name in ("two windows", "one window", "60 entities")])
+    targets = torch.zeros(len(batch["pair_indices"]))
     with _Syncs() as syncs:
-        model.classifier.loss(model(batch), targets).backward()
-        assert syncs.found == []
-        # The counter counts.
+        training_loss(model(batch), {"targets": targets}, RcpTraining()).backward()
+        assert syncs.operations == []
+        # Check that the recorder works.
         float(targets.sum())
-    assert len(syncs.found) == 1
+    assert len(syncs.operations) == 1
 
 
 def test_max_length_is_kept() -> None:
@@ -248,7 +250,7 @@ def test_save_and_load(kind: tiny.Kind, tmp_path: Path) -> None:
     assert torch.equal(model(model.collate([before])), loaded(loaded.collate([after])))
 
 
-def test_saved_weights_are_the_given_ones(tmp_path: Path) -> None:
+def test_save_given_weights(tmp_path: Path) -> None:
     model = build("bert")
     given = {name: torch.full_like(value, 0.5) for name, value in model.named_parameters()}
     model.save(tmp_path, tiny.tokenizer("bert"), given)
@@ -262,7 +264,7 @@ def test_saved_weights_are_the_given_ones(tmp_path: Path) -> None:
         model.save(tmp_path, tiny.tokenizer("bert"), given)
 
 
-def test_what_is_not_there_is_said(tmp_path: Path) -> None:
+def test_missing_or_damaged_models_are_rejected(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"config\.json is missing.*runs/"):
         RelationCandidateModel.load(tmp_path)
     model = build("bert")
@@ -295,7 +297,7 @@ def test_from_encoder(tmp_path: Path) -> None:
     assert not any("pooler" in name for name, _ in model.named_parameters())
 
 
-def test_an_encoder_that_is_not_there(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_missing_encoder_is_rejected(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     with pytest.raises(UserError, match=r"cannot load .*nowhere.* embedded:minilm"):

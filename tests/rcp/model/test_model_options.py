@@ -1,4 +1,4 @@
-"""The model with what the paper does not have: types, distances, and the relations as a further task while training."""
+"""Model options beyond the paper: entity types, sentence distances and the auxiliary relation head."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from tests.rcp import reference, tiny
 from tests.rcp.model.test_model import DOCUMENTS, KINDS, LONGEST, _Syncs
 
 CLASSIFIERS: tuple[ClassifierKind, ...] = ("bilinear", "grouped")
-# MISC is unknown.
+# MISC is an unknown type.
 TYPES = ("ORG", "PER")
 RELATIONS = RelationSet(("P17", "P131", "P27"), ("country", "located in", "citizen of"))
 
@@ -36,17 +36,17 @@ def build(
     dropout: float = 0.0,
     types: tuple[str, ...] = TYPES,
 ) -> RelationCandidateModel:
-    """Embeddings and layers far from zero, so that differences show."""
+    """Return a model with large weights, so that differences are visible."""
     model = RelationCandidateModel(
         tiny.encoder(kind, dropout=dropout), 1024, classifier, entity_types=types, sentence_distance=True
     )
     torch.manual_seed(3)
-    # As nn.Embedding keeps it: the row of unknown types is zero.
+    # Row 0, for unknown types, stays zero.
     for embedding in (model.classifier.head_type, model.classifier.tail_type):
         torch.nn.init.normal_(embedding.weight[1:], std=0.5)
     torch.nn.init.normal_(model.classifier.distance.weight, std=0.5)
-    form = model.classifier.bilinear.weight if classifier == "bilinear" else model.classifier.weight
-    torch.nn.init.normal_(form, std=0.5 if classifier == "bilinear" else 0.05)
+    weight = model.classifier.bilinear.weight if classifier == "bilinear" else model.classifier.weight
+    torch.nn.init.normal_(weight, std=0.5 if classifier == "bilinear" else 0.05)
     torch.nn.init.normal_(model.classifier.bias, std=0.3)
     if relations:
         model.relation_head = AuxiliaryRelationHead(model.classifier.width, len(RELATIONS))
@@ -54,24 +54,24 @@ def build(
 
 
 def labelled(document: Document, seed: int = 0) -> Document:
-    """With relations of two thirds of its pairs, of some more than one."""
+    """Return the document with random relations: about two thirds of the pairs have one or more."""
     pairs = candidate_pairs(len(document.entities))
     torch.manual_seed(seed)
     drawn = (torch.rand(len(pairs), len(RELATIONS)) < 0.3).nonzero().tolist()
-    labels = tuple(Label(*pairs[number], RELATIONS.ids[relation]) for number, relation in drawn)
+    labels = tuple(Label(*pairs[pair], RELATIONS.ids[relation]) for pair, relation in drawn)
     return Document(document.title, document.sentences, document.entities, labels)
 
 
 def batch_of(model: RelationCandidateModel, kind: tiny.Kind, documents: Sequence[Document], relations: bool) -> Batch:
-    encoder = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
-    batch = model.collate([encoder.encode(document) for document in documents])
+    tokenizer = DocumentTokenizer(tiny.tokenizer(kind), model.max_length)
+    batch = model.collate([tokenizer.encode(document) for document in documents])
     if not relations:
         return batch
-    targets = [relation_targets(len(each.entities), each.labels or (), RELATIONS) for each in documents]
+    targets = [relation_targets(len(document.entities), document.labels or (), RELATIONS) for document in documents]
     return {**batch, "relations": torch.from_numpy(np.concatenate(targets))}
 
 
-def reference_sides(
+def reference_projections(
     model: RelationCandidateModel, kind: tiny.Kind, document: Document
 ) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
     encoded = DocumentTokenizer(tiny.tokenizer(kind), model.max_length).encode(document)
@@ -79,8 +79,8 @@ def reference_sides(
     hidden, attention = reference.encode(
         twin, encoded.input_ids.tolist(), tiny.POSITIONS, separators={"bert": 1, "roberta": 2}[kind]
     )
-    markers = [list(places) for places in encoded.markers]
-    return reference.sides(dict(model.state_dict()), hidden, attention, markers, document, TYPES)
+    markers = [list(positions) for positions in encoded.marker_positions]
+    return reference.project(dict(model.state_dict()), hidden, attention, markers, document, TYPES)
 
 
 @pytest.mark.parametrize(
@@ -94,20 +94,20 @@ def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str, classifier: Cl
     assert model.max_length == LONGEST[kind]
     document = DOCUMENTS[name]
     actual = model.classifier.logits(model(batch_of(model, kind, [document], False)))
-    expected = reference.logits(dict(model.state_dict()), reference_sides(model, kind, document))
+    expected = reference.logits(dict(model.state_dict()), reference_projections(model, kind, document))
     assert list(expected) == candidate_pairs(len(document.entities))
     assert torch.allclose(actual, torch.tensor(list(expected.values()), dtype=actual.dtype), atol=1e-10)
     if len(expected) > 1:
         assert actual.std() > 0.01
     if name == "cut off":
-        kept = DocumentTokenizer(tiny.tokenizer(kind), model.max_length).encode(document)
-        assert () in kept.markers, "an entity without a mention left has a type and a distance all the same"
+        encoded = DocumentTokenizer(tiny.tokenizer(kind), model.max_length).encode(document)
+        assert () in encoded.marker_positions, "the document has no entity whose mentions are all truncated"
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 @torch.no_grad()
 def test_losses_of_relations_one_pair_at_a_time(classifier: ClassifierKind) -> None:
-    """Of several documents, in the order of the pairs, beside the outputs that are there without them."""
+    """The last column holds the losses of all pairs in order; the other outputs do not change."""
     model = build("bert", classifier, relations=True).double()
     documents = [labelled(DOCUMENTS[name]) for name in ("two windows", "single entity", "one window")]
     outputs = model(batch_of(model, "bert", documents, True))
@@ -118,7 +118,7 @@ def test_losses_of_relations_one_pair_at_a_time(classifier: ClassifierKind) -> N
         for label in document.labels or ():
             gold.setdefault((label.head, label.tail), set()).add(RELATIONS.index(label.relation))
         assert len(document.entities) == 1 or max(map(len, gold.values())) > 1
-        for pair, (z_s, z_o) in reference_sides(model, "bert", document).items():
+        for pair, (z_s, z_o) in reference_projections(model, "bert", document).items():
             expected.append(reference.relation_loss(weights, z_s, z_o, gold.get(pair, set())))
     assert len(expected) == 20 + 12
     assert torch.allclose(outputs[:, -1], torch.tensor(expected, dtype=outputs.dtype), atol=1e-10)
@@ -126,22 +126,22 @@ def test_losses_of_relations_one_pair_at_a_time(classifier: ClassifierKind) -> N
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 @torch.no_grad()
-def test_it_starts_as_the_model_without(classifier: ClassifierKind) -> None:
-    """The same seed gives the same weights and the same logits, to the bit."""
-    found = []
+def test_features_do_not_change_initial_outputs(classifier: ClassifierKind) -> None:
+    """The same seed gives bit-identical logits with and without features."""
+    results = []
     for options in ({}, {"entity_types": TYPES}, {"sentence_distance": True}):
         encoder = tiny.encoder("bert")
         torch.manual_seed(5)
         model = RelationCandidateModel(encoder, 1024, classifier, **options).eval()
-        found.append((model(batch_of(model, "bert", list(DOCUMENTS.values()), False)), torch.rand(1)))
-    assert all(torch.equal(outputs, found[0][0]) for outputs, _ in found)
-    # Nothing that is drawn later differs either.
-    assert len({drawn.item() for _, drawn in found}) == 1
+        results.append((model(batch_of(model, "bert", list(DOCUMENTS.values()), False)), torch.rand(1)))
+    assert all(torch.equal(outputs, results[0][0]) for outputs, _ in results)
+    # Later random numbers are the same too.
+    assert len({drawn.item() for _, drawn in results}) == 1
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 def test_gradients_of_the_new_weights(classifier: ClassifierKind) -> None:
-    """Against finite differences; unknown types, which learn nothing, are left out."""
+    """Compare with finite differences; the row of unknown types has no gradient and is omitted."""
     model = build("bert", classifier, relations=True, types=tiny.TYPES).double()
     batch = batch_of(model, "bert", [labelled(DOCUMENTS["one window"])], True)
     parts = ("classifier.head_type", "classifier.tail_type", "classifier.distance", "relation_head.")
@@ -159,8 +159,8 @@ def test_gradients_of_the_new_weights(classifier: ClassifierKind) -> None:
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
-def test_pairs_in_blocks_are_those_of_one_block(classifier: ClassifierKind, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = []
+def test_blocks_of_pairs_equal_a_single_block(classifier: ClassifierKind, monkeypatch: pytest.MonkeyPatch) -> None:
+    results = []
     for limit in (2**14, 40, 1):
         monkeypatch.setattr("lmrc.rcp.model.model.BLOCK_PAIRS", limit)
         model = build("bert", classifier, relations=True).double()
@@ -170,15 +170,14 @@ def test_pairs_in_blocks_are_those_of_one_block(classifier: ClassifierKind, monk
         ]
         outputs = model(batch_of(model, "bert", documents, True))
         (outputs * torch.arange(outputs.numel()).view_as(outputs).sin()).sum().backward()
-        found.append((outputs.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}))
-    for outputs, grads in found[1:]:
-        assert torch.allclose(outputs, found[0][0], atol=1e-12)
+        results.append((outputs.detach(), {name: parameter.grad for name, parameter in model.named_parameters()}))
+    for outputs, grads in results[1:]:
+        assert torch.allclose(outputs, results[0][0], atol=1e-12)
         for name, grad in grads.items():
-            assert torch.allclose(grad, found[0][1][name], atol=1e-10), name
+            assert torch.allclose(grad, results[0][1][name], atol=1e-10), name
 
 
-def test_an_unknown_type_stays_zero() -> None:
-    """Whatever is learnt, and whatever the weights decay to."""
+def test_embedding_of_unknown_types_stays_zero() -> None:
     model = build("bert").train()
     assert "MISC" in {entity[0].type for entity in DOCUMENTS["one window"].entities}
     optimizer = torch.optim.AdamW(model.parameters(), lr=0.1, weight_decay=0.1)
@@ -190,7 +189,7 @@ def test_an_unknown_type_stays_zero() -> None:
     assert (model.classifier.head_type.weight[1:] != before[1:]).any(1).all()
 
 
-def test_a_batch_without_pairs_trains_nothing_and_does_not_fail() -> None:
+def test_batch_without_pairs_has_zero_gradients() -> None:
     model = build("bert", relations=True)
     documents = [DOCUMENTS["single entity"], tiny.document(200, [1], seed=6, labels=())]
     outputs = model(batch_of(model, "bert", documents, True))
@@ -199,13 +198,13 @@ def test_a_batch_without_pairs_trains_nothing_and_does_not_fail() -> None:
     assert all(parameter.grad is None or not parameter.grad.any() for parameter in model.parameters())
 
 
-def test_no_host_waits_in_forward_and_backward() -> None:
+def test_forward_and_backward_never_synchronize() -> None:
     model = build("bert", relations=True, dropout=0.1).train()
     documents = [labelled(DOCUMENTS[name]) for name in ("two windows", "one window", "60 entities")]
     batch = batch_of(model, "bert", documents, True)
     with _Syncs() as syncs:
         model(batch).sum().backward()
-    assert syncs.found == []
+    assert syncs.operations == []
 
 
 @torch.no_grad()
@@ -222,7 +221,7 @@ def test_bf16_keeps_outputs_and_losses_in_float32() -> None:
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 @torch.no_grad()
 def test_save_and_load(classifier: ClassifierKind, tmp_path: Path) -> None:
-    """With the features, and without what is there only while training."""
+    """Features are saved, the relation head is not."""
     model = build("bert", classifier, relations=True)
     model.save(tmp_path, tiny.tokenizer("bert"), dict(model.named_parameters()))
     loaded, _ = RelationCandidateModel.load(tmp_path)
@@ -235,7 +234,7 @@ def test_save_and_load(classifier: ClassifierKind, tmp_path: Path) -> None:
     assert torch.equal(loaded(batch_of(loaded, "bert", documents, False)), model(batch))
 
 
-def test_a_model_that_was_saved_before_there_were_options(tmp_path: Path) -> None:
+def test_load_model_saved_without_feature_options(tmp_path: Path) -> None:
     model = RelationCandidateModel(tiny.encoder("bert"), 80).eval()
     model.save(tmp_path, tiny.tokenizer("bert"))
     file = tmp_path / "config.json"

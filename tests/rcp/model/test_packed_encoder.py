@@ -43,7 +43,7 @@ SIZES = {"vocab_size": 40, "hidden_size": 16, "num_hidden_layers": 2, "num_atten
 @pytest.mark.parametrize("length", [25, 45])
 @torch.no_grad()
 def test_other_encoders_of_the_family(config: PretrainedConfig, length: int) -> None:
-    """In one window and in two, against the equations one pair at a time."""
+    """Compare one and two windows with the reference implementation."""
     torch.manual_seed(0)
     encoder: PreTrainedModel = AutoModel.from_config(config).double().eval()
     twin = copy.deepcopy(encoder)
@@ -57,7 +57,7 @@ def test_other_encoders_of_the_family(config: PretrainedConfig, length: int) -> 
     hidden, attention = reference.encode(twin, ids.tolist(), model.windows.size, model.windows.separators)
     weights = dict(model.state_dict())
     expected = reference.logits(
-        weights, reference.sides(weights, hidden, attention, [list(places) for places in markers])
+        weights, reference.project(weights, hidden, attention, [list(positions) for positions in markers])
     )
     assert torch.allclose(actual, torch.tensor(list(expected.values()), dtype=torch.float64), atol=1e-9)
     assert actual.std() > 1e-4
@@ -66,21 +66,21 @@ def test_other_encoders_of_the_family(config: PretrainedConfig, length: int) -> 
 @pytest.mark.parametrize(
     "config",
     [
-        # No layers `query` and `key` / relative positions in the scores / attention in a sliding window.
+        # No layers `query` and `key`; relative positions in the scores; attention in a sliding window.
         DistilBertConfig(vocab_size=40, dim=16, n_layers=2, n_heads=4, hidden_dim=24),
         DebertaV2Config(**SIZES, relative_attention=True, pos_att_type=["p2c", "c2p"], max_position_embeddings=32),
         LongformerConfig(**SIZES, attention_window=[4, 4], max_position_embeddings=66, pad_token_id=1),
     ],
     ids=lambda config: config.model_type,
 )
-def test_encoders_without_last_layer_attention_are_refused(config: object) -> None:
+def test_encoders_without_last_layer_attention_are_rejected(config: object) -> None:
     encoder: PreTrainedModel = AutoModel.from_config(config)
     with pytest.raises(UserError, match="does not give the attention of its last layer"):
         RelationCandidateModel(encoder)
 
 
-def test_an_encoder_with_another_attention_is_refused() -> None:
-    """It has the layers, but scores that are not query key^T / sqrt(head size)."""
+def test_encoder_with_other_attention_scale_is_rejected() -> None:
+    """The layers exist, but the scores are not query key^T / sqrt(head size)."""
     encoder = tiny.encoder("bert")
     encoder.get_submodule("encoder.layer.1.attention.self").scaling = 1.0
     with pytest.raises(UserError, match="does not give the attention of its last layer"):

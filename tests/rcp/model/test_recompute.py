@@ -28,7 +28,7 @@ def gradients(module: nn.Module, inputs: Tensor) -> list[Tensor]:
 
 @pytest.mark.parametrize("name", ["gelu", "plain"])
 @pytest.mark.parametrize("shape", [(5, 8), (2, 5, 8), (1, 0, 8), (8,)])
-def test_gradients_are_the_same_to_the_bit(name: str, shape: tuple[int, ...]) -> None:
+def test_gradients_are_bit_identical(name: str, shape: tuple[int, ...]) -> None:
     plain = feed_forward(ACT2FN["gelu"] if name == "gelu" else nn.GELU())
     ours = copy.deepcopy(plain)
     replace_activations(ours)
@@ -40,57 +40,57 @@ def test_gradients_are_the_same_to_the_bit(name: str, shape: tuple[int, ...]) ->
     assert all(torch.equal(a, b) for a, b in zip(expected, actual, strict=True))
 
 
-def products(output: Tensor) -> list[Any]:
-    """The graph's products with a bias, last first."""
-    found, waiting, seen = [], [output.grad_fn], set()
-    while waiting:
-        node = waiting.pop(0)
+def linear_nodes(output: Tensor) -> list[Any]:
+    """Return the graph nodes of linear layers with a bias, last first."""
+    nodes, queue, seen = [], [output.grad_fn], set()
+    while queue:
+        node = queue.pop(0)
         if node is not None and node not in seen:
             seen.add(node)
-            found += [node] if node.name() == "AddmmBackward0" else []
-            waiting += [following for following, _ in node.next_functions]
-    return found
+            nodes += [node] if node.name() == "AddmmBackward0" else []
+            queue += [following for following, _ in node.next_functions]
+    return nodes
 
 
-def is_computed_again(node: Any) -> bool:
-    """Whether the product's input is another tensor whenever it is asked for."""
+def is_recomputed(node: Any) -> bool:
+    """Return True if the layer's saved input is a new tensor at each access."""
     first, second = node._saved_mat1, node._saved_mat1
     assert torch.equal(first, second)
     return bool(first.data_ptr() != second.data_ptr())
 
 
-def test_only_outputs_of_activations_are_not_kept() -> None:
+def test_only_activation_outputs_are_recomputed() -> None:
     module = feed_forward(nn.GELU())
     inputs = torch.randn(5, 8, requires_grad=True)
-    assert [is_computed_again(node) for node in products(module(inputs))] == [False, False, False, False]
+    assert [is_recomputed(node) for node in linear_nodes(module(inputs))] == [False, False, False, False]
     replace_activations(module)
     with recompute_in_backward():
         output = module(inputs)
-    assert [is_computed_again(node) for node in products(output)] == [True, False, True, False]
-    # Once closed, all is as it was.
-    assert not any(is_computed_again(node) for node in products(module(inputs)))
+    assert [is_recomputed(node) for node in linear_nodes(output)] == [True, False, True, False]
+    # Outside the context, nothing is recomputed.
+    assert not any(is_recomputed(node) for node in linear_nodes(module(inputs)))
 
 
-def test_what_an_encoder_in_windows_does_not_keep() -> None:
-    """Of each layer the windows' attention put together, and the output of its activation function."""
+def test_tensors_that_the_packed_encoder_recomputes() -> None:
+    """Per layer: the concatenated attention output, and the output of the activation function."""
     encoder = tiny.encoder("bert").train()
     packed = RelationCandidateModel(encoder)._packed
     ids = torch.arange(30) + 6
     hidden, _, _ = packed(ids, torch.arange(30) % 20, [20, 10])
-    widths = [(node._saved_mat1.shape[1], is_computed_again(node)) for node in products(hidden)]
-    # 16 numbers a token, and 24 amid its feed-forward network; query, key, value and intermediate keep theirs.
+    widths = [(node._saved_mat1.shape[1], is_recomputed(node)) for node in linear_nodes(hidden)]
+    # Hidden size 16, intermediate size 24. Inputs of query, key, value and intermediate are saved.
     assert sorted(widths) == [(16, False)] * 8 + [(16, True)] * 2 + [(24, True)] * 2
 
 
-def test_a_tensor_in_the_memory_of_a_gone_output_is_not_taken_for_it() -> None:
-    """What does not keep the activation's output (frozen weights) leaves its memory to tensors of another content."""
+def test_reused_memory_is_not_mistaken_for_the_output() -> None:
+    """If no layer saves the output (frozen weights), another tensor may reuse its memory."""
     torch.manual_seed(0)
     activation = Activation(nn.GELU())
     weight = torch.randn(64, 64, requires_grad=True)
     inputs = torch.randn(64, 64)
     with recompute_in_backward():
         for _ in range(20):
-            # Nothing here needs a gradient, so nothing is kept.
+            # Without gradients, autograd saves nothing.
             activation(inputs).sum().item()
             other = torch.randn(64, 64)
             expected = other.clone()
@@ -112,12 +112,12 @@ def test_second_derivatives() -> None:
     assert torch.autograd.gradgradcheck(function, inputs)
 
 
-def test_every_gelu_of_an_encoder_and_no_weight_has_another_name() -> None:
+def test_replace_every_gelu_and_keep_weight_names() -> None:
     encoder = tiny.encoder("bert")
     names = list(encoder.state_dict())
     replace_activations(encoder)
     replace_activations(encoder)
     assert list(encoder.state_dict()) == names
-    found = [part for part in encoder.modules() if isinstance(part, Activation)]
-    assert len(found) == encoder.config.num_hidden_layers
-    assert not any(isinstance(part.function, Activation) for part in found)
+    activations = [module for module in encoder.modules() if isinstance(module, Activation)]
+    assert len(activations) == encoder.config.num_hidden_layers
+    assert not any(isinstance(module.function, Activation) for module in activations)
