@@ -22,7 +22,7 @@ from lmrc.corpus.candidates import write_candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.launcher import pipeline
 from lmrc.launcher.launch import read_config
-from lmrc.launcher.model_shapes import KNOWN
+from lmrc.launcher.model_shapes import KNOWN_CONFIGS
 from lmrc.launcher.preflight import examine
 from lmrc.launcher.preflight.evaluation import evaluated_corpus
 from lmrc.launcher.stages import STAGES, StageConfig
@@ -51,7 +51,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("small")
     write_data(folder / "data", documents=6)
     write_models(folder, folder / "data")
-    for name, options in KNOWN.items():
+    for name, options in KNOWN_CONFIGS.items():
         if name.startswith("embedded:"):
             continue
         tiny = Path(resolve(f"embedded:{'tiny-llm' if 'lama' in name or 'mistral' in name else 'tiny-encoder'}"))

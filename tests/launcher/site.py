@@ -63,5 +63,5 @@ echo "Submitted batch job $number"
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     for name in [name for name in os.environ if name.startswith("SBATCH_")]:
         monkeypatch.delenv(name)
-    assert slurm.is_here()
+    assert slurm.is_available()
     return jobs

@@ -16,8 +16,8 @@ from lmrc.corpus.corpus import write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.launcher import launch as launch_module
 from lmrc.launcher.launch import launch, main, read_config
-from lmrc.launcher.local import processes_here
-from lmrc.launcher.plan import place_of, plan
+from lmrc.launcher.local import local_processes
+from lmrc.launcher.plan import choose_executor, plan_launch
 from lmrc.launcher.slurm.job import Job
 from lmrc.launcher.slurm.submit import parameters, sbatch_script
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage
@@ -41,12 +41,12 @@ def test_short_options_are_those_of_the_cluster() -> None:
 def test_slurm_is_used_where_sbatch_is(monkeypatch: pytest.MonkeyPatch) -> None:
     for found in (None, "/usr/bin/sbatch"):
         monkeypatch.setattr(shutil, "which", lambda name, found=found: found)
-        assert place_of(RCP, ClusterOptions()) == ("here" if found is None else "slurm")
-        assert place_of(RCP, ClusterOptions(where="local")) == "local"
-        assert place_of(RCP, ClusterOptions(where="slurm")) == "slurm"
+        assert choose_executor(RCP, ClusterOptions()) == ("here" if found is None else "slurm")
+        assert choose_executor(RCP, ClusterOptions(where="local")) == "local"
+        assert choose_executor(RCP, ClusterOptions(where="slurm")) == "slurm"
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr("lmrc.common.threads.cpus", lambda: 4)
-    assert place_of(RCP, ClusterOptions(gpus=2)) == "local"
+    assert choose_executor(RCP, ClusterOptions(gpus=2)) == "local"
 
 
 def test_the_job_has_one_task_a_gpu() -> None:
@@ -151,7 +151,7 @@ def test_a_worker_of_an_lm_that_does_not_fit_one_gpu_has_several() -> None:
     for line in (*lines, "--mem-per-gpu=64G"):
         assert f"#SBATCH {line}\n" in script
     placed = config.model_copy(update={"cluster": config.cluster.model_copy(update={"where": "slurm"})})
-    assert plan(CLASSIFY, placed).where == "SLURM (4 workers of 4 GPUs)"
+    assert plan_launch(CLASSIFY, placed).where == "SLURM (4 workers of 4 GPUs)"
     with pytest.raises(ConfigError, match=r"--gpus 16 does not divide by decode\.gpus_per_worker 3"):
         sbatch_script(CLASSIFY, config.model_copy(update={"decode": DecodeOptions(gpus_per_worker=3)}))
 
@@ -161,19 +161,19 @@ def test_workers_here_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 6)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert processes_here(CLASSIFY, ClusterOptions(), 2) == (3, "3 processes, 2 GPUs each")
-    assert processes_here(CLASSIFY, ClusterOptions(), 4) == (1, "1 process, 4 GPUs each")
-    assert processes_here(CLASSIFY, ClusterOptions(gpus=4), 2) == (2, "2 processes, 2 GPUs each")
-    assert processes_here(CLASSIFY, ClusterOptions(where="here"), 2) == (1, "1 process, 2 GPUs each")
-    assert place_of(CLASSIFY, ClusterOptions(), 4) == "here"
-    assert place_of(CLASSIFY, ClusterOptions(), 2) == "local"
+    assert local_processes(CLASSIFY, ClusterOptions(), 2) == (3, "3 processes, 2 GPUs each")
+    assert local_processes(CLASSIFY, ClusterOptions(), 4) == (1, "1 process, 4 GPUs each")
+    assert local_processes(CLASSIFY, ClusterOptions(gpus=4), 2) == (2, "2 processes, 2 GPUs each")
+    assert local_processes(CLASSIFY, ClusterOptions(where="here"), 2) == (1, "1 process, 2 GPUs each")
+    assert choose_executor(CLASSIFY, ClusterOptions(), 4) == "here"
+    assert choose_executor(CLASSIFY, ClusterOptions(), 2) == "local"
     with pytest.raises(ConfigError, match=r"decode\.gpus_per_worker is 8, but this machine gives 6"):
-        processes_here(CLASSIFY, ClusterOptions(), 8)
+        local_processes(CLASSIFY, ClusterOptions(), 8)
     with pytest.raises(ConfigError, match=r"gpus_per_worker is 4, but this machine gives 2"):
-        processes_here(CLASSIFY, ClusterOptions(gpus=2), 4)
+        local_processes(CLASSIFY, ClusterOptions(gpus=2), 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     with pytest.raises(ConfigError, match=r"gpus_per_worker is 2, but this machine gives 0"):
-        processes_here(CLASSIFY, ClusterOptions(), 2)
+        local_processes(CLASSIFY, ClusterOptions(), 2)
 
 
 @pytest.mark.parametrize(
@@ -227,12 +227,12 @@ def test_the_number_of_processes_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr("lmrc.common.threads.cpus", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     eight = ClusterOptions(gpus=8)
-    assert processes_here(RCP, ClusterOptions()) == (1, "1 process on the CPU")
-    assert processes_here(RCP, eight) == (2, "2 gloo processes on the CPU (8 asked for; this machine has 2 CPU cores)")
-    assert processes_here(PROPOSE, ClusterOptions(gpus=2)) == (2, "2 processes on the CPU")
+    assert local_processes(RCP, ClusterOptions()) == (1, "1 process on the CPU")
+    assert local_processes(RCP, eight) == (2, "2 gloo processes on the CPU (8 asked for; this machine has 2 CPU cores)")
+    assert local_processes(PROPOSE, ClusterOptions(gpus=2)) == (2, "2 processes on the CPU")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert processes_here(RCP, ClusterOptions()) == (4, "4 processes, one a GPU")
-    assert processes_here(RCP, ClusterOptions(where="here")) == (1, "1 process, one a GPU")
+    assert local_processes(RCP, ClusterOptions()) == (4, "4 processes, one a GPU")
+    assert local_processes(RCP, ClusterOptions(where="here")) == (1, "1 process, one a GPU")
 
 
 def _stage(outcomes: list[Any]) -> Stage:

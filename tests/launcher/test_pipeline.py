@@ -14,7 +14,7 @@ from lmrc.common.errors import ConfigError, RunError, UserError
 from lmrc.config.schema import ClassifyConfig, PipelineConfig, RunOptions
 from lmrc.launcher import pipeline
 from lmrc.launcher.pipeline import Step, main, read_pipeline, run_on_slurm, steps
-from lmrc.launcher.plan import plan
+from lmrc.launcher.plan import plan_launch
 from lmrc.launcher.run_stage import run_attempt
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.commands import SlurmJob
@@ -38,7 +38,7 @@ class Queue:
         monkeypatch.setattr(pipeline, "submit", self._submit)
         self.waits_for: dict[str, str] = {}
         monkeypatch.setattr(pipeline, "active_jobs", lambda folder: self.active.get(folder.name, []))
-        monkeypatch.setattr(slurm, "depend", self.waits_for.__setitem__)
+        monkeypatch.setattr(slurm, "set_dependency", self.waits_for.__setitem__)
 
     def _submit(self, stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
         job = str(next(self._numbers))
@@ -57,7 +57,7 @@ class Queue:
 def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
     """A site that takes every job; the models of the paper need not be there."""
     fake_site(tmp_path / "site", monkeypatch)
-    monkeypatch.setattr(pipeline, "examine", lambda stage, config, made: (plan(stage, config), []))
+    monkeypatch.setattr(pipeline, "examine", lambda stage, config, made: (plan_launch(stage, config), []))
     return Queue(monkeypatch)
 
 
@@ -181,7 +181,7 @@ def test_a_dry_run_changes_no_dependency(tmp_path: Path, queue: Queue) -> None:
 def test_a_job_that_waits_in_vain_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (("15_0", "PENDING", "DependencyNeverSatisfied"), ("15_1", "PENDING", "Dependency"))
     rows = [f"{job:<64}{state:<32}{reason:<64}{0:<16}{'':<256}\n" for job, state, reason in lines]
-    monkeypatch.setattr(slurm, "ask", lambda *command: "".join(rows))
+    monkeypatch.setattr(slurm, "run_command", lambda *command: "".join(rows))
     History(tmp_path).add("submitted", job="15")
     assert [job.id for job in active_jobs(tmp_path)] == ["15_1"]
 

@@ -17,4 +17,4 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "is_here", lambda: False)
+    monkeypatch.setattr(slurm, "is_available", lambda: False)

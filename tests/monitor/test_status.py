@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.monitor.status import statuses
+from lmrc.monitor.status import run_statuses
 from lmrc.runs.events import History
 from lmrc.runs.heartbeat import Process
 from lmrc.runs.lease import Lease
@@ -61,7 +61,7 @@ def test_one_call_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     runs = [make(tmp_path / name) for name in ("a", "b")]
     for run, job in zip(runs, ("7", "8"), strict=True):
         History(run).add("submitted", job=job)
-    assert [status.state for status in statuses(runs)[0]] == ["running", "queued"]
+    assert [status.state for status in run_statuses(runs)[0]] == ["running", "queued"]
     assert [command[0] for command in site.asked] == ["squeue"]
 
 
@@ -175,5 +175,5 @@ def test_a_demo_goes_on_as_its_stages_do(tmp_path: Path) -> None:
     demo = make(tmp_path / "runs" / "demo", "demo")
     stage = make(demo / "rcp")
     History(stage).add("failed", job="local-1", restart=0, cause="no")
-    found = {status.run: status for status in statuses([demo, stage])[0]}
+    found = {status.run: status for status in run_statuses([demo, stage])[0]}
     assert (found[str(demo)].state, found[str(demo)].detail) == ("failed", "in rcp")

@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from lmrc.inference.work_units import Units, counts
-from lmrc.monitor.run_state import work_of
+from lmrc.monitor.run_state import inference_progress
 from lmrc.runs.heartbeat import Process
 from lmrc.runs.shared_fs import Files
 from tests.conftest import ROOT
@@ -71,7 +71,7 @@ def test_workers_survive_all_that_befalls_them(own_cluster: Cluster, home: Path,
         wait_for("more work done", lambda: counts(out).done > before, out)
 
     def workers() -> list[Process]:
-        found = work_of(out, WORK["lease_seconds"])
+        found = inference_progress(out, WORK["lease_seconds"])
         return found.workers if found else []
 
     def wait_until_told(task: str, times: int) -> None:

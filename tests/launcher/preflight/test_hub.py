@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from lmrc.config.schema import ClusterOptions
-from lmrc.launcher.preflight.hub import FoundModel, find_model
+from lmrc.launcher.preflight.hub import ModelLocation, find_model
 
 ANSWERS = {
     "/open/model": (200, {"ETag": '"1"', "X-Repo-Commit": "0" * 40}),
@@ -48,7 +48,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
-def find(name: str, **options: str) -> FoundModel:
+def find(name: str, **options: str) -> ModelLocation:
     return find_model(name, "model.base", ClusterOptions.model_validate(options))
 
 

@@ -7,14 +7,14 @@ import pytest
 
 from lmrc.common.check import Check
 from lmrc.config.schema import ClassifyConfig, ClusterOptions, DecodeOptions, RcpConfig
-from lmrc.launcher.plan import plan
+from lmrc.launcher.plan import plan_launch
 from lmrc.launcher.preflight.site import check_site, check_unused
 from lmrc.launcher.stages import CLASSIFY, RCP
 from tests.launcher.site import Partition, fake_site
 
 
 def checks(**cluster: Any) -> list[Check]:
-    return list(check_site(plan(RCP, RcpConfig(cluster=ClusterOptions.model_validate(cluster)))))
+    return list(check_site(plan_launch(RCP, RcpConfig(cluster=ClusterOptions.model_validate(cluster)))))
 
 
 def reasons(found: list[Check]) -> list[str]:
@@ -45,7 +45,7 @@ def test_more_than_the_partition_has(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_a_worker_needs_its_gpus_on_one_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_site(tmp_path, monkeypatch, Partition("small", 2, "gpu:4"))
     config = ClassifyConfig(cluster=ClusterOptions(gpus=16), decode=DecodeOptions(gpus_per_worker=8))
-    (said,) = reasons(list(check_site(plan(CLASSIFY, config))))
+    (said,) = reasons(list(check_site(plan_launch(CLASSIFY, config))))
     assert "0 nodes with 8 or more GPUs" in said
 
 
@@ -82,7 +82,7 @@ def test_exported_variables_and_wrong_options_are_listed(tmp_path: Path, monkeyp
 def test_options_of_slurm_are_no_use_on_this_machine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
     given = ClusterOptions(nodes=1, gpus=1, partition="gpu", sbatch={"qos": "high"}, where="here")
-    (check,) = check_unused(plan(RCP, RcpConfig(cluster=given)))
+    (check,) = check_unused(plan_launch(RCP, RcpConfig(cluster=given)))
     assert check.level == "warning"
     assert check.what == "cluster.partition, cluster.sbatch are for SLURM, and rcp runs on this machine"
-    assert not list(check_unused(plan(RCP, RcpConfig(cluster=ClusterOptions(nodes=1, where="here")))))
+    assert not list(check_unused(plan_launch(RCP, RcpConfig(cluster=ClusterOptions(nodes=1, where="here")))))

@@ -11,7 +11,7 @@ from lmrc.common.check import Check
 from lmrc.config.schema import RcConfig, RcpConfig
 from lmrc.corpus.corpus import write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
-from lmrc.launcher.plan import LaunchPlan, plan
+from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.preflight import training
 from lmrc.launcher.preflight.data import Inputs
 from lmrc.launcher.preflight.training import GB, check_rc, check_rcp, memory_of
@@ -105,7 +105,7 @@ def test_an_encoder_without_tokenizer_or_config(data: Path, tmp_path: Path) -> N
 
 def plan_on(gres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: RcConfig | RcpConfig) -> LaunchPlan:
     fake_site(tmp_path / "site", monkeypatch, Partition(gres=gres))
-    return plan(RC if isinstance(config, RcConfig) else RCP, config)
+    return plan_launch(RC if isinstance(config, RcConfig) else RCP, config)
 
 
 @pytest.mark.parametrize(

@@ -17,10 +17,10 @@ import pytest
 from lmrc.cli.main import main
 from lmrc.common.check import Check
 from lmrc.launcher.slurm import commands as slurm
+from lmrc.monitor.doctor import check_shared_fs
 from lmrc.monitor.doctor import examine as doctor
-from lmrc.monitor.doctor import shared_fs as doctor_shared
 from lmrc.monitor.doctor import slurm as doctor_slurm
-from lmrc.monitor.doctor.shared_fs import ROUNDS, SIZE, SharedFsProbe, told
+from lmrc.monitor.doctor.check_shared_fs import ROUNDS, SIZE, SharedFsProbe, results_or_error
 from lmrc.runs.shared_fs import Files
 
 Capture = pytest.CaptureFixture[str]
@@ -57,8 +57,8 @@ def site(monkeypatch: pytest.MonkeyPatch, **given: Any) -> list[Check]:
             return str(values.get("config", CONFIG.format(**values)))
         return PARTITION.format(name="low", **values)
 
-    monkeypatch.setattr(slurm, "is_here", lambda: True)
-    monkeypatch.setattr(slurm, "ask", ask)
+    monkeypatch.setattr(slurm, "is_available", lambda: True)
+    monkeypatch.setattr(slurm, "run_command", ask)
     return list(doctor_slurm.check_slurm())
 
 
@@ -112,8 +112,8 @@ def test_a_controller_that_is_silent_is_essential(monkeypatch: pytest.MonkeyPatc
     def ask(*command: str) -> str:
         raise slurm.SlurmError("scontrol did not answer within 30 s")
 
-    monkeypatch.setattr(slurm, "is_here", lambda: True)
-    monkeypatch.setattr(slurm, "ask", ask)
+    monkeypatch.setattr(slurm, "is_available", lambda: True)
+    monkeypatch.setattr(slurm, "run_command", ask)
     assert [check.level for check in doctor_slurm.check_slurm()] == ["missing"]
 
 
@@ -148,7 +148,7 @@ def nodes(folder: Path, files: Files, count: int = 2) -> list[dict[str, Any]]:
             "rank": rank,
             "node": f"n{rank}",
             "boot": str(rank),
-            **told(SharedFsProbe(folder, rank, count, files).examine),
+            **results_or_error(SharedFsProbe(folder, rank, count, files).examine),
         }
 
     threads = [threading.Thread(target=one, args=(rank,)) for rank in range(count)]
@@ -182,18 +182,20 @@ def test_renames_that_are_seen_by_halves(tmp_path: Path) -> None:
 
 
 def test_folders_of_two_nodes_that_are_not_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(doctor_shared, "PATIENCE", 0.3)
-    monkeypatch.setattr(doctor_shared, "SECONDS_BETWEEN_REFRESHES", 0.1)
+    monkeypatch.setattr(check_shared_fs, "TIMEOUT_SECONDS", 0.3)
+    monkeypatch.setattr(check_shared_fs, "SECONDS_BETWEEN_REFRESHES", 0.1)
     found = []
     for rank in range(2):
         own = tmp_path / str(rank)
         own.mkdir()
-        found.append({"rank": rank, "node": f"n{rank}", "boot": "", **told(SharedFsProbe(own, rank, 2).examine)})
+        found.append(
+            {"rank": rank, "node": f"n{rank}", "boot": "", **results_or_error(SharedFsProbe(own, rank, 2).examine)}
+        )
     checks = list(doctor_slurm._judge(found, 2, tmp_path))
     assert [check.level for check in checks] == ["missing"]
     assert "n0: start-1 did not appear" in checks[0].what
     assert "n1: start-0 did not appear" in checks[0].what
-    gone = told(SharedFsProbe(tmp_path / "nowhere", 0, 2).examine)
+    gone = results_or_error(SharedFsProbe(tmp_path / "nowhere", 0, 2).examine)
     assert "No such file" in gone["error"]
 
 
@@ -218,7 +220,7 @@ def test_a_job_that_slurm_refuses_leaves_nothing(tmp_path: Path, monkeypatch: py
     srun.write_text("#!/bin/sh\necho 'srun: error: Invalid partition name specified' >&2\nexit 1\n")
     srun.chmod(0o755)
     monkeypatch.setenv("PATH", f"{srun.parent}:{os.environ['PATH']}")
-    monkeypatch.setattr(slurm, "is_here", lambda: True)
+    monkeypatch.setattr(slurm, "is_available", lambda: True)
     runs = tmp_path / "runs"
     runs.mkdir()
     checks = list(doctor_slurm.check_nodes(2, "nosuch", None, runs))
