@@ -68,7 +68,7 @@ def test_a_partition_without_gpus_is_refused(tmp_path: Path, monkeypatch: pytest
 
 def test_without_an_answer_of_slurm_the_number_must_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"sinfo is not on this machine.*: give --gpus"):
+    with pytest.raises(ConfigError, match=r"sinfo is not installed.*or --gpus"):
         numbers()
     assert numbers(gpus=8) == (1, 8)
 
@@ -82,9 +82,9 @@ def test_exported_variables_of_sbatch_are_defaults(tmp_path: Path, monkeypatch: 
     assert (options.account, options.partition, options.qos) == ("proj7", "long", "high")
     assert options.sbatch == {"time": "60", "exclusive": True}
     assert said == [
-        "account proj7 is taken from SBATCH_ACCOUNT of the environment",
-        "exclusive is taken from SBATCH_EXCLUSIVE of the environment",
-        "SBATCH_PARTITION=gpu of the environment gives way to the partition that is given",
-        "SBATCH_SIGNAL=USR1 of the environment is ignored: give it as --sbatch 'OPTION=VALUE'",
-        "time 60 is taken from SBATCH_TIMELIMIT of the environment",
+        "account proj7 comes from SBATCH_ACCOUNT in the environment",
+        "exclusive comes from SBATCH_EXCLUSIVE in the environment",
+        "SBATCH_PARTITION=gpu in the environment is overridden by the option partition",
+        "SBATCH_SIGNAL=USR1 in the environment is ignored: give it as --sbatch 'OPTION=VALUE'",
+        "time 60 comes from SBATCH_TIMELIMIT in the environment",
     ]

@@ -151,7 +151,7 @@ def test_a_worker_of_an_lm_that_does_not_fit_one_gpu_has_several() -> None:
     for line in (*lines, "--mem-per-gpu=64G"):
         assert f"#SBATCH {line}\n" in script
     placed = config.model_copy(update={"cluster": config.cluster.model_copy(update={"where": "slurm"})})
-    assert plan_launch(CLASSIFY, placed).where == "SLURM (4 workers of 4 GPUs)"
+    assert plan_launch(CLASSIFY, placed).description == "SLURM (4 workers of 4 GPUs)"
     with pytest.raises(ConfigError, match=r"--gpus 16 does not divide by decode\.gpus_per_worker 3"):
         sbatch_script(CLASSIFY, config.model_copy(update={"decode": DecodeOptions(gpus_per_worker=3)}))
 
@@ -167,12 +167,12 @@ def test_workers_here_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert local_processes(CLASSIFY, ClusterOptions(where="here"), 2) == (1, "1 process, 2 GPUs each")
     assert choose_executor(CLASSIFY, ClusterOptions(), 4) == "here"
     assert choose_executor(CLASSIFY, ClusterOptions(), 2) == "local"
-    with pytest.raises(ConfigError, match=r"decode\.gpus_per_worker is 8, but this machine gives 6"):
+    with pytest.raises(ConfigError, match=r"decode\.gpus_per_worker is 8, but the run has 6 GPUs"):
         local_processes(CLASSIFY, ClusterOptions(), 8)
-    with pytest.raises(ConfigError, match=r"gpus_per_worker is 4, but this machine gives 2"):
+    with pytest.raises(ConfigError, match=r"gpus_per_worker is 4, but the run has 2 GPUs"):
         local_processes(CLASSIFY, ClusterOptions(gpus=2), 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ConfigError, match=r"gpus_per_worker is 2, but this machine gives 0"):
+    with pytest.raises(ConfigError, match=r"gpus_per_worker is 2, but the run has 0 GPUs"):
         local_processes(CLASSIFY, ClusterOptions(), 2)
 
 
@@ -228,11 +228,11 @@ def test_the_number_of_processes_is_said(monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     eight = ClusterOptions(gpus=8)
     assert local_processes(RCP, ClusterOptions()) == (1, "1 process on the CPU")
-    assert local_processes(RCP, eight) == (2, "2 gloo processes on the CPU (8 asked for; this machine has 2 CPU cores)")
+    assert local_processes(RCP, eight) == (2, "2 gloo processes on the CPU (8 requested; this machine has 2 CPU cores)")
     assert local_processes(PROPOSE, ClusterOptions(gpus=2)) == (2, "2 processes on the CPU")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert local_processes(RCP, ClusterOptions()) == (4, "4 processes, one a GPU")
-    assert local_processes(RCP, ClusterOptions(where="here")) == (1, "1 process, one a GPU")
+    assert local_processes(RCP, ClusterOptions()) == (4, "4 processes, one per GPU")
+    assert local_processes(RCP, ClusterOptions(where="here")) == (1, "1 process, one per GPU")
 
 
 def _stage(outcomes: list[Any]) -> Stage:

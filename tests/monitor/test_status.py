@@ -77,7 +77,7 @@ def test_workers_of_an_array_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
     status = look(run)
     assert (status.state, status.detail, status.nodes, status.job) == (
         "running",
-        "2 workers, 1 wait (Resources)",
+        "2 workers, 1 pending (Resources)",
         "n1,n2",
         "7",
     )
@@ -121,7 +121,7 @@ def test_a_job_whose_predecessor_failed_is_said_to_wait_in_vain(
         Site(monkeypatch, ("7", state, "DependencyNeverSatisfied", 0, ""))
     status = look(run)
     assert status.state == "cancelled"
-    assert status.detail.startswith("what it was to follow failed")
+    assert status.detail.startswith("its dependency failed")
 
 
 def test_a_lease_that_lives_runs_and_one_whose_process_is_gone_does_not(run: Path) -> None:

@@ -102,7 +102,7 @@ def test_a_run_is_found_by_name_and_an_unknown_one_names_the_nearest(
     assert main(["status", "docred-13b"]) == 0
     assert "runs/docred-13b (rcp)" in capsys.readouterr().out
     assert main(["status", "runs/docred-13"]) == 2
-    assert "runs/docred-13 is no run folder: did you mean runs/docred-13b?" in capsys.readouterr().err
+    assert "runs/docred-13 is not a run folder: did you mean runs/docred-13b?" in capsys.readouterr().err
 
 
 def test_no_runs_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:

@@ -83,7 +83,7 @@ def test_the_chain_runs_as_dependent_jobs(cluster: Cluster, options: dict[str, o
 
 def test_what_follows_a_failed_step_is_said_and_submitted_again(chain: Chain) -> None:
     assert chain.queued["rcp"].startswith("failed: ") and "no-encoder" in chain.queued["rcp"]
-    assert chain.queued["propose"].startswith("cancelled: what it was to follow failed")
+    assert chain.queued["propose"].startswith("cancelled: its dependency failed")
     assert (chain.queued["rc"], chain.queued["classify"]) == ("queued: JobHeldUser", "queued: 2 workers, Dependency")
     lines = {line.split()[0]: line.split(maxsplit=1)[1] for line in chain.mended.splitlines()}
     now = jobs(chain.mended)

@@ -83,7 +83,7 @@ def test_an_unknown_model_is_refused(hub: str) -> None:
 def test_nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     check = find("roberta-large").check
-    assert check.level == "missing" and "the hub was not reached" in check.what
+    assert check.level == "missing" and "the hub cannot be reached" in check.what
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in find("roberta-large").check.what
 

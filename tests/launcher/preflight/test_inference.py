@@ -118,5 +118,5 @@ def test_eval_takes_the_corpus_that_rcp_was_measured_on(home: Path, tmp_path: Pa
     ):
         evaluated_corpus(tmp_path, None)
     (tmp_path / "rcp-redocred" / "best").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"trained here are .*rcp-redocred"):
+    with pytest.raises(UserError, match=r"trained runs here: .*rcp-redocred"):
         evaluated_corpus(tmp_path, None)

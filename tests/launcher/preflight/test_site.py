@@ -32,11 +32,11 @@ def test_more_than_the_partition_has(tmp_path: Path, monkeypatch: pytest.MonkeyP
     fake_site(tmp_path, monkeypatch, Partition("small", 2, "gpu:a100:4"))
     assert not reasons(checks(gpus=8))
     (said,) = reasons(checks(gpus=16))
-    assert "has 0 nodes with 16 or more GPUs, but 1 asked for; the largest has 4" in said
+    assert "has 0 nodes with 16 or more GPUs, but 1 requested; the largest node has 4" in said
     (said,) = reasons(checks(gpus=16, nodes=2))
-    assert "has 0 nodes with 8 or more GPUs, but 2 asked for" in said and "give --gpus without --nodes" in said
+    assert "has 0 nodes with 8 or more GPUs, but 2 requested" in said and "give --gpus without --nodes" in said
     (said,) = reasons(checks(gpus=12, nodes=3))
-    assert "has 2 nodes with 4 or more GPUs, but 3 asked for" in said
+    assert "has 2 nodes with 4 or more GPUs, but 3 requested" in said
     (said,) = reasons(checks(gpus=4, gpu_type="h100"))
     assert "has no h100 GPUs that SLURM knows of" in said
     assert not reasons(checks(gpus=16, gpu_request="none"))
@@ -73,7 +73,7 @@ def test_exported_variables_and_wrong_options_are_listed(tmp_path: Path, monkeyp
     fake_site(tmp_path, monkeypatch, Partition("gpu"), Partition("long", default=False))
     monkeypatch.setenv("SBATCH_PARTITION", "long")
     found = checks(sbatch={"array": "0-3"})
-    assert found[0].what == "partition long is taken from SBATCH_PARTITION of the environment"
+    assert found[0].what == "partition long comes from SBATCH_PARTITION in the environment"
     assert any("partition long: 4 of 4 nodes" in check.what for check in found)
     (said,) = reasons(found)
     assert said.startswith("cluster.sbatch: array is set by the launcher: give --gpus")

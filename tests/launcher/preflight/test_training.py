@@ -54,7 +54,7 @@ def test_what_is_right_passes(data: Path) -> None:
         ({"lora": {"targets": ["wq"]}}, "lora.targets: wq not among the linear layers"),
         ({"prompt": {"max_length": 8192}}, "prompt.max_length is 8192, but embedded:tiny-llm reads 4096 tokens"),
         ({"prompt": {"template": "chat"}}, "the tokenizer has no chat template"),
-        ({"train": {"none_ratio": 3.0}}, "train.none_ratio thins out pairs"),
+        ({"train": {"none_ratio": 3.0}}, "train.none_ratio samples pairs"),
         ({"model": {"quantization": "4bit"}}, "model.quantization is 4bit, which needs bitsandbytes"),
         ({"model": {"base": "./no"}}, "model.base: ./no: no such folder"),
     ],

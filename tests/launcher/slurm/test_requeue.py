@@ -42,22 +42,22 @@ def reach(folder: Path, step: int) -> None:
 
 
 def test_a_job_comes_back_as_often_as_allowed(tmp_path: Path, queue: Queue) -> None:
-    assert requeue(tmp_path, Attempt("4711", 4), most=5)
-    assert not requeue(tmp_path, Attempt("4711", 5), most=5)
+    assert requeue(tmp_path, Attempt("4711", 4), max_requeues=5)
+    assert not requeue(tmp_path, Attempt("4711", 5), max_requeues=5)
     assert queue.requeued == ["4711"]
     assert kinds(tmp_path) == ["requeued", "failed"]
-    assert "it came back 5 times" in History(tmp_path).read()[-1]["cause"]
+    assert "it was requeued 5 times" in History(tmp_path).read()[-1]["cause"]
 
 
 def test_a_cancelled_job_stays_so(tmp_path: Path, queue: Queue) -> None:
     queue.state = "CANCELLED"
-    assert not requeue(tmp_path, ATTEMPT, most=5)
+    assert not requeue(tmp_path, ATTEMPT, max_requeues=5)
     assert (queue.requeued, kinds(tmp_path)) == ([], ["cancelled"])
 
 
 def test_a_job_that_slurm_has_ended_is_left_to_it(tmp_path: Path, queue: Queue) -> None:
     queue.state = "COMPLETING"
-    assert not requeue(tmp_path, ATTEMPT, most=5)
+    assert not requeue(tmp_path, ATTEMPT, max_requeues=5)
     assert (queue.requeued, kinds(tmp_path)) == ([], [])
 
 
@@ -66,13 +66,13 @@ def test_a_controller_that_refuses_is_named(tmp_path: Path, queue: Queue, monkey
         raise slurm.SlurmError("scontrol requeue: Access denied")
 
     monkeypatch.setattr(slurm, "requeue", refuse)
-    assert not requeue(tmp_path, ATTEMPT, most=5)
+    assert not requeue(tmp_path, ATTEMPT, max_requeues=5)
     assert History(tmp_path).read()[-1]["cause"] == "not requeued: scontrol requeue: Access denied"
 
 
 def test_a_killed_process_brings_the_job_back(tmp_path: Path, queue: Queue) -> None:
     reach(tmp_path, 40)
-    assert after_death(tmp_path, ATTEMPT, KILLED, most=5)
+    assert after_death(tmp_path, ATTEMPT, KILLED, max_requeues=5)
     died = History(tmp_path).read()[0]
     assert (died["event"], died["cause"], died["step"]) == ("died", "a process was killed by signal 9", 40)
     assert queue.requeued == ["4711"]
@@ -81,10 +81,10 @@ def test_a_killed_process_brings_the_job_back(tmp_path: Path, queue: Queue) -> N
 def test_an_error_of_its_own_does_not(tmp_path: Path, queue: Queue) -> None:
     # SLURM ends the other ranks with a signal, so that the status is that of a kill.
     note_failure(tmp_path, ATTEMPT, KeyError("relation"), 0)
-    assert not after_death(tmp_path, ATTEMPT, 128 + 15, most=5)
+    assert not after_death(tmp_path, ATTEMPT, 128 + 15, max_requeues=5)
     assert (queue.requeued, kinds(tmp_path)) == ([], ["failed"])
     assert "KeyError: 'relation'" in History(tmp_path).read()[0]["cause"]
-    assert not after_death(tmp_path, Attempt("4711", 1), 3, most=5)
+    assert not after_death(tmp_path, Attempt("4711", 1), 3, max_requeues=5)
     assert History(tmp_path).read()[-1]["cause"] == "ended with status 3"
 
 
@@ -99,37 +99,37 @@ def test_a_mistake_of_the_user_is_not_repeated(
         note_failure(tmp_path, ATTEMPT, RuntimeError("gloo: Connection closed by peer"), other)
     monkeypatch.setenv("RANK", str(rank))
     note_failure(tmp_path, ATTEMPT, ConfigError("no causal LM could be loaded from 'x'"), rank)
-    assert not after_death(tmp_path, ATTEMPT, status, most=5)
+    assert not after_death(tmp_path, ATTEMPT, status, max_requeues=5)
     assert (queue.requeued, kinds(tmp_path)) == ([], ["failed"])
     assert History(tmp_path).read()[0]["cause"] == "no causal LM could be loaded from 'x'"
 
 
 def test_ranks_that_only_lost_touch_bring_it_back(tmp_path: Path, queue: Queue) -> None:
     note_failure(tmp_path, ATTEMPT, RuntimeError("gloo: Connection closed by peer"), 0)
-    assert after_death(tmp_path, ATTEMPT, 1, most=5)
+    assert after_death(tmp_path, ATTEMPT, 1, max_requeues=5)
 
 
 def test_what_dies_again_and_again_at_one_step_stays_ended(tmp_path: Path, queue: Queue) -> None:
     reach(tmp_path, 40)
-    assert after_death(tmp_path, Attempt("4711", 0), KILLED, most=100)
-    assert after_death(tmp_path, Attempt("4711", 1), KILLED, most=100)
+    assert after_death(tmp_path, Attempt("4711", 0), KILLED, max_requeues=100)
+    assert after_death(tmp_path, Attempt("4711", 1), KILLED, max_requeues=100)
     reach(tmp_path, 50)  # it got further: the count begins anew
-    assert after_death(tmp_path, Attempt("4711", 2), KILLED, most=100)
-    assert after_death(tmp_path, Attempt("4711", 3), KILLED, most=100)
-    assert not after_death(tmp_path, Attempt("4711", 4), KILLED, most=100)
+    assert after_death(tmp_path, Attempt("4711", 2), KILLED, max_requeues=100)
+    assert after_death(tmp_path, Attempt("4711", 3), KILLED, max_requeues=100)
+    assert not after_death(tmp_path, Attempt("4711", 4), KILLED, max_requeues=100)
     assert "it died 3 times without getting beyond 50" in History(tmp_path).read()[-1]["cause"]
 
 
 def test_nothing_is_done_twice(tmp_path: Path, queue: Queue) -> None:
-    requeue(tmp_path, ATTEMPT, most=5)
-    assert after_death(tmp_path, ATTEMPT, 128 + 15, most=5)  # the end that rank 0 had asked for
+    requeue(tmp_path, ATTEMPT, max_requeues=5)
+    assert after_death(tmp_path, ATTEMPT, 128 + 15, max_requeues=5)  # the end that rank 0 had asked for
     assert queue.requeued == ["4711"]
     RunFolder(tmp_path).finish({})
-    assert not after_death(tmp_path, Attempt("4711", 1), KILLED, most=5)
+    assert not after_death(tmp_path, Attempt("4711", 1), KILLED, max_requeues=5)
     assert queue.requeued == ["4711"]
 
 
 def test_without_slurm_nothing_comes_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
-    assert not requeue(tmp_path, ATTEMPT, most=5)
+    assert not requeue(tmp_path, ATTEMPT, max_requeues=5)
     assert "the same command resumes" in History(tmp_path).read()[0]["cause"]

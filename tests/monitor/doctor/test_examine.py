@@ -76,7 +76,7 @@ def test_a_good_site(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "low (default): 4 nodes, 32 GPUs, time limit 1-00:00:00 (default 01:00:00)" in said
     assert "PreemptMode=REQUEUE" in said  # though the value before it is empty
     assert "about 90 s to save (GraceTime 60 + KillWait 30)" in said
-    assert "USR2 comes first" in said
+    assert "USR2 is sent first" in said
     assert "more than 1000 inference workers" in said
 
 
@@ -95,7 +95,7 @@ def test_what_is_not_told_is_not_guessed(monkeypatch: pytest.MonkeyPatch) -> Non
         ({"requeue": "0"}, "JobRequeue=0", "warning"),
         ({"mode": "CANCEL"}, "PreemptMode=CANCEL", "warning"),
         ({"mode": "OFF"}, "PreemptMode=OFF", "ok"),
-        ({"parameters": "idle_on_node_suspend"}, "TERM alone", "ok"),
+        ({"parameters": "idle_on_node_suspend"}, "only TERM", "ok"),
         ({"grace": "0", "config": CONFIG.format(requeue=1, mode="REQUEUE", parameters="").replace("30 sec", "5 sec")},
          "about 5 s to save", "warning"),
         ({"state": "DOWN"}, "it is DOWN", "warning"),
@@ -161,7 +161,7 @@ def nodes(folder: Path, files: Files, count: int = 2) -> list[dict[str, Any]]:
 
 def judged(found: list[dict[str, Any]], folder: Path) -> dict[str, Check]:
     """By the first words of each line."""
-    checks = list(doctor_slurm._judge(found, len(found), folder))
+    checks = list(doctor_slurm._check_results(found, len(found), folder))
     return {" ".join(check.what.split()[:2]).rstrip(":"): check for check in checks}
 
 
@@ -191,7 +191,7 @@ def test_folders_of_two_nodes_that_are_not_one(tmp_path: Path, monkeypatch: pyte
         found.append(
             {"rank": rank, "node": f"n{rank}", "boot": "", **results_or_error(SharedFsProbe(own, rank, 2).examine)}
         )
-    checks = list(doctor_slurm._judge(found, 2, tmp_path))
+    checks = list(doctor_slurm._check_results(found, 2, tmp_path))
     assert [check.level for check in checks] == ["missing"]
     assert "n0: start-1 did not appear" in checks[0].what
     assert "n1: start-0 did not appear" in checks[0].what
@@ -205,7 +205,7 @@ def test_slow_folders_wrong_clocks_and_nodes_that_are_one(tmp_path: Path) -> Non
         {**usual, "rank": 0, "node": "n1", "won": list(range(ROUNDS)), "delay": 12.0},
         {**usual, "rank": 1, "node": "n2", "clock": -9.0},
     ]
-    checks = list(doctor_slurm._judge(found, 2, tmp_path))
+    checks = list(doctor_slurm._check_results(found, 2, tmp_path))
     assert levels(checks, "are one machine") == ["warning"]
     assert levels(checks, "after 12.000 s") == ["warning"]
     assert levels(checks, "n2 -9.00 s") == ["warning"]
@@ -238,7 +238,7 @@ def test_packages_are_those_that_the_checkout_asks_for(tmp_path: Path) -> None:
     checks = list(doctor.check_packages(tmp_path))
     assert levels(checks, "no-such-package is not installed") == ["missing"]
     assert levels(checks, "PyYAML") == ["missing"]
-    assert levels(checks, "1 packages fit; others than the tested versions: click") == ["warning"]
+    assert levels(checks, "1 packages fit; not in the tested version: click") == ["warning"]
     assert not any("other-system" in check.what for check in checks)
 
 
@@ -246,7 +246,7 @@ def test_status_is_1_where_something_essential_is_missing(monkeypatch: pytest.Mo
     good, bad = Check("ok", "fine"), Check("missing", "gone", "get it")
     monkeypatch.setattr(doctor, "_all", lambda *given: iter([good, Check("warning", "so so", "perhaps")]))
     assert main(["doctor"]) == 0
-    assert "all that is essential is here; warnings: 1" in capsys.readouterr().out
+    assert "nothing essential is missing; warnings: 1" in capsys.readouterr().out
     monkeypatch.setattr(doctor, "_all", lambda *given: iter([good, bad]))
     with pytest.raises(SystemExit) as ended:
         main(["doctor", "--json"])
