@@ -44,7 +44,7 @@ class Allocation:
 
     @property
     def gpus(self) -> int:
-        """Total number of GPUs."""
+        """Return the total number of GPUs."""
         return self.nodes * self.gpus_per_node
 
 

@@ -61,7 +61,7 @@ class MemoryEstimate:
 
     @property
     def total(self) -> int:
-        """Sum of all parts in bytes; 0 if unknown."""
+        """Return the sum of all parts in bytes; 0 if unknown."""
         return self.weights + self.gradients + self.optimizer + self.activations + self.outputs + self.overhead
 
     def table(self) -> str:

@@ -105,12 +105,12 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """Number of parameters. Tied parameters count once."""
+        """Return the number of parameters. Tied parameters count once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def linear_parameters(self) -> int:
-        """Number of parameters in linear layers, of which autocast keeps bf16 copies."""
+        """Return the number of parameters in linear layers, of which autocast keeps bf16 copies."""
         from torch import nn
 
         linear = (module for module in self.model.modules() if isinstance(module, nn.Linear))

@@ -43,12 +43,12 @@ class Step:
 
     @property
     def name(self) -> str:
-        """Name of the stage and of its run folder."""
+        """Return the name of the stage and of its run folder."""
         return self.stage.name
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """Paths that this step writes and later steps read."""
+        """Return the paths that this step writes and later steps read."""
         if isinstance(self.config, BuildConfig):
             return tuple(self.config.corpora / name for name in self.config.documents)
         home = self.folder.path
@@ -57,7 +57,7 @@ class Step:
 
     @property
     def folder(self) -> RunFolder:
-        """The step's run folder."""
+        """Return the step's run folder."""
         return RunFolder.of(self.config.run)
 
 

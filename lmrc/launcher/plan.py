@@ -25,7 +25,7 @@ def choose_executor(stage: Stage, options: ClusterOptions, gpus_per_worker: int 
 
 @dataclass(frozen=True)
 class LaunchPlan:
-    """Where and how a stage runs.
+    """The resolved launch of a stage.
 
     Attributes:
         config: the stage's config with the numbers of nodes, GPUs and examples per step filled in.
@@ -44,7 +44,7 @@ class LaunchPlan:
 
     @property
     def batch(self) -> str:
-        """A sentence about the examples per optimizer step; empty for an inference."""
+        """Return a sentence about the examples per optimizer step; empty for an inference."""
         return self.config.train.batch_sentence if isinstance(self.config, (RcpConfig, RcConfig)) else ""
 
 

@@ -43,7 +43,7 @@ class Stage:
 
     @property
     def trains(self) -> bool:
-        """True if the processes are ranks of one process group, rather than independent workers."""
+        """Return True if the processes are ranks of one process group, rather than independent workers."""
         return self.train is not None
 
 

@@ -26,11 +26,11 @@ def begin(config: RcpConfig) -> RunFolder:
 
 
 @pytest.mark.parametrize(("processes", "expected"), [(1, 4), (4, 4), (8, 8), (16, 16)])
-def test_a_step_has_the_batch_or_one_example_per_gpu(tmp_path: Path, processes: int, expected: int) -> None:
+def test_batch_size_is_at_least_one_per_gpu(tmp_path: Path, processes: int, expected: int) -> None:
     assert size(config_in(tmp_path), processes) == expected
 
 
-def test_the_sentence_says_which_and_that_it_is_not_the_recipe(tmp_path: Path) -> None:
+def test_batch_sentence(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     assert (
         resolve_batch_size(config, 4).train.batch_sentence == "4 examples per optimizer step, as train.batch_size says"
@@ -52,7 +52,7 @@ def test_a_resume_keeps_the_number(tmp_path: Path, processes: int) -> None:
     RunFolder.of(again.run).check(again)
 
 
-def test_more_gpus_than_examples_are_refused_with_both_ways_out(tmp_path: Path) -> None:
+def test_more_gpus_than_examples_are_refused(tmp_path: Path) -> None:
     begin(resolve_batch_size(config_in(tmp_path), 4))
     with pytest.raises(ConfigError, match=r"begun with 4 .* 8 GPUs .* --gpus 4 or fewer, or .* another --run name"):
         resolve_batch_size(config_in(tmp_path), 8)
@@ -60,19 +60,19 @@ def test_more_gpus_than_examples_are_refused_with_both_ways_out(tmp_path: Path) 
         resolve_batch_size(config_in(tmp_path / "new", global_batch_size=4), 8)
 
 
-def test_what_never_began_is_settled_anew(tmp_path: Path) -> None:
+def test_batch_size_of_a_run_that_never_began(tmp_path: Path) -> None:
     first = resolve_batch_size(config_in(tmp_path), 8)
     RunFolder.of(first.run).prepare(first)
     assert size(config_in(tmp_path), 2) == 4
 
 
-def test_another_number_is_another_training(tmp_path: Path) -> None:
+def test_another_batch_size_is_another_config(tmp_path: Path) -> None:
     run = begin(resolve_batch_size(config_in(tmp_path), 8))
     with pytest.raises(RunError, match=r"train\.global_batch_size \(was 8, now 16\)"):
         run.check(resolve_batch_size(config_in(tmp_path, global_batch_size=16), 8))
 
 
-def test_a_run_of_before_the_option_had_the_batch_size(tmp_path: Path) -> None:
+def test_run_without_recorded_global_batch_size(tmp_path: Path) -> None:
     config = config_in(tmp_path)
     run = begin(config)
     text = (run.path / "config.yaml").read_text()
@@ -83,14 +83,14 @@ def test_a_run_of_before_the_option_had_the_batch_size(tmp_path: Path) -> None:
         resolve_batch_size(config, 8)
 
 
-def test_a_finished_run_is_compared_with_what_it_records(tmp_path: Path) -> None:
+def test_finished_run_is_compared_with_its_recorded_batch(tmp_path: Path) -> None:
     run = begin(resolve_batch_size(config_in(tmp_path), 8))
     run.check(with_recorded_batch_size(config_in(tmp_path)))
     with pytest.raises(RunError, match=r"train\.epochs"):
         run.check(with_recorded_batch_size(config_in(tmp_path, epochs=3)))
 
 
-def test_config_yaml_says_it_in_a_line(tmp_path: Path) -> None:
+def test_config_yaml_begins_with_the_batch_sentence(tmp_path: Path) -> None:
     config = resolve_batch_size(config_in(tmp_path), 8)
     run = RunFolder.of(config.run)
     run.prepare(config, config.train.batch_sentence)

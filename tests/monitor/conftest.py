@@ -1,4 +1,4 @@
-"""Fixtures of those who look on."""
+"""Fixtures of the tests of `lmrc status` and `lmrc doctor`."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Run folders, and a SLURM that knows their jobs."""
+"""Run folders, and a fake SLURM that knows their jobs."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def make(folder: Path, kind: str = "rcp") -> Path:
 
 
 class Site:
-    """A SLURM that knows these jobs; `asked` are the commands that it was given."""
+    """A fake SLURM with these jobs. `asked` lists the commands that it received."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *jobs: tuple[str, str, str, int, str], ended: str = "") -> None:
         self.asked: list[tuple[str, ...]] = []

@@ -1,4 +1,4 @@
-"""The doctor's job on two nodes of a real SLURM."""
+"""`lmrc doctor --nodes 2` on a real SLURM."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def test_two_nodes_share_a_folder(cluster: Cluster, tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_partition_that_does_not_exist_is_said_with_its_remedy(cluster: Cluster, tmp_path: Path) -> None:
+def test_unknown_partition_is_reported_with_a_remedy(cluster: Cluster, tmp_path: Path) -> None:
     command = (sys.executable, "-m", "lmrc.cli.main", "doctor", "--nodes", "2", "--partition", "nowhere", "--json")
     cluster.run(*command, folder=tmp_path, status=1)
     assert list(tmp_path.iterdir()) == []

@@ -34,12 +34,12 @@ class SlurmJob:
 
     @property
     def is_active(self) -> bool:
-        """True if the job is pending with a chance to start, running, or about to be requeued."""
+        """Return True if the job is pending with a chance to start, running, or about to be requeued."""
         return self.state in ACTIVE_STATES and not self.dependency_failed
 
     @property
     def dependency_failed(self) -> bool:
-        """True if a job that this one depends on has failed."""
+        """Return True if a job that this one depends on has failed."""
         return self.reason == DEPENDENCY_NEVER_SATISFIED
 
 
