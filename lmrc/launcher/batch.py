@@ -21,10 +21,10 @@ def resolve_batch_size(config: TrainingConfig, processes: int) -> TrainingConfig
     """
     run = RunFolder.of(config.run)
     begun = recorded_batch_size(run) if run.has_begun() else None
-    given = config.train.global_batch_size
-    size = given or begun or max(config.train.batch_size, processes)
+    explicit = config.train.global_batch_size
+    size = explicit or begun or max(config.train.batch_size, processes)
     if processes > size:
-        if begun and not given:
+        if begun and not explicit:
             raise ConfigError(
                 f"{run.path} was begun with {size} examples per optimizer step, and {processes} GPUs would leave "
                 f"{processes - size} of them without one: resume with --gpus {size} or fewer, or begin anew under "

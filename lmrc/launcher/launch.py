@@ -80,8 +80,8 @@ def launch(stage: Stage, config: StageConfig, follow: bool = False) -> None:
 def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
     """Run a launcher from the command line. Return its exit status."""
     threads.configure()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in given:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in words:
         program = Path(sys.argv[0]).name
         short = ", ".join(f"--{name}" for name in ALIASES)
         print(
@@ -90,7 +90,7 @@ def main(stage: Stage, arguments: Sequence[str] | None = None) -> int:
         print(f"\nShort: {short}\n")
         print(table(stage.config_class))
         return 0
-    flags, options = split_flags(given, FLAGS)
+    flags, options = split_flags(words, FLAGS)
 
     def command() -> None:
         config = read_config(stage, options)

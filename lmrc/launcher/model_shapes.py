@@ -162,7 +162,7 @@ def load_model_shape(name: str, kind: Kind) -> ModelShape:
         with torch.device("meta"):
             model = factory.from_config(config)
     except (ValueError, ImportError) as error:
-        raise UnknownShape(f"transformers knows no {kind} model {name} ({_first_line(error)})") from error
+        raise UnknownShape(f"transformers knows no {kind} model {name} ({first_line(error)})") from error
     if kind == "encoder" and getattr(model, "pooler", None) is not None:
         model.pooler = None
     text = config.get_text_config()
@@ -191,7 +191,7 @@ def _read_config(name: str) -> PretrainedConfig:
         return AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
         if os.path.isdir(name):  # noqa: PTH112 - a hub name is no path
-            raise UnknownShape(f"{name} has no usable config.json ({_first_line(error)})") from error
+            raise UnknownShape(f"{name} has no usable config.json ({first_line(error)})") from error
     if known is not None:
         return AutoConfig.for_model(**known)
     try:
@@ -199,7 +199,7 @@ def _read_config(name: str) -> PretrainedConfig:
     except (OSError, ValueError) as error:
         raise UnknownShape(
             f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be reached "
-            f"({_first_line(error)})"
+            f"({first_line(error)})"
         ) from error
 
 
@@ -221,5 +221,6 @@ def _from_hub(name: str) -> PretrainedConfig:
     return AutoConfig.for_model(options.pop("model_type", ""), **options)
 
 
-def _first_line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

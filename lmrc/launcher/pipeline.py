@@ -83,9 +83,9 @@ def is_on_slurm(config: PipelineConfig) -> bool:
 def steps(config: PipelineConfig) -> list[Step]:
     """Return the steps in an order in which each comes after those that it depends on."""
     home, on_slurm = RunFolder.of(config.run).path, is_on_slurm(config)
-    given = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
-    documents = {part: path for part, path in given.items() if path.name.endswith(DOCUMENTS)}
-    corpora = {part: home / "data" / part if part in documents else path for part, path in given.items()}
+    paths = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
+    documents = {part: path for part, path in paths.items() if path.name.endswith(DOCUMENTS)}
+    corpora = {part: home / "data" / part if part in documents else path for part, path in paths.items()}
     data = TrainingData(train=corpora["train"], dev=corpora["dev"])
 
     def step(stage: Stage, options: StageConfig, *after: str, **inputs: Any) -> Step:
@@ -93,7 +93,7 @@ def steps(config: PipelineConfig) -> list[Step]:
         where = {"where": "slurm"} if on_slurm else {"where": "here"} if stage.run else {}
         overrides = {
             "run": RunOptions(name=stage.name, folder=home, seed=config.run.seed),
-            "cluster": config.cluster.model_copy(update=_given(own) | where),
+            "cluster": config.cluster.model_copy(update=_set_options(own) | where),
             **inputs,
         }
         dependencies = tuple(name for name in after if documents or name != BUILD.name)
@@ -120,7 +120,7 @@ def steps(config: PipelineConfig) -> list[Step]:
     ]
 
 
-def _given(options: ClusterOptions) -> dict[str, Any]:
+def _set_options(options: ClusterOptions) -> dict[str, Any]:
     """Return the options that were given, without defaults."""
     return {name: getattr(options, name) for name in options.model_fields_set}
 
@@ -260,13 +260,13 @@ def _run_or_print(config: PipelineConfig, dry: bool) -> None:
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the pipeline launcher from the command line. Return its exit status."""
     threads.configure()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in given:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in words:
         print("python launch/pipeline.py [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run]")
         short = ", ".join(f"--{name}" for name in ALIASES)
         print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
         print("cluster.* sets all steps; STEP.cluster.* overrides it for one step, small.* for build and score.\n")
         print(table(PipelineConfig))
         return 0
-    flags, options = split_flags(given, FLAGS)
+    flags, options = split_flags(words, FLAGS)
     return exit_status(lambda: _run_or_print(read_pipeline(options), dry="--dry-run" in flags))

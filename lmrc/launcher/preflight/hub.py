@@ -9,8 +9,8 @@ from pathlib import Path
 from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import UserError
 from lmrc.config.schema import ClusterOptions
+from lmrc.launcher.model_shapes import HUB_TIMEOUT_SECONDS, first_line
 
-HUB_TIMEOUT_SECONDS = 3.0
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
 
 
@@ -109,9 +109,9 @@ def _ask_hub(name: str, option: str) -> Check:
             "check the name; a private model needs: hf auth login",
         )
     except Exception as error:  # depends on the version of the network library
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
         return missing(
-            f"{option}: {name} is neither a folder here nor in the cache, and the hub cannot be reached ({reason})",
+            f"{option}: {name} is neither a folder here nor in the cache, and the hub cannot be reached "
+            f"({first_line(error)})",
             fetch,
         )
     return warning(

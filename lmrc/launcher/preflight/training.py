@@ -12,8 +12,8 @@ from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import UserError
 from lmrc.config.schema import ClusterOptions, RcConfig, RcpConfig
 from lmrc.launcher.allocation import partition_nodes
-from lmrc.launcher.gpu_memory import CARDS, GIB, MemoryEstimate, estimate_rc, estimate_rcp
-from lmrc.launcher.model_shapes import ModelShape, UnknownShape, load_model_shape
+from lmrc.launcher.gpu_memory import CARDS, FP32, GIB, MemoryEstimate, estimate_rc, estimate_rcp
+from lmrc.launcher.model_shapes import ModelShape, UnknownShape, first_line, load_model_shape
 from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.preflight.data import Inputs, check_disk, check_training_data
 from lmrc.launcher.preflight.hub import ModelLocation, find_model
@@ -24,7 +24,6 @@ from lmrc.training.backends.zero_config import read_zero_config
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
 
-FP32 = 4
 # Usable bytes per GB of a GPU's nominal size: 80 GB are 79.1 GiB, 40 GB are 39.4 GiB.
 GB = int(0.985 * 2**30)
 # Smallest plausible vocabulary: without its files transformers builds a tokenizer of a few special tokens.
@@ -173,8 +172,7 @@ def _tokenizer(location: ModelLocation) -> tuple[PreTrainedTokenizerBase | None,
     try:
         tokenizer = AutoTokenizer.from_pretrained(location.folder, local_files_only=True)
     except (OSError, ValueError, ImportError) as error:
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
-        return None, [missing(f"no tokenizer could be loaded from {location.name} ({reason})", remedy)]
+        return None, [missing(f"no tokenizer could be loaded from {location.name} ({first_line(error)})", remedy)]
     if len(tokenizer) < VOCABULARY:
         return None, [missing(f"the tokenizer of {location.name} has {len(tokenizer)} tokens", remedy)]
     return tokenizer, []
