@@ -78,10 +78,10 @@ def test_exported_variables_of_sbatch_are_defaults(tmp_path: Path, monkeypatch: 
     exported = {"ACCOUNT": "proj7", "PARTITION": "gpu", "TIMELIMIT": "60", "EXCLUSIVE": "", "SIGNAL": "USR1"}
     for name, value in exported.items():
         monkeypatch.setenv(f"SBATCH_{name}", value)
-    options, said = with_exported(ClusterOptions(partition="long", qos="high"))
+    options, message = with_exported(ClusterOptions(partition="long", qos="high"))
     assert (options.account, options.partition, options.qos) == ("proj7", "long", "high")
     assert options.sbatch == {"time": "60", "exclusive": True}
-    assert said == [
+    assert message == [
         "account proj7 comes from SBATCH_ACCOUNT in the environment",
         "exclusive comes from SBATCH_EXCLUSIVE in the environment",
         "SBATCH_PARTITION=gpu in the environment is overridden by the option partition",

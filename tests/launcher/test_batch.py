@@ -35,9 +35,9 @@ def test_batch_sentence(tmp_path: Path) -> None:
     assert (
         resolve_batch_size(config, 4).train.batch_sentence == "4 examples per optimizer step, as train.batch_size says"
     )
-    said = resolve_batch_size(config, 8).train.batch_sentence
-    assert said.startswith("8 examples per optimizer step, more than train.batch_size 4, so that each GPU has one")
-    assert said.endswith("no longer the paper's batch")
+    message = resolve_batch_size(config, 8).train.batch_sentence
+    assert message.startswith("8 examples per optimizer step, more than train.batch_size 4, so that each GPU has one")
+    assert message.endswith("no longer the paper's batch")
     own = resolve_batch_size(config_in(tmp_path, batch_size=6), 8)
     assert own.train.batch_sentence.endswith(
         "more than train.batch_size 6, so that each GPU has one: no longer that batch"

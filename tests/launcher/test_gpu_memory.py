@@ -119,7 +119,7 @@ def kept_for_backward(run: Callable[[], Tensor], model: nn.Module) -> int:
     InnerHooks.keep = staticmethod(keep)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         run()
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in own)
+    return sum(tensor.untyped_storage().nbytes() for pointer, tensor in held.items() if pointer not in own)
 
 
 class InnerHooks(saved_tensors_hooks):

@@ -76,7 +76,9 @@ def test_gpu_request_forms(request_by: str, line: str | None) -> None:
     given = {"nodes": 2, "gpus": 8, "gpu_type": "a100", "gpu_request": request_by}
     options = ClusterOptions.model_validate(given)
     script = sbatch_script(RCP, RcpConfig(cluster=options))
-    asked = [each.removeprefix("#SBATCH ") for each in script.splitlines() if "gpu" in each and "#SBATCH" in each]
+    asked = [
+        option.removeprefix("#SBATCH ") for option in script.splitlines() if "gpu" in option and "#SBATCH" in option
+    ]
     assert asked == ([line] if line else [])
 
 
@@ -99,7 +101,7 @@ def sbatch_lines(given: str, **cluster: Any) -> list[str]:
 def test_sbatch_options_override_ours_in_any_spelling(spelling: str) -> None:
     lines = sbatch_lines(spelling or "cpus_per_task=7 gpus_per_node=a100:4 job_name=mine")
     for line in ("--cpus-per-task=7", "--gpus-per-node=a100:4", "--job-name=mine"):
-        assert [each for each in lines if each.startswith(line.partition("=")[0])] == [line]
+        assert [option for option in lines if option.startswith(line.partition("=")[0])] == [line]
 
 
 def test_our_option_can_be_removed() -> None:
@@ -181,10 +183,10 @@ def test_local_workers_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_worker_sees_only_its_own_gpus(monkeypatch: pytest.MonkeyPatch, visible: str, own: str) -> None:
     seen: list[tuple[str, str]] = []
-    place = SimpleNamespace(
+    environment = SimpleNamespace(
         cluster="local", job_id="1_1", raw_job_id="1", num_tasks=3, num_nodes=1, global_rank=1, local_rank=1
     )
-    monkeypatch.setattr(submitit, "JobEnvironment", lambda: place)
+    monkeypatch.setattr(submitit, "JobEnvironment", lambda: environment)
     monkeypatch.setattr(
         "lmrc.launcher.slurm.job.run_attempt",
         lambda *_: seen.append((os.environ["CUDA_VISIBLE_DEVICES"], os.environ["LOCAL_RANK"])),

@@ -107,7 +107,7 @@ def test_hanging_rank_ends_the_training(data: Path, tmp_path: Path) -> None:
             assert launcher.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.05)
         started = launcher.children(recursive=True)
-        second = [one for one in started if one.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"]
+        second = [process for process in started if process.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"]
         second[0].suspend()
         try:
             # 12 s of cluster.hang_minutes, and 10 s of grace for the surviving rank.
@@ -115,9 +115,9 @@ def test_hanging_rank_ends_the_training(data: Path, tmp_path: Path) -> None:
         finally:
             if second[0].is_running():
                 second[0].kill()
-    said = (tmp_path / "log").read_text()
-    assert f"rank 1 on {socket.gethostname()} went silent" in said
-    assert not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    message = (tmp_path / "log").read_text()
+    assert f"rank 1 on {socket.gethostname()} went silent" in message
+    assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
 def test_user_error_in_a_process_is_one_line_and_status_2(data: Path, tmp_path: Path) -> None:
@@ -128,15 +128,15 @@ def test_user_error_in_a_process_is_one_line_and_status_2(data: Path, tmp_path: 
     assert "Traceback" not in wrong.stderr
 
 
-@pytest.mark.parametrize(("given", "each"), [("", "2"), ("6", "6")])
+@pytest.mark.parametrize(("given", "threads_per_process"), [("", "2"), ("6", "6")])
 def test_processes_share_the_cores_unless_set_by_the_user(
-    monkeypatch: pytest.MonkeyPatch, given: str, each: str
+    monkeypatch: pytest.MonkeyPatch, given: str, threads_per_process: str
 ) -> None:
     monkeypatch.setattr(threads, "cores", lambda: 8)
     monkeypatch.setattr(threads, "_set_here", set())
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     with _environment(ClusterOptions(interface="ib0"), 4):
-        assert os.environ["OMP_NUM_THREADS"] == each
+        assert os.environ["OMP_NUM_THREADS"] == threads_per_process
         assert os.environ["NCCL_SOCKET_IFNAME"] == "ib0"
     assert os.environ["OMP_NUM_THREADS"] == given
     assert "NCCL_SOCKET_IFNAME" not in os.environ
@@ -156,8 +156,8 @@ def test_openmp_threads_per_process(data: Path, tmp_path: Path, given: str) -> N
     logs = [path.read_text() for path in (tmp_path / "rcp" / "log").glob("*_log.err")]
     assert len(logs) == 2
     # A process may load libgomp twice, or start another process that loads it.
-    said = [set(re.findall(r"(OMP_NUM_THREADS|GOMP_SPINCOUNT) = '(\d+)'", log)) for log in logs]
+    message = [set(re.findall(r"(OMP_NUM_THREADS|GOMP_SPINCOUNT) = '(\d+)'", log)) for log in logs]
     if not any("GOMP_SPINCOUNT" in log for log in logs):
         pytest.skip("torch's OpenMP here is not libgomp")
-    each = given or str(max(1, threads.cores() // 2))
-    assert said == [{("OMP_NUM_THREADS", each), ("GOMP_SPINCOUNT", "0")}] * 2
+    threads_per_process = given or str(max(1, threads.cores() // 2))
+    assert message == [{("OMP_NUM_THREADS", threads_per_process), ("GOMP_SPINCOUNT", "0")}] * 2

@@ -233,9 +233,9 @@ def test_preflight_error_of_a_step_submits_nothing(
     # Outputs of earlier steps are not reported as missing.
     assert main(given) == 0
     assert len(list(jobs.iterdir())) == 6
-    said = "8 examples per optimizer step, more than train.batch_size 4, so that each GPU has one"
-    assert capsys.readouterr().out.count(said) == 2
-    assert said in (tmp_path / "runs/pipeline-smoke/rcp/config.yaml").read_text()
+    message = "8 examples per optimizer step, more than train.batch_size 4, so that each GPU has one"
+    assert capsys.readouterr().out.count(message) == 2
+    assert message in (tmp_path / "runs/pipeline-smoke/rcp/config.yaml").read_text()
 
 
 def test_job_checks_its_inputs_when_it_starts(tmp_path: Path) -> None:

@@ -61,8 +61,11 @@ def test_json_has_the_same_keys_for_every_run(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     assert main(["status", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert len({tuple(one) for one in found}) == 1
-    assert {one["run"]: one["units"] and one["units"]["done"] for one in found} == {"runs/a": None, "runs/b": 1}
+    assert len({tuple(status) for status in found}) == 1
+    assert {status["run"]: status["units"] and status["units"]["done"] for status in found} == {
+        "runs/a": None,
+        "runs/b": 1,
+    }
 
 
 @pytest.fixture

@@ -225,8 +225,8 @@ def wait_for(what: str, holds: Callable[[], object], folder: Path | None = None)
     deadline = time.monotonic() + WAIT_TIMEOUT_SECONDS
     while not holds():
         if time.monotonic() > deadline:
-            said = "" if folder is None else history_text(folder)
-            raise AssertionError(f"no {what} within {WAIT_TIMEOUT_SECONDS:.0f} s\n{said}")
+            message = "" if folder is None else history_text(folder)
+            raise AssertionError(f"no {what} within {WAIT_TIMEOUT_SECONDS:.0f} s\n{message}")
         time.sleep(0.1)
 
 

@@ -12,9 +12,14 @@ from tests.slurm.harness import Cluster
 def test_two_nodes_share_a_folder(cluster: Cluster, tmp_path: Path) -> None:
     command = (sys.executable, "-m", "lmrc.cli.main", "doctor", "--nodes", "2", "--json")
     found = json.loads(cluster.run(*command, folder=tmp_path))
-    said = {check["what"]: check["level"] for check in found}
-    for word in ("see each other's files", "exclusive links: exactly one of 2 nodes", "atomic rename", "clocks against"):
-        assert [level for what, level in said.items() if word in what] == ["ok"], said
+    message = {check["what"]: check["level"] for check in found}
+    for word in (
+        "see each other's files",
+        "exclusive links: exactly one of 2 nodes",
+        "atomic rename",
+        "clocks against",
+    ):
+        assert [level for what, level in message.items() if word in what] == ["ok"], message
     assert list(tmp_path.iterdir()) == []
 
 

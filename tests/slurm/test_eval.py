@@ -58,7 +58,7 @@ def test_workers_survive_preemption_kills_and_time_limits(own_cluster: Cluster, 
     array = cluster.run(*words, folder=ROOT).strip()
     first, second = tasks = (f"{array}_0", f"{array}_1")
 
-    def said(task: str) -> str:
+    def log_of(task: str) -> str:
         return (home / f"eval-{task.partition('_')[2]}.out").read_text()
 
     def wait_for_work(restart: int) -> None:
@@ -75,7 +75,7 @@ def test_workers_survive_preemption_kills_and_time_limits(own_cluster: Cluster, 
         return found.workers if found else []
 
     def wait_until_told(task: str, times: int) -> None:
-        wait_for(f"{task} told to stop", lambda: said(task).count("the same command goes on") == times, out)
+        wait_for(f"{task} told to stop", lambda: log_of(task).count("the same command goes on") == times, out)
 
     wait_for_work(0)
     with cluster.preempting() as preempt:
@@ -89,8 +89,8 @@ def test_workers_survive_preemption_kills_and_time_limits(own_cluster: Cluster, 
         preempt(cluster.node(first), user_signal=False)
         wait_until_told(first, 2)
     wait_until_told(second, 2)
-    assert said(first).count("DUE TO PREEMPTION") == 1  # the first time it requeued itself
-    assert "DUE TO TIME LIMIT" not in said(second)
+    assert log_of(first).count("DUE TO PREEMPTION") == 1  # the first time it requeued itself
+    assert "DUE TO TIME LIMIT" not in log_of(second)
     wait_for("limit", lambda: cluster.limit(second, 3600), out)
     wait_for_work(2)
     pid = cluster.worker(first)

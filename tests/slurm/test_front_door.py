@@ -46,9 +46,9 @@ def test_three_commands_of_the_readme(cluster: Cluster, tmp_path: Path) -> None:
 
     write_data(folder / "data" / "docred", documents=12)
     for stage, command in (("rcp", RCP), ("rc", RC)):
-        said = type_in(cluster, folder, command)
-        assert "8 examples per optimizer step, more than train.batch_size 4" in said
-        assert "no longer the paper's batch" in said
+        message = type_in(cluster, folder, command)
+        assert "8 examples per optimizer step, more than train.batch_size 4" in message
+        assert "no longer the paper's batch" in message
         submitted = events(folder / "runs" / stage, "submitted")[-1]["job"]
         script = (folder / "runs" / stage / "log" / f"{submitted}_submission.sh").read_text()
         assert "#SBATCH --nodes=1\n" in script and "#SBATCH --ntasks-per-node=8\n" in script

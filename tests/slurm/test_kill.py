@@ -60,8 +60,8 @@ def test_fewer_kills_than_pairs(
     assert (figures["kills"], figures["identical"]) == (5, True)
     assert len(trained) == 5 and not set(trained) & set(figures["not_killed"])
     assert len(figures["not_killed"]) == 3
-    said = capsys.readouterr().out
-    assert f"3 of 8 pairs got no kill and were not trained: {'; '.join(figures['not_killed'])}" in said
+    message = capsys.readouterr().out
+    assert f"3 of 8 pairs got no kill and were not trained: {'; '.join(figures['not_killed'])}" in message
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "five"])

@@ -49,10 +49,10 @@ class Chain:
     waits_for: str
 
 
-def jobs(said: str) -> dict[str, list[str]]:
+def jobs(message: str) -> dict[str, list[str]]:
     """Return the jobs by step from the output of the pipeline command."""
-    found = (re.match(r"(\w+) +(?:submitted|queued|running) as job ([\d, ]*\d)", line) for line in said.splitlines())
-    return {one[1]: one[2].split(", ") for one in found if one}
+    found = (re.match(r"(\w+) +(?:submitted|queued|running) as job ([\d, ]*\d)", line) for line in message.splitlines())
+    return {match[1]: match[2].split(", ") for match in found if match}
 
 
 @pytest.fixture(scope="module")

@@ -56,9 +56,9 @@ def test_run_folder_suggests_its_best(home: Path) -> None:
 
 
 def test_all_missing_inputs_are_named(home: Path, tmp_path: Path) -> None:
-    said = classify(home, corpus=tmp_path / "no", candidates=tmp_path / "none", rc=tmp_path / "nothing")
-    assert [any(name in reason for reason in said) for name in ("/no:", "/none", "/nothing")] == [True] * 3
-    assert len(said) == 3
+    message = classify(home, corpus=tmp_path / "no", candidates=tmp_path / "none", rc=tmp_path / "nothing")
+    assert [any(name in reason for reason in message) for name in ("/no:", "/none", "/nothing")] == [True] * 3
+    assert len(message) == 3
 
 
 def test_candidates_of_another_corpus(home: Path) -> None:
@@ -76,8 +76,8 @@ def test_adapter_that_does_not_fit_its_base(home: Path, tmp_path: Path) -> None:
     path = tmp_path / "bad" / "adapter_model.safetensors"
     names = {name: name.replace("model.model.", "model.language_model.") for name in load_file(path)}
     save_file({names[name]: value for name, value in load_file(path).items()}, path, {"format": "pt"})
-    (said,) = classify(home, rc=tmp_path / "bad")
-    assert "does not fit its base embedded:tiny-llm" in said and "0 fit" in said
+    (message,) = classify(home, rc=tmp_path / "bad")
+    assert "does not fit its base embedded:tiny-llm" in message and "0 fit" in message
 
 
 def test_missing_base(home: Path, tmp_path: Path) -> None:

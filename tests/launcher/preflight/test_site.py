@@ -31,28 +31,28 @@ def test_job_that_fits_the_partition(tmp_path: Path, monkeypatch: pytest.MonkeyP
 def test_more_gpus_than_the_partition_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_site(tmp_path, monkeypatch, Partition("small", 2, "gpu:a100:4"))
     assert not reasons(checks(gpus=8))
-    (said,) = reasons(checks(gpus=16))
-    assert "has 0 nodes with 16 or more GPUs, but 1 requested; the largest node has 4" in said
-    (said,) = reasons(checks(gpus=16, nodes=2))
-    assert "has 0 nodes with 8 or more GPUs, but 2 requested" in said and "give --gpus without --nodes" in said
-    (said,) = reasons(checks(gpus=12, nodes=3))
-    assert "has 2 nodes with 4 or more GPUs, but 3 requested" in said
-    (said,) = reasons(checks(gpus=4, gpu_type="h100"))
-    assert "has no h100 GPUs that SLURM knows of" in said
+    (message,) = reasons(checks(gpus=16))
+    assert "has 0 nodes with 16 or more GPUs, but 1 requested; the largest node has 4" in message
+    (message,) = reasons(checks(gpus=16, nodes=2))
+    assert "has 0 nodes with 8 or more GPUs, but 2 requested" in message and "give --gpus without --nodes" in message
+    (message,) = reasons(checks(gpus=12, nodes=3))
+    assert "has 2 nodes with 4 or more GPUs, but 3 requested" in message
+    (message,) = reasons(checks(gpus=4, gpu_type="h100"))
+    assert "has no h100 GPUs that SLURM knows of" in message
     assert not reasons(checks(gpus=16, gpu_request="none"))
 
 
 def test_gpus_of_a_worker_must_be_on_one_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_site(tmp_path, monkeypatch, Partition("small", 2, "gpu:4"))
     config = ClassifyConfig(cluster=ClusterOptions(gpus=16), decode=DecodeOptions(gpus_per_worker=8))
-    (said,) = reasons(list(check_site(plan_launch(CLASSIFY, config))))
-    assert "0 nodes with 8 or more GPUs" in said
+    (message,) = reasons(list(check_site(plan_launch(CLASSIFY, config))))
+    assert "0 nodes with 8 or more GPUs" in message
 
 
 def test_time_limit_above_that_of_the_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_site(tmp_path, monkeypatch, Partition(limit="12:00:00"))
-    (said,) = reasons(checks())
-    assert "asks for 1440 minutes, but the default partition allows 720" in said and "--time 720" in said
+    (message,) = reasons(checks())
+    assert "asks for 1440 minutes, but the default partition allows 720" in message and "--time 720" in message
     assert not reasons(checks(time=720))
 
 
@@ -65,8 +65,8 @@ def test_site_without_requeue_is_a_warning(tmp_path: Path, monkeypatch: pytest.M
 def test_controller_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_site(tmp_path, monkeypatch)
     (tmp_path / "bin" / "sinfo").write_text("#!/bin/bash\necho unable to contact >&2; exit 1\n")
-    (said,) = reasons(checks(gpus=8))
-    assert "SLURM does not answer" in said and "--where local" in said
+    (message,) = reasons(checks(gpus=8))
+    assert "SLURM does not answer" in message and "--where local" in message
 
 
 def test_exported_variables_and_reserved_options_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -75,8 +75,8 @@ def test_exported_variables_and_reserved_options_are_listed(tmp_path: Path, monk
     found = checks(sbatch={"array": "0-3"})
     assert found[0].what == "partition long comes from SBATCH_PARTITION in the environment"
     assert any("partition long: 4 of 4 nodes" in check.what for check in found)
-    (said,) = reasons(found)
-    assert said.startswith("cluster.sbatch: array is set by the launcher: give --gpus")
+    (message,) = reasons(found)
+    assert message.startswith("cluster.sbatch: array is set by the launcher: give --gpus")
 
 
 def test_slurm_options_on_this_machine_are_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

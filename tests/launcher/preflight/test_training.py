@@ -60,13 +60,13 @@ def test_correct_config_passes(data: Path) -> None:
     ],
 )
 def test_errors_of_a_fine_tuning(data: Path, more: dict[str, Any], reason: str) -> None:
-    (said,) = reasons(rc(data, **more))
-    assert reason in said
+    (message,) = reasons(rc(data, **more))
+    assert reason in message
 
 
 def test_documents_longer_than_two_windows(data: Path) -> None:
-    (said,) = reasons(rcp(data, model={"max_length": 4096}))
-    assert "model.max_length is 4096" in said and "--model.max_length 1022 or less" in said
+    (message,) = reasons(rcp(data, model={"max_length": 4096}))
+    assert "model.max_length is 4096" in message and "--model.max_length 1022 or less" in message
     checks = rcp(data, model={"max_length": 1024})
     assert not reasons(checks)
     assert any("up to 1022 word pieces, lowered from model.max_length 1024" in check.what for check in checks)
@@ -99,8 +99,8 @@ def test_corpora_must_have_the_same_relations(data: Path, tmp_path: Path) -> Non
 def test_encoder_without_tokenizer_or_config(data: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1}))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    said = reasons(rcp(data, model={"encoder": str(tmp_path)}))
-    assert any("tokenizer" in reason for reason in said)
+    message = reasons(rcp(data, model={"encoder": str(tmp_path)}))
+    assert any("tokenizer" in reason for reason in message)
 
 
 def plan_on(gres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: RcConfig | RcpConfig) -> LaunchPlan:

@@ -56,6 +56,6 @@ def test_ctrl_c_does_not_stop_the_job(
 
     monkeypatch.setattr(slurm, "job", interrupt)
     follow_job("4711", tmp_path, is_array=True)
-    said = capsys.readouterr().out
-    assert f"lmrc status {tmp_path}" in said
-    assert f"tail -F {tmp_path}/log/4711_0_0_log.out" in said
+    message = capsys.readouterr().out
+    assert f"lmrc status {tmp_path}" in message
+    assert f"tail -F {tmp_path}/log/4711_0_0_log.out" in message

@@ -64,20 +64,20 @@ def site(monkeypatch: pytest.MonkeyPatch, **given: Any) -> list[Check]:
 
 def levels(checks: Sequence[Check], word: str) -> list[str]:
     found = [check.level for check in checks if word in check.what]
-    assert found, f"nothing is said of {word}: {[check.what for check in checks]}"
+    assert found, f"nothing is message of {word}: {[check.what for check in checks]}"
     return found
 
 
 def test_site_without_problems(monkeypatch: pytest.MonkeyPatch) -> None:
     checks = site(monkeypatch, parameters="preempt_send_user_signal")
     assert {check.level for check in checks} == {"ok"}
-    said = "\n".join(check.what for check in checks)
-    assert "SLURM 22.05.8, cluster lab" in said
-    assert "low (default): 4 nodes, 32 GPUs, time limit 1-00:00:00 (default 01:00:00)" in said
-    assert "PreemptMode=REQUEUE" in said  # although the value before it is empty
-    assert "about 90 s to save (GraceTime 60 + KillWait 30)" in said
-    assert "USR2 is sent first" in said
-    assert "more than 1000 inference workers" in said
+    message = "\n".join(check.what for check in checks)
+    assert "SLURM 22.05.8, cluster lab" in message
+    assert "low (default): 4 nodes, 32 GPUs, time limit 1-00:00:00 (default 01:00:00)" in message
+    assert "PreemptMode=REQUEUE" in message  # although the value before it is empty
+    assert "about 90 s to save (GraceTime 60 + KillWait 30)" in message
+    assert "USR2 is sent first" in message
+    assert "more than 1000 inference workers" in message
 
 
 def test_missing_settings_are_not_guessed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -169,8 +169,8 @@ def test_shared_folder(tmp_path: Path) -> None:
     found = nodes(tmp_path, Files(), 3)
     checks = checks_by_name(found, tmp_path)
     assert {check.level for check in checks.values()} == {"ok"}, checks
-    assert sum(len(one["won"]) for one in found) == ROUNDS
-    assert min(one["reads"] for one in found[1:]) > 0
+    assert sum(len(result["won"]) for result in found) == ROUNDS
+    assert min(result["reads"] for result in found[1:]) > 0
 
 
 def test_links_that_are_not_exclusive(tmp_path: Path) -> None:
@@ -261,6 +261,6 @@ def test_json_output_is_only_json(tmp_path: Path) -> None:
         [sys.executable, "-m", "lmrc.cli.main", "doctor", "--json"], capture_output=True, text=True, env=environment
     )
     found = json.loads(done.stdout)
-    assert done.returncode == int(any(one["level"] == "missing" for one in found))
-    assert any(one["what"].startswith("torch ") for one in found)
-    assert all(one["remedy"] for one in found if one["level"] != "ok")
+    assert done.returncode == int(any(result["level"] == "missing" for result in found))
+    assert any(result["what"].startswith("torch ") for result in found)
+    assert all(result["remedy"] for result in found if result["level"] != "ok")
