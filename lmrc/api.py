@@ -428,7 +428,7 @@ def train(config: RcpConfig | RcConfig | PathLike, **overrides: Any) -> TrainedR
     Raises:
         UserError: an option or an input is wrong, or the run folder holds another run.
     """
-    from lmrc.launcher.launch import launch, named, read_config
+    from lmrc.launcher.launch import launch, with_run_name, read_config
     from lmrc.launcher.stages import STAGES
     from lmrc.runs.run_folder import RunFolder
 
@@ -445,7 +445,7 @@ def train(config: RcpConfig | RcConfig | PathLike, **overrides: Any) -> TrainedR
         stage = STAGES["rcp" if isinstance(config, RcpConfig) else "rc"]
         values = {name: attrgetter(name)(config) for name, _ in options_of(type(config))}
         options = build(type(config), values | given)
-        options = options.model_copy(update={"run": named(options.run, stage.name, None)})
+        options = options.model_copy(update={"run": with_run_name(options.run, stage.name, None)})
     launch(stage, options)
     run = RunFolder.of(options.run)
     return TrainedRun(run.path, run.best, run.result() or {})

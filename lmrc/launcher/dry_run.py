@@ -1,4 +1,4 @@
-"""The text of --dry-run: what a launch would do, without doing it. The pre-flight first, the resolved config last."""
+"""--dry-run: print the pre-flight, the steps, the memory, the sbatch script and the resolved config."""
 
 from __future__ import annotations
 
@@ -17,16 +17,20 @@ from lmrc.rc.prompts.templates import PROMPTS
 
 
 def dry_run(stage: Stage, config: StageConfig) -> None:
-    """Print what a launch would do. Raises UserError, after all is printed, if it would be refused."""
+    """Print what a launch would do.
+
+    Raises:
+        UserError: the launch would be refused. Everything is printed first.
+    """
     plan, checks = examine(stage, config)
     show_checks([check for check in checks if check.level != "missing"])
     if plan is not None:
-        verb = "be submitted to" if plan.place == "slurm" else "run on"
-        click.echo(f"\nWould {verb} {plan.where}.")
+        verb = "be submitted to" if plan.executor == "slurm" else "run on"
+        click.echo(f"\nWould {verb} {plan.description}.")
         if isinstance(plan.config, (RcpConfig, RcConfig)):
             click.echo(_steps(plan.config, plan.processes))
             click.echo(_memory(plan.config, plan.processes))
-        if plan.place == "slurm":
+        if plan.executor == "slurm":
             click.echo(f"\n{_script(plan)}")
         config = plan.config
     click.echo(f"\nThe resolved config:\n\n{yaml.safe_dump(config.model_dump(mode='json'), sort_keys=False)}")
@@ -37,7 +41,7 @@ def _script(plan: LaunchPlan) -> str:
     try:
         return f"The script:\n\n{sbatch_script(plan.stage, plan.config)}"
     except ConfigError:
-        return "No script: see the reasons below."
+        return "No script: see the errors below."
 
 
 def _steps(config: RcpConfig | RcConfig, processes: int) -> str:
@@ -55,18 +59,18 @@ def _steps(config: RcpConfig | RcConfig, processes: int) -> str:
     try:
         corpus = Corpus.open(config.data.train)
     except CorpusError:
-        return f"Steps: unknown until the training corpus is there.\n{batch}"
+        return f"Steps: unknown until the training corpus exists.\n{batch}"
     examples, qualifier = len(corpus), ""
     if isinstance(config, RcConfig):
-        # One query per document is the least; long documents and many pairs make more of them.
-        examples, qualifier = sum(1 for document in corpus if _asks(document, config.prompt.kind)), "at least "
+        # A lower bound: long documents and many pairs need several queries.
+        examples, qualifier = sum(1 for document in corpus if _has_query(document, config.prompt.kind)), "at least "
     steps = total_steps(examples, options)
     return (
         f"Steps: {qualifier}{steps:,} ({examples:,} examples in {config.data.train}, {options.epochs} epochs).\n{batch}"
     )
 
 
-def _asks(document: Document, kind: PromptKind) -> bool:
+def _has_query(document: Document, kind: PromptKind) -> bool:
     return document.labels is not None and bool(PROMPTS[kind].pairs(document))
 
 
@@ -76,5 +80,5 @@ def _memory(config: RcpConfig | RcConfig, processes: int) -> str:
     try:
         estimate = estimate_rcp(config, processes) if isinstance(config, RcpConfig) else estimate_rc(config, processes)
     except UserError:
-        return "No estimate of memory: see the reasons below."
+        return "No memory estimate: see the errors below."
     return estimate.table()

@@ -1,4 +1,4 @@
-"""The environment variables that one config sets for every process: network interfaces, caches, temporary folders."""
+"""Environment variables for every process of a run: network interfaces, caches, temporary folders."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 
 
 def variables(options: ClusterOptions) -> dict[str, str]:
-    """Name to value; values may hold $VARIABLES of the machine where the process runs."""
+    """Return names and values. A value may contain $VARIABLES, which the machine of the process expands."""
     chosen: dict[str, str] = {}
     if options.interface is not None:
         chosen |= dict.fromkeys(INTERFACES, options.interface)

@@ -1,4 +1,4 @@
-"""Running a stage on this machine: in this process, or in several that submitit's local executor starts and logs."""
+"""Run a stage on this machine: in this process, or in several through submitit's local executor."""
 
 from __future__ import annotations
 
@@ -24,53 +24,58 @@ from lmrc.runs.failures import Attempt, attempt_outcome
 from lmrc.runs.run_folder import RunFolder
 from lmrc.runs.signals import SignalListener
 
-SECONDS_BETWEEN_LOOKS = 0.2
-# A stop is asked for again and again: a process that is still importing does not listen yet.
-SECONDS_BETWEEN_REQUESTS = 2.0
-# Where a rank has failed, one that hangs stays: submitit would wait for it until cluster.time.
-SECONDS_FOR_THE_REST = 10.0
+POLL_SECONDS = 0.2
+# Stop signals are repeated: a process that is still importing has no signal handler yet.
+SECONDS_BETWEEN_STOP_SIGNALS = 2.0
+# Ranks that hang after another one failed are killed; submitit would wait for them until cluster.time.
+SURVIVOR_GRACE_SECONDS = 10.0
 
 
-def processes_here(stage: Stage, options: ClusterOptions, each: int = 1) -> tuple[int, str]:
-    """How many processes of `each` GPUs this machine runs of those asked for, and the sentence that says so.
+def local_processes(stage: Stage, options: ClusterOptions, gpus_per_worker: int = 1) -> tuple[int, str]:
+    """Return the number of processes to start on this machine, and a description for the user.
 
-    Raises ConfigError where there are too few for one.
+    Raises:
+        ConfigError: there are fewer GPUs than one process needs.
     """
     import torch
 
     devices, cores = torch.cuda.device_count(), threads.cpus()
-    kind, most = ("GPU", devices) if devices else ("CPU core", cores)
-    if each > 1 and min(options.gpus or devices, devices) < each:
+    kind, available = ("GPU", devices) if devices else ("CPU core", cores)
+    usable = min(options.gpus or devices, devices)
+    if gpus_per_worker > 1 and usable < gpus_per_worker:
         raise ConfigError(
-            f"decode.gpus_per_worker is {each}, but this machine gives {min(options.gpus or devices, devices)}: "
-            "lower it, or ask for more --gpus"
+            f"decode.gpus_per_worker is {gpus_per_worker}, but the run has {usable} GPUs on this machine: "
+            "lower it, or raise --gpus"
         )
-    wanted = (each if devices else 1) if options.where == "here" else options.gpus
-    # On the CPU a single process uses all cores, so that more of them is a wish, not the default.
-    count = min(wanted or (devices or 1), most)
-    asked = (
-        f" ({wanted} asked for; this machine has {most} {kind}{'s' if most > 1 else ''})"
-        if wanted and wanted > most
+    requested = (gpus_per_worker if devices else 1) if options.where == "here" else options.gpus
+    # A single process already uses all CPU cores, so that is the default without a GPU.
+    count = min(requested or (devices or 1), available)
+    note = (
+        f" ({requested} requested; this machine has {available} {kind}{'s' if available > 1 else ''})"
+        if requested and requested > available
         else ""
     )
     if devices:
-        count //= each
-        share = f"{each} GPUs each" if each > 1 else "one a GPU"
-        return count, f"{count} process{'es' if count > 1 else ''}, {share}{asked}"
-    # Workers of an inference do not talk to each other.
+        count //= gpus_per_worker
+        share = f"{gpus_per_worker} GPUs each" if gpus_per_worker > 1 else "one per GPU"
+        return count, f"{count} process{'es' if count > 1 else ''}, {share}{note}"
+    # Workers of an inference form no process group.
     several = "gloo processes" if stage.trains else "processes"
-    return count, f"{count} {several if count > 1 else 'process'} on the CPU{asked}"
+    return count, f"{count} {several if count > 1 else 'process'} on the CPU{note}"
 
 
 def run_here(stage: Stage, config: StageConfig) -> dict[str, Any] | None:
-    """Run the stage in this process. Returns its result; None where another worker's process makes it."""
+    """Run the stage in this process. Return its result, or None if another worker has it."""
     return run_attempt(stage, config, Attempt(f"local-{os.getpid()}"))
 
 
 def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str, Any] | None:
-    """Run the stage in `processes` new ones, showing rank 0's output. Returns its result as `run_here` does.
+    """Run the stage in new processes and show the output of rank 0. Return its result as `run_here` does.
 
-    Raises UserError where one of them did, Interrupted after they saved on a signal, Failed where one died.
+    Raises:
+        UserError: a process raised UserError.
+        Interrupted: the processes saved their state after a signal.
+        Failed: a process died.
     """
     import psutil
     import submitit
@@ -89,28 +94,29 @@ def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str
     with _environment(options, processes):
         job = executor.submit(Job(stage.name, config))
     controller, attempt = job._process, Attempt(f"local-{job.job_id}")
-    # Workers of an inference go on without each other.
-    rest = _SurvivingRanks(run, attempt) if stage.trains else None
+    # Workers of an inference continue if another one fails.
+    survivors = _SurvivingRanks(run, attempt) if stage.trains else None
     with _StopSignals() as stops:
 
         def running() -> bool:
             if stops.is_due():
                 controller.send_signal(signal.SIGTERM)
-            if rest is not None and rest.is_overdue():
+            if survivors is not None and survivors.is_overdue():
                 for process in psutil.Process(controller.pid).children(recursive=True):
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
             return controller.poll() is None
 
-        follow(job.paths.stdout, running, SECONDS_BETWEEN_LOOKS)
-    return _outcome(run, attempt, processes, stops.asked)
+        follow(job.paths.stdout, running, POLL_SECONDS)
+    return _outcome(run, attempt, processes, stops.received)
 
 
 @contextlib.contextmanager
 def _environment(options: ClusterOptions, processes: int) -> Iterator[None]:
-    """Set what the processes inherit: the config's variables, OMP_NUM_THREADS, and SIGINT ignored.
+    """Set what the processes inherit: environment variables, OMP_NUM_THREADS, and SIGINT ignored.
 
-    submitit's controller would kill its processes a second after Ctrl-C; they listen themselves once they can save.
+    submitit's controller would kill its processes one second after Ctrl-C. They handle SIGINT themselves once they
+    can save.
     """
     chosen = {name: os.path.expandvars(value) for name, value in variables(options).items()}
     chosen |= threads.environment_per_process(processes)
@@ -135,45 +141,45 @@ def _outcome(run: RunFolder, attempt: Attempt, processes: int, stopped: bool) ->
     for event in History(run.path).read():
         if event["event"] == "preempted" and event.get("job") == attempt.job:
             raise Interrupted(str(event["cause"]))
-    end = attempt_outcome(run.path, attempt)
-    if end.is_user_error:
-        raise UserError(end.cause)
-    if stopped and not end.cause:
+    outcome = attempt_outcome(run.path, attempt)
+    if outcome.is_user_error:
+        raise UserError(outcome.cause)
+    if stopped and not outcome.cause:
         raise Interrupted("stopped; the same command resumes")
     job = attempt.job.removeprefix("local-")
     logs = run.path / "log" / f"{job}_*_log.err"
-    raise Failed(f"{end.cause or f'one of {processes} processes died'}; what they said is in {logs}")
+    raise Failed(f"{outcome.cause or f'one of {processes} processes died'}; their logs are in {logs}")
 
 
 class _StopSignals(SignalListener):
-    """Signals to the launcher while its processes run: they are asked to save and end."""
+    """Stop signals to the launcher, to be forwarded to its processes, which then save and end."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.asked = False
+        self.received = False
         self._last = 0.0
 
     def _on_signal(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self.received = True
 
     def is_due(self) -> bool:
-        """Whether the processes are to be asked (again) now."""
+        """Return True if the processes should get a stop signal now, for the first time or again."""
         now = time.monotonic()
-        if not self.asked or now - self._last < SECONDS_BETWEEN_REQUESTS:
+        if not self.received or now - self._last < SECONDS_BETWEEN_STOP_SIGNALS:
             return False
         self._last = now
         return True
 
 
 class _SurvivingRanks:
-    """The processes that are left where one of a training has failed."""
+    """Surviving ranks after one rank of a training failed."""
 
     def __init__(self, run: RunFolder, attempt: Attempt) -> None:
         self._run, self._attempt = run, attempt
-        self._since: float | None = None
+        self._failed_at: float | None = None
 
     def is_overdue(self) -> bool:
-        """Whether they have had their time to end by themselves."""
-        if self._since is None and attempt_outcome(self._run.path, self._attempt).cause:
-            self._since = time.monotonic()
-        return self._since is not None and time.monotonic() - self._since > SECONDS_FOR_THE_REST
+        """Return True if a rank failed and the others have not ended within the grace period."""
+        if self._failed_at is None and attempt_outcome(self._run.path, self._attempt).cause:
+            self._failed_at = time.monotonic()
+        return self._failed_at is not None and time.monotonic() - self._failed_at > SURVIVOR_GRACE_SECONDS

@@ -1,4 +1,4 @@
-"""The shape of a model without its weights: its config, and exact parameter counts from the meta device."""
+"""Model shapes without weights: the config, and exact parameter counts from the meta device."""
 
 from __future__ import annotations
 
@@ -25,8 +25,8 @@ _ROBERTA: dict[str, Any] = {
     "type_vocab_size": 1,
 }
 
-# Published shapes, for machines that do not reach the hub; `embedded:smollm2`, because it is converted at first use.
-KNOWN: dict[str, dict[str, Any]] = {
+# Published configs, for machines without access to the hub. embedded:smollm2 has no files before its first use.
+KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
     "roberta-base": _ROBERTA,
     "roberta-large": {
         **_ROBERTA,
@@ -75,17 +75,16 @@ KNOWN: dict[str, dict[str, Any]] = {
         "tie_word_embeddings": True,
     },
 }
-# Seconds that the hub is waited for.
-PATIENCE = 3.0
+HUB_TIMEOUT_SECONDS = 3.0
 
 
 class UnknownShape(Exception):
-    """The shape of the model cannot be found out here; says why."""
+    """The model's config cannot be read on this machine."""
 
 
 @dataclass(frozen=True)
 class LoraShape:
-    """What LoRA adds: `parameters` in all; `inputs`, the width of the input of each adapted layer of the model."""
+    """LoRA on a model: total number of parameters, and the input width of each adapted layer."""
 
     parameters: int
     inputs: tuple[int, ...]
@@ -93,7 +92,7 @@ class LoraShape:
 
 @dataclass(frozen=True)
 class ModelShape:
-    """A model on the meta device, and the numbers of its config that memory depends on."""
+    """A model on the meta device, and the sizes in its config that determine memory."""
 
     model: nn.Module
     config: PretrainedConfig
@@ -106,21 +105,22 @@ class ModelShape:
 
     @property
     def parameters(self) -> int:
-        """All parameters; tied ones count once."""
+        """Return the number of parameters. Tied parameters count once."""
         return sum(parameter.numel() for parameter in self.model.parameters())
 
     @property
     def linear_parameters(self) -> int:
-        """Parameters of linear layers: what autocast keeps bf16 copies of where they are fp32."""
+        """Return the number of parameters in linear layers, of which autocast keeps bf16 copies."""
         from torch import nn
 
         linear = (module for module in self.model.modules() if isinstance(module, nn.Linear))
         return sum(parameter.numel() for module in linear for parameter in module.parameters())
 
-    def adapted(self, options: LoraOptions) -> LoraShape:
-        """LoRA on this model: matrices [r, in] and [out, r] for each target.
+    def lora_shape(self, options: LoraOptions) -> LoraShape:
+        """Return the LoRA parameters on this model: matrices [r, in] and [out, r] per target.
 
-        Raises UserError where a target is no linear layer of the model.
+        Raises:
+            UserError: a target is not a linear layer of the model.
         """
         from torch import nn
 
@@ -142,11 +142,16 @@ class ModelShape:
         )
 
 
-def architecture(name: str, kind: Kind) -> ModelShape:
-    """The model `name` (folder, hub or embedded: name) without weights, in under a second after the imports.
+def load_model_shape(name: str, kind: Kind) -> ModelShape:
+    """Build a model without weights on the meta device.
 
-    Its config comes from the folder, the hub's cache, the table of known shapes, or the hub, in this order. Raises
-    UnknownShape where none of them has it.
+    The config is looked up in the folder, the hub's cache, `KNOWN_CONFIGS` and the hub, in this order.
+
+    Args:
+        name: a folder, a name on the hub, or an embedded: name.
+
+    Raises:
+        UnknownShape: the config is in none of them.
     """
     import torch
     from transformers import AutoModel, AutoModelForCausalLM
@@ -157,9 +162,8 @@ def architecture(name: str, kind: Kind) -> ModelShape:
         with torch.device("meta"):
             model = factory.from_config(config)
     except (ValueError, ImportError) as error:
-        raise UnknownShape(f"{name} is no {kind} model that transformers knows ({_line(error)})") from error
+        raise UnknownShape(f"transformers knows no {kind} model {name} ({first_line(error)})") from error
     if kind == "encoder" and getattr(model, "pooler", None) is not None:
-        # RCP does not use it.
         model.pooler = None
     text = config.get_text_config()
     hidden, heads = text.hidden_size, text.num_attention_heads
@@ -180,26 +184,27 @@ def _read_config(name: str) -> PretrainedConfig:
 
     from lmrc.pretrained.packaged import resolve
 
-    known = KNOWN.get(name.removeprefix("FacebookAI/").removeprefix("google-bert/"))
+    known = KNOWN_CONFIGS.get(name.removeprefix("FacebookAI/").removeprefix("google-bert/"))
     if name.startswith("embedded:") and known is None:
         name = resolve(name)
     try:
         return AutoConfig.from_pretrained(name, local_files_only=True)
     except (OSError, ValueError) as error:
         if os.path.isdir(name):  # noqa: PTH112 - a hub name is no path
-            raise UnknownShape(f"{name} has no usable config.json ({_line(error)})") from error
+            raise UnknownShape(f"{name} has no usable config.json ({first_line(error)})") from error
     if known is not None:
         return AutoConfig.for_model(**known)
     try:
         return _from_hub(name)
     except (OSError, ValueError) as error:
         raise UnknownShape(
-            f"{name} is neither a folder here nor in the hub's cache, and the hub was not reached ({_line(error)})"
+            f"{name} is neither a folder here nor in the hub's cache, and the hub cannot be reached "
+            f"({first_line(error)})"
         ) from error
 
 
 def _from_hub(name: str) -> PretrainedConfig:
-    """The config on the hub, asked for once: the hub's own client would repeat for half a minute."""
+    """Fetch the config from the hub with a single request. The hub's own client retries for half a minute."""
     from huggingface_hub import constants, hf_hub_url
     from huggingface_hub.utils import build_hf_headers, validate_repo_id  # type: ignore[attr-defined]
     from transformers import AutoConfig
@@ -209,12 +214,13 @@ def _from_hub(name: str) -> PretrainedConfig:
     validate_repo_id(name)
     request = Request(hf_hub_url(name, "config.json"))
     for key, value in build_hf_headers().items():
-        # A token is for the hub alone, not for where it sends us on to.
+        # Unredirected, so that the token is not sent to another host.
         request.add_unredirected_header(key, value)
-    with urlopen(request, timeout=PATIENCE) as answer:
+    with urlopen(request, timeout=HUB_TIMEOUT_SECONDS) as answer:
         options: dict[str, Any] = json.load(answer)
     return AutoConfig.for_model(options.pop("model_type", ""), **options)
 
 
-def _line(error: Exception) -> str:
+def first_line(error: Exception) -> str:
+    """Return the first line of an error's message, or the name of its class."""
     return next(iter(str(error).strip().splitlines()), type(error).__name__).rstrip(".")

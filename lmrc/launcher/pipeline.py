@@ -1,6 +1,7 @@
-"""The whole chain in one folder: dependent jobs on SLURM, one step after the other elsewhere. Safe to repeat.
+"""The pipeline: all steps in one folder, as dependent SLURM jobs, or one after the other on this machine.
 
-Each step is a run of its own below runs/NAME/. What is done is skipped, and what waits or runs is depended upon.
+Each step is a run of its own below runs/NAME/. The command can be repeated: finished steps are skipped, and new jobs
+depend on those that are already queued or running.
 """
 
 from __future__ import annotations
@@ -17,17 +18,16 @@ from lmrc.common.errors import ConfigError, RunError
 from lmrc.common.exit_codes import exit_status
 from lmrc.config.loader import parse, split_flags, table
 from lmrc.config.schema import BuildConfig, ClusterOptions, PipelineConfig, RunOptions, ScoreConfig, TrainingData
-from lmrc.launcher.batch import as_recorded
-from lmrc.launcher.launch import ALIASES, PRESETS, launch, named
-from lmrc.launcher.plan import LaunchPlan
-from lmrc.launcher.plan import plan as settle
+from lmrc.launcher.batch import with_recorded_batch_size
+from lmrc.launcher.launch import ALIASES, PRESETS, launch, with_run_name
+from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.preflight import examine, refuse, show_checks
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.submit import active_jobs, submit
 from lmrc.launcher.stages import BUILD, CLASSIFY, PROPOSE, RC, RCP, SCORE, Stage, StageConfig
 from lmrc.runs.run_folder import RunFolder
 
-# `rcp: redocred` is configs/rcp/redocred.yaml, so that the chain of an experiment repeats nothing of its stages.
+# `rcp: redocred` stands for configs/rcp/redocred.yaml, so that a pipeline config does not repeat its stages' options.
 PARTS = {"cluster": PRESETS, **{part: PRESETS.parent / part for part in ("rcp", "rc")}}
 DOCUMENTS = (".json", ".json.gz")
 FLAGS = ("--dry-run",)
@@ -35,7 +35,7 @@ FLAGS = ("--dry-run",)
 
 @dataclass(frozen=True)
 class Step:
-    """A stage with its config, and the steps that must be done before it."""
+    """A stage of the pipeline with its config, and the names of the steps that it depends on."""
 
     stage: Stage
     config: StageConfig
@@ -43,57 +43,61 @@ class Step:
 
     @property
     def name(self) -> str:
-        """Of the stage and of the folder."""
+        """Return the name of the stage and of its run folder."""
         return self.stage.name
 
     @property
     def outputs(self) -> tuple[Path, ...]:
-        """What later steps read of it, which need not be there before."""
+        """Return the paths that this step writes and later steps read."""
         if isinstance(self.config, BuildConfig):
             return tuple(self.config.corpora / name for name in self.config.documents)
         home = self.folder.path
-        made = {"rcp": home / "best", "rc": home / "best", "propose": home / "candidates", "classify": home}
-        return (made[self.name],) if self.name in made else ()
+        outputs = {"rcp": home / "best", "rc": home / "best", "propose": home / "candidates", "classify": home}
+        return (outputs[self.name],) if self.name in outputs else ()
 
     @property
     def folder(self) -> RunFolder:
-        """Its run folder."""
+        """Return the step's run folder."""
         return RunFolder.of(self.config.run)
 
 
 def read_pipeline(arguments: Sequence[str]) -> PipelineConfig:
-    """The config from the launcher's arguments."""
+    """Return the pipeline's config from the command line."""
     config, file = parse(PipelineConfig, arguments, ALIASES, PARTS, FLAGS)
-    return config.model_copy(update={"run": named(config.run, "pipeline", file)})
+    return config.model_copy(update={"run": with_run_name(config.run, "pipeline", file)})
 
 
 def is_on_slurm(config: PipelineConfig) -> bool:
-    """Whether the steps are submitted. Raises ConfigError where one of them is to run elsewhere than the others."""
+    """Return True if the steps are submitted to SLURM.
+
+    Raises:
+        ConfigError: a step has its own `cluster.where`.
+    """
     where = config.cluster.where
     for name in ("rcp", "propose", "rc", "classify"):
         if "where" in getattr(config, name).cluster.model_fields_set:
-            raise ConfigError(f"{name}.cluster.where: the steps of a chain run in one place; give --where alone")
-    return where == "slurm" or (where == "auto" and slurm.is_here())
+            raise ConfigError(f"{name}.cluster.where: all steps of a pipeline run in one place; give --where alone")
+    return where == "slurm" or (where == "auto" and slurm.is_available())
 
 
 def steps(config: PipelineConfig) -> list[Step]:
-    """The chain, each step after those that it needs."""
+    """Return the steps in an order in which each comes after those that it depends on."""
     home, on_slurm = RunFolder.of(config.run).path, is_on_slurm(config)
-    given = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
-    documents = {part: path for part, path in given.items() if path.name.endswith(DOCUMENTS)}
-    corpora = {part: home / "data" / part if part in documents else path for part, path in given.items()}
+    paths = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
+    documents = {part: path for part, path in paths.items() if path.name.endswith(DOCUMENTS)}
+    corpora = {part: home / "data" / part if part in documents else path for part, path in paths.items()}
     data = TrainingData(train=corpora["train"], dev=corpora["dev"])
 
     def step(stage: Stage, options: StageConfig, *after: str, **inputs: Any) -> Step:
         own = config.cpu_job if stage.run else options.cluster
-        place = {"where": "slurm"} if on_slurm else {"where": "here"} if stage.run else {}
-        filled = {
+        where = {"where": "slurm"} if on_slurm else {"where": "here"} if stage.run else {}
+        overrides = {
             "run": RunOptions(name=stage.name, folder=home, seed=config.run.seed),
-            "cluster": config.cluster.model_copy(update=_given(own) | place),
+            "cluster": config.cluster.model_copy(update=_set_options(own) | where),
             **inputs,
         }
-        needed = tuple(name for name in after if documents or name != BUILD.name)
-        return Step(stage, options.model_copy(update=filled), needed)
+        dependencies = tuple(name for name in after if documents or name != BUILD.name)
+        return Step(stage, options.model_copy(update=overrides), dependencies)
 
     build = BuildConfig(documents=documents, relations=config.data.relations, corpora=home / "data")
     score = ScoreConfig(
@@ -116,35 +120,35 @@ def steps(config: PipelineConfig) -> list[Step]:
     ]
 
 
-def _given(options: ClusterOptions) -> dict[str, Any]:
-    """What was said, rather than left to its default."""
+def _set_options(options: ClusterOptions) -> dict[str, Any]:
+    """Return the options that were given, without defaults."""
     return {name: getattr(options, name) for name in options.model_fields_set}
 
 
 def run_here(chain: Sequence[Step]) -> None:
-    """Run what is missing on this machine, in order."""
-    examine_chain(chain)
+    """Run the unfinished steps on this machine, in order."""
+    check_pipeline(chain)
     for step in chain:
         launch(step.stage, step.config)
 
 
-def examine_chain(chain: Sequence[Step], dry: bool = False) -> dict[str, LaunchPlan]:
-    """Check every step that is neither done nor submitted, before the first is submitted.
+def check_pipeline(chain: Sequence[Step], dry: bool = False) -> dict[str, LaunchPlan]:
+    """Run the pre-flight of every step that is neither finished nor submitted.
 
     Returns:
-        Where and how each of these steps runs.
+        The launch plan of each of these steps.
 
     Raises:
-        UserError: something is missing for any of them. The message names all of it.
+        UserError: something is missing for any of them. The message lists everything.
     """
     plans: dict[str, LaunchPlan] = {}
     reasons: list[Check] = []
-    made: set[Path] = set()
+    outputs: set[Path] = set()
     for step in chain:
-        made |= set(step.outputs)
+        outputs |= set(step.outputs)
         if step.folder.result() is not None or _active(step):
             continue
-        plan, checks = examine(step.stage, step.config, frozenset(made - set(step.outputs)))
+        plan, checks = examine(step.stage, step.config, frozenset(outputs - set(step.outputs)))
         if plan is not None:
             plans[step.name] = plan
         for check in checks:
@@ -159,12 +163,16 @@ def examine_chain(chain: Sequence[Step], dry: bool = False) -> dict[str, LaunchP
 
 
 def is_slurm(plan: LaunchPlan | None) -> bool:
-    """Return True if the step is submitted, or if nobody knows yet."""
-    return plan is None or plan.place == "slurm"
+    """Return True if the step is submitted, or if there is no plan yet."""
+    return plan is None or plan.executor == "slurm"
 
 
 def _active(step: Step) -> list[slurm.SlurmJob]:
-    """Return the jobs of a step that wait or run. Raises RunError if SLURM does not answer."""
+    """Return the queued and running jobs of a step.
+
+    Raises:
+        RunError: SLURM does not answer.
+    """
     if step.config.cluster.where != "slurm":
         return []
     try:
@@ -177,83 +185,92 @@ def _active(step: Step) -> list[slurm.SlurmJob]:
 
 
 def run_on_slurm(chain: Sequence[Step], dry: bool = False) -> None:
-    """Submit what is missing, a line per step; with `dry` only say so.
+    """Submit the unfinished steps and print one line per step. With `dry` only print.
 
     Raises:
-        UserError: the pre-flight of a step finds something missing; nothing is submitted then.
-        RunError: a step was made or submitted with other options, or SLURM refuses or does not answer.
+        UserError: the pre-flight of a step finds something missing. Nothing is submitted then.
+        RunError: a step was run or submitted with other options, or SLURM refuses or does not answer.
     """
-    plans = examine_chain(chain, dry)
-    waited: dict[str, list[str]] = {}
+    plans = check_pipeline(chain, dry)
+    dependencies: dict[str, list[str]] = {}
     for step in chain:
-        before = [job for name in step.after for job in waited[name]]
-        waited[step.name], said = _advance(step, plans.get(step.name), before, dry)
-        print(f"{step.name:<9} {said}", flush=True)
+        before = [job for name in step.after for job in dependencies[name]]
+        dependencies[step.name], line = _advance(step, plans.get(step.name), before, dry)
+        print(f"{step.name:<9} {line}", flush=True)
 
 
 def _advance(step: Step, plan: LaunchPlan | None, before: list[str], dry: bool) -> tuple[list[str], str]:
-    """Submit a step where that is missing. Returns what its successors depend upon, and the rest of its line.
+    """Submit a step unless it is finished, queued or running.
 
-    A dependency stands as sbatch wants it. Of an inference all workers must have ended, but not all well: what counts
-    is that the work is done, and a successor looks for its input when it starts.
+    Returns:
+        The sbatch dependencies for the steps after it (such as afterok:12), and the text for the user.
     """
     folder = step.folder
+    # A failed worker does not matter if the others finished its work; the next job checks its inputs when it starts.
     kind = "afterok" if step.stage.infer is None else "afterany"
     if folder.result() is not None:
-        folder.check(as_recorded(step.config))
+        folder.check(with_recorded_batch_size(step.config))
         return [], "done"
     active = _active(step)
     if active:
-        folder.check(as_recorded(step.config))
+        folder.check(with_recorded_batch_size(step.config))
         jobs = list(dict.fromkeys(job.id.partition("_")[0] for job in active))
         waits = all(job.state == "PENDING" for job in active)
         if waits and before and not dry:
-            _follow(step, jobs, before)
+            _set_dependencies(step, jobs, before)
         return [f"{kind}:{job}" for job in jobs], f"{'queued' if waits else 'running'} as job {', '.join(jobs)}"
     after = f" after {', '.join(job.partition(':')[2] for job in before)}" if before else ""
-    if plan is None:  # its jobs ended since it was examined
-        plan = settle(step.stage, step.config)
+    if plan is None:  # its jobs have ended since the pre-flight
+        plan = plan_launch(step.stage, step.config)
     if dry:
-        return [f"{kind}:{step.name}"], f"would be submitted to {plan.where}{after}"
+        return [f"{kind}:{step.name}"], f"would be submitted to {plan.description}{after}"
     folder.prepare(plan.config, plan.batch)
     jobs = submit(step.stage, plan.config, before)
     return [f"{kind}:{job}" for job in jobs], f"submitted as job {', '.join(jobs)}{after}"
 
 
-def _follow(step: Step, jobs: list[str], before: list[str]) -> None:
-    """Have a waiting step follow these jobs, where it may still follow one that failed and was submitted anew."""
+def _set_dependencies(step: Step, jobs: list[str], before: list[str]) -> None:
+    """Update the dependencies of a queued step, because a step before it may have been submitted again."""
     try:
         for job in jobs:
-            slurm.depend(job, ",".join(before))
+            slurm.set_dependency(job, ",".join(before))
     except slurm.SlurmError as error:
-        raise RunError(f"cannot have {step.name} wait for the steps before it: {error}; repeat the command") from None
+        raise RunError(f"cannot set the dependencies of {step.name}: {error}; repeat the command") from None
 
 
-def _run_or_say(config: PipelineConfig, dry: bool) -> None:
+def _run_or_print(config: PipelineConfig, dry: bool) -> None:
     chain, home = steps(config), RunFolder.of(config.run).path
     if is_on_slurm(config):
         run_on_slurm(chain, dry)
     elif dry:
-        examine_chain(chain, dry)
+        check_pipeline(chain, dry)
         for step in chain:
             print(f"{step.name:<9} {'done' if step.folder.result() is not None else 'would run here'}")
     else:
         run_here(chain)
     if not dry:
         finished = all(step.folder.result() is not None for step in chain)
-        print(f"Report: {home / 'report.html'}" if finished else f"See lmrc status {home}; repeat to go on.")
+        print(
+            f"Report: {home / 'report.html'}"
+            if finished
+            else f"See lmrc status {home}; repeat the command to continue."
+        )
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python launch/pipeline.py") -> int:
-    """The launcher's whole life. Returns its exit status."""
+    """Run the pipeline launcher from the command line. Return its exit status.
+
+    Args:
+        program: how the user called it, for --help.
+    """
     threads.configure()
-    given = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in given:
+    words = list(sys.argv[1:] if arguments is None else arguments)
+    if "--help" in words:
         print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run]")
         short = ", ".join(f"--{name}" for name in ALIASES)
         print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
-        print("cluster is of all steps, STEP.cluster over it of one, cpu_job over it of build and score.\n")
+        print("cluster.* sets all steps; STEP.cluster.* overrides it for one step, cpu_job.* for build and score.\n")
         print(table(PipelineConfig))
         return 0
-    flags, options = split_flags(given, FLAGS)
-    return exit_status(lambda: _run_or_say(read_pipeline(options), dry="--dry-run" in flags))
+    flags, options = split_flags(words, FLAGS)
+    return exit_status(lambda: _run_or_print(read_pipeline(options), dry="--dry-run" in flags))

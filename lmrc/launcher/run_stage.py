@@ -1,4 +1,4 @@
-"""One process of one attempt at a run: what is done around a stage wherever it runs (here, local, SLURM)."""
+"""Run a stage in one process: check its inputs, hold the run's lease, record events and the result."""
 
 from __future__ import annotations
 
@@ -25,23 +25,32 @@ if TYPE_CHECKING:
 
 
 def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: int = 0) -> dict[str, Any] | None:
-    """Run the stage in this `process` of the job, one rank of WORLD_SIZE. Returns the result where it is made here.
+    """Run the stage in one process of a job.
 
-    Raises what the stage raises, after it was noted in the run folder: Interrupted where it saved on a signal,
-    UserError on a user's mistake, RunError where another process holds the run.
+    Args:
+        process: index of the process in the job, for the name of its failure record.
+
+    Returns:
+        The result in rank 0 of a training and in the worker that merges an inference; None in the others.
+
+    Raises:
+        Interrupted: the stage saved its state after a signal.
+        UserError: an input or an option is wrong.
+        RunError: another process holds the run.
+        Exception: any other error of the stage. All but Interrupted are recorded in the run folder.
     """
-    # The group is left after the note: the other ranks fail then, and SLURM may end this process for that.
-    with contextlib.ExitStack() as leaving:
+    # Destroy the process group only after the failure is recorded: the other ranks then fail, and SLURM may kill us.
+    with contextlib.ExitStack() as cleanup:
         try:
-            # A job that was submitted ahead checks here the inputs that other jobs were to make.
+            # A job that was submitted with dependencies checks here that its predecessors have written its inputs.
             stage.check(config)
             if stage.run is not None:
                 return _run(stage, config, attempt)
             from lmrc.training import distributed
 
             world = distributed.init_process_group(timedelta(minutes=config.cluster.collective_timeout_minutes))
-            if world.size > 1:  # alone, DeepSpeed keeps the group of this process for its next run
-                leaving.callback(distributed.destroy_process_group)
+            if world.size > 1:  # DeepSpeed reuses the group of a single process for the next run in it
+                cleanup.callback(distributed.destroy_process_group)
             if isinstance(config, (ProposeConfig, ClassifyConfig)):
                 return _infer(stage, config, attempt)
             return _train(stage, config, world, attempt)
@@ -54,7 +63,7 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
 
 @contextlib.contextmanager
 def _run_lease(folder: Path, world: World) -> Iterator[None]:
-    """The run's lease, held by rank 0; where another process holds it, all ranks end with the same sentence."""
+    """Hold the run's lease in rank 0. If another process holds it, all ranks raise the same RunError."""
     lease = Lease(folder) if world.is_first else None
     refusal = ""
     if lease is not None:
@@ -64,7 +73,7 @@ def _run_lease(folder: Path, world: World) -> Iterator[None]:
             refusal = str(error)
     refusal = world.broadcast(refusal)
     if refusal:
-        # Not in the pre-flight: another process may begin the run meanwhile.
+        # Not in the pre-flight: another process may start the run after it.
         raise RunError(refusal)
     try:
         yield
@@ -95,20 +104,21 @@ def _train(stage: Stage, config: StageConfig, world: World, attempt: Attempt) ->
 
 
 def _infer(stage: Stage, config: ProposeConfig | ClassifyConfig, attempt: Attempt) -> dict[str, Any] | None:
-    """One worker among any number, each of which claims units; the one that merges them makes the result."""
+    """Run one worker. The worker that merges the units returns the result."""
     from lmrc.inference.interruptible import InterruptibleInference
 
     assert stage.infer is not None
     folder = RunFolder.of(config.run)
     start = time.monotonic()
-    history, alone = History(folder.path), attempt.job.startswith("local-")
-    if alone:  # of SLURM's workers, which may be hundreds, SLURM knows
+    # SLURM's workers, possibly hundreds, are listed by SLURM and need no events.
+    history, is_local = History(folder.path), attempt.job.startswith("local-")
+    if is_local:
         history.add("started", job=attempt.job, restart=attempt.restart, hosts=socket.gethostname())
     try:
         with InterruptibleInference(stage.infer(config)) as inference:
-            result = work(folder.path, inference, config.work, stop=inference.is_asked_to_stop, progress=_say)
+            result = work(folder.path, inference, config.work, stop=inference.is_asked_to_stop, progress=_print)
     except Interrupted as error:
-        if alone:
+        if is_local:
             history.add("stopped", job=attempt.job, restart=attempt.restart, cause=str(error))
         raise
     if result is None:
@@ -119,7 +129,7 @@ def _infer(stage: Stage, config: ProposeConfig | ClassifyConfig, attempt: Attemp
 
 
 def _run(stage: Stage, config: StageConfig, attempt: Attempt) -> dict[str, Any]:
-    """What one process does alone."""
+    """Run a stage that needs a single process and no GPU."""
     assert stage.run is not None
     folder = RunFolder.of(config.run)
     start = time.monotonic()
@@ -135,5 +145,5 @@ def _finish(folder: RunFolder, attempt: Attempt, result: dict[str, Any], start: 
     return result
 
 
-def _say(line: str) -> None:
+def _print(line: str) -> None:
     print(line, flush=True)

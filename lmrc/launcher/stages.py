@@ -1,4 +1,4 @@
-"""What can be launched: each stage's options, its inputs, and the function that every process of it runs."""
+"""The stages that can be launched: their options, the check of their inputs, and the function each process runs."""
 
 from __future__ import annotations
 
@@ -25,15 +25,17 @@ StageConfig = RcpConfig | RcConfig | ProposeConfig | ClassifyConfig | BuildConfi
 
 @dataclass(frozen=True)
 class Stage:
-    """A training has `train(config, world)`, called once in every process, which returns what DONE will hold; an
-    inference has `infer(config)`, whose documents any number of workers share; what one process does without a GPU has
-    `run(config)`.
+    """A step of the pipeline. Exactly one of `train`, `infer` and `run` is set.
 
-    `check(config)` raises UserError where an input is not there: before anything is written, and when a job starts.
+    Attributes:
+        check: raise UserError if an input is missing. Called before a launch and again when a job starts.
+        train: train in every rank. Its result is written to DONE.
+        infer: return the inference, whose documents any number of workers share.
+        run: run in one process without a GPU. Its result is written to DONE.
     """
 
     name: str
-    tree: type[StageConfig]
+    config_class: type[StageConfig]
     check: Callable[[Any], None]
     train: Callable[[Any, World], dict[str, Any]] | None = None
     infer: Callable[[Any], Inference] | None = None
@@ -41,12 +43,12 @@ class Stage:
 
     @property
     def trains(self) -> bool:
-        """Whether its processes are ranks of one world, rather than workers that come and go."""
+        """Return True if the processes are ranks of one process group, rather than independent workers."""
         return self.train is not None
 
 
 def gpus_per_process(config: StageConfig) -> int:
-    """GPUs of one process: one, but of a worker of classify as many as its LM needs."""
+    """Return the GPUs per process: `decode.gpus_per_worker` for classify, else one."""
     return config.decode.gpus_per_worker if isinstance(config, ClassifyConfig) else 1
 
 
@@ -80,21 +82,21 @@ def _check_build(config: BuildConfig) -> None:
 def _check_score(config: ScoreConfig) -> None:
     Corpus.open(config.train)
     if not (config.classify / "predictions.json").is_file():
-        raise UserError(f"{config.classify} holds no predictions.json: finish launch/classify.py there first")
+        raise UserError(f"{config.classify} has no predictions.json: finish launch/classify.py there first")
 
 
 def quieten() -> None:
-    """Keep the libraries' bars and deprecations out of the log: the engine has its own progress."""
+    """Turn off progress bars and deprecation warnings of the libraries; the trainer logs its own progress."""
     import warnings
 
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    # transformers tells peft of a name that it has changed; there is nothing a user could do about it.
+    # peft uses a name that transformers has deprecated; the user cannot change that.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
 
-# torch and transformers are imported when a stage runs, so that --help and --dry-run answer at once.
+# Import torch and transformers only when a stage runs, so that --help is fast.
 def _train(
     config: RcpConfig | RcConfig, world: World, make_task: Callable[[Any, Corpus, Corpus, World], Task]
 ) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""What a run folder says of itself: its stage, how far it is, its best score, its errors. Nothing here asks SLURM."""
+"""The state of a run from its folder alone: stage, progress, best score, failures. SLURM is not queried."""
 
 from __future__ import annotations
 
@@ -15,42 +15,50 @@ from lmrc.common.errors import RunError, nearest
 from lmrc.inference.work_units import Units
 from lmrc.runs.heartbeat import Process
 from lmrc.runs.run_folder import RunFolder
-from lmrc.runs.run_folder import read_config as read_located
+from lmrc.runs.run_folder import read_config as read_run_config
 from lmrc.runs.run_kinds import run_kind
 from lmrc.runs.shared_fs import Files, temporary_beside
 
 TRAININGS = ("rcp", "rc")
-# What a run folder holds besides other runs: thousands of files.
-NO_RUNS = frozenset({"code", "checkpoints", "best", "log", "tensorboard", "units", "lease", "data", "candidates"})
-# An NFS server is asked for the times of this many parts at most.
-PARTS_LOOKED_AT = 100
+# Subfolders of a run that contain no other runs, but possibly thousands of files.
+FOLDERS_WITHOUT_RUNS = frozenset(
+    {"code", "checkpoints", "best", "log", "tensorboard", "units", "lease", "data", "candidates"}
+)
+# Most units whose files are read, to limit the load on an NFS server.
+MAX_UNITS_READ = 100
 
 
-def find(given: Sequence[Path], below: Path = Path("runs")) -> list[Path]:
-    """The run folders given, by path or by name in `below`, and those inside them; of nothing, all below `below`.
+def find_runs(paths: Sequence[Path], root: Path = Path("runs")) -> list[Path]:
+    """Return the run folders at and inside `paths`, newest first.
 
-    Newest first. Raises RunError, naming the nearest run, where there is none.
+    Args:
+        paths: folders, or names of runs in `root`; if empty, all runs in `root` are returned.
+
+    Raises:
+        RunError: a path contains no run. The message suggests the nearest one.
     """
-    found: dict[Path, None] = {}
-    for path in given:
-        places = [place for place in (path, below / path) if place.is_dir()]
-        runs = [run for place in places[:1] for run in _below(place)]
-        if not runs:
-            known = {str(run) for folder in {below, path.parent} if folder.is_dir() for run in _below(folder)}
-            problem = "holds no run" if places else "is no run folder"
-            raise RunError(f"{path} {problem}: {nearest(str(path), known) if known else f'no runs in {below} yet'}")
-        found.update(dict.fromkeys(runs))
-    if not given and below.is_dir():
-        found.update(dict.fromkeys(_below(below)))
-    return sorted(found, key=_last_change, reverse=True)
+    runs: dict[Path, None] = {}
+    for path in paths:
+        folder = next((folder for folder in (path, root / path) if folder.is_dir()), None)
+        inside = [] if folder is None else list(_runs_inside(folder))
+        if not inside:
+            known = {str(run) for parent in {root, path.parent} if parent.is_dir() for run in _runs_inside(parent)}
+            problem = "is not a run folder" if folder is None else "contains no run"
+            raise RunError(f"{path} {problem}: {nearest(str(path), known) if known else f'no runs in {root} yet'}")
+        runs.update(dict.fromkeys(inside))
+    if not paths and root.is_dir():
+        runs.update(dict.fromkeys(_runs_inside(root)))
+    return sorted(runs, key=_last_change, reverse=True)
 
 
-def _below(folder: Path) -> Iterator[Path]:
-    for place, folders, files in os.walk(folder):
+def _runs_inside(folder: Path) -> Iterator[Path]:
+    for path, folders, files in os.walk(folder):
         is_run = "config.yaml" in files
-        folders[:] = [name for name in folders if not name.startswith(".") and not (is_run and name in NO_RUNS)]
+        folders[:] = [
+            name for name in folders if not name.startswith(".") and not (is_run and name in FOLDERS_WITHOUT_RUNS)
+        ]
         if is_run:
-            yield Path(place)
+            yield Path(path)
 
 
 def _last_change(folder: Path) -> float:
@@ -64,20 +72,25 @@ def _last_change(folder: Path) -> float:
 def read_config(folder: Path) -> dict[str, Any]:
     """Return the run's config; empty if it cannot be read."""
     try:
-        return read_located(folder)
+        return read_run_config(folder)
     except RunError:
         return {}
 
 
-def kind_of(config: dict[str, Any]) -> str:
-    """The stage that a config is of (rcp, rc, propose, classify, build, score, demo); "run" where of none of them."""
+def stage_of(config: dict[str, Any]) -> str:
+    """Return the stage of a config (rcp, rc, propose, classify, build, score, demo), or "run" if it is none of them."""
     kind = run_kind(config)
     return "run" if kind is None else kind.name
 
 
 @dataclass
-class Progress:
-    """How far a run is: optimizer steps of a training, units of an inference. None: not known."""
+class TrainingProgress:
+    """Progress of a training. None means unknown.
+
+    Attributes:
+        unit: what `per_second` counts.
+        time: when log/progress.json was written, in seconds since 1970.
+    """
 
     step: int | None = None
     total: int | None = None
@@ -87,41 +100,40 @@ class Progress:
     per_second: float | None = None
     seconds_left: float | None = None
     time: float = 0.0
-    """Of the training, seconds since 1970."""
     metric: str | None = None
     best: float | None = None
     best_step: int | None = None
 
     def is_since(self, start: str) -> bool:
-        """Whether it tells of a start at this time (ISO 8601)."""
+        """Return True if the progress was written after a start at this time (ISO 8601)."""
         return self.time >= datetime.fromisoformat(start).timestamp()
 
 
-def training_progress(folder: Path, config: dict[str, Any]) -> Progress:
-    """How far a training is, from log/progress.json and metrics.jsonl; the best score as the loop chooses it."""
-    found = Progress()
+def training_progress(folder: Path, config: dict[str, Any]) -> TrainingProgress:
+    """Return the progress of a training from log/progress.json, metrics.jsonl and DONE."""
+    progress = TrainingProgress()
     with contextlib.suppress(OSError, ValueError, TypeError):
-        found = Progress(**json.loads((folder / "log" / "progress.json").read_text()))
+        progress = TrainingProgress(**json.loads((folder / "log" / "progress.json").read_text()))
     done = result(folder)
     train = config.get("train")
-    found.metric = train.get("metric") if isinstance(train, dict) else None
+    progress.metric = train.get("metric") if isinstance(train, dict) else None
     last = None
     for line in _lines(folder / "metrics.jsonl"):
         if '"dev_' not in line:
-            last = line  # the examples of every step make the file long: only the last one is read
+            last = line  # only the last training step is parsed, because there are many
             continue
         row = _parsed(line)
-        value = row.get(f"dev_{found.metric}")
-        sign = -1.0 if "loss" in (found.metric or "") else 1.0
-        if value is not None and (found.best is None or sign * value > sign * found.best):
-            found.best, found.best_step = value, row["step"]
-    if found.step is None and last is not None:
+        value = row.get(f"dev_{progress.metric}")
+        sign = -1.0 if "loss" in (progress.metric or "") else 1.0
+        if value is not None and (progress.best is None or sign * value > sign * progress.best):
+            progress.best, progress.best_step = value, row["step"]
+    if progress.step is None and last is not None:
         row = _parsed(last)
-        found.step, found.epoch, found.loss = row.get("step"), row.get("epoch"), row.get("loss")
+        progress.step, progress.epoch, progress.loss = row.get("step"), row.get("epoch"), row.get("loss")
     if done is not None and "best" in done:
-        found.metric, found.best, found.best_step = done.get("metric"), done["best"], done.get("best_step")
-        found.step = done.get("steps", found.step)
-    return found
+        progress.metric, progress.best, progress.best_step = done.get("metric"), done["best"], done.get("best_step")
+        progress.step = done.get("steps", progress.step)
+    return progress
 
 
 def _lines(path: Path) -> Iterator[str]:
@@ -133,21 +145,27 @@ def _parsed(line: str) -> dict[str, Any]:
     try:
         row: dict[str, Any] = json.loads(line)
     except ValueError:
-        return {}  # it is being written
+        return {}  # the line is being written
     return row
 
 
 def result(folder: Path) -> dict[str, Any] | None:
-    """What DONE holds; None where the run has not finished."""
+    """Return the content of DONE; None if the run has not finished."""
     try:
         return RunFolder(folder).result()
     except (OSError, ValueError):
-        return {}  # of a run that wrote it otherwise: it is done all the same
+        return {}  # finished, but written by another version
 
 
 @dataclass
-class Work:
-    """Where an inference stands."""
+class InferenceProgress:
+    """Progress of an inference, in units of documents.
+
+    Attributes:
+        failures: one line per unit whose last attempt failed.
+        workers: the workers with a recent heartbeat.
+        submissions: SLURM jobs (whole arrays) that claimed units, including those not in the history.
+    """
 
     total: int
     done: int
@@ -156,15 +174,12 @@ class Work:
     documents_per_second: float | None
     seconds_left: float | None
     failures: list[str] = field(default_factory=list)
-    """A line for each unit whose last attempt failed."""
     workers: list[Process] = field(default_factory=list)
-    """Those that show signs of life."""
     submissions: set[str] = field(default_factory=set)
-    """SLURM jobs (whole arrays) that took part lately, also where no history names them."""
 
 
-def work_of(folder: Path, lease_seconds: float) -> Work | None:
-    """Where the work of an inference stands; None without RUN/units."""
+def inference_progress(folder: Path, lease_seconds: float) -> InferenceProgress | None:
+    """Return the progress of an inference; None if RUN/units does not exist."""
     units = Units(folder, Files())
     try:
         plan = json.loads(units.files.read(units.folder / "plan.json")[0])
@@ -175,87 +190,87 @@ def work_of(folder: Path, lease_seconds: float) -> Work | None:
     failed = [unit for unit in unfinished if units.attempts[unit] in units.failures(unit)]
     free = sum(1 for unit in unfinished if units.attempts[unit] in units.released[unit])
     speed = _units_per_second(units)
-    found = Work(
+    progress = InferenceProgress(
         total=plan["units"],
         done=len(units.done),
         claimed=len(unfinished) - len(failed) - free,
         failed=len(failed),
         documents_per_second=None if speed is None else speed * plan["unit_documents"],
         seconds_left=None if not speed else (plan["units"] - len(units.done)) / speed,
-        workers=_alive(units, lease_seconds),
+        workers=_live_workers(units, lease_seconds),
         submissions=_submissions(units),
     )
     for unit in sorted(failed):
         with contextlib.suppress(OSError, ValueError, KeyError):
             error = units.error(unit, units.attempts[unit])
             start, stop = error["documents"]
-            found.failures.append(f"unit {unit} (documents {start} to {stop - 1}): {error['error']}")
-    return found
+            progress.failures.append(f"unit {unit} (documents {start} to {stop - 1}): {error['error']}")
+    return progress
 
 
 def _units_per_second(units: Units) -> float | None:
-    """From the times of the later half of the parts: a night without workers in between does not count."""
+    """Return the throughput over the more recent half of the units, so that an idle night does not lower it."""
     done = sorted(units.done)
     times = []
-    for unit in done[:: -(-len(done) // PARTS_LOOKED_AT) or 1]:
+    for unit in done[:: -(-len(done) // MAX_UNITS_READ) or 1]:
         with contextlib.suppress(OSError):
             times.append(units.path("part", unit, suffix=".arrow").stat().st_mtime)
     times.sort()
-    later = times[len(times) // 2 :]
-    if len(later) < 2 or later[-1] <= later[0]:
+    recent = times[len(times) // 2 :]
+    if len(recent) < 2 or recent[-1] <= recent[0]:
         return None
-    return len(done) * (len(later) - 1) / len(times) / (later[-1] - later[0])
+    return len(done) * (len(recent) - 1) / len(times) / (recent[-1] - recent[0])
 
 
-def _alive(units: Units, lease_seconds: float) -> list[Process]:
-    """The workers whose card was touched within the lease, by the file server's clock."""
-    cards = sorted(units.workers)
-    look = temporary_beside(units.folder / "look")
+def _live_workers(units: Units, lease_seconds: float) -> list[Process]:
+    """Return the workers whose last heartbeat is younger than the lease, by the file server's clock."""
+    names = sorted(units.workers)
+    clock = temporary_beside(units.folder / "look")
     try:
-        units.files.write(look, b"")
-        now = units.files.touch(look)
+        units.files.write(clock, b"")
+        now = units.files.touch(clock)
     except OSError:
-        return []  # a folder that is read-only to us
+        return []  # the folder is read-only for this user
     finally:
         with contextlib.suppress(OSError):
-            units.files.remove(look)
+            units.files.remove(clock)
     observer = Process.current(None)
-    found = []
-    for card in cards:
+    workers = []
+    for name in names:
         with contextlib.suppress(FileNotFoundError):
-            content, beat = units.files.read(units.folder / card)
+            content, heartbeat = units.files.read(units.folder / name)
             process = Process.parse(content)
-            if process is not None and now - beat <= lease_seconds and not process.is_dead(observer):
-                found.append(process)
-    return found
+            if process is not None and now - heartbeat <= lease_seconds and not process.is_dead(observer):
+                workers.append(process)
+    return workers
 
 
 def _submissions(units: Units) -> set[str]:
-    """By the claims: they are names of their workers' cards, and stay when a worker has gone."""
-    latest = [*sorted(units.attempts), *sorted(units.unfinished())][-PARTS_LOOKED_AT:]
-    found = set()
+    """Return the SLURM jobs named in the claims, which remain after their worker has ended."""
+    latest = [*sorted(units.attempts), *sorted(units.unfinished())][-MAX_UNITS_READ:]
+    submissions = set()
     for unit in latest:
         with contextlib.suppress(OSError):
             process = Process.parse(units.files.read(units.path("claim", unit, units.attempts[unit]))[0])
             if process is not None and process.submission:
-                found.add(process.submission)
-    return found
+                submissions.add(process.submission)
+    return submissions
 
 
 @dataclass(frozen=True)
-class Note:
-    """What a process left when it failed: log/failures/JOB-RESTART-PROCESS.json."""
+class FailureRecord:
+    """A failure recorded by a process in log/failures/JOB-RESTART-PROCESS.json."""
 
     job: str
     restart: int
     time: float
 
 
-def newest_failure(folder: Path) -> Note | None:
-    """The attempt that failed last, by the notes of its processes."""
-    notes = []
+def newest_failure(folder: Path) -> FailureRecord | None:
+    """Return the newest recorded failure; None if there is none."""
+    records = []
     for path in (folder / "log" / "failures").glob("*-*-*.json"):
         with contextlib.suppress(OSError, ValueError):
             job, restart, _ = path.stem.rsplit("-", 2)
-            notes.append(Note(job, int(restart), path.stat().st_mtime))
-    return max(notes, key=lambda note: note.time, default=None)
+            records.append(FailureRecord(job, int(restart), path.stat().st_mtime))
+    return max(records, key=lambda record: record.time, default=None)

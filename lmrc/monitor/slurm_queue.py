@@ -1,4 +1,4 @@
-"""All jobs of all runs, asked of SLURM at once."""
+"""Query SLURM once for all jobs of all runs."""
 
 from __future__ import annotations
 
@@ -10,43 +10,46 @@ from lmrc.launcher.slurm import commands as slurm
 
 @dataclass(frozen=True)
 class Queue:
-    """What SLURM said of all jobs at once: by id of the job, or of the whole array."""
+    """Jobs known to SLURM, by the id of the job or of the whole array.
+
+    Attributes:
+        error: why SLURM could not be queried; "" if it answered.
+    """
 
     jobs: dict[str, list[slurm.SlurmJob]]
-    silence: str
-    """Why SLURM could not be asked; "" where it answered."""
+    error: str
 
 
 def slurm_id(event: dict[str, Any]) -> str | None:
-    """The SLURM job of an event in a history, of a worker that of its whole array; None of what ran without SLURM."""
+    """Return the SLURM job of an event, for an array task that of the array; None for a local process."""
     job = str(event.get("job") or "")
     return None if not job or job.startswith("local-") else job.partition("_")[0]
 
 
 def ask_queue(wanted: set[str]) -> Queue:
-    """What is known of these jobs: two calls at most, however many they are."""
-    if not slurm.is_here():
-        return Queue({}, "SLURM is not on this machine: of its jobs only what they wrote is known")
-    found: dict[str, list[slurm.SlurmJob]] = {}
+    """Return what SLURM knows of these jobs, with at most one call of squeue and one of sacct."""
+    if not slurm.is_available():
+        return Queue({}, "SLURM is not installed on this machine: the state of its jobs is known only from their files")
+    known: dict[str, list[slurm.SlurmJob]] = {}
     try:
         for job in slurm.jobs(wanted):
-            found.setdefault(job.id.partition("_")[0], []).append(job)
+            known.setdefault(job.id.partition("_")[0], []).append(job)
     except slurm.SlurmError as error:
-        return Queue({}, f"SLURM does not answer ({error}): of its jobs only what they wrote is known")
-    forgotten = wanted - found.keys()
+        return Queue({}, f"SLURM does not answer ({error}): the state of its jobs is known only from their files")
+    forgotten = wanted - known.keys()
     if forgotten:
-        for job in _ended(forgotten):
-            found.setdefault(job.id.partition("_")[0], []).append(job)
-    return Queue(found, "")
+        for job in _ended_jobs(forgotten):
+            known.setdefault(job.id.partition("_")[0], []).append(job)
+    return Queue(known, "")
 
 
-def _ended(identifiers: set[str]) -> list[slurm.SlurmJob]:
-    """What the accounting remembers of jobs that the controller has forgotten; nothing on a site without one."""
+def _ended_jobs(identifiers: set[str]) -> list[slurm.SlurmJob]:
+    """Return jobs that the controller has forgotten, from the accounting; none if the site has no accounting."""
     columns = ("--noheader", "--parsable2", "--allocations", "--format=JobID,State,NodeList,Reason")
     try:
-        text = slurm.ask("sacct", *columns, f"--jobs={','.join(sorted(identifiers))}")
+        text = slurm.run_command("sacct", *columns, f"--jobs={','.join(sorted(identifiers))}")
     except slurm.SlurmError:
         return []
     rows = (line.split("|") for line in text.splitlines())
-    # "CANCELLED by 1000"
+    # The state may be "CANCELLED by 1000".
     return [slurm.SlurmJob(row[0], row[1].split()[0], row[3], 0, row[2]) for row in rows if len(row) == 4 and row[1]]

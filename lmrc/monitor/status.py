@@ -1,5 +1,7 @@
-"""The state of runs. The truth is, in this order: DONE, SLURM's queue, the lease and the workers' signs of life, the
-last event of the history. "PREEMPTED" and "REQUEUED" are not the end of a job.
+"""The state of runs, for `lmrc status`.
+
+It is determined from, in this order: DONE, SLURM's queue, the lease and the workers' heartbeats, the last event of the
+history. The SLURM states PREEMPTED and REQUEUED do not mean that a job has ended.
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ from lmrc.common.errors import RunError
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.monitor.run_state import (
     TRAININGS,
-    Work,
-    kind_of,
+    InferenceProgress,
+    inference_progress,
     newest_failure,
     read_config,
     result,
+    stage_of,
     training_progress,
-    work_of,
 )
 from lmrc.monitor.slurm_queue import Queue, ask_queue, slurm_id
 from lmrc.runs.events import History
@@ -27,104 +29,108 @@ from lmrc.runs.failures import Attempt, attempt_outcome
 from lmrc.runs.lease import Holder, holder
 
 RESUMES = "the same command resumes it"
-IN_VAIN = "what it was to follow failed: mend that, then the command of the chain submits both again"
-# What follows such an event is up to someone: without a job or a process the run goes on no more by itself.
-UNDECIDED = frozenset({"submitted", "started", "preempted", "requeued", "died", "finished"})
+DEPENDENCY_FAILED = "its dependency failed; fix that, then run the pipeline command again"
+# Last events after which a run is still open: if neither a job nor a process is left, it is dead.
+OPEN_EVENTS = frozenset({"submitted", "started", "preempted", "requeued", "died", "finished"})
 
 
 @dataclass
 class Status:
-    """A run; `as_json` is what `lmrc status --json` lists.
+    """The state of a run, as printed by `lmrc status --json`. Unknown values are null; times are UTC.
 
-    `state` is one of queued, running, done, failed, cancelled, stopped (it saved and ended when asked to), dead (it was
-    to run, and neither a job nor a process of it is left), unknown (SLURM cannot be asked), new. Times are UTC.
-    What is not known, or has no meaning for the run, is null.
+    Attributes:
+        kind: rcp, rc, propose, classify, build, score, demo, or run.
+        state: queued, running, done, failed, cancelled, stopped (saved and ended after a signal), dead (unfinished,
+            without a job or process), unknown (SLURM does not answer), or new.
+        detail: SLURM's reason, the cause of a failure, or what to do.
+        job: SLURM job id (of the whole array), or local-PID.
+        since: start of the current job or process.
+        step: optimizer steps done by a training; `total` are all steps.
+        unit: what `per_second` counts, such as documents. Null unless the run is running.
+        units: units of an inference: total, done, claimed, failed.
+        failures: one line per failed unit.
+        error: the last error; null if done.
+        result: content of DONE.
+        jobs: jobs known to SLURM: id, state, reason, restarts, nodes.
+        events: the last five events of log/history.jsonl.
+        log: the newest log file of rank 0 or of the first worker.
     """
 
     run: str
     kind: str
-    """rcp, rc, propose, classify, build, score, demo, or run."""
     state: str
     detail: str = ""
-    """SLURM's reason, the cause, or what to do."""
     job: str | None = None
-    """SLURM's id (of the whole array), or local-PID."""
     nodes: str | None = None
     since: str | None = None
-    """Of the present start."""
     preempted: int = 0
     requeued: int = 0
     died: int = 0
     step: int | None = None
-    """Optimizer steps, of a training."""
     total: int | None = None
     epoch: int | None = None
     loss: float | None = None
     unit: str | None = None
-    """What `per_second` counts: documents, queries …"""
     per_second: float | None = None
-    """Null unless it runs; so is `seconds_left`."""
     seconds_left: float | None = None
     units: dict[str, int] | None = None
-    """Of an inference: total, done, claimed, failed."""
     failures: list[str] = field(default_factory=list)
-    """A line for each failed unit."""
     metric: str | None = None
     best: float | None = None
     best_step: int | None = None
     error: str | None = None
-    """The last error; null once done."""
     result: dict[str, Any] | None = None
-    """What DONE holds."""
     jobs: list[dict[str, Any]] = field(default_factory=list)
-    """Those that SLURM remembers: id, state, reason, restarts, nodes."""
     events: list[dict[str, Any]] = field(default_factory=list)
-    """The last five of log/history.jsonl."""
     log: str | None = None
-    """What rank 0, or the first worker, printed last."""
 
     def as_json(self) -> dict[str, Any]:
-        """All of it, always with the same keys."""
+        """Return all fields, always with the same keys."""
         return asdict(self)
 
 
-def statuses(folders: Sequence[Path]) -> tuple[list[Status], list[str]]:
-    """The state of each run folder, and what could not be found out: a line each."""
+def run_statuses(folders: Sequence[Path]) -> tuple[list[Status], list[str]]:
+    """Return the state of each run, and one line per thing that could not be determined."""
     histories = {folder: History(folder).read() for folder in folders}
-    works = {folder: _work(folder) for folder in folders}
-    wanted = {job for folder in folders for job in _jobs_of(histories[folder], works[folder])}
+    inferences = {folder: _inference(folder) for folder in folders}
+    wanted = {job for folder in folders for job in _job_ids(histories[folder], inferences[folder])}
     queue = ask_queue(wanted)
-    found, remarks = [], [queue.silence] if queue.silence and wanted else []
+    found, remarks = [], [queue.error] if queue.error and wanted else []
     for folder, history in histories.items():
-        status, remark = _look(folder, history, works[folder], queue)
+        status, remark = _run_status(folder, history, inferences[folder], queue)
         found.append(status)
         remarks += [remark] if remark else []
     for status in found:
         if status.state == "new":
-            _judge_by_inner(status, [other for other in found if other.run.startswith(f"{status.run}/")])
+            _set_state_from_inner_runs(status, [other for other in found if other.run.startswith(f"{status.run}/")])
     return found, remarks
 
 
-def _work(folder: Path) -> Work | None:
+def _inference(folder: Path) -> InferenceProgress | None:
     options = read_config(folder).get("work")
     seconds = options.get("lease_seconds", 60.0) if isinstance(options, dict) else 60.0
-    return work_of(folder, seconds) if result(folder) is None else None
+    return inference_progress(folder, seconds) if result(folder) is None else None
 
 
-def _jobs_of(history: list[dict[str, Any]], work: Work | None) -> list[str]:
-    """SLURM's ids, the newest last, of what the run was submitted as; workers of a plain sbatch stand in no history."""
+def _job_ids(history: list[dict[str, Any]], inference: InferenceProgress | None) -> list[str]:
+    """Return the SLURM job ids of a run, newest last.
+
+    Workers started by plain sbatch are not in the history and are found through their claims.
+    """
     named = [job for event in history if (job := slurm_id(event)) is not None]
-    return list(dict.fromkeys([*named, *sorted(work.submissions if work else ())]))
+    return list(dict.fromkeys([*named, *sorted(inference.submissions if inference else ())]))
 
 
-def _look(folder: Path, history: list[dict[str, Any]], work: Work | None, queue: Queue) -> tuple[Status, str]:
+def _run_status(
+    folder: Path, history: list[dict[str, Any]], inference: InferenceProgress | None, queue: Queue
+) -> tuple[Status, str]:
     config = read_config(folder)
-    status = Status(str(folder), kind_of(config), "new", "nothing has run yet", events=history[-5:])
+    status = Status(str(folder), stage_of(config), "new", "nothing has run yet", events=history[-5:])
     status.result = result(folder)
     for event in history:
         if event["event"] in ("preempted", "requeued", "died"):
             setattr(status, event["event"], getattr(status, event["event"]) + 1)
-    identifiers = _jobs_of(history, work)
+    identifiers = _job_ids(history, inference)
     jobs = [job for identifier in identifiers for job in queue.jobs.get(identifier, [])]
     status.jobs = [asdict(job) for job in jobs]
     if history:
@@ -132,114 +138,119 @@ def _look(folder: Path, history: list[dict[str, Any]], work: Work | None, queue:
         status.job = last if last is None or last.startswith("local-") else last.partition("_")[0]
     elif identifiers:
         status.job = identifiers[-1]
-    remark = _judge(folder, status, history, jobs, queue, work)
-    _measure(folder, config, status, work)
-    status.log = _log(folder, status.job)
+    remark = _set_state(folder, status, history, jobs, queue, inference)
+    _set_progress(folder, config, status, inference)
+    status.log = _newest_log(folder, status.job)
     if status.state != "done":
-        status.error = _error(status, history)
+        status.error = _last_error(status, history)
     return status, remark
 
 
-def _judge(
+def _set_state(
     folder: Path,
     status: Status,
     history: list[dict[str, Any]],
     jobs: list[slurm.SlurmJob],
     queue: Queue,
-    work: Work | None,
+    inference: InferenceProgress | None,
 ) -> str:
-    """Set state, detail, job, nodes and since. Returns what could not be found out."""
+    """Set state, detail, job, nodes and since. Return what could not be determined, or an empty string."""
     remark = ""
     if status.result is not None:
         status.state, status.detail = "done", ""
         return remark
     active = [job for job in jobs if job.is_active]
     if active:
-        _judge_by_jobs(status, history, active)
+        _set_state_from_jobs(status, history, active)
         return remark
     held: Holder | None = None
     try:
         held = holder(folder)
     except RunError as error:
         remark = str(error)
-    # What SLURM has ended gives no more signs of life, though its last one is less than a lease old.
-    over = {job.id.partition("_")[0] for job in jobs}
-    if held is not None and held.process is not None and held.process.submission in over:
+    # A job that SLURM has ended is dead, even if its last heartbeat is younger than the lease.
+    ended = {job.id.partition("_")[0] for job in jobs}
+    if held is not None and held.process is not None and held.process.submission in ended:
         held = None
-    processes = [held.process] if held and held.heartbeat_age is not None else list(work.workers if work else [])
-    known = [process for process in processes if process and process.submission not in over]
+    processes = (
+        [held.process] if held and held.heartbeat_age is not None else list(inference.workers if inference else [])
+    )
+    known = [process for process in processes if process and process.submission not in ended]
     if known or (processes and None in processes):
         status.state, status.detail = "running", f"{len(known)} workers" if len(known) > 1 else str(*known[:1])
         status.nodes = ",".join(sorted({process.host for process in known})) or None
         status.since = min((process.time for process in known), default=None)
         return remark
     if held is not None:
-        status.state, status.detail = "unknown", f"{held.process or 'a process'} held it; its signs of life are hidden"
-        return f"{folder} is read-only to you: whether a process of it lives cannot be told"
+        status.state, status.detail = (
+            "unknown",
+            f"{held.process or 'a process'} held it; its heartbeat cannot be checked",
+        )
+        return f"{folder} is read-only for you: cannot check whether its process is alive"
     last = history[-1] if history else {"event": "none"}
-    if last["event"] not in UNDECIDED | {"none"}:
+    if last["event"] not in OPEN_EVENTS | {"none"}:
         status.state, status.detail = last["event"], str(last.get("cause", ""))
     else:
-        _judge_by_end(folder, status, last, jobs, queue, work)
+        _set_state_from_failures(folder, status, last, jobs, queue, inference)
     return remark
 
 
-def _judge_by_jobs(status: Status, history: list[dict[str, Any]], active: list[slurm.SlurmJob]) -> None:
-    waiting = [job for job in active if job.state == "PENDING"]
-    present = [job for job in active if job.state != "PENDING"]
+def _set_state_from_jobs(status: Status, history: list[dict[str, Any]], active: list[slurm.SlurmJob]) -> None:
+    pending = [job for job in active if job.state == "PENDING"]
+    running = [job for job in active if job.state != "PENDING"]
     status.job = active[0].id.partition("_")[0]
-    status.nodes = ",".join(sorted({job.nodes for job in present if job.nodes})) or None
-    reason = waiting[0].reason if waiting else ""
-    if not present:
-        status.state, status.detail = "queued", f"{len(waiting)} workers, {reason}" if len(waiting) > 1 else reason
+    status.nodes = ",".join(sorted({job.nodes for job in running if job.nodes})) or None
+    reason = pending[0].reason if pending else ""
+    if not running:
+        status.state, status.detail = "queued", f"{len(pending)} workers, {reason}" if len(pending) > 1 else reason
         return
     status.state = "running"
-    parts = [f"{len(present)} workers"] if len(active) > 1 else []
-    parts += [f"{len(waiting)} wait ({reason})"] if waiting else []
-    parts += sorted({job.state.lower() for job in present if job.state != "RUNNING"})
+    parts = [f"{len(running)} workers"] if len(active) > 1 else []
+    parts += [f"{len(pending)} pending ({reason})"] if pending else []
+    parts += sorted({job.state.lower() for job in running if job.state != "RUNNING"})
     starts = [event for event in history if event["event"] == "started" and slurm_id(event) == status.job]
-    # What has not said so yet is still importing its code.
-    if starts and starts[-1].get("restart") == present[0].restarts:
+    # A training that has not recorded its start is still importing its code.
+    if starts and starts[-1].get("restart") == running[0].restarts:
         status.since = starts[-1]["time"]
     elif status.kind in TRAININGS:
         parts.append("starting")
     status.detail = ", ".join(parts)
 
 
-def _judge_by_end(
+def _set_state_from_failures(
     folder: Path,
     status: Status,
     last: dict[str, Any],
     jobs: list[slurm.SlurmJob],
     queue: Queue,
-    work: Work | None,
+    inference: InferenceProgress | None,
 ) -> None:
-    """Nothing of the run lives, and its history does not say how it ended."""
-    note = newest_failure(folder) if last["event"] in ("none", "submitted", "started") else None
-    if note is not None and last["event"] != "none" and note.job.partition("_")[0] != status.job:
-        note = None  # of an earlier job
-    end = attempt_outcome(folder, Attempt(note.job, note.restart)) if note else None
+    """Set the state of a run without a live process whose history does not record its end."""
+    failure = newest_failure(folder) if last["event"] in ("none", "submitted", "started") else None
+    if failure is not None and last["event"] != "none" and failure.job.partition("_")[0] != status.job:
+        failure = None  # from an earlier job
+    outcome = attempt_outcome(folder, Attempt(failure.job, failure.restart)) if failure else None
     own = [job for job in jobs if job.id.partition("_")[0] == status.job]
-    over = next((job for job in own if job.state != "COMPLETED"), None)
-    if end is not None and end.cause:
-        status.state, status.detail = "failed", end.cause
-    elif over is not None and over.waited_in_vain:
-        status.state, status.detail = "cancelled", IN_VAIN
-    elif over is not None and over.state.startswith("CANCELLED"):
+    ended = next((job for job in own if job.state != "COMPLETED"), None)
+    if outcome is not None and outcome.cause:
+        status.state, status.detail = "failed", outcome.cause
+    elif ended is not None and ended.dependency_failed:
+        status.state, status.detail = "cancelled", DEPENDENCY_FAILED
+    elif ended is not None and ended.state.startswith("CANCELLED"):
         status.state, status.detail = "cancelled", RESUMES
-    elif over is not None:
-        status.state, status.detail = "failed", f"SLURM ended the job: {over.state}; {RESUMES}"
+    elif ended is not None:
+        status.state, status.detail = "failed", f"SLURM ended the job: {ended.state}; {RESUMES}"
     elif last["event"] == "preempted":
         status.state, status.detail = "stopped", str(last.get("cause", RESUMES))
-    elif queue.silence and status.job and not status.job.startswith("local-"):
-        heard = f", last heard of: {last['event']}" if last["event"] != "none" else ""
-        status.state, status.detail = "unknown", f"SLURM cannot be asked of job {status.job}{heard}"
-    elif last["event"] != "none" or work is not None or (folder / "metrics.jsonl").exists():
-        status.state, status.detail = "dead", f"{RESUMES} (no job or process of it is left)"
+    elif queue.error and status.job and not status.job.startswith("local-"):
+        event = f"; last event: {last['event']}" if last["event"] != "none" else ""
+        status.state, status.detail = "unknown", f"cannot ask SLURM for job {status.job}{event}"
+    elif last["event"] != "none" or inference is not None or (folder / "metrics.jsonl").exists():
+        status.state, status.detail = "dead", f"{RESUMES} (it has no job or process)"
 
 
-def _judge_by_inner(status: Status, inner: list[Status]) -> None:
-    """A run that is made of others, such as the demo, goes on as they do."""
+def _set_state_from_inner_runs(status: Status, inner: list[Status]) -> None:
+    """Set the state of a run that consists of other runs, such as the demo."""
     states = [other.state for other in inner]
     for state in ("running", "queued", "failed", "dead", "unknown", "cancelled", "stopped"):
         if state in states:
@@ -250,38 +261,39 @@ def _judge_by_inner(status: Status, inner: list[Status]) -> None:
         status.state, status.detail = "stopped", f"{states.count('done')} stages done: {RESUMES}"
 
 
-def _measure(folder: Path, config: dict[str, Any], status: Status, work: Work | None) -> None:
-    """Set how far the run is."""
-    runs = status.state == "running"
-    if work is not None:
-        status.units = {"total": work.total, "done": work.done, "claimed": work.claimed, "failed": work.failed}
-        status.failures = work.failures
-        if runs:
-            status.unit, status.per_second = "documents", work.documents_per_second
-            status.seconds_left = work.seconds_left
+def _set_progress(folder: Path, config: dict[str, Any], status: Status, inference: InferenceProgress | None) -> None:
+    """Set progress, speed and best score."""
+    is_running = status.state == "running"
+    if inference is not None:
+        status.units = {name: getattr(inference, name) for name in ("total", "done", "claimed", "failed")}
+        status.failures = inference.failures
+        if is_running:
+            status.unit, status.per_second = "documents", inference.documents_per_second
+            status.seconds_left = inference.seconds_left
     if status.kind not in TRAININGS:
         f1 = (status.result or {}).get("f1")
         if f1 is not None:
             status.metric, status.best = "f1", f1
         return
-    found = training_progress(folder, config)
-    status.step, status.total, status.epoch, status.loss = found.step, found.total, found.epoch, found.loss
-    status.metric, status.best, status.best_step = found.metric, found.best, found.best_step
-    # The figures of an earlier start say nothing of this one's speed.
-    if runs and status.since is not None and found.is_since(status.since):
-        status.unit, status.per_second, status.seconds_left = found.unit, found.per_second, found.seconds_left
+    progress = training_progress(folder, config)
+    for name in ("step", "total", "epoch", "loss", "metric", "best", "best_step"):
+        setattr(status, name, getattr(progress, name))
+    # The speed of an earlier start is not that of this one.
+    if is_running and status.since is not None and progress.is_since(status.since):
+        for name in ("unit", "per_second", "seconds_left"):
+            setattr(status, name, getattr(progress, name))
 
 
-def _log(folder: Path, job: str | None) -> str | None:
+def _newest_log(folder: Path, job: str | None) -> str | None:
     if job is None:
         return None
     logs = folder.glob(f"log/{job.removeprefix('local-')}_*log.out")
-    firsts = [path for path in logs if path.name.endswith("_0_log.out")]
-    newest = max(firsts, key=lambda path: path.stat().st_mtime, default=None)
+    rank_0 = [path for path in logs if path.name.endswith("_0_log.out")]
+    newest = max(rank_0, key=lambda path: path.stat().st_mtime, default=None)
     return None if newest is None else str(newest)
 
 
-def _error(status: Status, history: list[dict[str, Any]]) -> str | None:
+def _last_error(status: Status, history: list[dict[str, Any]]) -> str | None:
     if status.state == "failed" and status.detail:
         return status.detail
     if status.failures:

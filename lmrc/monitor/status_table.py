@@ -1,4 +1,4 @@
-"""The state of runs as text: a line each, or all about one."""
+"""The output of `lmrc status`: a table of runs, or the details of one run."""
 
 from __future__ import annotations
 
@@ -11,31 +11,31 @@ from typing import Any
 
 import click
 
-from lmrc.monitor.run_state import find
-from lmrc.monitor.status import Status, statuses
+from lmrc.monitor.run_state import find_runs
+from lmrc.monitor.status import Status, run_statuses
 
 WIDTH = 120
 HEADINGS = ("run", "stage", "state", "progress", "loss", "speed", "left", "best", "")
-LONGEST = {"run": 32, "best": 22}
-# SLURM's own words for why a job waits, as far as a user can do something about them or wonders.
+MAX_COLUMN_WIDTH = {"run": 32, "best": 22}
+# Explanations of SLURM's reasons why a job is pending.
 REASONS = {
     "Priority": "jobs of higher priority come first",
     "Resources": "no free nodes yet",
-    "BeginTime": "its time has not come: after a requeue SLURM waits about two minutes",
+    "BeginTime": "not before its start time; after a requeue SLURM waits about two minutes",
     "Dependency": "an earlier stage has not finished",
-    "JobHeldUser": "held: scontrol release lets it go",
+    "JobHeldUser": "held; release it with scontrol release",
     "JobHeldAdmin": "held by an administrator",
     "PartitionTimeLimit": "--time is longer than the partition allows",
     "PartitionNodeLimit": "--nodes is more than the partition allows or has now",
     "ReqNodeNotAvail": "the nodes are down or reserved",
-    "QOSMaxJobsPerUserLimit": "you have as many jobs as the QOS allows",
-    "AssocGrpGRES": "the account uses as many GPUs as it may",
-    "JobArrayTaskLimit": "as many workers run as cluster.max_running allows",
+    "QOSMaxJobsPerUserLimit": "you have reached the job limit of the QOS",
+    "AssocGrpGRES": "the account has reached its GPU limit",
+    "JobArrayTaskLimit": "the limit of cluster.max_running is reached",
 }
 
 
 def duration(seconds: float) -> str:
-    """42 s, 12 min, 3 h 20 min, 2 d 4 h."""
+    """Return a duration such as 42 s, 12 min, 3 h 20 min, 2 d 4 h."""
     if seconds < 99.5:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
@@ -48,7 +48,7 @@ def duration(seconds: float) -> str:
 
 
 def moment(time: str) -> str:
-    """An ISO time as 2026-11-22 16:42:33 UTC."""
+    """Return an ISO time in the form 2026-11-22 16:42:33 UTC."""
     return f"{datetime.fromisoformat(time).astimezone(timezone.utc):%Y-%m-%d %H:%M:%S} UTC"
 
 
@@ -56,8 +56,8 @@ def _times(count: int) -> str:
     return "once" if count == 1 else "twice" if count == 2 else f"{count} times"
 
 
-def _came_back(status: Status) -> str:
-    """ "preempted twice, died once"."""
+def _interruptions(status: Status) -> str:
+    """Return text such as preempted twice, died once."""
     counts = (("preempted", status.preempted), ("requeued", status.requeued), ("died", status.died))
     return ", ".join(f"{what} {_times(count)}" for what, count in counts if count)
 
@@ -69,7 +69,7 @@ def _job(status: Status) -> str:
 def _progress(status: Status) -> str:
     if status.units is not None:
         failed = f", {status.units['failed']} failed" if status.units["failed"] else ""
-        return f"{status.units['done']}/{status.units['total']} parts{failed}"
+        return f"{status.units['done']}/{status.units['total']} units{failed}"
     if status.step is None:
         return ""
     return f"{status.step}" if status.total is None else f"{status.step}/{status.total}"
@@ -84,23 +84,22 @@ def _best(status: Status) -> str:
 
 
 def _note(status: Status) -> str:
-    """What stands at the end of a run's line: where it runs, or what to know of how it ended."""
+    """Return the last column of the table: where the run is running, or how it ended."""
     where = " on ".join(part for part in (_job(status), status.nodes or "") if part)
-    said = [where, status.detail] if status.state in ("running", "queued") else [status.detail]
-    return "; ".join(part for part in (*said, _came_back(status)) if part)
+    parts = [where, status.detail] if status.state in ("running", "queued") else [status.detail]
+    return "; ".join(part for part in (*parts, _interruptions(status)) if part)
 
 
-def table(statuses: Sequence[Status]) -> str:
-    """One line each, of at most WIDTH characters; columns that are empty throughout are left out."""
+def format_table(statuses: Sequence[Status]) -> str:
+    """Return one line per run, of at most WIDTH characters. Empty columns are left out."""
     rows: list[tuple[str, ...]] = [HEADINGS]
-    for one in statuses:
-        loss = "" if one.loss is None or one.state == "done" else f"{one.loss:.3f}"
-        left = "" if one.seconds_left is None else duration(one.seconds_left)
-        rows.append(
-            (one.run, one.kind, one.state, _progress(one), loss, _speed(one), left, _best(one), _line(_note(one)))
-        )
+    for status in statuses:
+        loss = "" if status.loss is None or status.state == "done" else f"{status.loss:.3f}"
+        left = "" if status.seconds_left is None else duration(status.seconds_left)
+        progress, speed, best, note = _progress(status), _speed(status), _best(status), _one_line(_note(status))
+        rows.append((status.run, status.kind, status.state, progress, loss, speed, left, best, note))
     columns = [
-        [_cut(cell, LONGEST.get(heading, WIDTH), heading == "run") for cell in column]
+        [_cut(cell, MAX_COLUMN_WIDTH.get(heading, WIDTH), heading == "run") for cell in column]
         for heading, *cells in zip(*rows, strict=True)
         if any(cells)
         for column in ([heading, *cells],)
@@ -113,22 +112,25 @@ def table(statuses: Sequence[Status]) -> str:
     return "\n".join(lines)
 
 
-def _line(text: str) -> str:
+def _one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _cut(text: str, longest: int, keep_end: bool = False) -> str:
-    if len(text) <= longest:
+def _cut(text: str, width: int, keep_end: bool = False) -> str:
+    if len(text) <= width:
         return text
-    return f"…{text[1 - longest :]}" if keep_end else f"{text[: longest - 1]}…"
+    return f"…{text[1 - width :]}" if keep_end else f"{text[: width - 1]}…"
 
 
-def form(status: Status) -> str:
-    """All about one run."""
+def format_details(status: Status) -> str:
+    """Return all details of one run, several lines."""
     state = status.state
-    came_back = _came_back(status)
+    interruptions = _interruptions(status)
     rows = [
-        ("state", f"{state}{f' ({came_back})' if came_back else ''}{f': {_detail(status)}' if status.detail else ''}")
+        (
+            "state",
+            f"{state}{f' ({interruptions})' if interruptions else ''}{f': {_detail(status)}' if status.detail else ''}",
+        )
     ]
     where = " on ".join(part for part in (_job(status), status.nodes or "") if part)
     if state in ("running", "queued"):
@@ -137,7 +139,7 @@ def form(status: Status) -> str:
     progress += [] if status.loss is None else [f"loss {status.loss:.4f}"]
     progress += [_speed(status)] if status.per_second is not None else []
     progress += [] if status.seconds_left is None else [f"{duration(status.seconds_left)} left"]
-    rows.append(("parts" if status.units else "step", ", ".join(part for part in progress if part)))
+    rows.append(("units" if status.units else "step", ", ".join(part for part in progress if part)))
     rows.append(("best", _best(status) + (f" at step {status.best_step}" if status.best_step is not None else "")))
     rows.append(("result", json.dumps(status.result) if status.result else ""))
     rows.append(("failed", "\n".join(status.failures)))
@@ -147,22 +149,22 @@ def form(status: Status) -> str:
     rows.append(("logs", status.log or (f"{status.run}/log" if status.events else "")))
     lines = [f"{status.run} ({status.kind})"]
     for name, text in rows:
-        lines += [f"{name if not number else '':<12}{line}" for number, line in enumerate(text.splitlines())]
+        lines += [f"{name if not index else '':<12}{line}" for index, line in enumerate(text.splitlines())]
     return "\n".join(lines)
 
 
 def _detail(status: Status) -> str:
-    # SLURM gives ReqNodeNotAvail together with the nodes.
+    # ReqNodeNotAvail is followed by the names of the nodes.
     meaning = REASONS.get(status.detail.partition(",")[0]) if status.state == "queued" else None
     return f"{status.detail} ({meaning})" if meaning else status.detail
 
 
 def _job_lines(jobs: Sequence[dict[str, Any]]) -> Iterator[str]:
-    """A line a job; of an array one for all tasks that are in the same state."""
-    alike: dict[tuple[str, ...], list[dict[str, Any]]] = {}
+    """Return one line per job; array tasks in the same state share a line."""
+    groups: dict[tuple[str, ...], list[dict[str, Any]]] = {}
     for job in jobs:
-        alike.setdefault((job["id"].partition("_")[0], job["state"], job["reason"]), []).append(job)
-    for (identifier, state, reason), group in alike.items():
+        groups.setdefault((job["id"].partition("_")[0], job["state"], job["reason"]), []).append(job)
+    for (identifier, state, reason), group in groups.items():
         name = group[0]["id"] if len(group) == 1 else f"{identifier}, {len(group)} workers"
         why = f" ({reason})" if reason not in ("", "None") else ""
         nodes = ",".join(sorted({job["nodes"] for job in group if job["nodes"]}))
@@ -173,10 +175,10 @@ def _job_lines(jobs: Sequence[dict[str, Any]]) -> Iterator[str]:
 
 
 def _event(event: dict[str, Any]) -> str:
-    """A line of the history in words."""
+    """Return an event of the history as text."""
     job = str(event.get("job") or "")
     name = f"process {job.removeprefix('local-')}" if job.startswith("local-") else f"job {job}"
-    cause = _line(str(event.get("cause") or ""))
+    cause = _one_line(str(event.get("cause") or ""))
     if event["event"] == "submitted":
         return f"submitted as {name}"
     if event["event"] == "started":
@@ -184,36 +186,39 @@ def _event(event: dict[str, Any]) -> str:
         again = f", restart {event['restart']}" if event.get("restart") else ""
         return f"started as {name}{again} on {', '.join(hosts)}"
     if event["event"] == "requeued":
-        return f"{name} put back into the queue"
+        return f"{name} requeued"
     step = f" (saved up to step {event['step']})" if event.get("step") is not None else ""
     return f"{event['event']}{f': {cause}' if cause else ''}{step}"
 
 
 def show(runs: Sequence[Path], as_json: bool = False, clear: bool = False) -> None:
-    """Print the state of these runs, or of all. Raises RunError where one of them is none."""
-    folders = find(runs)
-    found, remarks = statuses(folders)
+    """Print the state of these runs, or of all runs.
+
+    Raises:
+        RunError: a folder contains no run.
+    """
+    statuses, remarks = run_statuses(find_runs(runs))
     if clear:
-        click.clear()  # only now, that nothing is blank while SLURM thinks
+        click.clear()  # only now, so that the screen is not blank while SLURM answers
     if as_json:
-        click.echo(json.dumps([one.as_json() for one in found], indent=1))
+        click.echo(json.dumps([status.as_json() for status in statuses], indent=1))
         for remark in remarks:
             click.echo(remark, err=True)
         return
     for remark in remarks:
         click.echo(remark)
-    if not found:
-        click.echo("no runs in runs/ yet: start one with lmrc demo or launch/rcp.py, or name its folder")
+    if not statuses:
+        click.echo("no runs in runs/ yet: start one with lmrc demo or launch/rcp.py, or give the folder of a run")
     else:
-        click.echo(form(found[0]) if len(found) == 1 else table(found))
+        click.echo(format_details(statuses[0]) if len(statuses) == 1 else format_table(statuses))
 
 
 def watch_runs(runs: Sequence[Path], seconds: float) -> None:
-    """Show it every `seconds` until Ctrl-C."""
+    """Print the state every `seconds` seconds until Ctrl-C."""
     try:
         while True:
             show(runs, clear=True)
-            click.echo(f"\n{datetime.now(timezone.utc):%H:%M:%S} UTC, every {seconds:g} s; Ctrl-C ends this view only")
+            click.echo(f"\n{datetime.now(timezone.utc):%H:%M:%S} UTC, every {seconds:g} s; Ctrl-C ends only this view")
             time.sleep(seconds)
     except KeyboardInterrupt:
         click.echo()

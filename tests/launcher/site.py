@@ -1,4 +1,4 @@
-"""A stand-in for a site's SLURM: its commands answer as those of SLURM 22.05 do, and run nothing."""
+"""Fake SLURM commands with the output format of SLURM 22.05. They run nothing."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from lmrc.launcher.slurm import commands as slurm
 
 @dataclass(frozen=True)
 class Partition:
-    """A partition of equal nodes; `gres` as sinfo prints it."""
+    """A partition of identical nodes, with `gres` in the format of sinfo."""
 
     name: str = "gpu"
     nodes: int = 4
@@ -24,7 +24,7 @@ class Partition:
 
 
 def fake_site(folder: Path, monkeypatch: pytest.MonkeyPatch, *partitions: Partition, job_requeue: int = 1) -> Path:
-    """Put the commands first in PATH. Returns the folder of the scripts that sbatch was given, job-1.sh and on."""
+    """Put the commands first in PATH. Return the folder to which sbatch copies scripts, job-1.sh and so on."""
     tools, jobs = folder / "bin", folder / "jobs"
     tools.mkdir(parents=True)
     jobs.mkdir()
@@ -63,5 +63,5 @@ echo "Submitted batch job $number"
     monkeypatch.setenv("PATH", f"{tools}{os.pathsep}{os.environ['PATH']}")
     for name in [name for name in os.environ if name.startswith("SBATCH_")]:
         monkeypatch.delenv(name)
-    assert slurm.is_here()
+    assert slurm.is_available()
     return jobs

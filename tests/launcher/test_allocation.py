@@ -31,7 +31,7 @@ def numbers(**options: object) -> tuple[int | None, int | None]:
         ("gpu:a100:4(S:0-1)", {"gpus": 4, "nodes": 4}, (4, 4)),
     ],
 )
-def test_nodes_and_gpus_follow_from_the_partition(
+def test_nodes_and_gpus_are_derived_from_the_partition(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     gres: str,
@@ -42,11 +42,11 @@ def test_nodes_and_gpus_follow_from_the_partition(
     assert numbers(**given) == expected
 
 
-def test_nodes_of_several_kinds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nodes_with_different_gpus(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     kinds = [Partition("big", 1, "gpu:h100:8", features="ib"), Partition("small", 3, "gpu:a100:4", default=False)]
     fake_site(tmp_path, monkeypatch, *kinds)
     assert numbers(partition="big,small") == (1, 8)
-    # Two nodes have four GPUs or more, one alone has eight.
+    # Two nodes have four or more GPUs, one has eight.
     assert numbers(partition="big,small", nodes=2) == (2, 8)
     assert numbers(partition="big,small", gpu_type="a100") == (1, 4)
     assert numbers(partition="big,small", exclude="big-1") == (1, 4)
@@ -66,9 +66,9 @@ def test_a_partition_without_gpus_is_refused(tmp_path: Path, monkeypatch: pytest
     assert numbers(gpus=4) == (1, 4)
 
 
-def test_without_an_answer_of_slurm_the_number_must_be_given(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_gpus_must_be_given_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(ConfigError, match=r"sinfo is not on this machine.*: give --gpus"):
+    with pytest.raises(ConfigError, match=r"sinfo is not installed.*or --gpus"):
         numbers()
     assert numbers(gpus=8) == (1, 8)
 
@@ -78,13 +78,13 @@ def test_exported_variables_of_sbatch_are_defaults(tmp_path: Path, monkeypatch: 
     exported = {"ACCOUNT": "proj7", "PARTITION": "gpu", "TIMELIMIT": "60", "EXCLUSIVE": "", "SIGNAL": "USR1"}
     for name, value in exported.items():
         monkeypatch.setenv(f"SBATCH_{name}", value)
-    options, said = with_exported(ClusterOptions(partition="long", qos="high"))
+    options, message = with_exported(ClusterOptions(partition="long", qos="high"))
     assert (options.account, options.partition, options.qos) == ("proj7", "long", "high")
     assert options.sbatch == {"time": "60", "exclusive": True}
-    assert said == [
-        "account proj7 is taken from SBATCH_ACCOUNT of the environment",
-        "exclusive is taken from SBATCH_EXCLUSIVE of the environment",
-        "SBATCH_PARTITION=gpu of the environment gives way to the partition that is given",
-        "SBATCH_SIGNAL=USR1 of the environment is ignored: give it as --sbatch 'OPTION=VALUE'",
-        "time 60 is taken from SBATCH_TIMELIMIT of the environment",
+    assert message == [
+        "account proj7 comes from SBATCH_ACCOUNT in the environment",
+        "exclusive comes from SBATCH_EXCLUSIVE in the environment",
+        "SBATCH_PARTITION=gpu in the environment is overridden by the option partition",
+        "SBATCH_SIGNAL=USR1 in the environment is ignored: give it as --sbatch 'OPTION=VALUE'",
+        "time 60 comes from SBATCH_TIMELIMIT in the environment",
     ]

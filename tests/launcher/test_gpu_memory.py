@@ -35,7 +35,7 @@ def rcp(encoder: str = "embedded:tiny-encoder", **train: Any) -> RcpConfig:
     return RcpConfig.model_validate({"model": {"encoder": encoder}, "train": train})
 
 
-def test_roberta_large_is_trained_whole() -> None:
+def test_all_parameters_of_rcp_are_trained() -> None:
     estimate = estimate_rcp(rcp("roberta-large"), 1)
     # Equations 5 and 6 with d = 1024: W_s, W_o with biases, two W_c, W and b.
     classifier = 2 * (1024 * 1024 + 1024) + 2 * 1024 * 1024 + 1024 * 1024 + 1
@@ -45,7 +45,7 @@ def test_roberta_large_is_trained_whole() -> None:
 
 
 @pytest.mark.parametrize(("precision", "element"), [("bf16", 2), ("fp32", 4)])
-def test_the_base_is_stored_in_the_precision_and_the_adapter_in_fp32(precision: str, element: int) -> None:
+def test_base_in_the_precision_adapter_in_fp32(precision: str, element: int) -> None:
     estimate = estimate_rc(rc(precision=precision, zero_stage=0), 1)
     assert (estimate.frozen_parameters, estimate.trained_parameters) == (LLAMA13, ADAPTER13)
     assert estimate.weights == element * LLAMA13 + 4 * ADAPTER13
@@ -55,7 +55,7 @@ def test_the_base_is_stored_in_the_precision_and_the_adapter_in_fp32(precision: 
 
 @pytest.mark.parametrize(("stage", "sharded"), [(0, 0), (1, 1), (2, 2), (3, 3)])
 @pytest.mark.parametrize("processes", [2, 8])
-def test_each_stage_shards_one_part_more(stage: int, sharded: int, processes: int) -> None:
+def test_zero_stages_shard_optimizer_gradients_weights(stage: int, sharded: int, processes: int) -> None:
     parts = [8 * ADAPTER13, 4 * ADAPTER13, 2 * LLAMA13 + 4 * ADAPTER13]
     expected = [size / processes if sharded > index else size for index, size in enumerate(parts)]
     estimate = estimate_rc(rc(zero_stage=stage, backend="deepspeed"), processes)
@@ -69,14 +69,14 @@ def test_plain_torch_shards_nothing() -> None:
     assert "plain torch" in spread.setting
 
 
-def test_the_parts_are_those_of_a_real_step_of_rcp() -> None:
+def test_estimate_equals_a_real_step_of_rcp() -> None:
     model, _ = RelationCandidateModel.from_encoder("embedded:tiny-encoder")
     estimate = estimate_rcp(rcp(zero_stage=0), 1)
     assert measured(model) == (estimate.weights, estimate.gradients, estimate.optimizer)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_the_parts_are_those_of_a_real_step_of_rc(precision: str) -> None:
+def test_estimate_equals_a_real_step_of_rc(precision: str) -> None:
     from lmrc.rc.model.lora import add_adapter, load_base
 
     config = RcConfig.model_validate(
@@ -92,7 +92,7 @@ def test_the_parts_are_those_of_a_real_step_of_rc(precision: str) -> None:
 
 
 def measured(model: nn.Module) -> tuple[int, int, int]:
-    """Bytes of weights, gradients and Adam's moments after a real step."""
+    """Return the bytes of weights, gradients and Adam's moments after a real step."""
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     optimizer = torch.optim.AdamW(trained)
     torch.autograd.backward([parameter.sum() for parameter in trained])
@@ -107,7 +107,7 @@ def size(tensors: list[Any]) -> int:
 
 
 def kept_for_backward(run: Callable[[], Tensor], model: nn.Module) -> int:
-    """Bytes that autograd holds after the forward pass, without the model's own tensors; storages count once."""
+    """Return the bytes saved by autograd, without the model's own tensors. Each storage counts once."""
     own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     held: dict[int, Tensor] = {}
 
@@ -119,11 +119,11 @@ def kept_for_backward(run: Callable[[], Tensor], model: nn.Module) -> int:
     InnerHooks.keep = staticmethod(keep)
     with saved_tensors_hooks(keep, lambda tensor: tensor):
         run()
-    return sum(tensor.untyped_storage().nbytes() for place, tensor in held.items() if place not in own)
+    return sum(tensor.untyped_storage().nbytes() for pointer, tensor in held.items() if pointer not in own)
 
 
 class InnerHooks(saved_tensors_hooks):
-    """Hooks whose packed values are counted too."""
+    """Saved-tensor hooks whose packed values are counted too."""
 
     keep: Callable[[Any], Any]
 
@@ -137,7 +137,7 @@ def forward(precision: str) -> contextlib.AbstractContextManager[Any]:
 
 @pytest.mark.parametrize("dropout", [0.0, 0.1])
 @pytest.mark.parametrize("precision", ["bf16", "fp32"])
-def test_activations_of_an_encoder_are_near_what_autograd_keeps(
+def test_encoder_activations_are_close_to_autograd(
     precision: str, dropout: float, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     shape = BertConfig(
@@ -153,9 +153,9 @@ def test_activations_of_an_encoder_are_near_what_autograd_keeps(
     encoder = AutoModel.from_config(shape).train()
     packed = RelationCandidateModel(encoder)._packed
     ids = torch.randint(0, 100, (1024,))
-    # Autograd asks the innermost hooks alone, which are the encoder's own.
+    # Autograd calls only the innermost hooks, which are the encoder's own.
     monkeypatch.setattr(recompute, "saved_tensors_hooks", InnerHooks)
-    # The estimate is of a GPU, whose attention keeps no weights; that of bf16 on a CPU does.
+    # On a GPU attention saves no weights, but in bf16 on a CPU it does.
     monkeypatch.setattr(window_attention, "matmul_is_faster", lambda query: False)
     with forward(precision):
         kept = kept_for_backward(lambda: packed(ids, torch.arange(1024) % 512, [512, 512])[0], encoder)
@@ -170,7 +170,7 @@ def test_activations_of_an_encoder_are_near_what_autograd_keeps(
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
-def test_activations_of_an_lm_are_near_what_autograd_keeps(dropout: float, tmp_path: Any) -> None:
+def test_lm_activations_are_close_to_autograd(dropout: float, tmp_path: Any) -> None:
     shape = LlamaConfig(
         vocab_size=100,
         hidden_size=128,
@@ -196,12 +196,12 @@ def test_activations_of_an_lm_are_near_what_autograd_keeps(dropout: float, tmp_p
     with forward("bf16"):
         kept = kept_for_backward(lambda: model(ids, logits_to_keep=1, use_cache=False).logits, model)
     if dropout:
-        # Masks are fp32 on the CPU, a byte on a GPU.
+        # A dropout mask element has 4 bytes on a CPU, 1 byte on a GPU.
         kept -= 3 * (6 * 128 + 344) * 6 * 512
     assert estimate_rc(config, 1).activations == pytest.approx(kept, rel=0.1)
 
 
-def test_gradient_checkpointing_keeps_layer_inputs_only() -> None:
+def test_gradient_checkpointing_saves_only_layer_inputs() -> None:
     whole, less = estimate_rc(rc(), 8), estimate_rc(rc(gradient_checkpointing=True), 8)
     inputs = 40 * 4096 * 5120 * 2
     assert inputs < less.activations < inputs + whole.activations / 30
@@ -211,15 +211,15 @@ def test_gradient_checkpointing_keeps_layer_inputs_only() -> None:
     )
 
 
-def test_a_micro_batch_is_no_more_than_the_share_of_a_process() -> None:
+def test_micro_batch_is_at_most_the_share_of_a_process() -> None:
     one, four = (estimate_rcp(rcp("roberta-large", batch_size=4, micro_batch_size=4), world) for world in (1, 4))
     assert one.outputs == 4 * four.outputs
     assert "micro-batch 4" in one.setting and "micro-batch 1" in four.setting
-    # Five examples in passes of at most four are passes of three and two.
+    # Five examples with micro-batches of at most four are split into three and two.
     assert "micro-batch 3" in estimate_rcp(rcp(batch_size=5, micro_batch_size=4), 1).setting
 
 
-def test_a_quantized_base_takes_a_half_or_a_quarter() -> None:
+def test_size_of_a_quantized_base() -> None:
     """LLaMA2-13B has 12,687,769,600 weights in its layers' projections, and 328,094,720 others."""
     linear, other = 40 * (4 * 5120**2 + 3 * 5120 * 13824), 2 * 32_000 * 5120 + 81 * 5120
     assert linear + other == 13_015_864_320
@@ -231,12 +231,12 @@ def test_a_quantized_base_takes_a_half_or_a_quarter() -> None:
         assert found == pytest.approx(adapter + 2 * other + size * linear, abs=1)
 
 
-def test_logits_are_computed_on_answers_only() -> None:
+def test_logits_of_answer_tokens_only() -> None:
     # 1,024 of 4,096 positions; bf16 logits, their fp32 copy, log-softmax and gradient.
     assert estimate_rc(rc(), 1).outputs == 1024 * 32_000 * (2 + 4 + 4 + 4)
 
 
-def test_the_classifier_is_that_of_the_model() -> None:
+def test_classifier_parameters_equal_the_model() -> None:
     # Table 6's model: two sides of nn.Linear(2d, width), then d x d and a bias, or 12 blocks of 64 x 64, twice.
     def count(relation_weight: float = 0.0, **model: object) -> int:
         config = RcpConfig.model_validate({"model": model, "train": {"relation_weight": relation_weight}})
@@ -245,15 +245,15 @@ def test_the_classifier_is_that_of_the_model() -> None:
     bilinear, grouped = 2 * (2 * 48 * 48 + 48) + 48 * 48 + 1, 2 * (2 * 48 * 768 + 768) + 2 * (49_152 + 1)
     assert count() == bilinear
     assert count(classifier="grouped") == grouped
-    # Six types and the unknown one, for heads and for tails; 8 x 5 classes of pairs, for both at once.
+    # Six types and the unknown type, for heads and for tails; 8 x 5 distance classes.
     assert count(entity_types=True) == bilinear + 2 * 7 * 48
     assert count(sentence_distance=True, classifier="grouped") == grouped + 40 * 2 * 768
-    # Two layers to 256 and one to 96 relations.
+    # Two layers of width 256 and one with 96 outputs.
     assert count(0.1) == bilinear + 2 * (48 * 256 + 256) + 256 * 96 + 96
     assert count(0.1, classifier="grouped") == grouped + 2 * (768 * 256 + 256) + 256 * 96 + 96
 
 
-def test_the_table_adds_up_and_says_what_fits() -> None:
+def test_memory_table() -> None:
     estimate = MemoryEstimate("here", 10, 20, 30 * GIB, 5 * GIB, 6 * GIB, 7 * GIB, 1 * GIB, 2 * GIB)
     assert estimate.total == 51 * GIB
     text = estimate.table()
@@ -268,7 +268,7 @@ def test_13b_fits_40_gb_with_checkpointing_and_80_gb_without() -> None:
     assert estimate_rc(rc(), 8).total < 80 * GIB
 
 
-def test_an_unknown_model_gets_no_figure(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_unknown_model_has_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(name: str) -> None:
         raise OSError("not reached")
 

@@ -16,8 +16,8 @@ from lmrc.corpus.corpus import write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.launcher import launch as launch_module
 from lmrc.launcher.launch import launch, main, read_config
-from lmrc.launcher.local import processes_here
-from lmrc.launcher.plan import place_of, plan
+from lmrc.launcher.local import local_processes
+from lmrc.launcher.plan import choose_executor, plan_launch
 from lmrc.launcher.slurm.job import Job
 from lmrc.launcher.slurm.submit import parameters, sbatch_script
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage
@@ -26,30 +26,30 @@ from tests.launcher.site import Partition, fake_site
 from tests.slurm.harness import write_data
 
 
-def test_a_run_is_named_after_its_config_or_stage() -> None:
+def test_run_name_from_config_or_stage() -> None:
     assert read_config(RCP, []).run.name == "rcp"
     assert read_config(RCP, ["--config", str(ROOT / "configs/rcp/redocred.yaml")]).run.name == "rcp-redocred"
     assert read_config(RC, ["--config", str(ROOT / "configs/direct/docred-7b.yaml")]).run.name == "direct-docred-7b"
     assert read_config(RCP, ["--run", "mine"]).run.name == "mine"
 
 
-def test_short_options_are_those_of_the_cluster() -> None:
+def test_short_options_are_cluster_options() -> None:
     config = read_config(RC, ["--nodes", "2", "--gpus", "16", "--partition", "long", "--cpus-per-gpu", "6"])
     assert config.cluster == ClusterOptions(nodes=2, gpus=16, partition="long", cpus_per_gpu=6)
 
 
-def test_slurm_is_used_where_sbatch_is(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_slurm_is_used_if_sbatch_exists(monkeypatch: pytest.MonkeyPatch) -> None:
     for found in (None, "/usr/bin/sbatch"):
         monkeypatch.setattr(shutil, "which", lambda name, found=found: found)
-        assert place_of(RCP, ClusterOptions()) == ("here" if found is None else "slurm")
-        assert place_of(RCP, ClusterOptions(where="local")) == "local"
-        assert place_of(RCP, ClusterOptions(where="slurm")) == "slurm"
+        assert choose_executor(RCP, ClusterOptions()) == ("here" if found is None else "slurm")
+        assert choose_executor(RCP, ClusterOptions(where="local")) == "local"
+        assert choose_executor(RCP, ClusterOptions(where="slurm")) == "slurm"
     monkeypatch.setattr(shutil, "which", lambda name: None)
     monkeypatch.setattr("lmrc.common.threads.cpus", lambda: 4)
-    assert place_of(RCP, ClusterOptions(gpus=2)) == "local"
+    assert choose_executor(RCP, ClusterOptions(gpus=2)) == "local"
 
 
-def test_the_job_has_one_task_a_gpu() -> None:
+def test_one_task_per_gpu() -> None:
     options = ClusterOptions(nodes=2, gpus=8, partition="long", time=90, mem_per_gpu="64G", exclude="n[3-5]")
     given = parameters(RCP, RcpConfig(cluster=options))
     assert (given["nodes"], given["ntasks_per_node"], given["time"]) == (2, 4, 90)
@@ -72,15 +72,17 @@ def test_the_job_has_one_task_a_gpu() -> None:
         ("none", None),
     ],
 )
-def test_a_site_is_asked_for_gpus_in_its_own_way(request_by: str, line: str | None) -> None:
+def test_gpu_request_forms(request_by: str, line: str | None) -> None:
     given = {"nodes": 2, "gpus": 8, "gpu_type": "a100", "gpu_request": request_by}
     options = ClusterOptions.model_validate(given)
     script = sbatch_script(RCP, RcpConfig(cluster=options))
-    asked = [each.removeprefix("#SBATCH ") for each in script.splitlines() if "gpu" in each and "#SBATCH" in each]
+    asked = [
+        option.removeprefix("#SBATCH ") for option in script.splitlines() if "gpu" in option and "#SBATCH" in option
+    ]
     assert asked == ([line] if line else [])
 
 
-def test_srun_gets_the_cores_of_a_task() -> None:
+def test_srun_gets_cpus_per_task() -> None:
     script = sbatch_script(RCP, RcpConfig(cluster=ClusterOptions(gpus=8, cpus_per_gpu=6)))
     assert "#SBATCH --cpus-per-task=6\n" in script
     (srun,) = [line for line in script.splitlines() if line.startswith("srun ")]
@@ -88,7 +90,7 @@ def test_srun_gets_the_cores_of_a_task() -> None:
 
 
 def sbatch_lines(given: str, **cluster: Any) -> list[str]:
-    """The options of sbatch that a launch with --sbatch writes."""
+    """Return the sbatch options in the script of a launch with --sbatch."""
     words = [f"--{name}={value}" for name, value in cluster.items()]
     config = read_config(RCP, ["--gpus", "4", *words, "--sbatch", given])
     config = config.model_copy(update={"cluster": config.cluster.model_copy(update={"nodes": 1})})
@@ -96,13 +98,13 @@ def sbatch_lines(given: str, **cluster: Any) -> list[str]:
 
 
 @pytest.mark.parametrize("spelling", ["cpus-per-task=7 gpus-per-node=a100:4 job-name=mine", ""])
-def test_options_of_sbatch_win_in_any_spelling(spelling: str) -> None:
+def test_sbatch_options_override_ours_in_any_spelling(spelling: str) -> None:
     lines = sbatch_lines(spelling or "cpus_per_task=7 gpus_per_node=a100:4 job_name=mine")
     for line in ("--cpus-per-task=7", "--gpus-per-node=a100:4", "--job-name=mine"):
-        assert [each for each in lines if each.startswith(line.partition("=")[0])] == [line]
+        assert [option for option in lines if option.startswith(line.partition("=")[0])] == [line]
 
 
-def test_an_option_of_ours_can_be_left_out() -> None:
+def test_our_option_can_be_removed() -> None:
     assert not [line for line in sbatch_lines("wckey=") if "wckey" in line]
     assert "--wckey=mine" in sbatch_lines("wckey=mine")
     lines = sbatch_lines("gpus_per_node= gres=gpu:4 job-name= no-requeue")
@@ -122,7 +124,7 @@ def test_an_option_of_ours_can_be_left_out() -> None:
         ("qos= partition=x partition=y", "given twice"),
     ],
 )
-def test_options_that_would_break_the_job_are_refused(given: str, problem: str) -> None:
+def test_reserved_sbatch_options_are_refused(given: str, problem: str) -> None:
     if "given twice" in problem:
         with pytest.raises(ConfigError, match="partition is given twice"):
             sbatch_lines("partition=x", partition="y")
@@ -131,19 +133,19 @@ def test_options_that_would_break_the_job_are_refused(given: str, problem: str) 
         sbatch_lines(given)
 
 
-def test_memory_per_gpu_wants_a_gpu() -> None:
+def test_mem_per_gpu_needs_a_gpu_request() -> None:
     with pytest.raises(ConfigError, match=r"mem_per_gpu .* --sbatch 'mem=…'"):
         sbatch_lines("gpus-per-node=", **{"mem-per-gpu": "64G"})
 
 
-def test_an_inference_is_an_array_of_workers_with_one_gpu() -> None:
+def test_inference_is_an_array_of_workers() -> None:
     options = ClusterOptions(gpus=40, max_running=8)
     script = sbatch_script(PROPOSE, ProposeConfig(cluster=options))
     for line in ("--array=0-39%8", "--nodes=1", "--ntasks-per-node=1", "--gpus-per-node=1"):
         assert f"#SBATCH {line}\n" in script
 
 
-def test_a_worker_of_an_lm_that_does_not_fit_one_gpu_has_several() -> None:
+def test_workers_with_several_gpus() -> None:
     options = ClusterOptions(gpus=16, max_running=3, cpus_per_gpu=6, mem_per_gpu="64G")
     config = ClassifyConfig(cluster=options, decode=DecodeOptions(gpus_per_worker=4))
     script = sbatch_script(CLASSIFY, config)
@@ -151,41 +153,40 @@ def test_a_worker_of_an_lm_that_does_not_fit_one_gpu_has_several() -> None:
     for line in (*lines, "--mem-per-gpu=64G"):
         assert f"#SBATCH {line}\n" in script
     placed = config.model_copy(update={"cluster": config.cluster.model_copy(update={"where": "slurm"})})
-    assert plan(CLASSIFY, placed).where == "SLURM (4 workers of 4 GPUs)"
+    assert plan_launch(CLASSIFY, placed).description == "SLURM (4 workers of 4 GPUs)"
     with pytest.raises(ConfigError, match=r"--gpus 16 does not divide by decode\.gpus_per_worker 3"):
         sbatch_script(CLASSIFY, config.model_copy(update={"decode": DecodeOptions(gpus_per_worker=3)}))
 
 
-def test_workers_here_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_workers_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 6)
     monkeypatch.setattr(shutil, "which", lambda name: None)
-    assert processes_here(CLASSIFY, ClusterOptions(), 2) == (3, "3 processes, 2 GPUs each")
-    assert processes_here(CLASSIFY, ClusterOptions(), 4) == (1, "1 process, 4 GPUs each")
-    assert processes_here(CLASSIFY, ClusterOptions(gpus=4), 2) == (2, "2 processes, 2 GPUs each")
-    assert processes_here(CLASSIFY, ClusterOptions(where="here"), 2) == (1, "1 process, 2 GPUs each")
-    assert place_of(CLASSIFY, ClusterOptions(), 4) == "here"
-    assert place_of(CLASSIFY, ClusterOptions(), 2) == "local"
-    with pytest.raises(ConfigError, match=r"decode\.gpus_per_worker is 8, but this machine gives 6"):
-        processes_here(CLASSIFY, ClusterOptions(), 8)
-    with pytest.raises(ConfigError, match=r"gpus_per_worker is 4, but this machine gives 2"):
-        processes_here(CLASSIFY, ClusterOptions(gpus=2), 4)
+    assert local_processes(CLASSIFY, ClusterOptions(), 2) == (3, "3 processes, 2 GPUs each")
+    assert local_processes(CLASSIFY, ClusterOptions(), 4) == (1, "1 process, 4 GPUs each")
+    assert local_processes(CLASSIFY, ClusterOptions(gpus=4), 2) == (2, "2 processes, 2 GPUs each")
+    assert local_processes(CLASSIFY, ClusterOptions(where="here"), 2) == (1, "1 process, 2 GPUs each")
+    assert choose_executor(CLASSIFY, ClusterOptions(), 4) == "here"
+    assert choose_executor(CLASSIFY, ClusterOptions(), 2) == "local"
+    with pytest.raises(ConfigError, match=r"decode\.gpus_per_worker is 8, but the run has 6 GPUs"):
+        local_processes(CLASSIFY, ClusterOptions(), 8)
+    with pytest.raises(ConfigError, match=r"gpus_per_worker is 4, but the run has 2 GPUs"):
+        local_processes(CLASSIFY, ClusterOptions(gpus=2), 4)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
-    with pytest.raises(ConfigError, match=r"gpus_per_worker is 2, but this machine gives 0"):
-        processes_here(CLASSIFY, ClusterOptions(), 2)
+    with pytest.raises(ConfigError, match=r"gpus_per_worker is 2, but the run has 0 GPUs"):
+        local_processes(CLASSIFY, ClusterOptions(), 2)
 
 
 @pytest.mark.parametrize(
     ("visible", "own"), [("0,1,2,3,4,5", "2,3"), ("GPU-a,GPU-b,GPU-c,GPU-d", "GPU-c,GPU-d"), ("", "")]
 )
-def test_a_worker_sees_its_own_gpus_alone(monkeypatch: pytest.MonkeyPatch, visible: str, own: str) -> None:
-    """The second of several on one machine, and its libraries, whatever processes they start."""
+def test_worker_sees_only_its_own_gpus(monkeypatch: pytest.MonkeyPatch, visible: str, own: str) -> None:
     seen: list[tuple[str, str]] = []
-    place = SimpleNamespace(
+    environment = SimpleNamespace(
         cluster="local", job_id="1_1", raw_job_id="1", num_tasks=3, num_nodes=1, global_rank=1, local_rank=1
     )
-    monkeypatch.setattr(submitit, "JobEnvironment", lambda: place)
+    monkeypatch.setattr(submitit, "JobEnvironment", lambda: environment)
     monkeypatch.setattr(
         "lmrc.launcher.slurm.job.run_attempt",
         lambda *_: seen.append((os.environ["CUDA_VISIBLE_DEVICES"], os.environ["LOCAL_RANK"])),
@@ -196,11 +197,11 @@ def test_a_worker_sees_its_own_gpus_alone(monkeypatch: pytest.MonkeyPatch, visib
     Job("classify", ClassifyConfig(decode=DecodeOptions(gpus_per_worker=2)))()
     monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
     Job("rc", RcConfig())()
-    # A rank of a training finds its GPU by its number, as NCCL and DeepSpeed want it.
+    # A training rank sees all GPUs and uses its local rank, as NCCL and DeepSpeed need it.
     assert seen == [(own, "0"), (visible, "1")]
 
 
-def test_a_site_names_its_places_once() -> None:
+def test_interfaces_and_folders_are_exported() -> None:
     options = ClusterOptions(
         gpus=8,
         setup="module purge\nmodule load cuda",
@@ -221,18 +222,18 @@ def test_a_site_names_its_places_once() -> None:
     assert {"#SBATCH --reservation=maint", "#SBATCH --exclusive"} <= set(lines)
 
 
-def test_the_number_of_processes_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_local_process_count_and_description(monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
     monkeypatch.setattr("lmrc.common.threads.cpus", lambda: 2)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 0)
     eight = ClusterOptions(gpus=8)
-    assert processes_here(RCP, ClusterOptions()) == (1, "1 process on the CPU")
-    assert processes_here(RCP, eight) == (2, "2 gloo processes on the CPU (8 asked for; this machine has 2 CPU cores)")
-    assert processes_here(PROPOSE, ClusterOptions(gpus=2)) == (2, "2 processes on the CPU")
+    assert local_processes(RCP, ClusterOptions()) == (1, "1 process on the CPU")
+    assert local_processes(RCP, eight) == (2, "2 gloo processes on the CPU (8 requested; this machine has 2 CPU cores)")
+    assert local_processes(PROPOSE, ClusterOptions(gpus=2)) == (2, "2 processes on the CPU")
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 4)
-    assert processes_here(RCP, ClusterOptions()) == (4, "4 processes, one a GPU")
-    assert processes_here(RCP, ClusterOptions(where="here")) == (1, "1 process, one a GPU")
+    assert local_processes(RCP, ClusterOptions()) == (4, "4 processes, one per GPU")
+    assert local_processes(RCP, ClusterOptions(where="here")) == (1, "1 process, one per GPU")
 
 
 def _stage(outcomes: list[Any]) -> Stage:
@@ -249,7 +250,7 @@ def config_in(folder: Path) -> RcpConfig:
     return RcpConfig.model_validate({"run": {"name": "one", "folder": folder}, "cluster": {"where": "here"}})
 
 
-def test_a_finished_run_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_finished_run_prints_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = _stage([{"best": 1.0}])
     launch(stage, config_in(tmp_path))
     assert "is new" in capsys.readouterr().out
@@ -258,7 +259,7 @@ def test_a_finished_run_is_not_run_again(tmp_path: Path, capsys: pytest.CaptureF
     assert json.loads((tmp_path / "one" / "DONE").read_text())["best"] == 1.0
 
 
-def test_an_interrupted_run_is_resumed_and_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_interrupted_run_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = _stage([UserError("no"), {"best": 1.0}])
     with pytest.raises(UserError):
         launch(stage, config_in(tmp_path))
@@ -267,7 +268,7 @@ def test_an_interrupted_run_is_resumed_and_says_so(tmp_path: Path, capsys: pytes
     assert "was begun before: resuming" in capsys.readouterr().out
 
 
-def test_mistakes_end_with_status_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_user_errors_end_with_status_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     data = write_data(tmp_path / "data")
     given = ["--run.folder", str(tmp_path), "--where", "here", "--model.encoder", "embedded:tiny-encoder"]
     given += ["--model.max_length", "512", "--data.dev", str(data / "dev")]
@@ -279,7 +280,7 @@ def test_mistakes_end_with_status_2_and_one_line(tmp_path: Path, capsys: pytest.
     assert "did you mean" in capsys.readouterr().err
 
 
-def test_a_mistake_in_the_data_leaves_no_run_folder(tmp_path: Path) -> None:
+def test_data_error_leaves_no_run_folder(tmp_path: Path) -> None:
     main(RCP, ["--run.folder", str(tmp_path), "--where", "here", "--data.train", str(tmp_path / "no")])
     assert list(tmp_path.iterdir()) == []
 
@@ -293,7 +294,7 @@ def test_flags_and_options_have_both_spellings(
         ["--top-k", "20", "--cpus-per-gpu", "3", "--dry-run"],
         ["--top_k=20", "--cpus_per_gpu", "3", "--dry_run"],
     ):
-        assert main(PROPOSE, [*given, *spelled]) == 2  # there is no model to propose with
+        assert main(PROPOSE, [*given, *spelled]) == 2  # the model does not exist
         shown = capsys.readouterr().out
         assert "top_k: 20" in shown
         assert "#SBATCH --cpus-per-task=3" in shown
@@ -301,7 +302,7 @@ def test_flags_and_options_have_both_spellings(
     assert "did you mean --dry-run?" in capsys.readouterr().err
 
 
-def test_a_wrong_folder_is_told_by_the_launcher(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_wrong_input_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(RCP, ["--run.folder", str(tmp_path), "--where", "here"]) == 2
     assert "lmrc data download docred" in capsys.readouterr().err
     corpus = tmp_path / "corpus"
@@ -344,7 +345,7 @@ def test_dry_run_submits_and_writes_nothing(
     assert not runs.exists() and not list(jobs.iterdir())
 
 
-def test_all_reasons_not_to_start_are_named_at_once(
+def test_all_errors_are_listed_at_once(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = fake_site(tmp_path / "site", monkeypatch, Partition(limit="1:00:00"))

@@ -1,4 +1,4 @@
-"""Launchers on this machine, in one process and in two, on tiny models."""
+"""Launches on this machine with tiny models, in one and in two processes."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("data")
     for part, documents, seed in (("train", 16, 1), ("dev", 4, 2)):
         write_corpus(synthetic.generate(documents, seed), folder / part, synthetic.RELATIONS, part, "0" * 64)
-    # Dropout is drawn by rank: without it the numbers of one and of two processes must agree.
+    # Without dropout, which depends on the rank, one and two processes must have the same losses.
     shutil.copytree(embedded.resolve("embedded:tiny-encoder"), folder / "encoder")
     config = json.loads((folder / "encoder" / "config.json").read_text())
     (folder / "encoder" / "config.json").write_text(json.dumps({**config, "hidden_dropout_prob": 0.0}))
@@ -66,12 +66,12 @@ def losses(folder: Path) -> list[float]:
 
 @pytest.mark.slow
 @pytest.mark.skipif(threads.cpus() < 2, reason="two processes need two CPUs")
-def test_two_processes_train_what_one_does_and_resume_on_one(data: Path, tmp_path: Path) -> None:
+def test_two_processes_equal_one_and_resume_on_one(data: Path, tmp_path: Path) -> None:
     alone = run(command(data, tmp_path / "alone", "--train.zero_stage=0"))
     assert alone.returncode == 0, alone.stderr
     assert "1 process on the CPU" in alone.stdout
 
-    # Two processes are stopped on the way, with a signal to the launcher as a batch system sends it.
+    # Two processes are stopped by a signal to the launcher, as a batch system sends it.
     words = command(data, tmp_path / "two", "--gpus", "2", "--train.zero_stage=2")
     with (tmp_path / "log").open("w") as log:
         process = subprocess.Popen(words, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
@@ -85,7 +85,7 @@ def test_two_processes_train_what_one_does_and_resume_on_one(data: Path, tmp_pat
         status = process.wait(timeout=120)
     log_text = (tmp_path / "log").read_text()
     assert "2 gloo processes on the CPU" in log_text
-    if status:  # it may have been quicker than the signal
+    if status:  # it may have finished before the signal
         assert status == 1, log_text
         assert "saved; the same command resumes from there" in log_text
         assert "Traceback" not in log_text
@@ -95,8 +95,8 @@ def test_two_processes_train_what_one_does_and_resume_on_one(data: Path, tmp_pat
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
 
 
-def test_a_process_that_hangs_ends_the_training(data: Path, tmp_path: Path) -> None:
-    """Stopped, not dead: the other one waits as long as it may, and the launcher ends what is left."""
+def test_hanging_rank_ends_the_training(data: Path, tmp_path: Path) -> None:
+    """Suspend a rank: the other one times out, and the launcher kills the suspended one."""
     options = ("--train.backend=torch", "--train.epochs=2000", "--cluster.collective_timeout_minutes=0.2")
     words = command(data, tmp_path, "--gpus", "2", *options)
     metrics = tmp_path / "rcp" / "metrics.jsonl"
@@ -107,20 +107,20 @@ def test_a_process_that_hangs_ends_the_training(data: Path, tmp_path: Path) -> N
             assert launcher.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
             time.sleep(0.05)
         started = launcher.children(recursive=True)
-        second = [one for one in started if one.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"]
+        second = [process for process in started if process.environ().get("SUBMITIT_LOCAL_GLOBALID") == "1"]
         second[0].suspend()
         try:
-            # 12 s of cluster.collective_timeout_minutes, and 10 for those who are left.
+            # 12 s of cluster.collective_timeout_minutes, and 10 s of grace for the surviving rank.
             assert launcher.wait(timeout=60) == 1
         finally:
             if second[0].is_running():
                 second[0].kill()
-    said = (tmp_path / "log").read_text()
-    assert f"rank 1 on {socket.gethostname()} went silent" in said
-    assert not [one for one in started if one.is_running() and one.status() != psutil.STATUS_ZOMBIE]
+    message = (tmp_path / "log").read_text()
+    assert f"rank 1 on {socket.gethostname()} went silent" in message
+    assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
-def test_a_mistake_in_a_process_is_one_line_and_status_2(data: Path, tmp_path: Path) -> None:
+def test_user_error_in_a_process_is_one_line_and_status_2(data: Path, tmp_path: Path) -> None:
     wrong = run(command(data, tmp_path, "--gpus", "2", "--model.encoder", str(tmp_path / "no-encoder")))
     assert wrong.returncode == 2
     assert wrong.stderr.splitlines()[-1].startswith("Error: ")
@@ -128,16 +128,15 @@ def test_a_mistake_in_a_process_is_one_line_and_status_2(data: Path, tmp_path: P
     assert "Traceback" not in wrong.stderr
 
 
-@pytest.mark.parametrize(("given", "each"), [("", "2"), ("6", "6")])
-def test_processes_share_the_cores_unless_the_user_said_otherwise(
-    monkeypatch: pytest.MonkeyPatch, given: str, each: str
+@pytest.mark.parametrize(("given", "threads_per_process"), [("", "2"), ("6", "6")])
+def test_processes_share_the_cores_unless_set_by_the_user(
+    monkeypatch: pytest.MonkeyPatch, given: str, threads_per_process: str
 ) -> None:
-    """On GPUs as on the CPU."""
     monkeypatch.setattr(threads, "cores", lambda: 8)
     monkeypatch.setattr(threads, "_set_here", set())
     monkeypatch.setenv("OMP_NUM_THREADS", given)
     with _environment(ClusterOptions(interface="ib0"), 4):
-        assert os.environ["OMP_NUM_THREADS"] == each
+        assert os.environ["OMP_NUM_THREADS"] == threads_per_process
         assert os.environ["NCCL_SOCKET_IFNAME"] == "ib0"
     assert os.environ["OMP_NUM_THREADS"] == given
     assert "NCCL_SOCKET_IFNAME" not in os.environ
@@ -145,17 +144,17 @@ def test_processes_share_the_cores_unless_the_user_said_otherwise(
 
 @pytest.mark.skipif(threads.cpus() < 2, reason="two processes need two CPUs")
 @pytest.mark.parametrize("given", ["", "3"])
-def test_every_process_starts_openmp_with_its_part(data: Path, tmp_path: Path, given: str) -> None:
-    """What libgomp says in each process of a launch, which ends at weights that are missing."""
+def test_openmp_threads_per_process(data: Path, tmp_path: Path, given: str) -> None:
+    """Read libgomp's settings from the logs of a launch that fails because of missing weights."""
     damaged = write_damaged_encoder(tmp_path / "damaged")
     words = command(data, tmp_path, "--gpus", "2", "--model.encoder", str(damaged))
     wrong = run(words, OMP_NUM_THREADS=given, OMP_DISPLAY_ENV="verbose")
     assert wrong.returncode == 2
     logs = [path.read_text() for path in (tmp_path / "rcp" / "log").glob("*_log.err")]
     assert len(logs) == 2
-    # A process may load libgomp twice, or start another that does.
-    said = [set(re.findall(r"(OMP_NUM_THREADS|GOMP_SPINCOUNT) = '(\d+)'", log)) for log in logs]
+    # A process may load libgomp twice, or start another process that loads it.
+    message = [set(re.findall(r"(OMP_NUM_THREADS|GOMP_SPINCOUNT) = '(\d+)'", log)) for log in logs]
     if not any("GOMP_SPINCOUNT" in log for log in logs):
         pytest.skip("torch's OpenMP here is not libgomp")
-    each = given or str(max(1, threads.cores() // 2))
-    assert said == [{("OMP_NUM_THREADS", each), ("GOMP_SPINCOUNT", "0")}] * 2
+    threads_per_process = given or str(max(1, threads.cores() // 2))
+    assert message == [{("OMP_NUM_THREADS", threads_per_process), ("GOMP_SPINCOUNT", "0")}] * 2

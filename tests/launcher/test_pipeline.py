@@ -14,7 +14,7 @@ from lmrc.common.errors import ConfigError, RunError, UserError
 from lmrc.config.schema import ClassifyConfig, PipelineConfig, RunOptions
 from lmrc.launcher import pipeline
 from lmrc.launcher.pipeline import Step, main, read_pipeline, run_on_slurm, steps
-from lmrc.launcher.plan import plan
+from lmrc.launcher.plan import plan_launch
 from lmrc.launcher.run_stage import run_attempt
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.commands import SlurmJob
@@ -29,7 +29,7 @@ PAPER = ROOT / "configs/pipeline/redocred-13b.yaml"
 
 
 class Queue:
-    """A SLURM that takes every job and runs none."""
+    """A fake SLURM queue that accepts every job and runs none."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
         self._numbers = itertools.count(11)
@@ -38,7 +38,7 @@ class Queue:
         monkeypatch.setattr(pipeline, "submit", self._submit)
         self.waits_for: dict[str, str] = {}
         monkeypatch.setattr(pipeline, "active_jobs", lambda folder: self.active.get(folder.name, []))
-        monkeypatch.setattr(slurm, "depend", self.waits_for.__setitem__)
+        monkeypatch.setattr(slurm, "set_dependency", self.waits_for.__setitem__)
 
     def _submit(self, stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
         job = str(next(self._numbers))
@@ -55,9 +55,9 @@ class Queue:
 
 @pytest.fixture
 def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
-    """A site that takes every job; the models of the paper need not be there."""
+    """Return a site that accepts every job, without a pre-flight of the models."""
     fake_site(tmp_path / "site", monkeypatch)
-    monkeypatch.setattr(pipeline, "examine", lambda stage, config, made: (plan(stage, config), []))
+    monkeypatch.setattr(pipeline, "examine", lambda stage, config, made: (plan_launch(stage, config), []))
     return Queue(monkeypatch)
 
 
@@ -71,7 +71,7 @@ def done(folder: Path, step: Step) -> None:
     step.folder.finish({})
 
 
-def test_a_chain_is_named_after_its_config() -> None:
+def test_pipeline_is_named_after_its_config() -> None:
     assert read_pipeline(["--config", str(PAPER)]).run.name == "pipeline-redocred-13b"
 
 
@@ -90,7 +90,7 @@ def test_corpora_are_built_from_documents_and_used_by_every_step(tmp_path: Path)
     assert {step.folder.path for step in (build, rcp)} == {home / "build", home / "rcp"}
 
 
-def test_nothing_is_built_of_corpora(tmp_path: Path) -> None:
+def test_no_build_step_for_corpora(tmp_path: Path) -> None:
     chain = steps(PipelineConfig(run=RunOptions(name="all", folder=tmp_path)))
     assert [(step.name, step.after) for step in chain] == [
         ("rcp", ()),
@@ -101,7 +101,7 @@ def test_nothing_is_built_of_corpora(tmp_path: Path) -> None:
     ]
 
 
-def test_a_step_has_its_own_place_over_the_chains(tmp_path: Path) -> None:
+def test_cluster_options_of_a_step_override_the_pipeline(tmp_path: Path) -> None:
     given = ("--gpus", "4", "--partition", "gpu", "--mem-per-gpu", "64G", "--rc.cluster.gpus", "16")
     chain = {step.name: step for step in chain_in(tmp_path, *given, "--rc.cluster.nodes=2", "--cpu_job.partition=cpu")}
     assert (chain["rcp"].config.cluster.gpus, chain["rc"].config.cluster.gpus) == (4, 16)
@@ -110,11 +110,11 @@ def test_a_step_has_its_own_place_over_the_chains(tmp_path: Path) -> None:
     assert "--partition=cpu" in script
     assert "--gpus" not in script and "--mem-per-gpu" not in script
     assert "--array=0-3%4" in sbatch_script(chain["propose"].stage, chain["propose"].config)
-    with pytest.raises(ConfigError, match=r"rc\.cluster\.where: the steps of a chain run in one place"):
+    with pytest.raises(ConfigError, match=r"rc\.cluster\.where: all steps of a pipeline run in one place"):
         chain_in(tmp_path, "--rc.cluster.where", "here")
 
 
-def test_jobs_depend_on_jobs(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+def test_job_dependencies(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
     run_on_slurm(chain_in(tmp_path))
     assert queue.submitted == {
         "build": [],
@@ -127,12 +127,12 @@ def test_jobs_depend_on_jobs(tmp_path: Path, queue: Queue, capsys: pytest.Captur
     assert "classify  submitted as job 15 after 13, 14\n" in capsys.readouterr().out
 
 
-def test_only_what_is_missing_is_submitted(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+def test_only_missing_steps_are_submitted(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
     chain = chain_in(tmp_path)
     done(tmp_path, chain[0])
     done(tmp_path, chain[1])
     chain[2].folder.prepare(chain[2].config)
-    # Two arrays, as above the site's limit.
+    # Two arrays, as with more workers than MaxArraySize.
     queue.add("propose", "70_0", "RUNNING")
     queue.add("propose", "70_1")
     queue.add("propose", "71_0")
@@ -151,12 +151,12 @@ def test_only_what_is_missing_is_submitted(tmp_path: Path, queue: Queue, capsys:
     assert queue.submitted == {}
 
 
-def test_what_failed_is_submitted_anew_and_what_waits_follows_the_new_jobs(tmp_path: Path, queue: Queue) -> None:
+def test_failed_step_is_resubmitted_and_dependencies_updated(tmp_path: Path, queue: Queue) -> None:
     chain = chain_in(tmp_path)
     run_on_slurm(chain)
     done(tmp_path, chain[0])
     done(tmp_path, chain[1])
-    queue.end("propose")  # it failed; classify still waits for rc, and would start as soon as that has ended
+    queue.end("propose")  # it failed; classify still depends on rc and would start when rc ends
     run_on_slurm(chain)
     assert queue.submitted["propose"] == []
     new = queue.active["propose"][0].id.partition("_")[0]
@@ -164,7 +164,7 @@ def test_what_failed_is_submitted_anew_and_what_waits_follows_the_new_jobs(tmp_p
     assert queue.waits_for == {"15": f"afterany:{new},afterok:14", "16": "afterany:15"}
 
 
-def test_what_runs_waits_for_nothing(tmp_path: Path, queue: Queue) -> None:
+def test_running_step_keeps_its_dependencies(tmp_path: Path, queue: Queue) -> None:
     chain = chain_in(tmp_path)
     run_on_slurm(chain)
     queue.add("classify", "15_1", "RUNNING")
@@ -172,34 +172,34 @@ def test_what_runs_waits_for_nothing(tmp_path: Path, queue: Queue) -> None:
     assert "15" not in queue.waits_for and "14" in queue.waits_for
 
 
-def test_a_dry_run_changes_no_dependency(tmp_path: Path, queue: Queue) -> None:
+def test_dry_run_changes_no_dependency(tmp_path: Path, queue: Queue) -> None:
     run_on_slurm(chain_in(tmp_path))
     run_on_slurm(chain_in(tmp_path), dry=True)
     assert queue.waits_for == {}
 
 
-def test_a_job_that_waits_in_vain_is_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_job_with_failed_dependency_is_not_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     lines = (("15_0", "PENDING", "DependencyNeverSatisfied"), ("15_1", "PENDING", "Dependency"))
     rows = [f"{job:<64}{state:<32}{reason:<64}{0:<16}{'':<256}\n" for job, state, reason in lines]
-    monkeypatch.setattr(slurm, "ask", lambda *command: "".join(rows))
+    monkeypatch.setattr(slurm, "run_command", lambda *command: "".join(rows))
     History(tmp_path).add("submitted", job="15")
     assert [job.id for job in active_jobs(tmp_path)] == ["15_1"]
 
 
-def test_a_step_that_waits_or_is_done_does_not_change(tmp_path: Path, queue: Queue) -> None:
+def test_queued_or_done_step_refuses_other_options(tmp_path: Path, queue: Queue) -> None:
     run_on_slurm(chain_in(tmp_path))
     other = chain_in(tmp_path, "--rc.train.epochs", "3")
     with pytest.raises(RunError, match=r"rc was made by another config: train\.epochs \(was 8, now 3\)"):
         run_on_slurm(other)
     queue.end("rc")
-    run_on_slurm(other)  # it had not begun
+    run_on_slurm(other)  # it had not started
     done(tmp_path, other[3])
     queue.end("rc")
     with pytest.raises(RunError, match=r"train\.epochs \(was 3, now 8\)"):
         run_on_slurm(chain_in(tmp_path))
 
 
-def test_dry_run_says_what_would_be_submitted(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+def test_dry_run_lists_submissions(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--config", str(PAPER), "--run.folder", str(tmp_path), "--where", "slurm", "--gpus", "16", "--nodes", "2"]
     assert main([*given, "--dry-run"]) == 0
     assert capsys.readouterr().out.splitlines() == [
@@ -213,7 +213,7 @@ def test_dry_run_says_what_would_be_submitted(tmp_path: Path, queue: Queue, caps
     assert {entry.name for entry in tmp_path.iterdir()} == {"site"}
 
 
-def test_nothing_is_submitted_if_any_step_would_fail(
+def test_preflight_error_of_a_step_submits_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     jobs = fake_site(tmp_path / "site", monkeypatch)
@@ -230,15 +230,15 @@ def test_nothing_is_submitted_if_any_step_would_fail(
     ):
         assert reason in error
     assert not list(jobs.iterdir()) and not (tmp_path / "runs").exists()
-    # What earlier steps make is missing for nobody.
+    # Outputs of earlier steps are not reported as missing.
     assert main(given) == 0
     assert len(list(jobs.iterdir())) == 6
-    said = "8 examples per optimizer step, more than train.batch_size 4, so that each GPU has one"
-    assert capsys.readouterr().out.count(said) == 2
-    assert said in (tmp_path / "runs/pipeline-smoke/rcp/config.yaml").read_text()
+    message = "8 examples per optimizer step, more than train.batch_size 4, so that each GPU has one"
+    assert capsys.readouterr().out.count(message) == 2
+    assert message in (tmp_path / "runs/pipeline-smoke/rcp/config.yaml").read_text()
 
 
-def test_a_job_that_was_submitted_ahead_says_what_is_missing(tmp_path: Path) -> None:
+def test_job_checks_its_inputs_when_it_starts(tmp_path: Path) -> None:
     data = make_data(tmp_path)
     assert lmrc(["data", "build", data["test"], "--out", str(tmp_path / "c"), "--relations", data["relations"]]) == 0
     given: dict[str, Any] = {"corpus": tmp_path / "c", "candidates": tmp_path / "no", "run": {"folder": tmp_path}}
@@ -257,7 +257,7 @@ def make_data(folder: Path) -> dict[str, str]:
 
 
 @pytest.mark.slow
-def test_the_chain_runs_here(
+def test_pipeline_on_this_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LMRC_CACHE", str(tmp_path / "cache"))
@@ -271,7 +271,7 @@ def test_the_chain_runs_here(
     assert "4 documents of" in shown
     for step in ("build", "rcp", "propose", "rc", "classify", "score"):
         assert (home / step / "DONE").exists(), step
-    # As `lmrc score` has it.
+    # The same scores as those of `lmrc score`.
     arguments = ["--gold", f"{home}/data/test", "--pred", f"{home}/classify/predictions.json"]
     arguments += ["--train-facts", f"{home}/data/train", "--json", f"{tmp_path}/scores.json"]
     arguments += ["--candidates", f"{home}/propose/candidates"]
@@ -281,7 +281,7 @@ def test_the_chain_runs_here(
     assert all(word in page for word in ("Learning curves: rcp", "Learning curves: rc", "Documents"))
     assert (home / "tables" / "scores.tex").exists()
 
-    # Again: nothing runs. A step that was lost is made again, and nothing else.
+    # Repeated: only a step whose output was deleted runs again.
     capsys.readouterr()
     (home / "score" / "DONE").unlink()
     (home / "scores.json").unlink()

@@ -1,4 +1,4 @@
-"""Fixtures of those who look on."""
+"""Fixtures of the tests of `lmrc status` and `lmrc doctor`."""
 
 from __future__ import annotations
 
@@ -17,4 +17,4 @@ def run(tmp_path: Path) -> Path:
 
 @pytest.fixture
 def nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(slurm, "is_here", lambda: False)
+    monkeypatch.setattr(slurm, "is_available", lambda: False)

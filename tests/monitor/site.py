@@ -1,4 +1,4 @@
-"""Run folders, and a SLURM that knows their jobs."""
+"""Run folders, and a fake SLURM that knows their jobs."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ import yaml
 from lmrc.config.schema import ClassifyConfig, DemoConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.inference.work_units import Units, WorkPlan, encode
 from lmrc.launcher.slurm import commands as slurm
-from lmrc.monitor.status import Status, statuses
+from lmrc.monitor.status import Status, run_statuses
 from lmrc.runs.heartbeat import Process
 from lmrc.runs.shared_fs import Files
 
@@ -39,14 +39,14 @@ def make(folder: Path, kind: str = "rcp") -> Path:
 
 
 class Site:
-    """A SLURM that knows these jobs; `asked` are the commands that it was given."""
+    """A fake SLURM with these jobs. `asked` lists the commands that it received."""
 
     def __init__(self, monkeypatch: pytest.MonkeyPatch, *jobs: tuple[str, str, str, int, str], ended: str = "") -> None:
         self.asked: list[tuple[str, ...]] = []
         self.silent = False
         self._jobs, self._ended = jobs, ended
-        monkeypatch.setattr(slurm, "is_here", lambda: True)
-        monkeypatch.setattr(slurm, "ask", self.ask)
+        monkeypatch.setattr(slurm, "is_available", lambda: True)
+        monkeypatch.setattr(slurm, "run_command", self.ask)
 
     def ask(self, *command: str) -> str:
         self.asked.append(command)
@@ -60,7 +60,7 @@ class Site:
 
 
 def look(run: Path) -> Status:
-    return statuses([run])[0][0]
+    return run_statuses([run])[0][0]
 
 
 def progress(run: Path, **changes: Any) -> None:

@@ -1,4 +1,4 @@
-"""How far a run is, by what its folder holds."""
+"""The progress of a run, read from its folder."""
 
 from __future__ import annotations
 
@@ -31,22 +31,22 @@ def test_progress_and_best_score(run: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert (status.step, status.total, status.epoch, status.loss) == (40, 192, 2, 0.5)
     assert (status.unit, status.per_second, status.seconds_left) == ("documents", 38.0, 90.0)
     assert (status.metric, status.best, status.best_step) == ("f1", 30.0, 20)
-    # What an earlier start left says nothing of the speed now.
+    # The speed of an earlier start is not reported.
     progress(run, time=time.time() - 100)
     status = look(run)
     assert (status.step, status.per_second, status.seconds_left) == (40, None, None)
 
 
-def test_a_loss_is_best_when_least(tmp_path: Path) -> None:
+def test_lowest_loss_is_best(tmp_path: Path) -> None:
     run = make(tmp_path / "b", "rc")
     rows = [{"step": 5, "loss": 0.7, "epoch": 0}, {"step": 5, "dev_loss": 0.5}, {"step": 9, "dev_loss": 0.3}]
     (run / "metrics.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     status = look(run)
     assert (status.metric, status.best, status.best_step) == ("loss", 0.3, 9)
-    assert (status.step, status.loss, status.total) == (5, 0.7, None)  # of a run from before progress.json
+    assert (status.step, status.loss, status.total) == (5, 0.7, None)  # a run without progress.json
 
 
-def test_parts_of_an_inference(tmp_path: Path) -> None:
+def test_units_of_an_inference(tmp_path: Path) -> None:
     run = make(tmp_path / "a", "propose")
     units(run, 10, 4, failed=1)
     status = look(run)
@@ -56,13 +56,13 @@ def test_parts_of_an_inference(tmp_path: Path) -> None:
     assert (status.state, status.seconds_left) == ("dead", None)
     card(run)
     status = look(run)
-    # A part of four documents every ten seconds, and six parts to go.
+    # A unit of four documents every ten seconds, and six units left.
     assert (status.state, status.unit) == ("running", "documents")
     assert status.per_second == pytest.approx(0.4)
     assert status.seconds_left == pytest.approx(60.0)
 
 
-def test_a_worker_elsewhere_lives_by_its_signs(tmp_path: Path) -> None:
+def test_remote_worker_is_alive_by_its_heartbeat(tmp_path: Path) -> None:
     run = make(tmp_path / "a", "propose")
     units(run, 10, 4)
     path = card(run, "elsewhere")
@@ -72,7 +72,7 @@ def test_a_worker_elsewhere_lives_by_its_signs(tmp_path: Path) -> None:
     assert look(run).state == "dead"
 
 
-def test_a_night_without_workers_does_not_count(tmp_path: Path) -> None:
+def test_idle_night_does_not_lower_the_speed(tmp_path: Path) -> None:
     run = make(tmp_path / "a", "propose")
     found = units(run, 20, 10)
     for unit in range(5):

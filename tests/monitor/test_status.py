@@ -1,4 +1,4 @@
-"""The state of a run, whatever SLURM, the lease, the workers and the history say of it."""
+"""The state of a run from SLURM, the lease, the workers and the history."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.monitor.status import statuses
+from lmrc.monitor.status import run_statuses
 from lmrc.runs.events import History
 from lmrc.runs.heartbeat import Process
 from lmrc.runs.lease import Lease
@@ -19,12 +19,12 @@ pytestmark = pytest.mark.usefixtures("nowhere")
 
 
 @pytest.mark.parametrize("kind", CONFIGS)
-def test_the_config_tells_the_stage(tmp_path: Path, kind: str) -> None:
+def test_stage_of_a_config(tmp_path: Path, kind: str) -> None:
     status = look(make(tmp_path / "a", kind))
     assert (status.kind, status.state, status.job) == (kind, "new", None)
 
 
-def test_done_is_the_truth_whatever_slurm_says(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_done_has_priority_over_slurm(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Site(monkeypatch, ("7", "PENDING", "BeginTime", 1, ""))
     History(run).add("submitted", job="7")
     History(run).add("died", job="7", restart=0, cause="rank 0 on n1: gone", step=3)
@@ -34,7 +34,7 @@ def test_done_is_the_truth_whatever_slurm_says(run: Path, monkeypatch: pytest.Mo
     assert (status.died, status.error) == (1, None)
 
 
-def test_queued_with_the_reason_although_it_was_preempted(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_requeued_job_is_queued_with_its_reason(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Site(monkeypatch, ("7", "PENDING", "BeginTime", 1, ""))
     for event in ("submitted", "started", "preempted", "requeued"):
         History(run).add(event, job="7", restart=0, hosts="n1,n1", cause="SIGTERM at step 3/9")
@@ -43,12 +43,12 @@ def test_queued_with_the_reason_although_it_was_preempted(run: Path, monkeypatch
     assert (status.preempted, status.requeued, status.died) == (1, 1, 0)
 
 
-def test_running_since_its_last_start(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_since_the_last_start(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     Site(monkeypatch, ("7", "RUNNING", "None", 1, "n[1-2]"))
     History(run).add("submitted", job="7")
     History(run).add("started", job="7", restart=0, hosts="n1,n2")
     status = look(run)
-    # Of this second start nothing was heard yet.
+    # The second start has not been recorded yet.
     assert (status.state, status.since, status.detail) == ("running", None, "starting")
     History(run).add("started", job="7", restart=1, hosts="n1,n2")
     status = look(run)
@@ -56,16 +56,16 @@ def test_running_since_its_last_start(run: Path, monkeypatch: pytest.MonkeyPatch
     assert status.since == History(run).read()[-1]["time"]
 
 
-def test_one_call_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_one_squeue_call_for_all_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     site = Site(monkeypatch, ("7", "RUNNING", "None", 0, "n1"), ("8", "PENDING", "Priority", 0, ""))
     runs = [make(tmp_path / name) for name in ("a", "b")]
     for run, job in zip(runs, ("7", "8"), strict=True):
         History(run).add("submitted", job=job)
-    assert [status.state for status in statuses(runs)[0]] == ["running", "queued"]
+    assert [status.state for status in run_statuses(runs)[0]] == ["running", "queued"]
     assert [command[0] for command in site.asked] == ["squeue"]
 
 
-def test_workers_of_an_array_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_array_workers_are_counted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "a", "propose")
     History(run).add("submitted", job="7")
     History(run).add("failed", job="7_3", restart=0, cause="its own fault")
@@ -77,7 +77,7 @@ def test_workers_of_an_array_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
     status = look(run)
     assert (status.state, status.detail, status.nodes, status.job) == (
         "running",
-        "2 workers, 1 wait (Resources)",
+        "2 workers, 1 pending (Resources)",
         "n1,n2",
         "7",
     )
@@ -88,7 +88,7 @@ def test_workers_of_an_array_are_counted(tmp_path: Path, monkeypatch: pytest.Mon
     ("event", "state"),
     [("failed", "failed"), ("cancelled", "cancelled"), ("stopped", "stopped"), ("preempted", "stopped")],
 )
-def test_how_it_ended(run: Path, event: str, state: str) -> None:
+def test_state_after_the_last_event(run: Path, event: str, state: str) -> None:
     History(run).add("started", job="local-1", restart=0, hosts="here")
     History(run).add(event, job="local-1", restart=0, cause="the cause")
     status = look(run)
@@ -98,9 +98,7 @@ def test_how_it_ended(run: Path, event: str, state: str) -> None:
 @pytest.mark.parametrize(
     ("word", "state"), [("CANCELLED by 0", "cancelled"), ("TIMEOUT", "failed"), ("COMPLETED", "dead")]
 )
-def test_the_accounting_knows_jobs_that_the_controller_forgot(
-    run: Path, monkeypatch: pytest.MonkeyPatch, word: str, state: str
-) -> None:
+def test_ended_jobs_from_accounting(run: Path, monkeypatch: pytest.MonkeyPatch, word: str, state: str) -> None:
     History(run).add("submitted", job="7")
     site = Site(monkeypatch, ended=f"7|{word}|n1|None\n")
     status = look(run)
@@ -110,10 +108,8 @@ def test_the_accounting_knows_jobs_that_the_controller_forgot(
 
 
 @pytest.mark.parametrize("state", ["PENDING", "CANCELLED", "forgotten"])
-def test_a_job_whose_predecessor_failed_is_said_to_wait_in_vain(
-    run: Path, monkeypatch: pytest.MonkeyPatch, state: str
-) -> None:
-    """SLURM cancels it within seconds, and forgets it within minutes."""
+def test_failed_dependency_is_reported(run: Path, monkeypatch: pytest.MonkeyPatch, state: str) -> None:
+    """SLURM cancels the job within seconds and forgets it within minutes."""
     History(run).add("submitted", job="7")
     if state == "forgotten":
         Site(monkeypatch, ended="7|CANCELLED by 0||DependencyNeverSatisfied\n")
@@ -121,10 +117,10 @@ def test_a_job_whose_predecessor_failed_is_said_to_wait_in_vain(
         Site(monkeypatch, ("7", state, "DependencyNeverSatisfied", 0, ""))
     status = look(run)
     assert status.state == "cancelled"
-    assert status.detail.startswith("what it was to follow failed")
+    assert status.detail.startswith("its dependency failed")
 
 
-def test_a_lease_that_lives_runs_and_one_whose_process_is_gone_does_not(run: Path) -> None:
+def test_live_lease_is_running_dead_lease_is_not(run: Path) -> None:
     History(run).add("started", job=f"local-{os.getpid()}", restart=0, hosts="here")
     with Lease(run, job=""):
         status = look(run)
@@ -135,9 +131,7 @@ def test_a_lease_that_lives_runs_and_one_whose_process_is_gone_does_not(run: Pat
 
 
 @pytest.mark.parametrize("known", [True, False])
-def test_a_job_that_slurm_ended_runs_no_more_though_its_lease_is_young(
-    run: Path, monkeypatch: pytest.MonkeyPatch, known: bool
-) -> None:
+def test_job_ended_by_slurm_is_not_running(run: Path, monkeypatch: pytest.MonkeyPatch, known: bool) -> None:
     Site(monkeypatch, *((("7", "CANCELLED", "None", 0, "n1"),) if known else ()))
     History(run).add("started", job="7", restart=0, hosts="elsewhere")
     process = dataclasses.replace(Process.current("7"), host="elsewhere")
@@ -146,24 +140,22 @@ def test_a_job_that_slurm_ended_runs_no_more_though_its_lease_is_young(
     assert look(run).state == ("cancelled" if known else "running")
 
 
-def test_a_failure_here_is_told_by_the_notes_of_its_processes(run: Path) -> None:
+def test_failure_from_recorded_failures(run: Path) -> None:
     History(run).add("started", job="local-5", restart=0, hosts="here")
     (run / "log" / "failures").mkdir()
     note = {"rank": 0, "host": "here", "cause": "no corpus", "time": 1.0, "is_user_error": True, "lost_peer": False}
     (run / "log" / "failures" / "local-5-0-00000.json").write_text(json.dumps(note))
     assert (look(run).state, look(run).detail, look(run).error) == ("failed", "no corpus", "no corpus")
-    # A later start is not judged by it.
+    # The failure does not affect a later start.
     History(run).add("started", job="local-6", restart=0, hosts="here")
     assert look(run).state == "dead"
 
 
-def test_workers_that_no_history_names_are_known_by_their_claims(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_workers_without_history_are_found_by_claims(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run = make(tmp_path / "a", "propose")
     found = units(run, 10, 4)
     process = dataclasses.replace(Process.current("8"), submission="7", host="elsewhere")
-    found.path("claim", 4, 1).write_bytes(process.content())  # its card is gone, as it is between two starts
+    found.path("claim", 4, 1).write_bytes(process.content())  # its heartbeat file is gone, as between two starts
     assert look(run).state == "unknown"
     Site(monkeypatch, ("7_1", "PENDING", "BeginTime", 1, ""))
     assert (look(run).state, look(run).job) == ("queued", "7")
@@ -171,9 +163,9 @@ def test_workers_that_no_history_names_are_known_by_their_claims(
     assert (look(run).state, look(run).job) == ("failed", "7")
 
 
-def test_a_demo_goes_on_as_its_stages_do(tmp_path: Path) -> None:
+def test_state_of_a_demo_follows_its_stages(tmp_path: Path) -> None:
     demo = make(tmp_path / "runs" / "demo", "demo")
     stage = make(demo / "rcp")
     History(stage).add("failed", job="local-1", restart=0, cause="no")
-    found = {status.run: status for status in statuses([demo, stage])[0]}
+    found = {status.run: status for status in run_statuses([demo, stage])[0]}
     assert (found[str(demo)].state, found[str(demo)].detail) == ("failed", "in rcp")

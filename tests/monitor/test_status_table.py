@@ -1,4 +1,4 @@
-"""What `lmrc status` prints."""
+"""The output of `lmrc status`."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tests.monitor.site import Capture, Site, make, progress, units
 pytestmark = pytest.mark.usefixtures("nowhere")
 
 
-def test_a_silent_slurm_is_said_once_and_makes_no_verdict(
+def test_slurm_without_answer_is_reported_once(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
 ) -> None:
     site = Site(monkeypatch)
@@ -34,9 +34,7 @@ def test_a_silent_slurm_is_said_once_and_makes_no_verdict(
     assert out.count("unknown") == 2
 
 
-def test_the_table_fits_and_the_newest_is_first(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_table_width_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     for number, name in enumerate(("old", "a-very-" + "long-" * 20 + "name", "new")):
         run = make(tmp_path / "runs" / name)
         progress(run)
@@ -52,7 +50,7 @@ def test_the_table_fits_and_the_newest_is_first(
     assert max(map(len, lines)) <= 120
     names = [line.split()[0] for line in lines[1:]]
     assert [names[0], names[1], names[3]] == ["runs/new/inner", "runs/new", "runs/old"]
-    assert len(names) == 4  # code/ holds no runs
+    assert len(names) == 4  # code/ contains no runs
     assert names[2].startswith("…")
     assert all(line.endswith("…") for line in lines[2:])
 
@@ -63,8 +61,11 @@ def test_json_has_the_same_keys_for_every_run(tmp_path: Path, monkeypatch: pytes
     monkeypatch.chdir(tmp_path)
     assert main(["status", "--json"]) == 0
     found = json.loads(capsys.readouterr().out)
-    assert len({tuple(one) for one in found}) == 1
-    assert {one["run"]: one["units"] and one["units"]["done"] for one in found} == {"runs/a": None, "runs/b": 1}
+    assert len({tuple(status) for status in found}) == 1
+    assert {status["run"]: status["units"] and status["units"]["done"] for status in found} == {
+        "runs/a": None,
+        "runs/b": 1,
+    }
 
 
 @pytest.fixture
@@ -77,7 +78,7 @@ def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
 
 @pytest.mark.usefixtures("tokyo")
-def test_the_form_tells_events_in_words_and_utc(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_details_show_events_in_utc(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     Site(monkeypatch, ("7", "PENDING", "Priority", 2, ""))
     History(run).add("submitted", job="7")
     History(run).add("started", job="7", restart=0, hosts="n1,n1,n2")
@@ -94,15 +95,13 @@ def test_the_form_tells_events_in_words_and_utc(run: Path, monkeypatch: pytest.M
     assert str(run / "log" / "7_0_log.out") in out
 
 
-def test_a_run_is_found_by_name_and_an_unknown_one_names_the_nearest(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
-) -> None:
+def test_find_run_by_name_or_suggest_the_nearest(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     make(run.parent / "docred-13b")
     monkeypatch.chdir(run.parents[1])
     assert main(["status", "docred-13b"]) == 0
     assert "runs/docred-13b (rcp)" in capsys.readouterr().out
     assert main(["status", "runs/docred-13"]) == 2
-    assert "runs/docred-13 is no run folder: did you mean runs/docred-13b?" in capsys.readouterr().err
+    assert "runs/docred-13 is not a run folder: did you mean runs/docred-13b?" in capsys.readouterr().err
 
 
 def test_no_runs_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
@@ -113,7 +112,7 @@ def test_no_runs_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Ca
     assert json.loads(capsys.readouterr().out) == []
 
 
-def test_watch_shows_it_again_until_ctrl_c(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_watch_repeats_until_ctrl_c(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     naps: list[float] = []
 
     def nap(seconds: float) -> None:
@@ -122,7 +121,7 @@ def test_watch_shows_it_again_until_ctrl_c(run: Path, monkeypatch: pytest.Monkey
             raise KeyboardInterrupt
 
     monkeypatch.setattr(time, "sleep", nap)
-    assert main(["status", "--watch", str(run)]) == 0  # the run is not taken for a number
+    assert main(["status", "--watch", str(run)]) == 0  # the path is not parsed as the number of seconds
     assert naps == [5.0, 5.0]
     assert capsys.readouterr().out.count("state ") == 2
     naps.clear()
@@ -131,6 +130,6 @@ def test_watch_shows_it_again_until_ctrl_c(run: Path, monkeypatch: pytest.Monkey
     assert main(["status", str(run), "--watch", "--json"]) == 2
 
 
-def test_it_answers_without_torch() -> None:
+def test_status_does_not_import_torch() -> None:
     code = "import sys, lmrc.monitor.status_table; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,4 +1,4 @@
-"""Inference on workers of which half are killed: nothing is lost, nothing is written twice."""
+"""Inference on workers half of which are killed: no document is lost or written twice."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WORKERS = 8
 KILLED = 4
 
 
-def test_output_is_that_of_one_worker_whoever_dies(cluster: Cluster, models: Path, tmp_path: Path) -> None:
+def test_output_equals_one_worker_after_kills(cluster: Cluster, models: Path, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", documents=96)
 
     def options(name: str) -> dict[str, Any]:
@@ -47,8 +47,8 @@ def test_output_is_that_of_one_worker_whoever_dies(cluster: Cluster, models: Pat
     assert not (many / "units").exists()
 
 
-def test_more_workers_than_an_array_may_have(own_cluster: Cluster, models: Path, tmp_path: Path) -> None:
-    """Nine workers are two arrays if an array holds eight tasks, and of each a single task runs at a time."""
+def test_more_workers_than_max_array_size(own_cluster: Cluster, models: Path, tmp_path: Path) -> None:
+    """Nine workers are two arrays if an array has at most eight tasks; one task of each runs at a time."""
     data = write_data(tmp_path / "data", documents=8)
     options = {
         "where": "slurm", "run": "many", "run.folder": tmp_path, "corpus": data / "train",
@@ -61,8 +61,8 @@ def test_more_workers_than_an_array_may_have(own_cluster: Cluster, models: Path,
     assert len(arrays) == 2
     scripts = [(many / "log" / f"{array}_submission.sh").read_text() for array in arrays]
     assert f"--array=0-{MAX_ARRAY - 1}%1" in scripts[0]
-    assert "--array" not in scripts[1]  # the last is alone
+    assert "--array" not in scripts[1]  # the last array has a single task
     wait_until_done(many)
     for array in arrays:
-        own_cluster.cancel(array)  # the other workers would find nothing to do
+        own_cluster.cancel(array)  # the other workers have nothing to do
     assert (many / "candidates" / "manifest.json").exists()

@@ -1,6 +1,6 @@
-"""The pre-flight: all that can be known before a job is submitted is checked before it is submitted.
+"""The pre-flight: check before submission everything that would make a job fail.
 
-It is one list, used by the launchers, the pipeline, `--dry-run` and slurm/eval.sh. It takes seconds and needs no GPU.
+The launchers, the pipeline, `--dry-run` and slurm/eval.sh use the same checks. They take seconds and need no GPU.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import click
 
 from lmrc.common.check import Check, format_check, missing, ok
 from lmrc.common.errors import ConfigError, UserError
-from lmrc.launcher.plan import LaunchPlan, plan
+from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.preflight.data import Inputs
 from lmrc.launcher.preflight.inference import check_classify, check_propose
 from lmrc.launcher.preflight.site import check_site, check_unused
@@ -34,28 +34,28 @@ def examine(
     """Check a launch without writing anything.
 
     Args:
-        made: paths that earlier steps of a pipeline make, which need not be there yet.
+        made: paths that earlier steps of a pipeline write, which need not exist yet.
 
     Returns:
-        Where and how the stage would run, unless that cannot be settled, and all checks in order.
+        The launch plan (None if the numbers of nodes and GPUs do not fit), and all checks in order.
     """
-    settled: LaunchPlan | None = None
+    plan: LaunchPlan | None = None
     checks = []
     try:
-        settled = plan(stage, config)
+        plan = plan_launch(stage, config)
     except ConfigError as error:
         checks.append(missing(str(error)))
     else:
-        config = settled.config
-        if settled.batch:
-            checks.append(ok(settled.batch))
-        checks += check_site(settled) if settled.place == "slurm" else check_unused(settled)
-    checks += CHECKS[stage](config, settled, Inputs(made)) if stage in CHECKS else _own_check(stage, config, made)
-    return settled, checks
+        config = plan.config
+        if plan.batch:
+            checks.append(ok(plan.batch))
+        checks += check_site(plan) if plan.executor == "slurm" else check_unused(plan)
+    checks += CHECKS[stage](config, plan, Inputs(made)) if stage in CHECKS else _own_check(stage, config, made)
+    return plan, checks
 
 
 def _own_check(stage: Stage, config: StageConfig, made: frozenset[Path]) -> Iterator[Check]:
-    """Return what the stage itself checks when it starts."""
+    """Run the check that the stage runs when it starts."""
     if made:
         return
     try:
@@ -65,25 +65,25 @@ def _own_check(stage: Stage, config: StageConfig, made: frozenset[Path]) -> Iter
 
 
 def preflight(stage: Stage, config: StageConfig) -> LaunchPlan:
-    """Check a launch, and print the checks: all of a job's, only what is wrong if the stage runs on this machine.
+    """Check a launch and print the checks. For a run on this machine only warnings are printed.
 
     Returns:
-        Where and how the stage runs.
+        The launch plan.
 
     Raises:
-        UserError: something is missing without which the stage would fail. The message names all of it.
+        UserError: something essential is missing. The message lists everything.
     """
-    settled, checks = examine(stage, config)
-    show_checks(checks, all_of_them=settled is None or settled.place == "slurm")
+    plan, checks = examine(stage, config)
+    show_checks(checks, show_ok=plan is None or plan.executor == "slurm")
     refuse(checks)
-    assert settled is not None
-    return settled
+    assert plan is not None
+    return plan
 
 
-def show_checks(checks: Sequence[Check], all_of_them: bool = True) -> None:
-    """Print a line per check."""
+def show_checks(checks: Sequence[Check], show_ok: bool = True) -> None:
+    """Print warnings and, if `show_ok`, the checks that passed."""
     for check in checks:
-        if check.level == "warning" or (all_of_them and check.level == "ok"):
+        if check.level == "warning" or (show_ok and check.level == "ok"):
             click.echo(format_check(check))
 
 

@@ -1,4 +1,4 @@
-"""The pre-flight of the inputs on the disk: corpora, candidates, and room for what a run writes."""
+"""Pre-flight checks of corpora, candidates, and free disk space."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ GIB = 2**30
 
 
 class Inputs:
-    """Opens what a stage reads; `made` are paths that earlier steps of a pipeline will have made by then."""
+    """The inputs of a stage. `made` are paths that earlier steps of a pipeline write before the stage starts."""
 
     def __init__(self, made: frozenset[Path] = frozenset()) -> None:
         self._made = {path.resolve() for path in made}
 
     def is_made(self, path: Path) -> bool:
-        """Return True if an earlier step makes the path, so that it need not be there yet."""
+        """Return True if an earlier step will write the path and it does not exist yet."""
         return path.resolve() in self._made and not path.exists()
 
     def corpus(self, path: Path) -> tuple[Corpus | None, Check]:
-        """Return the corpus, if it can be opened now, and the check of it."""
+        """Return the corpus (None if it cannot be opened) and its check."""
         if self.is_made(path):
             return None, ok(f"corpus {path}: an earlier step builds it")
         try:
@@ -37,7 +37,7 @@ class Inputs:
 
 
 def check_training_data(config: RcpConfig | RcConfig, inputs: Inputs) -> Iterator[Check]:
-    """Check that both corpora are there, labelled, and name the same relations."""
+    """Check that both corpora exist, have labels, and have the same relation set."""
     corpora = []
     for path in dict.fromkeys((config.data.train, config.data.dev)):
         corpus, check = inputs.corpus(path)
@@ -61,7 +61,7 @@ def check_training_data(config: RcpConfig | RcConfig, inputs: Inputs) -> Iterato
 
 
 def check_inference_data(config: ProposeConfig | ClassifyConfig, inputs: Inputs) -> Iterator[Check]:
-    """Check that the corpus is there, and that the candidates are those of this corpus."""
+    """Check that the corpus exists, and that the candidates belong to it."""
     corpus, check = inputs.corpus(config.corpus)
     yield check
     if isinstance(config, ProposeConfig) or config.candidates is None or inputs.is_made(config.candidates):
@@ -77,14 +77,18 @@ def check_inference_data(config: ProposeConfig | ClassifyConfig, inputs: Inputs)
 
 
 def check_disk(folder: Path, needed: int, what: str) -> Check:
-    """Check that the file system of a run folder has `needed` bytes, for `what`."""
-    place = folder.absolute()
-    while not place.exists():
-        place = place.parent
-    free = shutil.disk_usage(place).free
-    says = f"{free / GIB:.1f} GiB free for {folder}, of which {what} take about {needed / GIB:.1f} GiB"
+    """Check that the file system of a run folder has `needed` free bytes.
+
+    Args:
+        what: the files that need them, for the message.
+    """
+    existing = folder.absolute()
+    while not existing.exists():
+        existing = existing.parent
+    free = shutil.disk_usage(existing).free
+    message = f"{free / GIB:.1f} GiB free for {folder}; {what} need about {needed / GIB:.1f} GiB"
     if free >= needed:
-        return ok(says)
+        return ok(message)
     return warning(
-        says, "free space, keep fewer checkpoints (--train.checkpoint-keep 1), or choose another --run.folder"
+        message, "free space, keep fewer checkpoints (--train.checkpoint-keep 1), or choose another --run.folder"
     )

@@ -1,6 +1,6 @@
 """The pre-flight of slurm/eval.sh: `python -m lmrc.launcher.preflight.evaluation RUN [DATASET]`.
 
-It prints the corpus that is evaluated, or says in a line why nothing can be.
+It prints the corpus to evaluate on, or one line that says why the evaluation cannot start.
 """
 
 from __future__ import annotations
@@ -24,21 +24,21 @@ def evaluated_corpus(run: Path, dataset: Path | None) -> Path:
     """Check that the models of a folder can be evaluated.
 
     Args:
-        run: a folder with the runs rcp and rc, such as runs, or that of a pipeline.
-        dataset: a labelled corpus; none: the dev corpus that RCP was measured on.
+        run: a folder that contains the runs rcp and rc, such as runs/ or the folder of a pipeline.
+        dataset: a labelled corpus; by default the dev corpus of the RCP run.
 
     Returns:
         The corpus.
 
     Raises:
-        UserError: a model or the corpus is missing or does not fit. The message names all that is wrong.
+        UserError: a model or the corpus is missing or does not fit. The message lists everything.
     """
-    lacking = [stage for stage in ("rcp", "rc") if not (run / stage / "best").is_dir()]
-    if lacking:
-        folders = " and ".join(str(run / stage / "best") for stage in lacking)
-        commands = " and ".join(f"launch/{stage}.py" for stage in lacking)
+    untrained = [stage for stage in ("rcp", "rc") if not (run / stage / "best").is_dir()]
+    if untrained:
+        folders = " and ".join(str(run / stage / "best") for stage in untrained)
+        commands = " and ".join(f"launch/{stage}.py" for stage in untrained)
         others = sorted(path.parent for path in run.glob("*/best")) + sorted(run.glob("*/rcp/best"))
-        hint = f" (trained here are {', '.join(map(str, others))})" if others else ""
+        hint = f" (trained runs here: {', '.join(map(str, others))})" if others else ""
         raise UserError(
             f"nothing to evaluate: no {folders}{hint}; train with {commands} first, or give the folder of a pipeline: "
             "sbatch slurm/eval.sh runs/NAME"
@@ -46,13 +46,13 @@ def evaluated_corpus(run: Path, dataset: Path | None) -> Path:
     corpus = dataset or Path(read_run_config(run / "rcp")["data"]["dev"])
     opened = Corpus.open(corpus)
     if not opened.manifest.labelled_documents:
-        raise UserError(f"{corpus} has no labels to be measured on: give a labelled corpus as the second argument")
+        raise UserError(f"{corpus} has no labels to evaluate on: give a labelled corpus as the second argument")
     refuse(list(_check_stages(run, corpus)))
     return corpus
 
 
 def _check_stages(run: Path, corpus: Path) -> list[Check]:
-    """Return what the workers of both stages would find missing."""
+    """Return the pre-flight checks of propose and classify as slurm/eval.sh runs them."""
     out = run / f"eval-{corpus.name}"
     made = Inputs(frozenset({out / "propose" / "candidates"}))
     inputs: dict[Stage, list[str]] = {
@@ -69,7 +69,7 @@ def _check_stages(run: Path, corpus: Path) -> list[Check]:
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Print the corpus to evaluate on. Returns the exit status."""
+    """Print the corpus to evaluate on. Return the exit status."""
 
     def command() -> None:
         run, *dataset = map(Path, arguments)

@@ -1,4 +1,4 @@
-"""The pre-flight of a pretrained model's name: is it a folder, in the cache, or on the hub for this user?"""
+"""Pre-flight checks of a pretrained model: a folder, the hub's cache, or the hub with this user's access."""
 
 from __future__ import annotations
 
@@ -9,57 +9,56 @@ from pathlib import Path
 from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import UserError
 from lmrc.config.schema import ClusterOptions
+from lmrc.launcher.model_shapes import HUB_TIMEOUT_SECONDS, first_line
 
-# Seconds that the hub is waited for.
-PATIENCE = 3.0
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
 
 
 @dataclass(frozen=True)
-class FoundModel:
-    """A model by the name that was given; `folder` is None if its files are not on this machine."""
+class ModelLocation:
+    """A model and its check. `folder` is None if its files are not on this machine."""
 
     name: str
     folder: Path | None
     check: Check
 
 
-def find_model(name: str, option: str, options: ClusterOptions, weights: bool = True) -> FoundModel:
-    """Look for a model as a job will: an embedded one, a folder, the hub's cache, the hub.
+def find_model(name: str, option: str, options: ClusterOptions, weights: bool = True) -> ModelLocation:
+    """Look up a model in the order that a job does: embedded models, folders, the hub's cache, the hub.
 
     Args:
-        name: what the user gave as `option`.
-        options: tell which cache the job uses.
-        weights: whether the weights are needed, or the tokenizer alone.
+        name: value of `option`.
+        options: name the cache folder of the job.
+        weights: False if only the tokenizer is needed.
     """
     from lmrc.pretrained import packaged as embedded
 
     if name.startswith(embedded.PREFIX):
         try:
-            return FoundModel(name, Path(embedded.resolve(name)), ok(f"{option} {name}"))
+            return ModelLocation(name, Path(embedded.resolve(name)), ok(f"{option} {name}"))
         except UserError as error:
-            return FoundModel(name, None, missing(f"{option}: {error}"))
+            return ModelLocation(name, None, missing(f"{option}: {error}"))
     folder = Path(name).expanduser()
     if folder.is_dir():
-        return FoundModel(name, folder, _check_folder(folder, option, weights))
+        return ModelLocation(name, folder, _check_folder(folder, option, weights))
     if name.startswith(("/", ".", "~")) or name.count("/") > 1:
-        return FoundModel(
+        return ModelLocation(
             name, None, missing(f"{option}: {name}: no such folder", "give the folder of a model, or a name on the hub")
         )
     cached = _cached(name, _cache(options))
     if cached is not None and (not weights or _has_weights(cached)):
-        return FoundModel(name, cached, ok(f"{option} {name}, in the cache of this machine"))
-    return FoundModel(name, cached, _ask_hub(name, option))
+        return ModelLocation(name, cached, ok(f"{option} {name}, in the cache of this machine"))
+    return ModelLocation(name, cached, _ask_hub(name, option))
 
 
 def _check_folder(folder: Path, option: str, weights: bool) -> Check:
-    lacking = [] if (folder / "config.json").is_file() else ["config.json"]
-    lacking += [] if not weights or _has_weights(folder) else ["weights (model.safetensors)"]
-    if not lacking:
+    absent = [] if (folder / "config.json").is_file() else ["config.json"]
+    absent += [] if not weights or _has_weights(folder) else ["weights (model.safetensors)"]
+    if not absent:
         return ok(f"{option} {folder}")
     best = folder / "best"
     return missing(
-        f"{option}: {folder} holds no model: {' and '.join(lacking)} missing",
+        f"{option}: {folder} contains no model: {' and '.join(absent)} missing",
         f"did you mean {best}?" if (best / "config.json").is_file() else "give a folder that save_pretrained wrote",
     )
 
@@ -69,7 +68,7 @@ def _has_weights(folder: Path) -> bool:
 
 
 def _cache(options: ClusterOptions) -> Path | None:
-    """Return the hub's cache that the job uses; None if its place is known on the node only."""
+    """Return the hub's cache that the job uses; None if its path contains variables of the node."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
     if options.cache_folder is None:
@@ -83,14 +82,14 @@ def _cached(name: str, cache: Path | None) -> Path | None:
     from huggingface_hub.errors import HFValidationError
 
     try:
-        found = None if cache is None else try_to_load_from_cache(name, "config.json", cache_dir=cache)
+        path = None if cache is None else try_to_load_from_cache(name, "config.json", cache_dir=cache)
     except HFValidationError:
         return None
-    return Path(found).parent if isinstance(found, str) else None
+    return Path(path).parent if isinstance(path, str) else None
 
 
 def _ask_hub(name: str, option: str) -> Check:
-    """Ask the hub once whether this user may have the model."""
+    """Check with one request that this user can download the model from the hub."""
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 
@@ -98,7 +97,7 @@ def _ask_hub(name: str, option: str) -> Check:
     if constants.HF_HUB_OFFLINE:
         return missing(f"{option}: {name} is not in the cache, and HF_HUB_OFFLINE is set", fetch)
     try:
-        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=PATIENCE)
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_SECONDS)
     except GatedRepoError:
         return missing(
             f"{option}: {name} is gated, and this user has no access",
@@ -109,11 +108,12 @@ def _ask_hub(name: str, option: str) -> Check:
             f"{option}: there is no model {name}, neither as a folder here nor on the hub",
             "check the name; a private model needs: hf auth login",
         )
-    except Exception as error:  # whatever the network library of this version raises
-        reason = next(iter(str(error).strip().splitlines()), type(error).__name__)
+    except Exception as error:  # depends on the version of the network library
         return missing(
-            f"{option}: {name} is neither a folder here nor in the cache, and the hub was not reached ({reason})", fetch
+            f"{option}: {name} is neither a folder here nor in the cache, and the hub cannot be reached "
+            f"({first_line(error)})",
+            fetch,
         )
     return warning(
-        f"{option} {name}: on the hub, not in the cache", f"every node downloads it at the start; or {fetch}"
+        f"{option} {name}: on the hub, not in the cache", f"every node downloads it when the job starts; or {fetch}"
     )

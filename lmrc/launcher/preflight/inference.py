@@ -1,4 +1,4 @@
-"""The pre-flight of propose and classify: what their start checks, done before the queue."""
+"""Pre-flight checks of propose and classify."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from lmrc.config.schema import ClassifyConfig, ProposeConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.preflight.data import Inputs, check_inference_data
-from lmrc.launcher.preflight.hub import FoundModel, find_model
+from lmrc.launcher.preflight.hub import ModelLocation, find_model
 from lmrc.launcher.preflight.training import check_weights, is_importable, model_shape
 
 
@@ -35,11 +35,14 @@ def check_propose(config: ProposeConfig, plan: LaunchPlan | None, inputs: Inputs
 
 
 def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
-    """Check the corpus, the candidates, and who answers: an adapter on its base, vLLM, or a server."""
+    """Check the corpus, the candidates, and the decoding backend: adapter and base, vLLM, or a server."""
     data = list(check_inference_data(config, inputs))
     yield from data
     if config.decode.backend == "vllm" and not is_importable("vllm"):
-        yield missing("decode.backend is vllm, which is not installed", "see the README, or give --decode.backend hf")
+        yield missing(
+            "decode.backend is vllm, which is not installed",
+            "pip install 'lmrc-suite[vllm]', or give --decode.backend hf",
+        )
     made = [path for path in (config.corpus, config.candidates, config.rc) if path is not None and inputs.is_made(path)]
     if config.rc is not None and inputs.is_made(config.rc):
         yield ok(f"rc {config.rc}: an earlier step trains it")
@@ -61,21 +64,25 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
         return
     yield ok(f"answers come from {config.rc or config.base or config.server.model}")
     served = config.decode.backend == "openai"
-    found = find_model(base, "base", config.cluster, weights=not served)
-    yield found.check
+    location = find_model(base, "base", config.cluster, weights=not served)
+    yield location.check
     if served:
         yield from _check_server(config)
     else:
-        yield from _check_lm(config, base, found)
+        yield from _check_lm(config, base, location)
 
 
 def lacks_any(checks: Iterable[Check]) -> bool:
-    """Return True if something essential is missing, so that what needs it cannot be checked."""
+    """Return True if something essential is missing, so that later checks cannot run."""
     return any(check.level == "missing" for check in checks)
 
 
 def _check_demonstrations(config: ClassifyConfig) -> None:
-    """Raise UserError if the demonstrations of few_shot cannot be drawn."""
+    """Check that the few-shot demonstrations can be drawn.
+
+    Raises:
+        UserError: the corpus has too few of them.
+    """
     from lmrc.rc.prompts.few_shot import demonstrations
 
     few = config.few_shot
@@ -83,14 +90,14 @@ def _check_demonstrations(config: ClassifyConfig) -> None:
         demonstrations(Corpus.open(few.corpus), config.prompt.kind, few.examples, few.pairs, few.seed)
 
 
-def _check_lm(config: ClassifyConfig, base: str, found: FoundModel) -> Iterator[Check]:
-    """Check that base and adapter fit each other, if the config of the base is known here."""
+def _check_lm(config: ClassifyConfig, base: str, location: ModelLocation) -> Iterator[Check]:
+    """Check that the adapter fits its base, if the config of the base is known on this machine."""
     from lmrc.rc.decoding.vllm_backend import max_lora_rank
     from lmrc.rc.model.adapter import check_adapter
 
-    shape = model_shape(found, "causal")
+    shape = model_shape(location, "causal")
     if shape is not None:
-        yield from check_weights(found, shape, "base")
+        yield from check_weights(location, shape, "base")
     if config.rc is None:
         return
     try:
@@ -111,7 +118,7 @@ def _check_server(config: ClassifyConfig) -> Iterator[Check]:
         check_body(options)
         if read_key(options) is None and needs_key(options):
             yield missing(
-                f"{options.key_variable} is not set, and {options.url} needs a key",
+                f"{options.key_variable} is not set, but {options.url} needs a key",
                 f"export {options.key_variable}=… where you launch, or give --server.key-variable none",
             )
     except UserError as error:

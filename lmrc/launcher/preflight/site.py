@@ -1,4 +1,4 @@
-"""The pre-flight of the site: does SLURM take this job, and can it ever start?"""
+"""Pre-flight checks of a job against its partition: GPUs, time limit, requeueing."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ SLURM_ONLY = (
 
 
 def check_site(plan: LaunchPlan) -> Iterator[Check]:
-    """Check the options of the job against each other, and against the partition. Asks SLURM a few questions."""
+    """Check the options of the job against each other and against the partition."""
     yield from (ok(note) for note in plan.notes)
     try:
         sbatch_script(plan.stage, plan.config)
@@ -42,10 +42,10 @@ def check_site(plan: LaunchPlan) -> Iterator[Check]:
         limit = slurm.time_limit(partition)
         if limit is not None and options.time > limit and "time" not in options.sbatch:
             yield missing(
-                f"the job asks for {options.time} minutes, but {where} allows {limit}: it would wait for ever",
-                f"give --time {limit} or less: a job that reaches its limit saves, and comes back by itself",
+                f"the job asks for {options.time} minutes, but {where} allows {limit}: the job would never start",
+                f"give --time {limit} or less: a job that reaches its limit saves and requeues itself",
             )
-        requeue = slurm.setting("JobRequeue")
+        requeue = slurm.read_setting("JobRequeue")
         if requeue == "0" and options.max_requeues:
             yield warning(
                 "the site has JobRequeue=0", "jobs ask for --requeue; if the site refuses that, repeat the command"
@@ -55,41 +55,41 @@ def check_site(plan: LaunchPlan) -> Iterator[Check]:
 
 
 def check_unused(plan: LaunchPlan) -> Iterator[Check]:
-    """Warn of options of SLURM that are given for a stage that runs on this machine; `--nodes` and `--gpus` are not."""
+    """Warn of SLURM options for a stage that runs on this machine. `--nodes` and `--gpus` are not reported."""
     options = plan.config.cluster
-    given = [name for name in SLURM_ONLY if name in options.model_fields_set and getattr(options, name)]
-    if given:
-        names = ", ".join(f"cluster.{name}" for name in given)
+    unused = [name for name in SLURM_ONLY if name in options.model_fields_set and getattr(options, name)]
+    if unused:
+        names = ", ".join(f"cluster.{name}" for name in unused)
         yield warning(
-            f"{names} {'is' if len(given) == 1 else 'are'} for SLURM, and {plan.stage.name} runs on this machine",
+            f"{names} {'is' if len(unused) == 1 else 'are'} for SLURM, and {plan.stage.name} runs on this machine",
             "none needed; --where slurm submits it",
         )
 
 
 def _partition(options: ClusterOptions) -> str | None:
-    given = options.sbatch.get("partition", options.partition)
-    return given if isinstance(given, str) else None
+    partition = options.sbatch.get("partition", options.partition)
+    return partition if isinstance(partition, str) else None
 
 
 def _check_gpus(plan: LaunchPlan, where: str) -> Check:
-    """Check that enough nodes of the partition have the GPUs that are asked of each."""
+    """Check that enough nodes of the partition have the requested GPUs per node."""
     options = plan.config.cluster
     wanted, nodes = (gpus_per_node(options), options.nodes or 1) if plan.stage.trains else (0, 1)
     wanted = wanted or gpus_per_process(plan.config)
-    found = partition_nodes(options)
+    candidates = partition_nodes(options)
     kind = f"{options.gpu_type} GPUs" if options.gpu_type else "GPUs"
-    enough = sum(node.count(options.gpu_type) >= wanted for node in found)
+    enough = sum(node.count(options.gpu_type) >= wanted for node in candidates)
     if enough >= nodes:
-        return ok(f"{where}: {enough} of {len(found)} nodes have {wanted} or more {kind}; {plan.where}")
-    most = largest_share(found, 1, options.gpu_type)
+        return ok(f"{where}: {enough} of {len(candidates)} nodes have {wanted} or more {kind}; {plan.description}")
+    most = largest_share(candidates, 1, options.gpu_type)
     if not most:
         return missing(
             f"{where} has no {kind} that SLURM knows of",
-            "name another --partition (lmrc doctor lists them), or give --gpu-request none if the site hands GPUs out "
-            "by itself",
+            "give another --partition (lmrc doctor lists them), or --gpu-request none if the site assigns GPUs without "
+            "a request",
         )
-    says = f"{enough} node{'' if enough == 1 else 's'} with {wanted} or more {kind}"
+    available = f"{enough} node{'' if enough == 1 else 's'} with {wanted} or more {kind}"
     return missing(
-        f"{where} has {says}, but {nodes} asked for; the largest has {most}",
-        "give --gpus without --nodes, so that the nodes follow from it, or fewer GPUs",
+        f"{where} has {available}, but {nodes} requested; the largest node has {most}",
+        "give --gpus without --nodes, so that the number of nodes is derived from it, or request fewer GPUs",
     )

@@ -1,4 +1,4 @@
-"""A copy of the code in the run folder: editing the checkout does not change a job that waits in the queue."""
+"""Code snapshot in the run folder, so that editing the checkout does not change a queued job."""
 
 from __future__ import annotations
 
@@ -12,17 +12,18 @@ from lmrc.common.project import PROJECT
 PARTS = ("lmrc", "configs", "launch", "slurm")
 
 
-def take(run_folder: Path) -> Path:
-    """Copy the code to `run_folder`/code, in place of an older copy. Returns that folder, as an absolute path.
+def take_snapshot(run_folder: Path) -> Path:
+    """Copy the code to `run_folder`/code, replacing an older copy. Return the absolute path of the copy.
 
-    Raises RunError where it cannot be written.
+    Raises:
+        RunError: the copy cannot be written.
     """
     final = run_folder.resolve() / "code"
     new, old = final.with_name(f".code.{os.getpid()}.new"), final.with_name(f".code.{os.getpid()}.old")
     try:
         for part in PARTS:
             source = PROJECT / part
-            if source.is_dir():  # an installed package has lmrc alone
+            if source.is_dir():  # an installed package has only lmrc
                 shutil.copytree(source, new / part, ignore=shutil.ignore_patterns("__pycache__", "*.pyc"))
         if final.exists():
             final.rename(old)

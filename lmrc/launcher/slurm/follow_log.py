@@ -1,4 +1,4 @@
-"""Showing a job's output while it runs."""
+"""Print a job's log while it runs (--follow)."""
 
 from __future__ import annotations
 
@@ -9,37 +9,37 @@ from pathlib import Path
 
 from lmrc.launcher.slurm import commands as slurm
 
-SECONDS_BETWEEN_LOOKS = 2.0
-# What submitit says of itself is in the file, not of interest on the way.
-_NOISE = "submitit "
+POLL_SECONDS = 2.0
+# submitit's own log lines, which are not printed.
+_SUBMITIT_PREFIX = "submitit "
 
 
 class Tail:
-    """A growing text file, of which whole lines are shown as they come; it need not exist yet."""
+    """Print complete new lines of a growing text file, which need not exist yet."""
 
     def __init__(self, path: Path, skip: bool = False) -> None:
-        """With `skip` only what is added from now on is shown."""
+        """Start at the end of the file if `skip`, else at its beginning."""
         self._path = path
-        self._place = path.stat().st_size if skip and path.exists() else 0
+        self._offset = path.stat().st_size if skip and path.exists() else 0
 
     def show(self) -> None:
-        """Print what has been added."""
+        """Print the lines added since the last call."""
         try:
             with self._path.open("rb") as file:
-                file.seek(self._place)
+                file.seek(self._offset)
                 added = file.read()
         except FileNotFoundError:
             return
         whole = added[: added.rfind(b"\n") + 1]
-        self._place += len(whole)
+        self._offset += len(whole)
         for line in whole.decode(errors="replace").splitlines():
-            if not line.startswith(_NOISE):
+            if not line.startswith(_SUBMITIT_PREFIX):
                 print(line)
         sys.stdout.flush()
 
 
-def follow(path: Path, running: Callable[[], bool], seconds: float = SECONDS_BETWEEN_LOOKS) -> None:
-    """Show `path` until `running` says no."""
+def follow(path: Path, running: Callable[[], bool], seconds: float = POLL_SECONDS) -> None:
+    """Print new lines of `path` until `running` returns False."""
     tail = Tail(path)
     while running():
         tail.show()
@@ -48,11 +48,11 @@ def follow(path: Path, running: Callable[[], bool], seconds: float = SECONDS_BET
 
 
 def follow_job(identifier: str, folder: Path, is_array: bool) -> None:
-    """Show the log of rank 0, or of the first worker, of a SLURM job until it has ended; Ctrl-C leaves it alone."""
+    """Print the log of rank 0 (or of the first worker) until the job ends. Ctrl-C does not stop the job."""
     if is_array:
         identifier += "_0"
     path = folder / "log" / f"{identifier}_0_log.out"
-    print(f"Following {path}; Ctrl-C leaves the job alone.", flush=True)
+    print(f"Following {path}; Ctrl-C does not stop the job.", flush=True)
     state = ""
 
     def running() -> bool:
@@ -60,7 +60,7 @@ def follow_job(identifier: str, folder: Path, is_array: bool) -> None:
         try:
             job = slurm.job(identifier)
         except slurm.SlurmError as error:
-            print(f"({error}; asking again)", flush=True)
+            print(f"({error}; retrying)", flush=True)
             return True
         if job is None:
             return False
@@ -72,4 +72,4 @@ def follow_job(identifier: str, folder: Path, is_array: bool) -> None:
     try:
         follow(path, running)
     except KeyboardInterrupt:
-        print(f"\nThe job goes on. Come back with: lmrc status {folder}   or: tail -F {path}")
+        print(f"\nThe job continues. To see it again: lmrc status {folder}   or: tail -F {path}")

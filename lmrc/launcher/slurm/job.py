@@ -1,4 +1,4 @@
-"""What submitit starts in every task of a job, on SLURM and on this machine alike."""
+"""The callable that submitit runs in every task of a job, on SLURM and on this machine."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from lmrc.common.errors import RunError
 from lmrc.common.exit_codes import Interrupted
 from lmrc.launcher.run_stage import run_attempt
 from lmrc.launcher.slurm import commands as slurm
-from lmrc.launcher.slurm.requeue import requeue, this_attempt
+from lmrc.launcher.slurm.requeue import current_attempt, requeue
 from lmrc.launcher.stages import STAGES, StageConfig, gpus_per_process
 from lmrc.runs.run_folder import RunFolder
 
 
 class Job:
-    """Pickled by submitit; `checkpoint` is asked of it where a signal comes before the stage listens to signals."""
+    """A stage in one task. submitit pickles it, and calls `checkpoint` on a signal before the stage handles signals."""
 
     def __init__(self, stage: str, config: StageConfig) -> None:
         self._stage = stage
         self._config = config
-        # The config's paths are relative to where the user was; the process starts in the snapshot of the code.
+        # The config's paths are relative to this folder, but the task starts in the code snapshot.
         self._folder = Path.cwd()
 
     def __call__(self) -> dict[str, Any] | None:
@@ -30,56 +30,59 @@ class Job:
 
         threads.configure()
         os.chdir(self._folder)
-        place = submitit.JobEnvironment()
+        environment = submitit.JobEnvironment()
         stage = STAGES[self._stage]
         if RunFolder.of(self._config.run).result() is not None:
-            return None  # done by another start while this one waited in the queue
-        attempt = this_attempt(place.job_id if place.cluster == "slurm" else f"local-{place.job_id}")
+            return None  # finished by another job while this one was queued
+        is_slurm = environment.cluster == "slurm"
+        attempt = current_attempt(environment.job_id if is_slurm else f"local-{environment.job_id}")
         if not stage.trains:
-            _see_own_gpus(place.local_rank, gpus_per_process(self._config))
-        # Workers of an inference do not talk to each other: only a training is one world.
-        size = place.num_tasks if stage.trains else 1
+            _restrict_visible_gpus(environment.local_rank, gpus_per_process(self._config))
+        # Workers of an inference form no process group.
+        size = environment.num_tasks if stage.trains else 1
         os.environ.update(
-            RANK=str(place.global_rank if stage.trains else 0),
-            LOCAL_RANK=str(place.local_rank if stage.trains else 0),
+            RANK=str(environment.global_rank if stage.trains else 0),
+            LOCAL_RANK=str(environment.local_rank if stage.trains else 0),
             WORLD_SIZE=str(size),
-            MASTER_ADDR=_first_host() if size > place.num_tasks // place.num_nodes else "127.0.0.1",
-            MASTER_PORT=str(_port(place.raw_job_id)),
+            MASTER_ADDR=_first_host() if size > environment.num_tasks // environment.num_nodes else "127.0.0.1",
+            MASTER_PORT=str(_port(environment.raw_job_id)),
         )
         try:
-            return run_attempt(stage, self._config, attempt, place.global_rank)
+            return run_attempt(stage, self._config, attempt, environment.global_rank)
         except Interrupted as error:
             print(error, flush=True)
-            if not stage.trains or place.global_rank == 0:
+            if not stage.trains or environment.global_rank == 0:
                 requeue(RunFolder.of(self._config.run).path, attempt, self._config.cluster.max_requeues)
-            # Status 0, as the failure of one task would have SLURM end the others before they are through.
+            # Status 0: if one task failed, SLURM would end the others before they have saved.
             raise SystemExit(0) from None
 
     def checkpoint(self) -> Any:
-        """The same again: the run folder holds the state."""
+        """Return the same callable for submitit to submit again. The state is in the run folder."""
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
 
 
-def _see_own_gpus(worker: int, each: int) -> None:
-    """Of the GPUs that are visible to all workers of this machine, have this one see its own only.
+def _restrict_visible_gpus(worker: int, gpus_per_worker: int) -> None:
+    """Set CUDA_VISIBLE_DEVICES to this worker's own GPUs.
 
-    Before CUDA starts; libraries that start processes of their own, such as vLLM, then keep to them as well.
+    Must be called before CUDA starts. Child processes of libraries such as vLLM inherit the setting.
     """
     visible = [gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu]
     if visible:
-        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(visible[worker * each : (worker + 1) * each])
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(
+            visible[worker * gpus_per_worker : (worker + 1) * gpus_per_worker]
+        )
 
 
 def _first_host() -> str:
     try:
         return slurm.hostnames(os.environ["SLURM_JOB_NODELIST"])[0]
     except slurm.SlurmError as error:
-        # Not in the pre-flight: the nodes are known when the job runs.
-        raise RunError(f"cannot name the job's first node: {error}") from None
+        # Not in the pre-flight: the nodes are known only when the job runs.
+        raise RunError(f"cannot find the job's first node: {error}") from None
 
 
 def _port(job: str) -> int:
-    """A port of its own for each job, so that two on a node do not meet."""
+    """Return a port that depends on the job id, so that two jobs on a node use different ports."""
     return 20000 + int(job) % 20000

@@ -1,6 +1,6 @@
-"""How a job comes back: by itself after it saved on a signal, and from its batch script after a process died.
+"""Requeue a job: after it saved on a signal, or from its batch script after a process died.
 
-SLURM puts a job back after a node's failure, but not where a process of it was killed; the batch script then runs
+SLURM requeues a job after a node failure, but not after one of its processes was killed. The batch script then runs
 `python -m lmrc.launcher.slurm.requeue RUN STATUS MAX_REQUEUES`.
 """
 
@@ -16,49 +16,53 @@ from lmrc.runs.events import History
 from lmrc.runs.failures import Attempt, attempt_outcome
 from lmrc.runs.run_folder import RunFolder
 
-# Of srun: a process ended by signal N gives 128 + N.
+# srun exits with 128 + N if a process was killed by signal N.
 FIRST_SIGNAL_STATUS = 128
-# Deaths in a row without a new checkpoint: what killed it this often will do so again.
-DEATHS_WITHOUT_PROGRESS = 3
+# A job that died this often in a row without a new checkpoint is not requeued.
+MAX_DEATHS_WITHOUT_PROGRESS = 3
 
 
-def this_attempt(job: str) -> Attempt:
-    """The attempt that this process belongs to, in a job of SLURM's or of this machine."""
+def current_attempt(job: str) -> Attempt:
+    """Return the attempt of the current process: its job and SLURM's restart count."""
     return Attempt(job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
 
-def requeue(folder: Path, attempt: Attempt, most: int) -> bool:
-    """Put the job back into the queue, and note it. Returns False, with the reason noted, where it stays ended."""
+def requeue(folder: Path, attempt: Attempt, max_requeues: int) -> bool:
+    """Requeue the job and record it in the history. Return False, with the reason recorded, if it stays ended."""
     history = History(folder)
 
-    def stays(event: str, cause: str) -> bool:
+    def give_up(event: str, cause: str) -> bool:
         print(f"Not requeued: {cause}", flush=True)
         history.add(event, job=attempt.job, restart=attempt.restart, cause=cause)
         return False
 
     if "SLURM_JOB_ID" not in os.environ:
-        return stays("stopped", "no SLURM here; the same command resumes the run")
+        return give_up("stopped", "not a SLURM job; the same command resumes the run")
     try:
         known = slurm.job(attempt.job)
         if known is not None and known.state != "RUNNING":
             if known.state.startswith("CANCELLED"):
-                return stays("cancelled", "the job was cancelled")
-            print(f"SLURM has ended the job ({known.state}), and decides whether it comes back", flush=True)
+                return give_up("cancelled", "the job was cancelled")
+            print(f"SLURM has ended the job ({known.state}) and decides whether to requeue it", flush=True)
             return False
-        if attempt.restart >= most:
-            return stays("failed", f"it came back {attempt.restart} times, as often as cluster.max_requeues allows")
-        # Before, as this process may not outlive the command.
+        if attempt.restart >= max_requeues:
+            return give_up("failed", f"it was requeued {attempt.restart} times, the limit of cluster.max_requeues")
+        # Recorded before the command, which may end this process.
         history.add("requeued", job=attempt.job, restart=attempt.restart)
         slurm.requeue(attempt.job)
     except slurm.SlurmError as error:
-        return stays("failed", f"not requeued: {error}")
+        return give_up("failed", f"not requeued: {error}")
     return True
 
 
-def after_death(folder: Path, attempt: Attempt, status: int, most: int) -> bool:
-    """What follows when the job's processes ended with `status` != 0. Returns whether the job comes back.
+def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) -> bool:
+    """Requeue the job if a process was killed or lost its peer; other errors would only be repeated.
 
-    It does where a process was killed or lost touch with another; an error of its own would only be repeated.
+    Args:
+        status: exit status of srun, not 0.
+
+    Returns:
+        True if the job was requeued.
     """
     if RunFolder(folder).result() is not None:
         return False
@@ -67,31 +71,31 @@ def after_death(folder: Path, attempt: Attempt, status: int, most: int) -> bool:
         (event["event"], event.get("job"), event.get("restart")) == ("requeued", attempt.job, attempt.restart)
         for event in history.read()
     ):
-        return True  # asked for by rank 0 once all had saved; SLURM then ended the processes
-    end, killed = attempt_outcome(folder, attempt), status >= FIRST_SIGNAL_STATUS
-    # SLURM kills the other processes where one ended in an error of its own: the status alone does not tell.
-    if not (end.lost_peer or (killed and not end.cause)):
-        cause = end.cause or f"ended with status {status}"
+        return True  # rank 0 requeued it after all had saved; SLURM then ended the processes
+    outcome, killed = attempt_outcome(folder, attempt), status >= FIRST_SIGNAL_STATUS
+    # SLURM also kills the remaining processes after one failed, so the status alone is not enough.
+    if not (outcome.lost_peer or (killed and not outcome.cause)):
+        cause = outcome.cause or f"ended with status {status}"
         history.add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
         return False
-    said = end.cause or f"a process was killed by signal {status - FIRST_SIGNAL_STATUS}"
+    death = outcome.cause or f"a process was killed by signal {status - FIRST_SIGNAL_STATUS}"
     step = _progress(folder)
-    history.add("died", job=attempt.job, restart=attempt.restart, cause=said, step=step)
+    history.add("died", job=attempt.job, restart=attempt.restart, cause=death, step=step)
     own = [event for event in history.read() if event.get("job") == attempt.job]
-    last = [event for event in own if event["event"] in ("died", "preempted")][-DEATHS_WITHOUT_PROGRESS:]
-    if len(last) == DEATHS_WITHOUT_PROGRESS and all(
+    last = [event for event in own if event["event"] in ("died", "preempted")][-MAX_DEATHS_WITHOUT_PROGRESS:]
+    if len(last) == MAX_DEATHS_WITHOUT_PROGRESS and all(
         event["event"] == "died" and event.get("step") == step for event in last
     ):
-        cause = f"it died {DEATHS_WITHOUT_PROGRESS} times without getting beyond {step}: {said}"
+        cause = f"it died {MAX_DEATHS_WITHOUT_PROGRESS} times without getting beyond {step}: {death}"
         print(f"Not requeued: {cause}", flush=True)
         history.add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
         return False
-    print(f"{said}: back into the queue", flush=True)
-    return requeue(folder, attempt, most)
+    print(f"{death}: requeueing", flush=True)
+    return requeue(folder, attempt, max_requeues)
 
 
 def _progress(folder: Path) -> int:
-    """The step of the newest checkpoint, or the units that are done."""
+    """Return the step of the newest checkpoint, or the number of finished units of an inference."""
     if (folder / "units").exists():
         return counts(folder).done
     try:
@@ -101,11 +105,11 @@ def _progress(folder: Path) -> int:
 
 
 def main() -> None:
-    """`python -m lmrc.launcher.slurm.requeue RUN STATUS MAX_REQUEUES` in a batch script."""
-    folder, status, most = sys.argv[1:]
+    """Run `after_death` with the arguments of the batch script."""
+    folder, status, max_requeues = sys.argv[1:]
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-    after_death(Path(folder), this_attempt(job), int(status), int(most))
+    after_death(Path(folder), current_attempt(job), int(status), int(max_requeues))
 
 
 if __name__ == "__main__":

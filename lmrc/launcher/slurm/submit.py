@@ -1,4 +1,4 @@
-"""Submitting a stage to SLURM through submitit: one task a GPU; of an inference, one array task a worker."""
+"""Submit a stage to SLURM through submitit: one task per GPU, or one array task per inference worker."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ from lmrc.common import threads
 from lmrc.common.errors import ConfigError, RunError
 from lmrc.config.schema import ClusterOptions
 from lmrc.launcher.environment_variables import variables
-from lmrc.launcher.slurm import code_snapshot as snapshot
 from lmrc.launcher.slurm import commands as slurm
+from lmrc.launcher.slurm.code_snapshot import take_snapshot
 from lmrc.launcher.slurm.job import Job
 from lmrc.launcher.stages import Stage, StageConfig, gpus_per_process
 from lmrc.runs.events import History
@@ -24,8 +24,8 @@ from lmrc.runs.run_folder import RunFolder
 
 # SLURM's default MaxArraySize.
 MAX_ARRAY_SIZE = 1001
-# Options of sbatch that the launcher's own work rests on, each with the option of ours to give instead.
-KEPT = {
+# sbatch options that the launcher must set itself, each with the option to give instead.
+RESERVED_OPTIONS = {
     "nodes": "--nodes",
     "ntasks": "--gpus, as there is one task per GPU",
     "ntasks_per_node": "--gpus and --nodes, as there is one task per GPU",
@@ -41,40 +41,44 @@ GPU_OPTIONS = ("gpus_per_node", "gres", "gpus", "gpus_per_task")
 
 
 def gpus_per_node(options: ClusterOptions) -> int:
-    """Return the GPUs per node of options that `allocate` has completed."""
+    """Return the GPUs per node. The options must come from `allocate`."""
     return processes(options) // (options.nodes or 1)
 
 
 def processes(options: ClusterOptions) -> int:
-    """Return the GPUs in all, the ranks of a training, of options that `allocate` has completed."""
+    """Return the total number of GPUs, which is the world size. The options must come from `allocate`."""
     if options.gpus is None:
         raise ValueError("the number of GPUs is not known: allocate() completes the options first")
     return options.gpus
 
 
 def workers(config: StageConfig) -> int:
-    """Return the number of workers of an inference. Raises ConfigError if the GPUs do not divide among them."""
-    total, each = processes(config.cluster), gpus_per_process(config)
-    if total % each:
-        raise ConfigError(f"--gpus {total} does not divide by decode.gpus_per_worker {each}: give a multiple")
-    return total // each
+    """Return the number of workers of an inference.
+
+    Raises:
+        ConfigError: the GPUs do not divide by the GPUs per worker.
+    """
+    total, per_worker = processes(config.cluster), gpus_per_process(config)
+    if total % per_worker:
+        raise ConfigError(f"--gpus {total} does not divide by decode.gpus_per_worker {per_worker}: give a multiple")
+    return total // per_worker
 
 
 def setup_lines(options: ClusterOptions, code: Path) -> list[str]:
-    """Shell lines before Python: the site's own, then what the config names; the code is that of the folder `code`."""
+    """Return the shell lines before Python: the site's setup, exported variables, and cd into the code snapshot."""
     exports = {"PYTHONPATH": f"{code}${{PYTHONPATH:+:$PYTHONPATH}}", **variables(options)}
-    # Double quotes: $VARIABLES are the node's.
-    # python -m looks into the working folder first: the snapshot, not the checkout that the user may be editing.
+    # In double quotes, so that $VARIABLES are expanded on the node.
+    # python -m imports from the working folder first, which must be the snapshot and not the user's checkout.
     enter = f"cd {shlex.quote(str(code))}"
     exported = (f'export {name}="{value}"' for name, value in exports.items())
     return [*options.setup.strip().splitlines(), *exported, enter]
 
 
 def parameters(stage: Stage, config: StageConfig, dependency: str | None = None) -> dict[str, Any]:
-    """Return what submitit's SlurmExecutor is given.
+    """Return the parameters of submitit's SlurmExecutor.
 
     Raises:
-        ConfigError: an option of `cluster.sbatch` is one that the launcher must set itself, or is given twice.
+        ConfigError: an option of `cluster.sbatch` is reserved for the launcher, or is given twice.
     """
     options, run = config.cluster, RunFolder.of(config.run).path
     tasks, nodes = (gpus_per_node(options), options.nodes or 1) if stage.trains else (1, 1)
@@ -100,12 +104,12 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
         "exclude": options.exclude,
         "mem_per_gpu": options.mem_per_gpu if on_gpus else None,
         "dependency": dependency,
-        # submitit names one that nobody asked for, and some sites refuse it.
+        # submitit sets one by default, and some sites refuse it.
         "wckey": None,
     }
     more: dict[str, Any] = {"requeue": True}
     if dependency is not None:
-        # Otherwise a job whose predecessor failed waits for ever.
+        # Otherwise a job whose dependency failed stays queued forever.
         more["kill_on_invalid_dep"] = "yes"
     if on_gpus:
         more |= _gpu_request(options, tasks * gpus, nodes)
@@ -115,9 +119,9 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
         "signal_delay_s": options.signal_delay,
         "array_parallelism": options.max_running or (workers(config) if stage.infer is not None else 1),
         "stderr_to_stdout": True,
-        # One rank that ends in an error ends all. From SLURM 22.05 to 23.02 srun does not inherit the cores per task.
+        # A failed rank ends all others. In SLURM 22.05 to 23.02 srun does not inherit --cpus-per-task.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
-        # A preempted job's script must live as long as its processes need to save.
+        # The batch script must outlive its processes, which save after a signal.
         "setup": [*setup_lines(options, run.resolve() / "code"), "trap : TERM USR2"],
         "teardown": [
             "status=$?",
@@ -129,7 +133,7 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
 
 
 def _gpu_request(options: ClusterOptions, per_node: int, nodes: int) -> dict[str, str]:
-    """Return the option of sbatch by which the site wants to be asked for GPUs."""
+    """Return the sbatch option that requests GPUs in the form the site wants (`cluster.gpu_request`)."""
     kind = f"{options.gpu_type}:" if options.gpu_type else ""
     if options.gpu_request == "gres":
         return {"gres": f"gpu:{kind}{per_node}"}
@@ -141,11 +145,15 @@ def _gpu_request(options: ClusterOptions, per_node: int, nodes: int) -> dict[str
 
 
 def _override(ours: dict[str, Any], more: dict[str, Any], options: ClusterOptions, per_node: int | None) -> None:
-    """Put the options of `cluster.sbatch` in the place of our own of the same name, in whatever spelling."""
+    """Replace our options by those of `cluster.sbatch` with the same name.
+
+    Raises:
+        ConfigError: an option is reserved for the launcher, is given twice, or contradicts the GPU request.
+    """
     for name, value in options.sbatch.items():
         shown = name.replace("_", "-")
-        if name in KEPT:
-            raise ConfigError(f"cluster.sbatch: {shown} is set by the launcher: give {KEPT[name]}")
+        if name in RESERVED_OPTIONS:
+            raise ConfigError(f"cluster.sbatch: {shown} is set by the launcher: give {RESERVED_OPTIONS[name]}")
         if name in options.model_fields_set and getattr(options, name, None) is not None:
             raise ConfigError(f"{shown} is given twice, as cluster.{name} and in cluster.sbatch: give one of them")
         if name == "no_requeue":
@@ -159,44 +167,50 @@ def _override(ours: dict[str, Any], more: dict[str, Any], options: ClusterOption
         _check_gpus({name: str(more[name]) for name in GPU_OPTIONS if name in more}, options, per_node)
 
 
-def _check_gpus(asked: dict[str, str], options: ClusterOptions, per_node: int) -> None:
-    """Raise ConfigError if `asked`, the options that ask for GPUs, contradict each other or the number of tasks."""
-    if not asked and options.mem_per_gpu:
-        raise ConfigError("cluster.mem_per_gpu needs a GPU that is asked for: give --sbatch 'mem=…', memory per node")
-    if "gpus_per_node" in asked and "gpu" in asked.get("gres", ""):
+def _check_gpus(requests: dict[str, str], options: ClusterOptions, per_node: int) -> None:
+    """Check that the options that request GPUs agree with each other and with the number of tasks."""
+    if not requests and options.mem_per_gpu:
         raise ConfigError(
-            f"cluster.sbatch: gres={asked['gres']} stands beside gpus-per-node={asked['gpus_per_node']}: give "
+            "cluster.mem_per_gpu needs a GPU request: give --sbatch 'mem=…', the memory per node, instead"
+        )
+    if "gpus_per_node" in requests and "gpu" in requests.get("gres", ""):
+        raise ConfigError(
+            f"cluster.sbatch: gres={requests['gres']} conflicts with gpus-per-node={requests['gpus_per_node']}: give "
             "--gpu-request gres, and the type of GPU with --gpu-type"
         )
     for name in ("gpus_per_node", "gres"):
-        count = re.search(r"(?:^|gpu:)(?:[\w.-]+:)?(\d+)$", asked.get(name, ""))
+        count = re.search(r"(?:^|gpu:)(?:[\w.-]+:)?(\d+)$", requests.get(name, ""))
         if count and int(count[1]) != per_node:
             raise ConfigError(
-                f"cluster.sbatch: {name.replace('_', '-')}={asked[name]}, but the job has {per_node} GPUs per node: "
+                f"cluster.sbatch: {name.replace('_', '-')}={requests[name]}, but the job has {per_node} GPUs per node: "
                 "give the number with --gpus and --nodes, and the type with --gpu-type"
             )
 
 
 def sbatch_script(stage: Stage, config: StageConfig) -> str:
-    """The sbatch script that would be submitted, for --dry-run."""
-    from submitit.slurm import slurm as of_submitit
+    """Return the sbatch script of the stage, for --dry-run and the pre-flight."""
+    from submitit.slurm import slurm as submitit_slurm
 
     folder = RunFolder.of(config.run).path / "log"
     count = None if stage.infer is None else workers(config)
-    script: str = of_submitit._make_sbatch_string(
+    script: str = submitit_slurm._make_sbatch_string(
         command="python -u -m submitit.core._submit", folder=folder, map_count=count, **parameters(stage, config)
     )
     return script
 
 
 def active_jobs(folder: Path) -> list[slurm.SlurmJob]:
-    """The jobs (of arrays: tasks) that were submitted for the run and still wait or run. Raises SlurmError."""
+    """Return the queued and running jobs of the run, with one entry per array task.
+
+    Raises:
+        SlurmError: SLURM does not answer.
+    """
     submitted = [str(event["job"]) for event in History(folder).read() if event["event"] == "submitted"]
     return [job for job in slurm.jobs(submitted) if job.is_active]
 
 
 def running_job(folder: Path) -> slurm.SlurmJob | None:
-    """The first of them, or None."""
+    """Return the first queued or running job of the run; None without one or if SLURM does not answer."""
     try:
         return next(iter(active_jobs(folder)), None)
     except slurm.SlurmError:
@@ -204,44 +218,45 @@ def running_job(folder: Path) -> slurm.SlurmJob | None:
 
 
 def submit(stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
-    """Submit the stage, to start once `after` holds, such as afterok:12. Returns the ids of its jobs.
+    """Submit the stage. Return its job ids.
 
-    Raises RunError where a job of this training or step waits or runs already, or SLURM refuses.
+    Args:
+        after: sbatch dependencies, such as afterok:12.
+
+    Raises:
+        RunError: the run already has a queued or running job, or SLURM refuses this one.
     """
     import submitit
     from submitit.core.utils import FailedJobError
 
     run = RunFolder.of(config.run)
-    present = running_job(run.path) if stage.infer is None else None
-    if present is not None:
+    active = running_job(run.path) if stage.infer is None else None
+    if active is not None:
         raise RunError(
-            f"{run.path} is {present.state.lower()} as SLURM job {present.id} already: look at it with "
-            f"lmrc status {run.path}, or cancel it with scancel {present.id} first"
+            f"{run.path} is already {active.state.lower()} as SLURM job {active.id}: see lmrc status {run.path}, "
+            f"or cancel it first with scancel {active.id}"
         )
-    snapshot.take(run.path)
+    take_snapshot(run.path)
     executor = submitit.SlurmExecutor(folder=run.path / "log", max_num_timeout=config.cluster.max_requeues)
     executor.update_parameters(**parameters(stage, config, ",".join(after) or None))
-    made = []
+    jobs: list[str] = []
     try:
         with _outside_of_jobs():
             if stage.infer is None:
-                made.append(str(executor.submit(Job(stage.name, config)).job_id))
+                jobs.append(str(executor.submit(Job(stage.name, config)).job_id))
             else:
-                made += _submit_workers(executor, stage, config)
+                jobs += _submit_workers(executor, stage, config)
     except (FailedJobError, slurm.SlurmError) as error:
-        raise RunError(f"SLURM refused the job: {_said(error)}") from None
+        raise RunError(f"SLURM refused the job: {_error_line(error)}") from None
     finally:
-        for identifier in made:
+        for identifier in jobs:
             History(run.path).add("submitted", job=identifier)
-    return made
+    return jobs
 
 
 @contextlib.contextmanager
 def _outside_of_jobs() -> Iterator[None]:
-    """Hide the variables of the job that this process may be part of, and the threads chosen for this machine.
-
-    SLURM_CONF stays.
-    """
+    """Remove the SLURM variables of an enclosing job, and our thread settings, from the environment of sbatch."""
     import submitit
 
     configuration = os.environ.get("SLURM_CONF")
@@ -252,21 +267,21 @@ def _outside_of_jobs() -> Iterator[None]:
 
 
 def _submit_workers(executor: Any, stage: Stage, config: StageConfig) -> list[str]:
-    """Arrays of workers, as many as the site's limit on an array's size makes necessary."""
+    """Submit the workers as one array, or as several if the site's MaxArraySize requires it. Return their ids."""
     total = workers(config)
-    largest = int(slurm.setting("MaxArraySize") or MAX_ARRAY_SIZE) - 1  # the greatest index is one less
+    largest = int(slurm.read_setting("MaxArraySize") or MAX_ARRAY_SIZE) - 1  # the largest index is MaxArraySize - 1
     arrays = []
     for first in range(0, total, largest):
         size = min(largest, total - first)
-        cap = -(-(config.cluster.max_running or total) * size // total)
-        executor.update_parameters(array_parallelism=cap)
+        max_running = -(-(config.cluster.max_running or total) * size // total)
+        executor.update_parameters(array_parallelism=max_running)
         with executor.batch():
             jobs = [executor.submit(Job(stage.name, config)) for _ in range(size)]
         arrays.append(str(jobs[0].job_id).partition("_")[0])
     return arrays
 
 
-def _said(error: Exception) -> str:
-    """The line of sbatch's own complaint."""
+def _error_line(error: Exception) -> str:
+    """Return the line with sbatch's own error message."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return next((line for line in reversed(lines) if "error" in line.lower()), lines[-1] if lines else repr(error))

@@ -1,4 +1,4 @@
-"""`lmrc doctor`: what this machine has and lacks, each line with its remedy."""
+"""`lmrc doctor`: check this machine and site, with a remedy for each problem."""
 
 from __future__ import annotations
 
@@ -27,23 +27,28 @@ INSTALL = "pip install -c constraints.txt -e ."
 
 
 def examine(nodes: int | None, partition: str | None, account: str | None, as_json: bool) -> bool:
-    """Print what was found, line by line. Returns whether all that is essential is there.
+    """Run all checks and print them.
 
-    With `as_json` a list of objects: level (ok, warning, missing), what, remedy ("" of what is ok).
+    Args:
+        nodes: also test the shared file system on this many nodes.
+        as_json: print a list of objects with level (ok, warning, missing), what and remedy.
+
+    Returns:
+        True if nothing essential is missing.
     """
-    found = []
+    checks = []
     for check in _all(nodes, partition, account):
-        found.append(check)
+        checks.append(check)
         if not as_json:
             click.echo(format_check(check))
     if as_json:
-        click.echo(json.dumps([asdict(check) for check in found], indent=1))
-    lacking = sum(1 for check in found if check.level == "missing")
+        click.echo(json.dumps([asdict(check) for check in checks], indent=1))
+    absent = sum(1 for check in checks if check.level == "missing")
     if not as_json:
-        warnings = sum(1 for check in found if check.level == "warning")
-        verdict = f"essential and missing: {lacking}" if lacking else "all that is essential is here"
+        warnings = sum(1 for check in checks if check.level == "warning")
+        verdict = f"essential and missing: {absent}" if absent else "nothing essential is missing"
         click.echo(f"{verdict}; warnings: {warnings}")
-    return not lacking
+    return not absent
 
 
 def _all(nodes: int | None, partition: str | None, account: str | None) -> Iterator[Check]:
@@ -59,7 +64,7 @@ def _all(nodes: int | None, partition: str | None, account: str | None) -> Itera
 
 
 def check_python() -> Check:
-    """The interpreter."""
+    """Check the version of Python."""
     version = platform.python_version()
     if sys.version_info < OLDEST_PYTHON:
         return missing(f"Python {version}", f"use Python {'.'.join(map(str, OLDEST_PYTHON))} or newer")
@@ -67,7 +72,10 @@ def check_python() -> Check:
 
 
 def _requirements(project: Path) -> list[str]:
-    """Those of the checkout, as an editable install keeps the ones of its day; of an installed package its own."""
+    """Return the requirements from the checkout's setup.cfg, or from the installed package if there is no checkout.
+
+    The metadata of an editable install may be out of date.
+    """
     path = project / "setup.cfg"
     if path.is_file():
         parser = configparser.ConfigParser()
@@ -77,11 +85,11 @@ def _requirements(project: Path) -> list[str]:
 
 
 def check_packages(project: Path = PROJECT) -> Iterator[Check]:
-    """What setup.cfg asks for, and how that differs from what was tested."""
+    """Check the installed packages against setup.cfg, and against the tested versions in constraints.txt."""
     from packaging.requirements import Requirement
 
     try:
-        lines = [line for line in _requirements(project) if line.strip()]
+        required = [line for line in _requirements(project) if line.strip()]
     except importlib.metadata.PackageNotFoundError:
         yield warning("packages: lmrc-suite is not installed, so its requirements are not known", INSTALL)
         return
@@ -90,8 +98,8 @@ def check_packages(project: Path = PROJECT) -> Iterator[Check]:
     if constraints.is_file():
         pinned = (line.split("==") for line in constraints.read_text().splitlines() if "==" in line)
         tested = {name.strip().lower().replace("_", "-"): version.strip() for name, version in pinned}
-    good, others = 0, []
-    for needed in map(Requirement, lines):
+    count, untested = 0, []
+    for needed in map(Requirement, required):
         if needed.marker is not None and not needed.marker.evaluate({"extra": ""}):
             continue
         try:
@@ -102,39 +110,41 @@ def check_packages(project: Path = PROJECT) -> Iterator[Check]:
         if not needed.specifier.contains(version, prereleases=True):
             yield missing(f"package {needed.name} {version} does not fit {needed.specifier}", INSTALL)
             continue
-        good += 1
+        count += 1
         expected = tested.get(needed.name.lower().replace("_", "-"))
-        # torch's wheels tell their CUDA version after a plus.
+        # torch's wheels have their CUDA version after a plus.
         if expected is not None and version.partition("+")[0] != expected.partition("+")[0]:
-            others.append(f"{needed.name} {version} ({expected})")
-    if others:
-        yield warning(f"{good} packages fit; others than the tested versions: {', '.join(others)}", INSTALL)
+            untested.append(f"{needed.name} {version} ({expected})")
+    if untested:
+        yield warning(f"{count} packages fit; not in the tested version: {', '.join(untested)}", INSTALL)
     else:
-        yield ok(f"{good} packages, in the tested versions" if tested else f"{good} packages")
+        yield ok(f"{count} packages, in the tested versions" if tested else f"{count} packages")
 
 
 def check_torch() -> Iterator[Check]:
-    """torch, its GPUs and NCCL, and DeepSpeed."""
+    """Check torch, GPUs, NCCL and DeepSpeed."""
     try:
         import torch
 
         from lmrc.common.environment import environment
         from lmrc.training.precision import bf16_is_native
     except (ImportError, OSError) as error:
-        yield missing(f"torch does not import: {error}", INSTALL)
+        yield missing(f"torch cannot be imported: {error}", INSTALL)
         return
     gpus = environment()["gpus"]
     yield ok(
         f"torch {torch.__version__}, built for {f'CUDA {torch.version.cuda}' if torch.version.cuda else 'the CPU'}"
     )
-    for number, gpu in enumerate(gpus):
-        says = f"GPU {number}: {gpu['name']}, {gpu['memory'] / 2**30:.0f} GiB, driver {gpu['driver'] or 'unknown'}"
-        with torch.cuda.device(number):
+    for index, gpu in enumerate(gpus):
+        description = (
+            f"GPU {index}: {gpu['name']}, {gpu['memory'] / 2**30:.0f} GiB, driver {gpu['driver'] or 'unknown'}"
+        )
+        with torch.cuda.device(index):
             native = bf16_is_native()
         if native:
-            yield ok(f"{says}, bf16 native")
+            yield ok(f"{description}, bf16 native")
         else:
-            yield warning(f"{says}, no bf16", "none needed: trains in fp32, slower than a GPU of 2020 or later")
+            yield warning(f"{description}, no bf16", "none needed: trainings use fp32, which is slower")
     if gpus:
         version = None
         if torch.distributed.is_nccl_available():
@@ -142,40 +152,43 @@ def check_torch() -> Iterator[Check]:
         yield (
             ok(f"NCCL {version}")
             if version
-            else missing("torch has no NCCL: GPUs cannot work together", "install a torch wheel for CUDA on Linux")
+            else missing(
+                "torch has no NCCL, so that several GPUs cannot train together",
+                "install a torch wheel for CUDA on Linux",
+            )
         )
     else:
-        yield from _without_gpu(torch.version.cuda is not None, bf16_is_native())
+        yield from _check_without_gpu(torch.version.cuda is not None, bf16_is_native())
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # it speaks on its import, which would spoil --json
+        with contextlib.redirect_stdout(sys.stderr):  # it prints on import, which would break --json
             deepspeed = importlib.import_module("deepspeed")
         yield ok(f"DeepSpeed {deepspeed.__version__}")
-    except Exception as error:  # whatever its import does with compilers and drivers
-        yield warning(f"DeepSpeed does not import: {error}", f"training falls back to torch without ZeRO; {INSTALL}")
+    except Exception as error:  # its import probes compilers and drivers
+        yield warning(f"DeepSpeed cannot be imported: {error}", f"training uses plain torch without ZeRO; {INSTALL}")
 
 
-def _without_gpu(built_for_cuda: bool, bf16: bool) -> Iterator[Check]:
+def _check_without_gpu(built_for_cuda: bool, bf16: bool) -> Iterator[Check]:
     kind = f"the CPU {'has' if bf16 else 'has no'} native bf16"
     if shutil.which("nvidia-smi") and not built_for_cuda:
         yield warning(f"a GPU driver, but torch is built for the CPU; {kind}", "install a torch wheel for CUDA")
     elif shutil.which("sbatch"):
         yield ok(f"no GPU on this machine, as on most that submit; {kind}")
     else:
-        yield warning(f"no GPU seen; {kind}", "large models need one; on a cluster ask this inside a job")
+        yield warning(f"no GPU seen; {kind}", "large models need one; on a cluster run this inside a job")
 
 
 def check_extras() -> Iterator[Check]:
-    """Packages that one can do without."""
+    """Check optional packages."""
     import torch
 
     try:
         yield ok(f"flash-attn {importlib.metadata.version('flash-attn')}")
     except importlib.metadata.PackageNotFoundError:
-        says, remedy = (
-            "no flash-attn: attention runs as torch's sdpa",
+        message, remedy = (
+            "no flash-attn: attention uses torch's sdpa",
             "pip install -e .[flash] (needs CUDA's compiler)",
         )
-        yield warning(says, remedy) if torch.cuda.is_available() else ok(f"{says}, as it must without a GPU")
+        yield warning(message, remedy) if torch.cuda.is_available() else ok(f"{message} (flash-attn needs a GPU)")
     try:
         yield ok(f"bitsandbytes {importlib.metadata.version('bitsandbytes')}")
     except importlib.metadata.PackageNotFoundError:
@@ -183,43 +196,45 @@ def check_extras() -> Iterator[Check]:
 
 
 def check_compiler() -> Check:
-    """DeepSpeed builds its operators when they are first used."""
+    """Check for a C++ compiler, with which DeepSpeed builds its operators at first use."""
     names = [os.environ.get("CXX"), "c++", "g++", "clang++"]
-    compiler = next((found for name in names if name and (found := shutil.which(name))), None)
+    compiler = next((path for name in names if name and (path := shutil.which(name))), None)
     if compiler is None:
         return warning(
-            "no C++ compiler, with which DeepSpeed builds its operators", "apt install g++, or module load gcc"
+            "no C++ compiler, which DeepSpeed needs to build its operators", "apt install g++, or module load gcc"
         )
     return ok(f"C++ compiler {compiler}")
 
 
 def check_folders() -> Iterator[Check]:
-    """Space for runs, the cache of models, the folder of compiled operators."""
+    """Check the disk space for runs, the model cache, and the folder of compiled operators."""
     free = shutil.disk_usage(Path()).free
-    says = f"{free / 2**30:.0f} GiB free in {Path().resolve()}"
+    message = f"{free / 2**30:.0f} GiB free in {Path().resolve()}"
     if os.access(Path(), os.W_OK):
-        yield ok(says) if free > NEEDED_SPACE else warning(says, "checkpoints of large models need tens of GiB")
+        yield ok(message) if free > NEEDED_SPACE else warning(message, "checkpoints of large models need tens of GiB")
     else:
-        yield missing(f"{Path().resolve()} cannot be written", "go where your runs are to be")
+        yield missing(f"{Path().resolve()} cannot be written", "change to the folder for your runs")
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    yield _writable("models are cached", Path(HF_HUB_CACHE), "set HF_HOME, or cluster.cache_folder")
+    yield _writable("the model cache is", Path(HF_HUB_CACHE), "set HF_HOME, or cluster.cache_folder")
     given = os.environ.get("TORCH_EXTENSIONS_DIR")
     if given:
-        yield _writable("DeepSpeed's operators are built (TORCH_EXTENSIONS_DIR)", Path(given), "name another folder")
+        yield _writable(
+            "the folder of DeepSpeed's operators (TORCH_EXTENSIONS_DIR) is", Path(given), "choose another folder"
+        )
     elif shutil.which("sbatch"):
         yield warning(
-            "TORCH_EXTENSIONS_DIR is not set: ranks of all jobs wait for one lock in your home at the first build",
-            "set cluster.extensions_folder in configs/cluster/NAME.yaml to a folder of the kind of node",
+            "TORCH_EXTENSIONS_DIR is not set: at the first build all ranks wait for one lock in your home folder",
+            "set cluster.extensions_folder in configs/cluster/NAME.yaml to a folder per node type",
         )
     else:
         yield ok("TORCH_EXTENSIONS_DIR is not set: DeepSpeed's operators are built in ~/.cache/torch_extensions")
 
 
 def _writable(what: str, folder: Path, remedy: str) -> Check:
-    place = folder.expanduser()
-    while not place.exists():
-        place = place.parent
-    if not os.access(place, os.W_OK):
-        return missing(f"{what} in {folder}, which cannot be written", remedy)
-    return ok(f"{what} in {folder}, {shutil.disk_usage(place).free / 2**30:.0f} GiB free")
+    existing = folder.expanduser()
+    while not existing.exists():
+        existing = existing.parent
+    if not os.access(existing, os.W_OK):
+        return missing(f"{what} {folder}, which cannot be written", remedy)
+    return ok(f"{what} {folder}, {shutil.disk_usage(existing).free / 2**30:.0f} GiB free")

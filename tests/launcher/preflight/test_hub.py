@@ -9,7 +9,7 @@ import pytest
 from huggingface_hub import constants
 
 from lmrc.config.schema import ClusterOptions
-from lmrc.launcher.preflight.hub import FoundModel, find_model
+from lmrc.launcher.preflight.hub import ModelLocation, find_model
 
 ANSWERS = {
     "/open/model": (200, {"ETag": '"1"', "X-Repo-Commit": "0" * 40}),
@@ -19,7 +19,7 @@ ANSWERS = {
 
 
 class Hub(BaseHTTPRequestHandler):
-    """Answers for config.json of three models as the hub does."""
+    """A fake hub that serves config.json of three models."""
 
     def do_HEAD(self) -> None:
         status, headers = ANSWERS[self.path.partition("/resolve/")[0]]
@@ -34,7 +34,7 @@ class Hub(BaseHTTPRequestHandler):
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
-    """A hub on this machine, and an empty cache."""
+    """Start a fake hub with an empty cache. Return its URL."""
     server = HTTPServer(("127.0.0.1", 0), Hub)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     url = f"http://127.0.0.1:{server.server_port}"
@@ -48,12 +48,12 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server.server_close()
 
 
-def find(name: str, **options: str) -> FoundModel:
+def find(name: str, **options: str) -> ModelLocation:
     return find_model(name, "model.base", ClusterOptions.model_validate(options))
 
 
 def make_cached(cache: Path, name: str, *files: str) -> Path:
-    """Files of a model as the hub's client caches them."""
+    """Write the files of a model in the layout of the hub's cache."""
     folder = cache / f"models--{name.replace('/', '--')}"
     snapshot = folder / "snapshots" / "abc"
     snapshot.mkdir(parents=True)
@@ -64,7 +64,7 @@ def make_cached(cache: Path, name: str, *files: str) -> Path:
     return snapshot
 
 
-def test_a_model_that_only_the_hub_has_is_a_warning(hub: str) -> None:
+def test_model_only_on_the_hub_is_a_warning(hub: str) -> None:
     found = find("open/model")
     assert (found.folder, found.check.level) == (None, "warning")
     assert "hf download open/model" in found.check.remedy
@@ -80,15 +80,15 @@ def test_an_unknown_model_is_refused(hub: str) -> None:
     assert "there is no model no/model, neither as a folder here nor on the hub" in find("no/model").check.what
 
 
-def test_nobody_answers(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_unreachable_hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
     check = find("roberta-large").check
-    assert check.level == "missing" and "the hub was not reached" in check.what
+    assert check.level == "missing" and "the hub cannot be reached" in check.what
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
     assert "HF_HUB_OFFLINE is set" in find("roberta-large").check.what
 
 
-def test_the_cache_counts_if_it_holds_the_weights(hub: str, tmp_path: Path) -> None:
+def test_cache_without_weights_is_a_warning(hub: str, tmp_path: Path) -> None:
     snapshot = make_cached(tmp_path / "cache", "open/model", "config.json")
     assert find("open/model").check.level == "warning"
     (snapshot / "model.safetensors").write_bytes(b"")
@@ -96,7 +96,7 @@ def test_the_cache_counts_if_it_holds_the_weights(hub: str, tmp_path: Path) -> N
     assert (found.folder, found.check.level) == (snapshot, "ok")
 
 
-def test_the_cache_is_that_of_the_job(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_cache_folder_of_the_job_is_used(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCRATCH_OF_USER", str(tmp_path / "scratch"))
     cache = tmp_path / "scratch" / "huggingface" / "hub"
     make_cached(cache, "open/model", "config.json", "model.safetensors")
@@ -106,11 +106,11 @@ def test_the_cache_is_that_of_the_job(hub: str, tmp_path: Path, monkeypatch: pyt
 
 
 @pytest.mark.parametrize("name", ["./none", "/none/such", "~/none-such", "runs/x/best"])
-def test_a_path_is_not_asked_of_the_hub(hub: str, name: str) -> None:
+def test_paths_are_not_looked_up_on_the_hub(hub: str, name: str) -> None:
     assert f"{name}: no such folder" in find(name).check.what
 
 
-def test_a_folder_holds_a_model_or_names_its_best(tmp_path: Path) -> None:
+def test_folder_without_a_model_suggests_best(tmp_path: Path) -> None:
     run = tmp_path / "runs"
     (run / "best").mkdir(parents=True)
     assert "config.json and weights (model.safetensors) missing" in find(str(run)).check.what
@@ -121,7 +121,7 @@ def test_a_folder_holds_a_model_or_names_its_best(tmp_path: Path) -> None:
     assert find(str(run / "best")).check.level == "ok"
 
 
-def test_an_embedded_model_is_made_or_named() -> None:
+def test_embedded_models() -> None:
     found = find("embedded:tiny-llm")
     assert found.check.level == "ok" and found.folder is not None
     assert "did you mean tiny-llm?" in find("embedded:tiny-lm").check.what

@@ -22,7 +22,7 @@ from tests.slurm.harness import write_data, write_models
 
 @pytest.fixture(scope="module")
 def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small corpora, models, and candidates of dev."""
+    """Make small corpora, models, and candidates of dev."""
     home = tmp_path_factory.mktemp("home")
     write_models(home, write_data(home / "data", documents=6))
     corpus = Corpus.open(home / "data" / "dev")
@@ -45,43 +45,42 @@ def classify(home: Path, inputs: Inputs | None = None, **more: Any) -> list[str]
     return reasons(list(check_classify(ClassifyConfig.model_validate(given), None, inputs or Inputs())))
 
 
-def test_what_is_there_passes(home: Path) -> None:
+def test_existing_inputs_pass(home: Path) -> None:
     assert not propose(home) and not classify(home)
     assert not propose(home, threshold="f1")
 
 
-def test_the_wrong_folder_of_a_run_offers_the_right_one(home: Path) -> None:
+def test_run_folder_suggests_its_best(home: Path) -> None:
     assert propose(home, rcp=home / "rcp")[0].endswith(f"did you mean {home / 'rcp' / 'best'}?")
     assert classify(home, rc=home / "rc")[0].endswith(f"did you mean {home / 'rc' / 'best'}?")
 
 
-def test_all_that_is_missing_is_named(home: Path, tmp_path: Path) -> None:
-    said = classify(home, corpus=tmp_path / "no", candidates=tmp_path / "none", rc=tmp_path / "nothing")
-    assert [any(name in reason for reason in said) for name in ("/no:", "/none", "/nothing")] == [True] * 3
-    assert len(said) == 3
+def test_all_missing_inputs_are_named(home: Path, tmp_path: Path) -> None:
+    message = classify(home, corpus=tmp_path / "no", candidates=tmp_path / "none", rc=tmp_path / "nothing")
+    assert [any(name in reason for reason in message) for name in ("/no:", "/none", "/nothing")] == [True] * 3
+    assert len(message) == 3
 
 
 def test_candidates_of_another_corpus(home: Path) -> None:
     assert "made from another corpus" in classify(home, corpus=home / "data" / "train")[0]
 
 
-def test_a_threshold_that_was_not_measured(home: Path, tmp_path: Path) -> None:
+def test_threshold_without_a_curve(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "rcp" / "best", tmp_path / "best")
     (tmp_path / "best" / "calibration.json").unlink()
     assert "has no calibration.json" in propose(home, rcp=tmp_path / "best", threshold="f1")[0]
 
 
-def test_an_adapter_that_does_not_fit_its_base(home: Path, tmp_path: Path) -> None:
-    """The case adapter_that_does_not_fit: other names of weights."""
+def test_adapter_that_does_not_fit_its_base(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "rc" / "best", tmp_path / "bad")
     path = tmp_path / "bad" / "adapter_model.safetensors"
     names = {name: name.replace("model.model.", "model.language_model.") for name in load_file(path)}
     save_file({names[name]: value for name, value in load_file(path).items()}, path, {"format": "pt"})
-    (said,) = classify(home, rc=tmp_path / "bad")
-    assert "does not fit its base embedded:tiny-llm" in said and "0 fit" in said
+    (message,) = classify(home, rc=tmp_path / "bad")
+    assert "does not fit its base embedded:tiny-llm" in message and "0 fit" in message
 
 
-def test_a_base_that_is_gone(home: Path, tmp_path: Path) -> None:
+def test_missing_base(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "rc" / "best", tmp_path / "moved")
     path = tmp_path / "moved" / "adapter_config.json"
     content = json.loads(path.read_text())
@@ -89,7 +88,7 @@ def test_a_base_that_is_gone(home: Path, tmp_path: Path) -> None:
     assert "base: /models/gone: no such folder" in classify(home, rc=tmp_path / "moved")[0]
 
 
-def test_who_answers_must_be_there(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_decoding_backend_must_be_available(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     free = {"mode": "free"}
     monkeypatch.setattr(inference, "is_importable", lambda package: package != "vllm")
     assert "decode.backend is vllm, which is not installed" in classify(home, decode={"backend": "vllm", **free})[0]
@@ -104,13 +103,13 @@ def test_who_answers_must_be_there(home: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "documents with pairs" in classify(home, **asked, server=server, few_shot=few)[0]
 
 
-def test_what_earlier_steps_make_need_not_be_there(home: Path, tmp_path: Path) -> None:
+def test_outputs_of_earlier_steps_may_be_missing(home: Path, tmp_path: Path) -> None:
     made = frozenset(tmp_path / name for name in ("best", "candidates", "dev"))
     assert not propose(home, Inputs(made), rcp=tmp_path / "best", corpus=tmp_path / "dev")
     assert not classify(home, Inputs(made), rc=tmp_path / "best", candidates=tmp_path / "candidates")
 
 
-def test_eval_takes_the_corpus_that_rcp_was_measured_on(home: Path, tmp_path: Path) -> None:
+def test_eval_uses_the_dev_corpus_of_rcp(home: Path, tmp_path: Path) -> None:
     assert evaluated_corpus(home, None) == home / "data" / "dev"
     assert evaluated_corpus(home, home / "data" / "train") == home / "data" / "train"
     with pytest.raises(
@@ -118,5 +117,5 @@ def test_eval_takes_the_corpus_that_rcp_was_measured_on(home: Path, tmp_path: Pa
     ):
         evaluated_corpus(tmp_path, None)
     (tmp_path / "rcp-redocred" / "best").mkdir(parents=True)
-    with pytest.raises(UserError, match=r"trained here are .*rcp-redocred"):
+    with pytest.raises(UserError, match=r"trained runs here: .*rcp-redocred"):
         evaluated_corpus(tmp_path, None)

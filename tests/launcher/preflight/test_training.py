@@ -11,7 +11,7 @@ from lmrc.common.check import Check
 from lmrc.config.schema import RcConfig, RcpConfig
 from lmrc.corpus.corpus import write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
-from lmrc.launcher.plan import LaunchPlan, plan
+from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.preflight import training
 from lmrc.launcher.preflight.data import Inputs
 from lmrc.launcher.preflight.training import GB, check_rc, check_rcp, memory_of
@@ -43,7 +43,7 @@ def reasons(checks: list[Check]) -> list[str]:
     return [str(check) for check in checks if check.level == "missing"]
 
 
-def test_what_is_right_passes(data: Path) -> None:
+def test_correct_config_passes(data: Path) -> None:
     assert not reasons(rcp(data)) and not reasons(rc(data))
     assert any("LoRA: " in check.what for check in rc(data))
 
@@ -54,31 +54,31 @@ def test_what_is_right_passes(data: Path) -> None:
         ({"lora": {"targets": ["wq"]}}, "lora.targets: wq not among the linear layers"),
         ({"prompt": {"max_length": 8192}}, "prompt.max_length is 8192, but embedded:tiny-llm reads 4096 tokens"),
         ({"prompt": {"template": "chat"}}, "the tokenizer has no chat template"),
-        ({"train": {"negative_ratio": 3.0}}, "train.negative_ratio thins out pairs"),
+        ({"train": {"negative_ratio": 3.0}}, "train.negative_ratio samples pairs"),
         ({"model": {"quantization": "4bit"}}, "model.quantization is 4bit, which needs bitsandbytes"),
         ({"model": {"base": "./no"}}, "model.base: ./no: no such folder"),
     ],
 )
-def test_what_a_fine_tuning_would_die_of(data: Path, more: dict[str, Any], reason: str) -> None:
-    (said,) = reasons(rc(data, **more))
-    assert reason in said
+def test_errors_of_a_fine_tuning(data: Path, more: dict[str, Any], reason: str) -> None:
+    (message,) = reasons(rc(data, **more))
+    assert reason in message
 
 
 def test_documents_longer_than_two_windows(data: Path) -> None:
-    (said,) = reasons(rcp(data, model={"max_length": 4096}))
-    assert "model.max_length is 4096" in said and "--model.max_length 1022 or less" in said
+    (message,) = reasons(rcp(data, model={"max_length": 4096}))
+    assert "model.max_length is 4096" in message and "--model.max_length 1022 or less" in message
     checks = rcp(data, model={"max_length": 1024})
     assert not reasons(checks)
     assert any("up to 1022 word pieces, lowered from model.max_length 1024" in check.what for check in checks)
 
 
-def test_zero_files_are_read(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_zero_config_is_checked(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmrc.training.backends.zero_config.ZERO_CONFIGS", tmp_path)
     assert "zero2.yaml is missing" in reasons(rc(data))[0]
     assert not reasons(rc(data, train={"backend": "torch"}))
 
 
-def test_a_backend_that_is_not_installed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_backend_is_not_installed(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(training, "is_importable", lambda package: package != "deepspeed")
     assert reasons(rc(data, train={"backend": "deepspeed"})) == [
         "train.backend is deepspeed, which is not installed: pip install deepspeed"
@@ -86,7 +86,7 @@ def test_a_backend_that_is_not_installed(data: Path, monkeypatch: pytest.MonkeyP
     assert any("plain torch, without ZeRO" in check.what for check in rc(data) if check.level == "warning")
 
 
-def test_corpora_must_fit_each_other(data: Path, tmp_path: Path) -> None:
+def test_corpora_must_have_the_same_relations(data: Path, tmp_path: Path) -> None:
     other = tmp_path / "other"
     unlabelled = [dataclasses.replace(document, labels=None) for document in synthetic.generate(2, 3)]
     write_corpus(unlabelled, other, synthetic.RELATIONS, "other.json", "0" * 64)
@@ -96,16 +96,16 @@ def test_corpora_must_fit_each_other(data: Path, tmp_path: Path) -> None:
     assert len(missing) == 1 and str(tmp_path / "none") in missing[0]
 
 
-def test_an_encoder_without_tokenizer_or_config(data: Path, tmp_path: Path) -> None:
+def test_encoder_without_tokenizer_or_config(data: Path, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1}))
     (tmp_path / "model.safetensors").write_bytes(b"")
-    said = reasons(rcp(data, model={"encoder": str(tmp_path)}))
-    assert any("tokenizer" in reason for reason in said)
+    message = reasons(rcp(data, model={"encoder": str(tmp_path)}))
+    assert any("tokenizer" in reason for reason in message)
 
 
 def plan_on(gres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: RcConfig | RcpConfig) -> LaunchPlan:
     fake_site(tmp_path / "site", monkeypatch, Partition(gres=gres))
-    return plan(RC if isinstance(config, RcConfig) else RCP, config)
+    return plan_launch(RC if isinstance(config, RcConfig) else RCP, config)
 
 
 @pytest.mark.parametrize(
@@ -116,7 +116,7 @@ def plan_on(gres: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, config: 
         ("gpu:8", "ok", "fits a GPU of 40 GB"),
     ],
 )
-def test_the_memory_estimate_is_compared_with_the_gpus_of_the_partition(
+def test_memory_estimate_is_compared_with_the_partition(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gres: str, level: str, words: str
 ) -> None:
     config = RcConfig.model_validate({"data": {"train": data / "train", "dev": data / "dev"}, "train": {
@@ -134,11 +134,11 @@ def test_the_memory_estimate_is_compared_with_the_gpus_of_the_partition(
         *(("h100_nvl", 80), ("tesla_v100", 32), ("1g.10gb", 10), ("unknown", None)),
     ],
 )
-def test_memory_by_names_of_gpus(name: str, size: int | None) -> None:
+def test_memory_of_gpu_types(name: str, size: int | None) -> None:
     assert memory_of(name) == (None if size is None else size * GB)
 
 
-def test_a_disk_that_is_nearly_full(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_nearly_full_disk(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import shutil
     from types import SimpleNamespace
 
@@ -148,5 +148,5 @@ def test_a_disk_that_is_nearly_full(data: Path, tmp_path: Path, monkeypatch: pyt
     settled = plan_on("gpu:8", tmp_path, monkeypatch, config)
     monkeypatch.setattr(shutil, "disk_usage", lambda place: SimpleNamespace(free=5 * 2**30))
     (check,) = [check for check in check_rcp(config, settled, Inputs()) if "free for" in check.what]
-    # 356 M parameters: three checkpoints of three tensors each, and twice the best weights, in fp32.
+    # 356 M parameters in fp32: three checkpoints of three tensors each, and two copies of the best weights.
     assert check.level == "warning" and "5.0 GiB free" in check.what and "about 14.7 GiB" in check.what

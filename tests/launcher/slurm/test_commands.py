@@ -20,7 +20,7 @@ from tests.launcher.site import Partition, fake_site
         ("craynetwork:4", {}),
     ],
 )
-def test_gpus_of_a_node(text: str, gpus: dict[str, int]) -> None:
+def test_parse_gres(text: str, gpus: dict[str, int]) -> None:
     assert parse_gres(text) == gpus
 
 
@@ -28,7 +28,7 @@ def test_gpus_of_a_node(text: str, gpus: dict[str, int]) -> None:
     ("text", "minutes"),
     [("infinite", None), ("1-00:00:00", 1440), ("2-12:30:00", 3630), ("12:00:00", 720), ("30:00", 30)],
 )
-def test_time_limits(text: str, minutes: int | None) -> None:
+def test_parse_time(text: str, minutes: int | None) -> None:
     assert parse_time(text) == minutes
 
 

@@ -9,10 +9,10 @@ from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.follow_log import Tail, follow_job
 
 
-def test_whole_lines_are_shown_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_complete_lines_are_printed_once(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = tmp_path / "log"
     tail = Tail(path)
-    tail.show()  # not there yet
+    tail.show()  # the file does not exist yet
     with path.open("w") as file:
         file.write("submitit INFO (…) - Starting\nstep 1\nste")
         file.flush()
@@ -30,12 +30,12 @@ def states(*names: str) -> Iterator[slurm.SlurmJob | None]:
     yield None
 
 
-def test_a_job_is_followed_to_its_end(
+def test_follow_job_until_it_ends(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "log").mkdir()
     (tmp_path / "log" / "4711_0_log.out").write_text("step 1\n")
-    # Preempted is not the end.
+    # PREEMPTED does not end the job.
     answers = states("PENDING", "RUNNING", "RUNNING", "PENDING", "RUNNING", "COMPLETED")
     monkeypatch.setattr(slurm, "job", lambda identifier: next(answers))
     monkeypatch.setattr("time.sleep", lambda seconds: None)
@@ -48,7 +48,7 @@ def test_a_job_is_followed_to_its_end(
     assert lines.count("step 1") == 1
 
 
-def test_ctrl_c_leaves_the_job_alone(
+def test_ctrl_c_does_not_stop_the_job(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def interrupt(identifier: str) -> None:
@@ -56,6 +56,6 @@ def test_ctrl_c_leaves_the_job_alone(
 
     monkeypatch.setattr(slurm, "job", interrupt)
     follow_job("4711", tmp_path, is_array=True)
-    said = capsys.readouterr().out
-    assert f"lmrc status {tmp_path}" in said
-    assert f"tail -F {tmp_path}/log/4711_0_0_log.out" in said
+    message = capsys.readouterr().out
+    assert f"lmrc status {tmp_path}" in message
+    assert f"tail -F {tmp_path}/log/4711_0_0_log.out" in message
