@@ -67,7 +67,7 @@ def make_task(config: RcpConfig, make_corpus: MakeCorpus) -> MakeTask:
 
 
 def test_targets_by_hand() -> None:
-    """The rows of three entities are (0, 1), (0, 2), (1, 2), (1, 0), (2, 0), (2, 1)."""
+    """Rows of three entities are (0, 1), (0, 2), (1, 2), (1, 0), (2, 0), (2, 1)."""
     targets = [relation_targets(len(d.entities), d.labels or (), RELATIONS).astype(int).tolist() for d in TRAIN]
     assert targets[0] == [[1, 0, 1], [0, 1, 0]]
     assert targets[1] == [[0, 0, 0], [0, 1, 0], [0, 0, 0], [0, 0, 0], [0, 1, 0], [0, 0, 0]]
@@ -119,7 +119,7 @@ def test_positive_weight(make_task: MakeTask, weight: float) -> None:
 
 
 def test_relation_head_is_trained_and_checkpointed(make_task: MakeTask) -> None:
-    """The training loop optimizes and saves all parameters of `task.model`."""
+    """Parameters of `task.model` are optimized and saved by the training loop."""
     task = make_task(entity_types=True, sentence_distance=True)
     names = {parameter: name for name, parameter in task.model.named_parameters()}
     layers = {name for name in names.values() if name.startswith("relation_head.")}

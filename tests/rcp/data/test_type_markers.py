@@ -42,7 +42,7 @@ def test_markers_of_docreds_types(minilm: object) -> None:
 
 @pytest.mark.parametrize("kind", ["bert", "roberta"])
 def test_markers_of_other_types(kind: tiny.Kind) -> None:
-    """The first word piece that is not used; the first one if all are used. Unknown letters are a word piece too."""
+    """Choose the first unused word piece, or the first one if all are used."""
     tokenizer = tiny.tokenizer(kind)
     words = choose_type_markers(["Ab", "Ac", "a", "?", ""], tokenizer)
     pieces = dict(zip(words, tokenizer.convert_ids_to_tokens(list(words.values())), strict=True))

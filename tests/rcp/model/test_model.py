@@ -165,7 +165,7 @@ def test_batch_without_pairs_has_zero_gradients(kind: tiny.Kind) -> None:
 
 
 def test_blocks_of_pairs_equal_a_single_block(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Compare values and gradients of 60 entities, in blocks of three and of one head entities."""
+    """Compare values and gradients of 60 entities, in blocks of three head entities and of one."""
     results = []
     for limit in (2**14, 180, 1):
         monkeypatch.setattr("lmrc.rcp.model.model.BLOCK_PAIRS", limit)

@@ -107,7 +107,7 @@ def test_equations_one_pair_at_a_time(kind: tiny.Kind, name: str, classifier: Cl
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 @torch.no_grad()
 def test_losses_of_relations_one_pair_at_a_time(classifier: ClassifierKind) -> None:
-    """The last column holds the losses of all pairs in order; the other outputs do not change."""
+    """Compare the last column with the losses of all pairs; the other columns do not change."""
     model = build("bert", classifier, relations=True).double()
     documents = [labelled(DOCUMENTS[name]) for name in ("two windows", "single entity", "one window")]
     outputs = model(batch_of(model, "bert", documents, True))
@@ -127,7 +127,7 @@ def test_losses_of_relations_one_pair_at_a_time(classifier: ClassifierKind) -> N
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
 @torch.no_grad()
 def test_features_do_not_change_initial_outputs(classifier: ClassifierKind) -> None:
-    """The same seed gives bit-identical logits with and without features."""
+    """Compare the logits of a seed with and without features, bit by bit."""
     results = []
     for options in ({}, {"entity_types": TYPES}, {"sentence_distance": True}):
         encoder = tiny.encoder("bert")

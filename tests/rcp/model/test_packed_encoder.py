@@ -80,7 +80,7 @@ def test_encoders_without_last_layer_attention_are_rejected(config: object) -> N
 
 
 def test_encoder_with_other_attention_scale_is_rejected() -> None:
-    """The layers exist, but the scores are not query key^T / sqrt(head size)."""
+    """Change the scale, so that scores are not query key^T / sqrt(head size)."""
     encoder = tiny.encoder("bert")
     encoder.get_submodule("encoder.layer.1.attention.self").scaling = 1.0
     with pytest.raises(UserError, match="does not give the attention of its last layer"):
