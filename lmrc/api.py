@@ -428,7 +428,7 @@ def train(config: RcpConfig | RcConfig | PathLike, **overrides: Any) -> TrainedR
     Raises:
         UserError: an option or an input is wrong, or the run folder holds another run.
     """
-    from lmrc.launcher.launch import launch, with_run_name, read_config
+    from lmrc.launcher.launch import launch, read_config, with_run_name
     from lmrc.launcher.stages import STAGES
     from lmrc.runs.run_folder import RunFolder
 

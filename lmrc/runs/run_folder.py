@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 
 from lmrc.common.atomic_io import write_atomically
 from lmrc.common.environment import environment
@@ -145,6 +146,9 @@ class RunFolder:
             for options in (before, now):
                 if options.get(key) is None:  # a run from before this option existed
                     options[key] = options.get(key.replace("global_batch_size", "batch_size"))
+        # An option that did not exist when the run began had the effect of its default.
+        defaults = _defaults(config)
+        before |= {key: now[key] for key in now.keys() - before.keys() if now[key] == defaults.get(key)}
         differing = [
             f"{key} (was {before.get(key)!r}, now {now.get(key)!r})"
             for key in sorted(before.keys() | now.keys())
@@ -179,6 +183,14 @@ class RunFolder:
     def finish(self, result: dict[str, Any]) -> None:
         """Write DONE with this result."""
         write_atomically(self.path / "DONE", json.dumps(result, indent=2) + "\n")
+
+
+def _defaults(config: Options) -> dict[str, Any]:
+    """Return the options of a config of this kind without any given, flattened; empty if some must be given."""
+    try:
+        return flatten(type(config)().model_dump(mode="json"))
+    except ValidationError:
+        return {}
 
 
 def read_config(folder: Path) -> dict[str, Any]:

@@ -237,3 +237,16 @@ def test_folders_that_are_no_run(tmp_path: Path) -> None:
         (tmp_path / "config.yaml").write_text(content)
         with pytest.raises(RunError, match=r"config\.yaml (is not YAML|holds no options)"):
             read_config(tmp_path)
+
+
+def test_an_option_that_did_not_exist_had_its_default(tmp_path: Path) -> None:
+    config = RcpConfig.model_validate({"run": {"name": "old", "folder": tmp_path}})
+    run = RunFolder.of(config.run)
+    run.prepare(config)
+    (run.path / "checkpoints").mkdir()
+    text = (run.path / "config.yaml").read_text()
+    (run.path / "config.yaml").write_text(text.replace("  loss: bce\n", "").replace("  positive_weight: 1.0\n", ""))
+    run.check(config)
+    train = config.train.model_copy(update={"positive_weight": 2.0})
+    with pytest.raises(RunError, match=r"positive_weight \(was None, now 2\.0\)"):
+        run.check(config.model_copy(update={"train": train}))
