@@ -115,7 +115,7 @@ def peak_memory(name: str, options: argparse.Namespace) -> dict[str, float]:
 
 
 def flops_per_token(model: nn.Module) -> float:
-    """Return the FLOPs per token of the frozen linear layers, without the LM head: 4 per weight, forward and backward."""
+    """Return the FLOPs per token of the frozen linear layers without the LM head: 4 per weight."""
     linear = [module for name, module in model.named_modules() if isinstance(module, nn.Linear) and "head" not in name]
     return sum(4.0 * module.weight.numel() for module in linear)
 

@@ -113,13 +113,21 @@ class Units:
         self.folder.mkdir(parents=True, exist_ok=True)
         path = self.folder / "plan.json"
         self.files.publish(path, (json.dumps(asdict(plan), indent=2) + "\n").encode())
-        before, now = json.loads(self.files.read(path)[0]), asdict(plan)
+        before, now = self.read_plan(), asdict(plan)
         differing = [f"{key} (was {before.get(key)}, now {now[key]})" for key in now if before.get(key) != now[key]]
         if differing:
             raise RunError(
                 f"{self.folder} belongs to another inference: {'; '.join(differing)}. Give the same corpus, weights "
                 f"and options to continue it, another --run name, or remove that folder to start again"
             )
+
+    def read_plan(self) -> dict[str, Any]:
+        """Return the plan of the folder, as JSON."""
+        plan: dict[str, Any] = json.loads(self.files.read(self.folder / "plan.json")[0])
+        # The option had this name when older folders were written.
+        if "unit_documents" in plan:
+            plan["docs_per_unit"] = plan.pop("unit_documents")
+        return plan
 
     def look(self) -> None:
         """Update the state from a listing of the folder."""
@@ -261,7 +269,7 @@ def counts(run_folder: Path, files: Files | None = None) -> UnitCounts:
     """Return the numbers of units by state; all 0 if the inference has not begun or was cleaned."""
     units = Units(run_folder, files or Files())
     try:
-        total = json.loads(units.files.read(units.folder / "plan.json")[0])["units"]
+        total = units.read_plan()["units"]
         units.look()
     except FileNotFoundError:
         return UnitCounts(0, 0, 0, 0)

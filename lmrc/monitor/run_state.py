@@ -182,7 +182,7 @@ def inference_progress(folder: Path, lease_seconds: float) -> InferenceProgress 
     """Return the progress of an inference; None if RUN/units does not exist."""
     units = Units(folder, Files())
     try:
-        plan = json.loads(units.files.read(units.folder / "plan.json")[0])
+        plan = units.read_plan()
         units.look()
     except FileNotFoundError:
         return None
@@ -195,7 +195,7 @@ def inference_progress(folder: Path, lease_seconds: float) -> InferenceProgress 
         done=len(units.done),
         claimed=len(unfinished) - len(failed) - free,
         failed=len(failed),
-        documents_per_second=None if speed is None else speed * plan["unit_documents"],
+        documents_per_second=None if speed is None else speed * plan["docs_per_unit"],
         seconds_left=None if not speed else (plan["units"] - len(units.done)) / speed,
         workers=_live_workers(units, lease_seconds),
         submissions=_submissions(units),

@@ -64,7 +64,7 @@ text = st.text(st.characters(exclude_categories=["Cs"]), max_size=4)
 values = st.recursive(
     st.none()
     | st.booleans()
-    | st.integers(-(2**63), 2**63 - 1)
+    | st.integers(-(2**63) + 1, 2**63 - 1)  # The parser refuses larger integers, and -2**63.
     | st.floats(allow_nan=False, allow_infinity=False)
     | text,
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(text, inner, max_size=3),

@@ -39,7 +39,6 @@ def test_read_keeps_order_and_duplicates(tmp_path: Path) -> None:
         (GOOD | {"r": ["P17"]}, '"r" is ["P17"], not text'),
         (GOOD | {"score": "high"}, '"score" is "high", not a number'),
         (GOOD | {"score": False}, '"score" is false, not a number'),
-        (GOOD | {"score": 10**400}, f'"score" is 1{"0" * 59}, too large for a float'),
         (GOOD | {"h_idx": 2**31}, '"h_idx" is 2147483648, which is no entity index'),
         (GOOD | {"evidence": 3}, '"evidence" is 3, not a list of sentence indices'),
         (GOOD | {"evidence": [0, "1"]}, '"evidence" names "1", not a sentence index'),

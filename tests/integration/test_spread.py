@@ -19,6 +19,7 @@ from lmrc.rc.model.kv_cache import KVCache, TreeLayout, extend_caches
 from lmrc.rc.model.lora import load_base
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedSequences, packed_forward
 from tests.integration.devices import Devices, spread
+from tests.rc import tiny
 
 TWO = {
     "model.embed_tokens": "cuda:0",
@@ -29,6 +30,12 @@ TWO = {
     "lm_head": "cuda:1",
 }
 TEXTS = [[5, 6, 7, 8, 9], [10, 11, 12]]
+
+
+@pytest.fixture(scope="module")
+def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return the folder of a tiny random causal LM with its tokenizer."""
+    return tiny.save_base(tmp_path_factory.mktemp("base"))
 
 
 @torch.inference_mode()

@@ -72,7 +72,7 @@ def progress(run: Path, **changes: Any) -> None:
 
 def units(run: Path, total: int, done: int, failed: int = 0) -> Units:
     found = Units(run, Files())
-    found.prepare(WorkPlan(documents=total * 4, unit_documents=4, units=total, identity="x"))
+    found.prepare(WorkPlan(documents=total * 4, docs_per_unit=4, units=total, identity="x"))
     schema = pa.schema([("x", pa.int64())])
     for unit in range(done):
         found.finish(unit, encode([{"x": 1}], schema))

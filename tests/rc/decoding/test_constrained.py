@@ -60,7 +60,7 @@ def test_equals_token_by_token_decoding(
     asked = queries(model, kind)
     expected = [one_by_one(model, query, kind) for query in asked]
     build = QueryBuilder(model.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
-    prefix_cache = PrefixCache(build.beginning() if shared else [])
+    prefix_cache = PrefixCache(build.shared_prefix() if shared else [])
     answers_by_index = dict(decode(model.task.model, requests(model, asked, kind), batch_size, prefix_cache))
     assert [answers_by_index[index].ids for index in range(len(asked))] == expected
     assert len({tuple(ids) for ids in expected}) == len(expected)

@@ -92,7 +92,7 @@ def test_scores_equal_those_of_single_lines(
         model.task.model.eval(),
         [prompt_ids(query.prompt, model.task.tokenizer) for query in asked],
         [grammar_of(model, query, kind) for query in asked],
-        PrefixCache(builder.beginning() if shared else []),
+        PrefixCache(builder.shared_prefix() if shared else []),
     )
     for query, scores_by_pair in zip(asked, scores_by_query, strict=True):
         for mine, expected in zip(scores_by_pair, slow_scores(model, query, kind), strict=True):
@@ -111,7 +111,7 @@ def test_memorized_triples_have_high_scores(learnt: Learnt) -> None:
         DecodeOptions(mode="score"),
         RELATIONS,
         lambda query: DOCUMENTS[query.document],
-        builder.beginning(),
+        builder.shared_prefix(),
     )
     (result,) = backend.answer([query])
     high = {tuple(scored.triple) for scored in result.triples if (scored.score or 0) >= 0.5}

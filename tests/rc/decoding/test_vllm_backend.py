@@ -209,7 +209,7 @@ def test_missing_vllm_is_a_config_error(learnt: Learnt, tmp_path: Path, monkeypa
 
 
 def test_unsupported_options_are_refused(learnt: Learnt, tmp_path: Path, vllm: list[LLM]) -> None:
-    with pytest.raises(ConfigError, match="vLLM writes freely, it cannot answer in mode constrained"):
+    with pytest.raises(ConfigError, match="vLLM supports mode free only, not constrained"):
         ClassifyInference(
             ClassifyConfig(corpus=learnt.corpus.folder, rc=learnt.adapter, decode=DecodeOptions(backend="vllm"))
         )
