@@ -158,8 +158,8 @@ def cost_table(systems: Sequence[dict[str, Any]]) -> Table:
         "System",
         "Training, hours",
         "Training, tokens of the LM",
-        "DecodingBackend, hours",
-        "DecodingBackend, tokens of the LM",
+        "Answering, hours",
+        "Answering, tokens of the LM",
     )
     return Table(header, tuple(rows))
 
