@@ -1,4 +1,4 @@
-"""An LM whose layers lie on several devices."""
+"""Tests of an LM whose layers are on several devices."""
 
 from __future__ import annotations
 
@@ -40,7 +40,7 @@ def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @torch.inference_mode()
 def packed(model: nn.Module) -> Tensor:
-    """Logits at the ends of two texts behind a common beginning."""
+    """Return the logits at the ends of two texts that share a prefix."""
     layout = PackedSequences(2, [4, 3])
     device = next(model.parameters()).device
     ids = torch.tensor([1, 2, 3, 4, 5, 6, 7, 8, 9], device=device)
@@ -49,7 +49,7 @@ def packed(model: nn.Module) -> Tensor:
 
 @torch.inference_mode()
 def step_by_step(model: nn.Module) -> Tensor:
-    """Logits behind two texts that are read on from a common beginning, in two steps."""
+    """Return the same logits, computed in two steps from a KV cache of the prefix."""
     prefix = KVCache()
     extend_caches(model, [prefix], [[1, 2, 3]])
     caches = [KVCache(prefix), KVCache(prefix)]
@@ -59,7 +59,7 @@ def step_by_step(model: nn.Module) -> Tensor:
 
 @torch.inference_mode()
 def branches(model: nn.Module) -> Tensor:
-    """Logits of a tree of continuations."""
+    """Return the logits of a tree of continuations."""
     cache = KVCache()
     extend_caches(model, [cache], [[1, 2, 3]])
     layout = TreeLayout([cache], [[-1, 0, 0, 2]])

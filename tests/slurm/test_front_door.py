@@ -20,9 +20,10 @@ EVAL = "sbatch slurm/eval.sh"
 
 
 def checkout(folder: Path) -> Path:
-    """Make a fresh clone, with the parts that the commands need."""
+    """Make a fresh clone after `make`, with the parts that the commands need."""
     for part in ("lmrc", "launch", "configs", "slurm"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
 

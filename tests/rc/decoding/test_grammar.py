@@ -138,7 +138,7 @@ def test_line_ids_are_those_within_a_whole_answer(lm_tokenizer: PreTrainedTokeni
 def test_redocred_gold_answers_are_allowed(
     lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, shared_data: Path
 ) -> None:
-    """With documents of Re-DocRED's dev set and its 96 relations."""
+    """Check documents of Re-DocRED's dev set with its 96 relations."""
     for doc in itertools.islice(read_documents(shared_data / "redocred_dev.json", DOCRED), 3, 6):
         gold = relations_by_pair(doc)
         if kind != "rc":

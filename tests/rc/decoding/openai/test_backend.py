@@ -250,7 +250,7 @@ def test_retry_after_is_respected(tmp_path: Path, capsys: pytest.CaptureFixture[
 
 
 def test_retry_after_pauses_all_requests(tmp_path: Path) -> None:
-    """With the real clock. Without the pause, the third request would start when the second is answered."""
+    """Use the real clock. Without the pause, the third request would start when the second is answered."""
     begun: dict[int, float] = {}
 
     def act(body: dict[str, Any], times: int) -> Act:
