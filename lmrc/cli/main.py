@@ -312,7 +312,7 @@ def doctor(nodes: int | None, partition: str | None, account: str | None, as_jso
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command and return its exit status. Errors of click are printed on one line, as our own."""
+    """Run the command and return its exit status. Errors of click are printed on one line, like those of lmrc."""
     threads.configure()
     status = 0
 

@@ -78,6 +78,6 @@ def _normalize_sbatch(options: object) -> object:
     return normalized
 
 
-# true: a flag without a value; None: leave out the option that the launcher would set.
+# True gives a flag without a value. None removes the option that the launcher would set.
 SbatchValue = str | StrictBool | None
 SbatchOptions = Annotated[dict[str, SbatchValue], BeforeValidator(_normalize_sbatch)]

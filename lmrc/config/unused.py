@@ -18,7 +18,10 @@ SET_BY_PIPELINE = tuple(name for name in SET_BY_DEMO if name.startswith(("propos
 
 
 def without_effect(config: Options) -> dict[str, str]:
-    """Return the options that this config does not read, each with the reason; "server." is the whole section."""
+    """Return the options that this config does not read, each with the reason.
+
+    A name that ends in a dot, such as "server.", means all options of that section.
+    """
     if isinstance(config, ClassifyConfig):
         return _unread_by_classify(config)
     if isinstance(config, ExtractConfig):

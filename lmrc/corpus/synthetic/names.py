@@ -94,7 +94,7 @@ class Namer:
         self._used: set[str] = set()
 
     def name(self, kind: str, year: int) -> Name:
-        """Return a new name for an entity of `kind`, the letters of a role in the templates. Dates are in `year`."""
+        """Return a new name for an entity of `kind` (the letters of a role in the templates), or a date in `year`."""
         return _MAKERS[kind](self, year)
 
     def person(self, man: bool, surname: Tokens | None = None) -> Name:

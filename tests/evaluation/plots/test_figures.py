@@ -76,7 +76,7 @@ def test_long_curve_is_smoothed() -> None:
     assert [float(y) for y in faint.get_ydata()] == list(values.values())
     assert [float(x) for x in bold.get_xdata()] == list(values)
     steps = list(values.values())
-    means = [sum(steps[max(0, end - 4) : end]) / min(end, 4) for end in range(1, 201)]  # 200 / 50 steps each
+    means = [sum(steps[max(0, end - 4) : end]) / min(end, 4) for end in range(1, 201)]  # the window is 200 / 50 steps
     assert [float(y) for y in bold.get_ydata()] == pytest.approx(means)
     assert float(faint.get_alpha() or 1) < 0.5 < float(bold.get_alpha() or 1)
     assert [axes.get_title(loc="left") for axes in plot.figure.axes] == ["loss", "F1 on dev in percent"]

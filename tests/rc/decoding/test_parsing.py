@@ -57,7 +57,7 @@ def test_none_ends_a_pair_with_the_same_names() -> None:
 
 
 def test_none_is_the_only_answer_for_its_pair() -> None:
-    """Otherwise the first pair could have None and country, and the second one spouse."""
+    """Check that the first pair does not get None and country, with spouse left to the second pair."""
     parsed = read("(U.S.| None| Ada)\n(U.S.| country| Ada)\n(U.S.| spouse| Ada)", [(2, 0), (2, 3)])
     assert parsed.triples == (Triple(2, 3, "P17"), Triple(2, 3, "P26"))
     assert not parsed.failures
