@@ -1,16 +1,16 @@
-# make demo   the whole chain on this machine      make test   the test suite      make lint   ruff and mypy
+# make demo: the pipeline on this machine; make test: the test suite; make lint: ruff and mypy; make docs: the site
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format clean
+.PHONY: demo test lint format docs clean
 
 demo: $(STAMP)
 	$(BIN)/lmrc demo
 
-# Two at a time, a file's tests in one process; then those on a SLURM, which wait for it as much as they
-# compute. Both run whatever becomes of the first. PYTEST_ARGS chooses for oneself: one pytest with these words.
+# Two processes, each with whole test files; then the tests on SLURM, even if the others failed.
+# PYTEST_ARGS runs a single pytest with these arguments instead.
 test: $(STAMP)
 ifdef PYTEST_ARGS
 	$(BIN)/pytest $(PYTEST_ARGS)
@@ -28,12 +28,17 @@ format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-# torch first and by its exact version: another package asking for "torch" would pull CUDA libraries of several GB.
-# TORCH="torch==2.13.0 --index-url …" takes another build, such as one for your CUDA.
+# The documentation as a site, in site/.
+docs: $(STAMP)
+	$(BIN)/mkdocs --version >/dev/null 2>&1 || $(BIN)/pip install --quiet --constraint constraints.txt --editable .[docs]
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+# torch first and in an exact version: a dependency on "torch" would otherwise pull CUDA libraries of several GB.
+# TORCH="torch==2.13.0 --index-url …" selects another build, such as one for your CUDA.
 TORCH ?= torch==2.13.0
 VERSION := import sys; print("%d.%d" % sys.version_info[:2])
 RECENT := import sys; sys.exit(sys.version_info < (3, 10))
-# A Python that is named (make demo PYTHON=python3.12) makes the environment anew if its Python is another one.
+# make demo PYTHON=python3.12 recreates the environment if it has another Python version.
 ifneq ($(origin PYTHON),file)
 ifneq ($(shell $(PYTHON) -c '$(VERSION)' 2>&1),$(shell $(BIN)/python -c '$(VERSION)' 2>&1))
 .PHONY: $(STAMP)
@@ -55,4 +60,4 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt requirements-embedded.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache site

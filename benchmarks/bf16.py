@@ -1,4 +1,4 @@
-"""Is bf16 worth it on this machine's CPU? fp32 and bf16 products of an encoder's size, in turn, in one process.
+"""Compare the speed of fp32 and bf16 matrix products of an encoder's size on this machine's CPU, in one process.
 
 python benchmarks/bf16.py [--json FILE]
 """
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from lmrc.engine.precision import settle
+from lmrc.training.precision import resolve_precision
 
 # Tokens of a batch of 4 documents, MiniLM's hidden size and its feed-forward size.
 TOKENS, HIDDEN, INNER = 740, 384, 1536
@@ -21,7 +21,7 @@ ROUNDS = 7
 
 
 def seconds(dtype: torch.dtype) -> float:
-    """One product [tokens, hidden] x [hidden, inner]."""
+    """Return the seconds of one product [tokens, hidden] x [hidden, inner]."""
     left, right = torch.randn(TOKENS, HIDDEN).to(dtype), torch.randn(HIDDEN, INNER).to(dtype)
     start = time.perf_counter()
     left @ right
@@ -29,7 +29,7 @@ def seconds(dtype: torch.dtype) -> float:
 
 
 def main() -> None:
-    """Print both medians and, last, their ratio."""
+    """Print both medians, and their ratio on the last line."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--json", type=Path)
     arguments = parser.parse_args()
@@ -40,7 +40,12 @@ def main() -> None:
             taken.append(seconds(dtype))
     # The first round warms up.
     fp32, bf16 = (statistics.median(taken[1:]) for taken in times.values())
-    figures = {"fp32_ms": 1e3 * fp32, "bf16_ms": 1e3 * bf16, "bf16_speed": fp32 / bf16, "auto": settle("auto")}
+    figures = {
+        "fp32_ms": 1e3 * fp32,
+        "bf16_ms": 1e3 * bf16,
+        "bf16_speed": fp32 / bf16,
+        "auto": resolve_precision("auto"),
+    }
     if arguments.json:
         arguments.json.write_text(json.dumps(figures) + "\n")
     print(f"fp32 {1e3 * fp32:.2f} ms, bf16 {1e3 * bf16:.2f} ms; train.precision auto means {figures['auto']} here")

@@ -1,8 +1,8 @@
-"""Word pieces, markers and pairs: documents a second beside the published style, and 100,000 documents at once.
+"""Benchmark of preprocessing: documents per second of the published code and of RCP, and 100,000 documents at once.
 
-Both sides do the same documents on one core, in turn. The published style is a plain rendering of ATLOP's `prepro.py`,
-on which LMRC's first stage builds. Ours is what a training does whose corpus it has not seen before: from the opened
-corpus to the cache, shards on the disk, and from there every document with its targets.
+Both process the same documents alternately on a core. The published code is a rendering of ATLOP's `prepro.py`, on
+which LMRC's first stage builds. RCP tokenizes the corpus into an empty cache, as in a first training, and then reads
+every document with its targets.
 
     python benchmarks/preprocess.py --documents redocred_dev.json [--scale 100000] [--json FILE]
 """
@@ -28,20 +28,21 @@ from typing import Any
 
 from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
-from lmrc.corpus import synthetic
-from lmrc.corpus.arrow import Corpus, write_corpus
-from lmrc.corpus.docred import Document, read_documents, to_json
+from lmrc.corpus.corpus import Corpus, write_corpus
+from lmrc.corpus.docred import read_documents, to_json
 from lmrc.corpus.relations import DOCRED
-from lmrc.embedded import resolve
-from lmrc.rcp.encoded import EncodedCorpus, encoded
-from lmrc.rcp.markers import Encoder
+from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.corpus.types import Document
+from lmrc.pretrained.packaged import resolve
+from lmrc.rcp.data.dataset import EncodedCorpus, load_or_build_dataset
+from lmrc.rcp.data.tokenization import DocumentTokenizer
 
 MAX_LENGTH = 1024
 SYNTHETIC = 500
 
 
 def published(samples: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerBase) -> list[dict[str, Any]]:
-    """Documents in DocRED's format as ATLOP's `read_docred` prepares them, a class "relation" in place of the 96."""
+    """Return the features of ATLOP's `read_docred`, with a class "relation" instead of 96 relations."""
     features = []
     for sample in samples:
         entities = sample["vertexSet"]
@@ -95,16 +96,20 @@ def published(samples: Sequence[dict[str, Any]], tokenizer: PreTrainedTokenizerB
 
 
 def ours(corpus: Corpus, tokenizer: PreTrainedTokenizerBase, processes: int = 1) -> EncodedCorpus:
-    """The corpus by way of an empty cache, every document taken out of it once."""
+    """Tokenize a corpus into an empty cache, and read every document once."""
     with _variable("LMRC_CACHE", tempfile.mkdtemp(prefix="cache-", dir=corpus.folder.parent)):
-        examples = encoded(corpus, Encoder(tokenizer, MAX_LENGTH), processes)
+        examples = load_or_build_dataset(corpus, DocumentTokenizer(tokenizer, MAX_LENGTH), processes)
     for index in range(len(examples)):
         examples[index].targets()
     return examples
 
 
 def check(features: Sequence[dict[str, Any]], examples: EncodedCorpus) -> None:
-    """Raises ValueError where the two sides differ."""
+    """Compare both results.
+
+    Raises:
+        ValueError: if they differ.
+    """
     for index, feature in enumerate(features):
         example = examples[index]
         count = len(feature["entity_pos"])
@@ -115,14 +120,14 @@ def check(features: Sequence[dict[str, Any]], examples: EncodedCorpus) -> None:
         )
         if (
             example.document.input_ids.tolist() != feature["input_ids"]
-            or example.document.markers != markers
+            or example.document.marker_positions != markers
             or example.targets().tolist() != [pair in related for pair in pairs]
         ):
             raise ValueError(f"{feature['title']}: the two sides differ")
 
 
 def measure(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, rounds: int = 3) -> dict[str, float]:
-    """Documents a second of both sides on one core, in turn, each the median of the rounds."""
+    """Return documents per second of both on a core, the medians of alternating rounds."""
     samples = [to_json(document) for document in documents]
     seconds: dict[str, list[float]] = {"published": [], "ours": []}
     with tempfile.TemporaryDirectory() as folder, _one_core():
@@ -135,7 +140,7 @@ def measure(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, r
             seconds["published"].append(between - begun)
             seconds["ours"].append(time.perf_counter() - between)
         check(features, examples)
-    plain, fast = (len(documents) / statistics.median(each) for each in seconds.values())
+    plain, fast = (len(documents) / statistics.median(times) for times in seconds.values())
     return {
         "documents": len(documents),
         "published_documents_per_second": plain,
@@ -145,43 +150,44 @@ def measure(documents: Sequence[Document], tokenizer: PreTrainedTokenizerBase, r
 
 
 def many(documents: Sequence[Document], count: int) -> Iterator[Document]:
-    """`count` documents by repeating some, with titles of their own and, as in real ones, ever new words.
+    """Yield `count` documents: copies with their own titles and, as in real documents, new words.
 
-    Of the words that stand once in all `documents`, every fourth is another word in each copy.
+    Every fourth of the words that occur once in `documents` is another word in each copy.
     """
     counts = Counter(word for document in documents for sentence in document.sentences for word in sentence)
-    new = {word for number, word in enumerate(word for word, found in counts.items() if found == 1) if number % 4 == 0}
+    unique = [word for word, occurrences in counts.items() if occurrences == 1]
+    replaced = set(unique[::4])
     for index in range(count):
-        copy, number = divmod(index, len(documents))
-        document = documents[number]
+        copy, original = divmod(index, len(documents))
+        document = documents[original]
         suffix = "".join(chr(ord("a") + int(digit)) for digit in str(copy))
         sentences = tuple(
-            tuple(word + suffix if word in new else word for word in sentence) for sentence in document.sentences
+            tuple(word + suffix if word in replaced else word for word in sentence) for sentence in document.sentences
         )
         yield dataclasses.replace(document, title=f"{document.title} {copy}", sentences=sentences)
 
 
 def scale(documents: Sequence[Document], count: int) -> dict[str, float]:
-    """Seconds and memory of `count` documents on 2 processes, and the memory of a fifth of them."""
+    """Return seconds and memory of `count` documents on 2 processes, and the memory of a fifth of them."""
     with tempfile.TemporaryDirectory() as folder:
-        found = []
+        results = []
         for size in (max(1, count // 5), count):
             corpus = Path(folder) / str(size)
             write_corpus(many(documents, size), corpus, DOCRED, "documents", "0" * 64)
-            # By itself, so that our memory does not count.
+            # A separate process, so that the memory of this one does not count.
             command = [sys.executable, __file__, "--encode", str(corpus)]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-            found.append(json.loads(done.stdout))
+            results.append(json.loads(done.stdout))
     return {
         "scale_documents": count,
-        "scale_seconds": found[1]["seconds"],
-        "scale_megabytes": found[1]["megabytes"],
-        "fifth_megabytes": found[0]["megabytes"],
+        "scale_seconds": results[1]["seconds"],
+        "scale_megabytes": results[1]["megabytes"],
+        "fifth_megabytes": results[0]["megabytes"],
     }
 
 
 def encode(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> dict[str, float]:
-    """Seconds until every document was encoded and taken out of the cache once, and the most memory meanwhile."""
+    """Return the seconds to tokenize and read every document once, and the peak memory."""
     with _memory() as megabytes:
         begun = time.perf_counter()
         ours(corpus, tokenizer, processes=2)
@@ -191,8 +197,8 @@ def encode(corpus: Corpus, tokenizer: PreTrainedTokenizerBase) -> dict[str, floa
 
 @contextmanager
 def _memory() -> Iterator[list[float]]:
-    """Resident memory of this process and those it has started together, in MB, ten times a second."""
-    seen: list[float] = []
+    """While active, record the resident memory of this process and its children in MB, ten times per second."""
+    samples: list[float] = []
     ended = threading.Event()
 
     def watch() -> None:
@@ -202,14 +208,14 @@ def _memory() -> Iterator[list[float]]:
             ]
             pages = 0
             for process in ("self", *children):
-                with suppress(OSError):  # it has ended meanwhile
+                with suppress(OSError):  # the process has ended
                     pages += int(Path(f"/proc/{process}/statm").read_text().split()[1])
-            seen.append(pages * resource.getpagesize() / 1e6)
+            samples.append(pages * resource.getpagesize() / 1e6)
 
     watcher = threading.Thread(target=watch)
     watcher.start()
     try:
-        yield seen
+        yield samples
     finally:
         ended.set()
         watcher.join()
@@ -230,7 +236,7 @@ def _variable(name: str, value: str) -> Iterator[None]:
 
 @contextmanager
 def _one_core() -> Iterator[None]:
-    """This thread on one core; the tokenizer starts no others."""
+    """While active, run on a single core, without threads of the tokenizer."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {max(before)})
     try:
@@ -241,13 +247,13 @@ def _one_core() -> Iterator[None]:
 
 
 def main() -> int:
-    """Measure and print."""
+    """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=Path, help="documents in DocRED's format (default: synthetic ones)")
     parser.add_argument("--tokenizer", default="embedded:minilm", help="folder, hub or embedded: name")
-    parser.add_argument("--rounds", type=int, default=3, help="times that each side is measured")
-    parser.add_argument("--scale", type=int, default=0, help="documents that 2 processes encode; 0: none")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--rounds", type=int, default=3, help="measurements of each side")
+    parser.add_argument("--scale", type=int, default=0, help="documents to tokenize with 2 processes; 0: none")
+    parser.add_argument("--json", type=Path, help="file for the measurements")
     parser.add_argument("--encode", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     tokenizer = AutoTokenizer.from_pretrained(resolve(options.tokenizer))
@@ -268,7 +274,7 @@ def main() -> int:
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     print(
-        f"{len(documents)} documents on one core: published style {figures['published_documents_per_second']:.0f} a "
+        f"{len(documents)} documents on one core: published style {figures['published_documents_per_second']:.0f} per "
         f"second, ours {figures['documents_per_second']:.0f}: {figures['preprocess_ratio']:.1f} x"
     )
     return 0

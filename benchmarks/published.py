@@ -1,8 +1,8 @@
-"""The structure of the published code (ATLOP's, on which LMRC's first stage builds), written plainly: the baseline.
+"""Baseline: the structure of the published code of ATLOP, on which LMRC's first stage builds.
 
-Every layer's attention is computed eagerly and kept, entities and mentions are visited in Python loops, every ordered
-pair gets its own copies of both embeddings and of its heads' attention, and the grouped bilinear form is the outer
-products of both sides, 49,152 numbers a pair, times one matrix.
+It computes and stores eager attention in every layer, and loops over entities and mentions in Python. Each ordered pair
+has its own copies of both embeddings and attentions. The grouped bilinear form multiplies outer products, 49,152
+numbers per pair, by a matrix.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel
 
 from lmrc.corpus.docred import candidate_pairs
-from lmrc.rcp.markers import EncodedDocument
+from lmrc.rcp.data.tokenization import EncodedDocument
 
 EMBEDDING = 768
 BLOCK = 64
@@ -136,15 +136,15 @@ class PublishedModel(nn.Module):
 
 
 def published_batch(documents: Sequence[EncodedDocument], padding: int) -> dict[str, Any]:
-    """A batch as the published `collate_fn` makes it: padded to the longest, lists of entities and of pairs."""
+    """Return a batch of the published `collate_fn`: padded, with lists of entities and pairs."""
     longest = max(len(document.input_ids) for document in documents)
     ids = [document.input_ids.tolist() + [padding] * (longest - len(document.input_ids)) for document in documents]
     mask = [[1.0] * len(document.input_ids) + [0.0] * (longest - len(document.input_ids)) for document in documents]
     return {
         "input_ids": torch.tensor(ids, dtype=torch.long),
         "attention_mask": torch.tensor(mask, dtype=torch.float),
-        "entities": [[list(mentions) for mentions in document.markers] for document in documents],
-        "pairs": [[list(pair) for pair in candidate_pairs(document.entities)] for document in documents],
+        "entities": [[list(mentions) for mentions in document.marker_positions] for document in documents],
+        "pairs": [[list(pair) for pair in candidate_pairs(document.num_entities)] for document in documents],
     }
 
 

@@ -1,10 +1,10 @@
-"""Fine-tuning of the LM beside a padded loop in the manner of Hugging Face's Trainer, on real prompts.
+"""Benchmark of LM fine-tuning against a padded loop like that of Hugging Face's Trainer, on real prompts.
 
-Both sides hold the same LM with the same adapter, see the same queries (gold pairs of the documents) in the same
-batches, and take turns, batch by batch, in one process. The padded side pads each batch to its longest text, lets
-transformers compute all logits and the loss, and attends by sdpa with a mask; ours is `lmrc.rc`. The losses of both are
-compared before anything is timed. Useful tokens are those of the texts, without padding; each text counts whole on both
-sides. Peak memory is that of a process of its own for each side.
+Both sides have the same LM with the same adapter and the same batches of queries (gold pairs of the documents). They
+take turns, batch by batch, in one process. The padded side pads each batch to its longest sequence, computes all logits
+and the loss with transformers, and uses sdpa with a mask. The other side is `lmrc.rc`. The losses of both sides are
+compared before the timing. Useful tokens are those of the sequences, without padding; on both sides a shared prefix
+counts once per sequence. Peak memory is measured in a separate process per side.
 
     python benchmarks/rc_train.py --documents redocred_dev.json [--count 24] [--batch 4] [--json FILE]
 """
@@ -26,26 +26,27 @@ from peft import PeftModel
 from side_by_side import highest_memory, in_turn
 from torch import nn
 
-from lmrc.config import LoraOptions, PromptOptions
+from lmrc.config.schema import LoraOptions, PromptOptions
 from lmrc.corpus.docred import read_documents, relations_by_pair
 from lmrc.corpus.relations import DOCRED
-from lmrc.rc.batching import collate
-from lmrc.rc.examples import Example, QueryBuilder, encode, gold_pairs
-from lmrc.rc.lora import add_adapter, load_base, load_tokenizer
-from lmrc.rc.packing import IMPLEMENTATION, run
+from lmrc.rc.data.collate import collate
+from lmrc.rc.model.lora import add_adapter, load_base, load_tokenizer
+from lmrc.rc.model.packed_attention import IMPLEMENTATION, packed_forward
+from lmrc.rc.prompts.query_builder import Example, QueryBuilder, encode
+from lmrc.rc.prompts.templates import gold_pairs
 
 BASE = "embedded:smollm2"
 
 
 class Side:
-    """One side: the LM, its batches made beforehand, and a training step over one of them."""
+    """One side of the benchmark: the LM, its batches, and a training step on one of them."""
 
     def __init__(self, name: str, batches: list[list[Example]], pad: int) -> None:
         self._packed = name == "ours"
         base = load_base(BASE, IMPLEMENTATION if self._packed else "sdpa", "fp32")
         base.config.use_cache = False
         self.model: PeftModel = add_adapter(base, LoraOptions(dropout=0.0), BASE, seed=1)
-        # An adapter begins as zero, where half of its gradients are zero too.
+        # A new adapter has lora_B = 0, so that half of its gradients are 0.
         torch.manual_seed(2)
         for name_, parameter in self.model.named_parameters():
             if "lora_B" in name_:
@@ -55,15 +56,17 @@ class Side:
         self._batches: list[Any] = [dict(collate(batch)) if self._packed else padded(batch, pad) for batch in batches]
 
     def loss(self, index: int) -> torch.Tensor:
-        """Mean over the learnt tokens of a batch."""
+        """Return the mean loss per target token of a batch."""
         batch = self._batches[index]
         if not self._packed:
             return self.model(**batch).loss  # type: ignore[no-any-return]
-        logits = run(self.model, batch["input_ids"], batch["positions"], batch["layout"], batch["wanted"])
+        logits = packed_forward(
+            self.model, batch["input_ids"], batch["positions"], batch["layout"], batch["logit_positions"]
+        )
         return nn.functional.cross_entropy(logits, batch["targets"])
 
     def train(self, index: int) -> None:
-        """Forward, backward, clip, step."""
+        """Run forward and backward, clip the gradients and step the optimizer."""
         self.model.train()
         self.loss(index).backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
@@ -72,7 +75,7 @@ class Side:
 
 
 def padded(examples: list[Example], pad: int) -> dict[str, torch.Tensor]:
-    """A batch as a padding collator makes it."""
+    """Return a padded batch, like that of a padding collator."""
     longest = max(len(example.input_ids) for example in examples)
     shape = len(examples), longest
     batch = {
@@ -89,9 +92,9 @@ def padded(examples: list[Example], pad: int) -> dict[str, torch.Tensor]:
 
 
 def read_batches(path: Path, count: int, size: int) -> tuple[list[list[Example]], int]:
-    """Queries for the gold pairs of the first `count` documents, in batches; the id of the padding."""
+    """Return batches of queries for the gold pairs of the first `count` documents, and the id of the padding token."""
     tokenizer = load_tokenizer(BASE)
-    # As many pairs a query as the published code asks for.
+    # The published code asks about 18 pairs per query.
     builder = QueryBuilder(tokenizer, DOCRED, PromptOptions(pairs_per_query=18))
     examples = [
         encode(query, tokenizer)
@@ -103,38 +106,38 @@ def read_batches(path: Path, count: int, size: int) -> tuple[list[list[Example]]
 
 
 def peak_memory(name: str, options: argparse.Namespace) -> dict[str, float]:
-    """Megabytes of a process that trains one side on the batch with the most tokens."""
+    """Return the peak memory in MB of a process that trains one side on the batch with the longest sequence."""
     command = [sys.executable, __file__, "--documents", str(options.documents), "--memory-of", name]
     command += ["--count", str(options.count), "--batch", str(options.batch)]
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
-    found: dict[str, float] = json.loads(output.splitlines()[-1])
-    return found
+    measured: dict[str, float] = json.loads(output.splitlines()[-1])
+    return measured
 
 
-def flops_a_token(model: nn.Module) -> float:
-    """Products of forward and backward pass through frozen linear layers, a token: 2 + 2 a weight, without the head."""
+def flops_per_token(model: nn.Module) -> float:
+    """Return the FLOPs per token of the frozen linear layers without the LM head: 4 per weight."""
     linear = [module for name, module in model.named_modules() if isinstance(module, nn.Linear) and "head" not in name]
     return sum(4.0 * module.weight.numel() for module in linear)
 
 
-def product_speed() -> float:
-    """Floating point operations a second of large products on this machine."""
+def matmul_flops_per_second() -> float:
+    """Measure the FLOPs per second of large matrix products on this machine."""
     a, b = torch.randn(2048, 576), torch.randn(576, 1536)
     a @ b
-    begun = time.perf_counter()
+    start = time.perf_counter()
     for _ in range(20):
         a @ b
-    return 20 * 2 * 2048 * 576 * 1536 / (time.perf_counter() - begun)
+    return 20 * 2 * 2048 * 576 * 1536 / (time.perf_counter() - start)
 
 
 def main() -> None:
-    """Print the figures."""
+    """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=Path, required=True, help="documents in DocRED's format")
-    parser.add_argument("--count", type=int, default=8, help="documents measured, from the first")
-    parser.add_argument("--batch", type=int, default=4, help="queries a batch")
+    parser.add_argument("--count", type=int, default=8, help="number of documents, from the first")
+    parser.add_argument("--batch", type=int, default=4, help="queries per batch")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="output file for the results")
     parser.add_argument("--memory-of", choices=["padded", "ours"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -145,41 +148,42 @@ def main() -> None:
         Side(options.memory_of, [longest], pad).train(0)
         print(json.dumps({"libraries": libraries, "peak": highest_memory()}))
         return
-    # First, for this process will hold much itself.
+    # Before this process allocates much memory itself.
     memory = {name: peak_memory(name, options) for name in ("padded", "ours")}
     sides = {name: Side(name, batches, pad) for name in memory}
     with torch.no_grad():
-        theirs, mine = (side.loss(0).item() for side in sides.values())
-    if abs(theirs - mine) > 1e-5 * abs(theirs):
-        raise SystemExit(f"the losses of both sides differ: {theirs:.7f} and {mine:.7f}")
+        padded_loss, our_loss = (side.loss(0).item() for side in sides.values())
+    if abs(padded_loss - our_loss) > 1e-5 * abs(padded_loss):
+        raise SystemExit(f"the losses of both sides differ: {padded_loss:.7f} and {our_loss:.7f}")
     steps: dict[str, Callable[[int], None]] = {name: side.train for name, side in sides.items()}
     seconds = in_turn(steps, len(batches))
     useful = sum(len(example.input_ids) for batch in batches for example in batch)
     computed = sum(len(collate(batch)["input_ids"]) for batch in batches)  # type: ignore[arg-type, misc]
-    filled = sum(len(batch) * max(len(example.input_ids) for example in batch) for batch in batches)
-    held = {name: found["peak"] - found["libraries"] for name, found in memory.items()}
-    used = flops_a_token(sides["ours"].model) * computed / seconds["ours"] / product_speed()
+    padded_tokens = sum(len(batch) * max(len(example.input_ids) for example in batch) for batch in batches)
+    used = {name: measured["peak"] - measured["libraries"] for name, measured in memory.items()}
+    flops = flops_per_token(sides["ours"].model) * computed / seconds["ours"]
+    utilization = flops / matmul_flops_per_second()
     figures = {
         "tokens_ratio": seconds["padded"] / seconds["ours"],
-        "memory_ratio": held["ours"] / held["padded"],
+        "memory_ratio": used["ours"] / used["padded"],
         "tokens_per_second": useful / seconds["ours"],
         "padded_tokens_per_second": useful / seconds["padded"],
         "useful_tokens": useful,
         "computed_tokens": computed,
-        "padded_tokens": filled,
-        "model_flops_utilization": used,
+        "padded_tokens": padded_tokens,
+        "model_flops_utilization": utilization,
         "peak_megabytes": memory["ours"]["peak"],
         "padded_peak_megabytes": memory["padded"]["peak"],
     }
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     print(
-        f"{sum(map(len, batches))} queries in batches of {options.batch}: {useful} tokens, with padding {filled}, with "
-        f"the shared beginning once {computed}\n"
-        f"useful tokens a second: padded {figures['padded_tokens_per_second']:.0f}, ours "
-        f"{figures['tokens_per_second']:.0f}; the linear layers' products on what is computed are {100 * used:.0f} % "
-        f"of what large products reach here\n"
-        f"peak memory without the libraries: padded {held['padded']:.0f} MB, ours {held['ours']:.0f} MB\n"
+        f"{sum(map(len, batches))} queries in batches of {options.batch}: {useful} tokens, {padded_tokens} with "
+        f"padding, {computed} with the shared prefix once\n"
+        f"useful tokens per second: padded {figures['padded_tokens_per_second']:.0f}, ours "
+        f"{figures['tokens_per_second']:.0f}; the linear layers reach {100 * utilization:.0f} % of the FLOPs per "
+        f"second of large matrix products on this machine\n"
+        f"peak memory without the libraries: padded {used['padded']:.0f} MB, ours {used['ours']:.0f} MB\n"
         f"training {figures['tokens_ratio']:.2f} x the tokens/s, {figures['memory_ratio']:.2f} x the memory"
     )
 

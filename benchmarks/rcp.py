@@ -1,9 +1,7 @@
-"""RCP beside a plain rendering of the published structure (benchmarks/published.py), on real documents.
+"""Benchmark of RCP and of the published structure (benchmarks/published.py) on real documents.
 
-Both sides hold the same weights (the encoder's and a grouped bilinear classifier's), see the same documents in the same
-batches with the same dropout in the same precision, and take turns, batch by batch, in one process. The logits of both
-are compared before anything is timed. Peak memory is that of a process of its own for each side, which gives freed
-tensors back at once.
+Both models have the same weights, batches, dropout probability and precision, and alternate batch by batch in a
+process. Their logits are compared before the measurement. Peak memory is measured in a separate process per model.
 
     python benchmarks/rcp.py --documents redocred_dev.json [--sizes minilm base] [--precision fp32] [--json FILE]
 """
@@ -28,25 +26,27 @@ from side_by_side import highest_memory, in_turn
 from torch import Tensor, nn
 from transformers import AutoConfig, AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase, RobertaConfig
 
+from lmrc.config.schema import RcpTraining
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED
-from lmrc.embedded import resolve
-from lmrc.engine.precision import autocast
-from lmrc.rcp.classifiers import GroupedClassifier
-from lmrc.rcp.markers import EncodedDocument, Encoder
-from lmrc.rcp.model import RelationCandidateModel
+from lmrc.pretrained.packaged import resolve
+from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
+from lmrc.rcp.model.classifiers import GroupedClassifier
+from lmrc.rcp.model.losses import binary_cross_entropy
+from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.training.precision import autocast
 
 Size = Literal["minilm", "base"]
 Step = Callable[[int], None]
 Model = PublishedModel | RelationCandidateModel
 BATCH = 4
-# MiniLM's word pieces serve both sizes, so that no tokenizer is needed that this machine may not have.
+# Both sizes use MiniLM's tokenizer, which is always available.
 VOCABULARY = 30_522
 RATES = (3e-5, 1e-4)
 
 
 def make_encoder(size: Size, vocabulary: int) -> PreTrainedModel:
-    """MiniLM's pretrained weights, or RoBERTa-base's architecture with random ones; dropout as our training sets it."""
+    """Return MiniLM with pretrained weights, or RoBERTa-base with random ones, with dropout as in RCP's training."""
     if size == "minilm":
         source = resolve("embedded:minilm")
         config = AutoConfig.from_pretrained(source)
@@ -60,7 +60,7 @@ def make_encoder(size: Size, vocabulary: int) -> PreTrainedModel:
 
 
 def make_models(size: Size, vocabulary: int) -> tuple[PublishedModel, RelationCandidateModel]:
-    """Both sides with the same weights."""
+    """Return both models with the same weights."""
     torch.manual_seed(1)
     published = PublishedModel(make_encoder(size, vocabulary))
     ours = RelationCandidateModel(make_encoder(size, vocabulary), classifier="grouped")
@@ -80,21 +80,21 @@ def make_models(size: Size, vocabulary: int) -> tuple[PublishedModel, RelationCa
 
 
 def batch_of(model: Model, documents: Sequence[EncodedDocument]) -> dict[str, Any]:
-    """Documents as the side takes them."""
+    """Return a batch for the model."""
     if isinstance(model, PublishedModel):
         return published_batch(documents, int(model.config.pad_token_id))
     return model.collate(documents)
 
 
 def loss_of(model: Model, outputs: Tensor, targets: Tensor) -> Tensor:
-    """The mean loss of a batch; targets: [pairs] in {0, 1}."""
+    """Return the mean loss of a batch; targets: [pairs] in {0, 1}."""
     if isinstance(model, PublishedModel):
         return published_loss(outputs, torch.stack([1 - targets, targets], 1))
-    return model.classifier.loss(outputs, targets) / len(targets)
+    return binary_cross_entropy(outputs, targets, RcpTraining()) / len(targets)
 
 
 class Optimizer:
-    """AdamW at the paper's rates (ours fused), after clipping."""
+    """AdamW with the paper's learning rates and gradient clipping; fused for RCP only."""
 
     def __init__(self, model: Model) -> None:
         self._model = model
@@ -105,7 +105,7 @@ class Optimizer:
         self._adam = torch.optim.AdamW(groups, eps=1e-6, weight_decay=0.0, fused=fused)
 
     def step(self, loss: Tensor) -> None:
-        """Backward, clip, step."""
+        """Run the backward pass, clip gradients and update the weights."""
         loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(self._model.parameters(), 1.0)
         self._adam.step()
@@ -113,10 +113,10 @@ class Optimizer:
 
 
 class Side:
-    """One side: its batches, made beforehand, a training step and a forward pass over one of them."""
+    """A model with its batches, which are created in advance."""
 
     def __init__(self, model: Model, documents: Sequence[EncodedDocument], precision: str) -> None:
-        """Batches of the documents, in the order of the file."""
+        """Create batches of the documents in their order."""
         self.model = model
         starts = range(0, len(documents), BATCH)
         self._batches = [batch_of(model, documents[start : start + BATCH]) for start in starts]
@@ -124,16 +124,17 @@ class Side:
         self._optimizer = Optimizer(model)
 
     def outputs(self, index: int) -> Tensor:
-        """Forward pass without gradients, in evaluation mode."""
+        """Run a forward pass in evaluation mode, without gradients."""
         self.model.eval()
         with torch.inference_mode(), autocast(self._precision, "cpu"):  # type: ignore[arg-type]
             return self.model(self._batches[index])  # type: ignore[no-any-return]
 
     def infer(self, index: int) -> None:
+        """Run a forward pass and discard the outputs."""
         self.outputs(index)
 
     def train(self, index: int) -> None:
-        """Forward, backward, clip, step."""
+        """Run a training step."""
         self.model.train()
         with autocast(self._precision, "cpu"):  # type: ignore[arg-type]
             outputs = self.model(self._batches[index])
@@ -141,36 +142,35 @@ class Side:
 
 
 def read(path: Path, documents: int, tokenizer: PreTrainedTokenizerBase) -> list[EncodedDocument]:
-    """The first documents, as word pieces."""
-    encoder = Encoder(tokenizer, 1021)
-    return [encoder.encode(document) for document in itertools.islice(read_documents(path, DOCRED), documents)]
+    """Return the first documents, tokenized."""
+    first = list(itertools.islice(read_documents(path, DOCRED), documents))
+    return DocumentTokenizer(tokenizer, 1021).encode_batch(first)
 
 
 def peak_memory(size: Size, name: str, options: argparse.Namespace) -> dict[str, float]:
-    """Megabytes of a process that trains one side: its libraries alone, and all of it at its peak.
+    """Return megabytes of a process that trains a model: "libraries" before training, and "peak".
 
-    Freed tensors go back to the system at once, so that the peak is that of tensors and not of gaps between them.
+    malloc returns freed tensors to the system at once, so that fragmentation does not count.
     """
     command = [sys.executable, __file__, "--documents", str(options.documents), "--memory-of", name, "--sizes", size]
     command += ["--count", str(options.count), "--precision", options.precision]
     environment = {**os.environ, "MALLOC_MMAP_THRESHOLD_": "65536"}
     output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout
-    found: dict[str, float] = json.loads(output.splitlines()[-1])
-    return found
+    memory: dict[str, float] = json.loads(output.splitlines()[-1])
+    return memory
 
 
 def _train_alone(size: Size, name: str, documents: Sequence[EncodedDocument], precision: str) -> None:
     libraries = highest_memory()
     model = make_models(size, VOCABULARY)[name == "ours"]
     side = Side(model, documents, precision)
-    # The widest batches decide: those with the most pairs and tokens.
     for index in range(-(-len(documents) // BATCH)):
         side.train(index)
     print(json.dumps({"libraries": libraries, "peak": highest_memory()}))
 
 
 def products_share(model: RelationCandidateModel, tokens: int, seconds: float) -> float:
-    """Share of inference that the encoder's linear layers alone would take at the speed of large products."""
+    """Return the share of inference time that the encoder's linear layers take at the speed of large products."""
     linear = [module for module in model.encoder.modules() if isinstance(module, nn.Linear)]
     flops = sum(2 * tokens * layer.weight.numel() for layer in linear)
     a, b = torch.randn(1024, 768), torch.randn(768, 3072)
@@ -183,7 +183,7 @@ def products_share(model: RelationCandidateModel, tokens: int, seconds: float) -
 
 
 def measure(size: Size, documents: Sequence[EncodedDocument], options: argparse.Namespace) -> dict[str, float]:
-    """All figures of one encoder."""
+    """Return all measurements of an encoder size."""
     published, ours = make_models(size, VOCABULARY)
     sides = {
         "published": Side(published, documents, options.precision),
@@ -199,12 +199,12 @@ def measure(size: Size, documents: Sequence[EncodedDocument], options: argparse.
     share = products_share(ours, tokens, inference["ours"])
     training = in_turn({name: side.train for name, side in sides.items()}, batches)
     memory = {name: peak_memory(size, name, options) for name in sides}
-    held = {name: found["peak"] - found["libraries"] for name, found in memory.items()}
+    without_libraries = {name: values["peak"] - values["libraries"] for name, values in memory.items()}
     count = len(documents)
     result = {
         "train_ratio": training["published"] / training["ours"],
         "infer_ratio": inference["published"] / inference["ours"],
-        "memory_ratio": held["ours"] / held["published"],
+        "memory_ratio": without_libraries["ours"] / without_libraries["published"],
         "published_train_documents_per_second": count / training["published"],
         "train_documents_per_second": count / training["ours"],
         "published_infer_documents_per_second": count / inference["published"],
@@ -220,22 +220,22 @@ def measure(size: Size, documents: Sequence[EncodedDocument], options: argparse.
         f"  inference  published {count / inference['published']:6.2f} documents/s, ours "
         f"{count / inference['ours']:6.2f}: {result['infer_ratio']:.2f} x; the encoder's own products would take "
         f"{100 * share:.0f} % of that time at full speed\n"
-        f"  peak memory of training, without the libraries: published {held['published']:.0f} MB, ours "
-        f"{held['ours']:.0f} MB: {result['memory_ratio']:.2f} x",
+        f"  peak memory of training, without the libraries: published {without_libraries['published']:.0f} MB, ours "
+        f"{without_libraries['ours']:.0f} MB: {result['memory_ratio']:.2f} x",
         flush=True,
     )
     return result
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--documents", type=Path, required=True, help="documents in DocRED's format")
-    parser.add_argument("--count", type=int, default=64, help="documents measured, from the first")
+    parser.add_argument("--count", type=int, default=64, help="number of documents")
     parser.add_argument("--sizes", nargs="+", choices=["minilm", "base"], default=["minilm", "base"])
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32")
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="file for the measurements")
     parser.add_argument("--memory-of", choices=["published", "ours"], help=argparse.SUPPRESS)
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
@@ -245,16 +245,16 @@ def main() -> None:
         _train_alone(options.sizes[0], options.memory_of, documents, options.precision)
         return
     figures: dict[str, Any] = {size: measure(size, documents, options) for size in options.sizes}
-    # All documents: ours handles a shard at once.
+    # All documents, because RCP tokenizes a shard at once.
     preparing = preprocess(list(read_documents(options.documents, DOCRED)), tokenizer)
     figures["preprocess_ratio"] = preparing["preprocess_ratio"]
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
     print(
         ", ".join(
-            f"{size}: training {found['train_ratio']:.2f} x, inference {found['infer_ratio']:.2f} x, "
-            f"memory {found['memory_ratio']:.2f} x"
-            for size, found in ((size, figures[size]) for size in options.sizes)
+            f"{size}: training {ratios['train_ratio']:.2f} x, inference {ratios['infer_ratio']:.2f} x, "
+            f"memory {ratios['memory_ratio']:.2f} x"
+            for size, ratios in ((size, figures[size]) for size in options.sizes)
         )
         + f", preprocessing {figures['preprocess_ratio']:.1f} x"
     )

@@ -1,8 +1,8 @@
-"""What a document costs RCP: seconds and memory against its number of entities, and against its length.
+"""Benchmark of time and memory per document, by number of entities and by length.
 
-MiniLM's size, random word pieces, one mention an entity, forward and backward pass, one document at a time. The last
-line is the exponent of the time against the number of entities between the two largest documents, the encoder's share
-(that of two entities) taken off: 2 is linear in pairs.
+It runs forward and backward passes of a MiniLM-sized model on single documents with random word pieces and one mention
+per entity. The last line fits time ~ entities ** exponent to the two largest documents, without the time of the encoder
+(that of two entities). An exponent of 2 is linear in pairs.
 
     python benchmarks/rcp_cost.py [--entities 2 20 … 1000] [--lengths 64 … 1021] [--plot FILE.png] [--json FILE]
 """
@@ -20,9 +20,11 @@ import numpy as np
 import torch
 from transformers import AutoConfig, AutoModel
 
-from lmrc.embedded import resolve
-from lmrc.rcp.markers import EncodedDocument
-from lmrc.rcp.model import RelationCandidateModel
+from lmrc.config.schema import RcpTraining
+from lmrc.pretrained.packaged import resolve
+from lmrc.rcp.data.tokenization import EncodedDocument
+from lmrc.rcp.model.losses import binary_cross_entropy
+from lmrc.rcp.model.model import RelationCandidateModel
 
 LENGTH = 400
 ENTITIES = 20
@@ -30,45 +32,45 @@ ROUNDS = 3
 
 
 def make_document(length: int, entities: int) -> EncodedDocument:
-    """Random word pieces; markers at random places, several entities may share one."""
+    """Return a document with random word pieces and markers at random positions, which entities may share."""
     random = np.random.default_rng(length * 10_000 + entities)
     ids = random.integers(1000, 20_000, length, dtype=np.int32)
     return EncodedDocument(
         ids,
-        markers=tuple((int(at),) for at in random.integers(1, length - 1, entities)),
-        cut=0,
-        types=("MISC",) * entities,
-        sentences=np.zeros(entities, dtype=np.int32),
-        mentions=np.ones(entities, dtype=np.int32),
+        marker_positions=tuple((int(position),) for position in random.integers(1, length - 1, entities)),
+        cut_mentions=0,
+        entity_types=("MISC",) * entities,
+        mention_sentences=np.zeros(entities, dtype=np.int32),
+        mention_counts=np.ones(entities, dtype=np.int32),
     )
 
 
 def _memory(reset: bool = False) -> float:
-    """Megabytes: the most this process has held since the last reset."""
+    """Return the peak memory of this process since the last reset, in MB."""
     if reset:
-        # What earlier documents left to the allocator would hide what this one takes.
+        # Memory that malloc kept from earlier documents would hide the peak of this one.
         ctypes.CDLL(None).malloc_trim(0)
         Path("/proc/self/clear_refs").write_text("5")
     return int(Path("/proc/self/status").read_text().split("VmHWM:")[1].split()[0]) / 1024
 
 
 def cost(model: RelationCandidateModel, document: EncodedDocument) -> tuple[float, float]:
-    """(seconds, megabytes above what was held before) of a training step, the best of a few."""
+    """Return the minimum seconds and the additional megabytes of a training step."""
     batch = model.collate([document])
-    targets = torch.zeros(document.pairs)
+    targets = torch.zeros(document.num_pairs)
     best = math.inf
     model.zero_grad()
     before = _memory(reset=True)
     for _ in range(ROUNDS):
         begun = time.perf_counter()
-        loss = model.classifier.loss(model(batch), targets)
+        loss = binary_cross_entropy(model(batch), targets, RcpTraining())
         loss.backward()  # type: ignore[no-untyped-call]
         best = min(best, time.perf_counter() - begun)
     return best, _memory() - before
 
 
 def plot(entities: dict[int, tuple[float, float]], lengths: dict[int, tuple[float, float]], path: Path) -> None:
-    """Two panels: against entities (with a line of slope 2) and against word pieces."""
+    """Plot time by entities (with a line of slope 2) and by word pieces."""
     import matplotlib
 
     matplotlib.use("Agg")
@@ -76,7 +78,7 @@ def plot(entities: dict[int, tuple[float, float]], lengths: dict[int, tuple[floa
 
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(9, 3.5), layout="constrained")
     counts = list(entities)
-    left.loglog(counts, [entities[n][0] for n in counts], "o-", label="seconds a document")
+    left.loglog(counts, [entities[n][0] for n in counts], "o-", label="seconds per document")
     last = entities[counts[-1]][0]
     left.loglog(counts, [last * (n / counts[-1]) ** 2 for n in counts], "--", label="n²")
     left.set(xlabel=f"entities ({LENGTH} word pieces)", ylabel="seconds, forward and backward")
@@ -87,13 +89,13 @@ def plot(entities: dict[int, tuple[float, float]], lengths: dict[int, tuple[floa
 
 
 def main() -> None:
-    """Print the figures."""
+    """Print the measurements."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--entities", type=int, nargs="+", default=[2, 20, 50, 100, 200, 500, 1000])
     parser.add_argument("--lengths", type=int, nargs="+", default=[64, 128, 256, 512, 768, 1021])
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--plot", type=Path, help="PNG with both curves")
-    parser.add_argument("--json", type=Path, help="file for the figures")
+    parser.add_argument("--json", type=Path, help="file for the measurements")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     torch.manual_seed(0)

@@ -1,7 +1,7 @@
-"""What RCP gains by one idea at a time: a short training of MiniLM with it, and the scores of dev.
+"""Ablation of ideas for RCP: short trainings of MiniLM, and their dev scores.
 
-What paid is an option of lmrc/config.py; what did not, by itself or with others, is only here. All of a seed start from
-the same weights and see the same batches; one process, no checkpoints.
+Ideas that improved the scores are options of lmrc/config/schema.py; the others exist only here. All trainings of a seed
+start from the same weights and use the same batches, in a single process without checkpoints.
 
     python benchmarks/rcp_ideas.py IDEA --train CORPUS --dev CORPUS [--seed 66] [--epochs 3] [--steps N]
 
@@ -23,20 +23,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-import lmrc.rcp.model as rcp_model
-from lmrc.config import RcpConfig
-from lmrc.corpus.arrow import Corpus
-from lmrc.corpus.docred import Document
-from lmrc.engine.distributed import ALONE
-from lmrc.engine.loop import rate_scale, seed_everything
-from lmrc.engine.order import DataOrder, step_seed
-from lmrc.rcp.batching import Batch, unordered_pairs
-from lmrc.rcp.markers import Encoder
-from lmrc.rcp.model import RelationCandidateModel
-from lmrc.rcp.pooling import pool_contexts
-from lmrc.rcp.train import RcpTask
+import lmrc.rcp.model.model as rcp_model
+from lmrc.config.schema import RcpConfig, RcpTraining
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.types import Document
+from lmrc.rcp.data.collate import Batch, unordered_pairs
+from lmrc.rcp.data.tokenization import DocumentTokenizer
+from lmrc.rcp.model.losses import binary_cross_entropy
+from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.rcp.model.pooling import pool_contexts
+from lmrc.rcp.task import RcpTask
+from lmrc.training.distributed import ALONE
+from lmrc.training.sampler import DeterministicSampler, step_seed
+from lmrc.training.trainer import rate_scale, seed_everything
 
-# Options of lmrc/config.py, all beside none.
+# Ideas that are options of lmrc/config/schema.py.
 OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     "none": {},
     "types": {"model": {"entity_types": True}},
@@ -58,7 +59,7 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
 
 
 class Idea:
-    """A training with options of OPTIONS and nothing else."""
+    """Training with options of OPTIONS; subclasses change more."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         changed = OPTIONS.get(arguments.idea, {})
@@ -77,149 +78,151 @@ class Idea:
         self.model = self.task.model
 
     def loss(self, batch: Batch, documents: Sequence[int]) -> Tensor:
-        """The mean loss of a batch, of the pairs of `documents` of the training corpus."""
+        """Return the mean loss of a batch over pairs; `documents` are indices of the training corpus."""
         return self.task.loss(self.model, batch) / max(1, sum(map(self.task.weight, documents)))
 
-    def stepped(self, step: int) -> None:
-        """After a step of the optimizer."""
+    def after_step(self, step: int) -> None:
+        """Run after each step of the optimizer."""
 
     def finish(self) -> None:
-        """Before dev is measured."""
+        """Run before the evaluation on dev."""
 
 
-class Fewer(Idea):
-    """Down-sampling: each step leaves out a random half of the pairs without a relation."""
+class NegativeSampling(Idea):
+    """Negative sampling: each step omits a random half of the pairs without a relation."""
 
     random = np.random.default_rng(66)
 
     def loss(self, batch: Batch, documents: Sequence[int]) -> Tensor:
-        """Of the pairs that are left."""
+        """Return the mean loss over the sampled pairs."""
         targets = batch["targets"]
-        left = (targets > 0) | torch.from_numpy(self.random.random(len(targets)) < 0.5)
-        outputs = self.model(batch)[left]
-        loss: Tensor = self.model.classifier.loss(outputs, targets[left])
-        return loss / len(outputs)
+        kept = (targets > 0) | torch.from_numpy(self.random.random(len(targets)) < 0.5)
+        outputs = self.model(batch)[kept]
+        return binary_cross_entropy(outputs, targets[kept], RcpTraining()) / len(outputs)
 
 
-class Average(Idea):
-    """EMA: dev is measured with the moving average of the weights, decay 0.998, less in the beginning."""
+class MovingAverage(Idea):
+    """EMA: the evaluation uses an exponential moving average of the weights, decay 0.998 after a warm-up."""
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         super().__init__(arguments)
         self.averages = {name: weight.detach().clone() for name, weight in self.model.named_parameters()}
 
     @torch.no_grad()
-    def stepped(self, step: int) -> None:
-        """Move the averages."""
+    def after_step(self, step: int) -> None:
+        """Update the averages."""
         for name, weight in self.model.named_parameters():
             self.averages[name].lerp_(weight, 1 - min(0.998, (1 + step) / (10 + step)))
 
     @torch.no_grad()
     def finish(self) -> None:
-        """Take the averages."""
+        """Replace the weights with the averages."""
         for name, weight in self.model.named_parameters():
             weight.copy_(self.averages[name])
 
 
-class Twice(Idea):
-    """R-Drop: each batch is seen twice, and both symmetric divergences of P(relation) are part of the loss."""
+class RDrop(Idea):
+    """R-Drop: two forward passes per batch, and the symmetric KL divergence of P(relation) in the loss."""
 
     def loss(self, batch: Batch, documents: Sequence[int]) -> Tensor:
-        """The mean of both, and the divergence."""
+        """Return the mean of both losses plus the divergence."""
         outputs: tuple[Tensor, Tensor] = self.model(batch), self.model(batch)
-        losses = [self.model.classifier.loss(each, batch["targets"]) for each in outputs]
-        first, second = (each.squeeze(1) for each in outputs)
+        losses = [binary_cross_entropy(logits, batch["targets"], RcpTraining()) for logits in outputs]
+        first, second = (logits.squeeze(1) for logits in outputs)
         divergence = ((torch.sigmoid(first) - torch.sigmoid(second)) * (first - second)).sum() / 2
         return (torch.stack(losses).mean() + divergence) / max(1, len(first))
 
 
 class Evidence(Idea):
-    """DREEAM: the context's weights of a pair learn the words of its evidence sentences, weight 0.1."""
+    """DREEAM: the context weights of a pair are trained on the words of its evidence sentences, weight 0.1."""
 
     weight = 0.1
 
     def __init__(self, arguments: argparse.Namespace) -> None:
         super().__init__(arguments)
-        self.encoder = Encoder(self.task.tokenizer, self.model.max_length)
-        self.wanted = [self._wanted(document) for document in self.corpus]
-        # One of [pairs, length] a document of the batch.
-        self.found: list[Tensor] = []
+        self.tokenizer = DocumentTokenizer(self.task.tokenizer, self.model.max_length)
+        self.targets = [self._targets(document) for document in self.corpus]
+        # Per document of the batch, [pairs, length].
+        self.context_weights: list[Tensor] = []
         mock.patch.object(rcp_model, "pool_contexts", self._pool).start()
 
     def _pool(self, hidden: Tensor, attention: Tensor, heads: slice, first: Tensor, second: Tensor) -> Tensor:
-        """`pool_contexts`, which remembers the weights: what it makes of unit vectors."""
+        """Call `pool_contexts`, and record its weights by pooling unit vectors."""
         weights = pool_contexts(torch.eye(len(hidden)), attention, heads, first, second)
         if self.model.training:
-            self.found.append(weights)
+            self.context_weights.append(weights)
         return weights @ hidden
 
-    def _wanted(self, document: Document) -> dict[int, Tensor]:
-        """For unordered pairs with evidence: weights [length] that add up to 1, the same in all evidence sentences."""
+    def _targets(self, document: Document) -> dict[int, Tensor]:
+        """Return target weights, [length], of unordered pairs with evidence: uniform over the evidence sentences."""
         mentions = [mention for entity in document.entities for mention in entity]
-        marked = [(mention.sentence, place) for mention in mentions for place in (mention.start, mention.end - 1)]
-        opened, closed = {*marked[::2]}, {*marked[1::2]}
+        opened = {(mention.sentence, mention.start) for mention in mentions}
+        closed = {(mention.sentence, mention.end - 1) for mention in mentions}
         sentences = [-1]
-        for number, words in enumerate(document.sentences):
-            for place, pieces in enumerate(self.encoder.pieces(list(words))):
-                markers = ((number, place) in opened) + ((number, place) in closed)
-                sentences += [number] * (len(pieces) + markers)
-        of_pieces = torch.tensor([*sentences[: self.encoder.limit], -1])
-        pairs = {pair: number for number, pair in enumerate(zip(*unordered_pairs(len(document.entities)), strict=True))}
+        for sentence, words in enumerate(document.sentences):
+            for word, pieces in enumerate(self.tokenizer.tokenize_words(list(words))):
+                markers = ((sentence, word) in opened) + ((sentence, word) in closed)
+                sentences += [sentence] * (len(pieces) + markers)
+        sentence_of_piece = torch.tensor([*sentences[: self.tokenizer.max_length - 1], -1])
+        pairs = {pair: index for index, pair in enumerate(zip(*unordered_pairs(len(document.entities)), strict=True))}
         evidence: dict[int, set[int]] = {}
         for label in document.labels or ():
             pair = min(label.head, label.tail), max(label.head, label.tail)
             evidence.setdefault(pairs[pair], set()).update(label.evidence)
-        held = {pair: torch.isin(of_pieces, torch.tensor(sorted(held))).float() for pair, held in evidence.items()}
-        return {pair: weights / weights.sum() for pair, weights in held.items() if weights.any()}
+        masks = {
+            pair: torch.isin(sentence_of_piece, torch.tensor(sorted(numbers))).float()
+            for pair, numbers in evidence.items()
+        }
+        return {pair: mask / mask.sum() for pair, mask in masks.items() if mask.any()}
 
     def loss(self, batch: Batch, documents: Sequence[int]) -> Tensor:
-        """With the mean divergence of the weights from those wanted."""
-        own = super().loss(batch, documents)
+        """Return the loss plus the mean KL divergence of the context weights from their targets."""
+        loss = super().loss(batch, documents)
         divergences = [
-            F.kl_div(torch.log(weights[pair] + 1e-9), wanted, reduction="sum")
-            for document, weights in zip(documents, self.found, strict=True)
-            for pair, wanted in self.wanted[document].items()
+            F.kl_div(torch.log(weights[pair] + 1e-9), target, reduction="sum")
+            for document, weights in zip(documents, self.context_weights, strict=True)
+            for pair, target in self.targets[document].items()
         ]
-        self.found.clear()
-        return own + self.weight * torch.stack(divergences).mean() if divergences else own
+        self.context_weights.clear()
+        return loss + self.weight * torch.stack(divergences).mean() if divergences else loss
 
 
-class LittleEvidence(Evidence):
-    """The same, weight 0.01."""
+class WeakEvidence(Evidence):
+    """DREEAM with weight 0.01."""
 
     weight = 0.01
 
 
 IDEAS: dict[str, type[Idea]] = {
     **dict.fromkeys(OPTIONS, Idea),
-    "fewer": Fewer,
-    "ema": Average,
-    "r-drop": Twice,
+    "fewer": NegativeSampling,
+    "ema": MovingAverage,
+    "r-drop": RDrop,
     "evidence": Evidence,
-    "little-evidence": LittleEvidence,
+    "little-evidence": WeakEvidence,
 }
 
 
 def main() -> None:
-    """Train, measure, print."""
-    said = {name: json.dumps(changed) for name, changed in OPTIONS.items()}
-    said |= {name: (idea.__doc__ or "").splitlines()[0] for name, idea in IDEAS.items() if name not in OPTIONS}
-    ideas = "\n".join(f"  {name:19}{text}" for name, text in said.items())
+    """Train, evaluate and print the scores."""
+    descriptions = {name: json.dumps(changed) for name, changed in OPTIONS.items()}
+    descriptions |= {name: (idea.__doc__ or "").splitlines()[0] for name, idea in IDEAS.items() if name not in OPTIONS}
+    ideas = "\n".join(f"  {name:19}{text}" for name, text in descriptions.items())
     parser = argparse.ArgumentParser(
         description=(__doc__ or "") + ideas, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("idea", choices=IDEAS, metavar="IDEA")
-    parser.add_argument("--train", type=Path, required=True, help="corpus to learn from")
-    parser.add_argument("--dev", type=Path, required=True, help="corpus that is measured")
+    parser.add_argument("--train", type=Path, required=True, help="training corpus")
+    parser.add_argument("--dev", type=Path, required=True, help="dev corpus")
     parser.add_argument("--seed", type=int, default=66)
     parser.add_argument("--epochs", type=int, default=3)
-    parser.add_argument("--steps", type=int, help="stop after so many, for a try")
+    parser.add_argument("--steps", type=int, help="stop after this number of steps")
     parser.add_argument("--threads", type=int, default=1)
     arguments = parser.parse_args()
     torch.set_num_threads(arguments.threads)
     idea = IDEAS[arguments.idea](arguments)
     task, model = idea.task, idea.model.train()
-    order = DataOrder(len(task), 4, arguments.seed, task.fingerprint())
+    order = DeterministicSampler(len(task), 4, arguments.seed, task.fingerprint())
     total = arguments.epochs * order.steps_per_epoch
     optimizer = torch.optim.AdamW(task.parameter_groups(), eps=1e-6, weight_decay=0.0, fused=True)
     peaks = [group["lr"] for group in optimizer.param_groups]
@@ -233,7 +236,7 @@ def main() -> None:
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        idea.stepped(step)
+        idea.after_step(step)
         if step % 50 == 0:
             print(f"step {step} of {total}: loss {loss.item():.4f}", flush=True)
     idea.finish()

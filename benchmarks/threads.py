@@ -1,8 +1,8 @@
-"""A training step of RCP with torch's default threads, with threads that wait passively, and with one thread.
+"""Benchmark of RCP training steps with different OpenMP settings: torch's defaults, passive waiting, one thread.
 
-Each way is a process of its own, because OpenMP reads its environment once. All three hold MiniLM and the same batches
-and take turns, step by step, first with nothing else of this benchmark running, then beside one process that keeps a
-core busy, which this benchmark starts. Ratios are over torch's defaults in the same run.
+Each setting has its own process, because OpenMP reads its environment once. The three processes train MiniLM on the
+same batches and alternate step by step: first on an idle machine, then while another process keeps a core busy. Ratios
+are relative to torch's defaults in the same run.
 
     python benchmarks/threads.py [--documents redocred_dev.json] [--steps 3] [--json FILE]
 """
@@ -21,41 +21,41 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lmrc import threads
+from lmrc.common import threads
 
 ROOT = Path(__file__).resolve().parents[1]
 REAL = Path(os.environ.get("LMRC_SHARED", ROOT.parent / "shared")) / "data" / "redocred_dev.json"
-# Environment of OpenMP.
-WAYS: dict[str, dict[str, str]] = {
+# OpenMP environment variables of each setting.
+SETTINGS: dict[str, dict[str, str]] = {
     "defaults": {},
     "passive": {"OMP_WAIT_POLICY": "PASSIVE"},
     "one thread": {"OMP_NUM_THREADS": "1"},
 }
 BATCH = 4
-# Idle steps are short: more of them cost little.
-IDLE_STEPS_EACH = 3
+# Measured steps on the idle machine per step on the busy one; they are shorter.
+IDLE_STEP_FACTOR = 3
 
 
 def serve(documents: Path | None, batches: int) -> None:
-    """Run in the process of one way: train on the batch whose number comes on stdin, and print the seconds it took."""
+    """Run in the process of a setting: read batch indices from stdin, train on each batch and print the seconds."""
     import torch
     from rcp import VOCABULARY, Side, make_encoder
     from transformers import AutoTokenizer
 
-    from lmrc.cluster.stages import quieten
-    from lmrc.corpus import synthetic
     from lmrc.corpus.docred import read_documents
     from lmrc.corpus.relations import DOCRED
-    from lmrc.embedded import resolve
-    from lmrc.rcp.markers import Encoder
-    from lmrc.rcp.model import RelationCandidateModel
+    from lmrc.corpus.synthetic import generator as synthetic
+    from lmrc.launcher.stages import quieten
+    from lmrc.pretrained.packaged import resolve
+    from lmrc.rcp.data.tokenization import DocumentTokenizer
+    from lmrc.rcp.model.model import RelationCandidateModel
 
     quieten()
-    encoder = Encoder(AutoTokenizer.from_pretrained(resolve("embedded:minilm")), 1021)
+    tokenizer = DocumentTokenizer(AutoTokenizer.from_pretrained(resolve("embedded:minilm")), 1021)
     count = batches * BATCH
     source = synthetic.generate(count, 66) if documents is None else read_documents(documents, DOCRED)
     model = RelationCandidateModel(make_encoder("minilm", VOCABULARY), classifier="grouped")
-    side = Side(model, [encoder.encode(document) for document in islice(source, count)], "fp32")
+    side = Side(model, tokenizer.encode_batch(list(islice(source, count))), "fp32")
     side.train(0)
     print(torch.get_num_threads(), flush=True)
     for line in sys.stdin:
@@ -64,17 +64,17 @@ def serve(documents: Path | None, batches: int) -> None:
         print(time.perf_counter() - begun, flush=True)
 
 
-class Way:
-    """The process of one way; see WAYS."""
+class TrainingProcess:
+    """Training process with one of SETTINGS."""
 
     def __init__(self, environment: dict[str, str], documents: Path | None, batches: int) -> None:
         clean = {name: value for name, value in os.environ.items() if name not in (*threads.WAITING, threads.THREADS)}
-        words = [sys.executable, __file__, "--serve", "--batches", str(batches)]
-        words += [] if documents is None else ["--documents", str(documents)]
+        command = [sys.executable, __file__, "--serve", "--batches", str(batches)]
+        command += [] if documents is None else ["--documents", str(documents)]
         self.process = subprocess.Popen(
-            words, env=clean | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+            command, env=clean | environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
-        # One after the other: the first step of each is not measured, and none disturbs another's.
+        # Wait for the first step, which is not measured, before the next process starts.
         self.threads = int(self._read())
 
     def _read(self) -> str:
@@ -85,7 +85,7 @@ class Way:
         return line
 
     def step(self, batch: int) -> float:
-        """Train on one batch. Returns the seconds."""
+        """Train on a batch and return the seconds."""
         assert self.process.stdin is not None
         print(batch, file=self.process.stdin, flush=True)
         return float(self._read())
@@ -99,7 +99,7 @@ class Way:
 
 @contextmanager
 def busy() -> Iterator[None]:
-    """Keep one core busy."""
+    """While active, keep a core busy with another process."""
     process = subprocess.Popen([sys.executable, "-c", "while True: pass"])
     try:
         yield
@@ -108,12 +108,12 @@ def busy() -> Iterator[None]:
         process.wait()
 
 
-def measure(ways: dict[str, Way], steps: int) -> dict[str, float]:
-    """Return documents a second of each way over the same batches, the first to go alternating."""
-    seconds = dict.fromkeys(ways, 0.0)
+def measure(processes: dict[str, TrainingProcess], steps: int) -> dict[str, float]:
+    """Return documents per second of each process on the same batches, in alternating order."""
+    seconds = dict.fromkeys(processes, 0.0)
     for index in range(steps):
-        for name in list(ways) if index % 2 else list(ways)[::-1]:
-            seconds[name] += ways[name].step(index)
+        for name in list(processes) if index % 2 else list(processes)[::-1]:
+            seconds[name] += processes[name].step(index)
     return {name: steps * BATCH / spent for name, spent in seconds.items()}
 
 
@@ -130,37 +130,37 @@ def main() -> None:
         serve(options.documents, options.batches)
         return
     documents = options.documents or (REAL if REAL.is_file() else None)
-    load = os.getloadavg()[0]
-    ways = {name: Way(environment, documents, options.batches) for name, environment in WAYS.items()}
-    try:
-        speed = {"idle": measure(ways, IDLE_STEPS_EACH * options.steps)}
-        with busy():
-            speed["busy"] = measure(ways, options.steps)
-    finally:
-        for way in ways.values():
-            way.end()
-    ratios = {
-        place: {name: found / rates["defaults"] for name, found in rates.items()} for place, rates in speed.items()
+    load_before = os.getloadavg()[0]
+    processes = {
+        name: TrainingProcess(environment, documents, options.batches) for name, environment in SETTINGS.items()
     }
+    try:
+        speed = {"idle": measure(processes, IDLE_STEP_FACTOR * options.steps)}
+        with busy():
+            speed["busy"] = measure(processes, options.steps)
+    finally:
+        for process in processes.values():
+            process.end()
+    ratios = {load: {name: rate / rates["defaults"] for name, rate in rates.items()} for load, rates in speed.items()}
     figures: dict[str, Any] = {
         "documents": "synthetic" if documents is None else documents.name,
         "cores": threads.cores(),
-        "load_before": load,
-        "threads": {name: way.threads for name, way in ways.items()},
+        "load_before": load_before,
+        "threads": {name: process.threads for name, process in processes.items()},
         "documents_per_second": speed,
         "ratios": ratios,
     }
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"{figures['documents']}, {figures['cores']} cores, load before {load:.1f}; documents/s")
-    for name, way in ways.items():
-        places = ", ".join(f"{place} {speed[place][name]:.2f} ({ratios[place][name]:.2f} x)" for place in speed)
-        print(f"{name}, threads: {way.threads}: {places}")
+    print(f"{figures['documents']}, {figures['cores']} cores, load before {load_before:.1f}; documents/s")
+    for name, process in processes.items():
+        rates = ", ".join(f"{load} {speed[load][name]:.2f} ({ratios[load][name]:.2f} x)" for load in speed)
+        print(f"{name}, threads: {process.threads}: {rates}")
     print(
         "over torch's defaults: "
         + ", ".join(
             f"{name} {ratios['idle'][name]:.2f} x idle and {ratios['busy'][name]:.2f} x beside a busy process"
-            for name in list(WAYS)[1:]
+            for name in list(SETTINGS)[1:]
         )
     )
 

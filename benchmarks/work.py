@@ -1,8 +1,8 @@
-"""How much time workers of distributed inference spend on agreeing who does what, by simulation on one machine.
+"""Measure the time that workers of distributed inference spend on coordination, by simulation on one machine.
 
-Every worker is a process of its own that runs `lmrc.cluster.work.work`; only the model is missing: a unit sleeps. Where
-there are more workers than cores, a worker also waits for a core whenever it wants to claim something: what is shown as
-wall time is too high then, and the processor's time plus the injected delays is the other bound.
+Each worker is a separate process that runs `lmrc.inference.run_worker.work`, with a unit that sleeps instead of a
+model. If there are more workers than cores, a worker also waits for a core, so the wall time is too high. CPU time plus
+the injected delays is then the lower bound.
 
     python benchmarks/work.py [--units 10000] [--workers 256] [--seconds-per-unit 3] [--nfs] [--json FILE]
 """
@@ -23,16 +23,16 @@ from typing import Any
 
 import pyarrow as pa
 
-from lmrc.cluster.work import work
-from lmrc.cluster.work.files import Files
-from lmrc.config import WorkOptions
+from lmrc.config.schema import WorkOptions
+from lmrc.inference.run_worker import work
+from lmrc.runs.shared_fs import Files
 
+# Duration of a unit in real use. The share of coordination is relative to it.
 UNIT_SECONDS = 30.0
-"""What a unit takes in real use; the share of coordination is told of it."""
 
 
 class CountingFiles(Files):
-    """Counts what is asked of the file system."""
+    """A file system that counts the operations."""
 
     def __init__(self) -> None:
         self.calls: Counter[str] = Counter()
@@ -70,12 +70,12 @@ class CountingFiles(Files):
         super().remove(path)
 
     def before(self, call: str) -> None:
-        """Called before every operation."""
+        """Count an operation before it runs."""
         self.calls[call] += 1
 
 
 class NfsFiles(CountingFiles):
-    """Answers like an NFS mount at its worst: a delay a call; listings and missing names that are seconds old."""
+    """A simulated slow NFS mount: each operation is delayed, and listings and missing files are cached for seconds."""
 
     def __init__(self, delay: float = 0.002, stale: float = 3.0) -> None:
         super().__init__()
@@ -107,7 +107,7 @@ class NfsFiles(CountingFiles):
     def refresh(self, folder: Path) -> None:
         super().refresh(folder)
         self._listings.pop(folder, None)
-        self._missing = {path: time_ for path, time_ in self._missing.items() if path.parent != folder}
+        self._missing = {path: asked for path, asked in self._missing.items() if path.parent != folder}
 
     def link(self, source: Path, target: Path) -> bool:
         self._missing.pop(target, None)
@@ -115,7 +115,7 @@ class NfsFiles(CountingFiles):
 
 
 class Sleeper:
-    """An inference whose units sleep; remembers how long the worker was busy between them."""
+    """An inference whose units sleep. It records the time that the worker needs between units."""
 
     identity = "simulation"
     schema = pa.schema([("document", pa.int64())])
@@ -124,18 +124,18 @@ class Sleeper:
         self.documents, self.seconds = documents, seconds
         self.computed: list[int] = []
         self.wall = self.processor = 0.0
-        self._left: tuple[float, float] | None = None
+        self._unit_end: tuple[float, float] | None = None
 
     def load(self) -> None:
-        """Load nothing."""
+        """Do nothing: there is no model."""
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
-        if self._left:
-            self.wall += time.monotonic() - self._left[0]
-            self.processor += time.thread_time() - self._left[1]
+        if self._unit_end:
+            self.wall += time.monotonic() - self._unit_end[0]
+            self.processor += time.thread_time() - self._unit_end[1]
         self.computed.append(documents.start)
         time.sleep(self.seconds)
-        self._left = time.monotonic(), time.thread_time()
+        self._unit_end = time.monotonic(), time.thread_time()
         return [{"document": document} for document in documents]
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, Any]:
@@ -144,43 +144,42 @@ class Sleeper:
         return {"whole": whole, "seconds": time.monotonic() - begun}
 
 
-def worker(folder: Path, number: int, units: int, seconds: float, nfs: bool, begin: float) -> None:
-    """One simulated worker; leaves what it saw in a file beside the run."""
+def worker(folder: Path, index: int, units: int, seconds: float, nfs: bool, begin: float) -> None:
+    """Run a simulated worker, and write its measurements to a file beside the run."""
     files = NfsFiles() if nfs else CountingFiles()
     inference = Sleeper(units, seconds)
     time.sleep(max(0.0, begin - time.monotonic()))
-    result = work(folder / "run", inference, WorkOptions(unit_documents=1), progress=lambda line: None, files=files)
-    seen = {
+    result = work(folder / "run", inference, WorkOptions(docs_per_unit=1), progress=lambda line: None, files=files)
+    measured = {
         "computed": inference.computed,
         "wall": inference.wall,
         "processor": inference.processor,
         "calls": files.calls,
         "result": result,
     }
-    (folder / f"worker-{number}.json").write_text(json.dumps(seen))
+    (folder / f"worker-{index}.json").write_text(json.dumps(measured))
 
 
 def simulate(units: int, workers: int, seconds: float, nfs: bool) -> dict[str, Any]:
-    """Run all workers to the end; the figures."""
+    """Run all workers to the end and return the results."""
     context = multiprocessing.get_context("fork")
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         begin = time.monotonic() + workers * 0.01
         processes = [
-            context.Process(target=worker, args=(folder, number, units, seconds, nfs, begin))
-            for number in range(workers)
+            context.Process(target=worker, args=(folder, index, units, seconds, nfs, begin)) for index in range(workers)
         ]
         for process in processes:
             process.start()
         for process in processes:
             process.join()
         elapsed = time.monotonic() - begin
-        seen = [json.loads((folder / f"worker-{number}.json").read_text()) for number in range(workers)]
-    computed = sum(len(one["computed"]) for one in seen)
-    calls = sum((Counter(one["calls"]) for one in seen), Counter[str]())
-    result = next(one["result"] for one in seen if one["result"])
-    wall = sum(one["wall"] for one in seen) / computed
-    processor = sum(one["processor"] for one in seen) / computed
+        measured = [json.loads((folder / f"worker-{index}.json").read_text()) for index in range(workers)]
+    computed = sum(len(row["computed"]) for row in measured)
+    calls = sum((Counter(row["calls"]) for row in measured), Counter[str]())
+    result = next(row["result"] for row in measured if row["result"])
+    wall = sum(row["wall"] for row in measured) / computed
+    processor = sum(row["processor"] for row in measured) / computed
     delays = NfsFiles().delay * calls.total() / computed if nfs else 0.0
     return {
         "units": units,
@@ -189,7 +188,7 @@ def simulate(units: int, workers: int, seconds: float, nfs: bool) -> dict[str, A
         "seconds": elapsed - result["seconds"],
         "ideal_seconds": -(-units // workers) * seconds,
         "claims_per_second": computed / (elapsed - result["seconds"]),
-        "computed_twice": computed - len({unit for one in seen for unit in one["computed"]}),
+        "computed_twice": computed - len({unit for row in measured for unit in row["computed"]}),
         "every_document_once": result["whole"],
         "merge_seconds": result["seconds"],
         "calls_per_unit": {call: count / computed for call, count in sorted(calls.items())},
@@ -201,33 +200,35 @@ def simulate(units: int, workers: int, seconds: float, nfs: bool) -> dict[str, A
 
 
 def main() -> int:
-    """Simulate and print."""
+    """Simulate and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--units", type=int, default=10_000)
     parser.add_argument("--workers", type=int, default=256)
-    parser.add_argument("--seconds-per-unit", type=float, default=3.0, help="how long a unit sleeps")
-    parser.add_argument("--nfs", action="store_true", help="also with delays and stale answers like those of NFS")
+    parser.add_argument("--seconds-per-unit", type=float, default=3.0, help="duration of a unit")
+    parser.add_argument("--nfs", action="store_true", help="also simulate the delays and caches of NFS")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     figures = {}
     for kind in ["plain", "nfs"] if options.nfs else ["plain"]:
-        one = simulate(options.units, options.workers, options.seconds_per_unit, kind == "nfs")
-        figures[kind] = one
+        result = simulate(options.units, options.workers, options.seconds_per_unit, kind == "nfs")
+        figures[kind] = result
+        calls = ", ".join(f"{call} {count:.2f}" for call, count in result["calls_per_unit"].items())
         print(
-            f"{kind}: {one['units']} units, {one['workers']} workers on {os.cpu_count()} cores: {one['seconds']:.1f} s "
-            f"({one['ideal_seconds']:.1f} s asleep), merge {one['merge_seconds']:.1f} s\n"
-            f"  {one['claims_per_second']:.1f} claims a second, {one['computed_twice']} units computed twice, "
-            f"every document once: {one['every_document_once']}\n"
-            f"  calls a unit: {', '.join(f'{call} {count:.2f}' for call, count in one['calls_per_unit'].items())}\n"
-            f"  coordination a unit: {one['coordination_seconds_per_unit']:.4f} s of wall time, waits included; "
-            f"{one['processor_and_delay_seconds_per_unit']:.4f} s of processor and of all delays, idle ones too"
+            f"{kind}: {result['units']} units, {result['workers']} workers on {os.cpu_count()} cores: "
+            f"{result['seconds']:.1f} s ({result['ideal_seconds']:.1f} s asleep), "
+            f"merge {result['merge_seconds']:.1f} s\n"
+            f"  {result['claims_per_second']:.1f} claims per second, {result['computed_twice']} units computed twice, "
+            f"every document once: {result['every_document_once']}\n"
+            f"  calls per unit: {calls}\n"
+            f"  coordination per unit: {result['coordination_seconds_per_unit']:.4f} s of wall time, with waits; "
+            f"{result['processor_and_delay_seconds_per_unit']:.4f} s of CPU time and delays, also of idle workers"
         )
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
-    good = all(one["every_document_once"] and not one["computed_twice"] for one in figures.values())
-    shares = ", ".join(f"{kind} {one['coordination_percent']:.2f} %" for kind, one in figures.items())
+    good = all(result["every_document_once"] and not result["computed_twice"] for result in figures.values())
+    shares = ", ".join(f"{kind} {result['coordination_percent']:.2f} %" for kind, result in figures.items())
     print(
-        f"coordination at {UNIT_SECONDS:g} s a unit: {shares}; {'no' if good else 'SOME'} work was done twice or lost"
+        f"coordination at {UNIT_SECONDS:g} s per unit: {shares}; {'no' if good else 'SOME'} work was done twice or lost"
     )
     return 0 if good else 1
 

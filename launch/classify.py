@@ -1,4 +1,4 @@
-"""Name the relations of candidate pairs.
+"""Classify the relations of candidate pairs.
 
 `python launch/classify.py --candidates runs/propose/candidates --rc runs/rc-redocred-13b/best`
 """
@@ -6,8 +6,8 @@
 import sys
 
 try:
-    from lmrc.cluster.launch import main
-    from lmrc.cluster.stages import CLASSIFY
+    from lmrc.launcher.launch import main
+    from lmrc.launcher.stages import CLASSIFY
 except ModuleNotFoundError as error:
     sys.exit(f"Error: {error}: activate the environment first, by typing . .venv/bin/activate")
 

@@ -1,4 +1,4 @@
-"""The whole chain, build → rcp → propose → rc → classify → score: only what is missing is submitted.
+"""Run all stages: build, rcp, propose, rc, classify, score. Finished stages are skipped.
 
 `python launch/pipeline.py --config configs/pipeline/redocred-13b.yaml --gpus 8`
 """
@@ -6,7 +6,7 @@
 import sys
 
 try:
-    from lmrc.cluster.pipeline import main
+    from lmrc.launcher.pipeline import main
 except ModuleNotFoundError as error:
     sys.exit(f"Error: {error}: activate the environment first, by typing . .venv/bin/activate")
 

@@ -1,4 +1,4 @@
-"""Propose candidate pairs of a corpus.
+"""Propose candidate pairs for a corpus.
 
 `python launch/propose.py --corpus data/redocred/dev --rcp runs/rcp-redocred/best`
 """
@@ -6,8 +6,8 @@
 import sys
 
 try:
-    from lmrc.cluster.launch import main
-    from lmrc.cluster.stages import PROPOSE
+    from lmrc.launcher.launch import main
+    from lmrc.launcher.stages import PROPOSE
 except ModuleNotFoundError as error:
     sys.exit(f"Error: {error}: activate the environment first, by typing . .venv/bin/activate")
 

@@ -3,8 +3,8 @@
 import sys
 
 try:
-    from lmrc.cluster.launch import main
-    from lmrc.cluster.stages import RCP
+    from lmrc.launcher.launch import main
+    from lmrc.launcher.stages import RCP
 except ModuleNotFoundError as error:
     sys.exit(f"Error: {error}: activate the environment first, by typing . .venv/bin/activate")
 

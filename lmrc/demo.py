@@ -1,6 +1,6 @@
-"""`lmrc demo`: the whole chain on synthetic documents, through the code that runs on a cluster.
+"""`lmrc demo`: the whole pipeline on synthetic documents, with the code that also runs on a cluster.
 
-Each stage is a run of its own below runs/demo/, so that a second start goes on where the first one stopped.
+Each stage is a separate run in runs/demo/, so that the same command resumes where it stopped.
 """
 
 from __future__ import annotations
@@ -12,25 +12,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from lmrc.cluster.launch import launch
-from lmrc.cluster.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig, quieten
-from lmrc.config import ClusterOptions, DemoConfig, RunOptions, TrainingData
-from lmrc.corpus import synthetic
-from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.common.atomic_io import write_atomically
+from lmrc.config.schema import ClusterOptions, DemoConfig, RunOptions, TrainingData
 from lmrc.corpus.candidates import Candidates
-from lmrc.durable import write_atomically
-from lmrc.evaluation.evaluated import Evaluated, read_evaluated
-from lmrc.evaluation.facts import Facts, read_facts
-from lmrc.evaluation.metrics import candidate_scores
-from lmrc.evaluation.runs import PAGE, report_runs
-from lmrc.evaluation.tables import Table, score_table
-from lmrc.run import RunFolder
+from lmrc.corpus.corpus import Corpus, write_corpus
+from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.evaluation.metrics.scores import candidate_scores
+from lmrc.evaluation.metrics.train_facts import Facts, read_facts
+from lmrc.evaluation.report.build import PAGE, report_runs
+from lmrc.evaluation.scored_run import ScoredRun, read_scored_run
+from lmrc.evaluation.tables.table import Table, score_table
+from lmrc.launcher.launch import launch
+from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig, quieten
+from lmrc.runs.run_folder import RunFolder
 
 HERE = ClusterOptions(where="here")
 
 
 class Demo:
-    """The chain, stage by stage, in one run folder."""
+    """The pipeline, stage by stage, in one run folder."""
 
     def __init__(self, config: DemoConfig) -> None:
         self._config = config
@@ -38,7 +38,11 @@ class Demo:
         self._data = self._run.path / "data"
 
     def run(self) -> dict[str, Any]:
-        """Run what is missing; returns and prints the summary (design: rcp_f1, final_f1, untrained_f1, seconds)."""
+        """Run the stages that are not finished; print and return the summary.
+
+        Returns:
+            rcp_f1, rcp_precision, rcp_recall, final_f1, untrained_f1 (percent) and seconds.
+        """
         self._run.prepare(self._config)
         summary = self._run.result()
         if summary is None:
@@ -47,7 +51,7 @@ class Demo:
             self._train()
             self._infer()
             self._untrained()
-            summary = self._summarise(time.monotonic() - start)
+            summary = self._summarize(time.monotonic() - start)
             self._run.finish(summary)
         self._show(summary)
         return summary
@@ -57,7 +61,7 @@ class Demo:
 
     def _build(self) -> None:
         sizes = self._config.synthetic
-        # Each part has a seed of its own: other names, the same phrasings.
+        # Different seeds give different names with the same phrasings.
         parts = {
             "train": (sizes.train_documents, sizes.seed),
             "rc-train": (self._config.rc_documents, sizes.seed),
@@ -81,7 +85,7 @@ class Demo:
             print(f"{out}: {documents} synthetic documents", flush=True)
 
     def _stage(self, stage: Stage, config: StageConfig, name: str, **changes: Any) -> Path:
-        """Run a stage below the demo's folder under `name`; returns its run folder."""
+        """Run a stage as the run `name` in the demo's folder. Returns its run folder."""
         run = RunOptions(name=name, folder=self._run.path, seed=self._config.run.seed)
         launch(stage, config.model_copy(update={"run": run, "cluster": HERE, **changes}))
         return self._run.path / name
@@ -92,44 +96,43 @@ class Demo:
         rc_data = TrainingData(train=self._corpus("rc-train"), dev=self._corpus("rc-dev"))
         self._stage(RC, config.rc, "rc", data=rc_data)
 
-    def _chain(self, propose: str, classify: str, rcp: Path, rc: Path, **changes: Any) -> None:
-        """Propose on the held-out documents and name the relations, with the models of these folders."""
+    def _propose_and_classify(self, propose: str, classify: str, rcp: Path, rc: Path, **changes: Any) -> None:
+        """Propose candidates of the held-out documents and classify them, with the models in these folders."""
         test = self._corpus("test")
-        proposed = self._stage(PROPOSE, self._config.propose, propose, corpus=test, rcp=rcp, **changes)
-        candidates = proposed / "candidates"
+        candidates = self._stage(PROPOSE, self._config.propose, propose, corpus=test, rcp=rcp, **changes) / "candidates"
         self._stage(CLASSIFY, self._config.classify, classify, corpus=test, candidates=candidates, rc=rc)
 
     def _infer(self) -> None:
         path = self._run.path
-        self._chain("propose", "lmrc", rcp=path / "rcp" / "best", rc=path / "rc" / "best")
+        self._propose_and_classify("propose", "lmrc", rcp=path / "rcp" / "best", rc=path / "rc" / "best")
 
     def _untrained(self) -> None:
-        """The same chain as initialised, given as many pairs as the trained one proposes."""
+        """Run the pipeline with untrained models, on as many candidates as the trained classifier proposes."""
         test, path = self._corpus("test"), self._run.path
-        small = self._corpus("rc-dev")
-        export_untrained(self._config, TrainingData(train=small, dev=small), path)
-        everything = self._stage(
+        small_corpus = self._corpus("rc-dev")
+        export_untrained(self._config, TrainingData(train=small_corpus, dev=small_corpus), path)
+        all_pairs = self._stage(
             PROPOSE, self._config.propose, "untrained-all", corpus=test, rcp=path / "untrained-rcp", threshold="0"
         )
         proposed = sum(len(row) for row in Candidates.open(path / "propose" / "candidates"))
         probabilities = sorted(
-            candidate.probability for row in Candidates.open(everything / "candidates") for candidate in row
+            candidate.probability for row in Candidates.open(all_pairs / "candidates") for candidate in row
         )
         threshold = probabilities[-min(max(proposed, 1), len(probabilities))]
         rcp, rc = path / "untrained-rcp", path / "untrained-rc"
-        self._chain("untrained-propose", "untrained", rcp=rcp, rc=rc, threshold=repr(threshold))
+        self._propose_and_classify("untrained-propose", "untrained", rcp=rcp, rc=rc, threshold=repr(threshold))
 
     def _facts(self) -> Facts:
         train = self._corpus("train")
         return read_facts(train, Corpus.open(train).relations)
 
-    def _evaluated(self) -> list[Evaluated]:
+    def _scored_runs(self) -> list[ScoredRun]:
         facts = self._facts()
-        runs = (read_evaluated(self._run.path / name, facts) for name in ("lmrc", "untrained"))
+        runs = (read_scored_run(self._run.path / name, facts) for name in ("lmrc", "untrained"))
         return [run for run in runs if run is not None]
 
-    def _summarise(self, seconds: float) -> dict[str, Any]:
-        evaluated = self._evaluated()
+    def _summarize(self, seconds: float) -> dict[str, Any]:
+        trained, untrained = self._scored_runs()
         test = Corpus.open(self._corpus("test"))
         candidates = Candidates.open(self._run.path / "propose" / "candidates")
         rows = (
@@ -142,8 +145,8 @@ class Demo:
             "rcp_f1": rcp.f1,
             "rcp_precision": rcp.precision,
             "rcp_recall": rcp.recall,
-            "final_f1": evaluated[0].scores.all.f1,
-            "untrained_f1": evaluated[1].scores.all.f1,
+            "final_f1": trained.scores.all.f1,
+            "untrained_f1": untrained.scores.all.f1,
             "seconds": round(seconds, 1),
         }
 
@@ -152,7 +155,7 @@ class Demo:
         print()
         print(_rcp_table(summary).text())
         print()
-        print(score_table([(run.name, run.scores) for run in self._evaluated()]).text())
+        print(score_table([(run.name, run.scores) for run in self._scored_runs()]).text())
         print(f"\nReport: {self._run.path / PAGE}")
         print(
             f"RCP F1 {summary['rcp_f1']:.1f}, final F1 {summary['final_f1']:.1f} "
@@ -166,12 +169,12 @@ def _rcp_table(summary: dict[str, Any]) -> Table:
 
 
 def export_untrained(config: DemoConfig, data: TrainingData, folder: Path) -> None:
-    """Both models as they are before the first step, in the layout that inference loads."""
-    from lmrc.engine.backend import trained_parameters
-    from lmrc.engine.loop import seed_everything
-    from lmrc.engine.task import Task
-    from lmrc.rc.train import RcTask
-    from lmrc.rcp.train import RcpTask
+    """Write both models as they are before the first step, in the form that inference loads."""
+    from lmrc.rc.task import RcTask
+    from lmrc.rcp.task import RcpTask
+    from lmrc.training.backends.base import trained_parameters
+    from lmrc.training.task import Task
+    from lmrc.training.trainer import seed_everything
 
     quieten()
     corpus = Corpus.open(data.train)

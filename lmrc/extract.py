@@ -1,77 +1,78 @@
-"""Triples of new documents: RCP, then RC, a few documents at a time, on this machine.
+"""Triples of new documents, found with both models on this machine: RCP proposes pairs, the LM names their relations.
 
-The score of a triple is P(pair) x P(relation): of equation 6, and of the LM for this relation of the pair among the
-possible ones (`lmrc.rc.constrained`, `lmrc.rc.scoring`). Both are as well calibrated as the models are; the order of
-the triples is what the score is for.
+The score of a triple is P(pair) x P(relation). P(pair) is equation 6. P(relation) is the LM's probability of the
+relation among those possible for the pair (`lmrc.rc.decoding.constrained`, `lmrc.rc.decoding.scoring`). The score
+ranks triples; it is calibrated only as well as both models are.
 """
 
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
 import torch
 
-from lmrc.config import DecodeOptions, ExtractConfig, PromptOptions
-from lmrc.corpus.docred import Document, candidate_pairs, read_documents
+from lmrc.common.errors import UserError
+from lmrc.common.exit_codes import Interrupted
+from lmrc.common.input_checks import check_output
+from lmrc.common.progress import DocumentProgress
+from lmrc.config.schema import DecodeOptions, ExtractConfig, PromptOptions
+from lmrc.corpus.docred import candidate_pairs, read_documents
+from lmrc.corpus.predictions import Prediction, predictions_writer
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
-from lmrc.errors import UserError
-from lmrc.evaluation.predictions import Prediction, writing_predictions
-from lmrc.evaluation.tables import Table
-from lmrc.exits import Interrupted
-from lmrc.inputs import check_output
-from lmrc.progress import DocumentProgress
-from lmrc.rc.adapter import adapter_base
-from lmrc.rc.answering import LocalAnswering, load_lm
-from lmrc.rc.examples import Query, QueryBuilder
-from lmrc.rc.lora import load_tokenizer
-from lmrc.rc.prompts import entity_name
-from lmrc.rc.settings import Settings
-from lmrc.rcp.calibration import find_threshold
-from lmrc.rcp.model import check_folder
-from lmrc.rcp.propose import Proposal, Proposer
+from lmrc.corpus.types import Document
+from lmrc.evaluation.tables.table import Table
+from lmrc.rc.decoding.hf_backend import LocalBackend, load_lm
+from lmrc.rc.model.adapter import adapter_base
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.model.lora import load_tokenizer
+from lmrc.rc.prompts.query_builder import Query, QueryBuilder
+from lmrc.rc.prompts.templates import PROMPTS, entity_name
+from lmrc.rcp.model.model import check_folder
+from lmrc.rcp.predict import Proposal, Proposer
+from lmrc.rcp.thresholds import find_threshold
 
+# Batches of documents in memory. More would fill the LM's batches better, but report progress less often.
 BATCHES = 2
-"""Batches of documents that are in memory: more would fill the LM better, and tell less often how far it is."""
+# Triples that the summary shows with their names.
 SHOWN = 8
-"""Triples that are shown with their names."""
 _LONGEST_NAME = 40
 
 
 @dataclass(slots=True)
-class Extracted:
-    """What was found."""
+class ExtractionStats:
+    """Counts over the documents that were extracted."""
 
     documents: int = 0
     pairs: int = 0
     kept: int = 0
     triples: int = 0
+    # Documents for which RCP proposed no pair.
     documents_without_pairs: int = 0
-    """Where RCP kept none."""
+    # Mentions after the last token that RCP reads.
     cut_mentions: int = 0
-    """Mentions beyond the longest text of RCP."""
+    # Entities whose type RCP has no embedding for.
     unknown_types: int = 0
-    """Entities whose type RCP has no embedding for, if it looks at types."""
+    # Answers of the LM that reached the length limit.
     unfinished: int = 0
-    """Answers of the LM that were cut."""
+    # Queries whose prompt lacks some sentences, to fit.
     shortened: int = 0
-    """Queries without some sentences of the text, which did not fit."""
+    # (head name, relation name, tail name, score) of the first triples.
     first: list[tuple[str, str, str, float]] = field(default_factory=list)
-    """Names of head, relation and tail, and score, of the first triples."""
 
     def __str__(self) -> str:
         share = 100.0 * self.kept / self.pairs if self.pairs else 0.0
         lines = [
             f"{self.triples:,} triples of {self.documents:,} documents; {self.unfinished:,} answers cut short",
             f"{self.kept:,} of {self.pairs:,} pairs kept ({share:.1f} %); {self.documents_without_pairs:,} documents "
-            f"without any; {self.cut_mentions:,} mentions beyond RCP's longest text",
+            f"without any; {self.cut_mentions:,} mentions beyond the end of RCP's window",
         ]
         if self.shortened:
-            lines.append(f"{self.shortened:,} queries were about a text without some of its sentences, to fit")
+            lines.append(f"{self.shortened:,} prompts left out some sentences of the text, to fit")
         if self.unknown_types:
-            lines.append(f"{self.unknown_types:,} entities are of types that RCP was not trained on")
+            lines.append(f"{self.unknown_types:,} entities have types that RCP was not trained on")
         if self.first:
             rows = [
                 (_short(head), relation, _short(tail), f"{score:.3f}") for head, relation, tail, score in self.first
@@ -84,156 +85,202 @@ def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
 
 
-class Extraction:
-    """Both models, ready for the documents of `config`."""
+class TripleExtractor:
+    """Both models, loaded once and applied to batches of documents. `relations` is the LM's relation set."""
 
-    def __init__(self, config: ExtractConfig) -> None:
+    def __init__(self, config: ExtractConfig, device: str | None = None) -> None:
         """Load RCP. The LM is loaded when the first document has a candidate.
 
+        Args:
+            config: the models and how they are applied; `documents` and `out` are not read.
+            device: device of both models, such as "cpu" or "cuda:1"; by default the GPUs if there are any.
+
         Raises:
-            UserError: a model is missing or damaged, the adapter names no relations or others than those that were
-                given, or this machine has fewer GPUs than were asked for.
+            UserError: a model is missing or damaged, the adapter's relations are unknown or differ from the given
+                ones, or this machine has fewer GPUs than were asked for.
         """
         self._config = config
         check_gpus(config)
-        check_output(config.out)
-        asked = PromptOptions() if config.shorten is None else PromptOptions(shorten=config.shorten)
-        settings = Settings.read_for(config.rc, asked)
-        if settings.prompt.kind == "rcp-llm":
+        asked = PromptOptions() if config.truncate is None else PromptOptions(truncate=config.truncate)
+        settings = AdapterMetadata.read_for(config.rc, asked)
+        if not PROMPTS[settings.prompt.kind].names_relations:
             raise UserError(f"{config.rc} says Yes or No, it names no relations: give an adapter of kind rc or direct")
         self.relations = relation_set(config, settings)
+        self.stats = ExtractionStats()
         check_folder(config.rcp)
         threshold = find_threshold(config.rcp, config.threshold)
         base, tokenizer = adapter_base(config.rc), load_tokenizer(str(config.rc))
         decode = DecodeOptions(mode=config.mode, threshold=config.relation_threshold, batch_size=config.batch_size)
         self._builder = QueryBuilder(tokenizer, self.relations, settings.prompt, decode.max_new_tokens)
-        self._chunk: list[Document] = []
-        self._answering = LocalAnswering(
-            lambda: load_lm(base, config.rc, settings, config.gpus),
+        self._batch: list[Document] = []
+        self._answering = LocalBackend(
+            lambda: load_lm(base, config.rc, settings, config.gpus, device),
             tokenizer,
             settings.prompt,
             decode,
             self.relations,
             self._document,
-            self._builder.beginning(),
+            self._builder.shared_prefix(),
         )
-        self._proposer = Proposer(config.rcp, threshold, config.top_k, config.batch_size)
+        self._proposer = Proposer(config.rcp, threshold, config.top_k, config.batch_size, device)
 
     def _document(self, query: Query) -> Document:
-        return self._chunk[query.document]
+        return self._batch[query.document]
 
-    def run(self) -> Extracted:
-        """Write `config.out`, in the submission format, when all is done; what it held before stays until then.
+    def check(self, index: int, document: Document) -> None:
+        """Check that the prompt of every pair of a document fits.
 
-        All documents are checked before the first is answered.
-
-        Raises UserError at a malformed document, at one whose text does not fit the prompt, and where the file cannot
-        be written; Interrupted at Ctrl-C.
+        Raises:
+            UserError: it does not.
         """
-        found = Extracted()
-        try:
-            with writing_predictions(self._config.out) as write:
-                with DocumentProgress("checking", None, sys.stderr) as progress:
-                    total = self._check(progress.add)
-                with DocumentProgress("extracting", total, sys.stderr) as progress:
-                    for chunk in self._chunks():
-                        for triples in self._extract(chunk, found):
-                            write(triples)
-                        progress.add(len(chunk))
-        except KeyboardInterrupt:
-            raise Interrupted(f"stopped; {self._config.out} was not written") from None
-        return found
+        # The pair with the longest names needs the longest prompt.
+        longest = sorted(range(len(document.entities)), key=lambda e: len(entity_name(document, e)))[-2:]
+        if len(longest) < 2:
+            return
+        query = next(self._builder.build(index, document, [(longest[0], longest[1])]))
+        if query.left_out:
+            # If sentences are dropped, those that stay depend on the pair.
+            for _ in self._builder.build(index, document, candidate_pairs(len(document.entities))):
+                pass
 
-    def _check(self, done: Callable[[int], None]) -> int:
-        """The number of documents, if the LM can be asked about each."""
-        index = -1
-        for index, document in enumerate(read_documents(self._config.documents, None)):
-            longest = sorted(range(len(document.entities)), key=lambda e: len(entity_name(document, e)))[-2:]
-            if len(longest) == 2:
-                try:
-                    query = next(self._builder.build(index, document, [(longest[0], longest[1])]))
-                    if query.left_out:
-                        # What is left depends on the pair, not on its names alone.
-                        for _ in self._builder.build(index, document, candidate_pairs(len(document.entities))):
-                            pass
-                except UserError as error:
-                    raise UserError(f"{self._config.documents}: {error}; nothing was extracted") from None
-            done(1)
-        return index + 1
+    def extract(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[Prediction]]]:
+        """Yield each document with its triples, in order. Only a few batches are in memory at a time.
 
-    def _chunks(self) -> Iterator[list[Document]]:
-        documents = read_documents(self._config.documents, None)
-        while chunk := list(islice(documents, BATCHES * self._config.batch_size)):
-            yield chunk
+        Raises:
+            UserError: the prompt of a document does not fit.
+        """
+        source = iter(documents)
+        while batch := list(islice(source, BATCHES * self._config.batch_size)):
+            yield from zip(batch, self._extract_batch(batch), strict=True)
 
-    def _extract(self, chunk: list[Document], found: Extracted) -> list[list[Prediction]]:
-        """The triples of each document of the chunk."""
-        self._chunk = chunk
-        proposals = self._proposer.propose(chunk)
+    def _extract_batch(self, batch: list[Document]) -> list[list[Prediction]]:
+        """Return the triples of each document of the batch, and add them to `stats`."""
+        self._batch = batch
+        proposals = self._proposer.propose(batch)
         queries: list[Query] = []
-        for index, (document, proposal) in enumerate(zip(chunk, proposals, strict=True)):
+        for index, (document, proposal) in enumerate(zip(batch, proposals, strict=True)):
             pairs = [(candidate.head, candidate.tail) for candidate in proposal.candidates]
             queries += self._builder.build(index, document, pairs)
-        triples: list[list[Prediction]] = [[] for _ in chunk]
-        probability = [{(pair.head, pair.tail): pair.probability for pair in each.candidates} for each in proposals]
+        triples: list[list[Prediction]] = [[] for _ in batch]
+        pair_probabilities = [
+            {(pair.head, pair.tail): pair.probability for pair in proposal.candidates} for proposal in proposals
+        ]
         # Without a query the LM need not be loaded.
         for answered in self._answering.answer(queries) if queries else ():
             index = answered.query.document
-            found.unfinished += not answered.finished
-            found.shortened += bool(answered.query.left_out)
+            self.stats.unfinished += not answered.finished
+            self.stats.shortened += bool(answered.query.left_out)
             for scored in answered.triples:
                 triple = scored.triple
-                # None: an answer in which there was nothing to choose.
-                of_relation = 1.0 if scored.score is None else scored.score
-                if self._config.mode == "constrained" or of_relation >= self._config.relation_threshold:
-                    of_pair = probability[index][triple.head, triple.tail]
-                    triples[index].append(Prediction(chunk[index].title, *triple, score=of_pair * of_relation))
-        self._count(chunk, proposals, triples, found)
+                # None: the grammar left no choice.
+                relation_probability = 1.0 if scored.score is None else scored.score
+                if self._config.mode == "constrained" or relation_probability >= self._config.relation_threshold:
+                    score = pair_probabilities[index][triple.head, triple.tail] * relation_probability
+                    triples[index].append(Prediction(batch[index].title, *triple, score=score))
+        for document, proposal, predictions in zip(batch, proposals, triples, strict=True):
+            self._count(document, proposal, predictions)
         return triples
 
-    def _count(
-        self,
-        chunk: Sequence[Document],
-        proposals: Sequence[Proposal],
-        triples: Sequence[Sequence[Prediction]],
-        found: Extracted,
-    ) -> None:
-        for document, proposal, of_document in zip(chunk, proposals, triples, strict=True):
-            found.documents += 1
-            found.pairs += proposal.pairs
-            found.kept += len(proposal.candidates)
-            found.documents_without_pairs += not proposal.candidates
-            found.cut_mentions += proposal.cut_mentions
-            found.unknown_types += proposal.unknown_types
-            found.triples += len(of_document)
-            for one in of_document[: SHOWN - len(found.first)]:
-                head, tail = entity_name(document, one.head), entity_name(document, one.tail)
-                found.first.append((head, self.relations.name(one.relation), tail, one.score or 0.0))
+    def _count(self, document: Document, proposal: Proposal, predictions: Sequence[Prediction]) -> None:
+        stats = self.stats
+        stats.documents += 1
+        stats.pairs += proposal.pairs
+        stats.kept += len(proposal.candidates)
+        stats.documents_without_pairs += not proposal.candidates
+        stats.cut_mentions += proposal.cut_mentions
+        stats.unknown_types += proposal.unknown_types
+        stats.triples += len(predictions)
+        for prediction in predictions[: SHOWN - len(stats.first)]:
+            head, tail = entity_name(document, prediction.head), entity_name(document, prediction.tail)
+            stats.first.append((head, self.relations.name(prediction.relation), tail, prediction.score or 0.0))
+
+
+class Extraction:
+    """`lmrc extract`: a file of documents in, a file of triples out."""
+
+    def __init__(self, config: ExtractConfig) -> None:
+        """Load RCP; see `TripleExtractor`.
+
+        Raises:
+            UserError: also if `config.out` cannot be written.
+        """
+        self._config = config
+        check_output(config.out)
+        self._extractor = TripleExtractor(config)
+
+    @property
+    def relations(self) -> RelationSet:
+        """Return the relation set of the LM."""
+        return self._extractor.relations
+
+    def run(self) -> ExtractionStats:
+        """Check all documents, extract their triples, and write `config.out` in the submission format.
+
+        `config.out` is replaced only after the last document.
+
+        Raises:
+            UserError: a document is malformed or does not fit the prompt, or the file cannot be written.
+            Interrupted: Ctrl-C was pressed.
+        """
+        try:
+            with predictions_writer(self._config.out) as write:
+                with DocumentProgress("checking", None, sys.stderr) as progress:
+                    total = self._check_documents(progress)
+                with DocumentProgress("extracting", total, sys.stderr) as progress:
+                    for _, triples in self._extractor.extract(read_documents(self._config.documents, None)):
+                        write(triples)
+                        progress.add(1)
+        except KeyboardInterrupt:
+            raise Interrupted(f"stopped; {self._config.out} was not written") from None
+        return self._extractor.stats
+
+    def _check_documents(self, progress: DocumentProgress) -> int:
+        """Check that every document fits the prompt; return their number.
+
+        Raises:
+            UserError: one does not fit, or is malformed.
+        """
+        count = 0
+        for index, document in enumerate(read_documents(self._config.documents, None)):
+            try:
+                self._extractor.check(index, document)
+            except UserError as error:
+                raise UserError(f"{self._config.documents}: {error}; nothing was extracted") from None
+            progress.add(1)
+            count += 1
+        return count
 
 
 def check_gpus(config: ExtractConfig) -> None:
-    """Raise UserError if `gpus` was given and this machine has fewer."""
-    there = torch.cuda.device_count()
-    if "gpus" in config.model_fields_set and config.gpus > there:
-        raise UserError(f"--gpus is {config.gpus}, but this machine has {there or 'none'}: lower it or leave it out")
+    """Check that this machine has as many GPUs as `config.gpus`, if it was given.
+
+    Raises:
+        UserError: it has fewer.
+    """
+    available = torch.cuda.device_count()
+    if "gpus" in config.model_fields_set and config.gpus > available:
+        raise UserError(
+            f"--gpus is {config.gpus}, but this machine has {available or 'none'}: lower it or leave it out"
+        )
 
 
-def relation_set(config: ExtractConfig, settings: Settings) -> RelationSet:
-    """The relations the adapter names, once it is sure that they are those it was trained with.
+def relation_set(config: ExtractConfig, settings: AdapterMetadata) -> RelationSet:
+    """Return the relations that the adapter was trained with.
 
-    Raises UserError where they are not, or are not known.
+    Raises:
+        UserError: the adapter does not hold them and none were given, or the given ones differ.
     """
     if config.relations is not None:
         given = read_relations(config.relations)
         if given.sha256 != settings.relations_sha256:
             raise UserError(
-                f"{config.rc} was trained with another relation set than that of {config.relations}, whose ids, names "
-                "and order count: give the file that the training corpus was built with, or none for the adapter's own"
+                f"{config.rc} was trained with another relation set than {config.relations} (ids, names or order "
+                "differ): give the file that the training corpus was built with, or leave it out to use the adapter's"
             )
         return given
-    known = settings.relations or DOCRED
-    if known.sha256 != settings.relations_sha256:
+    stored = settings.relations or DOCRED
+    if stored.sha256 != settings.relations_sha256:
         raise UserError(
             f"{config.rc} does not hold its relation set, which is not DocRED's: give its file as --relations"
         )
-    return known
+    return stored

@@ -8,10 +8,10 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
-# Tests never reach outside this machine: whoever asks the hub finds nobody there.
+# Tests never reach outside this machine: requests to the hub get no answer.
 os.environ.setdefault("HF_ENDPOINT", "http://127.0.0.1:9")
 
-# A busy machine is no failure.
+# A test that is slow on a busy machine must not fail.
 settings.register_profile("lmrc", deadline=None)
 settings.load_profile("lmrc")
 

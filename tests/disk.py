@@ -1,4 +1,4 @@
-"""Disks to be filled, for tests."""
+"""Small disks that a test can fill."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Disk:
         self._ballast.unlink()
 
     def set_writable(self, writable: bool) -> None:
-        """Remount it; waits for whoever has a file open for writing."""
+        """Remount the disk, after files that are open for writing are closed."""
         command = ["mount", "-o", f"remount,{'rw' if writable else 'ro'}", str(self.path)]
         for _ in range(100):
             done = subprocess.run(command, capture_output=True, text=True)

@@ -1,6 +1,6 @@
-"""Every launch that is written down is taken through the pre-flight, on sites with eight and with four GPUs per node.
+"""Every launch command of the documentation passes the pre-flight on sites with eight and with four GPUs per node.
 
-Data and models of the names in the commands stand ready: small ones, but the paper's models have their real shapes.
+The data and models in the commands are replaced by small ones; the paper's models have their real configs.
 """
 
 from __future__ import annotations
@@ -15,21 +15,21 @@ from pathlib import Path
 import pytest
 from huggingface_hub import constants
 
-from lmrc.cache import cache_folder
-from lmrc.cluster import pipeline
-from lmrc.cluster.architecture import KNOWN
-from lmrc.cluster.launch import read_config
-from lmrc.cluster.preflight import examine
-from lmrc.cluster.preflight.evaluation import evaluated_corpus
-from lmrc.cluster.stages import STAGES, StageConfig
-from lmrc.config import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
-from lmrc.corpus.arrow import Corpus
+from lmrc.common.cache import cache_folder
+from lmrc.config.loader import split_flags
+from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.corpus.candidates import write_candidates
-from lmrc.embedded import resolve
-from lmrc.options import split_flags
-from tests.cluster.preflight.test_hub import make_cached
-from tests.cluster.site import Partition, fake_site
+from lmrc.corpus.corpus import Corpus
+from lmrc.launcher import pipeline
+from lmrc.launcher.launch import read_config
+from lmrc.launcher.model_shapes import KNOWN_CONFIGS
+from lmrc.launcher.preflight import examine
+from lmrc.launcher.preflight.evaluation import evaluated_corpus
+from lmrc.launcher.stages import STAGES, StageConfig
+from lmrc.pretrained.packaged import resolve
 from tests.conftest import ROOT
+from tests.launcher.preflight.test_hub import make_cached
+from tests.launcher.site import Partition, fake_site
 from tests.slurm.harness import write_data, write_models
 from tests.test_readme import commands as commands_of_pages
 
@@ -37,7 +37,7 @@ FLAGS = ("--dry-run", "--follow")
 
 
 def launches() -> list[str]:
-    """Every command of the pages and of the launchers' docstrings that launches something."""
+    """Return the launch commands in the pages, docstrings and configs."""
     found = [command for _, command in commands_of_pages()]
     for path in [*ROOT.glob("launch/*.py"), *ROOT.glob("lmrc/**/*.py"), *ROOT.glob("configs/**/*.yaml")]:
         found += re.findall(r"`(python launch/[^`]+)`", path.read_text())
@@ -47,11 +47,11 @@ def launches() -> list[str]:
 
 @pytest.fixture(scope="module")
 def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Small corpora and models: data/{train,dev}, rcp and rc, and cached models of the paper's names."""
+    """Make small corpora data/{train,dev}, runs rcp and rc, and cached models with the paper's names."""
     folder = tmp_path_factory.mktemp("small")
     write_data(folder / "data", documents=6)
     write_models(folder, folder / "data")
-    for name, options in KNOWN.items():
+    for name, options in KNOWN_CONFIGS.items():
         if name.startswith("embedded:"):
             continue
         tiny = Path(resolve(f"embedded:{'tiny-llm' if 'lama' in name or 'mistral' in name else 'tiny-encoder'}"))
@@ -64,7 +64,7 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def home(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """The folder in which the commands are typed."""
+    """Return the folder in which the commands are typed."""
     home = tmp_path / "home"
     home.mkdir()
     for part in ("configs", "launch", "slurm"):
@@ -72,7 +72,7 @@ def home(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
     monkeypatch.chdir(home)
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(small / "cache"))
     monkeypatch.setenv("HF_HUB_CACHE", str(small / "cache"))
-    # configs/cluster/example.yaml keeps the cache below the home.
+    # The cache folder of configs/cluster/example.yaml is in the home folder.
     own = tmp_path / "user" / ".cache" / "lmrc" / "huggingface"
     own.mkdir(parents=True)
     (own / "hub").symlink_to(small / "cache")
@@ -83,14 +83,14 @@ def home(small: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterat
 
 
 def link(path: Path, target: Path) -> None:
-    """Put what stands ready where a command expects it."""
+    """Link a prepared file or folder to the path in a command."""
     if not path.exists():
         path.parent.mkdir(parents=True, exist_ok=True)
         path.symlink_to(target)
 
 
 def make_ready(config: StageConfig, small: Path) -> None:
-    """Make the inputs of a stage, by the names that the command gives them."""
+    """Make the inputs of a stage at the paths in its config."""
     if isinstance(config, (RcpConfig, RcConfig)):
         link(config.data.train, small / "data" / "train")
         link(config.data.dev, small / "data" / "dev")
@@ -111,7 +111,7 @@ def make_ready(config: StageConfig, small: Path) -> None:
 
 @pytest.mark.parametrize("gpus", [8, 4])
 @pytest.mark.parametrize("command", launches())
-def test_a_launch_passes_the_preflight(
+def test_launch_passes_the_preflight(
     command: str, gpus: int, small: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     jobs = fake_site(tmp_path / "site", monkeypatch, Partition(gres=f"gpu:{gpus}(S:0-1)", nodes=8))
@@ -151,12 +151,12 @@ def test_a_launch_passes_the_preflight(
 @pytest.mark.parametrize(
     "path", sorted(ROOT.glob("configs/*/*.yaml")), ids=lambda path: f"{path.parent.name}/{path.stem}"
 )
-def test_every_config_of_a_stage_passes_it(
+def test_every_config_passes_the_preflight(
     path: Path, small: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stages = {"rcp": "rcp", "rc": "rc", "direct": "rc", "rcp-llm": "rc", "rc-gold": "classify", "few-shot": "classify"}
     if path.parent.name not in stages:
-        pytest.skip("a part of others' configs, or a chain, which the README's commands have")
+        pytest.skip("part of another config, or a pipeline, which has its own commands")
     fake_site(tmp_path / "site", monkeypatch)
     stage = STAGES[stages[path.parent.name]]
     config = read_config(stage, ["--config", str(path), "--where", "slurm"])

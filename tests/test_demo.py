@@ -1,4 +1,4 @@
-"""The whole chain, end to end, on tiny random models."""
+"""The demo end to end, on tiny random models."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.cli import main
+from lmrc.cli.main import main
 from tests.conftest import ROOT
 
 
 @pytest.mark.slow
-def test_the_chain_from_documents_to_report(
+def test_pipeline_from_documents_to_report(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setenv("LMRC_CACHE", str(tmp_path / "cache"))
@@ -25,13 +25,13 @@ def test_the_chain_from_documents_to_report(
     assert {"rcp_f1", "final_f1", "untrained_f1", "seconds"} <= summary.keys()
     assert all(0.0 <= summary[key] <= 100.0 for key in ("rcp_f1", "final_f1", "untrained_f1"))
     assert shown.splitlines()[-1].startswith(f"RCP F1 {summary['rcp_f1']:.1f}, final F1 {summary['final_f1']:.1f}")
-    # Every stage is a run of its own, done.
+    # Every stage is a finished run.
     for stage in ("rcp", "propose", "rc", "lmrc", "untrained"):
         assert (run / stage / "DONE").exists(), stage
         assert (run / stage / "config.yaml").exists(), stage
-    # Predictions are about held-out documents, and only about pairs that were proposed.
-    from lmrc.corpus.arrow import Corpus
+    # Only proposed pairs of held-out documents are predicted.
     from lmrc.corpus.candidates import Candidates
+    from lmrc.corpus.corpus import Corpus
 
     corpus, candidates = Corpus.open(run / "data" / "test"), Candidates.open(run / "propose" / "candidates")
     proposed = {
@@ -43,16 +43,16 @@ def test_the_chain_from_documents_to_report(
     assert {(p["title"], p["h_idx"], p["t_idx"]) for p in predictions} <= proposed
     page = (run / "report.html").read_text()
     assert corpus[0].title.split("'")[0] in page
-    # Self-contained: nothing is fetched (the names of XML namespaces look like addresses, but are not).
+    # The page loads nothing from the network. XML namespaces look like URLs but are none.
     assert not re.findall(r"""(?:src|href|url)\s*[=(]\s*["']?(?:https?:)?//""", page)
 
-    # The published score of the same files is the summary's.
+    # `lmrc score` gives the same F1.
     out = tmp_path / "scores.json"
     pred = run / "lmrc" / "predictions.json"
     assert main(["score", "--gold", str(run / "data" / "test"), "--pred", str(pred), "--json", str(out)]) == 0
     assert json.loads(out.read_text())["f1"] == summary["final_f1"]
 
-    # A second start shows the finished result; a stage that was lost is made again, and nothing else.
+    # A second start shows the result. If one stage is missing, only that stage runs again.
     capsys.readouterr()
     assert main(arguments) == 0
     assert "is new" not in capsys.readouterr().out

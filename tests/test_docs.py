@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from lmrc.cluster.memory import CARDS, GIB, estimate_rc
-from lmrc.config import RcConfig
-from lmrc.options import parse
+from lmrc.config.loader import parse
+from lmrc.config.schema import RcConfig
+from lmrc.launcher.gpu_memory import CARDS, GIB, estimate_rc
 from tests.conftest import ROOT
 
 

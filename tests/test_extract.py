@@ -13,19 +13,20 @@ import pytest
 import torch
 
 from lmrc import extract
-from lmrc.cli import main
-from lmrc.config import ClassifyConfig, DecodeOptions, ExtractConfig, RunOptions
+from lmrc.cli.main import main
+from lmrc.common.errors import UserError
+from lmrc.config.schema import ClassifyConfig, DecodeOptions, ExtractConfig, RunOptions
 from lmrc.corpus.candidates import Candidate, write_candidates
-from lmrc.corpus.docred import Document, candidate_pairs, to_json
-from lmrc.errors import UserError
-from lmrc.evaluation.predictions import read_predictions
+from lmrc.corpus.docred import candidate_pairs, to_json
+from lmrc.corpus.predictions import read_predictions
+from lmrc.corpus.types import Document
 from lmrc.extract import Extraction
-from lmrc.rc.classify import Classifying
-from lmrc.rc.settings import Settings
-from lmrc.rcp.calibration import calibrate, save
-from lmrc.rcp.markers import Encoder
-from lmrc.rcp.model import RelationCandidateModel
-from lmrc.rcp.propose import Proposal, Proposer, probabilities
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.predict import ClassifyInference
+from lmrc.rcp.data.tokenization import DocumentTokenizer
+from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.rcp.predict import Proposal, Proposer, probabilities
+from lmrc.rcp.thresholds import calibrate, save
 from tests.rc import tiny as rc_tiny
 from tests.rc.conftest import Learnt, base, learnt  # noqa: F401 (fixtures)
 from tests.rcp import tiny as rcp_tiny
@@ -35,8 +36,8 @@ Triple = tuple[str, int, int, str]
 
 
 def placed(document: Document, title: str | None = None, words: str = "Ada met Bob .") -> Document:
-    """Its entities at the first, second ... word: those of `tests.rc.tiny` all stand at the first."""
-    entities = tuple((replace(entity[0], start=at, end=at + 1),) for at, entity in enumerate(document.entities))
+    """Return the document with entity i at word i. In `tests.rc.tiny` all entities are at word 0."""
+    entities = tuple((replace(entity[0], start=i, end=i + 1),) for i, entity in enumerate(document.entities))
     return replace(document, title=title or document.title, sentences=(tuple(words.split()),), entities=entities)
 
 
@@ -51,7 +52,7 @@ DOCUMENTS = [
 
 @pytest.fixture(scope="module")
 def rcp(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A classifier with random weights, whose probabilities are far apart."""
+    """Write a classifier with random weights and well separated probabilities."""
     folder = tmp_path_factory.mktemp("rcp")
     model = RelationCandidateModel(rcp_tiny.encoder("bert"), 40)
     torch.manual_seed(1)
@@ -62,7 +63,7 @@ def rcp(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
-    """New documents; labels that are there may be anything."""
+    """Write documents; labels are malformed because they must be ignored."""
     path = tmp_path / "new.json"
     raw = [to_json(document) for document in DOCUMENTS]
     raw[0]["labels"] = [{"h": 0, "t": 99, "r": "of another set"}]
@@ -76,9 +77,9 @@ def config(rcp: Path, learnt: Learnt, file: Path, tmp_path: Path) -> ExtractConf
 
 
 def pair_probabilities(rcp: Path, documents: Sequence[Document]) -> dict[tuple[str, int, int], float]:
-    """Of all pairs, document by document."""
+    """Return P(pair has a relation) of all pairs."""
     model, tokenizer = RelationCandidateModel.load(rcp)
-    encoder = Encoder(tokenizer, model.max_length)
+    encoder = DocumentTokenizer(tokenizer, model.max_length)
     return {
         (document.title, *pair): float(score)
         for document in documents
@@ -91,17 +92,20 @@ def pair_probabilities(rcp: Path, documents: Sequence[Document]) -> dict[tuple[s
 
 
 def expected(config: ExtractConfig, folder: Path, least: float, **decode: Any) -> dict[Triple, float]:
-    """The triples by way of a corpus, candidates and the launcher of RC, with P(pair) x P(relation)."""
-    of_pair = pair_probabilities(config.rcp, DOCUMENTS)
+    """Return the triples that the classify stage finds on a corpus with candidates, with their scores."""
+    pair_probability = pair_probabilities(config.rcp, DOCUMENTS)
     unlabelled = [replace(document, labels=None) for document in DOCUMENTS]
     corpus = rc_tiny.corpus(folder / "corpus", unlabelled)
     rows = [
-        (d.title, [Candidate(h, t, p) for (title, h, t), p in of_pair.items() if title == d.title and p >= least])
+        (
+            d.title,
+            [Candidate(h, t, p) for (title, h, t), p in pair_probability.items() if title == d.title and p >= least],
+        )
         for d in DOCUMENTS
     ]
     write_candidates(rows, folder / "candidates", corpus.fingerprint, least)
     run = RunOptions(name="classify", folder=folder)
-    classifying = Classifying(
+    inference = ClassifyInference(
         ClassifyConfig(
             run=run,
             corpus=corpus.folder,
@@ -110,11 +114,11 @@ def expected(config: ExtractConfig, folder: Path, least: float, **decode: Any) -
             decode=DecodeOptions(**decode),
         )
     )
-    classifying.finish(iter(classifying.rows(range(len(DOCUMENTS)))))
-    found = read_predictions(folder / "classify" / "predictions.json")
+    inference.finish(iter(inference.rows(range(len(DOCUMENTS)))))
+    predictions = read_predictions(folder / "classify" / "predictions.json")
     return {
-        (p.title, p.head, p.tail, p.relation): of_pair[p.title, p.head, p.tail] * p.score
-        for p in found
+        (p.title, p.head, p.tail, p.relation): pair_probability[p.title, p.head, p.tail] * p.score
+        for p in predictions
         if p.score is not None
     }
 
@@ -128,27 +132,32 @@ def extracted(path: Path) -> dict[Triple, float]:
 
 
 @pytest.mark.parametrize("batch_size", [1, 8])
-def test_what_both_launchers_find_with_the_product_of_their_probabilities(
+def test_triples_and_scores_equal_those_of_propose_and_classify(
     config: ExtractConfig, tmp_path: Path, batch_size: int
 ) -> None:
-    of_pair = pair_probabilities(config.rcp, DOCUMENTS)
-    # Between two: in other batches the last bits are others.
-    threshold = sum(sorted(of_pair.values())[4:6]) / 2
+    pair_probability = pair_probabilities(config.rcp, DOCUMENTS)
+    # Between two probabilities, because their last bits depend on the batch.
+    threshold = sum(sorted(pair_probability.values())[4:6]) / 2
     given = config.model_copy(update={"threshold": repr(threshold), "batch_size": batch_size})
     counts = Extraction(given).run()
     wanted = expected(config, tmp_path, threshold)
     found = extracted(config.out)
     assert found == pytest.approx(wanted, rel=1e-4)
     assert len({title for title, *_ in found}) >= 3
-    kept = sum(p >= threshold for p in of_pair.values())
-    with_pairs = {title for (title, *_), p in of_pair.items() if p >= threshold}
-    assert 0 < kept < len(of_pair)
-    assert (counts.documents, counts.pairs, counts.kept, counts.triples) == (5, len(of_pair), kept, len(wanted))
+    kept = sum(p >= threshold for p in pair_probability.values())
+    with_pairs = {title for (title, *_), p in pair_probability.items() if p >= threshold}
+    assert 0 < kept < len(pair_probability)
+    assert (counts.documents, counts.pairs, counts.kept, counts.triples) == (
+        5,
+        len(pair_probability),
+        kept,
+        len(wanted),
+    )
     assert counts.documents_without_pairs == 5 - len(with_pairs)
     assert counts.unfinished == 0
 
 
-def test_all_relations_weighed(config: ExtractConfig, tmp_path: Path) -> None:
+def test_mode_score(config: ExtractConfig, tmp_path: Path) -> None:
     Extraction(config.model_copy(update={"mode": "score", "relation_threshold": 0.2})).run()
     found = extracted(config.out)
     assert found == pytest.approx(expected(config, tmp_path, 0.0, mode="score", threshold=0.2), rel=1e-4)
@@ -156,19 +165,19 @@ def test_all_relations_weighed(config: ExtractConfig, tmp_path: Path) -> None:
     assert 0 < len(extracted(config.out)) < len(found)
 
 
-def test_the_most_probable_pairs_of_each_document(config: ExtractConfig) -> None:
-    of_pair = pair_probabilities(config.rcp, DOCUMENTS)
+def test_top_k(config: ExtractConfig) -> None:
+    pair_probability = pair_probabilities(config.rcp, DOCUMENTS)
     counts = Extraction(config.model_copy(update={"top_k": 1})).run()
-    titles = {title for title, *_ in of_pair}
-    best = {max((p, pair) for pair, p in of_pair.items() if pair[0] == title)[1] for title in titles}
+    titles = {title for title, *_ in pair_probability}
+    best = {max((p, pair) for pair, p in pair_probability.items() if pair[0] == title)[1] for title in titles}
     assert counts.kept == len(best) == 4
     assert {pair[:3] for pair in extracted(config.out)} <= best
 
 
-def test_a_threshold_chosen_on_dev(config: ExtractConfig) -> None:
-    of_pair = pair_probabilities(config.rcp, DOCUMENTS)
-    scores = torch.tensor(sorted(of_pair.values()), dtype=torch.float64).numpy()
-    # Gold are the three most probable: the best F1 keeps just these.
+def test_threshold_chosen_on_dev(config: ExtractConfig) -> None:
+    pair_probability = pair_probabilities(config.rcp, DOCUMENTS)
+    scores = torch.tensor(sorted(pair_probability.values()), dtype=torch.float64).numpy()
+    # The three most probable pairs are gold, so the best F1 keeps exactly these.
     save(config.rcp, calibrate(scores, scores >= scores[-3]))
     assert Extraction(config.model_copy(update={"threshold": "f1"})).run().kept == 3
     with pytest.raises(UserError, match="threshold"):
@@ -176,28 +185,28 @@ def test_a_threshold_chosen_on_dev(config: ExtractConfig) -> None:
         Extraction(config.model_copy(update={"threshold": "f1"}))
 
 
-def test_a_few_documents_at_a_time(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_documents_are_extracted_in_batches(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     sizes: list[int] = []
-    whole = Proposer.propose
+    propose = Proposer.propose
 
-    def watched(self: Proposer, documents: Sequence[Document]) -> list[Proposal]:
+    def recorded(self: Proposer, documents: Sequence[Document]) -> list[Proposal]:
         sizes.append(len(documents))
-        return whole(self, documents)
+        return propose(self, documents)
 
-    monkeypatch.setattr(Proposer, "propose", watched)
+    monkeypatch.setattr(Proposer, "propose", recorded)
     Extraction(config.model_copy(update={"batch_size": 1})).run()
     assert sizes == [2, 2, 1]
 
 
-def test_nothing_proposed_needs_no_lm(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_lm_is_not_loaded_without_candidates(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extract, "load_lm", None)
     counts = Extraction(config.model_copy(update={"threshold": "1"})).run()
     assert json.loads(config.out.read_text()) == []
     assert (counts.documents_without_pairs, counts.kept, counts.triples) == (5, 0, 0)
 
 
-def test_mentions_that_were_cut_are_counted(config: ExtractConfig) -> None:
-    """RCP reads 40 word pieces here."""
+def test_cut_mentions_are_counted(config: ExtractConfig) -> None:
+    # RCP reads 40 word pieces here.
     long = rc_tiny.document(["Ada", "Bob"], [], "long", text=" ".join(["Ada"] * 60))
     far = replace(long.entities[1][0], start=59, end=60)
     config.documents.write_text(json.dumps([to_json(replace(long, entities=(long.entities[0], (far,))))]))
@@ -209,11 +218,11 @@ def with_relations(path: Path, relations: dict[str, str]) -> Path:
     return path
 
 
-def test_the_relation_set_is_that_of_the_adapter(config: ExtractConfig, tmp_path: Path) -> None:
+def test_relation_set_must_equal_that_of_the_adapter(config: ExtractConfig, tmp_path: Path) -> None:
     own = dict(zip(rc_tiny.RELATIONS.ids, rc_tiny.RELATIONS.names, strict=True))
     Extraction(config.model_copy(update={"relations": with_relations(tmp_path / "own.json", own)}))
     other = with_relations(tmp_path / "other.json", {**own, "P26": "married to"})
-    with pytest.raises(UserError, match=r"trained with another relation set than that of .*other\.json"):
+    with pytest.raises(UserError, match=r"trained with another relation set than .*other\.json"):
         Extraction(config.model_copy(update={"relations": other}))
 
 
@@ -226,7 +235,7 @@ def copied(adapter: Path, folder: Path, **settings: Any) -> Path:
     return folder
 
 
-def test_an_adapter_that_does_not_hold_its_relations(config: ExtractConfig, tmp_path: Path) -> None:
+def test_adapter_without_its_relation_set(config: ExtractConfig, tmp_path: Path) -> None:
     old = config.model_copy(update={"rc": copied(config.rc, tmp_path / "old", relations=None)})
     with pytest.raises(UserError, match="give its file as --relations"):
         Extraction(old)
@@ -235,13 +244,13 @@ def test_an_adapter_that_does_not_hold_its_relations(config: ExtractConfig, tmp_
     assert Extraction(given).relations == rc_tiny.RELATIONS
 
 
-def test_an_adapter_that_says_yes_or_no_is_refused(config: ExtractConfig, tmp_path: Path) -> None:
+def test_adapter_of_kind_rcp_llm_is_refused(config: ExtractConfig, tmp_path: Path) -> None:
     prompt = json.loads((config.rc / "lmrc.json").read_text())["prompt"] | {"kind": "rcp-llm"}
     with pytest.raises(UserError, match="names no relations"):
         Extraction(config.model_copy(update={"rc": copied(config.rc, tmp_path / "yes", prompt=prompt)}))
 
 
-def test_all_documents_are_checked_before_the_first_is_answered(
+def test_all_documents_are_checked_before_extraction(
     config: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(Proposer, "propose", None)
@@ -258,66 +267,64 @@ def test_all_documents_are_checked_before_the_first_is_answered(
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.json", "out.json"]
 
 
-def test_text_that_does_not_fit_is_shortened_as_the_adapter_has_it(
+def test_long_text_is_shortened_as_in_the_training_of_the_adapter(
     config: ExtractConfig, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What is left depends on the pair: all of them are looked at before the first is answered."""
-    asked = tmp_path / "adapter"
-    shutil.copytree(config.rc, asked)
-    settings = Settings.read(asked)
-    replace(settings, prompt=settings.prompt.model_copy(update={"shorten": "sentences"})).write(asked)
+    adapter = tmp_path / "adapter"
+    shutil.copytree(config.rc, adapter)
+    settings = AdapterMetadata.read(adapter)
+    replace(settings, prompt=settings.prompt.model_copy(update={"truncate": "sentences"})).write(adapter)
     raw = json.loads(config.documents.read_text())
     endless = {**raw[2], "title": "endless", "sents": [raw[2]["sents"][0], ["w"] * 5000]}
     config.documents.write_text(json.dumps([*raw, endless]))
-    found = Extraction(config.model_copy(update={"rc": asked})).run()
-    assert found.shortened == 2
-    assert "2 queries were about a text without some of its sentences, to fit" in str(found)
-    # The longest names are in the first sentence, "it" in the endless one.
+    stats = Extraction(config.model_copy(update={"rc": adapter})).run()
+    assert stats.shortened == 2
+    assert "2 prompts left out some sentences of the text, to fit" in str(stats)
+    # The entities with the longest names are in the first sentence; "it" is in the long one, which must stay.
     other = [{"name": "it", "sent_id": 1, "pos": [0, 1], "type": "PER"}]
     config.documents.write_text(json.dumps([*raw, {**endless, "vertexSet": [*endless["vertexSet"], other]}]))
     monkeypatch.setattr(Proposer, "propose", None)
     with pytest.raises(UserError, match=r"'endless' needs \d+ tokens.*nothing was extracted"):
-        Extraction(config.model_copy(update={"rc": asked})).run()
+        Extraction(config.model_copy(update={"rc": adapter})).run()
 
 
-def test_an_lm_on_several_gpus(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[int] = []
+def test_gpus_are_passed_to_the_lm(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus: list[int] = []
 
     def load(*arguments: Any) -> None:
-        asked.append(arguments[-1])
+        gpus.append(arguments[3])
         raise UserError("no such GPUs here")
 
     monkeypatch.setattr(extract, "load_lm", load)
-    # RCP stays on the CPU: `is_available` does not follow this count.
+    # RCP stays on the CPU, because torch.cuda.is_available() is still False.
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
     assert main(arguments(config, "--gpus", "2", "--threshold", "0")) == 2
-    assert asked == [2]
+    assert gpus == [2]
 
 
-@pytest.mark.parametrize(("there", "says"), [(0, "this machine has none"), (3, "this machine has 3")])
-def test_more_gpus_than_there_are_are_refused(
-    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, capsys: Capture, there: int, says: str
+@pytest.mark.parametrize(("available", "message"), [(0, "this machine has none"), (3, "this machine has 3")])
+def test_too_many_gpus_are_refused(
+    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, capsys: Capture, available: int, message: str
 ) -> None:
     monkeypatch.setattr(Proposer, "__init__", None)  # nothing is loaded
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: there)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: available)
     assert main(arguments(config, "--gpus", "4")) == 2
-    assert f"--gpus is 4, but {says}" in capsys.readouterr().err
+    assert f"--gpus is 4, but {message}" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("more", [["--top_k", "1"], ["--top-k", "1"]])
-def test_dashes_and_underscores_are_alike(config: ExtractConfig, more: list[str]) -> None:
+def test_option_names_with_dashes_and_underscores(config: ExtractConfig, more: list[str]) -> None:
     assert main(arguments(config, "--threshold", "0", *more)) == 0
     pairs = {triple[:3] for triple in extracted(config.out)}
     assert len(pairs) == len({title for title, *_ in pairs}) > 0
 
 
-def test_a_wrong_place_is_told_before_anything_is_loaded(config: ExtractConfig, tmp_path: Path) -> None:
-    """Without torch: in a new process, as this one has it already."""
+def test_wrong_paths_are_reported_before_torch_is_imported(config: ExtractConfig, tmp_path: Path) -> None:
     run = tmp_path / "run"
     shutil.copytree(config.rc, run / "best")
     shutil.copytree(config.rcp, tmp_path / "rcp-run" / "best")
     (tmp_path / "file").write_text("")
-    for changes, says in (
+    for changes, message in (
         ({"out": tmp_path}, f"{tmp_path} is a folder: give a file to write"),
         ({"out": tmp_path / "file" / "out.json"}, f"{tmp_path / 'file'} is a file, not a folder"),
         ({"rc": run}, f"{run} holds no adapter (adapter_config.json is missing): did you mean {run / 'best'}?"),
@@ -325,20 +332,20 @@ def test_a_wrong_place_is_told_before_anything_is_loaded(config: ExtractConfig, 
         ({"rcp": config.rc}, "it holds what launch/rc.py trained; give --rcp the best/ folder"),
     ):
         given = arguments(config.model_copy(update=changes))
-        code = f"import sys; from lmrc.cli import main; main({given!r}); print('torch' in sys.modules)"
+        code = f"import sys; from lmrc.cli.main import main; main({given!r}); print('torch' in sys.modules)"
         ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        assert says in ended.stderr
+        assert message in ended.stderr
         assert ended.stdout == "False\n"
 
 
-def test_text_that_does_not_fit_is_shortened_if_asked_for(config: ExtractConfig, capsys: Capture) -> None:
+def test_long_text_is_shortened_with_the_option(config: ExtractConfig, capsys: Capture) -> None:
     raw = json.loads(config.documents.read_text())
     endless = {**raw[2], "title": "endless", "sents": [raw[2]["sents"][0], ["w"] * 5000]}
     config.documents.write_text(json.dumps([*raw, endless]))
     assert main(arguments(config, "--threshold", "0")) == 2
-    assert "lmrc extract: --shorten sentences" in capsys.readouterr().err
-    assert main(arguments(config, "--threshold", "0", "--shorten", "sentences")) == 0
-    assert "2 queries were about a text without some of its sentences, to fit" in capsys.readouterr().out
+    assert "lmrc extract: --truncate sentences" in capsys.readouterr().err
+    assert main(arguments(config, "--threshold", "0", "--truncate", "sentences")) == 0
+    assert "2 prompts left out some sentences of the text, to fit" in capsys.readouterr().out
 
 
 def arguments(config: ExtractConfig, *more: str) -> list[str]:
@@ -346,21 +353,21 @@ def arguments(config: ExtractConfig, *more: str) -> list[str]:
     return ["extract", str(config.documents), *folders, *more]
 
 
-def test_what_the_user_sees(config: ExtractConfig, capsys: Capture) -> None:
+def test_printed_summary(config: ExtractConfig, capsys: Capture) -> None:
     assert main(arguments(config, "--threshold", "0", "--top-k", "2", "--mode", "score")) == 0
-    shown = capsys.readouterr().out.splitlines()
+    lines = capsys.readouterr().out.splitlines()
     triples = extracted(config.out)
     (title, head, tail, relation), score = next(iter(triples.items()))
     names = [entity[0].name for entity in next(d for d in DOCUMENTS if d.title == title).entities]
-    assert shown[0].split() == ["head", "relation", "tail", "score"]
+    assert lines[0].split() == ["head", "relation", "tail", "score"]
     row = [names[head], rc_tiny.RELATIONS.name(relation), names[tail], f"{score:.3f}"]
-    assert [cell.strip() for cell in shown[2].split("  ") if cell.strip()] == row
-    assert f"{len(triples)} triples of 5 documents" in shown[-3]
-    assert shown[-1] == str(config.out)
+    assert [cell.strip() for cell in lines[2].split("  ") if cell.strip()] == row
+    assert f"{len(triples)} triples of 5 documents" in lines[-3]
+    assert lines[-1] == str(config.out)
 
 
 @pytest.mark.parametrize(
-    ("more", "says"),
+    ("more", "message"),
     [
         (["--threshold", "often"], "neither a probability"),
         (["--top-k", "0"], "top_k"),
@@ -370,15 +377,15 @@ def test_what_the_user_sees(config: ExtractConfig, capsys: Capture) -> None:
         (["--rcp", "nowhere"], "nowhere"),
     ],
 )
-def test_mistakes(config: ExtractConfig, capsys: Capture, more: list[str], says: str) -> None:
+def test_user_errors(config: ExtractConfig, capsys: Capture, more: list[str], message: str) -> None:
     assert main(arguments(config, *more)) == 2
     error = capsys.readouterr().err
-    assert says in error
+    assert message in error
     assert error.count("\n") == 1
     assert not config.out.exists()
 
 
-def test_interrupted(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+def test_interruption_writes_nothing(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     def interrupted(*_: object) -> None:
         raise KeyboardInterrupt
 

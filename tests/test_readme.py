@@ -10,12 +10,12 @@ from pathlib import Path
 import click
 import pytest
 
-from lmrc import config as config_module
-from lmrc.cli import lmrc
-from lmrc.cluster.launch import FLAGS, read_config
-from lmrc.cluster.pipeline import read_pipeline
-from lmrc.cluster.stages import STAGES
-from lmrc.options import table
+from lmrc.cli.main import lmrc
+from lmrc.config import schema as config_module
+from lmrc.config.loader import table
+from lmrc.launcher.launch import FLAGS, read_config
+from lmrc.launcher.pipeline import read_pipeline
+from lmrc.launcher.stages import STAGES
 from tests.conftest import ROOT
 
 PAGES = sorted(path for path in [*ROOT.glob("*.md"), *ROOT.glob("benchmarks/*.md"), *ROOT.glob("docs/*.md")])
@@ -77,7 +77,9 @@ def test_option_tables_are_the_options() -> None:
     assert {name for name, _ in blocks} == {"RcpConfig", "RcConfig", "ProposeConfig", "ClassifyConfig"}
     for name, block in blocks:
         expected = table(getattr(config_module, name), markdown=True)
-        assert block == expected, f"renew docs/options.md: lmrc.options.table({name}, markdown=True) is the table now"
+        assert block == expected, (
+            f"renew docs/options.md: lmrc.config.loader.table({name}, markdown=True) is the table now"
+        )
 
 
 def test_consoles_are_found() -> None:

@@ -42,16 +42,16 @@ rc() { fine_tune rc rc; }
 rc-gold() { answer rc-gold "$sample" rc; }
 lmrc-sample() { answer lmrc "$sample" rc --candidates "$RUNS/propose/candidates"; }
 # All pairs of a document are many queries: a batch is full with a few documents, and little is lost by a kill.
-direct() { fine_tune direct direct; answer direct-answers "$sample" direct --work.unit_documents 4; }
+direct() { fine_tune direct direct; answer direct-answers "$sample" direct --work.docs_per_unit 4; }
 # Three pairs without a relation for each with one: None is not all there is to learn. So too for the LM that takes RCP's
 # place, which would learn to say No, as direct learns to say None.
 direct-3() {
-  fine_tune direct-3 direct --train.none_ratio 3
-  answer direct-3-answers "$sample" direct-3 --work.unit_documents 4
+  fine_tune direct-3 direct --train.negative_ratio 3
+  answer direct-3-answers "$sample" direct-3 --work.docs_per_unit 4
 }
 rcp-llm() {
-  fine_tune rcp-llm rcp-llm --train.none_ratio 3
-  answer rcp-llm-answers "$sample" rcp-llm --work.unit_documents 4
+  fine_tune rcp-llm rcp-llm --train.negative_ratio 3
+  answer rcp-llm-answers "$sample" rcp-llm --work.docs_per_unit 4
   answer lmrc-llm "$sample" rc --candidates "$RUNS/rcp-llm-answers/candidates"
 }
 # What the error analysis asks for: fewer pairs lost to RCP, then fewer relations lost to RC.

@@ -16,20 +16,20 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from lmrc.corpus.arrow import Corpus
-from lmrc.durable import write_atomically
-from lmrc.evaluation.compare import Comparison, compare
-from lmrc.evaluation.evaluated import Evaluated, read_evaluated
-from lmrc.evaluation.facts import read_facts
-from lmrc.evaluation.gold import Gold
-from lmrc.evaluation.metrics import scores_of
-from lmrc.evaluation.predictions import Predictions
-from lmrc.evaluation.tables import Table
-from lmrc.evaluation.triples import Triples
-from lmrc.history import History
-from lmrc.rc.lora import load_tokenizer
-from lmrc.rc.prompts import prompt
-from lmrc.rc.settings import Settings
+from lmrc.common.atomic_io import write_atomically
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.predictions import Predictions
+from lmrc.evaluation.metrics.compare import Comparison, compare
+from lmrc.evaluation.metrics.gold_table import Gold
+from lmrc.evaluation.metrics.scores import scores_of
+from lmrc.evaluation.metrics.train_facts import read_facts
+from lmrc.evaluation.metrics.triple_table import Triples
+from lmrc.evaluation.scored_run import ScoredRun, read_scored_run
+from lmrc.evaluation.tables.table import Table
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.model.lora import load_tokenizer
+from lmrc.rc.prompts.templates import PROMPTS
+from lmrc.runs.events import History
 
 ENDS = {"preempted", "stopped", "died", "failed", "cancelled", "finished"}
 
@@ -91,14 +91,14 @@ def training_tokens(run: Path) -> int | None:
 
 def answer_tokens(run: Path, adapter: Path, corpus: Corpus) -> int:
     """Tokens of prompts and answers of a run that asked an LM."""
-    settings, tokenizer = Settings.read(adapter), load_tokenizer(str(adapter))
+    settings, tokenizer = AdapterMetadata.read(adapter), load_tokenizer(str(adapter))
     texts = []
     for line in (run / "generations.jsonl").read_text().splitlines():
         asked = json.loads(line)
         pairs = [(head, tail) for head, tail in asked["pairs"]]
         document = corpus[asked["document"]]
         texts.append(
-            prompt(document, pairs, corpus.relations, settings.prompt.kind, asked["left_out"]) + asked["answer"]
+            PROMPTS[settings.prompt.kind].render(document, pairs, corpus.relations, asked["left_out"]) + asked["answer"]
         )
     return sum(map(len, tokenizer(texts)["input_ids"])) if texts else 0
 
@@ -164,11 +164,11 @@ def cost_table(systems: Sequence[dict[str, Any]]) -> Table:
     return Table(header, tuple(rows))
 
 
-def _columns(run: Evaluated) -> Predictions:
+def _columns(run: ScoredRun) -> Predictions:
     return run.predictions if isinstance(run.predictions, Predictions) else Predictions.of(run.predictions)
 
 
-def compared(first: Evaluated, second: Evaluated) -> Comparison:
+def compared(first: ScoredRun, second: ScoredRun) -> Comparison:
     """Two systems on the same documents."""
     triples = Triples.of(Gold.of(first.documents, first.relations), [_columns(first), _columns(second)])
     one, other = scores_of(triples)
@@ -185,10 +185,10 @@ def main() -> None:
     corpora = {folder: Corpus.open(folder) for folder in (options.sample, options.dev)}
     facts = read_facts(options.train, corpora[options.sample].relations)
     systems: list[dict[str, Any]] = []
-    evaluated: dict[str, Evaluated] = {}
+    evaluated: dict[str, ScoredRun] = {}
     for system in SYSTEMS:
         run = options.runs / system.run
-        found = read_evaluated(run, facts, "redocred") if (run / "DONE").is_file() else None
+        found = read_scored_run(run, facts, "redocred") if (run / "DONE").is_file() else None
         if found is None:
             print(f"{run} is not finished: left out")
             continue

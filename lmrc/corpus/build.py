@@ -1,15 +1,15 @@
-"""A corpus from the documents that a user gives."""
+"""Build a corpus from a file of documents."""
 
 from __future__ import annotations
 
 from pathlib import Path
 from random import Random
 
-from lmrc.corpus.arrow import Manifest, write_corpus
+from lmrc.common.errors import UserError
+from lmrc.common.files import sha256_of
+from lmrc.corpus.corpus import Manifest, write_corpus
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED, read_relations
-from lmrc.corpus.source import sha256_of
-from lmrc.errors import UserError
 
 
 def build_corpus(
@@ -17,30 +17,37 @@ def build_corpus(
     out: Path,
     relations: Path | None = None,
     docs_per_shard: int = 256,
-    drawn: int | None = None,
+    sample_size: int | None = None,
     seed: int = 66,
 ) -> Manifest:
-    """Read and check documents (DocRED JSON) into the new corpus `out`; without `relations` they are DocRED's 96.
+    """Read and check documents in DocRED's JSON format, and write them as the new corpus `out`.
 
-    `drawn`: only so many of them, drawn by `seed`, in the order of the file.
+    Args:
+        documents: file of documents.
+        out: folder of the corpus.
+        relations: relation set as JSON {id: name}; by default DocRED's 96 relations.
+        docs_per_shard: documents per Arrow shard.
+        sample_size: if given, keep only this many documents, sampled with `seed`, in the order of the file.
+        seed: seed of the sample.
 
-    Raises UserError where a file is missing or breaks the contract, has fewer documents than shall be drawn, or `out`
-    exists.
+    Raises:
+        UserError: a file is missing or breaks the format, has fewer documents than `sample_size`, or `out` exists.
     """
-    known = DOCRED if relations is None else read_relations(relations)
-    read, source = read_documents(documents, known), documents.name
-    if drawn is not None:
-        chosen = set(sample(sum(1 for _ in read), drawn, seed))
-        read = (document for index, document in enumerate(read_documents(documents, known)) if index in chosen)
-        source = f"{source}, {drawn} drawn by seed {seed}"
-    return write_corpus(read, out, known, source, sha256_of(documents), docs_per_shard)
+    relation_set = DOCRED if relations is None else read_relations(relations)
+    stream, source = read_documents(documents, relation_set), documents.name
+    if sample_size is not None:
+        kept = set(sample(sum(1 for _ in stream), sample_size, seed))
+        stream = (document for index, document in enumerate(read_documents(documents, relation_set)) if index in kept)
+        source = f"{source}, {sample_size} drawn by seed {seed}"
+    return write_corpus(stream, out, relation_set, source, sha256_of(documents), docs_per_shard)
 
 
 def sample(documents: int, count: int, seed: int) -> list[int]:
-    """`count` different indices below `documents`, rising; the same for the same arguments.
+    """Return `count` different indices below `documents`, ascending. The same arguments give the same indices.
 
-    Raises UserError where there are not so many documents.
+    Raises:
+        UserError: there are fewer documents than `count`.
     """
     if count > documents:
-        raise UserError(f"{count} documents shall be drawn, but there are {documents}: draw at most {documents}")
+        raise UserError(f"cannot sample {count} documents of {documents}: give at most {documents}")
     return sorted(Random(seed).sample(range(documents), count))

@@ -1,4 +1,4 @@
-"""Candidates: for each document of a corpus the pairs that may have a relation, with their probability."""
+"""Candidates: the pairs of entities that may have a relation, with their probability, for each document of a corpus."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field
 
-from lmrc.corpus.arrow import Corpus
+from lmrc.common.errors import CorpusError
+from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.shards import MANIFEST, FolderManifest, Shard, ShardFolder, read_manifest, write_folder
-from lmrc.errors import CorpusError
 
 SCHEMA = pa.schema(
     [
@@ -27,7 +27,7 @@ SCHEMA = pa.schema(
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An ordered pair of entities and P(relation) of equation 6."""
+    """An ordered pair of entities, and the probability that it has a relation (equation 6)."""
 
     head: int
     tail: int
@@ -35,7 +35,7 @@ class Candidate:
 
 
 class CandidatesManifest(FolderManifest):
-    """Which corpus the candidates were proposed for, and with which threshold on the probability."""
+    """Manifest of a candidates folder: its corpus, and the least probability of a candidate."""
 
     kind: Literal["candidates"] = "candidates"
     corpus_fingerprint: str
@@ -50,15 +50,22 @@ def write_candidates(
     threshold: float,
     docs_per_shard: int = 256,
 ) -> CandidatesManifest:
-    """Writes the candidates of each document (title, candidates), in the order of the corpus, as a new folder.
+    """Write candidates as a new folder, or nothing on any failure. Pairs are sorted by (head, tail).
 
-    Pairs are sorted by (head, tail) on the way. Raises ValueError at a pair that occurs twice, pairs an entity with
-    itself, or has no probability; UserError where `out` exists and is no empty folder, cannot be written, or the disk
-    is full. On any failure nothing is left of the folder.
+    Args:
+        rows: title and candidates of each document, in the order of the corpus.
+        out: the new folder.
+        corpus_fingerprint: `Corpus.fingerprint` of the corpus.
+        threshold: least probability of a candidate.
+        docs_per_shard: documents per Arrow shard.
+
+    Raises:
+        ValueError: a pair occurs twice, pairs an entity with itself, or its probability is not in [0, 1].
+        UserError: `out` exists and is not an empty folder, cannot be written, or the disk is full.
     """
     total = 0
 
-    def checked() -> Iterator[dict[str, Any]]:
+    def checked_rows() -> Iterator[dict[str, Any]]:
         nonlocal total
         for title, candidates in rows:
             ordered = sorted(candidates, key=lambda candidate: (candidate.head, candidate.tail))
@@ -66,11 +73,13 @@ def write_candidates(
             for candidate in ordered:
                 pair = (candidate.head, candidate.tail)
                 if candidate.head == candidate.tail or min(pair) < 0:
-                    raise ValueError(f"{title!r}: {pair} is no pair of two entities")
+                    raise ValueError(f"{title!r}: {pair} is not a pair of two entities")
                 if pair == previous:
                     raise ValueError(f"{title!r}: the pair {pair} occurs twice")
                 if not 0.0 <= candidate.probability <= 1.0:
-                    raise ValueError(f"{title!r}: {candidate.probability} of the pair {pair} is no probability")
+                    raise ValueError(
+                        f"{title!r}: the pair {pair} has the probability {candidate.probability}, expected 0 to 1"
+                    )
                 previous = pair
             total += len(ordered)
             yield {
@@ -88,11 +97,11 @@ def write_candidates(
             candidates=total,
         )
 
-    return write_folder(Path(out), SCHEMA, checked(), docs_per_shard, manifest)
+    return write_folder(Path(out), SCHEMA, checked_rows(), docs_per_shard, manifest)
 
 
 class Candidates:
-    """Candidates on disk: item i are those of document i of the corpus, sorted by (head, tail)."""
+    """Candidates on disk: item i holds the candidates of document i of the corpus, sorted by (head, tail)."""
 
     def __init__(self, folder: Path, manifest: CandidatesManifest) -> None:
         self.folder = folder
@@ -105,7 +114,7 @@ class Candidates:
         """Open the candidates in `folder`.
 
         Raises:
-            CorpusError: the folder is missing, damaged, holds no candidates, or is by a newer version.
+            CorpusError: the folder is missing, damaged, holds no candidates, or was written by a newer version.
         """
         path = Path(folder)
         try:
@@ -121,7 +130,12 @@ class Candidates:
         return len(self._shards)
 
     def __getitem__(self, index: int) -> tuple[Candidate, ...]:
-        """Raises IndexError beyond the last document, CorpusError where its shard is damaged."""
+        """Return the candidates of document `index`.
+
+        Raises:
+            IndexError: there is no such document.
+            CorpusError: its shard is damaged.
+        """
         batch, row = self._shards.find(index)
         return tuple(Candidate(**values) for values in batch.column("candidates")[row].as_py())
 
@@ -129,13 +143,17 @@ class Candidates:
         return (self[index] for index in range(len(self)))
 
     def title(self, index: int) -> str:
-        """The title of document `index`. Raises as indexing does."""
+        """Return the title of document `index`. Raises the same exceptions as indexing."""
         batch, row = self._shards.find(index)
         title: str = batch.column("title")[row].as_py()
         return title
 
     def check(self, corpus: Corpus) -> None:
-        """Raises CorpusError where the candidates were made from another corpus, or not from all of it."""
+        """Check that the candidates are those of all documents of `corpus`.
+
+        Raises:
+            CorpusError: they were proposed for another corpus, or for a part of it.
+        """
         if self.manifest.corpus_fingerprint != corpus.fingerprint:
             raise CorpusError(
                 f"{self.folder}: made from another corpus (fingerprint {self.manifest.corpus_fingerprint[:12]}) than "
@@ -148,5 +166,9 @@ class Candidates:
             )
 
     def verify(self) -> None:
-        """Checks the sha256 of every shard. Raises CorpusError at the first that differs."""
+        """Check the SHA-256 of every shard.
+
+        Raises:
+            CorpusError: one differs.
+        """
         self._shards.verify()

@@ -1,12 +1,12 @@
-"""The table of training and dev data in a model card."""
+"""Table of the training and dev corpora in a model card."""
 
 from __future__ import annotations
 
-from lmrc.corpus.arrow import Manifest
+from lmrc.corpus.corpus import Manifest
 
 
 def data_table(train: Manifest, dev: Manifest) -> str:
-    """Return the table, in Markdown: where the documents came from, and how many there are."""
+    """Return the table in Markdown: source and size of both corpora."""
     return f"""| | source | sha256 | documents | pairs with a relation | candidate pairs |
 |---|---|---|---|---|---|
 {_row("train", train)}

@@ -1,12 +1,11 @@
-"""Fetching the published data sets and building their corpora.
+"""Download the published data sets and build their corpora.
 
 DocRED comes from its authors' Hugging Face repository at a fixed revision (the official links need a browser),
-Re-DocRED from its authors' GitHub repository. For a mirror, set the environment variable LMRC_DOWNLOAD_BASE: the files
-are then fetched from $LMRC_DOWNLOAD_BASE/docred/train_annotated.json.gz, $LMRC_DOWNLOAD_BASE/redocred/dev_revised.json
-and their likes.
+Re-DocRED from its authors' GitHub repository. To use a mirror, set the environment variable LMRC_DOWNLOAD_BASE. Files
+are then fetched from URLs such as $LMRC_DOWNLOAD_BASE/docred/dev.json.gz.
 
-A file whose SHA-256 its publisher states is checked against that. For the others the hash of the first download is kept
-in `sha256.json` beside the files and every later use is checked against it (trust on first use), which is said.
+If the publisher states a file's SHA-256, the file is checked against it. Otherwise the SHA-256 of the first download is
+kept in `sha256.json` beside the files, and later uses are checked against it (trust on first use).
 """
 
 from __future__ import annotations
@@ -21,11 +20,11 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.common.errors import UserError, nearest
+from lmrc.common.files import reading, sha256_of
+from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED
-from lmrc.corpus.source import reading, sha256_of
-from lmrc.errors import UserError, nearest
 
 BASE_VARIABLE = "LMRC_DOWNLOAD_BASE"
 HASHES = "sha256.json"
@@ -34,19 +33,19 @@ TIMEOUT_SECONDS = 60
 
 @dataclass(frozen=True)
 class Published:
-    """A file of a data set, the split it holds, and its SHA-256 where it is known from the publisher."""
+    """A published file: the split it holds, its name, and its SHA-256 if the publisher states it."""
 
     split: str
     file: str
     sha256: str | None = None
 
 
-# DocRED: the SHA-256 that the repository states for its large files. Its distantly supervised part is not fetched.
-# Re-DocRED: the dev file was hashed from a copy of the publication.
 BASES = {
     "docred": "https://huggingface.co/datasets/thunlp/docred/resolve/7985b4e0371e6c61a756feb41b7b27becf71c666/data",
     "redocred": "https://raw.githubusercontent.com/tonytan48/Re-DocRED/main/data",
 }
+# DocRED's hashes are stated by its repository, for large files only. Its distantly supervised part is not fetched.
+# Re-DocRED states none; the hash of its dev file was computed from a published copy.
 FILES = {
     "docred": (
         Published(
@@ -66,44 +65,46 @@ FILES = {
 
 
 def download(dataset: str, folder: Path) -> list[Path]:
-    """Fetches "docred" or "redocred" and builds its corpora `folder/<dataset>/{train,dev,test}`, which it returns.
+    """Download "docred" or "redocred" and build its corpora; return their folders `folder/<dataset>/<split>`.
 
-    The published files are kept in `folder/<dataset>/source`; what is there already, fetched or put there by hand, is
-    verified and used. Progress goes to standard error. Raises UserError where the data set is unknown, the network or
-    the disk fails, or a SHA-256 differs.
+    Published files are kept in `folder/<dataset>/source`. Files that are already there, also copied by hand, are
+    verified and used. Progress is printed to standard error.
+
+    Raises:
+        UserError: the data set is unknown, the network or the disk fails, or a SHA-256 differs.
     """
     if dataset not in FILES:
         raise UserError(f"unknown data set {dataset!r}; {nearest(dataset, FILES)}")
     mirror = os.environ.get(BASE_VARIABLE)
     base = f"{mirror.rstrip('/')}/{dataset}" if mirror else BASES[dataset]
-    home = Path(folder) / dataset
-    source = home / "source"
+    dataset_folder = Path(folder) / dataset
+    source = dataset_folder / "source"
     try:
         source.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise UserError(f"{source}: cannot be made ({error.strerror or error}); choose another folder") from None
+        raise UserError(f"{source}: cannot be created ({error.strerror or error}); choose another folder") from None
     for published in FILES[dataset]:
         path = source / published.file
         if not path.exists():
             _fetch(f"{base}/{published.file}", path, f"lmrc data download {dataset}")
         _verify(path, published)
-    return [_build(source / published.file, home / published.split) for published in FILES[dataset]]
+    return [_build(source / published.file, dataset_folder / published.split) for published in FILES[dataset]]
 
 
-def _say(text: str) -> None:
+def _print(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
 def _fetch(url: str, path: Path, command: str) -> None:
-    """Fetches `url` to a temporary name beside `path` and renames it."""
+    """Download `url` to a temporary name and rename it to `path`. `command` is shown to be typed again."""
     temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
-    _say(f"fetching {url}")
+    _print(f"fetching {url}")
     try:
-        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as answer:
-            length = int(answer.headers.get("Content-Length") or 0)
-            received = _save(answer, temporary, length)
+        with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
+            length = int(response.headers.get("Content-Length") or 0)
+            received = _save(response, temporary, length)
         if length and received != length:
-            raise ConnectionError(f"the connection broke after {received} of {length} bytes")
+            raise ConnectionError(f"the connection was closed after {received} of {length} bytes")
         temporary.rename(path)
     except UserError:
         raise
@@ -117,16 +118,16 @@ def _fetch(url: str, path: Path, command: str) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def _save(answer: http.client.HTTPResponse, path: Path, length: int) -> int:
+def _save(response: http.client.HTTPResponse, path: Path, length: int) -> int:
     received = 0
-    # The bar shows on a terminal only (disable=None).
+    # disable=None: show the bar only on a terminal.
     with tqdm(total=length or None, unit="B", unit_scale=True, disable=None, leave=False) as progress:
         try:
             file = path.open("wb")
         except OSError as error:
             raise _unwritable(path, error) from None
         with file:
-            while block := answer.read(1 << 16):
+            while block := response.read(1 << 16):
                 try:
                     file.write(block)
                 except OSError as error:
@@ -143,31 +144,33 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 
 
 def _verify(path: Path, published: Published) -> None:
-    """Checks a file against its published SHA-256 or, where none is known, against that of its first download."""
-    known_here = path.with_name(HASHES)
+    """Check a file against its published SHA-256, or else against that of its first download.
+
+    Raises:
+        UserError: the SHA-256 differs.
+    """
+    hashes = path.with_name(HASHES)
     recorded: dict[str, str] = {}
-    if known_here.exists():
-        with reading(known_here) as stream:
+    if hashes.exists():
+        with reading(hashes) as stream:
             try:
                 recorded = dict(json.load(stream))
             except (ValueError, TypeError):
-                raise UserError(
-                    f"{known_here}: is damaged; remove it to accept the files beside it as they are"
-                ) from None
-    found = sha256_of(path)
+                raise UserError(f"{hashes}: is damaged; remove it to accept the files beside it as they are") from None
+    sha256 = sha256_of(path)
     expected = published.sha256 or recorded.get(published.file)
     if expected is None:
-        temporary = known_here.with_name(f".{HASHES}.tmp-{os.getpid()}")
-        temporary.write_text(json.dumps({**recorded, published.file: found}, indent=2) + "\n", encoding="utf-8")
-        temporary.replace(known_here)
-        _say(
-            f"{path}: no published sha256 is known; trusted on first use: {found}, "
-            f"kept in {known_here} and checked from now on"
+        temporary = hashes.with_name(f".{HASHES}.tmp-{os.getpid()}")
+        temporary.write_text(json.dumps({**recorded, published.file: sha256}, indent=2) + "\n", encoding="utf-8")
+        temporary.replace(hashes)
+        _print(
+            f"{path}: no published sha256 is known; trusted on first use: {sha256}, "
+            f"kept in {hashes} and checked from now on"
         )
-    elif found != expected:
+    elif sha256 != expected:
         origin = "published" if published.sha256 else f"kept in {HASHES}"
         raise UserError(
-            f"{path}: its sha256 is {found}, the {origin} one is {expected}: the file is damaged or was changed; "
+            f"{path}: its sha256 is {sha256}, the {origin} one is {expected}: the file is damaged or was changed; "
             "remove it and run the command again"
         )
 
@@ -180,10 +183,10 @@ def _build(source: Path, out: Path) -> Path:
             raise UserError(
                 f"{out}: holds a corpus of another file ({manifest.source}); remove it or choose another folder"
             )
-        _say(f"{out}: {manifest.documents} documents, built before")
+        _print(f"{out}: {manifest.documents} documents, already built")
         return out
     documents = read_documents(source, DOCRED)
     progress = tqdm(documents, desc=str(out), unit=" documents", disable=None, leave=False)
     manifest = write_corpus(progress, out, DOCRED, source.name, source_sha256)
-    _say(f"{out}: {manifest.documents} documents, {manifest.triples} triples")
+    _print(f"{out}: {manifest.documents} documents, {manifest.triples} triples")
     return out

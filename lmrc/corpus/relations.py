@@ -1,4 +1,4 @@
-"""Relation sets: the ids and names of the relations that documents are labelled with, in a fixed order."""
+"""Relation sets: ids and names of the relations that documents are labeled with, in a fixed order."""
 
 from __future__ import annotations
 
@@ -10,13 +10,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import NoReturn
 
-from lmrc.corpus.source import reading
-from lmrc.errors import UserError, nearest
+from lmrc.common.errors import UserError, nearest
+from lmrc.common.files import reading
 
 
 @dataclass(frozen=True)
 class RelationSet:
-    """Relations in order. `index` is the place of a relation in that order, which models use as its class."""
+    """Relations in order. The index of a relation is its class in models.
+
+    Attributes:
+        ids: relation ids, such as "P17" [relations].
+        names: their names, such as "country" [relations].
+    """
 
     ids: tuple[str, ...]
     names: tuple[str, ...]
@@ -24,10 +29,10 @@ class RelationSet:
     def __post_init__(self) -> None:
         if len(self.ids) != len(self.names):
             raise ValueError(f"{len(self.ids)} relation ids but {len(self.names)} names")
-        for what, values in (("id", self.ids), ("name", self.names)):
+        for kind, values in (("id", self.ids), ("name", self.names)):
             if len(set(values)) != len(values):
-                twice = next(value for value in values if values.count(value) > 1)
-                raise ValueError(f"the relation {what} {twice!r} occurs twice")
+                duplicate = next(value for value in values if values.count(value) > 1)
+                raise ValueError(f"the relation {kind} {duplicate!r} occurs twice")
 
     @cached_property
     def _index(self) -> dict[str, int]:
@@ -39,23 +44,31 @@ class RelationSet:
 
     @cached_property
     def sha256(self) -> str:
-        """SHA-256 of ids and names in order, in hexadecimal: equal for equal sets."""
+        """Return the SHA-256 of ids and names in order, in hexadecimal. Equal sets have equal hashes."""
         text = json.dumps([self.ids, self.names], ensure_ascii=False, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     def index(self, relation: str) -> int:
-        """The place of a relation id. Raises UserError that names the nearest known id."""
+        """Return the index of a relation id.
+
+        Raises:
+            UserError: it is unknown; the message names the most similar id.
+        """
         try:
             return self._index[relation]
         except KeyError:
             self._unknown("relation", relation, self.ids)
 
     def name(self, relation: str) -> str:
-        """The name of a relation id. Raises UserError that names the nearest known id."""
+        """Return the name of a relation id. Raises the same exception as `index`."""
         return self.names[self.index(relation)]
 
     def id(self, name: str) -> str:
-        """The id of a relation name. Raises UserError that names the nearest known name."""
+        """Return the id of a relation name.
+
+        Raises:
+            UserError: it is unknown; the message names the most similar name.
+        """
         try:
             return self._id[name]
         except KeyError:
@@ -71,47 +84,49 @@ class RelationSet:
         return relation in self._index
 
     @staticmethod
-    def _unknown(what: str, given: str, known: tuple[str, ...]) -> NoReturn:
-        raise UserError(f"unknown {what} {given!r}; {nearest(given, known)}")
+    def _unknown(kind: str, value: str, known: tuple[str, ...]) -> NoReturn:
+        raise UserError(f"unknown {kind} {value!r}; {nearest(value, known)}")
 
 
 def read_relations(path: str | Path) -> RelationSet:
-    """A relation set from a JSON file {id: name}, in the order of the file.
+    """Read a relation set from a JSON file {id: name}, in the order of the file.
 
-    Raises UserError where the file is unreadable, not such an object, empty, or where an id or a name occurs twice.
+    Raises:
+        UserError: the file is unreadable or empty, has another form, or an id or name occurs twice.
     """
 
-    def pairs_once(pairs: list[tuple[str, object]]) -> dict[str, object]:
+    def unique_ids(pairs: list[tuple[str, object]]) -> dict[str, object]:
         if len(dict(pairs)) != len(pairs):
             ids = [relation for relation, _ in pairs]
-            twice = next(relation for relation in ids if ids.count(relation) > 1)
-            raise UserError(f"{path}: the relation id {twice!r} occurs twice; every id must be unique")
+            duplicate = next(relation for relation in ids if ids.count(relation) > 1)
+            raise UserError(f"{path}: the relation id {duplicate!r} occurs twice; every id must be unique")
         return dict(pairs)
 
     with reading(path) as stream:
         content = stream.read()
     try:
-        raw = json.loads(content, object_pairs_hook=pairs_once)
+        raw = json.loads(content, object_pairs_hook=unique_ids)
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise UserError(f"{path}: is not JSON ({error})") from None
     if not isinstance(raw, dict):
         raise UserError(f'{path}: expected an object of relation ids and names, such as {{"P17": "country"}}')
     if not raw:
         raise UserError(f'{path}: holds no relations; expected at least one, such as {{"P17": "country"}}')
-    owners: dict[str, str] = {}
+    id_of_name: dict[str, str] = {}
     for relation, name in raw.items():
         if not isinstance(name, str) or not name.strip() or not relation.strip():
             raise UserError(f"{path}: relation {relation!r} has the name {name!r}; ids and names must be text")
-        if name in owners:
+        if name in id_of_name:
             raise UserError(
-                f"{path}: the relations {owners[name]!r} and {relation!r} are both named {name!r}; names must be unique"
+                f"{path}: the relations {id_of_name[name]!r} and {relation!r} are both named {name!r}; "
+                "names must be unique"
             )
-        owners[name] = relation
-    return RelationSet(tuple(raw), tuple(owners))
+        id_of_name[name] = relation
+    return RelationSet(tuple(raw), tuple(id_of_name))
 
 
-# The 96 relations of DocRED (Yao et al., 2019), by Wikidata property, in the order of its rel_info.json. The
-# order is part of prompts and classes: never sort it anew.
+# The 96 relations of DocRED (Yao et al., 2019), by Wikidata property, in the order of its rel_info.json.
+# Prompts and classes depend on the order: never change it.
 _DOCRED = """
 P6     head of government
 P17    country

@@ -1,7 +1,7 @@
-"""Folders of Arrow shards with a manifest: how corpora and candidates lie on disk.
+"""Folders of Arrow shards with a manifest: the format of corpora and candidates on disk.
 
-A folder holds `shard-00000.arrow …` (Arrow IPC files of one record batch each) and `manifest.json`, which lists every
-shard with its rows, bytes and sha256. It is written beside its place and renamed: it exists whole or not at all.
+A folder holds `shard-00000.arrow …` (Arrow IPC files of one record batch each) and `manifest.json`, which lists the
+rows, bytes and SHA-256 of every shard. It is written under a temporary name and renamed, so it is never incomplete.
 """
 
 from __future__ import annotations
@@ -21,13 +21,13 @@ from typing import Any, TypeVar
 import pyarrow as pa
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from lmrc.corpus.source import sha256_of
-from lmrc.durable import fsync
-from lmrc.errors import CorpusError, UserError
+from lmrc.common.atomic_io import fsync
+from lmrc.common.errors import CorpusError, UserError
+from lmrc.common.files import sha256_of
 
 MANIFEST = "manifest.json"
 SCHEMA_VERSION = 1
-# Shards that stay mapped at a time: mapped pages count as memory of the process, so this bounds it.
+# Shards that stay mapped. Mapped pages count as memory of the process.
 OPEN_SHARDS = 32
 
 
@@ -43,7 +43,7 @@ class Shard(BaseModel):
 
 
 class FolderManifest(BaseModel):
-    """What every manifest tells; `kind` keeps one sort of folder from being read as another."""
+    """Fields of every manifest. `kind` tells corpora from candidates."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -55,11 +55,11 @@ class FolderManifest(BaseModel):
 
     @property
     def fingerprint(self) -> str:
-        """SHA-256 of the manifest's content, in hexadecimal; through the shards' own hashes, of every document."""
+        """Return the SHA-256 of the manifest, in hexadecimal. It covers all documents through the shards' hashes."""
         return hashlib.sha256(self.text().encode()).hexdigest()
 
     def text(self) -> str:
-        """The manifest as it is written to the folder: indented JSON."""
+        """Return the content of manifest.json."""
         return self.model_dump_json(indent=2) + "\n"
 
 
@@ -73,34 +73,44 @@ def write_folder(
     rows_per_shard: int,
     manifest: Callable[[tuple[Shard, ...]], M],
 ) -> M:
-    """Writes `rows` in shards to a new folder and returns its manifest, which `manifest` makes once all rows are drawn.
+    """Write rows in shards to a new folder, or nothing on any failure (also of `rows`, also Ctrl-C).
 
-    At any failure (also of `rows`, also Ctrl-C) nothing is left. Raises UserError where `out` exists and is no empty
-    folder, where it cannot be written, or where the disk is full.
+    Args:
+        out: the new folder.
+        schema: columns of the rows.
+        rows: the rows, read once.
+        rows_per_shard: rows per Arrow shard.
+        manifest: function that makes the manifest of the written shards. It is called after the last row.
+
+    Returns:
+        The manifest.
+
+    Raises:
+        UserError: `out` exists and is not an empty folder, it cannot be written, or the disk is full.
     """
     if rows_per_shard < 1:
         raise UserError(f"documents per shard: {rows_per_shard} was given, expected at least 1")
-    place = Path(out).absolute()
-    if place.exists() and (not place.is_dir() or any(place.iterdir())):
+    folder = Path(out).absolute()
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
         raise _occupied(out)
-    temporary = place.with_name(f".{place.name}.tmp-{uuid.uuid4().hex[:12]}")
+    temporary = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex[:12]}")
     try:
         try:
-            place.parent.mkdir(parents=True, exist_ok=True)
+            folder.parent.mkdir(parents=True, exist_ok=True)
             temporary.mkdir()
         except OSError as error:
             raise _unwritable(out, error) from None
         shards: list[Shard] = []
         remaining = iter(rows)
-        while chunk := list(islice(remaining, rows_per_shard)):
-            rows_of_shard = pa.RecordBatch.from_pylist(chunk, schema=schema)
-            shards.append(write_shard(temporary, len(shards), rows_of_shard, out))
-        made = manifest(tuple(shards))
-        _write_file(temporary / MANIFEST, made.text().encode(), out)
+        while shard_rows := list(islice(remaining, rows_per_shard)):
+            batch = pa.RecordBatch.from_pylist(shard_rows, schema=schema)
+            shards.append(write_shard(temporary, len(shards), batch, out))
+        written = manifest(tuple(shards))
+        _write_file(temporary / MANIFEST, written.text().encode(), out)
         try:
             fsync(temporary)
-            temporary.rename(place)
-            fsync(place.parent)
+            temporary.rename(folder)
+            fsync(folder.parent)
         except OSError as error:
             raise (
                 _occupied(out) if error.errno in (errno.ENOTEMPTY, errno.EEXIST) else _unwritable(out, error)
@@ -108,15 +118,22 @@ def write_folder(
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return made
+    return written
 
 
-def write_shard(folder: Path, number: int, batch: pa.RecordBatch, out: Path) -> Shard:
-    """Writes one shard of the temporary `folder` and waits until it is on the disk.
+def write_shard(folder: Path, index: int, batch: pa.RecordBatch, out: Path) -> Shard:
+    """Write one shard and flush it to the disk.
 
-    Raises UserError, which names the folder `out` that is to be, where it cannot be written or the disk is full.
+    Args:
+        folder: temporary folder of the shards.
+        index: index of the shard.
+        batch: its rows.
+        out: final name of the folder, for messages.
+
+    Raises:
+        UserError: the shard cannot be written, or the disk is full.
     """
-    path = folder / f"shard-{number:05d}.arrow"
+    path = folder / f"shard-{index:05d}.arrow"
     sink = pa.BufferOutputStream()
     with pa.ipc.new_file(sink, batch.schema) as writer:
         writer.write_batch(batch)
@@ -149,9 +166,13 @@ def _unwritable(out: Path, error: OSError) -> UserError:
 
 
 def read_manifest(folder: str | Path, kind: str, model: type[M]) -> M:
-    """The manifest of a folder of `kind`. Raises CorpusError where it is missing, damaged, newer or of another kind."""
+    """Read the manifest of a folder of `kind`.
+
+    Raises:
+        CorpusError: it is missing, damaged, of another kind, or written by a newer version.
+    """
     path = Path(folder) / MANIFEST
-    again = "build it again"
+    remedy = "build it again"
     try:
         content = path.read_bytes()
     except (FileNotFoundError, NotADirectoryError):
@@ -163,11 +184,11 @@ def read_manifest(folder: str | Path, kind: str, model: type[M]) -> M:
     try:
         header = _Header.model_validate_json(content)
     except ValidationError:
-        raise CorpusError(f"{path}: is damaged; {again}") from None
+        raise CorpusError(f"{path}: is damaged; {remedy}") from None
     if header.schema_version > SCHEMA_VERSION:
         raise CorpusError(
             f"{folder}: built by a newer version (schema {header.schema_version}, this one reads up to "
-            f"{SCHEMA_VERSION}); update this installation or {again} with it"
+            f"{SCHEMA_VERSION}); update this installation or {remedy} with it"
         )
     if header.kind != kind:
         raise CorpusError(f"{folder}: holds {header.kind}, expected {kind}")
@@ -175,25 +196,29 @@ def read_manifest(folder: str | Path, kind: str, model: type[M]) -> M:
         manifest = model.model_validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
-        place = ".".join(str(part) for part in first["loc"])
-        raise CorpusError(f"{path}: is damaged ({place}: {first['msg']}); {again}") from None
+        field = ".".join(str(part) for part in first["loc"])
+        raise CorpusError(f"{path}: is damaged ({field}: {first['msg']}); {remedy}") from None
     if sum(shard.rows for shard in manifest.shards) != manifest.documents:
-        raise CorpusError(f"{path}: is damaged (the rows of the shards are not {manifest.documents}); {again}")
+        raise CorpusError(f"{path}: is damaged (the rows of the shards are not {manifest.documents}); {remedy}")
     return manifest
 
 
 class _Header(BaseModel):
-    """What is read first, whatever else a newer version may have added."""
+    """Fields that every version of a manifest has."""
 
     kind: str
     schema_version: int
 
 
 class ShardFolder:
-    """Rows of a folder by their number. Shards are mapped when first needed and their sha256 is then checked, once."""
+    """Rows of a folder by index. A shard is mapped, and its SHA-256 checked, when it is first needed."""
 
     def __init__(self, folder: Path, shards: tuple[Shard, ...]) -> None:
-        """Raises CorpusError where a shard is missing or has another size than the manifest says."""
+        """Check that all shards are there.
+
+        Raises:
+            CorpusError: a shard is missing, or its size differs from the manifest's.
+        """
         self.folder = folder
         self.shards = shards
         self._ends = list(accumulate(shard.rows for shard in shards))
@@ -213,42 +238,52 @@ class ShardFolder:
         return self._ends[-1] if self._ends else 0
 
     def find(self, row: int) -> tuple[pa.RecordBatch, int]:
-        """The record batch that holds a row (negative: from the end), and the row's number in it.
+        """Return the record batch that holds a row, and the row's index in it. A negative row counts from the end.
 
-        Raises IndexError beyond the last row and CorpusError where the shard's sha256 differs.
+        Raises:
+            IndexError: there is no such row.
+            CorpusError: the shard's SHA-256 differs.
         """
-        wanted = row + len(self) if row < 0 else row
-        if not 0 <= wanted < len(self):
+        position = row + len(self) if row < 0 else row
+        if not 0 <= position < len(self):
             raise IndexError(f"row {row} of {len(self)}")
-        number = bisect_right(self._ends, wanted)
-        return self._batch(number), wanted - self._ends[number] + self.shards[number].rows
+        index = bisect_right(self._ends, position)
+        return self._batch(index), position - self._ends[index] + self.shards[index].rows
 
     def batches(self) -> Iterator[pa.RecordBatch]:
-        """The record batches of all shards in order. Raises CorpusError where the sha256 of one differs."""
+        """Yield the record batches of all shards in order.
+
+        Raises:
+            CorpusError: the SHA-256 of one differs.
+        """
         return map(self._batch, range(len(self.shards)))
 
     def verify(self) -> None:
-        """Reads every shard once. Raises CorpusError at the first whose sha256 differs."""
-        for number in range(len(self.shards)):
-            self._check(number)
+        """Check the SHA-256 of every shard.
 
-    def _check(self, number: int) -> None:
-        shard = self.shards[number]
-        found = sha256_of(self.folder / shard.file)
-        if found != shard.sha256:
-            raise self._damaged(shard, f"its sha256 is {found}, the manifest says {shard.sha256}")
-        self._checked.add(number)
+        Raises:
+            CorpusError: one differs.
+        """
+        for index in range(len(self.shards)):
+            self._check(index)
 
-    def _batch(self, number: int) -> pa.RecordBatch:
-        if number in self._batches:
-            self._batches.move_to_end(number)
-            return self._batches[number]
-        if number not in self._checked:
-            self._check(number)
-        # The mapping outlives the closed file for as long as the batch refers to it, and no longer.
-        with pa.memory_map(str(self.folder / self.shards[number].file)) as file:
+    def _check(self, index: int) -> None:
+        shard = self.shards[index]
+        sha256 = sha256_of(self.folder / shard.file)
+        if sha256 != shard.sha256:
+            raise self._damaged(shard, f"its sha256 is {sha256}, the manifest says {shard.sha256}")
+        self._checked.add(index)
+
+    def _batch(self, index: int) -> pa.RecordBatch:
+        if index in self._batches:
+            self._batches.move_to_end(index)
+            return self._batches[index]
+        if index not in self._checked:
+            self._check(index)
+        # The batch keeps the mapping alive after the file is closed.
+        with pa.memory_map(str(self.folder / self.shards[index].file)) as file:
             batch = pa.ipc.open_file(file).get_batch(0)
-        self._batches[number] = batch
+        self._batches[index] = batch
         if len(self._batches) > OPEN_SHARDS:
             self._batches.popitem(last=False)
         return batch

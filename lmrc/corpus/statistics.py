@@ -1,4 +1,4 @@
-"""Figures of a corpus: its size, its candidate space (table 1 of the paper) and its triples."""
+"""Statistics of a corpus: sizes, candidate space (table 1 of the paper), triples."""
 
 from __future__ import annotations
 
@@ -6,12 +6,13 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from lmrc.corpus.docred import Document, relations_by_pair
+from lmrc.corpus.docred import relations_by_pair
+from lmrc.corpus.types import Document
 
 
 @dataclass
-class Counts:
-    """Running totals over documents."""
+class CorpusCounts:
+    """Running totals over documents. `per_relation` maps relation ids to numbers of triples."""
 
     documents: int = 0
     labelled_documents: int = 0
@@ -28,7 +29,7 @@ class Counts:
     per_relation: Counter[str] = field(default_factory=Counter)
 
     def add(self, document: Document) -> None:
-        """Counts one document. Its pairs are NA pairs only where it is labelled: of others nothing is known."""
+        """Add one document. NA pairs and relation pairs are counted only if it has labels."""
         pairs = len(document.entities) * (len(document.entities) - 1)
         self.documents += 1
         self.sentences += len(document.sentences)
@@ -51,9 +52,10 @@ class Counts:
             self.per_relation.update(relations)
 
     def summary(self) -> dict[str, int | float]:
-        """All figures by name. Means are a document's; `relation_pair_share` is that of labelled documents' pairs.
+        """Return all statistics by name.
 
-        A triple is intra-sentence where some mention of its head and some of its tail share a sentence, else inter.
+        Means are per document; `mean_triples` and `relation_pair_share` are over labeled documents only. A triple is
+        intra-sentence if a mention of its head and a mention of its tail share a sentence; otherwise it is inter.
         """
 
         def ratio(part: int, whole: int) -> float:
@@ -84,14 +86,14 @@ class Counts:
         }
 
 
-def count(documents: Iterable[Document]) -> Counts:
-    """Counts documents in one pass; `.summary()` and `.per_relation` (relation id to triples) have the figures."""
-    counts = Counts()
+def count(documents: Iterable[Document]) -> CorpusCounts:
+    """Count documents in one pass."""
+    counts = CorpusCounts()
     for document in documents:
         counts.add(document)
     return counts
 
 
 def statistics(corpus: Iterable[Document]) -> dict[str, int | float]:
-    """The figures of `Counts.summary` for a corpus, in one pass."""
+    """Return `CorpusCounts.summary` of a corpus, in one pass."""
     return count(corpus).summary()

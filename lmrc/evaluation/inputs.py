@@ -1,4 +1,4 @@
-"""Find what `lmrc score`, `lmrc compare` and `lmrc report` are given: predictions, their runs, their documents."""
+"""Inputs of `lmrc score`, `lmrc compare` and `lmrc report`: predictions, their runs, their documents."""
 
 from __future__ import annotations
 
@@ -8,35 +8,29 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from lmrc.corpus.arrow import Corpus
-from lmrc.errors import CorpusError, RunError, UserError
-from lmrc.evaluation.coverage import System
-from lmrc.evaluation.evaluated import PREDICTIONS, read_config
-from lmrc.evaluation.gold import DOCUMENTS_AT_ONCE
-from lmrc.evaluation.predictions import Predictions
+from lmrc.common.errors import CorpusError, RunError, UserError
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.predictions import Predictions
+from lmrc.evaluation.metrics.coverage import System
+from lmrc.evaluation.metrics.gold_table import DOCUMENTS_AT_ONCE
+from lmrc.evaluation.scored_run import PREDICTIONS
+from lmrc.runs.run_folder import read_config
+from lmrc.runs.run_kinds import RunKind, run_kind
 
-OF_A_RUN = (PREDICTIONS, "predictions-aligned.json")
-"""Files of predictions in a run folder; `lmrc score --align` writes the second."""
+# Files of predictions in a run folder. `lmrc score --align` writes the second.
+RUN_PREDICTIONS = (PREDICTIONS, "predictions-aligned.json")
 
-CLASSIFY = "a run of classify"
-
-KINDS = {
-    **{"synthetic": "a demo", "corpora": "a build step", "trained": "a score step", "lora": "a training of RC"},
-    **{"decode": CLASSIFY, "threshold": "a run of propose", "train": "a training of RCP"},
-}
-"""The first of these keys that a config has tells the kind of its run."""
-
-OFFERED = 4
-"""Most run folders that a message names."""
+# Most run folders that a message lists.
+MAX_LISTED_RUNS = 4
 
 logger = logging.getLogger(__name__)
 
 
 def predictions_file(path: Path) -> Path:
-    """Return the file of predictions `path`, or that of the run folder `path`.
+    """Return `path` if it is a file, and the predictions in it if it is a run folder.
 
     Raises:
-        UserError: the folder holds none. The message says what it is, and what to give instead.
+        UserError: the folder has no predictions. The message says what it is and what to give instead.
     """
     if not path.is_dir():
         return path
@@ -46,37 +40,34 @@ def predictions_file(path: Path) -> Path:
 
 
 def why_unscored(folder: Path, files: Sequence[str] = (PREDICTIONS,)) -> str:
-    """Say what a folder without predictions is, and which runs inside it could be given.
-
-    Args:
-        folder: the folder that was given.
-        files: a run inside it is offered if it holds one of these.
-    """
+    """Return a message that says what a folder without predictions is, and which runs in it have one of `files`."""
     inside = runs_inside(folder, files)
     if inside:
-        shown = ", ".join(map(str, inside[:OFFERED])) + (", …" if len(inside) > OFFERED else "")
+        shown = ", ".join(map(str, inside[:MAX_LISTED_RUNS])) + (", …" if len(inside) > MAX_LISTED_RUNS else "")
         which = "the run" if len(inside) == 1 else "one of the runs"
         return f"{folder} holds no {PREDICTIONS} itself: give {which} inside it, {shown}"
     kind = kind_of(folder)
-    if kind == CLASSIFY:
-        return f"{folder} is {CLASSIFY} that has not finished: it holds no {PREDICTIONS} yet"
-    what = f"is {kind} and holds" if kind else "holds"
-    return f"{folder} {what} no {PREDICTIONS}: give {CLASSIFY}, or a file of predictions"
+    if kind is None:
+        return f"{folder} holds no {PREDICTIONS}: give a run of classify, or a file of predictions"
+    if kind.name == "classify":
+        return f"{folder} is {kind.description} that has not finished: it holds no {PREDICTIONS} yet"
+    return (
+        f"{folder} is {kind.description} and holds no {PREDICTIONS}: give a run of classify, or a file of predictions"
+    )
 
 
-def kind_of(folder: Path) -> str | None:
-    """Return which kind of run a folder is, in words; None if it is none, or of no known kind."""
+def kind_of(folder: Path) -> RunKind | None:
+    """Return the kind of run that a folder is; None if it is no run or of no known kind."""
     try:
-        config = read_config(folder)
+        return run_kind(read_config(folder))
     except RunError:
         return None
-    return next((words for key, words in KINDS.items() if key in config), None)
 
 
 def runs_inside(folder: Path, files: Sequence[str]) -> list[Path]:
-    """Return the run folders one or two levels below `folder` that hold one of `files`."""
-    found = {path.parent for level in ("*", "*/*") for file in files for path in folder.glob(f"{level}/{file}")}
-    return sorted(path for path in found if (path / "config.yaml").is_file())
+    """Return the run folders one or two levels below `folder` that have one of `files`."""
+    folders = {path.parent for level in ("*", "*/*") for file in files for path in folder.glob(f"{level}/{file}")}
+    return sorted(path for path in folders if (path / "config.yaml").is_file())
 
 
 def read_systems(paths: Iterable[Path]) -> list[System]:
@@ -91,32 +82,33 @@ def read_systems(paths: Iterable[Path]) -> list[System]:
 def corpus_of(paths: Sequence[Path]) -> Path:
     """Return the corpus that the runs among `paths` classified.
 
-    Raises UserError if there is no run among them, or if they classified different corpora.
+    Raises:
+        UserError: none of them is a run, or they classified different corpora.
     """
     configs = {path: _config(predictions_file(path)) or {} for path in paths}
-    named = {path: Path(config["corpus"]) for path, config in configs.items() if config.get("corpus")}
-    if len({corpus.resolve() for corpus in named.values()}) == 1:
-        return next(iter(named.values()))
-    told = "; ".join(f"{path} classified {corpus}" for path, corpus in named.items())
-    raise UserError(f"which documents are gold? {told or 'files of predictions do not say'}: give --gold")
+    corpora = {path: Path(config["corpus"]) for path, config in configs.items() if config.get("corpus")}
+    if len({corpus.resolve() for corpus in corpora.values()}) == 1:
+        return next(iter(corpora.values()))
+    reason = "; ".join(f"{path} classified {corpus}" for path, corpus in corpora.items())
+    raise UserError(f"which documents are gold? {reason or 'files of predictions do not say'}: give --gold")
 
 
 def _config(file: Path) -> dict[str, Any] | None:
-    """The config of the run that wrote a file of predictions; None for a plain file."""
-    if file.name not in OF_A_RUN or not (file.parent / "config.yaml").is_file():
+    """Return the config of the run that wrote a file of predictions; None for a plain file."""
+    if file.name not in RUN_PREDICTIONS or not (file.parent / "config.yaml").is_file():
         return None
     return read_config(file.parent)
 
 
 def _classified(file: Path) -> frozenset[str] | None:
-    """The titles of the documents that the run of these predictions classified; None if that is not known."""
+    """Return the titles of the documents that the run of these predictions classified; None if not known."""
     config = _config(file)
     if config is None or not config.get("corpus"):
         return None
     try:
         corpus = Corpus.open(config["corpus"])
     except CorpusError as error:
-        logger.warning("%s: which documents %s classified is not known", error, file.parent)
+        logger.warning("%s: it is not known which documents %s classified", error, file.parent)
         return None
     batches = (corpus.columns(part).column("title").to_pylist() for part in corpus.slices(DOCUMENTS_AT_ONCE))
     titles = (title for batch in batches for title in batch)

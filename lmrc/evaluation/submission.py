@@ -1,4 +1,4 @@
-"""The zip that the DocRED competition takes: result.json in its format."""
+"""The zip file of the DocRED competition, with result.json."""
 
 from __future__ import annotations
 
@@ -7,19 +7,20 @@ import json
 import zipfile
 from pathlib import Path
 
-from lmrc.evaluation.files import write_bytes
-from lmrc.evaluation.predictions import Predictions
+from lmrc.common.json_stream import write_bytes
+from lmrc.corpus.predictions import Predictions
 
+# A fixed date of the zipped file, so that equal predictions give equal bytes. Zip allows no earlier date.
 EPOCH = (1980, 1, 1, 0, 0, 0)
-"""The date of the file inside, the earliest that a zip can state: equal predictions give equal bytes."""
 
 
 def write_submission(predictions: Predictions, path: str | Path) -> int:
-    """Write each triple once, sorted by (title, head, tail, relation), and return how many there are.
+    """Write each triple once, sorted by (title, head, tail, relation), and return their number.
 
-    Repeated predictions bring all of their evidence; where there is none, `evidence` is an empty list.
+    The evidence of repeated predictions is merged; without evidence, `evidence` is an empty list.
 
-    Raises UserError where the file cannot be written.
+    Raises:
+        UserError: the file cannot be written.
     """
     evidence: dict[tuple[str, int, int, str], set[int]] = {}
     for p in predictions:
@@ -30,10 +31,10 @@ def write_submission(predictions: Predictions, path: str | Path) -> int:
     ]
     entry = zipfile.ZipInfo("result.json", EPOCH)
     entry.compress_type = zipfile.ZIP_DEFLATED
-    entry.create_system = 3  # not the system this runs on
+    entry.create_system = 3  # Unix, whatever system this runs on
     entry.external_attr = 0o644 << 16
-    packed = io.BytesIO()
-    with zipfile.ZipFile(packed, "w") as archive:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
         archive.writestr(entry, json.dumps(rows, ensure_ascii=False))
-    write_bytes(path, packed.getvalue())
+    write_bytes(path, buffer.getvalue())
     return len(rows)

@@ -8,11 +8,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrc.corpus.arrow import Corpus, write_corpus
+from lmrc.common.errors import CorpusError
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
-from lmrc.corpus.docred import Document, Mention
+from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.relations import DOCRED
-from lmrc.errors import CorpusError
+from lmrc.corpus.types import Document, Mention
 
 PAIRS = st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda pair: pair[0] != pair[1])
 ROWS = st.lists(st.tuples(st.text(max_size=5), st.dictionaries(PAIRS, st.floats(0, 1), max_size=8)), max_size=6)
@@ -31,42 +31,42 @@ def test_candidates_come_back_sorted(
     tmp_path_factory: pytest.TempPathFactory, given: list[tuple[str, dict[tuple[int, int], float]]]
 ) -> None:
     out = tmp_path_factory.mktemp("c") / "out"
-    rows = [(title, [Candidate(h, t, p) for (h, t), p in found.items()]) for title, found in given]
+    rows = [(title, [Candidate(h, t, p) for (h, t), p in pairs.items()]) for title, pairs in given]
     manifest = write_candidates(rows, out, "f" * 64, 0.25, docs_per_shard=2)
     read = Candidates.open(out)
-    assert list(read) == [tuple(Candidate(h, t, p) for (h, t), p in sorted(found.items())) for _, found in given]
+    assert list(read) == [tuple(Candidate(h, t, p) for (h, t), p in sorted(pairs.items())) for _, pairs in given]
     assert [read.title(index) for index in range(len(read))] == [title for title, _ in given]
     assert read.threshold == 0.25
-    assert manifest.candidates == sum(len(found) for _, found in given)
+    assert manifest.candidates == sum(len(pairs) for _, pairs in given)
     assert manifest.documents == len(read) == len(given)
 
 
 @pytest.mark.parametrize(
-    ("candidates", "says"),
+    ("candidates", "message"),
     [
-        ([Candidate(1, 1, 0.5)], r"\(1, 1\) is no pair of two entities"),
-        ([Candidate(-1, 1, 0.5)], r"\(-1, 1\) is no pair of two entities"),
+        ([Candidate(1, 1, 0.5)], r"\(1, 1\) is not a pair of two entities"),
+        ([Candidate(-1, 1, 0.5)], r"\(-1, 1\) is not a pair of two entities"),
         ([Candidate(1, 2, 0.5), Candidate(0, 1, 0.5), Candidate(1, 2, 0.6)], r"the pair \(1, 2\) occurs twice"),
-        ([Candidate(0, 1, 1.5)], "1.5 of the pair"),
-        ([Candidate(0, 1, float("nan"))], "nan of the pair"),
+        ([Candidate(0, 1, 1.5)], "has the probability 1.5, expected 0 to 1"),
+        ([Candidate(0, 1, float("nan"))], "has the probability nan, expected 0 to 1"),
     ],
 )
-def test_bad_candidates_leave_nothing(tmp_path: Path, candidates: list[Candidate], says: str) -> None:
-    with pytest.raises(ValueError, match=f"'b': .*{says}"):
+def test_bad_candidates_leave_nothing(tmp_path: Path, candidates: list[Candidate], message: str) -> None:
+    with pytest.raises(ValueError, match=f"'b': .*{message}"):
         write_candidates([("a", []), ("b", candidates)], tmp_path / "out", "f" * 64, 0.5, docs_per_shard=1)
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_are_drawn_one_shard_at_a_time(tmp_path: Path) -> None:
+def test_rows_are_read_one_shard_at_a_time(tmp_path: Path) -> None:
     def rows() -> Iterator[tuple[str, list[Candidate]]]:
-        for number in range(6):
-            assert len(list(tmp_path.rglob("*.arrow"))) == number // 2
-            yield str(number), [Candidate(0, 1, 0.5)]
+        for index in range(6):
+            assert len(list(tmp_path.rglob("*.arrow"))) == index // 2
+            yield str(index), [Candidate(0, 1, 0.5)]
 
     assert write_candidates(rows(), tmp_path / "out", "f" * 64, 0.5, docs_per_shard=2).documents == 6
 
 
-def test_candidates_fit_only_their_corpus(tmp_path: Path) -> None:
+def test_candidates_of_another_corpus_are_refused(tmp_path: Path) -> None:
     mine, other = corpus(tmp_path / "mine", ["a", "b"]), corpus(tmp_path / "other", ["a", "c"])
     write_candidates([("a", []), ("b", [])], tmp_path / "out", mine.fingerprint, 0.5)
     candidates = Candidates.open(tmp_path / "out")
@@ -105,7 +105,7 @@ def test_newer_candidates_are_refused(tmp_path: Path) -> None:
         Candidates.open(tmp_path / "out")
 
 
-def test_a_wrong_folder_says_where_candidates_are(tmp_path: Path) -> None:
+def test_wrong_folder_gets_a_suggestion(tmp_path: Path) -> None:
     written = tmp_path / "run" / "candidates"
     write_candidates([], written, "0" * 64, 0.5)
     with pytest.raises(CorpusError, match=rf"did you mean {written}\?"):

@@ -11,18 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lmrc.corpus.docred import (
-    Document,
-    Label,
-    Mention,
-    candidate_pairs,
-    parse_document,
-    read_documents,
-    relations_by_pair,
-    to_json,
-)
+from lmrc.common.errors import DocumentError, UserError
+from lmrc.corpus.docred import candidate_pairs, parse_document, read_documents, relations_by_pair, to_json
 from lmrc.corpus.relations import DOCRED
-from lmrc.errors import DocumentError, UserError
+from lmrc.corpus.types import Document, Label, Mention
 from tests.corpus.strategies import corpora, documents
 
 GOOD: dict[str, Any] = {
@@ -45,19 +37,19 @@ def parse(raw: object) -> Document:
 
 def changed(path: tuple[str | int, ...], value: object) -> dict[str, Any]:
     raw = copy.deepcopy(GOOD)
-    place: Any = raw
-    for step in path[:-1]:
-        place = place[step]
-    place[path[-1]] = value
+    parent: Any = raw
+    for key in path[:-1]:
+        parent = parent[key]
+    parent[path[-1]] = value
     return raw
 
 
 def without(path: tuple[str | int, ...]) -> dict[str, Any]:
     raw = changed(path, None)
-    place: Any = raw
-    for step in path[:-1]:
-        place = place[step]
-    del place[path[-1]]
+    parent: Any = raw
+    for key in path[:-1]:
+        parent = parent[key]
+    del parent[path[-1]]
     return raw
 
 
@@ -66,7 +58,7 @@ def write(path: Path, content: object) -> Path:
     return path
 
 
-def test_a_document_is_read_as_it_is() -> None:
+def test_parse_document() -> None:
     assert parse(GOOD) == Document(
         "Ada",
         (("Ada", "Lovelace", "lived", "in", "London", "."), ("She", "wrote", ".")),
@@ -83,7 +75,7 @@ LABEL = ("labels", 0)
 
 
 @pytest.mark.parametrize(
-    ("raw", "says"),
+    ("raw", "message"),
     [
         (without(("title",)), "title is missing"),
         (without(("sents",)), "sents is missing"),
@@ -129,12 +121,12 @@ LABEL = ("labels", 0)
         (changed((*LABEL, "evidence"), 0), "evidence is the number 0, expected a list"),
     ],
 )
-def test_each_breach_is_refused_with_its_place(raw: object, says: str) -> None:
-    with pytest.raises(DocumentError, match=f"^docs.json: document 7 \\(.*\\): .*{says}"):
+def test_format_errors_name_the_field(raw: object, message: str) -> None:
+    with pytest.raises(DocumentError, match=f"^docs.json: document 7 \\(.*\\): .*{message}"):
         parse(raw)
 
 
-def test_message_has_the_title_or_says_that_there_is_none() -> None:
+def test_error_names_the_title() -> None:
     with pytest.raises(DocumentError, match=r"\('Ada'\)"):
         parse(changed(("vertexSet",), []))
     others: tuple[object, ...] = (3, [], without(("title",)), changed(("title",), 3))
@@ -153,21 +145,20 @@ def test_message_has_the_title_or_says_that_there_is_none() -> None:
         changed(("sents", 1), ["She"]),
         changed(("index",), 3),
     ],
-    ids=["name that differs", "extra key", "two mentions at one place", "white space", "shorter sentence", "extra"],
+    ids=["name that differs", "extra key", "two equal mentions", "white space", "shorter sentence", "extra"],
 )
-def test_what_real_data_has_is_accepted(raw: object) -> None:
+def test_irregularities_of_real_data_are_accepted(raw: object) -> None:
     parse(raw)
 
 
-def test_absent_labels_differ_from_none_holding() -> None:
+def test_absent_labels_differ_from_empty_labels() -> None:
     assert parse(without(("labels",))).labels is None
     assert parse(changed(("labels",), [])).labels == ()
     assert "labels" not in to_json(parse(without(("labels",))))
     assert to_json(parse(changed(("labels",), [])))["labels"] == []
 
 
-def test_labels_are_not_looked_at_without_a_relation_set(tmp_path: Path) -> None:
-    """Not even where they break the format: who wants documents only has none to mend."""
+def test_labels_are_ignored_without_a_relation_set(tmp_path: Path) -> None:
     file = tmp_path / "docs.json"
     file.write_text(json.dumps([{**GOOD, "labels": [{"h": 7, "r": "unheard of"}]}, {**GOOD, "title": "Bob"}]))
     read = list(read_documents(file, None))
@@ -200,7 +191,7 @@ def test_json_round_trips(document: Document) -> None:
 
 @settings(max_examples=25, deadline=None)
 @given(corpora())
-def test_a_file_of_documents_is_read_back(tmp_path_factory: pytest.TempPathFactory, given: list[Document]) -> None:
+def test_file_round_trips(tmp_path_factory: pytest.TempPathFactory, given: list[Document]) -> None:
     path = write(tmp_path_factory.mktemp("d") / "docs.json", [to_json(document) for document in given])
     assert list(read_documents(path, DOCRED)) == given
 
@@ -211,7 +202,7 @@ def test_gzipped_file(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("", "is empty"),
         (" \n\t", "is empty"),
@@ -229,14 +220,14 @@ def test_gzipped_file(tmp_path: Path) -> None:
         ("[{} {}]", r"document 0 \(without a title\): title is missing"),
     ],
 )
-def test_files_that_are_no_list_of_documents(tmp_path: Path, content: str, says: str) -> None:
+def test_files_without_a_list_of_documents_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "docs.json").write_text(content)
-    with pytest.raises(UserError, match=f"docs.json: .*{says}") as error:
+    with pytest.raises(UserError, match=f"docs.json: .*{message}") as error:
         list(read_documents(tmp_path / "docs.json", DOCRED))
     assert "\n" not in str(error.value)
 
 
-def test_bytes_that_are_no_text(tmp_path: Path) -> None:
+def test_invalid_utf8(tmp_path: Path) -> None:
     (tmp_path / "docs.json").write_bytes(b'[{"title": "\xff"}]')
     with pytest.raises(UserError, match=r"docs\.json: is not valid JSON \(lexical error: invalid bytes in UTF8"):
         list(read_documents(tmp_path / "docs.json", DOCRED))
@@ -246,7 +237,7 @@ def test_an_empty_list_has_no_documents(tmp_path: Path) -> None:
     assert list(read_documents(write(tmp_path / "docs.json", []), DOCRED)) == []
 
 
-def test_repeated_title_is_refused_with_both_places(tmp_path: Path) -> None:
+def test_repeated_title_is_refused_with_both_indices(tmp_path: Path) -> None:
     other = {**GOOD, "title": "Other"}
     path = write(tmp_path / "docs.json", [other, GOOD, GOOD])
     reader = read_documents(path, DOCRED)
@@ -255,9 +246,9 @@ def test_repeated_title_is_refused_with_both_places(tmp_path: Path) -> None:
         next(reader)
 
 
-def test_reading_streams(tmp_path: Path) -> None:
-    """Documents before a fault come out before the fault is met."""
-    good = [{**GOOD, "title": str(number)} for number in range(200)]
+def test_documents_are_streamed(tmp_path: Path) -> None:
+    # Documents before an error are yielded before it is raised.
+    good = [{**GOOD, "title": str(index)} for index in range(200)]
     path = tmp_path / "docs.json"
     path.write_text(json.dumps(good)[:-1] + ", oops")
     reader = read_documents(path, DOCRED)
@@ -281,9 +272,9 @@ def test_relations_by_pair() -> None:
 
 
 def test_real_documents_are_all_read(shared_data: Path) -> None:
-    for name, documents_, triples in (("redocred_dev.json", 500, 17_284), ("redocred_train_992.json", 992, 28_146)):
+    for name, count, triples in (("redocred_dev.json", 500, 17_284), ("redocred_train_992.json", 992, 28_146)):
         read = list(read_documents(shared_data / name, DOCRED))
-        assert len(read) == documents_
+        assert len(read) == count
         assert sum(len(document.labels or ()) for document in read) == triples
         raw = json.loads((shared_data / name).read_text())
         assert [document.title for document in read] == [document["title"] for document in raw]

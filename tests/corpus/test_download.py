@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
+from lmrc.common.errors import UserError
 from lmrc.corpus import download as module
-from lmrc.corpus.arrow import Corpus
+from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.download import BASE_VARIABLE, FILES, download
-from lmrc.errors import UserError
 
 
 def documents(prefix: str) -> bytes:
@@ -26,7 +26,7 @@ def documents(prefix: str) -> bytes:
 
 
 class Server:
-    """A mirror on the loopback: what it serves, and what it was asked for."""
+    """A mirror on localhost. `files` are served, `asked` lists requested paths, `cut` breaks connections."""
 
     def __init__(self) -> None:
         self.files: dict[str, bytes] = {}
@@ -75,7 +75,7 @@ def mirror(monkeypatch: pytest.MonkeyPatch) -> Iterator[Server]:
 
 
 @pytest.mark.parametrize("dataset", ["docred", "redocred"])
-def test_all_splits_are_fetched_and_built(tmp_path: Path, mirror: Server, dataset: str) -> None:
+def test_all_splits_are_downloaded_and_built(tmp_path: Path, mirror: Server, dataset: str) -> None:
     built = download(dataset, tmp_path)
     assert built == [tmp_path / dataset / split for split in ("train", "dev", "test")]
     assert [[document.title for document in Corpus.open(out)] for out in built] == [
@@ -87,43 +87,43 @@ def test_all_splits_are_fetched_and_built(tmp_path: Path, mirror: Server, datase
     assert not [path for path in source.iterdir() if path.name.startswith(".")]
 
 
-def test_again_fetches_and_builds_nothing(tmp_path: Path, mirror: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_call_does_nothing(tmp_path: Path, mirror: Server, capsys: pytest.CaptureFixture[str]) -> None:
     first = download("redocred", tmp_path)
     stamps = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))]
     capsys.readouterr()
     assert download("redocred", tmp_path) == first
     assert len(mirror.asked) == 3
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))] == stamps
-    assert capsys.readouterr().err.count("built before") == 3
+    assert capsys.readouterr().err.count("already built") == 3
 
 
-def test_unpublished_hashes_are_trusted_once_and_said(
+def test_unpublished_hashes_are_trusted_on_first_use(
     tmp_path: Path, mirror: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     download("redocred", tmp_path)
     source = tmp_path / "redocred" / "source"
-    said = capsys.readouterr().err
+    messages = capsys.readouterr().err
     kept = json.loads((source / "sha256.json").read_text())
     unknown = {entry.file for entry in FILES["redocred"] if entry.sha256 is None}
     assert set(kept) == unknown
-    assert said.count("trusted on first use") == len(unknown)
+    assert messages.count("trusted on first use") == len(unknown)
     for file in unknown:
         assert kept[file] == hashlib.sha256((source / file).read_bytes()).hexdigest()
-        assert kept[file] in said
+        assert kept[file] in messages
     changed = source / sorted(unknown)[0]
     changed.write_bytes(changed.read_bytes() + b" ")
     with pytest.raises(UserError, match=rf"{changed.name}: its sha256 is .*kept in sha256\.json .*remove it"):
         download("redocred", tmp_path)
 
 
-def test_file_that_differs_from_its_published_hash(tmp_path: Path, mirror: Server) -> None:
+def test_wrong_published_hash_is_refused(tmp_path: Path, mirror: Server) -> None:
     mirror.files["/mirror/redocred/dev_revised.json"] = documents("other")
     with pytest.raises(UserError, match=r"dev_revised\.json: its sha256 is .*the published one is"):
         download("redocred", tmp_path)
     assert not (tmp_path / "redocred" / "dev").exists()
 
 
-def test_file_put_there_by_hand_is_used(tmp_path: Path, mirror: Server) -> None:
+def test_file_copied_by_hand_is_used(tmp_path: Path, mirror: Server) -> None:
     source = tmp_path / "redocred" / "source"
     source.mkdir(parents=True)
     (source / "train_revised.json").write_bytes(documents("mine"))
@@ -132,14 +132,16 @@ def test_file_put_there_by_hand_is_used(tmp_path: Path, mirror: Server) -> None:
     assert "/mirror/redocred/train_revised.json" not in mirror.asked
 
 
-def test_missing_file_says_how_to_fetch_by_hand(tmp_path: Path, mirror: Server) -> None:
+def test_missing_file_error_explains_manual_download(tmp_path: Path, mirror: Server) -> None:
     del mirror.files["/mirror/docred/dev.json.gz"]
     by_hand = r"fetch it by hand .*put it at .*source/dev\.json\.gz and run `lmrc data download docred` again"
     with pytest.raises(UserError, match=rf"cannot fetch http.*dev\.json\.gz \(Not Found\); {by_hand}"):
         download("docred", tmp_path)
 
 
-def test_no_network_says_how_to_fetch_by_hand(tmp_path: Path, mirror: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_network_error_explains_manual_download(
+    tmp_path: Path, mirror: Server, monkeypatch: pytest.MonkeyPatch
+) -> None:
     mirror.http.server_close()
     monkeypatch.setenv(BASE_VARIABLE, "http://127.0.0.1:9/none")
     with pytest.raises(UserError, match=r"cannot fetch .*refused.*fetch it by hand"):
@@ -147,7 +149,7 @@ def test_no_network_says_how_to_fetch_by_hand(tmp_path: Path, mirror: Server, mo
     assert list((tmp_path / "redocred" / "source").iterdir()) == []
 
 
-def test_broken_transfer_leaves_no_file(tmp_path: Path, mirror: Server) -> None:
+def test_broken_download_leaves_no_file(tmp_path: Path, mirror: Server) -> None:
     mirror.cut = True
     with pytest.raises(UserError, match=r"cannot fetch .*fetch it by hand"):
         download("redocred", tmp_path)
@@ -168,10 +170,10 @@ def test_unknown_data_set_and_folder(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="unknown data set 'redocread'; did you mean redocred"):
         download("redocread", tmp_path)
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be made"):
+    with pytest.raises(UserError, match="cannot be created"):
         download("docred", tmp_path / "file")
 
 
-def test_pinned_hash_is_that_of_the_real_file(shared_data: Path) -> None:
+def test_pinned_hash_equals_that_of_the_real_file(shared_data: Path) -> None:
     dev = next(entry for entry in FILES["redocred"] if entry.split == "dev")
     assert hashlib.sha256((shared_data / "redocred_dev.json").read_bytes()).hexdigest() == dev.sha256

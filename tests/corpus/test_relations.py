@@ -5,8 +5,8 @@ from pathlib import Path
 
 import pytest
 
+from lmrc.common.errors import UserError
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
-from lmrc.errors import UserError
 
 
 def test_docred_equals_the_published_file(shared_data: Path) -> None:
@@ -21,7 +21,7 @@ def test_docred_has_96_relations_by_number() -> None:
     assert numbers == sorted(numbers)
 
 
-def test_ids_names_and_places() -> None:
+def test_ids_names_and_indices() -> None:
     relations = RelationSet(("R2", "R1"), ("owns", "part of"))
     assert (relations.index("R2"), relations.index("R1")) == (0, 1)
     assert relations.name("R1") == "part of"
@@ -30,14 +30,14 @@ def test_ids_names_and_places() -> None:
     assert list(relations) == ["R2", "R1"]
 
 
-def test_unknown_relation_names_the_nearest() -> None:
+def test_unknown_relation_gets_a_suggestion() -> None:
     with pytest.raises(UserError, match=r"^unknown relation 'P10011'; did you mean P1001\?"):
         DOCRED.index("P10011")
     with pytest.raises(UserError, match=r"^unknown relation name 'place of brith'; did you mean place of birth\?"):
         DOCRED.id("place of brith")
 
 
-def test_sha256_tells_sets_and_orders_apart() -> None:
+def test_different_sets_and_orders_have_different_hashes() -> None:
     sets = [
         RelationSet(("a", "b"), ("x", "y")),
         RelationSet(("b", "a"), ("y", "x")),
@@ -49,7 +49,7 @@ def test_sha256_tells_sets_and_orders_apart() -> None:
 
 
 @pytest.mark.parametrize(("ids", "names"), [(("a", "a"), ("x", "y")), (("a", "b"), ("x", "x")), (("a",), ())])
-def test_a_set_is_unique_and_complete(ids: tuple[str, ...], names: tuple[str, ...]) -> None:
+def test_duplicates_and_missing_names_are_refused(ids: tuple[str, ...], names: tuple[str, ...]) -> None:
     with pytest.raises(ValueError):
         RelationSet(ids, names)
 
@@ -60,7 +60,7 @@ def test_order_of_the_file_is_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("content", "says"),
+    ("content", "message"),
     [
         ("{", "is not JSON"),
         ("[]", "expected an object"),
@@ -71,7 +71,7 @@ def test_order_of_the_file_is_kept(tmp_path: Path) -> None:
         ('{"a": "x", "a": "y"}', "id 'a' occurs twice"),
     ],
 )
-def test_bad_files_are_refused(tmp_path: Path, content: str, says: str) -> None:
+def test_bad_files_are_refused(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "r.json").write_text(content)
-    with pytest.raises(UserError, match=f"r.json: .*{says}"):
+    with pytest.raises(UserError, match=f"r.json: .*{message}"):
         read_relations(tmp_path / "r.json")

@@ -10,24 +10,24 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from lmrc.common.errors import CorpusError, UserError
+from lmrc.common.files import sha256_of
 from lmrc.corpus import shards
 from lmrc.corpus.shards import FolderManifest, Shard, ShardFolder, read_manifest, write_folder
-from lmrc.corpus.source import sha256_of
-from lmrc.errors import CorpusError, UserError
 
 SCHEMA = pa.schema([("number", pa.int64())])
 
 
 def rows(count: int) -> Iterator[dict[str, int]]:
-    return ({"number": number} for number in range(count))
+    return ({"number": index} for index in range(count))
 
 
 def write(
     out: Path, count: int = 10, per_shard: int = 4, given: Iterator[dict[str, int]] | None = None
 ) -> FolderManifest:
-    def manifest(made: tuple[Shard, ...]) -> FolderManifest:
+    def manifest(written: tuple[Shard, ...]) -> FolderManifest:
         return FolderManifest(
-            kind="numbers", documents=sum(shard.rows for shard in made), docs_per_shard=per_shard, shards=made
+            kind="numbers", documents=sum(shard.rows for shard in written), docs_per_shard=per_shard, shards=written
         )
 
     return write_folder(out, SCHEMA, rows(count) if given is None else given, per_shard, manifest)
@@ -46,12 +46,12 @@ def edit(out: Path, **values: object) -> None:
 @pytest.mark.parametrize(
     ("count", "per_shard", "sizes"), [(10, 4, [4, 4, 2]), (8, 4, [4, 4]), (1, 256, [1]), (0, 4, [])]
 )
-def test_rows_are_cut_into_shards_and_found(tmp_path: Path, count: int, per_shard: int, sizes: list[int]) -> None:
+def test_rows_are_split_into_shards_and_found(tmp_path: Path, count: int, per_shard: int, sizes: list[int]) -> None:
     manifest = write(tmp_path / "out", count, per_shard)
     assert [shard.rows for shard in manifest.shards] == sizes
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         "manifest.json",
-        *(f"shard-{number:05d}.arrow" for number in range(len(sizes))),
+        *(f"shard-{index:05d}.arrow" for index in range(len(sizes))),
     ]
     assert numbers(tmp_path / "out") == list(range(count))
 
@@ -76,7 +76,7 @@ def test_fingerprint_is_of_content(tmp_path: Path) -> None:
     assert read_manifest(tmp_path / "a", "numbers", FolderManifest).fingerprint == first.fingerprint
 
 
-def test_empty_folder_is_taken_and_other_users_can_read_it(tmp_path: Path) -> None:
+def test_empty_folder_is_used_and_other_users_can_read_it(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     write(tmp_path / "out")
     assert numbers(tmp_path / "out") == list(range(10))
@@ -84,12 +84,12 @@ def test_empty_folder_is_taken_and_other_users_can_read_it(tmp_path: Path) -> No
     assert (tmp_path / "out").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 
-def test_missing_parents_are_made(tmp_path: Path) -> None:
+def test_missing_parent_folders_are_created(tmp_path: Path) -> None:
     write(tmp_path / "a" / "b" / "out")
     assert numbers(tmp_path / "a" / "b" / "out") == list(range(10))
 
 
-def test_what_exists_is_never_overwritten(tmp_path: Path) -> None:
+def test_existing_files_are_never_overwritten(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine")
     (tmp_path / "folder").mkdir()
     (tmp_path / "folder" / "notes").write_text("mine")
@@ -128,16 +128,16 @@ def test_interrupted_rows_leave_nothing(tmp_path: Path, fault: type[BaseExceptio
     assert list(tmp_path.iterdir()) == []
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EDQUOT])
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT])
 def test_full_disk_leaves_nothing_and_says_what_to_do(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
 ) -> None:
     synced = []
 
     def full(handle: int) -> None:
         synced.append(handle)
         if len(synced) == 2:
-            raise OSError(number, os.strerror(number))
+            raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(UserError, match=r"out: no space left .* free some space or choose a folder on another disk"):
@@ -145,7 +145,7 @@ def test_full_disk_leaves_nothing_and_says_what_to_do(
     assert list(tmp_path.iterdir()) == []
 
 
-def test_rows_a_shard_must_be_positive(tmp_path: Path) -> None:
+def test_rows_per_shard_must_be_positive(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="0 was given, expected at least 1"):
         write(tmp_path / "out", per_shard=0)
 
@@ -160,7 +160,7 @@ def test_missing_folder_and_missing_manifest(tmp_path: Path) -> None:
         read_manifest(tmp_path / "docs.json", "numbers", FolderManifest)
 
 
-def test_newer_version_is_refused_whatever_else_it_has(tmp_path: Path) -> None:
+def test_newer_version_is_refused_with_unknown_fields(tmp_path: Path) -> None:
     write(tmp_path / "out")
     edit(tmp_path / "out", schema_version=shards.SCHEMA_VERSION + 1, compression="zstd", shards="elsewhere")
     with pytest.raises(CorpusError, match=r"built by a newer version .*update"):
@@ -197,7 +197,7 @@ def test_manifest_cannot_name_files_elsewhere(tmp_path: Path) -> None:
         read_manifest(tmp_path / "out", "numbers", FolderManifest)
 
 
-def test_missing_and_shortened_shards_are_refused_at_once(tmp_path: Path) -> None:
+def test_missing_and_truncated_shards_are_refused_on_opening(tmp_path: Path) -> None:
     manifest = write(tmp_path / "out")
     with (tmp_path / "out" / "shard-00001.arrow").open("ab") as file:
         file.write(b"more")
@@ -214,7 +214,7 @@ def flip(path: Path) -> None:
     path.write_bytes(content)
 
 
-def test_changed_shard_is_refused_when_it_is_first_needed(tmp_path: Path) -> None:
+def test_changed_shard_is_refused_at_first_use(tmp_path: Path) -> None:
     manifest = write(tmp_path / "out")
     flip(tmp_path / "out" / "shard-00001.arrow")
     folder = ShardFolder(tmp_path / "out", manifest.shards)

@@ -6,14 +6,15 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 
-from lmrc.corpus.docred import Document, Label, Mention, read_documents, to_json
+from lmrc.corpus.docred import read_documents, to_json
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.statistics import count, statistics
+from lmrc.corpus.types import Document, Label, Mention
 from tests.corpus.strategies import corpora
 
 
 def slow_statistics(raw: list[dict]) -> dict[str, int]:  # type: ignore[type-arg]
-    """The figures straight from JSON, by the definitions, without the code under test."""
+    """Compute the statistics directly from JSON, by their definitions."""
     triples = {(n, x["h"], x["t"], x["r"]) for n, doc in enumerate(raw) for x in doc.get("labels", [])}
     pairs = {
         (n, h, t)
@@ -46,7 +47,7 @@ def slow_statistics(raw: list[dict]) -> dict[str, int]:  # type: ignore[type-arg
 
 @settings(max_examples=40, deadline=None)
 @given(corpora())
-def test_equal_to_the_slow_count(given: list[Document]) -> None:
+def test_statistics_equal_the_slow_count(given: list[Document]) -> None:
     expected = slow_statistics([to_json(document) for document in given])
     assert {key: value for key, value in statistics(given).items() if key in expected} == expected
 
@@ -78,11 +79,11 @@ def test_equal_to_the_slow_count(given: list[Document]) -> None:
         ),
     ],
 )
-def test_figures_of_real_data(shared_data: Path, name: str, expected: dict[str, int]) -> None:
-    found = statistics(read_documents(shared_data / name, DOCRED))
-    assert {key: found[key] for key in expected} == expected
+def test_statistics_of_real_data(shared_data: Path, name: str, expected: dict[str, int]) -> None:
+    figures = statistics(read_documents(shared_data / name, DOCRED))
+    assert {key: figures[key] for key in expected} == expected
     slow = slow_statistics(json.loads((shared_data / name).read_text()))
-    assert {key: found[key] for key in slow} == slow
+    assert {key: figures[key] for key in slow} == slow
 
 
 def test_means_and_shares() -> None:
@@ -119,5 +120,5 @@ def test_means_and_shares() -> None:
     }
 
 
-def test_nothing_divides_by_zero() -> None:
+def test_empty_corpus_has_only_zeros() -> None:
     assert set(statistics([]).values()) == {0}

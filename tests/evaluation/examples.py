@@ -1,11 +1,11 @@
-"""Small documents for the tests of the evaluation."""
+"""Small example documents."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
-from lmrc.corpus.docred import Document, Label, Mention
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Label, Mention
 
 RELATIONS = RelationSet(("P1", "P2", "P3"), ("country", "born in", "part of"))
 
@@ -16,7 +16,7 @@ def document(
     labels: Sequence[tuple[int, int, str]] | None,
     type: str = "PER",
 ) -> Document:
-    """A document from the (name, sentence) of every mention: its sentences are the names that occur in them."""
+    """Build a document from (name, sentence) of each mention. A sentence consists of the names in it."""
     sentences: list[list[str]] = [[] for _ in range(1 + max((s for e in entities for _, s in e), default=0))]
     made = []
     for entity in entities:
@@ -31,7 +31,7 @@ def document(
 
 
 def family() -> Document:
-    """Ann and Bob share sentence 0; Paris is alone in sentence 1. Gold: two intra, one inter triple."""
+    """Return a document with two intra triples (Ann and Bob, sentence 0) and one inter triple (Paris, sentence 1)."""
     return document(
         "Family",
         [[("Ann", 0)], [("Bob", 0), ("Robert", 2)], [("Paris", 1)]],

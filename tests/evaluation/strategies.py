@@ -1,4 +1,4 @@
-"""Random gold documents and predictions, small enough that all that can meet meets."""
+"""Hypothesis strategies for small gold documents and predictions with many overlaps."""
 
 from __future__ import annotations
 
@@ -6,8 +6,8 @@ from dataclasses import replace
 
 from hypothesis import strategies as st
 
-from lmrc.corpus.docred import Document
-from lmrc.evaluation.predictions import Prediction
+from lmrc.corpus.predictions import Prediction
+from lmrc.corpus.types import Document
 from tests.evaluation.examples import RELATIONS, document
 
 names = st.sampled_from(["a", "b", "A"])
@@ -17,7 +17,7 @@ sentence_sets = st.lists(st.integers(0, 2), unique=True, max_size=2).map(tuple)
 
 @st.composite
 def documents(draw: st.DrawFn) -> list[Document]:
-    """Up to three labelled documents."""
+    """Draw up to three labeled documents."""
     made = []
     for title in draw(st.lists(st.sampled_from("xyz"), unique=True, max_size=3)):
         entity = st.lists(st.tuples(names, st.integers(0, 2)), min_size=1, max_size=2)
@@ -30,7 +30,7 @@ def documents(draw: st.DrawFn) -> list[Document]:
     return made
 
 
-# Titles, entities and relations that exist and that do not.
+# With known and unknown titles, entities and relations.
 predicted = st.lists(
     st.builds(
         Prediction,
@@ -46,7 +46,7 @@ predicted = st.lists(
 
 
 def as_predictions(gold: list[Document]) -> list[Prediction]:
-    """The gold triples, as if they were predicted."""
+    """Return the gold triples as predictions."""
     return [
         Prediction(d.title, label.head, label.tail, label.relation, None, label.evidence)
         for d in gold

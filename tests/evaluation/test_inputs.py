@@ -5,7 +5,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from lmrc.config import (
+from lmrc.common.errors import UserError
+from lmrc.config.schema import (
     BuildConfig,
     ClassifyConfig,
     DemoConfig,
@@ -15,12 +16,11 @@ from lmrc.config import (
     RcpConfig,
     ScoreConfig,
 )
-from lmrc.corpus import synthetic
-from lmrc.corpus.arrow import write_corpus
-from lmrc.errors import UserError
+from lmrc.corpus.corpus import write_corpus
+from lmrc.corpus.predictions import Prediction, write_predictions
+from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.evaluation.inputs import corpus_of, kind_of, predictions_file, read_systems, runs_inside, why_unscored
-from lmrc.evaluation.predictions import Prediction, write_predictions
-from lmrc.rc.align import ALIGNED
+from lmrc.rc.alignment import ALIGNED
 
 
 def made(folder: Path, config: Options | dict[str, object], predictions: str | None = None) -> Path:
@@ -43,27 +43,29 @@ def made(folder: Path, config: Options | dict[str, object], predictions: str | N
         (DemoConfig(), "a demo"),
     ],
 )
-def test_a_run_of_another_stage_is_named(tmp_path: Path, config: Options, kind: str) -> None:
+def test_run_of_another_stage(tmp_path: Path, config: Options, kind: str) -> None:
     run = made(tmp_path / "run", config)
-    assert kind_of(run) == kind
-    told = f"{run} is {kind} and holds no predictions.json: give a run of classify, or a file of predictions"
-    assert why_unscored(run) == told
+    run_kind = kind_of(run)
+    assert run_kind is not None
+    assert run_kind.description == kind
+    message = f"{run} is {kind} and holds no predictions.json: give a run of classify, or a file of predictions"
+    assert why_unscored(run) == message
     with pytest.raises(UserError) as refused:
         predictions_file(run)
-    assert str(refused.value) == told
+    assert str(refused.value) == message
 
 
-def test_a_run_of_classify_without_predictions_has_not_finished(tmp_path: Path) -> None:
+def test_unfinished_run_of_classify(tmp_path: Path) -> None:
     run = made(tmp_path / "run", ClassifyConfig())
     assert why_unscored(run) == f"{run} is a run of classify that has not finished: it holds no predictions.json yet"
 
 
-def test_a_folder_that_is_no_run(tmp_path: Path) -> None:
+def test_folder_that_is_no_run(tmp_path: Path) -> None:
     assert kind_of(tmp_path) is None
     assert why_unscored(tmp_path).startswith(f"{tmp_path} holds no predictions.json: give")
 
 
-def test_runs_inside_a_folder_are_offered(tmp_path: Path) -> None:
+def test_runs_inside_a_folder_are_listed(tmp_path: Path) -> None:
     home = made(tmp_path / "demo", DemoConfig())
     deep = made(home / "eval" / "classify", ClassifyConfig(), "predictions.json")
     assert why_unscored(home) == f"{home} holds no predictions.json itself: give the run inside it, {deep}"
@@ -77,7 +79,7 @@ def test_runs_inside_a_folder_are_offered(tmp_path: Path) -> None:
     assert why_unscored(home).endswith(f"{runs[0]}, {many[0]}, {many[1]}, …")
 
 
-def test_what_a_run_classified_is_known_by_its_config(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+def test_classified_documents_are_read_from_the_config(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     titles = [document.title for document in synthetic.generate(6, 3)]
     write_corpus(synthetic.generate(6, 3), tmp_path / "corpus", synthetic.RELATIONS, "made up", "0" * 64)
     corpus = str(tmp_path / "corpus")
@@ -87,17 +89,17 @@ def test_what_a_run_classified_is_known_by_its_config(tmp_path: Path, caplog: py
         write_predictions([], part / name)
     given = [whole, part, part / "predictions.json", part / ALIGNED, part / "copy.json"]
     first = frozenset(titles[:4])
-    assert [one.classified for one in read_systems(given)] == [frozenset(titles), first, first, first, None]
+    assert [system.classified for system in read_systems(given)] == [frozenset(titles), first, first, first, None]
     assert not caplog.messages
     assert corpus_of([part / "predictions.json", whole]) == tmp_path / "corpus"
     gone = made(tmp_path / "gone", {"corpus": str(tmp_path / "nowhere")}, "predictions.json")
     (system,) = read_systems([gone])
     assert system.classified is None
     assert "nowhere: no such folder" in caplog.text
-    assert f"which documents {gone} classified is not known" in caplog.text
+    assert f"it is not known which documents {gone} classified" in caplog.text
 
 
-def test_runs_on_different_corpora_have_no_gold_in_common(tmp_path: Path) -> None:
+def test_corpus_of_runs_on_different_corpora(tmp_path: Path) -> None:
     runs = [made(tmp_path / name, {"corpus": f"/data/{name}"}, "predictions.json") for name in ("a", "b")]
     with pytest.raises(UserError, match=r"a classified /data/a; .*b classified /data/b: give --gold"):
         corpus_of(runs)

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.errors import UserError
-from lmrc.evaluation.predictions import Prediction, Predictions
+from lmrc.common.errors import UserError
+from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.evaluation.submission import write_submission
 
 ROWS = [
@@ -19,7 +19,7 @@ ROWS = [
 ]
 
 
-def test_the_zip_holds_each_triple_once_with_the_official_keys(tmp_path: Path) -> None:
+def test_submission_has_each_triple_once_with_the_official_keys(tmp_path: Path) -> None:
     path = tmp_path / "new" / "result.zip"
     assert write_submission(Predictions.of(ROWS), path) == 3
     with zipfile.ZipFile(path) as archive:
@@ -34,9 +34,7 @@ def test_the_zip_holds_each_triple_once_with_the_official_keys(tmp_path: Path) -
     assert list(rows[0]) == ["title", "h_idx", "t_idx", "r", "evidence"]
 
 
-def test_equal_predictions_give_equal_bytes_whenever_and_in_whatever_order(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_equal_predictions_give_equal_bytes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_submission(Predictions.of(ROWS), tmp_path / "a.zip")
     monkeypatch.setattr("time.time", lambda: 2e9)
     monkeypatch.setattr("time.localtime", lambda *_: (2033, 5, 18, 3, 33, 20, 2, 138, 0))
@@ -46,7 +44,7 @@ def test_equal_predictions_give_equal_bytes_whenever_and_in_whatever_order(
     assert (tmp_path / "a.zip").read_bytes() == (tmp_path / "b.zip").read_bytes()
 
 
-def test_a_place_that_cannot_be_written_is_a_user_error(tmp_path: Path) -> None:
+def test_unwritable_path_is_a_user_error(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="cannot be written"):
         write_submission(Predictions.of(ROWS), tmp_path / "file" / "x.zip")

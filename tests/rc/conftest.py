@@ -6,7 +6,7 @@ from typing import NamedTuple
 import pytest
 import torch
 
-from lmrc.config import (
+from lmrc.config.schema import (
     LoraOptions,
     PromptKind,
     PromptOptions,
@@ -16,16 +16,16 @@ from lmrc.config import (
     RcTraining,
     TrainingData,
 )
-from lmrc.corpus.arrow import Corpus
-from lmrc.corpus.docred import Document
-from lmrc.engine.distributed import ALONE
-from lmrc.rc.train import RcTask
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.types import Document
+from lmrc.rc.task import RcTask
+from lmrc.training.distributed import ALONE
 from tests.rc import tiny
 
 
 @pytest.fixture(scope="session")
 def base(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Folder of a tiny random causal LM with its tokenizer."""
+    """Return the folder of a tiny random causal LM with its tokenizer."""
     return tiny.save_base(tmp_path_factory.mktemp("base"))
 
 
@@ -81,11 +81,11 @@ def by_heart(
 
 @pytest.fixture(scope="session")
 def learnt(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
-    """Knows the relations of the gold pairs."""
+    """Return an adapter that has memorized the relations of the gold pairs."""
     return by_heart(base, tmp_path_factory.mktemp("learnt"), "rc", tiny.DOCUMENTS, 130)
 
 
 @pytest.fixture(scope="session")
 def learnt_direct(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
-    """Knows the relations of all pairs of the last two documents, and where there is none."""
+    """Return an adapter that has memorized the answers for all pairs of the last two documents."""
     return by_heart(base, tmp_path_factory.mktemp("direct"), "direct", tiny.DOCUMENTS[1:], 80)

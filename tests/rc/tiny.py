@@ -1,4 +1,4 @@
-"""A document, a relation set, a byte-level tokenizer and a random Llama: small enough to reason about."""
+"""Small inputs for tests: documents, a relation set, tokenizers and a random Llama."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
-from lmrc.config import PromptKind
-from lmrc.corpus.arrow import Corpus, write_corpus
-from lmrc.corpus.docred import Document, Label, Mention
+from lmrc.config.schema import PromptKind
+from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.relations import RelationSet
-from lmrc.rc.prompts import prompt
+from lmrc.corpus.types import Document, Label, Mention
+from lmrc.rc.prompts.templates import PROMPTS
 
 KINDS: tuple[PromptKind, ...] = ("rc", "direct")
 
@@ -26,28 +26,28 @@ RELATIONS = RelationSet(
 def document(
     names: list[str], labels: list[tuple[int, int, str]], title: str = "A title", text: str = "Ada met Bob ."
 ) -> Document:
-    """A document with one mention an entity. Mentions stand at the first token; nothing in RC reads their place."""
+    """Return a document with one mention per entity. All mentions are at the first token, which RC does not use."""
     entities = tuple((Mention(name, 0, 0, 1, "PER"),) for name in names)
     sentences = (tuple(text.split(" ")), ("The", "end", "."))
     return Document(title, sentences, entities, tuple(Label(*label) for label in labels))
 
 
+# The second document has no relation.
 DOCUMENTS = [
     document(["Ada", "Bob (singer)", "U.S."], [(0, 1, "P26"), (1, 2, "P17"), (1, 2, "P495")], "one"),
     document(["X", "Y"], [], "two"),
     document(["Zoë", "France"], [(0, 1, "P17")], "three", text="Zoë lives there ."),
 ]
-"""The second has no relation."""
 
 
 def corpus(folder: Path, documents: list[Document], relations: RelationSet = RELATIONS) -> Corpus:
-    """The documents, written as a corpus and opened."""
+    """Write the documents as a corpus and open it."""
     write_corpus(documents, folder, relations, "test", "0" * 64)
     return Corpus.open(folder)
 
 
 def tokenizer() -> PreTrainedTokenizerFast:
-    """One token a byte, and an end of sequence that is the padding too."""
+    """Return a tokenizer with one token per byte, whose end of sequence is also the padding token."""
     vocabulary = {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
     backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
@@ -56,12 +56,12 @@ def tokenizer() -> PreTrainedTokenizerFast:
 
 
 def merging_tokenizer() -> PreTrainedTokenizerFast:
-    """A byte-level BPE that knows the words of the prompts, so that they are short; any other text in bytes."""
+    """Return a byte-level BPE tokenizer that is trained on the prompts, so that they have few tokens."""
     backend = Tokenizer(models.BPE())
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     backend.decoder = decoders.ByteLevel()
     example = document(["Ada", "Bob"], [])
-    texts = [prompt(example, [(0, 1)], RELATIONS, kind) for kind in KINDS]
+    texts = [PROMPTS[kind].render(example, [(0, 1)], RELATIONS) for kind in KINDS]
     alphabet = sorted(ByteLevel.alphabet())
     trainer = trainers.BpeTrainer(vocab_size=900, initial_alphabet=alphabet, show_progress=False, min_frequency=1)
     backend.train_from_iterator(texts, trainer)
@@ -69,7 +69,7 @@ def merging_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def save_base(folder: Path, seed: int = 0) -> Path:
-    """A random Llama (hidden 32, 2 layers) and a merging tokenizer, as a folder that transformers loads."""
+    """Save a random Llama (hidden size 32, 2 layers) and its tokenizer in a folder for transformers."""
     torch.manual_seed(seed)
     words = merging_tokenizer()
     config = LlamaConfig(
@@ -80,7 +80,7 @@ def save_base(folder: Path, seed: int = 0) -> Path:
         num_attention_heads=4,
         num_key_value_heads=2,
         max_position_embeddings=4096,
-        # Wide enough for an adapter to make it say anything.
+        # Large enough for an adapter to memorize answers.
         initializer_range=0.3,
         bos_token_id=None,
         eos_token_id=words.eos_token_id,

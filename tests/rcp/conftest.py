@@ -9,10 +9,10 @@ import pyarrow as pa
 import pytest
 from transformers import BertTokenizer
 
-from lmrc.config import RcpConfig
-from lmrc.corpus.arrow import SCHEMA, Corpus, write_corpus
-from lmrc.corpus.docred import Document
+from lmrc.config.schema import RcpConfig
+from lmrc.corpus.corpus import SCHEMA, Corpus, write_corpus
 from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document
 from tests.rcp import tiny
 
 RELATIONS = RelationSet(("P17",), ("country",))
@@ -25,7 +25,7 @@ class MakeCorpus(Protocol):
 
 
 def columns_of(documents: Sequence[Document]) -> pa.RecordBatch:
-    """Documents as a shard of a corpus holds them."""
+    """Return the documents as columns of a corpus."""
     rows = [
         {
             "title": document.title,
@@ -41,7 +41,7 @@ def columns_of(documents: Sequence[Document]) -> pa.RecordBatch:
 
 @pytest.fixture(autouse=True)
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty one, so that no test reads what an earlier run has left."""
+    """Use an empty cache, so that no test reads files of an earlier run."""
     monkeypatch.setenv("LMRC_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -59,7 +59,7 @@ def make_corpus(tmp_path: Path) -> MakeCorpus:
 
 @pytest.fixture
 def tiny_encoder(tmp_path: Path) -> Path:
-    """A folder with a tiny pretrained encoder and its tokenizer."""
+    """Return a folder with a tiny pretrained encoder and its tokenizer."""
     folder = tmp_path / "encoder"
     tiny.encoder("bert").save_pretrained(folder)
     tokenizer = tiny.tokenizer("bert")

@@ -1,6 +1,6 @@
-"""Equations 1 to 6, written a second time: one pair, one position, one mention at a time, in float64.
+"""Reference implementation of equations 1 to 6 in float64, with loops over pairs, positions and mentions.
 
-Shares nothing with lmrc.rcp but the weights' names. Attention is the encoder's own (eager, output_attentions).
+It shares only the names of the weights with lmrc.rcp. Attention is the encoder's own (eager, output_attentions).
 """
 
 from __future__ import annotations
@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 from transformers import PreTrainedModel
 
-from lmrc.corpus.docred import Document
+from lmrc.corpus.types import Document
 
 
 def encode(encoder: PreTrainedModel, ids: list[int], size: int, separators: int) -> tuple[Tensor, Tensor]:
-    """Hidden states [length, d] and last attention [heads, length, length] of one document, without padding."""
+    """Return hidden states [length, d] and last attention [heads, length, length] of a document, without padding."""
 
     def run(window: list[int]) -> tuple[Tensor, Tensor]:
         output = encoder(input_ids=torch.tensor([window]), output_attentions=True)
@@ -33,9 +33,9 @@ def encode(encoder: PreTrainedModel, ids: list[int], size: int, separators: int)
     hidden, attention = torch.zeros(length, d).double(), torch.zeros(heads, length, length).double()
     for i in range(length):
         in_1, in_2 = i < size - separators, i - shift >= 1
-        assert in_1 or in_2, "a word piece that no window sees"
-        found = ([hidden_1[i]] if in_1 else []) + ([hidden_2[i - shift]] if in_2 else [])
-        hidden[i] = torch.stack(found).mean(0)
+        assert in_1 or in_2, "no window contains the word piece"
+        states = ([hidden_1[i]] if in_1 else []) + ([hidden_2[i - shift]] if in_2 else [])
+        hidden[i] = torch.stack(states).mean(0)
         for j in range(length):
             if in_1 and j < size - separators:
                 attention[:, i, j] += attention_1[:, i, j]
@@ -46,7 +46,7 @@ def encode(encoder: PreTrainedModel, ids: list[int], size: int, separators: int)
     return hidden, attention
 
 
-def sides(
+def project(
     weights: dict[str, Tensor],
     hidden: Tensor,
     attention: Tensor,
@@ -54,9 +54,15 @@ def sides(
     document: Document | None = None,
     types: Sequence[str] = (),
 ) -> dict[tuple[int, int], tuple[Tensor, Tensor]]:
-    """z of the head and of the tail of each ordered pair of entities, given the positions of their opening markers.
+    """Return z of head and tail of each ordered pair of entities (equations 2 to 5).
 
-    `document` and the `types` that have an embedding serve models with further features.
+    Args:
+        weights: state dict of the model.
+        hidden: hidden states, [length, d].
+        attention: last attention, [heads, length, length].
+        markers: positions of the opening markers of each entity.
+        document: the document, for a model with features.
+        types: entity types with an embedding.
     """
     length, d = hidden.shape
     heads = attention.shape[0]
@@ -72,7 +78,7 @@ def sides(
         attentions.append(rows)
 
     context_head, context_tail = weights["classifier.context.weight"].chunk(2)
-    found = {}
+    projections = {}
     for s in range(len(markers)):
         for o in range(len(markers)):
             if s == o:
@@ -87,16 +93,16 @@ def sides(
             if document is not None:
                 more_s, more_o = _features(weights, document, types, s, o)
                 z_s, z_o = z_s + more_s, z_o + more_o
-            found[s, o] = torch.tanh(z_s), torch.tanh(z_o)
-    return found
+            projections[s, o] = torch.tanh(z_s), torch.tanh(z_o)
+    return projections
 
 
 def _features(
     weights: dict[str, Tensor], document: Document, types: Sequence[str], s: int, o: int
 ) -> tuple[Tensor, Tensor]:
     head, tail = document.entities[s], document.entities[o]
-    apart = min(abs(one.sentence - other.sentence) for one in head for other in tail)
-    row = min(apart, 7) * 5 + min(len(head), len(tail), 5) - 1
+    distance = min(abs(a.sentence - b.sentence) for a in head for b in tail)
+    row = min(distance, 7) * 5 + min(len(head), len(tail), 5) - 1
     z_s, z_o = weights["classifier.distance.weight"][row].chunk(2)
     if head[0].type in types:
         z_s = z_s + weights["classifier.head_type.weight"][1 + types.index(head[0].type)]
@@ -106,29 +112,29 @@ def _features(
 
 
 def logits(
-    weights: dict[str, Tensor], sides: dict[tuple[int, int], tuple[Tensor, Tensor]]
+    weights: dict[str, Tensor], projections: dict[tuple[int, int], tuple[Tensor, Tensor]]
 ) -> dict[tuple[int, int], float]:
-    """The logit of P(relation) of each ordered pair of entities."""
+    """Return the logit of P(relation) of each ordered pair of entities (equation 6)."""
     if "classifier.bilinear.weight" in weights:
         matrix, bias = weights["classifier.bilinear.weight"], weights["classifier.bias"]
-        return {pair: float(z_s @ matrix @ z_o + bias) for pair, (z_s, z_o) in sides.items()}
-    found = {}
-    for pair, (z_s, z_o) in sides.items():
+        return {pair: float(z_s @ matrix @ z_o + bias) for pair, (z_s, z_o) in projections.items()}
+    logits = {}
+    for pair, (z_s, z_o) in projections.items():
         outer = torch.stack([torch.outer(*blocks) for blocks in zip(z_s.view(12, 64), z_o.view(12, 64), strict=True)])
         none, relation = weights["classifier.weight"] @ outer.flatten() + weights["classifier.bias"]
-        found[pair] = float(relation - none) / 2
-    return found
+        logits[pair] = float(relation - none) / 2
+    return logits
 
 
 def relation_loss(weights: dict[str, Tensor], z_s: Tensor, z_o: Tensor, gold: set[int]) -> float:
-    """Binary cross entropy of one pair, relation by relation, summed."""
+    """Return the binary cross entropy of a pair, summed over relations."""
 
     def layer(name: str, x: Tensor) -> Tensor:
-        return weights[f"relation_task.{name}.weight"] @ x + weights[f"relation_task.{name}.bias"]
+        return weights[f"relation_head.{name}.weight"] @ x + weights[f"relation_head.{name}.bias"]
 
     scores = layer("relation", torch.tanh(layer("head", z_s)) * torch.tanh(layer("tail", z_o)))
     total = 0.0
-    for number, score in enumerate(scores.tolist()):
+    for relation, score in enumerate(scores.tolist()):
         p = 1 / (1 + math.exp(-score))
-        total -= math.log(p if number in gold else 1 - p)
+        total -= math.log(p if relation in gold else 1 - p)
     return total

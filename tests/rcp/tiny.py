@@ -17,17 +17,17 @@ from transformers import (
     RobertaTokenizer,
 )
 
-from lmrc.corpus.docred import Document, Label, Mention
+from lmrc.corpus.types import Document, Label, Mention
 
 Kind = Literal["bert", "roberta"]
 LETTERS = "abcdefghijklmnopqrstuvwxyz"
 TYPES = ("PER", "ORG", "MISC")
+# Positions of the tiny encoders, special tokens included. Longer documents take two windows.
 POSITIONS = 48
-"""Positions of the tiny encoders, special tokens included: more word pieces take two windows."""
 
 
 def tokenizer(kind: Kind) -> PreTrainedTokenizerBase:
-    """Letters are word pieces: "abc" is three of them, whichever the kind."""
+    """Return a tokenizer whose word pieces are letters: "abc" is three of them."""
     if kind == "bert":
         pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", "*", *LETTERS, *(f"##{letter}" for letter in LETTERS)]
         return BertTokenizer(vocab={piece: index for index, piece in enumerate(pieces)})
@@ -36,7 +36,10 @@ def tokenizer(kind: Kind) -> PreTrainedTokenizerBase:
 
 
 def encoder(kind: Kind, seed: int = 0, dropout: float = 0.0) -> PreTrainedModel:
-    """Random weights, two layers, four heads; spread wide enough that attention is far from uniform."""
+    """Return an encoder with two layers and four heads.
+
+    The random weights are large, so that attention is far from uniform.
+    """
     torch.manual_seed(seed)
     sizes = {
         "hidden_size": 16,
@@ -61,7 +64,15 @@ def document(
     labels: tuple[tuple[int, int], ...] | None = (),
     title: str | None = None,
 ) -> Document:
-    """`words` random words of one or two letters in sentences of ten; `entities` are numbers of mentions."""
+    """Return a random document with words of one or two letters in sentences of ten.
+
+    Args:
+        words: number of words.
+        entities: number of mentions of each entity.
+        seed: seed of the random numbers.
+        labels: (head, tail) of each label.
+        title: title; by default, it contains the seed.
+    """
     choose = random.Random(seed)
     text = ["".join(choose.choices(LETTERS, k=choose.randint(1, 2))) for _ in range(words)]
     sentences = tuple(tuple(text[start : start + 10]) for start in range(0, words, 10))
@@ -75,9 +86,9 @@ def document(
     return Document(
         title=title or f"document {seed}",
         sentences=sentences,
-        # Mentions of an entity may be of several types.
+        # The mentions of an entity have different types.
         entities=tuple(
-            tuple(mention(f"e{e}", TYPES[(e + number) % len(TYPES)]) for number in range(count))
+            tuple(mention(f"e{e}", TYPES[(e + m) % len(TYPES)]) for m in range(count))
             for e, count in enumerate(entities)
         ),
         labels=None if labels is None else tuple(Label(head, tail, "P17") for head, tail in labels),

@@ -9,12 +9,12 @@ from xdist.scheduler import LoadFileScheduling
 
 from tests.slurm.harness import Cluster, is_given, missing, write_data, write_models
 
-# A process takes one of these whole; they last about as long.
+# Each test process runs one of these groups of files, which take about the same time.
 GROUPS = (("preemption", "kill", "doctor"), ("eval", "workers"), ("pipeline", "ends"))
 
 
 class Groups(LoadFileScheduling):
-    """A file's tests in one process, and those of a group's files."""
+    """Scheduler that keeps the tests of a group of files in one process."""
 
     def _split_scope(self, nodeid: str) -> str:
         file = str(super()._split_scope(nodeid))
@@ -29,10 +29,10 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFil
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = missing()
     for item in items:
-        # Some tests of the tests' own tools need no cluster.
+        # Tests of the harness itself need no cluster.
         if item.path.parent == Path(__file__).parent and "cluster" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slurm)
-            # Each wait in them has its own, which says what did not come.
+            # Longer than the timeouts inside the tests, which have better messages.
             item.add_marker(pytest.mark.timeout(1200))
             if reason:
                 item.add_marker(pytest.mark.skip(reason=reason))
@@ -40,7 +40,7 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
 
 @pytest.fixture(scope="session")
 def cluster() -> Iterator[Cluster]:
-    """A SLURM that runs: the site's where SLURM_CONF names it, else one that is started here and ended afterwards."""
+    """Return a running SLURM: that of SLURM_CONF, or one that is started for the tests."""
     cluster = Cluster()
     with cluster.used():
         yield cluster
@@ -48,7 +48,7 @@ def cluster() -> Iterator[Cluster]:
 
 @pytest.fixture
 def own_cluster(cluster: Cluster) -> Cluster:
-    """A cluster whose nodes and settings the test may harm."""
+    """Return a cluster whose nodes and settings the test may harm."""
     if is_given():
         pytest.skip("harms nodes: only on a cluster of its own (unset SLURM_CONF)")
     return cluster
@@ -56,11 +56,11 @@ def own_cluster(cluster: Cluster) -> Cluster:
 
 @pytest.fixture(scope="session")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with the corpora `train` (64 documents) and `dev` (4)."""
+    """Return a folder with the corpora `train` (64 documents) and `dev` (4)."""
     return write_data(tmp_path_factory.mktemp("data"))
 
 
 @pytest.fixture(scope="session")
 def models(tmp_path_factory: pytest.TempPathFactory, data: Path) -> Path:
-    """A folder with the runs `rcp` and `rc`."""
+    """Return a folder with the runs `rcp` and `rc`."""
     return write_models(tmp_path_factory.mktemp("models"), data)

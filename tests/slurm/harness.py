@@ -1,4 +1,4 @@
-"""A real SLURM on this machine, and what befalls the jobs of its users."""
+"""A real SLURM on this machine, with helpers that preempt, kill and inspect jobs."""
 
 from __future__ import annotations
 
@@ -20,41 +20,41 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from lmrc.cluster.launch import main as launch
-from lmrc.cluster.stages import STAGES
-from lmrc.corpus import synthetic
-from lmrc.corpus.arrow import write_corpus
-from lmrc.embedded import resolve
+from lmrc.corpus.corpus import write_corpus
+from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.launcher.launch import main as launch
+from lmrc.launcher.stages import STAGES
+from lmrc.pretrained.packaged import resolve
 from tests.conftest import ROOT
 
-# Of a worker's too: on more threads sums would round otherwise.
+# One thread, as in the workers: sums on more threads round differently.
 torch.set_num_threads(1)
 
 SCRIPT = ROOT / "tests" / "slurm" / "cluster.sh"
 DAEMONS = ("slurmctld", "slurmd", "munged")
-# Seconds: several times what anything takes on a machine that has little else to do.
-PATIENCE = 300.0
+# Several times longer than any step takes on an idle machine.
+WAIT_TIMEOUT_SECONDS = 300.0
+# Largest array, as in slurm/eval.sh. More workers need several arrays.
 MAX_ARRAY = 8
-"""Tasks of an array at most, as many as slurm/eval.sh has: with more workers there are several arrays."""
-# Several processes run tests at once, on one cluster.
+# Several test processes share one cluster.
 USERS, LOCK = (Path(tempfile.gettempdir()) / f"lmrc-slurm.{name}" for name in ("users", "lock"))
 
 
 @contextmanager
-def _alone() -> Iterator[None]:
-    """Only one process changes the cluster at a time."""
+def _cluster_lock() -> Iterator[None]:
+    """Hold the lock under which the cluster is changed."""
     with LOCK.open("w") as file:
         fcntl.flock(file, fcntl.LOCK_EX)
         yield
 
 
 def is_given() -> bool:
-    """Whether there is a cluster that is not ours to harm."""
+    """Return True if SLURM_CONF names a cluster, whose nodes the tests must not harm."""
     return bool(os.environ.get("SLURM_CONF"))
 
 
 def missing() -> str | None:
-    """Why no cluster can be used here, or None."""
+    """Return why no cluster can be used on this machine, or None."""
     if is_given():
         return None
     if os.geteuid() != 0:
@@ -64,8 +64,9 @@ def missing() -> str | None:
 
 
 class Cluster:
-    """The site's where SLURM_CONF names one, else eight nodes on this machine: n1 to n4 are partition `low`, which
-    `high` preempts; the others are `calm`, the default.
+    """The cluster of SLURM_CONF, or eight virtual nodes on this machine.
+
+    Nodes n1 to n4 are in the partitions `low` and `high`, which preempts `low`. The others are in `calm`, the default.
     """
 
     def __init__(self) -> None:
@@ -85,18 +86,18 @@ class Cluster:
 
     @contextmanager
     def used(self) -> Iterator[None]:
-        """Start it, or use the one that another process of the tests has started; the last one ends it."""
+        """Start the cluster, or use the one that another test process has started. The last user stops it."""
         if is_given():
             yield
             return
         with USERS.open("w") as users:
-            with _alone():
+            with _cluster_lock():
                 self._up()
                 fcntl.flock(users, fcntl.LOCK_SH)
             try:
                 yield
             finally:
-                with _alone():
+                with _cluster_lock():
                     try:
                         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError:
@@ -113,8 +114,10 @@ class Cluster:
 
     @contextmanager
     def preempting(self) -> Iterator[Callable[..., None]]:
-        """`preempt(nodes, user_signal=True)`: a short job of high priority wants all of these nodes, on a site that
-        sends a preempted job its own signal, or only TERM. Nobody else preempts until the end of the block.
+        """Yield `preempt(nodes, user_signal=True)`, which submits a short job of high priority to these nodes.
+
+        With `user_signal` the site sends preempted jobs their own signal, else only TERM. Other test processes cannot
+        preempt until the end of the block.
         """
 
         def preempt(nodes: str, user_signal: bool = True) -> None:
@@ -123,17 +126,17 @@ class Cluster:
             count = len(self.run("scontrol", "show", "hostnames", nodes).split())
             self.run(*words, f"--nodes={count}", "--wrap=sleep 1")
 
-        with _alone():
+        with _cluster_lock():
             yield preempt
 
     def cancel(self, job: str) -> None:
-        """`scancel`, also of a job that has ended."""
+        """Run scancel. The job may have ended."""
         subprocess.run(["scancel", job], env=self.environment, capture_output=True)
 
     def limit(self, job: str, seconds_left: float) -> bool:
-        """Have the running or waiting job's time limit come so soon, in whole minutes at least; False: not now."""
+        """Set the time limit to this many seconds from now, rounded up to minutes. Return False if SLURM refuses."""
         used = (self._ask(job, "TimeUsed") or "0:00").split(":")
-        seconds = sum(int(part) * 60**place for place, part in enumerate(reversed(used)))
+        seconds = sum(int(part) * 60**power for power, part in enumerate(reversed(used)))
         minutes = math.ceil((seconds + seconds_left) / 60)
         done = subprocess.run(
             ["scontrol", "update", f"jobid={job}", f"timelimit={minutes}"], env=self.environment, capture_output=True
@@ -141,34 +144,34 @@ class Cluster:
         return done.returncode == 0
 
     def crash(self, node: str) -> None:
-        """The node and all its processes are gone at once."""
+        """Kill the node and all its processes."""
         self._script("node-crash", node)
 
     def start(self, node: str) -> None:
-        """The node comes back."""
+        """Start the node again."""
         self._script("node-start", node)
 
     def run(self, *words: str, status: int = 0, folder: Path | None = None) -> str:
-        """A command on the login node; returns what it printed."""
+        """Run a command on the login node. Return its output."""
         done = subprocess.run(words, env=self.environment, capture_output=True, text=True, timeout=300, cwd=folder)
         assert done.returncode == status, f"{' '.join(words)}\n{done.stdout}\n{done.stderr}"
         return done.stdout if status == 0 else done.stderr
 
     def launch(self, stage: str, options: dict[str, Any], status: int = 0) -> str:
-        """`python launch/STAGE.py` with these options; returns what it printed."""
+        """Run `python launch/STAGE.py` with these options. Return its output."""
         given = [f"--{name}={value}" for name, value in options.items()]
         return self.run(sys.executable, str(ROOT / "launch" / f"{stage}.py"), *given, status=status)
 
     def state(self, job: str) -> str:
-        """The job's state, "" where SLURM has forgotten it."""
+        """Return the job's state; "" if SLURM has forgotten the job."""
         return self._ask(job, "State")
 
     def restarts(self, job: str) -> int:
-        """How often SLURM has put the job back."""
+        """Return how often the job was requeued."""
         return int(self._ask(job, "RestartCnt") or 0)
 
     def node(self, job: str) -> str:
-        """Where the job runs."""
+        """Return the nodes of the job."""
         return self._ask(job, "NodeList")
 
     def _ask(self, job: str, column: str) -> str:
@@ -179,55 +182,57 @@ class Cluster:
         return done.stdout.strip()
 
     def pid(self, job: str, rank: int) -> int | None:
-        """The process of this rank of the job; None where it does not run."""
+        """Return the process id of a rank of the job; None if it is not running."""
         return self._find(SLURM_JOB_ID=job, SLURM_PROCID=str(rank))
 
     def worker(self, task: str) -> int | None:
-        """The process of a task ARRAY_TASK of an array; None where it does not run."""
-        array, _, number = task.partition("_")
-        return self._find(SLURM_ARRAY_JOB_ID=array, SLURM_ARRAY_TASK_ID=number)
+        """Return the process id of the array task ARRAY_TASK; None if it is not running."""
+        array, _, index = task.partition("_")
+        return self._find(SLURM_ARRAY_JOB_ID=array, SLURM_ARRAY_TASK_ID=index)
 
     @staticmethod
     def _find(**wanted: str) -> int | None:
-        for place in Path("/proc").glob("[0-9]*"):
+        for process in Path("/proc").glob("[0-9]*"):
             try:
                 # Started by submitit, or by slurm/eval.sh.
-                words = (place / "cmdline").read_bytes()
+                words = (process / "cmdline").read_bytes()
                 if b"submitit.core._submit" not in words and b"\0launch/" not in words:
                     continue
                 variables = dict(
-                    pair.split("=", 1) for pair in (place / "environ").read_bytes().decode().split("\0") if "=" in pair
+                    pair.split("=", 1)
+                    for pair in (process / "environ").read_bytes().decode().split("\0")
+                    if "=" in pair
                 )
             except (OSError, UnicodeDecodeError):
                 continue
             if wanted.items() <= variables.items():
-                return int(place.name)
+                return int(process.name)
         return None
 
     def kill(self, job: str, rank: int) -> None:
-        """`kill -9` of one rank."""
+        """Kill one rank with SIGKILL."""
         pid = self.pid(job, rank)
         assert pid is not None, f"rank {rank} of {job} does not run"
         self.kill_process(pid)
 
     @staticmethod
     def kill_process(pid: int) -> None:
-        """`kill -9`."""
+        """Kill a process with SIGKILL."""
         os.kill(pid, signal.SIGKILL)
 
 
 def wait_for(what: str, holds: Callable[[], object], folder: Path | None = None) -> None:
-    """Wait until `holds`; fails naming `what`, with the run's history and the end of rank 0's log."""
-    deadline = time.monotonic() + PATIENCE
+    """Wait until `holds` returns True. On timeout fail with the run's history and the end of rank 0's log."""
+    deadline = time.monotonic() + WAIT_TIMEOUT_SECONDS
     while not holds():
         if time.monotonic() > deadline:
-            said = "" if folder is None else history_text(folder)
-            raise AssertionError(f"no {what} within {PATIENCE:.0f} s\n{said}")
+            message = "" if folder is None else history_text(folder)
+            raise AssertionError(f"no {what} within {WAIT_TIMEOUT_SECONDS:.0f} s\n{message}")
         time.sleep(0.1)
 
 
 def history_text(folder: Path) -> str:
-    """What happened to a run, and the last of what rank 0 said."""
+    """Return the run's history and the last lines of rank 0's log."""
     path = folder / "log" / "history.jsonl"
     logs = sorted((folder / "log").glob("*_0_log.out"))
     tail = "\n".join(logs[-1].read_text().splitlines()[-30:]) if logs else ""
@@ -235,19 +240,19 @@ def history_text(folder: Path) -> str:
 
 
 def events(folder: Path, *kinds: str) -> list[dict[str, Any]]:
-    """The events of these kinds in the run's history."""
+    """Return the events of these kinds from the run's history."""
     path = folder / "log" / "history.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     return [row for row in rows if row["event"] in kinds]
 
 
 def steps(folder: Path) -> list[int]:
-    """The training steps in metrics.jsonl, in the order in which they stand there."""
+    """Return the training steps in metrics.jsonl, in the order of the file."""
     return [row["step"] for row in metrics(folder) if "loss" in row]
 
 
 def metrics(folder: Path) -> list[dict[str, Any]]:
-    """The rows of metrics.jsonl; a line that is being written is left out."""
+    """Return the rows of metrics.jsonl, without a line that is being written."""
     path = folder / "metrics.jsonl"
     if not path.exists():
         return []
@@ -256,7 +261,7 @@ def metrics(folder: Path) -> list[dict[str, Any]]:
 
 
 def write_data(folder: Path, documents: int = 64) -> Path:
-    """Synthetic corpora `train` and `dev` below `folder`, which is returned."""
+    """Write synthetic corpora `train` and `dev` to `folder`. Return the folder."""
     for part, count, seed in (("train", documents, 1), ("dev", 4, 2)):
         if not (folder / part).exists():
             write_corpus(synthetic.generate(count, seed), folder / part, synthetic.RELATIONS, part, "0" * 64)
@@ -264,7 +269,7 @@ def write_data(folder: Path, documents: int = 64) -> Path:
 
 
 def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
-    """Options of a training on tiny models with dropout, in the run folder `run`, on 2 nodes x 2 tasks."""
+    """Return the options of a training of a tiny model with dropout on 2 nodes with 2 tasks each."""
     model: dict[str, dict[str, Any]] = {
         "rcp": {"model.encoder": "embedded:tiny-encoder"},
         "rc": {
@@ -290,26 +295,26 @@ def write_damaged_encoder(folder: Path) -> Path:
 
 
 def run_here(stage: str, options: dict[str, Any]) -> None:
-    """As `Cluster.launch`, in this process, which has torch imported already."""
+    """Launch in this process, which has already imported torch."""
     cluster = ("nodes", "gpus", "time", "cpus-per-gpu")
     given = [f"--{name}={value}" for name, value in options.items() if name not in cluster]
     assert launch(STAGES[stage], [*given, "--where=here"]) == 0
 
 
 def write_models(folder: Path, data: Path) -> Path:
-    """`rcp` and `rc` in `folder`, which is returned: trained for a step, for which an inference does not mind."""
+    """Train `rcp` and `rc` for one step in `folder`. Return the folder."""
     for stage in ("rcp", "rc"):
         run_here(stage, training(stage, data, folder / stage, train__max_steps=1))
     return folder
 
 
 def submitted(folder: Path) -> str:
-    """The job that was submitted last for the run."""
+    """Return the last submitted job of the run."""
     return str(events(folder, "submitted")[-1]["job"])
 
 
 def done(folder: Path) -> bool:
-    """Whether the run has finished."""
+    """Return True if the run has finished."""
     return (folder / "DONE").exists()
 
 
@@ -319,7 +324,7 @@ def wait_until_done(folder: Path) -> None:
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """What differs between two finished runs of the same training, to the bit: nothing, if all went well."""
+    """Return the differences between two finished runs of the same training; empty if they are equal bit for bit."""
     found = []
     if metrics(one) != metrics(other):
         found.append("metrics.jsonl")

@@ -1,9 +1,9 @@
-"""Trainings killed at random moments end as if nothing had happened: `python tests/slurm/kill.py --kills 20 --seed 0`.
+"""Kill trainings at random and compare them with undisturbed ones: `python tests/slurm/kill.py --kills 20 --seed 0`.
 
-For each pair of a stage (RCP, LoRA) and a ZeRO stage one training runs to its end, and one is killed (`kill -9` of a
-random rank at a random step, also in the middle of a save) and comes back by itself. Weights, optimizer state,
-metrics.jsonl and the best score of both must be equal to the bit. With fewer kills than pairs, the pairs left over are
-named and not trained. Needs root and SLURM's packages, or SLURM_CONF.
+For each pair of a stage (RCP, LoRA) and a ZeRO stage one training runs undisturbed. Another one is killed (SIGKILL of a
+random rank at a random step, possibly during a save) and requeues itself. Weights, optimizer state, metrics.jsonl and
+the best score of both must be equal bit for bit. With fewer kills than pairs, the remaining pairs are listed and not
+trained. Needs root and SLURM's packages, or SLURM_CONF.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ RANKS = 2
 
 
 def options(stage: str, zero: int, data: Path, run: Path) -> dict[str, Any]:
-    """A training of 64 (RCP) or 32 (LoRA) steps with dropout on one node x 2 tasks, which saves every second or so."""
+    """Return the options of a training of 64 (RCP) or 32 (LoRA) steps with dropout, saved about every second."""
     more: dict[str, Any] = {"train__zero_stage": zero, "train__checkpoint_minutes": 0.02}
     if stage == "rc":
         more["train__epochs"] = 2
@@ -48,12 +48,12 @@ def options(stage: str, zero: int, data: Path, run: Path) -> dict[str, Any]:
 
 
 def shares(kills: int, pairs: int) -> list[int]:
-    """Spread the kills over the pairs as evenly as possible. Returns the kills of each pair, possibly 0."""
+    """Spread the kills over the pairs as evenly as possible. Return the kills of each pair, possibly 0."""
     return [(number + 1) * kills // pairs - number * kills // pairs for number in range(pairs)]
 
 
 def kill_points(count: int, steps: int, chance: random.Random) -> list[tuple[int, int, float]]:
-    """(step, rank, seconds after the step) of each kill, a step from each of `count` equal parts of the training."""
+    """Draw (step, rank, seconds after the step) of each kill, one from each of `count` equal parts of the training."""
     part = steps / count
     return [
         (round(part * number + chance.uniform(0.1, 0.9) * part), chance.randrange(RANKS), chance.uniform(0.0, 0.4))
@@ -62,7 +62,7 @@ def kill_points(count: int, steps: int, chance: random.Random) -> list[tuple[int
 
 
 def disturbed(cluster: Cluster, given: dict[str, Any], run: Path, points: list[tuple[int, int, float]]) -> int:
-    """Run a training and kill it at `points`. Returns how many kills found it alive."""
+    """Run a training and kill it at `points`. Return how many kills found it alive."""
     cluster.launch(str(given.pop("stage")), given)
     job, kills = submitted(run), 0
     for step, rank, delay in points:
@@ -80,7 +80,7 @@ def disturbed(cluster: Cluster, given: dict[str, Any], run: Path, points: list[t
 
 
 def check(cluster: Cluster, pairs: list[tuple[str, int]], kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Kill trainings of `pairs` `kills` times in all, and compare. Returns the figures of --json."""
+    """Kill trainings of `pairs` `kills` times in total, and compare. Return the figures of --json."""
     chance = random.Random(seed)
     data = write_data(folder / "data")
     found: dict[str, list[str]] = {}
@@ -116,14 +116,18 @@ def check(cluster: Cluster, pairs: list[tuple[str, int]], kills: int, seed: int,
 
 
 def at_least_one(text: str) -> int:
-    """Read --kills. Raises ArgumentTypeError unless it is a number from 1 on."""
+    """Parse --kills.
+
+    Raises:
+        ArgumentTypeError: it is not a positive number.
+    """
     if not text.isdecimal() or int(text) == 0:
         raise argparse.ArgumentTypeError(f"{text} was given: give a whole number from 1 on, such as 20")
     return int(text)
 
 
 def main() -> int:
-    """The command. Returns its exit status."""
+    """Run the command. Return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=at_least_one, default=20, help="kills in all [20]")
     parser.add_argument("--seed", type=int, default=0)

@@ -1,4 +1,4 @@
-"""The doctor's job on two nodes of a real SLURM."""
+"""`lmrc doctor --nodes 2` on a real SLURM."""
 
 from __future__ import annotations
 
@@ -10,15 +10,20 @@ from tests.slurm.harness import Cluster
 
 
 def test_two_nodes_share_a_folder(cluster: Cluster, tmp_path: Path) -> None:
-    command = (sys.executable, "-m", "lmrc.cli", "doctor", "--nodes", "2", "--json")
+    command = (sys.executable, "-m", "lmrc.cli.main", "doctor", "--nodes", "2", "--json")
     found = json.loads(cluster.run(*command, folder=tmp_path))
-    said = {check["what"]: check["level"] for check in found}
-    for word in ("see each other's files", "exclusive links: of 2 nodes", "atomic rename", "clocks against"):
-        assert [level for what, level in said.items() if word in what] == ["ok"], said
+    message = {check["what"]: check["level"] for check in found}
+    for word in (
+        "see each other's files",
+        "exclusive links: exactly one of 2 nodes",
+        "atomic rename",
+        "clocks against",
+    ):
+        assert [level for what, level in message.items() if word in what] == ["ok"], message
     assert list(tmp_path.iterdir()) == []
 
 
-def test_a_partition_that_does_not_exist_is_said_with_its_remedy(cluster: Cluster, tmp_path: Path) -> None:
-    command = (sys.executable, "-m", "lmrc.cli", "doctor", "--nodes", "2", "--partition", "nowhere", "--json")
+def test_unknown_partition_is_reported_with_a_remedy(cluster: Cluster, tmp_path: Path) -> None:
+    command = (sys.executable, "-m", "lmrc.cli.main", "doctor", "--nodes", "2", "--partition", "nowhere", "--json")
     cluster.run(*command, folder=tmp_path, status=1)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""How a job ends: at its time limit it comes back, cancelled or by a fault of its own it does not."""
+"""Jobs requeue themselves at the time limit, but not after scancel or a program error."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from tests.slurm.harness import Cluster, events, steps, submitted, training, wai
 
 @contextmanager
 def cancelled_at_the_end(cluster: Cluster, job: str) -> Iterator[str]:
-    """The job, which would go on for hours: it ends with the block, also where that fails."""
+    """Cancel the job, which would run for hours, at the end of the block, even if the test fails."""
     try:
         yield job
     finally:
         cluster.cancel(job)
 
 
-def test_the_time_limit_is_no_end(cluster: Cluster, data: Path, tmp_path: Path) -> None:
+def test_time_limit_requeues_the_job(cluster: Cluster, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "timed"
     options = training("rcp", data, folder, nodes=1, gpus=2, train__epochs=1000)
     cluster.launch("rcp", options | {"signal-delay": 120, "max-requeues": 1})
@@ -26,7 +26,7 @@ def test_the_time_limit_is_no_end(cluster: Cluster, data: Path, tmp_path: Path) 
         for slot in (1, 2):
             done = max(steps(folder), default=0)
             wait_for("step", lambda done=done: max(steps(folder), default=0) > done, folder)  # type: ignore[misc]
-            # SLURM looks for limits twice a minute, and warns as long before them as is asked for.
+            # SLURM checks time limits twice a minute, and sends the signal the requested time before.
             assert cluster.limit(job, 61)
             wait_for("warning", lambda slot=slot: len(events(folder, "preempted")) == slot, folder)  # type: ignore[misc]
             if slot == 1:
@@ -36,20 +36,20 @@ def test_the_time_limit_is_no_end(cluster: Cluster, data: Path, tmp_path: Path) 
         *("started", "preempted", "requeued"),
         *("started", "preempted", "failed"),
     ]
-    assert "as often as cluster.max_requeues allows" in events(folder, "failed")[0]["cause"]
+    assert "the limit of cluster.max_requeues" in events(folder, "failed")[0]["cause"]
     assert all("SIGUSR2" in event["cause"] for event in events(folder, "preempted"))
     assert steps(folder) == list(range(1, len(steps(folder)) + 1))
 
 
-def test_a_cancelled_job_stays_cancelled(cluster: Cluster, data: Path, tmp_path: Path) -> None:
+def test_cancelled_job_stays_cancelled(cluster: Cluster, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "cancelled"
     options = training("rcp", data, folder, nodes=1, gpus=1, train__epochs=1000)
     cluster.launch("rcp", options)
     with cancelled_at_the_end(cluster, submitted(folder)) as job:
         wait_for("step", lambda: steps(folder), folder)
-        # While it lives, the run is not submitted again.
-        assert f"is running as SLURM job {job} already" in cluster.launch("rcp", options, status=2)
-        # Nor started beside it by hand: its lease is held.
+        # The run is not submitted again while it is running.
+        assert f"is already running as SLURM job {job}" in cluster.launch("rcp", options, status=2)
+        # It cannot be started on this machine either, because its lease is held.
         here = training("rcp", data, folder, train__epochs=1000) | {"where": "here"}
         assert "is in use" in cluster.launch("rcp", here, status=2)
     wait_for("end of the job", lambda: cluster.state(job) == "CANCELLED", folder)
@@ -57,7 +57,7 @@ def test_a_cancelled_job_stays_cancelled(cluster: Cluster, data: Path, tmp_path:
     assert len(events(folder, "started")) == 1
 
 
-def test_a_fault_of_its_own_is_not_repeated(cluster: Cluster, data: Path, tmp_path: Path) -> None:
+def test_program_error_is_not_repeated(cluster: Cluster, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "faulty"
     damaged = write_damaged_encoder(tmp_path / "damaged-encoder")
     options = training("rcp", data, folder, nodes=1, gpus=1) | {"model.encoder": damaged}

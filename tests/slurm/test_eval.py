@@ -1,4 +1,4 @@
-"""Workers of slurm/eval.sh through all that a cluster does to them: the output is that of one worker left alone."""
+"""Workers of slurm/eval.sh that are preempted, killed and timed out have the output of a single worker."""
 
 from __future__ import annotations
 
@@ -10,16 +10,16 @@ from typing import Any
 import pytest
 import yaml
 
-from lmrc.cluster.watch.runs import work_of
-from lmrc.cluster.work.files import Files
-from lmrc.cluster.work.life import Process
-from lmrc.cluster.work.units import Units, counts
+from lmrc.inference.work_units import Units, counts
+from lmrc.monitor.run_state import inference_progress
+from lmrc.runs.heartbeat import Process
+from lmrc.runs.shared_fs import Files
 from tests.conftest import ROOT
 from tests.slurm.harness import Cluster, run_here, wait_for, write_data
 
 PORTION, PORTIONS = 8, 4
-WORK = {"unit_documents": 1, "lease_seconds": 600}
-# Each document is some tenths of a second: units are given back in the middle.
+WORK = {"docs_per_unit": 1, "lease_seconds": 600}
+# A document takes some tenths of a second, so that workers are interrupted inside a unit.
 OPTIONS: dict[str, dict[str, Any]] = {
     "propose": {"top_k": 50, "work": WORK},
     "classify": {"decode": {"max_new_tokens": 500}, "work": WORK},
@@ -28,7 +28,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
 
 @pytest.fixture
 def home(models: Path, tmp_path: Path) -> Path:
-    """A folder as launch/pipeline.py leaves it, with options of the inference."""
+    """Return a folder like that of a pipeline, with options of the inference."""
     home = tmp_path / "home"
     shutil.copytree(models, home)
     for stage, options in OPTIONS.items():
@@ -37,7 +37,7 @@ def home(models: Path, tmp_path: Path) -> Path:
     return home
 
 
-def test_workers_survive_all_that_befalls_them(own_cluster: Cluster, home: Path, tmp_path: Path) -> None:
+def test_workers_survive_preemption_kills_and_time_limits(own_cluster: Cluster, home: Path, tmp_path: Path) -> None:
     documents = write_data(tmp_path / "data", documents=PORTION * PORTIONS) / "train"
     out, cluster = home / "eval-train" / "classify", own_cluster
 
@@ -45,24 +45,24 @@ def test_workers_survive_all_that_befalls_them(own_cluster: Cluster, home: Path,
         return {"config": home / stage / "config.yaml", "run": stage, "run.folder": folder, "corpus": documents}
 
     run_here("propose", options("propose", out.parent) | {"rcp": home / "rcp" / "best"})
-    # All units are held by a worker elsewhere, which gives some back before each trouble: none comes too late.
+    # Another worker claims all units and releases some before each interruption, so that work is always left.
     held = Units(out, Files())
     held.folder.mkdir(parents=True)
     for unit in range(PORTION * PORTIONS):
         elsewhere = dataclasses.replace(Process.current("1"), host="elsewhere")
         held.path("claim", unit, 1).write_bytes(elsewhere.content())
 
-    # A node each, of those that other tests do not want.
+    # One node per worker, which other tests do not use.
     where = ("--array=0-1", "--partition=low", "--exclude=n[1-2]", "--exclusive", "--cpus-per-task=1")
     words = ("sbatch", "--parsable", *where, f"--output={home}/eval-%a.out", "slurm/eval.sh", str(home), str(documents))
     array = cluster.run(*words, folder=ROOT).strip()
     first, second = tasks = (f"{array}_0", f"{array}_1")
 
-    def said(task: str) -> str:
+    def log_of(task: str) -> str:
         return (home / f"eval-{task.partition('_')[2]}.out").read_text()
 
     def wait_for_work(restart: int) -> None:
-        """Until both are at work after so many restarts, on a further portion of the units."""
+        """Wait until both workers process newly released units after this many restarts."""
         before = counts(out).done
         for unit in range(restart * PORTION, (restart + 1) * PORTION):
             held.release(unit, 1)
@@ -71,11 +71,11 @@ def test_workers_survive_all_that_befalls_them(own_cluster: Cluster, home: Path,
         wait_for("more work done", lambda: counts(out).done > before, out)
 
     def workers() -> list[Process]:
-        found = work_of(out, WORK["lease_seconds"])
+        found = inference_progress(out, WORK["lease_seconds"])
         return found.workers if found else []
 
     def wait_until_told(task: str, times: int) -> None:
-        wait_for(f"{task} told to stop", lambda: said(task).count("the same command goes on") == times, out)
+        wait_for(f"{task} told to stop", lambda: log_of(task).count("the same command goes on") == times, out)
 
     wait_for_work(0)
     with cluster.preempting() as preempt:
@@ -83,14 +83,14 @@ def test_workers_survive_all_that_befalls_them(own_cluster: Cluster, home: Path,
         for task in tasks:
             wait_until_told(task, 1)
     wait_for_work(1)
-    # One learns of it only when the grace is over, the other one of its time limit.
-    assert cluster.limit(second, 61)  # USR2 comes two minutes before that, but SLURM looks twice a minute
+    # One worker gets TERM at the end of the grace time; the other reaches its time limit.
+    assert cluster.limit(second, 61)  # USR2 is sent two minutes before, but SLURM checks twice a minute
     with cluster.preempting() as preempt:
         preempt(cluster.node(first), user_signal=False)
         wait_until_told(first, 2)
     wait_until_told(second, 2)
-    assert said(first).count("DUE TO PREEMPTION") == 1  # the first time it put itself back
-    assert "DUE TO TIME LIMIT" not in said(second)
+    assert log_of(first).count("DUE TO PREEMPTION") == 1  # the first time it requeued itself
+    assert "DUE TO TIME LIMIT" not in log_of(second)
     wait_for("limit", lambda: cluster.limit(second, 3600), out)
     wait_for_work(2)
     pid = cluster.worker(first)

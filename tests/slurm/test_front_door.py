@@ -1,4 +1,4 @@
-"""The three commands that the suite exists for, as a new user types them, on nodes of eight GPUs."""
+"""The three commands of the README, typed by a new user, on nodes with eight GPUs."""
 
 from __future__ import annotations
 
@@ -13,29 +13,30 @@ import yaml
 from tests.conftest import ROOT
 from tests.slurm.harness import Cluster, events, history_text, wait_for, write_data
 
-# Word for word, but for the names of the models: the paper's are not on this machine.
+# As in the README, except for the models: the paper's are not on this machine.
 RCP = "python launch/rcp.py --nodes 1 --model.encoder embedded:tiny-encoder"
 RC = "python launch/rc.py --gpus 8 --model.base embedded:tiny-llm"
 EVAL = "sbatch slurm/eval.sh"
 
 
 def checkout(folder: Path) -> Path:
-    """A fresh clone, as far as the commands need it."""
+    """Make a fresh clone after `make`, with the parts that the commands need."""
     for part in ("lmrc", "launch", "configs", "slurm"):
         shutil.copytree(ROOT / part, folder / part, ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / ".venv").symlink_to(sys.prefix)
     return folder
 
 
 def type_in(cluster: Cluster, folder: Path, command: str, status: int = 0) -> str:
-    """What a command prints that is typed in this folder."""
+    """Run a command in this folder. Return its output."""
     program, *words = shlex.split(command)
     return cluster.run(sys.executable if program == "python" else program, *words, status=status, folder=folder)
 
 
-def test_the_three_commands(cluster: Cluster, tmp_path: Path) -> None:
+def test_three_commands_of_the_readme(cluster: Cluster, tmp_path: Path) -> None:
     folder = checkout(tmp_path / "lmrc-suite")
 
-    # Without data and models each says so at once, and nothing waits in the queue.
+    # Without data and models each command fails immediately, and nothing is queued.
     assert "lmrc data download docred" in type_in(cluster, folder, RCP, status=2)
     assert not (folder / "runs").exists()
     job = type_in(cluster, folder, EVAL).split()[-1]
@@ -46,9 +47,9 @@ def test_the_three_commands(cluster: Cluster, tmp_path: Path) -> None:
 
     write_data(folder / "data" / "docred", documents=12)
     for stage, command in (("rcp", RCP), ("rc", RC)):
-        said = type_in(cluster, folder, command)
-        assert "8 examples per optimizer step, more than train.batch_size 4" in said
-        assert "no longer the paper's batch" in said
+        message = type_in(cluster, folder, command)
+        assert "8 examples per optimizer step, more than train.batch_size 4" in message
+        assert "no longer the paper's batch" in message
         submitted = events(folder / "runs" / stage, "submitted")[-1]["job"]
         script = (folder / "runs" / stage / "log" / f"{submitted}_submission.sh").read_text()
         assert "#SBATCH --nodes=1\n" in script and "#SBATCH --ntasks-per-node=8\n" in script

@@ -12,8 +12,8 @@ from tests.slurm.harness import Cluster, write_data
 from tests.slurm.kill import PAIRS, RANKS, at_least_one, check, kill_points, shares
 
 
-def test_killed_trainings_end_as_if_nothing_had_happened(cluster: Cluster, tmp_path: Path) -> None:
-    """A short one of `python tests/slurm/kill.py`, which goes through both stages and all ZeRO stages."""
+def test_killed_trainings_equal_undisturbed_ones(cluster: Cluster, tmp_path: Path) -> None:
+    """Run a short version of `python tests/slurm/kill.py`, which covers both stages and all ZeRO stages."""
     write_data(tmp_path / "data", documents=32)
     figures = check(cluster, [("rc", 2)], kills=1, seed=1, folder=tmp_path)
     assert figures["differences"] == {"rc, ZeRO 2": []}
@@ -28,7 +28,7 @@ def test_kills_are_spread_over_the_pairs(kills: int) -> None:
     assert max(spread) - min(spread) <= 1
 
 
-def test_a_kill_falls_into_each_part_of_the_training() -> None:
+def test_kills_are_spread_over_the_training() -> None:
     points = kill_points(4, 40, random.Random(3))
     assert [step // 10 for step, _, _ in points] == [0, 1, 2, 3]
     assert {rank for _, rank, _ in points} <= set(range(RANKS))
@@ -37,7 +37,7 @@ def test_a_kill_falls_into_each_part_of_the_training() -> None:
 def test_fewer_kills_than_pairs(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """Trainings are pretended: only pairs with a kill are trained, and the others are named."""
+    """Trainings are simulated. Only pairs with a kill are trained, and the others are listed."""
     trained: list[str] = []
     killed: list[int] = []
 
@@ -60,12 +60,12 @@ def test_fewer_kills_than_pairs(
     assert (figures["kills"], figures["identical"]) == (5, True)
     assert len(trained) == 5 and not set(trained) & set(figures["not_killed"])
     assert len(figures["not_killed"]) == 3
-    said = capsys.readouterr().out
-    assert f"3 of 8 pairs got no kill and were not trained: {'; '.join(figures['not_killed'])}" in said
+    message = capsys.readouterr().out
+    assert f"3 of 8 pairs got no kill and were not trained: {'; '.join(figures['not_killed'])}" in message
 
 
 @pytest.mark.parametrize("text", ["0", "-1", "five"])
-def test_no_kills_are_refused(text: str) -> None:
+def test_zero_kills_are_refused(text: str) -> None:
     with pytest.raises(argparse.ArgumentTypeError, match=f"{text} was given: give a whole number from 1 on"):
         at_least_one(text)
     assert at_least_one("5") == 5

@@ -1,4 +1,4 @@
-"""The whole chain as dependent jobs, and the evaluation of what it left, on a real SLURM."""
+"""The pipeline as dependent jobs, and slurm/eval.sh on its models, on a real SLURM."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.cli import main as lmrc
+from lmrc.cli.main import main as lmrc
 from tests.conftest import ROOT
 from tests.slurm.harness import Cluster, wait_for, write_damaged_encoder
 
-STATUS = (sys.executable, "-m", "lmrc.cli", "status")
+STATUS = (sys.executable, "-m", "lmrc.cli.main", "status")
 STEPS = ("build", "rcp", "propose", "rc", "classify", "score")
 
 
@@ -32,23 +32,27 @@ def options(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
 
 @dataclass(frozen=True)
 class Chain:
-    """The chain's folder once all of it is done, and what the command said."""
+    """A finished pipeline.
+
+    Attributes:
+        home: folder of the pipeline.
+        broken: jobs by step of the first submission, in which RCP has no encoder and RC is held.
+        queued: output of `lmrc status` by step after RCP has failed.
+        mended: output of the second submission, in which RCP has an encoder.
+        waits_for: dependency of `classify` after the second submission.
+    """
 
     home: Path
     broken: dict[str, list[str]]
-    """Jobs by step of the first submission, whose RCP has no encoder; RC is held back."""
     queued: dict[str, str]
-    """What `lmrc status` says of each step once RCP has failed."""
     mended: str
-    """The command's words when RCP was given one."""
     waits_for: str
-    """What SLURM then had `classify` wait for."""
 
 
-def jobs(said: str) -> dict[str, list[str]]:
-    """The jobs that each step was submitted as, or waits as."""
-    found = (re.match(r"(\w+) +(?:submitted|queued|running) as job ([\d, ]*\d)", line) for line in said.splitlines())
-    return {one[1]: one[2].split(", ") for one in found if one}
+def jobs(message: str) -> dict[str, list[str]]:
+    """Return the jobs by step from the output of the pipeline command."""
+    found = (re.match(r"(\w+) +(?:submitted|queued|running) as job ([\d, ]*\d)", line) for line in message.splitlines())
+    return {match[1]: match[2].split(", ") for match in found if match}
 
 
 @pytest.fixture(scope="module")
@@ -62,7 +66,7 @@ def chain(cluster: Cluster, options: dict[str, object]) -> Chain:
     runs = json.loads(cluster.run(*STATUS, str(home), "--json"))
     queued = {Path(run["run"]).name: f"{run['state']}: {run['detail']}" for run in runs}
     mended = cluster.launch("pipeline", options)
-    # At once again: nothing is submitted twice.
+    # Repeated immediately: nothing is submitted twice.
     again = cluster.launch("pipeline", options).splitlines()
     assert not [line for line in again if "submitted" in line]
     (classify,) = broken["classify"]
@@ -72,7 +76,7 @@ def chain(cluster: Cluster, options: dict[str, object]) -> Chain:
     return Chain(home, broken, queued, mended, waits_for)
 
 
-def test_the_chain_runs_as_dependent_jobs(cluster: Cluster, options: dict[str, object], chain: Chain) -> None:
+def test_pipeline_runs_as_dependent_jobs(cluster: Cluster, options: dict[str, object], chain: Chain) -> None:
     home = chain.home
     assert list(chain.broken) == list(STEPS)
     assert json.loads((home / "scores.json").read_text()).keys() >= {"f1", "ign_f1"}
@@ -82,9 +86,9 @@ def test_the_chain_runs_as_dependent_jobs(cluster: Cluster, options: dict[str, o
     assert again.splitlines()[-1] == f"Report: {home}/report.html"
 
 
-def test_what_follows_a_failed_step_is_said_and_submitted_again(chain: Chain) -> None:
+def test_steps_after_a_failed_one_are_reported_and_resubmitted(chain: Chain) -> None:
     assert chain.queued["rcp"].startswith("failed: ") and "the weights do not fit" in chain.queued["rcp"]
-    assert chain.queued["propose"].startswith("cancelled: what it was to follow failed")
+    assert chain.queued["propose"].startswith("cancelled: its dependency failed")
     assert (chain.queued["rc"], chain.queued["classify"]) == ("queued: JobHeldUser", "queued: 2 workers, Dependency")
     said = (line.split(maxsplit=1) for line in chain.mended.splitlines() if line.split(" ")[0] in STEPS)
     lines = {step: rest for step, rest in said}
@@ -92,13 +96,13 @@ def test_what_follows_a_failed_step_is_said_and_submitted_again(chain: Chain) ->
     assert lines["build"] == "done"
     assert lines["rcp"].startswith("submitted as job") and now["rcp"] != chain.broken["rcp"]
     assert lines["propose"] == f"submitted as job {now['propose'][0]} after {now['rcp'][0]}"
-    # These wait as the jobs that they were, for the new ones: else `classify` would start before there are candidates.
+    # Queued jobs depend on the new ones; otherwise `classify` would start before there are candidates.
     for step in ("rc", "classify", "score"):
         assert lines[step] == f"queued as job {chain.broken[step][0]}"
     assert now["propose"][0] in chain.waits_for and chain.broken["rc"][0] in chain.waits_for
 
 
-def test_eval_gives_what_the_chain_gave_and_repeats_nothing(cluster: Cluster, chain: Chain) -> None:
+def test_eval_equals_the_pipeline_and_repeats_nothing(cluster: Cluster, chain: Chain) -> None:
     home = chain.home
     out = home / "eval-test"
 
@@ -111,7 +115,7 @@ def test_eval_gives_what_the_chain_gave_and_repeats_nothing(cluster: Cluster, ch
 
     evaluate()
     assert (out / "scores.json").exists(), "\n".join(path.read_text() for path in home.glob("eval-*.out"))
-    # The threshold and the decoding are the chain's.
+    # Threshold and decoding are those of the pipeline.
     assert (out / "classify" / "predictions.json").read_bytes() == (home / "classify" / "predictions.json").read_bytes()
     assert json.loads((out / "scores.json").read_text()) == json.loads((home / "scores.json").read_text())
     assert (out / "report.html").exists()

@@ -1,4 +1,4 @@
-"""A training through all that a cluster does to it: its outcome is that of one left alone, to the bit."""
+"""A training that is preempted, killed and crashed equals an undisturbed one, bit for bit."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tests.slurm.harness import (
     wait_until_done,
 )
 
-# A fast machine makes fifty steps while SLURM gets round to one of the five interruptions.
+# A fast machine takes fifty steps until SLURM performs one of the five interruptions.
 EPOCHS = 20
 
 
@@ -29,7 +29,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster: Cluster, data: Path, runs: Path) -> Path:
-    """A run of 2 nodes x 2 tasks to its end."""
+    """Return an undisturbed run on 2 nodes with 2 tasks each."""
     folder = runs / "undisturbed"
     cluster.launch("rcp", training("rcp", data, folder, train__epochs=EPOCHS))
     wait_until_done(folder)
@@ -39,18 +39,18 @@ def undisturbed(cluster: Cluster, data: Path, runs: Path) -> Path:
 
 
 def wait_for_steps(cluster: Cluster, folder: Path, more: int) -> None:
-    """Until the job has made `more` steps beyond those it has."""
+    """Wait until the job has taken `more` further steps."""
     job, begin = submitted(folder), max(steps(folder), default=0)
     wait_for(f"step {begin + more}", lambda: max(steps(folder), default=0) >= begin + more, folder)
     assert cluster.state(job) == "RUNNING", history_text(folder)
 
 
 def wait_for_event(folder: Path, kind: str, number: int) -> None:
-    """Until the job has started, or was preempted, this often."""
+    """Wait until the history has this many events of a kind."""
     wait_for(f"{kind} {number}", lambda: len(events(folder, kind)) >= number, folder)
 
 
-def test_a_training_survives_all_that_befalls_it(
+def test_training_survives_preemption_kills_and_crashes(
     own_cluster: Cluster, data: Path, runs: Path, undisturbed: Path
 ) -> None:
     folder = runs / "disturbed"
@@ -82,4 +82,4 @@ def test_a_training_survives_all_that_befalls_it(
     wait_for_event(folder, "started", 6)
     wait_until_done(folder)
     assert differences(undisturbed, folder) == []
-    assert submitted(folder) == job  # one submission: it came back by itself
+    assert submitted(folder) == job  # submitted once: it requeued itself

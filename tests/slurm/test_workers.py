@@ -1,4 +1,4 @@
-"""Inference on workers of which half are killed: nothing is lost, nothing is written twice."""
+"""Inference on workers half of which are killed: no document is lost or written twice."""
 
 from __future__ import annotations
 
@@ -7,20 +7,20 @@ import time
 from pathlib import Path
 from typing import Any
 
-from lmrc.cluster.work.units import counts
+from lmrc.inference.work_units import counts
 from tests.slurm.harness import MAX_ARRAY, Cluster, done, events, run_here, wait_for, wait_until_done, write_data
 
 WORKERS = 8
 KILLED = 4
 
 
-def test_output_is_that_of_one_worker_whoever_dies(cluster: Cluster, models: Path, tmp_path: Path) -> None:
+def test_output_equals_one_worker_after_kills(cluster: Cluster, models: Path, tmp_path: Path) -> None:
     data = write_data(tmp_path / "data", documents=96)
 
     def options(name: str) -> dict[str, Any]:
         return {
             "run": name, "run.folder": tmp_path, "corpus": data / "train", "rc": models / "rc" / "best",
-            "decode.batch_size": 2, "work.unit_documents": 2, "work.lease_seconds": 20, "cpus-per-gpu": 1,
+            "decode.batch_size": 2, "work.docs_per_unit": 2, "work.lease_seconds": 20, "cpus-per-gpu": 1,
         }  # fmt: skip
 
     run_here("classify", options("alone"))
@@ -47,12 +47,12 @@ def test_output_is_that_of_one_worker_whoever_dies(cluster: Cluster, models: Pat
     assert not (many / "units").exists()
 
 
-def test_more_workers_than_an_array_may_have(own_cluster: Cluster, models: Path, tmp_path: Path) -> None:
-    """Nine workers are two arrays if an array holds eight tasks, and of each a single task runs at a time."""
+def test_more_workers_than_max_array_size(own_cluster: Cluster, models: Path, tmp_path: Path) -> None:
+    """Nine workers are two arrays if an array has at most eight tasks; one task of each runs at a time."""
     data = write_data(tmp_path / "data", documents=8)
     options = {
         "where": "slurm", "run": "many", "run.folder": tmp_path, "corpus": data / "train",
-        "rcp": models / "rcp" / "best", "work.unit_documents": 1, "gpus": MAX_ARRAY + 1, "max-running": 1,
+        "rcp": models / "rcp" / "best", "work.docs_per_unit": 1, "gpus": MAX_ARRAY + 1, "max-running": 1,
         "cpus-per-gpu": 1, "time": 60,
     }  # fmt: skip
     own_cluster.launch("propose", options)
@@ -61,8 +61,8 @@ def test_more_workers_than_an_array_may_have(own_cluster: Cluster, models: Path,
     assert len(arrays) == 2
     scripts = [(many / "log" / f"{array}_submission.sh").read_text() for array in arrays]
     assert f"--array=0-{MAX_ARRAY - 1}%1" in scripts[0]
-    assert "--array" not in scripts[1]  # the last is alone
+    assert "--array" not in scripts[1]  # the last array has a single task
     wait_until_done(many)
     for array in arrays:
-        own_cluster.cancel(array)  # the other workers would find nothing to do
+        own_cluster.cancel(array)  # the other workers have nothing to do
     assert (many / "candidates" / "manifest.json").exists()

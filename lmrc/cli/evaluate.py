@@ -1,0 +1,228 @@
+"""`lmrc score`, `lmrc compare` and `lmrc report`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from lmrc.common.atomic_io import replacing
+from lmrc.common.errors import UserError
+
+if TYPE_CHECKING:
+    from lmrc.config.schema import IgnVariant
+    from lmrc.evaluation.metrics.coverage import Missing
+    from lmrc.evaluation.metrics.gold_table import Gold
+    from lmrc.evaluation.metrics.train_facts import Facts
+
+FOLDER = click.Path(path_type=Path)
+GOLD = "Labeled documents or corpus."
+
+TRAIN_FACTS = click.option("--train-facts", type=FOLDER, help="Training documents, corpus or facts, for Ign F1.")
+VARIANT = click.option(
+    "--ign-variant",
+    type=click.Choice(["docred", "redocred"]),
+    help="Data set that defines Ign F1; by default that of the gold documents.",
+)
+
+
+MISSING = click.option(
+    "--missing",
+    type=click.Choice(["empty", "skip"]),
+    help="Gold documents without predictions: count them as empty, or skip them. By default the documents that a run "
+    "classified are scored; a file with predictions for less than half of the documents is an error.",
+)
+
+
+def _facts_options(command: Callable[..., None]) -> Callable[..., None]:
+    for option in (
+        click.option("--relations", type=FOLDER, help="Relation set of gold documents in JSON."),
+        VARIANT,
+        TRAIN_FACTS,
+    ):
+        command = option(command)
+    return command
+
+
+def _keep_runs(context: click.Context, _: click.Parameter, runs: tuple[Path, ...]) -> None:
+    context.meta["lmrc.score.runs"] = runs
+
+
+def _join_runs(context: click.Context, _: click.Parameter, pred: tuple[Path, ...]) -> tuple[Path, ...]:
+    """Return the RUNS of `lmrc score RUNS`, followed by those of --pred."""
+    runs: tuple[Path, ...] = (*context.meta["lmrc.score.runs"], *pred)
+    if not runs:
+        raise UserError("nothing to score: give a run of classify or a file of predictions (RUN, or --pred RUN)")
+    return runs
+
+
+@click.command()
+@click.argument("runs", nargs=-1, type=FOLDER, is_eager=True, expose_value=False, callback=_keep_runs)
+@click.option("--gold", type=FOLDER, help=f"{GOLD} By default the documents that the runs classified.")
+@click.option("--pred", multiple=True, type=FOLDER, callback=_join_runs, help="Same as RUNS; may be repeated.")
+@MISSING
+@_facts_options
+@click.option("--candidates", type=FOLDER, help="Candidates folder: also score RCP and the errors that it causes.")
+@click.option("--details", is_flag=True, help="Also score by relation, frequency, distance, mentions and length.")
+@click.option("--submission", type=FOLDER, help="Zip file to write for the DocRED competition; needs no labels.")
+@click.option("--json", "as_json", type=FOLDER, help="JSON file for all scores.")
+def score(
+    gold: Path | None,
+    pred: tuple[Path, ...],
+    missing: Missing | None,
+    train_facts: Path | None,
+    ign_variant: IgnVariant | None,
+    relations: Path | None,
+    candidates: Path | None,
+    details: bool,
+    submission: Path | None,
+    as_json: Path | None,
+) -> None:
+    """Score RUNS of classify or prediction files: P, R, F1, Ign F1, intra and inter F1, errors by cause.
+
+    Several RUNS are treated as seeds: mean and standard deviation are printed.
+    """
+    from lmrc.evaluation.inputs import corpus_of, read_systems
+    from lmrc.evaluation.metrics.coverage import select
+    from lmrc.evaluation.metrics.error_analysis import analyze
+    from lmrc.evaluation.metrics.scores import scores_of
+    from lmrc.evaluation.metrics.triple_table import Triples
+    from lmrc.evaluation.submission import write_submission
+    from lmrc.evaluation.tables.console import format_scores, scores_json
+
+    if len(pred) > 1 and (submission is not None or candidates is not None):
+        option = "--candidates" if submission is None else "--submission"
+        raise UserError(f"{option} belongs to one file of predictions, but {len(pred)} were given")
+    # Without --gold only the submission is written: the competition's documents have no labels.
+    only_submission = gold is None and submission is not None
+    if gold is None and not only_submission:
+        gold = corpus_of(pred)
+    systems = read_systems(pred)
+    if submission is not None:
+        count = write_submission(systems[0].predictions, submission)
+        click.echo(f"{submission}: {count:,} triples for the competition")
+    if gold is None:
+        return
+    documents = _read_gold(gold, relations)
+    selection = select(documents, systems, missing)
+    triples = Triples.of(selection.gold, selection.predictions)
+    scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
+    proposed = None if candidates is None else list(_read_pairs(candidates, gold, documents, selection.left_out))
+    analyses = [analyze(triples, system, proposed) for system in range(len(systems))]
+    names = [path.name for path in pred] if len({path.name for path in pred}) == len(pred) else [*map(str, pred)]
+    if as_json is not None:
+        with replacing(as_json) as file:
+            content = scores_json(names, scores, analyses, len(selection.left_out))
+            file.write(json.dumps(content, indent=1) + "\n")
+    analysis = analyses[0] if len(systems) == 1 else None
+    click.echo(format_scores(names, scores, analysis, documents.relations, details, selection.lines))
+
+
+@click.command()
+@click.argument("first", type=FOLDER)
+@click.argument("second", type=FOLDER)
+@click.option("--gold", type=FOLDER, help=f"{GOLD} By default the documents that the runs classified.")
+@MISSING
+@_facts_options
+@click.option("--list", "listed", type=FOLDER, help="TSV file for every changed triple, with names.")
+@click.option("--json", "as_json", type=FOLDER, help="JSON file for all scores.")
+def compare(
+    first: Path,
+    second: Path,
+    gold: Path | None,
+    missing: Missing | None,
+    train_facts: Path | None,
+    ign_variant: IgnVariant | None,
+    relations: Path | None,
+    listed: Path | None,
+    as_json: Path | None,
+) -> None:
+    """Compare FIRST and SECOND, runs of classify or prediction files, with a significance test."""
+    from lmrc.evaluation.inputs import corpus_of, read_systems
+    from lmrc.evaluation.metrics.compare import ChangedTriple
+    from lmrc.evaluation.metrics.compare import compare as comparison_of
+    from lmrc.evaluation.metrics.coverage import select
+    from lmrc.evaluation.metrics.scores import scores_of
+    from lmrc.evaluation.metrics.triple_table import Triples
+    from lmrc.evaluation.tables.console import format_comparison
+
+    documents = _read_gold(corpus_of((first, second)) if gold is None else gold, relations)
+    selection = select(documents, read_systems((first, second)), missing)
+    triples = Triples.of(selection.gold, selection.predictions)
+    first_scores, second_scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
+    comparison = comparison_of(triples, (first_scores, second_scores))
+    if as_json is not None:
+        with replacing(as_json) as file:
+            content = {**comparison.as_json(), "documents_left_out": len(selection.left_out)}
+            file.write(json.dumps(content, indent=1) + "\n")
+    if listed is not None:
+        with replacing(listed) as file:
+            file.write("\t".join(ChangedTriple._fields) + "\n")
+            file.writelines("\t".join(" ".join(str(v).split()) for v in row) + "\n" for row in comparison.changed())
+    click.echo(format_comparison((str(first), str(second)), comparison, selection.lines))
+
+
+@click.command()
+@click.argument("runs", nargs=-1, required=True, type=FOLDER)
+@click.option(
+    "--out",
+    type=FOLDER,
+    default=Path("report"),
+    show_default=True,
+    help="Folder for report.html, tables/ and figures/, or an .html file for the page alone.",
+)
+@TRAIN_FACTS
+@VARIANT
+def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None, ign_variant: IgnVariant | None) -> None:
+    """Write an HTML report of RUNS: tables, figures, errors and documents, next to the paper's scores."""
+    from lmrc.evaluation.metrics.train_facts import read_facts
+    from lmrc.evaluation.report.build import page_of, relations_of, report_runs
+
+    facts = None if train_facts is None else read_facts(train_facts, relations_of(runs))
+    report_runs(runs, out, facts, ign_variant)
+    click.echo(page_of(out))
+
+
+def _read_gold(path: Path, relations: Path | None) -> Gold:
+    from lmrc.corpus.relations import read_relations
+    from lmrc.evaluation.metrics.gold_table import read_gold
+
+    return read_gold(path, None if relations is None else read_relations(relations))
+
+
+def _read_facts(path: Path | None, gold: Gold) -> Facts | None:
+    from lmrc.evaluation.metrics.train_facts import read_facts
+
+    return None if path is None else read_facts(path, gold.relations)
+
+
+def _read_pairs(
+    folder: Path, path: Path, gold: Gold, left_out: frozenset[str]
+) -> Iterator[tuple[str, list[tuple[int, int]]]]:
+    """Yield title and candidate pairs of every document that is scored.
+
+    Args:
+        folder: candidates folder.
+        path: gold corpus or documents.
+        gold: the same, read.
+        left_out: titles of documents that are not scored.
+
+    Raises:
+        UserError: the candidates are not those of the gold documents.
+    """
+    from lmrc.corpus.candidates import Candidates
+    from lmrc.corpus.corpus import Corpus
+
+    candidates = Candidates.open(folder)
+    if path.is_dir():
+        candidates.check(Corpus.open(path))
+    elif missing := len(set(gold.titles) - {candidates.title(index) for index in range(len(candidates))}):
+        raise UserError(
+            f"{folder} lacks {missing:,} of the {len(gold):,} documents in {path}: propose candidates for these"
+        )
+    for index, pairs in enumerate(candidates):
+        if candidates.title(index) not in left_out:
+            yield candidates.title(index), [(pair.head, pair.tail) for pair in pairs]

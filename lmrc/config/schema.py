@@ -1,0 +1,491 @@
+"""All options of the suite, with defaults, units and bounds: one tree per command.
+
+The defaults are the paper's for DocRED (arXiv 2408.13889, tables 6 and 7). `lmrc.config.loader` reads YAML and the
+command line into these trees.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from lmrc.config.types import RequestFields, SbatchOptions, ServerUrl, Threshold, VariableName
+
+Count = Annotated[int, Field(ge=1)]
+Share = Annotated[float, Field(ge=0.0, le=1.0)]
+Rate = Annotated[float, Field(gt=0.0, lt=1.0)]
+ZeroStage = Annotated[int, Field(ge=0, le=3)]
+IgnVariant = Literal["docred", "redocred"]
+ResolvedPrecision = Literal["fp32", "bf16"]
+Precision = Literal["auto", "fp32", "bf16"]
+ClassifierKind = Literal["bilinear", "grouped"]
+Quantization = Literal["8bit", "4bit"]
+PromptKind = Literal["rc", "direct", "rcp-llm"]
+PromptTemplate = Literal["llama2", "chat"]
+Truncation = Literal["sentences"]
+RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "loss"]
+# The losses registered in lmrc/rcp/model/losses.py.
+RcpLoss = Literal["bce"]
+RcMetric = Literal["loss", "token_accuracy"]
+TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
+
+# Tables 6 and 7.
+PAPER_BATCH = 4
+LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+class Options(BaseModel):
+    """Base class of a section of options. Unknown keys are errors, and instances are immutable."""
+
+    model_config = ConfigDict(extra="forbid", validate_default=True, frozen=True)
+
+
+class RunOptions(Options):
+    """Identity of a run. The same name resumes the same run."""
+
+    name: str = Field("", pattern=r"^[\w.-]*$", description="name of the run; empty: name of the config file")
+    folder: Path = Field(Path("runs"), description="folder of the run folders")
+    seed: int = Field(66, ge=0, description="seed of initialization, data order and dropout")
+
+
+class TrainingData(Options):
+    """Training and dev corpora, built by `lmrc data build`."""
+
+    train: Path = Field(Path("data/docred/train"), description="corpus to train on")
+    dev: Path = Field(Path("data/docred/dev"), description="corpus that selects the best weights")
+
+
+class Training(Options):
+    """Options of the training loop, for both stages."""
+
+    epochs: Count = Field(30, description="number of epochs")
+    max_steps: Count | None = Field(None, description="maximum number of optimizer steps; none: all epochs")
+    batch_size: Count = Field(
+        PAPER_BATCH,
+        description="examples per optimizer step, over all GPUs; one per GPU if there are more GPUs than examples",
+    )
+    global_batch_size: Count | None = Field(
+        None,
+        description="exact number of examples per optimizer step; none: derived from batch_size at the first launch "
+        "and kept when the run is resumed",
+    )
+    micro_batch_size: Count = Field(
+        4, description="examples per forward pass and process; gradients are accumulated up to the batch"
+    )
+    learning_rate: Rate = Field(3e-5, description="peak learning rate of the pretrained or adapted weights")
+    warmup: float = Field(
+        0.06, ge=0.0, description="linear warm-up: a fraction of all steps if below 1, else a number of steps"
+    )
+    weight_decay: Share = Field(0.0, description="AdamW's decoupled weight decay")
+    adam_epsilon: Rate = Field(1e-6, description="AdamW's epsilon")
+    gradient_clip: float = Field(1.0, gt=0.0, description="maximum norm of the gradient")
+    precision: Precision = Field(
+        "auto", description="precision of the forward pass; auto: bf16 if the hardware supports it"
+    )
+    gradient_checkpointing: bool = Field(False, description="recompute activations in the backward pass")
+    zero_stage: ZeroStage = Field(0, description="ZeRO stage; its settings are in configs/deepspeed/zero<stage>.yaml")
+    backend: Literal["auto", "deepspeed", "torch"] = Field(
+        "auto", description="auto: DeepSpeed if it is installed and runs here, else torch"
+    )
+    eval_every: int = Field(200, ge=0, description="optimizer steps between evaluations; 0: only after each epoch")
+    eval_at_start: bool = Field(False, description="also evaluate before the first step")
+    metric: str = Field(
+        "f1", description="dev metric that selects the best weights; minimized if its name contains 'loss'"
+    )
+    patience: Count | None = Field(None, description="stop after this many evaluations without improvement")
+    checkpoint_minutes: float = Field(
+        10.0, gt=0.0, description="minutes between checkpoints; each epoch also ends with one"
+    )
+    checkpoint_keep: Count = Field(2, description="checkpoints kept besides the best weights")
+    trackers: tuple[TrackerName, ...] = Field(
+        ("tensorboard",),
+        description="experiment trackers besides metrics.jsonl, with commas: tensorboard, wandb, mlflow, trackio",
+    )
+
+    @property
+    def examples_per_step(self) -> int:
+        """Return the number of examples per optimizer step, over all processes."""
+        return self.global_batch_size or self.batch_size
+
+    @property
+    def batch_sentence(self) -> str:
+        """Return a sentence that states the batch size and its reason."""
+        asked, size = self.batch_size, self.examples_per_step
+        if size == asked:
+            return f"{size} examples per optimizer step, as train.batch_size says"
+        more = f"more than train.batch_size {asked}, so that each GPU has one"
+        whose = "the paper's batch" if asked == PAPER_BATCH else "that batch"
+        why = more if size > asked else f"fewer than train.batch_size {asked}"
+        return f"{size} examples per optimizer step, {why}: no longer {whose}"
+
+
+class ClusterOptions(Options):
+    """Resources and site settings. `--cluster NAME` reads those of a site from configs/cluster/NAME.yaml."""
+
+    where: Literal["auto", "slurm", "local", "here"] = Field(
+        "auto",
+        description="slurm: jobs; local: processes on this machine; here: this process; auto: slurm if sbatch is found",
+    )
+    nodes: Count | None = Field(None, description="number of nodes; none: as many as the GPUs need, or 1")
+    gpus: Count | None = Field(
+        None, description="total number of GPUs; none: all of this machine, or all of the nodes (as sinfo reports)"
+    )
+    gpu_request: GpuRequest = Field(
+        "gpus-per-node", description="sbatch option that requests GPUs; none: the site assigns them without a request"
+    )
+    gpu_type: str | None = Field(None, pattern=r"^[\w.-]+$", description="SLURM GPU type, such as a100")
+    partition: str | None = Field(None, description="SLURM partition")
+    account: str | None = Field(None, description="SLURM account")
+    qos: str | None = Field(None, description="SLURM quality of service")
+    constraint: str | None = Field(None, description="SLURM node features")
+    exclude: str | None = Field(None, description="SLURM nodes to exclude, such as n[3-5]")
+    time: Count = Field(1440, description="time limit in minutes")
+    cpus_per_gpu: Count = Field(4, description="CPU cores per process")
+    mem_per_gpu: str | None = Field(None, pattern=r"^\d+[KMGT]$", description="host memory per process, such as 64G")
+    signal_delay: Count = Field(120, description="seconds before the time limit at which the job saves and requeues")
+    max_requeues: int = Field(100, ge=0, description="maximum number of times a job requeues itself")
+    max_running: Count | None = Field(
+        None, description="maximum number of inference workers that run at once; none: all"
+    )
+    collective_timeout_minutes: float = Field(
+        10.0, gt=0.0, description="timeout of collectives in minutes: a rank that waits longer for the others fails"
+    )
+    setup: str = Field("", description="shell commands to run before Python, such as 'module load cuda'")
+    sbatch: SbatchOptions = Field(
+        {},
+        description="more sbatch options, which override ours: 'reservation=maint licenses=x:2 exclusive'; 'qos=' "
+        "removes one of ours",
+    )
+    interface: str | None = Field(None, description="network interface for NCCL and gloo, such as ib0")
+    cache_folder: str | None = Field(
+        None, description="folder of the Hugging Face, torch and Triton caches; may contain $VARIABLES"
+    )
+    temporary_folder: str | None = Field(None, description="TMPDIR; may contain $VARIABLES, such as $SLURM_TMPDIR")
+    extensions_folder: str | None = Field(None, description="TORCH_EXTENSIONS_DIR, for DeepSpeed's compiled operators")
+
+
+class WorkOptions(Options):
+    """Options of the work units that inference workers claim."""
+
+    docs_per_unit: Count = Field(16, description="documents per work unit: the most work that is lost if a worker dies")
+    attempts: Count = Field(3, description="maximum number of attempts at a unit; then it is reported as failed")
+    lease_seconds: float = Field(
+        60.0, gt=0.0, description="a worker without a heartbeat for this many seconds is considered dead"
+    )
+
+
+class RcpModelOptions(Options):
+    """The classifier of Relation Candidate Proposal (section 3.1)."""
+
+    encoder: str = Field(
+        "roberta-large",
+        description="BERT- or RoBERTa-like encoder: folder, hub name or embedded: name; best/ of a run continues it",
+    )
+    max_length: int = Field(
+        1024,
+        ge=16,
+        description="maximum word pieces per document, at most two windows of the encoder; mentions beyond it get zero "
+        "vectors",
+    )
+    classifier: ClassifierKind = Field(
+        "bilinear",
+        description="bilinear: equation 6; grouped: bilinear in blocks of 64 with two outputs, as in the paper's code",
+    )
+    entity_types: bool = Field(
+        False, description="add embeddings of the entity types that occur in the training corpus"
+    )
+    type_markers: bool = Field(
+        False, description="mark the start of a mention with its entity type as a word, such as person, instead of '*'"
+    )
+    sentence_distance: bool = Field(
+        False, description="add embeddings of the pair's sentence distance and number of mentions"
+    )
+
+
+class RcpTraining(Training):
+    """Options of RCP training (table 6, DocRED)."""
+
+    metric: RcpMetric = Field("f1", description="dev metric that selects the best weights; loss is minimized")
+    loss: RcpLoss = Field("bce", description="training loss; bce: binary cross entropy of P(relation)")
+    classifier_learning_rate: Rate = Field(1e-4, description="peak learning rate of the new layers")
+    positive_weight: float = Field(
+        1.0, gt=0.0, description="loss weight of a pair with a relation; a pair without one has weight 1"
+    )
+    relation_weight: float = Field(
+        0.0, ge=0.0, description="weight of the auxiliary loss that classifies the relations; 0: none"
+    )
+
+
+class RcpConfig(Options):
+    """Options of launch/rcp.py, which trains the candidate classifier."""
+
+    run: RunOptions = RunOptions()
+    data: TrainingData = TrainingData()
+    model: RcpModelOptions = RcpModelOptions()
+    train: RcpTraining = RcpTraining()
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class RcModelOptions(Options):
+    """The causal LM of Relation Classification (section 3.2)."""
+
+    base: str = Field("meta-llama/Llama-2-13b-chat-hf", description="causal LM: folder, hub name or embedded: name")
+    attn_implementation: Literal["flash_attention_2", "sdpa"] = Field(
+        "flash_attention_2", description="attention kernel; flash_attention_2 falls back to sdpa if it is not installed"
+    )
+    quantization: Quantization | None = Field(
+        None,
+        description="quantization of the frozen base, 8bit or 4bit (NF4); needs bitsandbytes, a GPU and ZeRO below 3",
+    )
+
+
+class LoraOptions(Options):
+    """Options of LoRA (table 7)."""
+
+    r: Count = Field(8, description="rank")
+    alpha: Count = Field(16, description="scaling: updates are multiplied by alpha / r")
+    dropout: Share = Field(0.05, description="dropout before the adapter")
+    targets: tuple[str, ...] = Field(LLAMA_PROJECTIONS, min_length=1, description="linear layers that get an adapter")
+
+
+class PromptOptions(Options):
+    """The prompt: table 12 (`rc`, pairs with a relation) or table 11 (`direct`, all pairs, None is an answer)."""
+
+    kind: PromptKind = Field("rc", description="rc: table 12; direct: table 11; rcp-llm: answer Yes or No, for table 5")
+    template: PromptTemplate | None = Field(
+        None, description="none: the plain prompt; llama2: inside [INST]; chat: the tokenizer's chat template"
+    )
+    pairs_per_query: Count | None = Field(
+        None, description="maximum number of pairs per query; none: as many as fit max_length"
+    )
+    max_length: int = Field(4096, ge=64, description="maximum tokens of demonstrations, prompt and answer together")
+    truncate: Truncation | None = Field(
+        None,
+        description="how to shorten a document that does not fit with one pair; none: raise an error; sentences: drop "
+        "sentences that mention neither entity, farthest first",
+    )
+
+
+class RcTraining(Training):
+    """Options of RC training (table 7, DocRED)."""
+
+    epochs: Count = Field(8, description="number of epochs")
+    learning_rate: Rate = Field(1e-4, description="peak learning rate of the adapter")
+    warmup: float = Field(
+        100, ge=0.0, description="linear warm-up: a fraction of all steps if below 1, else a number of steps"
+    )
+    adam_epsilon: Rate = Field(1e-8, description="AdamW's epsilon")
+    micro_batch_size: Count = Field(
+        1, description="queries per forward pass and process; gradients are accumulated up to the batch"
+    )
+    zero_stage: ZeroStage = Field(2, description="ZeRO stage; its settings are in configs/deepspeed/zero<stage>.yaml")
+    eval_every: int = Field(0, ge=0, description="optimizer steps between evaluations; 0: only after each epoch")
+    metric: RcMetric = Field("loss", description="dev metric that selects the best weights; loss is minimized")
+    negative_ratio: float | None = Field(
+        None,
+        gt=0.0,
+        description="training pairs without a relation per pair with one (direct, rcp-llm); none: all pairs",
+    )
+
+
+class RcConfig(Options):
+    """Options of launch/rc.py, which fine-tunes the LM with LoRA."""
+
+    run: RunOptions = RunOptions()
+    data: TrainingData = TrainingData()
+    model: RcModelOptions = RcModelOptions()
+    lora: LoraOptions = LoraOptions()
+    prompt: PromptOptions = PromptOptions()
+    train: RcTraining = RcTraining()
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class ProposeConfig(Options):
+    """Options of launch/propose.py, which proposes candidates for a corpus."""
+
+    run: RunOptions = RunOptions()
+    corpus: Path = Field(Path("data/docred/dev"), description="corpus to propose candidates for")
+    rcp: Path = Field(Path("runs/rcp/best"), description="folder with the trained classifier")
+    threshold: Threshold = Field(
+        "0.5",
+        description="minimum P(relation) of a candidate: a number; f1 or recall=0.9: chosen on dev for this metric",
+    )
+    top_k: Count | None = Field(
+        None, description="maximum number of candidates per document, the most probable ones; none: no limit"
+    )
+    batch_size: Count = Field(8, description="documents per forward pass")
+    work: WorkOptions = WorkOptions()
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class ServerOptions(Options):
+    """An OpenAI-compatible server that generates the answers. Limits are per process."""
+
+    url: ServerUrl = Field("http://localhost:8000/v1", description="address of the server, with its /v1")
+    model: str = Field("", description="name of the model or adapter on the server")
+    endpoint: Literal["chat", "completions"] = Field(
+        "chat", description="chat: messages, with the server's chat template; completions: the plain prompt"
+    )
+    key_variable: VariableName | None = Field(
+        "OPENAI_API_KEY", description="environment variable with the API key; none: the server needs no key"
+    )
+    seed: int = Field(66, ge=0, description="seed sent with each request")
+    body: RequestFields = Field({}, description="more fields of each request: 'top_p=0.9'; null removes one of ours")
+    concurrency: Count = Field(8, description="maximum number of requests in flight")
+    requests_per_minute: Count | None = Field(None, description="maximum requests per minute; none: no limit")
+    tokens_per_minute: Count | None = Field(
+        None, description="maximum tokens of prompts and answers per minute; none: no limit"
+    )
+    timeout_seconds: float = Field(600.0, gt=0.0, description="timeout of a request in seconds")
+    retries: int = Field(8, ge=0, description="maximum number of retries after a temporary failure")
+    prompt_price: float | None = Field(None, ge=0.0, description="price per million prompt tokens")
+    completion_price: float | None = Field(None, ge=0.0, description="price per million answer tokens")
+
+
+class DecodeOptions(Options):
+    """Options of decoding."""
+
+    backend: Literal["hf", "vllm", "openai"] = Field(
+        "hf", description="hf: transformers; vllm: vLLM in this process; openai: the server in section server"
+    )
+    gpus_per_worker: Count = Field(1, description="GPUs per LM: layers are distributed (hf), or tensor parallel (vllm)")
+    mode: Literal["constrained", "free", "score"] = Field(
+        "constrained",
+        description="constrained: greedy, valid relations only; free: any text; score: probability of every relation",
+    )
+    threshold: Share = Field(0.5, description="minimum probability of a predicted relation, in mode score")
+    batch_size: Count = Field(8, description="queries per batch")
+    max_new_tokens: Count = Field(2048, description="maximum tokens of an answer")
+    min_fuzzy_score: int = Field(
+        80,
+        ge=0,
+        le=100,
+        description="minimum fuzz.ratio of a name in an answer and its entity, in mode free; 0: as in the paper's code",
+    )
+
+
+class FewShotOptions(Options):
+    """Few-shot demonstrations for an LM that was not fine-tuned (appendix C)."""
+
+    examples: int = Field(0, ge=0, description="demonstrations per query; 3 in the paper")
+    pairs: Count = Field(10, description="maximum number of pairs per demonstration")
+    corpus: Path = Field(Path("data/docred/train"), description="labeled corpus that demonstrations are sampled from")
+    seed: int = Field(66, ge=0, description="seed of the sampling")
+
+
+class ClassifyConfig(Options):
+    """Options of launch/classify.py, which classifies the relations of candidates."""
+
+    run: RunOptions = RunOptions()
+    corpus: Path = Field(Path("data/docred/dev"), description="corpus of the candidates")
+    candidates: Path | None = Field(
+        None, description="candidates folder written by propose; none: the gold pairs (rc-gold)"
+    )
+    rc: Path | None = Field(
+        Path("runs/rc/best"), description="folder with the trained adapter; none: base without an adapter"
+    )
+    base: str = Field("", description="LM without an adapter; with a server, the tokenizer that counts tokens")
+    prompt: PromptOptions = PromptOptions()
+    few_shot: FewShotOptions = FewShotOptions()
+    documents: Count | None = Field(None, description="classify only this many documents, from the first; none: all")
+    decode: DecodeOptions = DecodeOptions()
+    server: ServerOptions = ServerOptions()
+    work: WorkOptions = WorkOptions()
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class ExtractConfig(Options):
+    """Options of `lmrc extract`, which runs both stages on new documents on this machine."""
+
+    documents: Path = Field(description="documents in DocRED format; labels are ignored")
+    rcp: Path = Field(description="folder with the trained classifier")
+    rc: Path = Field(description="folder with the trained adapter")
+    out: Path = Field(description="file of the triples")
+    relations: Path | None = Field(None, description="relation set as JSON {id: name}; none: that of the adapter")
+    threshold: Threshold = Field("0.5", description="minimum P(pair has a relation): a number, f1 or recall=0.9")
+    top_k: Count | None = Field(
+        None, description="maximum number of pairs per document, the most probable ones; none: no limit"
+    )
+    mode: Literal["constrained", "score"] = Field(
+        "constrained", description="constrained: greedy answer; score: probability of every relation"
+    )
+    relation_threshold: Share = Field(0.5, description="minimum P(relation of the pair), in mode score")
+    batch_size: Count = Field(8, description="documents (RCP) and queries (RC) per batch")
+    gpus: Count = Field(1, description="number of GPUs to split the LM over, if it does not fit one")
+    truncate: Truncation | None = Field(
+        None,
+        description="how to shorten a document that does not fit; sentences: drop sentences that mention neither "
+        "entity, farthest first; none: as the adapter was trained",
+    )
+
+
+class SyntheticData(Options):
+    """Sizes of the demo's synthetic corpora."""
+
+    train_documents: Count = Field(500, description="training documents")
+    dev_documents: Count = Field(40, description="dev documents, which select the best weights")
+    test_documents: Count = Field(12, description="held-out test documents")
+    seed: int = Field(2408, ge=0, description="seed of the synthetic text")
+
+
+class DemoConfig(Options):
+    """Options of `lmrc demo`, which runs all stages on synthetic documents. It sets the paths of the stages itself."""
+
+    run: RunOptions = RunOptions(name="demo")
+    synthetic: SyntheticData = SyntheticData()
+    rc_documents: Count = Field(80, description="number of training documents to fine-tune the LM on, from the first")
+    rc_dev_documents: Count = Field(8, description="number of dev documents to evaluate the LM on, from the first")
+    rcp: RcpConfig = RcpConfig()
+    propose: ProposeConfig = ProposeConfig()
+    rc: RcConfig = RcConfig()
+    classify: ClassifyConfig = ClassifyConfig()
+
+
+class PipelineData(TrainingData):
+    """Corpora of the pipeline: each is a corpus folder, or documents (.json, .json.gz) to build a corpus from."""
+
+    train: Path = Field(Path("data/docred/train"), description="corpus or documents to train on")
+    dev: Path = Field(Path("data/docred/dev"), description="corpus or documents that select the best weights")
+    test: Path = Field(Path("data/docred/dev"), description="labeled corpus or documents to score on")
+    relations: Path | None = Field(
+        None, description="relation set of the documents as JSON {id: name}; none: that of DocRED"
+    )
+
+
+class BuildConfig(Options):
+    """Options of the pipeline's first step, which builds corpora from documents."""
+
+    run: RunOptions = RunOptions()
+    documents: dict[str, Path] = Field({}, description="documents by name of their corpus")
+    relations: Path | None = Field(None, description="relation set as JSON {id: name}; none: that of DocRED")
+    corpora: Path = Field(Path("data"), description="folder of the new corpora")
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class ScoreConfig(Options):
+    """Options of the pipeline's last step, which writes scores.json and the report."""
+
+    run: RunOptions = RunOptions()
+    classify: Path = Field(Path("runs/classify"), description="run folder of classify")
+    trained: tuple[Path, ...] = Field((), description="run folders of the trainings, for learning curves")
+    train: Path = Field(Path("data/docred/train"), description="training corpus, for Ign F1")
+    ign_variant: IgnVariant | None = Field(None, description="data set that defines Ign F1; none: that of the corpus")
+    out: Path = Field(Path("runs"), description="folder of scores.json, report.html, tables/ and figures/")
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class PipelineConfig(Options):
+    """Options of launch/pipeline.py, which runs all stages. It sets runs, data and models of the stages itself."""
+
+    run: RunOptions = RunOptions()
+    data: PipelineData = PipelineData()
+    ign_variant: IgnVariant | None = Field(None, description="data set that defines Ign F1; none: that of the corpus")
+    rcp: RcpConfig = RcpConfig()
+    propose: ProposeConfig = ProposeConfig()
+    rc: RcConfig = RcConfig()
+    classify: ClassifyConfig = ClassifyConfig()
+    cluster: ClusterOptions = ClusterOptions()
+    cpu_job: ClusterOptions = ClusterOptions()

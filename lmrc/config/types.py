@@ -1,0 +1,83 @@
+"""Types of options that need more than one bound: thresholds, server addresses, request fields, sbatch options."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any
+from urllib.parse import urlsplit
+
+from pydantic import AfterValidator, BeforeValidator, Field, JsonValue, StrictBool
+
+
+def wanted_recall(threshold: str) -> float | None:
+    """Return the recall in `recall=0.9`; None if the threshold is not chosen by recall."""
+    return float(threshold.removeprefix("recall=")) if threshold.startswith("recall=") else None
+
+
+def _check_threshold(value: object) -> str:
+    text = str(value)
+    try:
+        valid = text == "f1" or 0 <= float(text.removeprefix("recall=")) <= 1
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(f"{text!r} is neither a probability such as 0.5, nor f1, nor a recall such as recall=0.9")
+    return text
+
+
+# Threshold of candidates: a probability, or the dev-set metric that chooses it.
+Threshold = Annotated[str, BeforeValidator(_check_threshold)]
+
+
+def _check_url(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+    except ValueError:
+        valid = False
+    # Options are written to the run folder, and a password in the address would be too.
+    if not valid or "@" in parts.netloc or parts.query or parts.fragment or any(map(str.isspace, url)):
+        raise ValueError("expected an address such as http://localhost:8000/v1, without a password and without '?'")
+    return url.rstrip("/")
+
+
+def _parse_json_values(fields: object) -> object:
+    """Parse the values that are JSON, such as 0.9 or null. The command line gives all of them as text."""
+    if not isinstance(fields, Mapping):
+        return fields
+    return {name: _json_or_text(value) for name, value in fields.items()}
+
+
+def _json_or_text(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except ValueError:
+        return value
+
+
+ServerUrl = Annotated[str, AfterValidator(_check_url)]
+VariableName = Annotated[str, Field(pattern=r"^[A-Za-z_][A-Za-z0-9_]*$")]
+RequestFields = Annotated[dict[str, JsonValue], BeforeValidator(_parse_json_values)]
+
+
+def _normalize_sbatch(options: object) -> object:
+    """Return the options with underscores in their names, and with numbers as text."""
+    if not isinstance(options, Mapping):
+        return options
+    normalized: dict[str, object] = {}
+    for name, value in options.items():
+        key = str(name).removeprefix("--").replace("-", "_")
+        if key in normalized:
+            raise ValueError(f"{key.replace('_', '-')} is given twice")
+        if isinstance(value, str) and not value:
+            raise ValueError(f"{name} has an empty value: give true for a flag, none to leave the option out")
+        normalized[key] = str(value) if isinstance(value, (int, float)) and not isinstance(value, bool) else value
+    return normalized
+
+
+# True gives a flag without a value. None removes the option that the launcher would set.
+SbatchValue = str | StrictBool | None
+SbatchOptions = Annotated[dict[str, SbatchValue], BeforeValidator(_normalize_sbatch)]

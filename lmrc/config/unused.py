@@ -1,0 +1,92 @@
+"""Check for options that are given but have no effect. They are errors. Needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lmrc.common.errors import ConfigError
+from lmrc.config.schema import ClassifyConfig, DemoConfig, ExtractConfig, Options, PipelineConfig
+
+# Options of the stages that the demo sets itself. A name that ends in "." is a whole section.
+SET_BY_DEMO = (
+    *(f"{stage}.{section}." for stage in ("rcp", "rc", "propose", "classify") for section in ("run", "cluster")),
+    *("rcp.data.", "rc.data.", "propose.corpus", "propose.rcp"),
+    *("classify.corpus", "classify.candidates", "classify.rc"),
+)
+# The pipeline reads configs/rcp and configs/rc, which contain `data`, so that section is allowed.
+SET_BY_PIPELINE = tuple(name for name in SET_BY_DEMO if name.startswith(("propose.", "classify.")))
+
+
+def without_effect(config: Options) -> dict[str, str]:
+    """Return the options that this config does not read, each with the reason.
+
+    A name that ends in a dot, such as "server.", means all options of that section.
+    """
+    if isinstance(config, ClassifyConfig):
+        return _unread_by_classify(config)
+    if isinstance(config, ExtractConfig):
+        return {} if config.mode == "score" else {"relation_threshold": _read_only_with("score", "mode", config.mode)}
+    if isinstance(config, (DemoConfig, PipelineConfig)):
+        command = "demo" if isinstance(config, DemoConfig) else "pipeline"
+        names = SET_BY_DEMO if command == "demo" else SET_BY_PIPELINE
+        unread = {
+            name: f"the {command} sets it" for name in names if not (command == "pipeline" and ".cluster." in name)
+        }
+        unread |= {f"classify.{name}": why for name, why in without_effect(config.classify).items()}
+        prompt = config.classify.prompt
+        for name in prompt.model_fields_set - {"truncate"}:
+            if getattr(prompt, name) != getattr(config.rc.prompt, name):
+                unread[f"classify.prompt.{name}"] = "inference uses the prompt of the training; set it in rc.prompt"
+        return unread
+    return {}
+
+
+def _unread_by_classify(config: ClassifyConfig) -> dict[str, str]:
+    decode, unread = config.decode, {}
+    if decode.mode != "score":
+        unread["decode.threshold"] = _read_only_with("score", "decode.mode", decode.mode)
+    if decode.mode != "free":
+        unread["decode.min_fuzzy_score"] = _read_only_with("free", "decode.mode", decode.mode)
+    if decode.backend != "openai":
+        unread["server."] = _read_only_with("openai", "decode.backend", decode.backend)
+    if decode.backend != "hf":
+        unread["decode.batch_size"] = _read_only_with("hf", "decode.backend", decode.backend)
+    if config.few_shot.examples == 0:
+        needed = "it is read only if few_shot.examples is at least 1"
+        unread |= dict.fromkeys(("few_shot.pairs", "few_shot.corpus", "few_shot.seed"), needed)
+    if config.rc is not None:
+        unread["base"] = f"the adapter {config.rc} names its base; give --rc none for an LM without an adapter"
+    return unread
+
+
+def _read_only_with(needed: str, option: str, chosen: str) -> str:
+    return f"it is read only with {option} {needed}, and {option} is {chosen}"
+
+
+def is_among(name: str, options: dict[str, str]) -> bool:
+    """Return True if the option `name` is in `options`, or in one of their sections."""
+    return any(name == option or (option.endswith(".") and name.startswith(option)) for option in options)
+
+
+def unused_options(config: Options) -> list[str]:
+    """Return a sentence for every option that was given (`model_fields_set`) but has no effect."""
+    sentences = []
+    for unread, why in without_effect(config).items():
+        names = [name for name in _given(config) if is_among(name, {unread: why})]
+        sentences += [f"--{name.replace('_', '-')} has no effect: {why}" for name in names]
+    return sorted(sentences)
+
+
+def refuse_unused(config: Options) -> None:
+    """Raise ConfigError if an option was given that has no effect."""
+    if sentences := unused_options(config):
+        raise ConfigError(f"{'; '.join(sentences)}. Leave out what has no effect")
+
+
+def _given(options: Options, prefix: str = "") -> Iterator[str]:
+    for name in options.model_fields_set:
+        value = getattr(options, name)
+        if isinstance(value, Options):
+            yield from _given(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}"

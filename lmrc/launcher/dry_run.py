@@ -1,0 +1,84 @@
+"""--dry-run: print the pre-flight, the steps, the memory, the sbatch script and the resolved config."""
+
+from __future__ import annotations
+
+import click
+import yaml
+
+from lmrc.common.errors import ConfigError, CorpusError, UserError
+from lmrc.config.schema import PromptKind, RcConfig, RcpConfig
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.types import Document
+from lmrc.launcher.plan import LaunchPlan
+from lmrc.launcher.preflight import examine, refuse, show_checks
+from lmrc.launcher.slurm.submit import sbatch_script
+from lmrc.launcher.stages import Stage, StageConfig
+from lmrc.rc.prompts.templates import PROMPTS
+
+
+def dry_run(stage: Stage, config: StageConfig) -> None:
+    """Print what a launch would do.
+
+    Raises:
+        UserError: the launch would be refused. Everything is printed first.
+    """
+    plan, checks = examine(stage, config)
+    show_checks([check for check in checks if check.level != "missing"])
+    if plan is not None:
+        verb = "be submitted to" if plan.executor == "slurm" else "run on"
+        click.echo(f"\nWould {verb} {plan.description}.")
+        if isinstance(plan.config, (RcpConfig, RcConfig)):
+            click.echo(_steps(plan.config, plan.processes))
+            click.echo(_memory(plan.config, plan.processes))
+        if plan.executor == "slurm":
+            click.echo(f"\n{_script(plan)}")
+        config = plan.config
+    click.echo(f"\nThe resolved config:\n\n{yaml.safe_dump(config.model_dump(mode='json'), sort_keys=False)}")
+    refuse(checks)
+
+
+def _script(plan: LaunchPlan) -> str:
+    try:
+        return f"The script:\n\n{sbatch_script(plan.stage, plan.config)}"
+    except ConfigError:
+        return "No script: see the errors below."
+
+
+def _steps(config: RcpConfig | RcConfig, processes: int) -> str:
+    from lmrc.training.sampler import MicroBatches
+    from lmrc.training.trainer import total_steps
+
+    options = config.train
+    size = options.examples_per_step
+    passes = MicroBatches.plan(0, processes, size, options.micro_batch_size)
+    share = f"{'at most ' if size % processes else ''}{-(-size // processes)} per process"
+    batch = (
+        f"Each step: {size} examples on {processes} process{'es' if processes > 1 else ''}, {share}, in {passes.count} "
+        f"forward pass{'es' if passes.count > 1 else ''} of at most {passes.size}."
+    )
+    try:
+        corpus = Corpus.open(config.data.train)
+    except CorpusError:
+        return f"Steps: unknown until the training corpus exists.\n{batch}"
+    examples, qualifier = len(corpus), ""
+    if isinstance(config, RcConfig):
+        # A lower bound: long documents and many pairs need several queries.
+        examples, qualifier = sum(1 for document in corpus if _has_query(document, config.prompt.kind)), "at least "
+    steps = total_steps(examples, options)
+    return (
+        f"Steps: {qualifier}{steps:,} ({examples:,} examples in {config.data.train}, {options.epochs} epochs).\n{batch}"
+    )
+
+
+def _has_query(document: Document, kind: PromptKind) -> bool:
+    return document.labels is not None and bool(PROMPTS[kind].pairs(document))
+
+
+def _memory(config: RcpConfig | RcConfig, processes: int) -> str:
+    from lmrc.launcher.gpu_memory import estimate_rc, estimate_rcp
+
+    try:
+        estimate = estimate_rcp(config, processes) if isinstance(config, RcpConfig) else estimate_rc(config, processes)
+    except UserError:
+        return "No memory estimate: see the errors below."
+    return estimate.table()

@@ -1,0 +1,119 @@
+"""Pre-flight checks of a pretrained model: a folder, the hub's cache, or the hub with this user's access."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from lmrc.common.check import Check, missing, ok, warning
+from lmrc.common.errors import UserError
+from lmrc.config.schema import ClusterOptions
+from lmrc.launcher.model_shapes import HUB_TIMEOUT_SECONDS, first_line
+
+WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
+
+
+@dataclass(frozen=True)
+class ModelLocation:
+    """A model and its check. `folder` is None if its files are not on this machine."""
+
+    name: str
+    folder: Path | None
+    check: Check
+
+
+def find_model(name: str, option: str, options: ClusterOptions, weights: bool = True) -> ModelLocation:
+    """Look up a model in the order that a job does: embedded models, folders, the hub's cache, the hub.
+
+    Args:
+        name: value of `option`.
+        options: name the cache folder of the job.
+        weights: False if only the tokenizer is needed.
+    """
+    from lmrc.pretrained import packaged as embedded
+
+    if name.startswith(embedded.PREFIX):
+        try:
+            return ModelLocation(name, Path(embedded.resolve(name)), ok(f"{option} {name}"))
+        except UserError as error:
+            return ModelLocation(name, None, missing(f"{option}: {error}"))
+    folder = Path(name).expanduser()
+    if folder.is_dir():
+        return ModelLocation(name, folder, _check_folder(folder, option, weights))
+    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+        return ModelLocation(
+            name, None, missing(f"{option}: {name}: no such folder", "give the folder of a model, or a name on the hub")
+        )
+    cached = _cached(name, _cache(options))
+    if cached is not None and (not weights or _has_weights(cached)):
+        return ModelLocation(name, cached, ok(f"{option} {name}, in the cache of this machine"))
+    return ModelLocation(name, cached, _ask_hub(name, option))
+
+
+def _check_folder(folder: Path, option: str, weights: bool) -> Check:
+    absent = [] if (folder / "config.json").is_file() else ["config.json"]
+    absent += [] if not weights or _has_weights(folder) else ["weights (model.safetensors)"]
+    if not absent:
+        return ok(f"{option} {folder}")
+    best = folder / "best"
+    return missing(
+        f"{option}: {folder} contains no model: {' and '.join(absent)} missing",
+        f"did you mean {best}?" if (best / "config.json").is_file() else "give a folder that save_pretrained wrote",
+    )
+
+
+def _has_weights(folder: Path) -> bool:
+    return any(True for pattern in WEIGHTS for _ in folder.glob(pattern))
+
+
+def _cache(options: ClusterOptions) -> Path | None:
+    """Return the hub's cache that the job uses; None if its path contains variables of the node."""
+    from huggingface_hub.constants import HF_HUB_CACHE
+
+    if options.cache_folder is None:
+        return Path(HF_HUB_CACHE)
+    folder = os.path.expandvars(options.cache_folder)
+    return None if "$" in folder else Path(folder) / "huggingface" / "hub"
+
+
+def _cached(name: str, cache: Path | None) -> Path | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        path = None if cache is None else try_to_load_from_cache(name, "config.json", cache_dir=cache)
+    except HFValidationError:
+        return None
+    return Path(path).parent if isinstance(path, str) else None
+
+
+def _ask_hub(name: str, option: str) -> Check:
+    """Check with one request that this user can download the model from the hub."""
+    from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
+
+    fetch = f"fetch it where there is a network: hf download {name}"
+    if constants.HF_HUB_OFFLINE:
+        return missing(f"{option}: {name} is not in the cache, and HF_HUB_OFFLINE is set", fetch)
+    try:
+        get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_SECONDS)
+    except GatedRepoError:
+        return missing(
+            f"{option}: {name} is gated, and this user has no access",
+            f"accept its license at {constants.ENDPOINT}/{name}, then: hf auth login",
+        )
+    except (RepositoryNotFoundError, EntryNotFoundError, HFValidationError):
+        return missing(
+            f"{option}: there is no model {name}, neither as a folder here nor on the hub",
+            "check the name; a private model needs: hf auth login",
+        )
+    except Exception as error:  # depends on the version of the network library
+        return missing(
+            f"{option}: {name} is neither a folder here nor in the cache, and the hub cannot be reached "
+            f"({first_line(error)})",
+            fetch,
+        )
+    return warning(
+        f"{option} {name}: on the hub, not in the cache", f"every node downloads it when the job starts; or {fetch}"
+    )

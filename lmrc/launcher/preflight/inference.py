@@ -1,0 +1,125 @@
+"""Pre-flight checks of propose and classify."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from lmrc.common.check import Check, missing, ok
+from lmrc.common.errors import UserError
+from lmrc.common.input_checks import check_model
+from lmrc.config.schema import ClassifyConfig, ProposeConfig
+from lmrc.corpus.corpus import Corpus
+from lmrc.launcher.plan import LaunchPlan
+from lmrc.launcher.preflight.data import Inputs, check_inference_data
+from lmrc.launcher.preflight.hub import ModelLocation, find_model
+from lmrc.launcher.preflight.training import check_weights, is_importable, model_shape
+
+
+def check_propose(config: ProposeConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
+    """Check the corpus, the classifier and its thresholds."""
+    data = list(check_inference_data(config, inputs))
+    yield from data
+    if inputs.is_made(config.rcp):
+        yield ok(f"rcp {config.rcp}: an earlier step trains it")
+        return
+    try:
+        check_model(config.rcp, "rcp")
+        if lacks_any(data):
+            return
+        from lmrc.rcp.predict import ProposeInference
+
+        threshold = ProposeInference(config).threshold
+        yield ok(f"rcp {config.rcp}: threshold {threshold:.4g}")
+    except UserError as error:
+        yield missing(str(error))
+
+
+def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
+    """Check the corpus, the candidates, and the decoding backend: adapter and base, vLLM, or a server."""
+    data = list(check_inference_data(config, inputs))
+    yield from data
+    if config.decode.backend == "vllm" and not is_importable("vllm"):
+        yield missing(
+            "decode.backend is vllm, which is not installed",
+            "pip install 'lmrc-suite[vllm]', or give --decode.backend hf",
+        )
+    made = [path for path in (config.corpus, config.candidates, config.rc) if path is not None and inputs.is_made(path)]
+    if config.rc is not None and inputs.is_made(config.rc):
+        yield ok(f"rc {config.rc}: an earlier step trains it")
+    if made:
+        return
+    try:
+        if config.rc is not None:
+            check_model(config.rc, "rc")
+        if lacks_any(data):
+            return
+        from lmrc.rc.model.adapter import adapter_base
+        from lmrc.rc.predict import ClassifyInference
+
+        ClassifyInference(config)
+        _check_demonstrations(config)
+        base = config.base if config.rc is None else adapter_base(config.rc)
+    except UserError as error:
+        yield missing(str(error))
+        return
+    yield ok(f"answers come from {config.rc or config.base or config.server.model}")
+    served = config.decode.backend == "openai"
+    location = find_model(base, "base", config.cluster, weights=not served)
+    yield location.check
+    if served:
+        yield from _check_server(config)
+    else:
+        yield from _check_lm(config, base, location)
+
+
+def lacks_any(checks: Iterable[Check]) -> bool:
+    """Return True if something essential is missing, so that later checks cannot run."""
+    return any(check.level == "missing" for check in checks)
+
+
+def _check_demonstrations(config: ClassifyConfig) -> None:
+    """Check that the few-shot demonstrations can be drawn.
+
+    Raises:
+        UserError: the corpus has too few of them.
+    """
+    from lmrc.rc.prompts.few_shot import demonstrations
+
+    few = config.few_shot
+    if few.examples:
+        demonstrations(Corpus.open(few.corpus), config.prompt.kind, few.examples, few.pairs, few.seed)
+
+
+def _check_lm(config: ClassifyConfig, base: str, location: ModelLocation) -> Iterator[Check]:
+    """Check that the adapter fits its base, if the config of the base is known on this machine."""
+    from lmrc.rc.decoding.vllm_backend import max_lora_rank
+    from lmrc.rc.model.adapter import check_adapter
+
+    shape = model_shape(location, "causal")
+    if shape is not None:
+        yield from check_weights(location, shape, "base")
+    if config.rc is None:
+        return
+    try:
+        if config.decode.backend == "vllm":
+            max_lora_rank(config.rc)
+        if shape is not None:
+            check_adapter(config.rc, base, shape.config)
+            yield ok(f"the weights of {config.rc} fit {base}")
+    except UserError as error:
+        yield missing(str(error))
+
+
+def _check_server(config: ClassifyConfig) -> Iterator[Check]:
+    from lmrc.rc.decoding.openai.client import check_body, needs_key, read_key
+
+    options = config.server
+    try:
+        check_body(options)
+        if read_key(options) is None and needs_key(options):
+            yield missing(
+                f"{options.key_variable} is not set, but {options.url} needs a key",
+                f"export {options.key_variable}=… where you launch, or give --server.key-variable none",
+            )
+    except UserError as error:
+        yield missing(str(error))

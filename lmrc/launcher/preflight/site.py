@@ -1,0 +1,95 @@
+"""Pre-flight checks of a job against its partition: GPUs, time limit, requeueing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from lmrc.common.check import Check, missing, ok, warning
+from lmrc.common.errors import ConfigError
+from lmrc.config.schema import ClusterOptions
+from lmrc.launcher.allocation import largest_share, partition_nodes
+from lmrc.launcher.plan import LaunchPlan
+from lmrc.launcher.slurm import commands as slurm
+from lmrc.launcher.slurm.submit import gpus_per_node, sbatch_script
+from lmrc.launcher.stages import gpus_per_process
+
+SLURM_ONLY = (
+    "partition",
+    "account",
+    "qos",
+    "constraint",
+    "exclude",
+    "mem_per_gpu",
+    "gpu_type",
+    "sbatch",
+    "max_running",
+)
+
+
+def check_site(plan: LaunchPlan) -> Iterator[Check]:
+    """Check the options of the job against each other and against the partition."""
+    yield from (ok(note) for note in plan.notes)
+    try:
+        sbatch_script(plan.stage, plan.config)
+    except ConfigError as error:
+        yield missing(str(error))
+    options = plan.config.cluster
+    partition = _partition(options)
+    where = f"partition {partition}" if partition else "the default partition"
+    try:
+        if plan.stage.run is None and options.gpu_request != "none":
+            yield _check_gpus(plan, where)
+        limit = slurm.time_limit(partition)
+        if limit is not None and options.time > limit and "time" not in options.sbatch:
+            yield missing(
+                f"the job asks for {options.time} minutes, but {where} allows {limit}: the job would never start",
+                f"give --time {limit} or less: a job that reaches its limit saves and requeues itself",
+            )
+        requeue = slurm.read_setting("JobRequeue")
+        if requeue == "0" and options.max_requeues:
+            yield warning(
+                "the site has JobRequeue=0", "jobs ask for --requeue; if the site refuses that, repeat the command"
+            )
+    except slurm.SlurmError as error:
+        yield missing(f"SLURM does not answer ({error})", "ask the site; --where local runs the stage on this machine")
+
+
+def check_unused(plan: LaunchPlan) -> Iterator[Check]:
+    """Warn of SLURM options for a stage that runs on this machine. `--nodes` and `--gpus` are not reported."""
+    options = plan.config.cluster
+    unused = [name for name in SLURM_ONLY if name in options.model_fields_set and getattr(options, name)]
+    if unused:
+        names = ", ".join(f"cluster.{name}" for name in unused)
+        yield warning(
+            f"{names} {'is' if len(unused) == 1 else 'are'} for SLURM, and {plan.stage.name} runs on this machine",
+            "none needed; --where slurm submits it",
+        )
+
+
+def _partition(options: ClusterOptions) -> str | None:
+    partition = options.sbatch.get("partition", options.partition)
+    return partition if isinstance(partition, str) else None
+
+
+def _check_gpus(plan: LaunchPlan, where: str) -> Check:
+    """Check that enough nodes of the partition have the requested GPUs per node."""
+    options = plan.config.cluster
+    wanted, nodes = (gpus_per_node(options), options.nodes or 1) if plan.stage.trains else (0, 1)
+    wanted = wanted or gpus_per_process(plan.config)
+    candidates = partition_nodes(options)
+    kind = f"{options.gpu_type} GPUs" if options.gpu_type else "GPUs"
+    enough = sum(node.count(options.gpu_type) >= wanted for node in candidates)
+    if enough >= nodes:
+        return ok(f"{where}: {enough} of {len(candidates)} nodes have {wanted} or more {kind}; {plan.description}")
+    most = largest_share(candidates, 1, options.gpu_type)
+    if not most:
+        return missing(
+            f"{where} has no {kind} that SLURM knows of",
+            "give another --partition (lmrc doctor lists them), or --gpu-request none if the site assigns GPUs without "
+            "a request",
+        )
+    available = f"{enough} node{'' if enough == 1 else 's'} with {wanted} or more {kind}"
+    return missing(
+        f"{where} has {available}, but {nodes} requested; the largest node has {most}",
+        "give --gpus without --nodes, so that the number of nodes is derived from it, or request fewer GPUs",
+    )

@@ -1,0 +1,149 @@
+"""Run a stage in one process: check its inputs, hold the run's lease, record events and the result."""
+
+from __future__ import annotations
+
+import contextlib
+import socket
+import time
+from collections.abc import Iterator
+from datetime import timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lmrc.common.errors import RunError
+from lmrc.common.exit_codes import Interrupted
+from lmrc.config.schema import ClassifyConfig, ProposeConfig
+from lmrc.inference.run_worker import clean, work
+from lmrc.launcher.stages import Stage, StageConfig
+from lmrc.runs.events import History
+from lmrc.runs.failures import Attempt, note_failure
+from lmrc.runs.lease import Lease, LeaseHeld
+from lmrc.runs.run_folder import RunFolder
+
+if TYPE_CHECKING:
+    from lmrc.training.distributed import World
+
+
+def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: int = 0) -> dict[str, Any] | None:
+    """Run the stage in one process of a job.
+
+    Args:
+        process: index of the process in the job, for the name of its failure record.
+
+    Returns:
+        The result in rank 0 of a training and in the worker that merges an inference; None in the others.
+
+    Raises:
+        Interrupted: the stage saved its state after a signal.
+        UserError: an input or an option is wrong.
+        RunError: another process holds the run.
+        Exception: any other error of the stage. All but Interrupted are recorded in the run folder.
+    """
+    # Destroy the process group only after the failure is recorded: the other ranks then fail, and SLURM may kill us.
+    with contextlib.ExitStack() as cleanup:
+        try:
+            # A job that was submitted with dependencies checks here that its predecessors have written its inputs.
+            stage.check(config)
+            if stage.run is not None:
+                return _run(stage, config, attempt)
+            from lmrc.training import distributed
+
+            world = distributed.init_process_group(timedelta(minutes=config.cluster.collective_timeout_minutes))
+            if world.size > 1:  # DeepSpeed reuses the group of a single process for the next run in it
+                cleanup.callback(distributed.destroy_process_group)
+            if isinstance(config, (ProposeConfig, ClassifyConfig)):
+                return _infer(stage, config, attempt)
+            return _train(stage, config, world, attempt)
+        except Interrupted:
+            raise
+        except Exception as error:
+            note_failure(RunFolder.of(config.run).path, attempt, error, process)
+            raise
+
+
+@contextlib.contextmanager
+def _run_lease(folder: Path, world: World) -> Iterator[None]:
+    """Hold the run's lease in rank 0. If another process holds it, all ranks raise the same RunError."""
+    lease = Lease(folder) if world.is_first else None
+    refusal = ""
+    if lease is not None:
+        try:
+            lease.acquire()
+        except LeaseHeld as error:
+            refusal = str(error)
+    refusal = world.broadcast(refusal)
+    if refusal:
+        # Not in the pre-flight: another process may start the run after it.
+        raise RunError(refusal)
+    try:
+        yield
+    finally:
+        if lease is not None:
+            lease.release()
+
+
+def _train(stage: Stage, config: StageConfig, world: World, attempt: Attempt) -> dict[str, Any] | None:
+    assert stage.train is not None
+    folder = RunFolder.of(config.run)
+
+    def note(event: str, **fields: str | int) -> None:
+        if world.is_first:
+            History(folder.path).add(event, job=attempt.job, restart=attempt.restart, **fields)
+
+    with _run_lease(folder.path, world):
+        start = time.monotonic()
+        note("started", hosts=",".join(world.gather(socket.gethostname())))
+        try:
+            result = stage.train(config, world)
+        except Interrupted as error:
+            note("preempted", cause=str(error))
+            raise
+        if not world.is_first:
+            return None
+        return _finish(folder, attempt, result, start)
+
+
+def _infer(stage: Stage, config: ProposeConfig | ClassifyConfig, attempt: Attempt) -> dict[str, Any] | None:
+    """Run one worker. The worker that merges the units returns the result."""
+    from lmrc.inference.interruptible import InterruptibleInference
+
+    assert stage.infer is not None
+    folder = RunFolder.of(config.run)
+    start = time.monotonic()
+    # SLURM's workers, possibly hundreds, are listed by SLURM and need no events.
+    history, is_local = History(folder.path), attempt.job.startswith("local-")
+    if is_local:
+        history.add("started", job=attempt.job, restart=attempt.restart, hosts=socket.gethostname())
+    try:
+        with InterruptibleInference(stage.infer(config)) as inference:
+            result = work(folder.path, inference, config.work, stop=inference.is_asked_to_stop, progress=_print)
+    except Interrupted as error:
+        if is_local:
+            history.add("stopped", job=attempt.job, restart=attempt.restart, cause=str(error))
+        raise
+    if result is None:
+        return None
+    result = _finish(folder, attempt, result, start)
+    clean(folder.path)
+    return result
+
+
+def _run(stage: Stage, config: StageConfig, attempt: Attempt) -> dict[str, Any]:
+    """Run a stage that needs a single process and no GPU."""
+    assert stage.run is not None
+    folder = RunFolder.of(config.run)
+    start = time.monotonic()
+    with Lease(folder.path):
+        History(folder.path).add("started", job=attempt.job, restart=attempt.restart, hosts=socket.gethostname())
+        return _finish(folder, attempt, stage.run(config), start)
+
+
+def _finish(folder: RunFolder, attempt: Attempt, result: dict[str, Any], start: float) -> dict[str, Any]:
+    result |= {"seconds": round(time.monotonic() - start, 1)}
+    folder.finish(result)
+    History(folder.path).add("finished", job=attempt.job, restart=attempt.restart)
+    return result
+
+
+def _print(line: str) -> None:
+    print(line, flush=True)

@@ -1,0 +1,116 @@
+"""Requeue a job: after it saved on a signal, or from its batch script after a process died.
+
+SLURM requeues a job after a node failure, but not after one of its processes was killed. The batch script then runs
+`python -m lmrc.launcher.slurm.requeue RUN STATUS MAX_REQUEUES`.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+
+from lmrc.inference.work_units import counts
+from lmrc.launcher.slurm import commands as slurm
+from lmrc.runs.events import History
+from lmrc.runs.failures import Attempt, attempt_outcome
+from lmrc.runs.run_folder import RunFolder
+
+# srun exits with 128 + N if a process was killed by signal N.
+FIRST_SIGNAL_STATUS = 128
+# A job that died this often in a row without a new checkpoint is not requeued.
+MAX_DEATHS_WITHOUT_PROGRESS = 3
+
+
+def current_attempt(job: str) -> Attempt:
+    """Return the attempt of the current process: its job and SLURM's restart count."""
+    return Attempt(job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
+
+
+def requeue(folder: Path, attempt: Attempt, max_requeues: int) -> bool:
+    """Requeue the job and record it in the history. Return False, with the reason recorded, if it stays ended."""
+    history = History(folder)
+
+    def give_up(event: str, cause: str) -> bool:
+        print(f"Not requeued: {cause}", flush=True)
+        history.add(event, job=attempt.job, restart=attempt.restart, cause=cause)
+        return False
+
+    if "SLURM_JOB_ID" not in os.environ:
+        return give_up("stopped", "not a SLURM job; the same command resumes the run")
+    try:
+        known = slurm.job(attempt.job)
+        if known is not None and known.state != "RUNNING":
+            if known.state.startswith("CANCELLED"):
+                return give_up("cancelled", "the job was cancelled")
+            print(f"SLURM has ended the job ({known.state}) and decides whether to requeue it", flush=True)
+            return False
+        if attempt.restart >= max_requeues:
+            return give_up("failed", f"it was requeued {attempt.restart} times, the limit of cluster.max_requeues")
+        # Recorded before the command, which may end this process.
+        history.add("requeued", job=attempt.job, restart=attempt.restart)
+        slurm.requeue(attempt.job)
+    except slurm.SlurmError as error:
+        return give_up("failed", f"not requeued: {error}")
+    return True
+
+
+def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) -> bool:
+    """Requeue the job if a process was killed or lost its peer; other errors would only be repeated.
+
+    Args:
+        status: exit status of srun, not 0.
+
+    Returns:
+        True if the job was requeued.
+    """
+    if RunFolder(folder).result() is not None:
+        return False
+    history = History(folder)
+    if any(
+        (event["event"], event.get("job"), event.get("restart")) == ("requeued", attempt.job, attempt.restart)
+        for event in history.read()
+    ):
+        return True  # rank 0 requeued it after all had saved; SLURM then ended the processes
+    outcome, killed = attempt_outcome(folder, attempt), status >= FIRST_SIGNAL_STATUS
+    # SLURM also kills the remaining processes after one failed, so the status alone is not enough.
+    if not (outcome.lost_peer or (killed and not outcome.cause)):
+        cause = outcome.cause or f"ended with status {status}"
+        history.add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
+        return False
+    death = outcome.cause or f"a process was killed by signal {status - FIRST_SIGNAL_STATUS}"
+    step = _progress(folder)
+    history.add("died", job=attempt.job, restart=attempt.restart, cause=death, step=step)
+    own = [event for event in history.read() if event.get("job") == attempt.job]
+    last = [event for event in own if event["event"] in ("died", "preempted")][-MAX_DEATHS_WITHOUT_PROGRESS:]
+    if len(last) == MAX_DEATHS_WITHOUT_PROGRESS and all(
+        event["event"] == "died" and event.get("step") == step for event in last
+    ):
+        cause = f"it died {MAX_DEATHS_WITHOUT_PROGRESS} times without getting beyond {step}: {death}"
+        print(f"Not requeued: {cause}", flush=True)
+        history.add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
+        return False
+    print(f"{death}: requeueing", flush=True)
+    return requeue(folder, attempt, max_requeues)
+
+
+def _progress(folder: Path) -> int:
+    """Return the step of the newest checkpoint, or the number of finished units of an inference."""
+    if (folder / "units").exists():
+        return counts(folder).done
+    try:
+        return int((folder / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
+    except (OSError, ValueError):
+        return 0
+
+
+def main() -> None:
+    """Run `after_death` with the arguments of the batch script."""
+    folder, status, max_requeues = sys.argv[1:]
+    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
+    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
+    after_death(Path(folder), current_attempt(job), int(status), int(max_requeues))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,178 @@
+"""The stages that can be launched: their options, the check of their inputs, and the function each process runs."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from lmrc.common.atomic_io import write_atomically
+from lmrc.common.errors import UserError
+from lmrc.common.input_checks import check_model
+from lmrc.config.schema import BuildConfig, ClassifyConfig, ProposeConfig, RcConfig, RcpConfig, ScoreConfig
+from lmrc.corpus.candidates import Candidates
+from lmrc.corpus.corpus import Corpus
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+
+if TYPE_CHECKING:
+    from lmrc.inference.protocol import Inference
+    from lmrc.training.distributed import World
+    from lmrc.training.task import Task
+
+StageConfig = RcpConfig | RcConfig | ProposeConfig | ClassifyConfig | BuildConfig | ScoreConfig
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A step of the pipeline. Exactly one of `train`, `infer` and `run` is set.
+
+    Attributes:
+        check: raise UserError if an input is missing. Called before a launch and again when a job starts.
+        train: train in every rank. Its result is written to DONE.
+        infer: return the inference, whose documents any number of workers share.
+        run: run in one process without a GPU. Its result is written to DONE.
+    """
+
+    name: str
+    config_class: type[StageConfig]
+    check: Callable[[Any], None]
+    train: Callable[[Any, World], dict[str, Any]] | None = None
+    infer: Callable[[Any], Inference] | None = None
+    run: Callable[[Any], dict[str, Any]] | None = None
+
+    @property
+    def trains(self) -> bool:
+        """Return True if the processes are ranks of one process group, rather than independent workers."""
+        return self.train is not None
+
+
+def gpus_per_process(config: StageConfig) -> int:
+    """Return the GPUs per process: `decode.gpus_per_worker` for classify, else one."""
+    return config.decode.gpus_per_worker if isinstance(config, ClassifyConfig) else 1
+
+
+def _check_training(config: RcpConfig | RcConfig) -> None:
+    for folder in (config.data.train, config.data.dev):
+        Corpus.open(folder)
+
+
+def _check_propose(config: ProposeConfig) -> None:
+    Corpus.open(config.corpus)
+    check_model(config.rcp, "rcp")
+
+
+def _check_classify(config: ClassifyConfig) -> None:
+    corpus = Corpus.open(config.corpus)
+    if config.candidates is not None:
+        Candidates.open(config.candidates).check(corpus)
+    if config.rc is not None:
+        check_model(config.rc, "rc")
+        AdapterMetadata.read_for(config.rc, config.prompt).check_corpus(config.rc, corpus)
+
+
+def _check_build(config: BuildConfig) -> None:
+    from lmrc.common.files import reading
+
+    for path in (*config.documents.values(), *([config.relations] if config.relations else [])):
+        with reading(path):
+            pass
+
+
+def _check_score(config: ScoreConfig) -> None:
+    Corpus.open(config.train)
+    if not (config.classify / "predictions.json").is_file():
+        raise UserError(f"{config.classify} has no predictions.json: finish launch/classify.py there first")
+
+
+def quieten() -> None:
+    """Turn off progress bars and deprecation warnings of the libraries; the trainer logs its own progress."""
+    import warnings
+
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
+    # peft uses a name that transformers has deprecated; the user cannot change that.
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
+
+
+# Import torch and transformers only when a stage runs, so that --help is fast.
+def _train(
+    config: RcpConfig | RcConfig, world: World, make_task: Callable[[Any, Corpus, Corpus, World], Task]
+) -> dict[str, Any]:
+    from lmrc.runs.run_folder import RunFolder
+    from lmrc.training.trainer import seed_everything, train
+
+    quieten()
+    train_corpus, dev_corpus = Corpus.open(config.data.train), Corpus.open(config.data.dev)
+    seed_everything(config.run.seed)
+    task = make_task(config, train_corpus, dev_corpus, world)
+    return train(task, config.train, config.run.seed, RunFolder.of(config.run), world)
+
+
+def _train_rcp(config: RcpConfig, world: World) -> dict[str, Any]:
+    from lmrc.rcp.task import RcpTask
+
+    return _train(config, world, lambda config, train, dev, _: RcpTask(config, train, dev))
+
+
+def _train_rc(config: RcConfig, world: World) -> dict[str, Any]:
+    from lmrc.rc.task import RcTask
+    from lmrc.training.backends.factory import loading
+
+    def make_task(config: RcConfig, train: Corpus, dev: Corpus, world: World) -> Task:
+        with loading(config.train, world):
+            return RcTask(config, train, dev)
+
+    return _train(config, world, make_task)
+
+
+def _propose(config: ProposeConfig) -> Inference:
+    from lmrc.rcp.predict import ProposeInference
+
+    quieten()
+    return ProposeInference(config)
+
+
+def _classify(config: ClassifyConfig) -> Inference:
+    from lmrc.rc.predict import ClassifyInference
+
+    quieten()
+    return ClassifyInference(config)
+
+
+def _build(config: BuildConfig) -> dict[str, Any]:
+    from lmrc.corpus.build import build_corpus
+
+    built = {}
+    for name, documents in config.documents.items():
+        out = config.corpora / name
+        if not out.exists():
+            manifest = build_corpus(documents, out, config.relations)
+            print(f"{out}: {manifest.documents:,} documents of {documents}", flush=True)
+        built[name] = len(Corpus.open(out))
+    return built
+
+
+def _score(config: ScoreConfig) -> dict[str, Any]:
+    from lmrc.evaluation.metrics.train_facts import read_facts
+    from lmrc.evaluation.report.build import page_of, report_runs
+    from lmrc.evaluation.tables.console import format_scores, scores_json
+
+    facts = read_facts(config.train, Corpus.open(config.train).relations)
+    run = report_runs((config.classify, *config.trained), config.out, facts, config.ign_variant)[0]
+    names, scores = [config.out.name], [run.scores]
+    write_atomically(
+        config.out / "scores.json", json.dumps(scores_json(names, scores, [run.analysis]), indent=1) + "\n"
+    )
+    print(format_scores(names, scores, run.analysis, run.relations, details=False), flush=True)
+    return {"f1": run.scores.all.f1, "ign_f1": run.scores.ign_f1, "report": str(page_of(config.out))}
+
+
+BUILD = Stage("build", BuildConfig, _check_build, run=_build)
+SCORE = Stage("score", ScoreConfig, _check_score, run=_score)
+RCP = Stage("rcp", RcpConfig, _check_training, train=_train_rcp)
+RC = Stage("rc", RcConfig, _check_training, train=_train_rc)
+PROPOSE = Stage("propose", ProposeConfig, _check_propose, infer=_propose)
+CLASSIFY = Stage("classify", ClassifyConfig, _check_classify, infer=_classify)
+STAGES = {stage.name: stage for stage in (BUILD, RCP, RC, PROPOSE, CLASSIFY, SCORE)}

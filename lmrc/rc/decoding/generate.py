@@ -1,0 +1,147 @@
+"""Greedy decoding of many queries in batches: along the grammar (mode constrained) or without it (mode free)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+from typing import NamedTuple
+
+import torch
+from peft import PeftModel
+from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+from lmrc.config.schema import DecodeOptions, PromptTemplate
+from lmrc.rc.decoding import constrained
+from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.model.kv_cache import PrefixCache
+from lmrc.rc.model.packed_attention import check_positions
+from lmrc.rc.prompts.query_builder import Query, prompt_ids
+
+# Batches that are sorted by length together. Answers are returned in order, so this bounds how many must be held back.
+_WINDOW_BATCHES = 16
+
+
+class Generation(NamedTuple):
+    """The answer to a query.
+
+    Attributes:
+        finished: False if the answer was cut at its token limit; with a grammar, after the last complete line.
+        line_scores: probability of each line given the lines before it, among the lines that the grammar allows; empty
+            if unknown.
+    """
+
+    query: Query
+    text: str
+    finished: bool
+    line_scores: tuple[float, ...] = ()
+
+
+def generate(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    queries: Iterable[Query],
+    options: DecodeOptions,
+    grammar_of: Callable[[Query], Grammar],
+    prefix_cache: PrefixCache,
+    template: PromptTemplate | None = None,
+) -> Iterator[Generation]:
+    """Generate greedy answers to queries.
+
+    Except for rounding, an answer does not depend on the other queries of its batch. An answer ends at the end of
+    sequence or after min(`options.max_new_tokens`, `query.answer_room`) tokens.
+
+    Args:
+        queries: read as they are needed.
+        grammar_of: returns the grammar of a query; not called in mode free.
+        prefix_cache: KV cache of the prefix that prompts share; not used in mode free.
+        template: chat template of the prompts.
+
+    Yields:
+        One answer per query, in the order of the queries.
+    """
+    model.eval()
+    remaining = iter(queries)
+    while window := list(islice(remaining, _WINDOW_BATCHES * options.batch_size)):
+        prompts = [prompt_ids(query.prompt, tokenizer, template) for query in window]
+        limits = [min(query.answer_room, options.max_new_tokens) for query in window]
+        # Longest first: at the end of the window no further query fills the free rows of the batch.
+        order = sorted(range(len(window)), key=lambda index: (limits[index], len(prompts[index])), reverse=True)
+        answers: dict[int, constrained.Answer] = {}
+        if options.mode == "free":
+            for start in range(0, len(order), options.batch_size):
+                batch = order[start : start + options.batch_size]
+                max_new_tokens = max(limits[index] for index in batch)
+                ids_of_batch = _generate_free(model, tokenizer, [prompts[index] for index in batch], max_new_tokens)
+                answers |= {index: constrained.Answer(ids, []) for index, ids in zip(batch, ids_of_batch, strict=True)}
+        else:
+            requests = (
+                constrained.Request(prompts[index], grammar_of(window[index]), limits[index]) for index in order
+            )
+            for position, answer in constrained.decode(model, requests, options.batch_size, prefix_cache):
+                answers[order[position]] = answer
+        for index, query in enumerate(window):
+            yield _to_generation(query, answers[index], limits[index], tokenizer)
+
+
+def _to_generation(
+    query: Query, answer: constrained.Answer, max_tokens: int, tokenizer: PreTrainedTokenizerBase
+) -> Generation:
+    def to_text(ids: Sequence[int]) -> str:
+        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+        assert isinstance(text, str)
+        return text
+
+    kept = answer.ids[:max_tokens]
+    finished = tokenizer.eos_token_id in kept
+    if finished:
+        kept = kept[: kept.index(tokenizer.eos_token_id)]
+    text = to_text(kept)
+    line_logs = [0.0] * (text.count("\n") + 1)
+    for index, log_probability in answer.choices:
+        if index < len(kept):
+            line_logs[to_text(kept[: index + 1]).count("\n")] += log_probability
+    line_scores = tuple(math.exp(log) for log in line_logs) if answer.choices else ()
+    return Generation(query, text, finished, line_scores)
+
+
+@torch.inference_mode()
+def _generate_free(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: list[list[int]],
+    max_new_tokens: int,
+) -> list[list[int]]:
+    """Return the generated token ids for each prompt.
+
+    Raises:
+        UserError: prompt and answer have more tokens than the LM has positions.
+    """
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    implementation = base.config._attn_implementation
+    # Padded rows need an attention mask, which packed attention ignores.
+    base.set_attn_implementation("sdpa")
+    longest = max(map(len, prompts))
+    pad = tokenizer.pad_token_id
+    ids = torch.tensor([[pad] * (longest - len(prompt)) + prompt for prompt in prompts], device=model.device)
+    mask = torch.tensor([[0] * (longest - len(prompt)) + [1] * len(prompt) for prompt in prompts], device=model.device)
+    try:
+        output = model.generate(
+            input_ids=ids,
+            attention_mask=mask,
+            generation_config=GenerationConfig(
+                do_sample=False,
+                num_beams=1,
+                use_cache=True,
+                max_new_tokens=max_new_tokens,
+                eos_token_id=tokenizer.eos_token_id,
+                pad_token_id=pad,
+            ),
+        )
+    finally:
+        base.set_attn_implementation(implementation)
+    answers = [row[longest:] for row in output.tolist()]
+    for prompt, answer in zip(prompts, answers, strict=True):
+        end = answer.index(tokenizer.eos_token_id) if tokenizer.eos_token_id in answer else len(answer)
+        check_positions(base, len(prompt) + end)
+    return answers

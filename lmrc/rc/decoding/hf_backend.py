@@ -1,0 +1,137 @@
+"""The `hf` decoding backend: a transformers model in this process."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+from lmrc.config.schema import DecodeOptions, PromptOptions
+from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document, Triple
+from lmrc.rc.decoding.base import BackendInputs, QueryResult, ScoredTriple, read_answers
+from lmrc.rc.decoding.generate import generate
+from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.decoding.scoring import relation_scores
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.model.kv_cache import PrefixCache
+from lmrc.rc.model.lora import load_adapter, load_base, own_gpus
+from lmrc.rc.model.packed_attention import IMPLEMENTATION
+from lmrc.rc.prompts.query_builder import Query, prompt_ids
+from lmrc.rc.prompts.templates import PROMPTS
+from lmrc.training.precision import inference_precision
+
+# Relations of lower probability are dropped in mode score.
+MIN_SCORE = 0.01
+
+
+def load_lm(
+    base: str, adapter: Path | None, metadata: AdapterMetadata, gpus: int = 1, device: str | None = None
+) -> PreTrainedModel | PeftModel:
+    """Load the base LM and its adapter for inference.
+
+    Args:
+        base: name or folder of the base LM.
+        adapter: folder of the adapter, or None for the base LM alone.
+        metadata: gives the precision and quantization of training. bf16 is used only if the hardware supports it.
+        gpus: number of GPUs to split the layers over, if there are any.
+        device: where to load it instead, such as cpu.
+
+    Raises:
+        ConfigError: there is no such model, or it does not fit the adapter or the GPUs.
+    """
+    precision = inference_precision(metadata.precision, "the LM")
+    devices = own_gpus(gpus) if device is None else [torch.device(device)]
+    model = load_base(base, IMPLEMENTATION, precision, metadata.quantization, devices)
+    return model if adapter is None else load_adapter(model, adapter)
+
+
+class LocalBackend:
+    """`DecodingBackend` with a transformers model, loaded by `load` or at the first query."""
+
+    def __init__(
+        self,
+        load: Callable[[], PreTrainedModel | PeftModel],
+        tokenizer: PreTrainedTokenizerBase,
+        prompt: PromptOptions,
+        decode: DecodeOptions,
+        relations: RelationSet,
+        document_of: Callable[[Query], Document],
+        shared_prefix: Sequence[int],
+    ) -> None:
+        """Keep the arguments.
+
+        Args:
+            load: loads the model.
+            document_of: returns the document of a query.
+            shared_prefix: token ids that all prompts start with.
+        """
+        self._load, self._tokenizer = load, tokenizer
+        self._prompt, self._decode = prompt, decode
+        self._relations, self._document_of = relations, document_of
+        self._prefix_cache = PrefixCache(shared_prefix)
+
+    @classmethod
+    def create(cls, inputs: BackendInputs) -> LocalBackend:
+        """Create the backend for a run of classify."""
+        decode = inputs.config.decode
+        return cls(
+            lambda: load_lm(inputs.base, inputs.config.rc, inputs.metadata, decode.gpus_per_worker),
+            inputs.tokenizer,
+            inputs.metadata.prompt,
+            decode,
+            inputs.relations,
+            inputs.document_of,
+            inputs.shared_prefix,
+        )
+
+    @cached_property
+    def _model(self) -> PreTrainedModel | PeftModel:
+        return self._load().eval()
+
+    def load(self) -> None:
+        """Load the model."""
+        _ = self._model
+
+    def _grammar(self, query: Query) -> Grammar:
+        return Grammar(query, self._document_of(query), self._relations, self._prompt.kind, self._tokenizer)
+
+    def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
+        """Yield one result per query, in the order of the queries."""
+        if self._decode.mode == "score":
+            remaining = iter(queries)
+            while batch := tuple(islice(remaining, self._decode.batch_size)):
+                yield from self._score(batch)
+            return
+        generations = generate(
+            self._model,
+            self._tokenizer,
+            queries,
+            self._decode,
+            self._grammar,
+            self._prefix_cache,
+            self._prompt.template,
+        )
+        yield from read_answers(generations, self._document_of, self._relations, self._prompt, self._decode)
+
+    @torch.inference_mode()
+    def _score(self, queries: Sequence[Query]) -> Iterator[QueryResult]:
+        relations = PROMPTS[self._prompt.kind].answer_set(self._relations).relations
+        prompts = [prompt_ids(query.prompt, self._tokenizer, self._prompt.template) for query in queries]
+        grammars = [self._grammar(query) for query in queries]
+        scores_by_query = relation_scores(self._model, prompts, grammars, self._prefix_cache)
+        for query, scores_by_pair in zip(queries, scores_by_query, strict=True):
+            triples = tuple(
+                ScoredTriple(Triple(head, tail, relation), score)
+                for (head, tail), scores in zip(query.pairs, scores_by_pair, strict=True)
+                for relation, score in zip(relations.ids, scores, strict=True)
+                if score >= MIN_SCORE
+            )
+            none = sum(max(scores) < self._decode.threshold for scores in scores_by_pair)
+            yield QueryResult(query, "", True, triples, none, Counter(), ())

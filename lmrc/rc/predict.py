@@ -1,0 +1,305 @@
+"""Relation classification with the LM: reads a corpus and candidates, writes generations and predictions."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections import Counter
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+from transformers import PreTrainedTokenizerBase
+
+from lmrc.common.errors import ConfigError
+from lmrc.common.json_stream import replacing
+from lmrc.config.aliases import with_old_names
+from lmrc.config.schema import ClassifyConfig
+from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.predictions import Prediction, write_predictions
+from lmrc.corpus.types import Document
+from lmrc.inference.fingerprint import work_fingerprint
+from lmrc.rc.decoding.base import BackendInputs, DecodingBackend, QueryResult
+from lmrc.rc.decoding.factory import create_backend
+from lmrc.rc.model.adapter import adapter_base
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.model.lora import load_tokenizer
+from lmrc.rc.prompts.few_shot import Demonstration, demonstration_tokens, demonstrations, few_shot_messages
+from lmrc.rc.prompts.query_builder import Query, QueryBuilder
+from lmrc.rc.prompts.templates import PROMPTS, Pair
+
+# Names of the files and folders in the run folder.
+GENERATIONS = "generations.jsonl"
+PREDICTIONS = "predictions.json"
+SCORES = "scores-of-all.json"
+CANDIDATES = "candidates"
+ANSWERS = "server-answers"
+
+_PAIR = [("head", pa.int32()), ("tail", pa.int32())]
+_TRIPLE = [*_PAIR, ("relation", pa.string())]
+_UNKNOWN = pa.list_(pa.struct(_TRIPLE))
+_TRIPLES = pa.list_(pa.struct([*_TRIPLE, ("score", pa.float64())]))
+_GENERATION = pa.struct(
+    [
+        ("pairs", pa.list_(pa.struct(_PAIR))),
+        ("answer", pa.string()),
+        ("finished", pa.bool_()),
+        ("none", pa.int64()),
+        ("left_out", pa.list_(pa.int32())),
+        ("failures", pa.list_(pa.struct([("kind", pa.string()), ("count", pa.int64())]))),
+        ("unknown_relations", _UNKNOWN),
+    ]
+)
+SCHEMA = pa.schema([("title", pa.string()), ("generations", pa.list_(_GENERATION)), ("triples", _TRIPLES)])
+
+
+class ClassifyInference:
+    """Inference job (`lmrc.inference.protocol.Inference`) that predicts the relations of candidates.
+
+    Without `config.candidates`, the kind of prompt decides whether gold pairs or all pairs are asked about.
+
+    Attributes:
+        identity: fingerprint of all inputs that determine the result.
+    """
+
+    schema = SCHEMA
+
+    def __init__(self, config: ClassifyConfig) -> None:
+        """Open and check the inputs. The LM is not loaded.
+
+        Raises:
+            UserError: if an input is missing, damaged or does not belong to the others.
+        """
+        self._config = config
+        self._corpus = Corpus.open(config.corpus)
+        self._candidates = None if config.candidates is None else Candidates.open(config.candidates)
+        if self._candidates is not None:
+            self._candidates.check(self._corpus)
+        if config.rc is None:
+            if not config.base:
+                raise ConfigError("rc is none, so an LM without an adapter is used: name it in base")
+            self._metadata = AdapterMetadata(config.prompt, "bf16", self._corpus.relations.sha256)
+            self._base = config.base
+        else:
+            self._metadata = AdapterMetadata.read_for(config.rc, config.prompt)
+            self._metadata.check_corpus(config.rc, self._corpus)
+            self._base = adapter_base(config.rc)
+        self._prompt = PROMPTS[self._metadata.prompt.kind]
+        self._check_backend()
+        total = len(self._corpus)
+        self.documents = total if config.documents is None else min(config.documents, total)
+        if not self._prompt.names_relations and self.documents < total:
+            raise ConfigError(
+                f"candidates must cover the whole corpus: leave out documents ({self.documents} of {total})"
+            )
+        if self._corpus.manifest.labelled_documents < total:
+            for index in range(self.documents):
+                # Raises now if gold pairs are needed and a document has no labels.
+                self._pairs(index)
+        options = {
+            name: with_old_names(name, getattr(config, name).model_dump(mode="json")) for name in ("decode", "few_shot")
+        }
+        if config.few_shot.examples:
+            # Not the path, which may differ if the run is resumed from another folder.
+            options["few_shot"]["corpus"] = Corpus.open(config.few_shot.corpus).fingerprint
+        if config.decode.backend == "openai":
+            options["server"] = config.server.model_dump(mode="json", include={"model", "endpoint", "seed", "body"})
+        self.identity = work_fingerprint(
+            config.rc,
+            SCHEMA,
+            corpus=self._corpus.fingerprint,
+            candidates="gold" if self._candidates is None else self._candidates.manifest.fingerprint,
+            base=self._base,
+            prompt=with_old_names("prompt", self._metadata.prompt.model_dump(mode="json")),
+            documents=self.documents,
+            **options,
+        )
+
+    def _check_backend(self) -> None:
+        decode, few_shot = self._config.decode, self._config.few_shot
+        is_chat = self._config.server.endpoint == "chat"
+        if decode.backend != "hf" and decode.mode != "free":
+            backend = {"openai": "a server", "vllm": "vLLM"}[decode.backend]
+            raise ConfigError(
+                f"{backend} supports mode free only, not {decode.mode}: give --decode.mode free, or --decode.backend hf"
+            )
+        if decode.backend == "vllm" and self._metadata.quantization is not None:
+            raise ConfigError(
+                f"{self._config.rc} was trained on a base in {self._metadata.quantization}, which is not supported "
+                "with vLLM: give --decode.backend hf"
+            )
+        if decode.backend == "openai" and decode.gpus_per_worker > 1:
+            raise ConfigError("decode.gpus_per_worker has no effect on a server, which has its own GPUs: leave it out")
+        if decode.backend != "openai" and few_shot.examples:
+            raise ConfigError(
+                "few_shot.examples are turns of a conversation with a server: give --decode.backend openai"
+            )
+        if decode.backend == "openai" and is_chat and self._metadata.prompt.template is not None:
+            raise ConfigError("a server applies its own chat template: give --prompt.template none")
+        if few_shot.examples and few_shot.corpus.resolve() == self._config.corpus.resolve():
+            raise ConfigError(f"few_shot.corpus is {few_shot.corpus}, the corpus to classify: give the training corpus")
+        if few_shot.examples and not is_chat:
+            raise ConfigError("few_shot.examples are turns of a conversation: give --server.endpoint chat")
+
+    def _pairs(self, index: int) -> list[Pair]:
+        """Return the pairs to ask about in a document of the corpus."""
+        if self._candidates is not None:
+            return [(candidate.head, candidate.tail) for candidate in self._candidates[index]]
+        return self._prompt.pairs(self._corpus[index])
+
+    @cached_property
+    def _tokenizer(self) -> PreTrainedTokenizerBase:
+        return load_tokenizer(str(self._config.rc) if self._config.rc is not None else self._base)
+
+    @cached_property
+    def _builder(self) -> QueryBuilder:
+        return QueryBuilder(
+            self._tokenizer,
+            self._corpus.relations,
+            self._metadata.prompt,
+            self._config.decode.max_new_tokens,
+            demonstration_tokens(self._demonstrations, self._tokenizer),
+        )
+
+    @cached_property
+    def _demonstrations(self) -> list[Demonstration]:
+        few = self._config.few_shot
+        if not few.examples:
+            return []
+        return demonstrations(Corpus.open(few.corpus), self._prompt.kind, few.examples, few.pairs, few.seed)
+
+    @cached_property
+    def _backend(self) -> DecodingBackend:
+        shown = self._demonstrations
+        return create_backend(
+            BackendInputs(
+                config=self._config,
+                base=self._base,
+                metadata=self._metadata,
+                tokenizer=self._tokenizer,
+                relations=self._corpus.relations,
+                shared_prefix=self._builder.shared_prefix(),
+                answer_folder=self._config.run.folder / self._config.run.name / ANSWERS,
+                document_of=self._document,
+                messages_of=lambda query: few_shot_messages(shown, query),
+            )
+        )
+
+    def _document(self, query: Query) -> Document:
+        return self._corpus[query.document]
+
+    def load(self) -> None:
+        """Load the LM, if any document has a pair to ask about.
+
+        Raises:
+            UserError: if the LM, its adapter or a package is missing or damaged, or they do not fit each other.
+        """
+        if any(self._pairs(index) for index in range(self.documents)):
+            self._backend.load()
+
+    def rows(self, documents: range) -> list[dict[str, Any]]:
+        """Return one row per document: its title, the answers of the LM and the triples in them.
+
+        Raises:
+            UserError: if a query does not fit; the message names the document.
+        """
+        rows: dict[int, dict[str, Any]] = {}
+        queries: list[Query] = []
+        for index in documents:
+            document = self._corpus[index]
+            rows[index] = {"title": document.title, "generations": [], "triples": []}
+            queries += self._builder.build(index, document, self._pairs(index))
+        if not queries:
+            return list(rows.values())
+        for result in self._backend.answer(queries):
+            row = rows[result.query.document]
+            row["generations"].append(_to_row(result))
+            row["triples"] += [{**scored.triple._asdict(), "score": scored.score} for scored in result.triples]
+        return list(rows.values())
+
+    def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int]:
+        """Write the results into the run folder.
+
+        - GENERATIONS: one JSON object per query, with the fields document, title, pairs, answer, finished, failures,
+          unknown_relations and left_out (sentences dropped from the prompt).
+        - PREDICTIONS, in the submission format. In mode score, those with at least `decode.threshold`; all are in
+          SCORES.
+        - CANDIDATES instead of PREDICTIONS, if the answers name no relations.
+
+        Returns:
+            Counts: documents, documents_without_pairs, queries, pairs, predictions, unfinished (answers cut off by a
+            limit), none (pairs answered so), shortened (queries), sentences_left_out of these, and the failures of
+            `lmrc.rc.decoding.parsing.Parsed` by kind.
+
+        Raises:
+            UserError: if the folder cannot be written.
+        """
+        folder = self._config.run.folder / self._config.run.name
+        counts = Counter(documents_without_pairs=0, queries=0, pairs=0, predictions=0, unfinished=0, none=0)
+        counts.update(documents=self.documents, shortened=0, sentences_left_out=0)
+        predictions: dict[Prediction, None] = {}
+        titles: list[str] = []
+        with replacing(folder / GENERATIONS) as file:
+            for index, row in zip(range(self.documents), rows, strict=True):
+                titles.append(row["title"])
+                counts["documents_without_pairs"] += not row["generations"]
+                for generation in row["generations"]:
+                    content = _to_json(generation)
+                    line = {"document": index, "title": row["title"], **content}
+                    file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                    counts.update(queries=1, pairs=len(content["pairs"]), none=generation["none"])
+                    counts.update(content["failures"], unfinished=not generation["finished"])
+                    left_out = generation["left_out"]
+                    counts.update(shortened=bool(left_out), sentences_left_out=len(left_out))
+                predictions |= {Prediction(row["title"], **triple): None for triple in row["triples"]}
+        counts["predictions"] = self._write(predictions, titles, folder)
+        return dict(counts)
+
+    def _write(self, scored: dict[Prediction, None], titles: list[str], folder: Path) -> int:
+        """Write predictions or candidates. Return the number of predictions."""
+        predicted = list(scored)
+        threshold = 0.0
+        if self._config.decode.mode == "score":
+            threshold = self._config.decode.threshold
+            write_predictions(scored, folder / SCORES)
+            predicted = [prediction for prediction in scored if (prediction.score or 0.0) >= threshold]
+        if self._prompt.names_relations:
+            write_predictions(predicted, folder / PREDICTIONS)
+            return len(predicted)
+        candidates: dict[str, list[Candidate]] = {title: [] for title in titles}
+        for prediction in predicted:
+            score = 1.0 if prediction.score is None else prediction.score
+            candidates[prediction.title].append(Candidate(prediction.head, prediction.tail, score))
+        rows = [(title, sorted(pairs, key=lambda pair: (pair.head, pair.tail))) for title, pairs in candidates.items()]
+        # An earlier attempt may have left it, if it ended before the run was marked as done.
+        shutil.rmtree(folder / CANDIDATES, ignore_errors=True)
+        write_candidates(rows, folder / CANDIDATES, self._corpus.fingerprint, threshold)
+        return len(predicted)
+
+
+def _to_row(result: QueryResult) -> dict[str, Any]:
+    """Convert a result to an entry of the column generations of SCHEMA."""
+    return {
+        "pairs": [{"head": head, "tail": tail} for head, tail in result.query.pairs],
+        "answer": result.text,
+        "finished": result.finished,
+        "none": result.none,
+        "left_out": list(result.query.left_out),
+        "failures": [{"kind": kind, "count": count} for kind, count in result.failures.items()],
+        "unknown_relations": [unknown._asdict() for unknown in result.unknown],
+    }
+
+
+def _to_json(generation: dict[str, Any]) -> dict[str, Any]:
+    """Convert an entry of the column generations to an object of the file GENERATIONS."""
+    return {
+        "pairs": [[pair["head"], pair["tail"]] for pair in generation["pairs"]],
+        "answer": generation["answer"],
+        "finished": generation["finished"],
+        "failures": {failure["kind"]: failure["count"] for failure in generation["failures"]},
+        "unknown_relations": [list(unknown.values()) for unknown in generation["unknown_relations"]],
+        "left_out": generation["left_out"],
+    }

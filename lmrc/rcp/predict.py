@@ -1,0 +1,242 @@
+"""Inference with the candidate classifier: propose the pairs whose P(relation) reaches a threshold."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import torch
+from numpy.typing import NDArray
+
+from lmrc.config.schema import ProposeConfig
+from lmrc.corpus.candidates import SCHEMA as CANDIDATES_SCHEMA
+from lmrc.corpus.candidates import Candidate, write_candidates
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.corpus.types import Document
+from lmrc.inference.fingerprint import work_fingerprint
+from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
+from lmrc.rcp.metrics import f1_score
+from lmrc.rcp.model.model import RelationCandidateModel, check_folder
+from lmrc.rcp.thresholds import find_threshold
+from lmrc.training.precision import autocast, inference_precision
+from lmrc.training.task import to_device
+
+SCHEMA = pa.schema(
+    [*CANDIDATES_SCHEMA, ("pairs", pa.int64()), ("cut_mentions", pa.int64()), ("unknown_types", pa.int64())]
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Proposal:
+    """Candidates of a document. The fields are columns of `SCHEMA`.
+
+    Attributes:
+        candidates: candidates sorted by (h, t).
+        pairs: number of ordered pairs of the document.
+        cut_mentions: number of mentions beyond the maximum length.
+        unknown_types: number of entities whose type the model does not know.
+    """
+
+    candidates: list[Candidate]
+    pairs: int
+    cut_mentions: int
+    unknown_types: int
+
+
+@dataclass(slots=True)
+class ProposalStats:
+    """Statistics of proposed candidates.
+
+    `labelled_documents`, `kept_labelled`, `gold` and `correct` count documents with labels only.
+    """
+
+    documents: int = 0
+    pairs: int = 0
+    kept: int = 0
+    cut_mentions: int = 0
+    unknown_types: int = 0
+    labelled_documents: int = 0
+    kept_labelled: int = 0
+    gold: int = 0
+    correct: int = 0
+
+    def add(self, document: Document, proposal: Proposal) -> None:
+        """Count a document."""
+        candidates = proposal.candidates
+        self.documents += 1
+        self.pairs += proposal.pairs
+        self.kept += len(candidates)
+        self.cut_mentions += proposal.cut_mentions
+        self.unknown_types += proposal.unknown_types
+        if document.labels is not None:
+            gold = relations_by_pair(document).keys()
+            self.labelled_documents += 1
+            self.kept_labelled += len(candidates)
+            self.gold += len(gold)
+            self.correct += sum((candidate.head, candidate.tail) in gold for candidate in candidates)
+
+    def as_json(self) -> dict[str, int | float]:
+        """Return the counts and, if there are labels, "precision", "recall" and "f1" in percent."""
+        counts: dict[str, int | float] = {
+            "documents": self.documents,
+            "pairs": self.pairs,
+            "kept": self.kept,
+            "cut_mentions": self.cut_mentions,
+            "unknown_types": self.unknown_types,
+        }
+        if not self.labelled_documents:
+            return counts
+        return {
+            **counts,
+            "labelled_documents": self.labelled_documents,
+            "gold": self.gold,
+            "correct": self.correct,
+            "precision": 100.0 * self.correct / self.kept_labelled if self.kept_labelled else 0.0,
+            "recall": 100.0 * self.correct / self.gold if self.gold else 0.0,
+            "f1": f1_score(self.correct, self.kept_labelled, self.gold),
+        }
+
+    def __str__(self) -> str:
+        share = 100.0 * self.kept / self.pairs if self.pairs else 0.0
+        text = f"{self.kept} of {self.pairs} pairs kept ({share:.1f} %) in {self.documents} documents"
+        if self.labelled_documents:
+            scores = self.as_json()
+            text += f"; precision {scores['precision']:.2f}, recall {scores['recall']:.2f}, F1 {scores['f1']:.2f}"
+        text += f"; {self.cut_mentions} mentions beyond the maximum length"
+        return f"{text}; {self.unknown_types} entities of unknown types" if self.unknown_types else text
+
+
+@torch.inference_mode()
+def probabilities(model: RelationCandidateModel, documents: list[EncodedDocument]) -> list[NDArray[np.float64]]:
+    """Return P(relation) of the pairs of each document, [pairs] sorted by (h, t), in a single forward pass."""
+    device = next(model.parameters()).device
+    logits = model.classifier.logits(model(to_device(model.collate(documents), device)))
+    scores = torch.sigmoid(logits.double()).cpu().numpy()
+    return np.split(scores, np.cumsum([document.num_pairs for document in documents])[:-1])
+
+
+class Proposer:
+    """A trained classifier that proposes candidates."""
+
+    def __init__(
+        self, folder: Path, threshold: float, top_k: int | None, batch_size: int, device: str | None = None
+    ) -> None:
+        """Load the model, on a GPU if available, in the precision of the training.
+
+        Args:
+            folder: folder of the model.
+            threshold: minimum P(relation) of a candidate.
+            top_k: maximum number of candidates per document, the most probable ones; None for no maximum.
+            batch_size: documents per forward pass.
+            device: where to load it instead, such as cpu.
+
+        Raises:
+            UserError: if the model is missing or damaged.
+        """
+        model, tokenizer = RelationCandidateModel.load(folder)
+        self._device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        self._model = model.to(self._device)
+        self._precision = inference_precision(model.precision, "RCP")
+        self._tokenizer = DocumentTokenizer(tokenizer, model.max_length)
+        self._threshold, self._top_k, self._batch_size = threshold, top_k, batch_size
+
+    def propose(self, documents: Sequence[Document]) -> list[Proposal]:
+        """Return a proposal per document, in the same order."""
+        encoded = self._tokenizer.encode_batch(documents)
+        scores: list[NDArray[np.float64]] = []
+        for start in range(0, len(encoded), self._batch_size):
+            with autocast(self._precision, self._device.type):
+                scores += probabilities(self._model, encoded[start : start + self._batch_size])
+        return [
+            Proposal(
+                self._select(document, pair_scores),
+                document.num_pairs,
+                document.cut_mentions,
+                self._model.features.count_unknown_types(document),
+            )
+            for document, pair_scores in zip(encoded, scores, strict=True)
+        ]
+
+    def _select(self, document: EncodedDocument, scores: NDArray[np.float64]) -> list[Candidate]:
+        pairs = candidate_pairs(document.num_entities)
+        kept = np.flatnonzero(scores >= self._threshold)
+        if self._top_k is not None:
+            # A stable sort, so that the first of equally probable pairs are kept.
+            kept = np.sort(kept[np.argsort(-scores[kept], kind="stable")[: self._top_k]])
+        return [Candidate(*pairs[index], float(scores[index])) for index in kept]
+
+
+class ProposeInference:
+    """Inference job (`lmrc.inference.protocol.Inference`) that proposes the candidates of a corpus."""
+
+    schema = SCHEMA
+
+    def __init__(self, config: ProposeConfig) -> None:
+        """Open the corpus and check that the model exists, without loading it.
+
+        Raises:
+            UserError: if the corpus is damaged or the model is missing.
+        """
+        self._config = config
+        self._corpus = Corpus.open(config.corpus)
+        check_folder(config.rcp)
+        self.threshold = find_threshold(config.rcp, config.threshold)
+        self.documents = len(self._corpus)
+        self.identity = work_fingerprint(
+            config.rcp,
+            SCHEMA,
+            corpus=self._corpus.fingerprint,
+            threshold=self.threshold,
+            top_k=config.top_k,
+            batch_size=config.batch_size,
+        )
+
+    @cached_property
+    def _proposer(self) -> Proposer:
+        config = self._config
+        return Proposer(config.rcp, self.threshold, config.top_k, config.batch_size)
+
+    def load(self) -> None:
+        """Load the classifier.
+
+        Raises:
+            UserError: if it is missing or damaged.
+        """
+        _ = self._proposer
+
+    def rows(self, documents: range) -> list[dict[str, Any]]:
+        """Return a row of `SCHEMA` per document."""
+        chunk = [self._corpus[index] for index in documents]
+        return [
+            {"title": document.title, **asdict(proposal)}
+            for document, proposal in zip(chunk, self._proposer.propose(chunk), strict=True)
+        ]
+
+    def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int | float]:
+        """Write the folder `candidates` of the run, print the statistics and return them.
+
+        Raises:
+            UserError: if the folder cannot be written.
+        """
+        out: Path = self._config.run.folder / self._config.run.name / "candidates"
+        stats = ProposalStats()
+
+        def candidates() -> Iterator[tuple[str, list[Candidate]]]:
+            for document, row in zip(self._corpus, rows, strict=True):
+                counts = {name: row[name] for name in ("pairs", "cut_mentions", "unknown_types")}
+                proposal = Proposal([Candidate(**values) for values in row["candidates"]], **counts)
+                stats.add(document, proposal)
+                yield row["title"], proposal.candidates
+
+        # An earlier attempt may have written the folder without marking the run as done.
+        shutil.rmtree(out, ignore_errors=True)
+        write_candidates(candidates(), out, corpus_fingerprint=self._corpus.fingerprint, threshold=self.threshold)
+        print(f"{out}: {stats}; threshold {self.threshold:.4g}", flush=True)
+        return stats.as_json()

@@ -1,0 +1,188 @@
+"""Training task of Relation Candidate Proposal: examples, loss and dev evaluation (section 3.1, table 6)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from lmrc.common.atomic_io import write_atomically
+from lmrc.common.errors import CorpusError, UserError
+from lmrc.config.schema import RcpConfig
+from lmrc.corpus.corpus import Corpus
+from lmrc.rcp import thresholds
+from lmrc.rcp.data.collate import Batch
+from lmrc.rcp.data.dataset import EncodedCorpus, Example, load_or_build_dataset
+from lmrc.rcp.data.features import count_entity_types
+from lmrc.rcp.data.tokenization import DocumentTokenizer
+from lmrc.rcp.metrics import binary_scores
+from lmrc.rcp.model.losses import dev_loss, training_loss
+from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
+from lmrc.rcp.model_card import model_card
+from lmrc.training.distributed import World, say
+from lmrc.training.precision import resolve_precision
+from lmrc.training.task import to_device
+
+
+class RcpTask:
+    """Task (`lmrc.training.task.Task`) that trains RCP on all ordered entity pairs of a document."""
+
+    unit = "documents"
+    model: nn.Module
+
+    def __init__(self, config: RcpConfig, train: Corpus, dev: Corpus) -> None:
+        """Load the encoder and tokenize both corpora.
+
+        Raises:
+            UserError: if the encoder is not found or not supported.
+            CorpusError: if a document has no labels.
+        """
+        options = config.model
+        types = sorted(count_entity_types(train)) if options.entity_types or options.type_markers else []
+        model, self.tokenizer = RelationCandidateModel.from_encoder(
+            options.encoder,
+            options.max_length,
+            options.classifier,
+            types if options.entity_types else (),
+            options.sentence_distance,
+            types if options.type_markers else (),
+        )
+        model.precision = resolve_precision(config.train.precision)
+        # Created last, so that the other weights of a seed do not depend on it.
+        if config.train.relation_weight:
+            model.relation_head = AuxiliaryRelationHead(model.classifier.width, len(train.relations))
+        if config.train.gradient_checkpointing:
+            if not model.encoder.supports_gradient_checkpointing:
+                raise UserError(
+                    f"the encoder {config.model.encoder} does not support gradient checkpointing; "
+                    "set train.gradient_checkpointing to false"
+                )
+            model.encoder.activation_checkpointing_enable()
+        self.model = self._model = model
+        self._config = config
+        self._corpus = train
+        self._manifests = train.manifest, dev.manifest
+        # Results of the last evaluation, for `export`.
+        self._scores: dict[str, float] = {}
+        self._calibration: dict[str, Any] | None = None
+        tokenizer = DocumentTokenizer(self.tokenizer, model.max_length)
+        self._train = self._prepare("train", train, tokenizer)
+        self._dev = self._prepare("dev", dev, tokenizer)
+        if model.features.markers:
+            pieces = self.tokenizer.convert_ids_to_tokens(list(model.features.markers.values()))
+            markers = (f"{name} {piece}" for name, piece in zip(model.features.markers, pieces, strict=True))
+            say(f"opening markers of entity types: {', '.join(markers)}")
+
+    def _prepare(self, split: str, corpus: Corpus, tokenizer: DocumentTokenizer) -> EncodedCorpus:
+        if corpus.manifest.labelled_documents < len(corpus):
+            title = next(document.title for document in corpus if document.labels is None)
+            raise CorpusError(
+                f"{corpus.folder}: document {title!r} has no labels, which training and evaluation need; "
+                "build the corpus from documents with labels"
+            )
+        dataset = load_or_build_dataset(corpus, tokenizer)
+        say(
+            f"{split}: {len(dataset)} documents, {dataset.pair_counts.sum()} pairs, {dataset.positive_counts.sum()} "
+            f"with a relation; beyond {tokenizer.max_length} word pieces: {dataset.cut_mentions.sum()} mentions, "
+            f"{dataset.lost_entities.sum()} entities with all their mentions{self._describe_unknown_types(corpus)}"
+        )
+        return dataset
+
+    def _describe_unknown_types(self, corpus: Corpus) -> str:
+        features = self._model.features
+        known = features.types or features.markers
+        if not known:
+            return ""
+        unknown = sum(count for name, count in count_entity_types(corpus).items() if name not in known)
+        return f"; types other than {', '.join(known)}: {unknown} entities"
+
+    def __len__(self) -> int:
+        return len(self._train)
+
+    def fingerprint(self) -> str:
+        """Return the fingerprint of the training corpus."""
+        return self._corpus.fingerprint
+
+    def weight(self, index: int) -> int:
+        """Return the number of ordered pairs of a document; 0 if it has a single entity."""
+        return int(self._train.pair_counts[index])
+
+    def size(self, index: int) -> int:
+        """Return 1, the number of documents."""
+        return 1
+
+    def collate(self, indices: Sequence[int]) -> Batch:
+        """Return a batch of the model with "targets", float32 [pairs] in {0, 1}.
+
+        If there is an auxiliary relation head, the batch also has "relations" (see `relation_targets`).
+        """
+        examples = [self._train[index] for index in indices]
+        batch = self._collate(examples)
+        if self._model.relation_head is None:
+            return batch
+        targets = [
+            relation_targets(example.document.num_entities, self._corpus.labels(index) or (), self._corpus.relations)
+            for index, example in zip(indices, examples, strict=True)
+        ]
+        return {**batch, "relations": torch.from_numpy(np.concatenate(targets))}
+
+    def _collate(self, examples: Sequence[Example]) -> Batch:
+        targets = np.concatenate([example.targets() for example in examples])
+        batch = self._model.collate([example.document for example in examples])
+        return {**batch, "targets": torch.from_numpy(targets.astype(np.float32))}
+
+    def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+        """Return the training loss, summed over pairs (`lmrc.rcp.model.losses`)."""
+        return training_loss(model(batch), batch, self._config.train)
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """Return the parameters of the encoder and of the new layers, with their learning rates (table 6)."""
+        options = self._config.train
+        new = list(self._model.classifier.parameters())
+        if self._model.relation_head is not None:
+            new += self._model.relation_head.parameters()
+        return [
+            {"params": [p for p in self._model.encoder.parameters() if p.requires_grad], "lr": options.learning_rate},
+            {"params": new, "lr": options.classifier_learning_rate},
+        ]
+
+    def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
+        """Return the dev scores of `binary_scores`, and "loss", the mean over pairs."""
+        batch_size = self._config.train.micro_batch_size
+        indices, num_real = world.shard(len(self._dev))
+        loss, logits, gold = 0.0, [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
+        for start in range(0, len(indices), batch_size):
+            examples = [self._dev[index] for index in indices[start : start + batch_size]]
+            batch = to_device(self._collate(examples), world.device)
+            batch_logits = self._model.classifier.logits(model(batch))
+            # Padding documents at the end of a shard do not count.
+            num_pairs = sum(example.document.num_pairs for example in examples[: max(num_real - start, 0)])
+            batch_logits, targets = batch_logits[:num_pairs], batch["targets"][:num_pairs]
+            loss += dev_loss(batch_logits, targets)
+            logits.append(batch_logits.double().cpu().numpy())
+            gold.append(targets.cpu().numpy() > 0)
+        losses, all_logits, all_gold = zip(
+            *world.gather((loss, np.concatenate(logits), np.concatenate(gold))), strict=True
+        )
+        probabilities = 1 / (1 + np.exp(-np.concatenate(all_logits)))
+        has_relation = np.concatenate(all_gold)
+        self._calibration = thresholds.calibrate(probabilities, has_relation)
+        self._scores = {
+            **binary_scores(probabilities, has_relation),
+            "loss": sum(losses) / max(len(probabilities), 1),
+        }
+        return self._scores
+
+    def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        """Write the model, the thresholds of the last evaluation and a model card."""
+        self._model.save(folder, self.tokenizer, weights)
+        if self._calibration is not None:
+            thresholds.save(folder, self._calibration)
+        write_atomically(
+            folder / "README.md", model_card(self._config, *self._manifests, self._scores, self._model.max_length)
+        )

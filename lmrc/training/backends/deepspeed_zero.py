@@ -1,0 +1,200 @@
+"""The DeepSpeed backend: ZeRO stages 0 to 3, with the sharded state gathered and scattered by parameter name.
+
+DeepSpeed runs in its fp32 mode. Trained weights are float32 and need no separate master copy. The forward pass is in
+bf16 by autocast, and frozen weights may be stored in bfloat16. Only this module uses DeepSpeed's private API.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import warnings
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from datetime import timedelta
+from typing import Any
+
+import deepspeed
+import deepspeed.ops
+import torch
+import torch.distributed as dist
+from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+from torch import Tensor, nn
+from torch._C._distributed_c10d import HashStore
+from torch.distributed import distributed_c10d
+
+from lmrc.config.schema import Training
+from lmrc.training.backends.base import (
+    Objective,
+    StateKey,
+    check_shape,
+    make_optimizer,
+    scale_rates,
+    trained_parameters,
+)
+from lmrc.training.backends.zero_config import read_zero_config
+from lmrc.training.distributed import World
+from lmrc.training.task import Batch, Task
+
+
+def deepspeed_config(options: Training, world: World, micro_batches: int) -> dict[str, Any]:
+    """Return the configuration for `deepspeed.initialize`."""
+    return {
+        **read_zero_config(options.zero_stage),
+        # The trainer weights micro-batches of unequal size itself. DeepSpeed uses only the number of passes.
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": micro_batches,
+        "train_batch_size": micro_batches * world.size,
+        "gradient_clipping": options.gradient_clip,
+        "zero_allow_untested_optimizer": True,
+        "steps_per_print": 2**31,
+    }
+
+
+def _init_deepspeed(world: World) -> None:
+    if not dist.is_initialized():
+        # A HashStore, because a single process needs no port.
+        backend = "nccl" if world.device.type == "cuda" else "gloo"
+        dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=world.timeout)
+    os.environ.setdefault("LOCAL_RANK", str(world.device.index or 0))
+    # Disable optional shared-memory collectives, which take 30 s to compile. Those of gloo are enough.
+    getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
+
+
+@contextmanager
+def _default_group_timeout(timeout: timedelta) -> Iterator[None]:
+    """Set torch's default timeout of process groups, because DeepSpeed makes groups without a timeout."""
+    names = ("default_pg_timeout", "default_pg_nccl_timeout")
+    with ExitStack() as stack:
+        for name in names:
+            stack.callback(setattr, distributed_c10d, name, getattr(distributed_c10d, name))
+            setattr(distributed_c10d, name, timeout)
+        yield
+
+
+@contextmanager
+def sharded_loading(options: Training, world: World) -> Iterator[None]:
+    """Shard a model while `from_pretrained` reads it, so that no process holds all of it."""
+    from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
+
+    _init_deepspeed(world)
+    # transformers keeps only a weak reference to it.
+    config = HfDeepSpeedConfig(deepspeed_config(options, world, micro_batches=1))
+    try:
+        yield
+    finally:
+        unset_hf_deepspeed_config()
+        del config
+
+
+class DeepSpeedZeroBackend:
+    """The engine of `deepspeed.initialize` around the task's model."""
+
+    def __init__(self, task: Task, options: Training, world: World, micro_batches: int) -> None:
+        logging.getLogger("DeepSpeed").setLevel(logging.WARNING)
+        # At every step DeepSpeed calls functions that newer versions of torch have renamed.
+        warnings.filterwarnings("ignore", category=FutureWarning, module=r"torch\.distributed")
+        config = deepspeed_config(options, world, micro_batches)
+        _init_deepspeed(world)
+        self.name = f"DeepSpeed {deepspeed.__version__}, ZeRO {options.zero_stage}"
+        self._stage = options.zero_stage
+        self._world = world
+        self._parameters = trained_parameters(task)
+        self._optimizer = make_optimizer(task, options)
+        with _default_group_timeout(world.timeout):
+            self._engine, *_ = deepspeed.initialize(
+                model=Objective(task, options, world.device), optimizer=self._optimizer, config=config
+            )
+        self._states_linked = False
+
+    @property
+    def model(self) -> nn.Module:
+        model: nn.Module = self._engine.module.model
+        return model
+
+    def loss(self, batch: Batch) -> Tensor:
+        loss: Tensor = self._engine(batch)
+        return loss
+
+    def backward(self, loss: Tensor) -> None:
+        # DeepSpeed averages gradients over ranks, but the trainer needs their sum.
+        self._engine.backward(loss * self._world.size, scale_wrt_gas=False)
+        if not self._engine.is_gradient_accumulation_boundary():
+            self._engine.step()
+
+    def step(self, scale: float) -> float:
+        norm = self._gradient_norm() if self._stage == 0 else None
+        scale_rates(self._optimizer, scale)
+        self._engine.step()
+        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+
+    def _gradient_norm(self) -> float:
+        # At stage 0 in fp32 DeepSpeed clips the gradients but does not return their norm.
+        gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
+        return float(torch.nn.utils.get_total_norm(gradients))
+
+    def _link_states(self) -> None:
+        """Link Adam's state to the parameters of all groups. ZeRO 1 and 2 link only those of the first group."""
+        if self._stage in (1, 2) and not self._states_linked:
+            self._engine.optimizer._hp_optimizer_states_linked = False
+            self._engine.optimizer._lazy_init_hp_params_optimizer_state()
+            self._states_linked = True
+
+    def weight(self, name: str) -> Tensor:
+        parameter = self._parameters[name]
+        value = safe_get_full_fp32_param(parameter) if self._stage == 3 else parameter.detach()
+        return value.float().cpu().clone()
+
+    def get(self, name: str, key: StateKey) -> Tensor:
+        if key == "master":
+            return self.weight(name)
+        parameter = self._parameters[name]
+        if self._stage == 0:
+            value = self._optimizer.state[parameter][key]
+        else:
+            self._link_states()
+            value = safe_get_full_optimizer_state(parameter, key)
+        # A tensor of another shape would be a single shard.
+        shape = parameter.ds_shape if self._stage == 3 else parameter.shape  # type: ignore[attr-defined]
+        if value is None or value.shape != shape:
+            raise RuntimeError(f"DeepSpeed {deepspeed.__version__} did not return all of {key} of {name}")
+        return value.detach().float().cpu().clone()  # type: ignore[no-any-return]
+
+    def put(self, name: str, key: StateKey, value: Tensor) -> None:
+        parameter = self._parameters[name]
+        check_shape(name, parameter, value)
+        if self._stage == 3:
+            self._put_partitioned(parameter, key, value)
+            return
+        if key == "master":
+            parameter.data.copy_(value)
+        elif self._stage == 0:
+            self._optimizer.state[parameter][key].copy_(value)
+        if self._stage in (1, 2):
+            self._link_states()
+            mapping = parameter._hp_mapping  # type: ignore[attr-defined]
+            if mapping is not None:  # None if another rank holds all of it
+                address = mapping.lp_fragment_address
+                fragment = mapping.get_hp_fragment(None if key == "master" else key)
+                fragment.data.copy_(value.flatten()[address.start : address.start + address.numel])
+
+    def _put_partitioned(self, parameter: nn.Parameter, key: StateKey, value: Tensor) -> None:
+        optimizer = self._engine.optimizer
+        partition, _ = optimizer._get_fp32_opt_state_partition(
+            parameter, release_swap_buffers=False, optim_state_key=None if key == "master" else key
+        )
+        # The flat tensor is padded to a multiple of the world size.
+        size = partition.numel()
+        padded = torch.zeros(size * self._world.size, dtype=value.dtype)
+        padded[: value.numel()] = value.flatten()
+        partition.data.copy_(padded[self._world.rank * size : (self._world.rank + 1) * size])
+        if key == "master":
+            with deepspeed.zero.GatheredParameters(parameter, modifier_rank=0):
+                if self._world.is_first:
+                    parameter.data.copy_(value)
+
+    def set_step(self, step: int) -> None:
+        for state in self._optimizer.state.values():
+            # Some of DeepSpeed's optimizers keep the step as a plain number.
+            state["step"] = torch.full_like(state["step"], step) if torch.is_tensor(state["step"]) else step

@@ -1,0 +1,186 @@
+"""The metrics logger of a training: trackers, log/progress.json for `lmrc status`, and lines for the terminal."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from lmrc.common.errors import RunError
+from lmrc.training.trackers.base import TrackedRun, Tracker, make_tracker, start_tracker
+from lmrc.training.trackers.jsonl import JsonlTracker
+
+logger = logging.getLogger(__name__)
+
+SECONDS_BETWEEN_LINES = 60.0
+SECONDS_BETWEEN_PROGRESS = 5.0
+
+# Trackers that write plain files into the run folder. A training ends if they fail, but not if another tracker does.
+FILE_TRACKERS = ("jsonl", "tensorboard")
+
+
+def clock(seconds: float) -> str:
+    """Return a duration such as 0:42, 12:05 or 3:20:00."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class MetricsLogger:
+    """Sends the metrics of a training to all trackers and shows progress. Only rank 0 has one.
+
+    Args:
+        folder: The run folder.
+        first_step: Optimizer steps that are done.
+        evaluation_due: True if the evaluation after `first_step` is made again.
+        total_steps: Optimizer steps of the whole training.
+        unit: The unit of throughput: "documents" or "tokens".
+        trackers: Names of the trackers besides metrics.jsonl (`train.trackers`).
+
+    Raises:
+        RunError: metrics.jsonl or tensorboard/ cannot be written; also by the methods that log.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        first_step: int,
+        evaluation_due: bool,
+        total_steps: int,
+        unit: str,
+        trackers: Iterable[str] = ("tensorboard",),
+    ) -> None:
+        self._folder = folder
+        self._progress_path = folder / "log" / "progress.json"
+        self._trackers: dict[str, Tracker] = {}
+        run = TrackedRun(folder, first_step, evaluation_due)
+        self._guard("jsonl", lambda: self._progress_path.parent.mkdir(exist_ok=True))
+        for name in ("jsonl", *trackers):
+            self._guard(name, partial(self._start, name, run))
+        self._unit = unit
+        self._total = total_steps
+        self._first = first_step
+        self._start_time = self._last_line = time.monotonic()
+        self._units = 0
+        self._dev = ""
+        self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
+        self._progress: dict[str, str | int | float] = {}
+        self._last_progress = -SECONDS_BETWEEN_PROGRESS
+
+    def _start(self, name: str, run: TrackedRun) -> None:
+        tracker = JsonlTracker() if name == "jsonl" else make_tracker(name)
+        start_tracker(name, tracker, run)
+        self._trackers[name] = tracker
+
+    def _guard(self, name: str, act: Callable[[], None]) -> None:
+        """Call a tracker. If it fails, raise RunError for the files of the run; else go on without that tracker."""
+        try:
+            act()
+        except Exception as error:
+            if name not in FILE_TRACKERS:
+                self._trackers.pop(name, None)
+                logger.warning(
+                    "%s failed (%s: %s), so the training goes on without it; afterwards type lmrc track %s --to %s",
+                    name,
+                    type(error).__name__,
+                    error,
+                    self._folder,
+                    name,
+                )
+                return
+            if not isinstance(error, OSError):
+                raise
+            # Not in the pre-flight: the disk may fail at any time.
+            raise RunError(
+                f"rank 0 on {socket.gethostname()}: cannot write metrics.jsonl and tensorboard/ in {self._folder}: "
+                f"{error.strerror or error}; free space or correct the permissions, then repeat"
+            ) from None
+
+    def log_step(
+        self, step: int, epoch: int, examples: list[int], loss: float, rate: float, norm: float, units: int
+    ) -> None:
+        """Log an optimizer step.
+
+        Args:
+            step: The step, from 1.
+            epoch: The epoch, from 0.
+            examples: Indices of the global batch. They show that a resume skips and repeats no example.
+            loss: Mean loss of the global batch.
+            rate: Learning rate as a share of its peak.
+            norm: Norm of the gradient before clipping.
+            units: Documents or tokens of the global batch.
+        """
+        now = time.monotonic()
+        self._units += units
+        speed = self._units / max(now - self._start_time, 1e-9)
+        metrics = {"loss": loss, "rate": rate, "gradient_norm": norm, self._unit: units}
+        self._log(step, {"epoch": epoch, "examples": examples, **metrics}, ["jsonl"])
+        self._log(step, {**metrics, f"{self._unit}_per_second": speed}, self._others())
+        seconds_left = (now - self._start_time) / (step - self._first) * (self._total - step)
+        self._progress = {
+            **{"step": step, "total": self._total, "epoch": epoch, "loss": loss},
+            **{"unit": self._unit, "per_second": speed, "seconds_left": seconds_left, "time": time.time()},
+        }
+        if now - self._last_progress > SECONDS_BETWEEN_PROGRESS:
+            self._last_progress = now
+            self._write_progress()
+        self._bar.set_postfix_str(f"loss {loss:.3f}{self._dev}, {speed:.1f} {self._unit}/s", refresh=False)
+        self._bar.update()
+        if self._bar.disable and (now - self._last_line > SECONDS_BETWEEN_LINES or step == self._total):
+            self._last_line = now
+            self.print(
+                f"step {step}/{self._total} (epoch {epoch + 1}), loss {loss:.3f}{self._dev}, "
+                f"{speed:.1f} {self._unit}/s, {clock(seconds_left)} left"
+            )
+
+    def log_eval(self, step: int, metrics: dict[str, float], metric: str, best: bool) -> None:
+        """Log the evaluation after `step` steps.
+
+        Args:
+            step: Optimizer steps done.
+            metrics: Dev metrics by name.
+            metric: The one that chooses the best weights.
+            best: True if its value is the best so far.
+        """
+        self._log(step, {f"dev_{name}": value for name, value in metrics.items()}, ["jsonl", *self._others()])
+        self._dev = f", dev {metric} {metrics[metric]:.2f}"
+        values = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
+        self.print(f"step {step}/{self._total}: dev {values}{' (best so far)' if best else ''}")
+
+    def _others(self) -> list[str]:
+        return [name for name in self._trackers if name != "jsonl"]
+
+    def _log(self, step: int, metrics: Mapping[str, Any], names: Iterable[str]) -> None:
+        for name in names:
+            self._guard(name, partial(self._trackers[name].log, step, metrics))
+
+    def _write_progress(self) -> None:
+        # Only for display: it needs no fsync, and a full disk must not end the training here.
+        temporary = self._progress_path.with_suffix(".tmp")
+        with contextlib.suppress(OSError):
+            temporary.write_text(json.dumps(self._progress) + "\n")
+            temporary.replace(self._progress_path)
+
+    def print(self, line: str) -> None:
+        """Print a line above the progress bar."""
+        self._bar.write(line, file=sys.stdout)
+        sys.stdout.flush()
+
+    def close(self) -> None:
+        """Write the last progress and close all trackers."""
+        if self._progress:
+            self._write_progress()
+        self._bar.close()
+        for name in (*self._others(), "jsonl"):
+            # Lines were flushed as they were written. An error raised then must not be replaced by one of closing.
+            with contextlib.suppress(RunError):
+                self._guard(name, self._trackers[name].finish)

@@ -1,0 +1,318 @@
+"""The training loop of RCP and RC. It knows neither: the model, the examples and the loss come through `Task`."""
+
+from __future__ import annotations
+
+import math
+import random
+import time
+from typing import Any
+
+import torch
+
+from lmrc.common.errors import ConfigError, RunError
+from lmrc.config.schema import Training
+from lmrc.runs.run_folder import RunFolder
+from lmrc.runs.signals import Preempted, StopFlag, signal_name
+from lmrc.training.backends.base import trained_parameters
+from lmrc.training.backends.factory import make_backend
+from lmrc.training.best_checkpoint import BestCheckpoint
+from lmrc.training.checkpoint import Checkpoints, Progress
+from lmrc.training.distributed import World
+from lmrc.training.metrics_logger import MetricsLogger
+from lmrc.training.precision import autocast, resolve_precision
+from lmrc.training.sampler import DeterministicSampler, MicroBatches, step_seed
+from lmrc.training.task import Task, to_device
+from lmrc.training.trackers.base import check_trackers
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the initialization of weights. Call it before a task is built."""
+    random.seed(seed)
+    torch.manual_seed(seed)
+
+
+def rate_scale(step: int, total: int, warmup: int) -> float:
+    """Return the learning rate as a share of its peak: linear warm-up from 0, then linear decay to 0.
+
+    Args:
+        step: Optimizer steps done before this one, as in the published code.
+        total: Optimizer steps of the training.
+        warmup: Optimizer steps of the warm-up.
+    """
+    if step < warmup:
+        return step / max(1, warmup)
+    return max(0.0, (total - step) / max(1, total - warmup))
+
+
+def total_steps(examples: int, options: Training) -> int:
+    """Return the optimizer steps of a whole training."""
+    steps = options.epochs * -(-examples // options.examples_per_step)
+    return steps if options.max_steps is None else min(steps, options.max_steps)
+
+
+class Trainer:
+    """A training that resumes from the run folder, evaluates, keeps the best weights and saves checkpoints.
+
+    Args:
+        seed: Seed of the data order and of dropout.
+
+    Raises:
+        ConfigError: There are more processes than examples per step, or a tracker's package is missing.
+    """
+
+    def __init__(self, task: Task, options: Training, seed: int, run: RunFolder, world: World) -> None:
+        batch_size = options.examples_per_step
+        if world.size > batch_size:
+            raise ConfigError(
+                f"an optimizer step has {batch_size} examples, but there are {world.size} processes: every step would "
+                f"leave some without an example; use at most {batch_size} GPUs, or a larger train.global_batch_size"
+            )
+        check_trackers(options.trackers)
+        self._task = task
+        self._options = options
+        self._seed = seed
+        self._run = run
+        self._world = world
+        self._sampler = DeterministicSampler(len(task), batch_size, seed, task.fingerprint())
+        self._micro_batches = MicroBatches.plan(world.rank, world.size, batch_size, options.micro_batch_size)
+        self._total = total_steps(len(task), options)
+        self._warmup = math.ceil(options.warmup * self._total) if options.warmup < 1 else round(options.warmup)
+        parameters = trained_parameters(task)
+        self._names = list(parameters)
+        # Counted before ZeRO-3 replaces the parameters by shards.
+        self._trained = sum(parameter.numel() for parameter in parameters.values())
+        self._backend = make_backend(task, options, world, self._micro_batches.count)
+        self._checkpoints = Checkpoints(run.checkpoints, self._backend, self._names, world, options.checkpoint_keep)
+        self._best = BestCheckpoint(run, task, self._backend, self._names, world)
+        self._precision = resolve_precision(options.precision)
+        self._progress = Progress(
+            fingerprint=task.fingerprint(), precision=self._precision, evaluation_due=options.eval_at_start
+        )
+        self._saved_step = 0  # initial weights need no checkpoint: the seed gives them again
+        self._saved_at = time.monotonic()
+
+    def run(self) -> dict[str, Any]:
+        """Train to the end, or until a signal asks to stop. Collective.
+
+        Returns:
+            The best score, its step, and the number of steps done.
+
+        Raises:
+            Preempted: A signal came. A checkpoint is saved.
+        """
+        self._resume()
+        progress = self._progress
+        logger = None
+        if self._world.is_first:
+            logger = MetricsLogger(
+                self._run.path,
+                progress.step,
+                progress.evaluation_due,
+                self._total,
+                self._task.unit,
+                self._options.trackers,
+            )
+            self._print_summary(logger)
+        try:
+            with StopFlag() as stop:
+                try:
+                    self._train(logger, stop)
+                except Preempted:
+                    self._save()
+                    raise
+        finally:
+            if logger is not None:
+                logger.close()
+        # The record beside the weights, not the progress: they can differ after a kill (see best_checkpoint.py).
+        held = self._best.held
+        return {
+            "metric": self._options.metric,
+            "best": held.score if held else progress.best,
+            "best_step": held.step if held else progress.best_step,
+            "steps": progress.step,
+        }
+
+    def _print_summary(self, logger: MetricsLogger) -> None:
+        logger.print(
+            f"{self._backend.name}, {self._world.size} process{'es' if self._world.size > 1 else ''} on "
+            f"{self._world.device.type}, {self._precision}: {len(self._task)} examples, {self._total} steps of "
+            f"{self._options.examples_per_step} ({self._micro_batches.count} x {self._micro_batches.size} per "
+            f"process), {self._trained:,} trained parameters"
+        )
+
+    def _train(self, logger: MetricsLogger | None, stop: StopFlag) -> None:
+        progress, eval_every = self._progress, self._options.eval_every
+        while True:
+            if progress.evaluation_due:
+                self._evaluate(logger, stop)
+            if progress.step >= self._total or self._out_of_patience():
+                break
+            self._step(logger)
+            is_epoch_end = self._sampler.ends_epoch(progress.step - 1) or progress.step == self._total
+            progress.evaluation_due = is_epoch_end or bool(eval_every and progress.step % eval_every == 0)
+            # Save before the evaluation, which takes long: a kill during it must not lose the epoch.
+            if self._poll(stop) or is_epoch_end:
+                self._begin_save()
+        if self._checkpoints.is_begun():
+            self._checkpoints.finish()
+
+    def _poll(self, stop: StopFlag) -> bool:
+        """Publish a checkpoint that is completely written, and check for a signal. Collective.
+
+        Returns:
+            True if the next checkpoint is due; the same on all ranks.
+
+        Raises:
+            Preempted: A signal came.
+        """
+        signal, is_due, is_writing = self._agree(stop)
+        if self._checkpoints.is_begun() and not is_writing:
+            self._checkpoints.finish()
+        if signal:
+            raise Preempted(
+                f"{signal} at step {self._progress.step}/{self._total}: saved; the same command resumes from there"
+            )
+        return is_due
+
+    def _begin_save(self) -> None:
+        self._checkpoints.begin(self._progress)
+        self._saved_step, self._saved_at = self._progress.step, time.monotonic()
+
+    def _save(self) -> None:
+        """Save a checkpoint of this step, unless there is one because the signal came during its evaluation."""
+        if self._saved_step != self._progress.step:
+            self._begin_save()
+        if self._checkpoints.is_begun():
+            self._checkpoints.finish()
+
+    def _agree(self, stop: StopFlag) -> tuple[str, bool, bool]:
+        """Agree on the next action with all ranks, in one all-reduce.
+
+        Returns:
+            The signal's name ("" without one), True if a checkpoint is due, True if a rank is still writing one.
+        """
+        # Clocks differ between ranks, so that of rank 0 decides.
+        is_due = self._world.is_first and time.monotonic() - self._saved_at > 60 * self._options.checkpoint_minutes
+        signal, due, writing = self._world.max([stop.signal, is_due, self._checkpoints.is_writing()])
+        return signal_name(int(signal)), bool(due), bool(writing)
+
+    def _out_of_patience(self) -> bool:
+        patience = self._options.patience
+        return patience is not None and self._progress.evaluations_since_best >= patience
+
+    def _global_batch(self, batch: list[int], scale: float) -> tuple[float, float]:
+        """Run forward, backward and the optimizer step for a global batch.
+
+        Args:
+            batch: Indices of the examples, over all ranks.
+            scale: Learning rate as a share of its peak.
+
+        Returns:
+            The mean loss of the batch, and the gradient norm before clipping.
+        """
+        weight = max(1, sum(self._task.weight(index) for index in batch))
+        loss_sum = 0.0
+        for pass_index, (indices, counts) in enumerate(self._micro_batches.split(batch)):
+            torch.manual_seed(step_seed(self._seed, self._progress.step, pass_index, self._world.rank))
+            loss = self._backend.loss(to_device(self._task.collate(indices), self._world.device)) / weight
+            self._backend.backward(loss if counts else loss * 0.0)
+            loss_sum += float(loss.detach()) if counts else 0.0
+        return self._world.sum([loss_sum])[0], self._backend.step(scale)
+
+    def _step(self, logger: MetricsLogger | None) -> None:
+        step = self._progress.step
+        batch = self._sampler.batch(step)
+        self._backend.model.train()
+        scale = rate_scale(step, self._total, self._warmup)
+        loss, norm = self._global_batch(batch, scale)
+        if not math.isfinite(loss):
+            # Not in the pre-flight: the loss is known when it is computed.
+            raise RunError(
+                f"the loss of step {step + 1} is {loss} (examples {batch}): lower train.learning_rate or use "
+                f"train.precision fp32, and start again under another --run name"
+            )
+        self._progress.step += 1
+        if logger is not None:
+            units = sum(self._task.size(index) for index in batch)
+            logger.log_step(step + 1, self._sampler.epoch(step), batch, loss, scale, norm, units)
+
+    @torch.no_grad()
+    def _evaluate(self, logger: MetricsLogger | None, stop: StopFlag) -> None:
+        """Evaluate on dev, and keep the weights if they are the best. Collective.
+
+        Raises:
+            Preempted: A signal came meanwhile. The evaluation starts anew after a resume.
+        """
+        model = self._backend.model
+        model.eval()
+
+        def poll(*_: Any) -> None:
+            self._poll(stop)
+
+        # All ranks make the same number of forward passes (see `Task.evaluate`), so they can agree before each.
+        hook = model.register_forward_pre_hook(poll, prepend=True)
+        try:
+            with autocast(self._precision, self._world.device.type):
+                metrics = self._task.evaluate(model, self._world)
+        finally:
+            hook.remove()
+        metric = self._options.metric
+        if metric not in metrics:
+            raise ConfigError(
+                f"train.metric is {metric!r}, but the evaluation gives {', '.join(metrics)}: name one of these"
+            )
+        is_best = self._keep_if_best(metrics[metric])
+        self._progress.evaluation_due = False
+        if logger is not None:
+            logger.log_eval(self._progress.step, metrics, metric, is_best)
+
+    def _keep_if_best(self, score: float) -> bool:
+        """Keep the weights if the score is the best so far, and count evaluations for the patience. Collective.
+
+        Returns:
+            True if the score is the best.
+        """
+        progress, held = self._progress, self._best.held
+        sign = -1.0 if "loss" in self._options.metric else 1.0
+        is_best = progress.best is None or sign * score > sign * progress.best
+        if is_best:
+            self._best.replace(progress.step, score)
+        elif held is not None and held.step == progress.step:
+            # This step was the best before a kill, and best/ holds its weights. The score differs by rounding only.
+            is_best, score = True, held.score
+        if is_best:
+            progress.best, progress.best_step, progress.evaluations_since_best = score, progress.step, 0
+        else:
+            progress.evaluations_since_best += 1
+        return is_best
+
+    def _resume(self) -> None:
+        self._best.recover()
+        newest = self._checkpoints.newest
+        problem = f"{self._run.path} cannot be resumed"
+        folder = self._world.run_on_all_ranks(lambda: newest() if self._world.is_first else None, problem)[0]
+        if folder is None:
+            return
+        # Adam's state exists only after a step, so make one with learning rate 0.
+        self._backend.model.train()
+        self._global_batch(self._sampler.batch(0), 0.0)
+        progress = self._checkpoints.load(folder)
+        if progress.fingerprint != self._progress.fingerprint:
+            # Not in the pre-flight: the checkpoint is read at the resume, in the precision of the node.
+            raise RunError(
+                f"{folder} was trained on other data than {self._run.path} now names: use another --run name"
+            )
+        if progress.precision != self._precision:
+            # Not in the pre-flight: the checkpoint is read at the resume, in the precision of the node.
+            raise RunError(
+                f"{folder} was trained in {progress.precision}, but this machine would continue in "
+                f"{self._precision}: give --train.precision {progress.precision}"
+            )
+        self._progress, self._saved_step = progress, progress.step
+        if self._world.is_first:
+            print(f"Resuming {self._run.path} from step {progress.step} of {self._total}.", flush=True)
+
+
+def train(task: Task, options: Training, seed: int, run: RunFolder, world: World) -> dict[str, Any]:
+    """Train `task` in `run`, or resume it. Collective. See `Trainer.run`."""
+    return Trainer(task, options, seed, run, world).run()

@@ -1,0 +1,95 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from lmrc.common.errors import ConfigError
+from lmrc.config.loader import build, parse
+from lmrc.config.schema import ClassifyConfig, DemoConfig, ExtractConfig, Options, PipelineConfig
+from lmrc.config.unused import refuse_unused, unused_options
+from tests.conftest import ROOT
+
+EXTRACT = {"documents": "a.json", "rcp": "rcp", "rc": "rc", "out": "out.json"}
+
+
+@pytest.mark.parametrize(
+    ("values", "option"),
+    [
+        ({"decode.threshold": 0.5}, "--decode.threshold has no effect: it is read only with decode.mode score"),
+        ({"decode.threshold": 0.3, "decode.mode": "free"}, "--decode.threshold"),
+        (
+            {"decode.min_fuzzy_score": 70},
+            "--decode.min-fuzzy-score has no effect: it is read only with decode.mode free",
+        ),
+        ({"server.model": "x"}, "--server.model has no effect: it is read only with decode.backend openai"),
+        ({"few_shot.pairs": 3}, "--few-shot.pairs"),
+        ({"few_shot.corpus": "data/x", "few_shot.examples": 0}, "--few-shot.corpus"),
+        ({"base": "x"}, "--base has no effect: the adapter runs/rc/best names its base"),
+        ({"decode.batch_size": 2, "decode.backend": "vllm", "decode.mode": "free"}, "--decode.batch-size"),
+    ],
+)
+def test_classify_without_effect(values: dict[str, object], option: str) -> None:
+    (sentence,) = unused_options(build(ClassifyConfig, values))
+    assert sentence.startswith(option)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {},
+        {"decode.threshold": 0.3, "decode.mode": "score"},
+        {"decode.min_fuzzy_score": 70, "decode.mode": "free"},
+        {"server.model": "x", "decode.backend": "openai", "decode.mode": "free"},
+        {"few_shot.pairs": 3, "few_shot.examples": 1},
+        {"base": "x", "rc": None},
+        {"prompt.truncate": "sentences"},
+        {"decode.batch_size": 2},
+    ],
+)
+def test_classify_with_effect(values: dict[str, object]) -> None:
+    assert unused_options(build(ClassifyConfig, values)) == []
+
+
+def test_extract() -> None:
+    given = {**EXTRACT, "relation_threshold": 0.5}
+    (sentence,) = unused_options(build(ExtractConfig, given))
+    assert sentence.startswith("--relation-threshold has no effect: it is read only with mode score")
+    assert unused_options(build(ExtractConfig, {**given, "mode": "score"})) == []
+    with pytest.raises(ConfigError, match=r"--relation-threshold has no effect.*Leave out what has no effect$"):
+        refuse_unused(build(ExtractConfig, given))
+
+
+@pytest.mark.parametrize("tree", [DemoConfig, PipelineConfig])
+def test_options_that_demo_and_pipeline_set_themselves(tree: type[Options]) -> None:
+    sentences = unused_options(build(tree, {"propose.corpus": "x", "classify.decode.threshold": 0.3}))
+    assert [sentence.split()[0] for sentence in sentences] == ["--classify.decode.threshold", "--propose.corpus"]
+    (sentence,) = unused_options(build(tree, {"classify.prompt.max_length": 1024}))
+    assert sentence.startswith("--classify.prompt.max-length has no effect: inference uses the prompt of the training")
+    fits = {"classify.prompt.max_length": 1024, "rc.prompt.max_length": 1024, "classify.prompt.truncate": "sentences"}
+    assert unused_options(build(tree, fits)) == []
+
+
+def test_the_demo_sets_corpora_cluster_and_runs() -> None:
+    for name in ("rcp.data.train", "rc.cluster.nodes", "rcp.run.name"):
+        with pytest.raises(ConfigError, match=rf"--{name} has no effect: the demo sets it"):
+            parse(DemoConfig, [f"--{name}", "2"], {})
+
+
+def test_cluster_options_of_a_pipeline_step() -> None:
+    assert unused_options(build(PipelineConfig, {"classify.cluster.gpus": 2, "rcp.data.train": "x"})) == []
+
+
+def test_the_command_line_and_files_are_checked(tmp_path: Path) -> None:
+    file = tmp_path / "my.yaml"
+    file.write_text("decode: {min_fuzzy_score: 70}\n")
+    for given in (["--decode.min-fuzzy-score", "70"], ["--config", str(file)]):
+        with pytest.raises(ConfigError, match=r"--decode\.min-fuzzy-score has no effect"):
+            parse(ClassifyConfig, given, {})
+
+
+def test_needs_no_torch() -> None:
+    code = "import sys, lmrc.config.unused; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], cwd=ROOT).returncode == 0

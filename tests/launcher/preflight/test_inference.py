@@ -1,0 +1,121 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+from safetensors.torch import load_file, save_file
+
+from lmrc.common.check import Check
+from lmrc.common.errors import UserError
+from lmrc.config.schema import ClassifyConfig, ProposeConfig
+from lmrc.corpus.candidates import write_candidates
+from lmrc.corpus.corpus import Corpus
+from lmrc.launcher.preflight import inference
+from lmrc.launcher.preflight.data import Inputs
+from lmrc.launcher.preflight.evaluation import evaluated_corpus
+from lmrc.launcher.preflight.inference import check_classify, check_propose
+from tests.slurm.harness import write_data, write_models
+
+
+@pytest.fixture(scope="module")
+def home(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Make small corpora, models, and candidates of dev."""
+    home = tmp_path_factory.mktemp("home")
+    write_models(home, write_data(home / "data", documents=6))
+    corpus = Corpus.open(home / "data" / "dev")
+    rows = [(document.title, []) for document in corpus]
+    write_candidates(rows, home / "candidates", corpus.fingerprint, 0.5)
+    return home
+
+
+def reasons(checks: list[Check]) -> list[str]:
+    return [str(check) for check in checks if check.level == "missing"]
+
+
+def propose(home: Path, inputs: Inputs | None = None, **more: Any) -> list[str]:
+    given = {"corpus": home / "data" / "dev", "rcp": home / "rcp" / "best", **more}
+    return reasons(list(check_propose(ProposeConfig.model_validate(given), None, inputs or Inputs())))
+
+
+def classify(home: Path, inputs: Inputs | None = None, **more: Any) -> list[str]:
+    given = {"corpus": home / "data" / "dev", "candidates": home / "candidates", "rc": home / "rc" / "best", **more}
+    return reasons(list(check_classify(ClassifyConfig.model_validate(given), None, inputs or Inputs())))
+
+
+def test_existing_inputs_pass(home: Path) -> None:
+    assert not propose(home) and not classify(home)
+    assert not propose(home, threshold="f1")
+
+
+def test_run_folder_suggests_its_best(home: Path) -> None:
+    assert propose(home, rcp=home / "rcp")[0].endswith(f"did you mean {home / 'rcp' / 'best'}?")
+    assert classify(home, rc=home / "rc")[0].endswith(f"did you mean {home / 'rc' / 'best'}?")
+
+
+def test_all_missing_inputs_are_named(home: Path, tmp_path: Path) -> None:
+    message = classify(home, corpus=tmp_path / "no", candidates=tmp_path / "none", rc=tmp_path / "nothing")
+    assert [any(name in reason for reason in message) for name in ("/no:", "/none", "/nothing")] == [True] * 3
+    assert len(message) == 3
+
+
+def test_candidates_of_another_corpus(home: Path) -> None:
+    assert "made from another corpus" in classify(home, corpus=home / "data" / "train")[0]
+
+
+def test_threshold_without_a_curve(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "rcp" / "best", tmp_path / "best")
+    (tmp_path / "best" / "calibration.json").unlink()
+    assert "has no calibration.json" in propose(home, rcp=tmp_path / "best", threshold="f1")[0]
+
+
+def test_adapter_that_does_not_fit_its_base(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "rc" / "best", tmp_path / "bad")
+    path = tmp_path / "bad" / "adapter_model.safetensors"
+    names = {name: name.replace("model.model.", "model.language_model.") for name in load_file(path)}
+    save_file({names[name]: value for name, value in load_file(path).items()}, path, {"format": "pt"})
+    (message,) = classify(home, rc=tmp_path / "bad")
+    assert "does not fit its base embedded:tiny-llm" in message and "0 fit" in message
+
+
+def test_missing_base(home: Path, tmp_path: Path) -> None:
+    shutil.copytree(home / "rc" / "best", tmp_path / "moved")
+    path = tmp_path / "moved" / "adapter_config.json"
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "base_model_name_or_path": "/models/gone"}))
+    assert "base: /models/gone: no such folder" in classify(home, rc=tmp_path / "moved")[0]
+
+
+def test_decoding_backend_must_be_available(home: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    free = {"mode": "free"}
+    monkeypatch.setattr(inference, "is_importable", lambda package: package != "vllm")
+    assert "decode.backend is vllm, which is not installed" in classify(home, decode={"backend": "vllm", **free})[0]
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    server = {"url": "https://api.example.com/v1", "model": "m"}
+    asked = {"rc": None, "base": "embedded:tiny-llm", "decode": {"backend": "openai", **free}}
+    assert "OPENAI_API_KEY is not set" in classify(home, **asked, server=server)[0]
+    assert "server.model is empty" in classify(home, **asked, server={**server, "model": ""})[0]
+    monkeypatch.setenv("OPENAI_API_KEY", "none-of-anybody")
+    assert not classify(home, **asked, server=server)
+    few = {"examples": 50, "corpus": home / "data" / "train"}
+    assert "documents with pairs" in classify(home, **asked, server=server, few_shot=few)[0]
+
+
+def test_outputs_of_earlier_steps_may_be_missing(home: Path, tmp_path: Path) -> None:
+    made = frozenset(tmp_path / name for name in ("best", "candidates", "dev"))
+    assert not propose(home, Inputs(made), rcp=tmp_path / "best", corpus=tmp_path / "dev")
+    assert not classify(home, Inputs(made), rc=tmp_path / "best", candidates=tmp_path / "candidates")
+
+
+def test_eval_uses_the_dev_corpus_of_rcp(home: Path, tmp_path: Path) -> None:
+    assert evaluated_corpus(home, None) == home / "data" / "dev"
+    assert evaluated_corpus(home, home / "data" / "train") == home / "data" / "train"
+    with pytest.raises(
+        UserError, match=r"no .*rcp/best and .*rc/best; train with launch/rcp.py and launch/rc.py first"
+    ):
+        evaluated_corpus(tmp_path, None)
+    (tmp_path / "rcp-redocred" / "best").mkdir(parents=True)
+    with pytest.raises(UserError, match=r"trained runs here: .*rcp-redocred"):
+        evaluated_corpus(tmp_path, None)

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmrc.common.check import Check
+from lmrc.config.schema import ClassifyConfig, ClusterOptions, DecodeOptions, RcpConfig
+from lmrc.launcher.plan import plan_launch
+from lmrc.launcher.preflight.site import check_site, check_unused
+from lmrc.launcher.stages import CLASSIFY, RCP
+from tests.launcher.site import Partition, fake_site
+
+
+def checks(**cluster: Any) -> list[Check]:
+    return list(check_site(plan_launch(RCP, RcpConfig(cluster=ClusterOptions.model_validate(cluster)))))
+
+
+def reasons(found: list[Check]) -> list[str]:
+    return [str(check) for check in found if check.level == "missing"]
+
+
+def test_job_that_fits_the_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_site(tmp_path, monkeypatch)
+    (check,) = checks()
+    assert check.level == "ok"
+    assert "the default partition: 4 of 4 nodes have 8 or more GPUs; SLURM (8 tasks on 1 node)" in check.what
+
+
+def test_more_gpus_than_the_partition_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_site(tmp_path, monkeypatch, Partition("small", 2, "gpu:a100:4"))
+    assert not reasons(checks(gpus=8))
+    (message,) = reasons(checks(gpus=16))
+    assert "has 0 nodes with 16 or more GPUs, but 1 requested; the largest node has 4" in message
+    (message,) = reasons(checks(gpus=16, nodes=2))
+    assert "has 0 nodes with 8 or more GPUs, but 2 requested" in message and "give --gpus without --nodes" in message
+    (message,) = reasons(checks(gpus=12, nodes=3))
+    assert "has 2 nodes with 4 or more GPUs, but 3 requested" in message
+    (message,) = reasons(checks(gpus=4, gpu_type="h100"))
+    assert "has no h100 GPUs that SLURM knows of" in message
+    assert not reasons(checks(gpus=16, gpu_request="none"))
+
+
+def test_gpus_of_a_worker_must_be_on_one_node(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_site(tmp_path, monkeypatch, Partition("small", 2, "gpu:4"))
+    config = ClassifyConfig(cluster=ClusterOptions(gpus=16), decode=DecodeOptions(gpus_per_worker=8))
+    (message,) = reasons(list(check_site(plan_launch(CLASSIFY, config))))
+    assert "0 nodes with 8 or more GPUs" in message
+
+
+def test_time_limit_above_that_of_the_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_site(tmp_path, monkeypatch, Partition(limit="12:00:00"))
+    (message,) = reasons(checks())
+    assert "asks for 1440 minutes, but the default partition allows 720" in message and "--time 720" in message
+    assert not reasons(checks(time=720))
+
+
+def test_site_without_requeue_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_site(tmp_path, monkeypatch, job_requeue=0)
+    warnings = [check.what for check in checks() if check.level == "warning"]
+    assert warnings == ["the site has JobRequeue=0"]
+
+
+def test_controller_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_site(tmp_path, monkeypatch)
+    (tmp_path / "bin" / "sinfo").write_text("#!/bin/bash\necho unable to contact >&2; exit 1\n")
+    (message,) = reasons(checks(gpus=8))
+    assert "SLURM does not answer" in message and "--where local" in message
+
+
+def test_exported_variables_and_reserved_options_are_listed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_site(tmp_path, monkeypatch, Partition("gpu"), Partition("long", default=False))
+    monkeypatch.setenv("SBATCH_PARTITION", "long")
+    found = checks(sbatch={"array": "0-3"})
+    assert found[0].what == "partition long comes from SBATCH_PARTITION in the environment"
+    assert any("partition long: 4 of 4 nodes" in check.what for check in found)
+    (message,) = reasons(found)
+    assert message.startswith("cluster.sbatch: array is set by the launcher: give --gpus")
+
+
+def test_slurm_options_on_this_machine_are_a_warning(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    given = ClusterOptions(nodes=1, gpus=1, partition="gpu", sbatch={"qos": "high"}, where="here")
+    (check,) = check_unused(plan_launch(RCP, RcpConfig(cluster=given)))
+    assert check.level == "warning"
+    assert check.what == "cluster.partition, cluster.sbatch are for SLURM, and rcp runs on this machine"
+    assert not list(check_unused(plan_launch(RCP, RcpConfig(cluster=ClusterOptions(nodes=1, where="here")))))

@@ -1,0 +1,135 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from lmrc.common.errors import ConfigError
+from lmrc.launcher.slurm import commands as slurm
+from lmrc.launcher.slurm.requeue import after_death, requeue
+from lmrc.runs.events import History
+from lmrc.runs.failures import Attempt, note_failure
+from lmrc.runs.run_folder import RunFolder
+
+ATTEMPT = Attempt("4711")
+KILLED = 128 + 9
+
+
+class Queue:
+    """A fake SLURM with one job."""
+
+    def __init__(self) -> None:
+        self.state = "RUNNING"
+        self.requeued: list[str] = []
+
+
+@pytest.fixture
+def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
+    queue = Queue()
+    monkeypatch.setenv("SLURM_JOB_ID", "4711")
+    monkeypatch.setattr(slurm, "job", lambda identifier: slurm.SlurmJob(identifier, queue.state, "", 0, "n1"))
+    monkeypatch.setattr(slurm, "requeue", queue.requeued.append)
+    return queue
+
+
+def kinds(folder: Path) -> list[str]:
+    return [event["event"] for event in History(folder).read()]
+
+
+def reach(folder: Path, step: int) -> None:
+    (folder / "checkpoints").mkdir(exist_ok=True)
+    (folder / "checkpoints" / "latest").write_text(f"step-{step:06d}\n")
+
+
+def test_requeue_up_to_max_requeues(tmp_path: Path, queue: Queue) -> None:
+    assert requeue(tmp_path, Attempt("4711", 4), max_requeues=5)
+    assert not requeue(tmp_path, Attempt("4711", 5), max_requeues=5)
+    assert queue.requeued == ["4711"]
+    assert kinds(tmp_path) == ["requeued", "failed"]
+    assert "it was requeued 5 times" in History(tmp_path).read()[-1]["cause"]
+
+
+def test_cancelled_job_is_not_requeued(tmp_path: Path, queue: Queue) -> None:
+    queue.state = "CANCELLED"
+    assert not requeue(tmp_path, ATTEMPT, max_requeues=5)
+    assert (queue.requeued, kinds(tmp_path)) == ([], ["cancelled"])
+
+
+def test_job_ended_by_slurm_is_not_requeued(tmp_path: Path, queue: Queue) -> None:
+    queue.state = "COMPLETING"
+    assert not requeue(tmp_path, ATTEMPT, max_requeues=5)
+    assert (queue.requeued, kinds(tmp_path)) == ([], [])
+
+
+def test_requeue_refused_by_the_controller(tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(identifier: str) -> None:
+        raise slurm.SlurmError("scontrol requeue: Access denied")
+
+    monkeypatch.setattr(slurm, "requeue", refuse)
+    assert not requeue(tmp_path, ATTEMPT, max_requeues=5)
+    assert History(tmp_path).read()[-1]["cause"] == "not requeued: scontrol requeue: Access denied"
+
+
+def test_killed_process_is_requeued(tmp_path: Path, queue: Queue) -> None:
+    reach(tmp_path, 40)
+    assert after_death(tmp_path, ATTEMPT, KILLED, max_requeues=5)
+    died = History(tmp_path).read()[0]
+    assert (died["event"], died["cause"], died["step"]) == ("died", "a process was killed by signal 9", 40)
+    assert queue.requeued == ["4711"]
+
+
+def test_program_error_is_not_requeued(tmp_path: Path, queue: Queue) -> None:
+    # SLURM ends the other ranks with a signal, so the exit status is that of a kill.
+    note_failure(tmp_path, ATTEMPT, KeyError("relation"), 0)
+    assert not after_death(tmp_path, ATTEMPT, 128 + 15, max_requeues=5)
+    assert (queue.requeued, kinds(tmp_path)) == ([], ["failed"])
+    assert "KeyError: 'relation'" in History(tmp_path).read()[0]["cause"]
+    assert not after_death(tmp_path, Attempt("4711", 1), 3, max_requeues=5)
+    assert History(tmp_path).read()[-1]["cause"] == "ended with status 3"
+
+
+@pytest.mark.parametrize("rank", [0, 3])
+@pytest.mark.parametrize("status", [1, 128 + 9, 128 + 15])
+def test_user_error_is_not_requeued(
+    rank: int, status: int, tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # The other ranks report a lost peer first, or are killed by srun and report nothing.
+    for other in {1, 2}:
+        monkeypatch.setenv("RANK", str(other))
+        note_failure(tmp_path, ATTEMPT, RuntimeError("gloo: Connection closed by peer"), other)
+    monkeypatch.setenv("RANK", str(rank))
+    note_failure(tmp_path, ATTEMPT, ConfigError("no causal LM could be loaded from 'x'"), rank)
+    assert not after_death(tmp_path, ATTEMPT, status, max_requeues=5)
+    assert (queue.requeued, kinds(tmp_path)) == ([], ["failed"])
+    assert History(tmp_path).read()[0]["cause"] == "no causal LM could be loaded from 'x'"
+
+
+def test_lost_peer_is_requeued(tmp_path: Path, queue: Queue) -> None:
+    note_failure(tmp_path, ATTEMPT, RuntimeError("gloo: Connection closed by peer"), 0)
+    assert after_death(tmp_path, ATTEMPT, 1, max_requeues=5)
+
+
+def test_repeated_death_at_one_step_is_not_requeued(tmp_path: Path, queue: Queue) -> None:
+    reach(tmp_path, 40)
+    assert after_death(tmp_path, Attempt("4711", 0), KILLED, max_requeues=100)
+    assert after_death(tmp_path, Attempt("4711", 1), KILLED, max_requeues=100)
+    reach(tmp_path, 50)  # progress resets the count
+    assert after_death(tmp_path, Attempt("4711", 2), KILLED, max_requeues=100)
+    assert after_death(tmp_path, Attempt("4711", 3), KILLED, max_requeues=100)
+    assert not after_death(tmp_path, Attempt("4711", 4), KILLED, max_requeues=100)
+    assert "it died 3 times without getting beyond 50" in History(tmp_path).read()[-1]["cause"]
+
+
+def test_job_is_requeued_once(tmp_path: Path, queue: Queue) -> None:
+    requeue(tmp_path, ATTEMPT, max_requeues=5)
+    assert after_death(tmp_path, ATTEMPT, 128 + 15, max_requeues=5)  # the end requested by rank 0
+    assert queue.requeued == ["4711"]
+    RunFolder(tmp_path).finish({})
+    assert not after_death(tmp_path, Attempt("4711", 1), KILLED, max_requeues=5)
+    assert queue.requeued == ["4711"]
+
+
+def test_no_requeue_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("SLURM_JOB_ID", raising=False)
+    assert not requeue(tmp_path, ATTEMPT, max_requeues=5)
+    assert "the same command resumes" in History(tmp_path).read()[0]["cause"]

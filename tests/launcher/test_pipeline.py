@@ -1,0 +1,290 @@
+from __future__ import annotations
+
+import itertools
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmrc.cli.main import main as lmrc
+from lmrc.common.errors import ConfigError, RunError, UserError
+from lmrc.config.schema import ClassifyConfig, PipelineConfig, RunOptions
+from lmrc.launcher import pipeline
+from lmrc.launcher.pipeline import Step, main, read_pipeline, run_on_slurm, steps
+from lmrc.launcher.plan import plan_launch
+from lmrc.launcher.run_stage import run_attempt
+from lmrc.launcher.slurm import commands as slurm
+from lmrc.launcher.slurm.commands import SlurmJob
+from lmrc.launcher.slurm.submit import active_jobs, sbatch_script
+from lmrc.launcher.stages import CLASSIFY, Stage, StageConfig
+from lmrc.runs.events import History
+from lmrc.runs.failures import Attempt, attempt_outcome
+from tests.conftest import ROOT
+from tests.launcher.site import fake_site
+
+PAPER = ROOT / "configs/pipeline/redocred-13b.yaml"
+
+
+class Queue:
+    """A fake SLURM queue that accepts every job and runs none."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._numbers = itertools.count(11)
+        self.active: dict[str, list[SlurmJob]] = {}
+        self.submitted: dict[str, list[str]] = {}
+        monkeypatch.setattr(pipeline, "submit", self._submit)
+        self.waits_for: dict[str, str] = {}
+        monkeypatch.setattr(pipeline, "active_jobs", lambda folder: self.active.get(folder.name, []))
+        monkeypatch.setattr(slurm, "set_dependency", self.waits_for.__setitem__)
+
+    def _submit(self, stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
+        job = str(next(self._numbers))
+        self.submitted[stage.name] = list(after)
+        self.add(stage.name, job if stage.infer is None else f"{job}_0")
+        return [job]
+
+    def add(self, step: str, job: str, state: str = "PENDING", reason: str = "Dependency") -> None:
+        self.active.setdefault(step, []).append(SlurmJob(job, state, reason, 0, ""))
+
+    def end(self, step: str) -> None:
+        del self.active[step], self.submitted[step]
+
+
+@pytest.fixture
+def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
+    """Return a site that accepts every job, without a pre-flight of the models."""
+    fake_site(tmp_path / "site", monkeypatch)
+    monkeypatch.setattr(pipeline, "examine", lambda stage, config, made: (plan_launch(stage, config), []))
+    return Queue(monkeypatch)
+
+
+def chain_in(folder: Path, *options: str) -> list[Step]:
+    given = ["--config", str(PAPER), "--run.folder", str(folder), "--run", "all", "--where", "slurm", *options]
+    return steps(read_pipeline([*given, "--data.train", "train.json"]))
+
+
+def done(folder: Path, step: Step) -> None:
+    step.folder.prepare(step.config)
+    step.folder.finish({})
+
+
+def test_pipeline_is_named_after_its_config() -> None:
+    assert read_pipeline(["--config", str(PAPER)]).run.name == "pipeline-redocred-13b"
+
+
+def test_corpora_are_built_from_documents_and_used_by_every_step(tmp_path: Path) -> None:
+    build, rcp, propose, rc, classify, score = chain_in(tmp_path)
+    home = tmp_path / "all"
+    assert build.config.documents == {"train": Path("train.json")}  # type: ignore[union-attr]
+    for training in (rcp.config, rc.config):
+        assert training.data.train == home / "data" / "train"  # type: ignore[union-attr]
+        assert training.data.dev == Path("data/redocred/dev")  # type: ignore[union-attr]
+    for inference in (propose.config, classify.config):
+        assert inference.corpus == Path("data/redocred/test")  # type: ignore[union-attr]
+    assert propose.config.rcp == home / "rcp" / "best"  # type: ignore[union-attr]
+    assert classify.config.candidates == home / "propose" / "candidates"  # type: ignore[union-attr]
+    assert (score.config.classify, score.config.ign_variant) == (home / "classify", "redocred")  # type: ignore[union-attr]
+    assert {step.folder.path for step in (build, rcp)} == {home / "build", home / "rcp"}
+
+
+def test_no_build_step_for_corpora(tmp_path: Path) -> None:
+    chain = steps(PipelineConfig(run=RunOptions(name="all", folder=tmp_path)))
+    assert [(step.name, step.after) for step in chain] == [
+        ("rcp", ()),
+        ("propose", ("rcp",)),
+        ("rc", ()),
+        ("classify", ("propose", "rc")),
+        ("score", ("classify",)),
+    ]
+
+
+def test_cluster_options_of_a_step_override_the_pipeline(tmp_path: Path) -> None:
+    given = ("--gpus", "4", "--partition", "gpu", "--mem-per-gpu", "64G", "--rc.cluster.gpus", "16")
+    chain = {step.name: step for step in chain_in(tmp_path, *given, "--rc.cluster.nodes=2", "--cpu_job.partition=cpu")}
+    assert (chain["rcp"].config.cluster.gpus, chain["rc"].config.cluster.gpus) == (4, 16)
+    assert chain["rc"].config.cluster.partition == "gpu"
+    script = sbatch_script(chain["build"].stage, chain["build"].config)
+    assert "--partition=cpu" in script
+    assert "--gpus" not in script and "--mem-per-gpu" not in script
+    assert "--array=0-3%4" in sbatch_script(chain["propose"].stage, chain["propose"].config)
+    with pytest.raises(ConfigError, match=r"rc\.cluster\.where: all steps of a pipeline run in one place"):
+        chain_in(tmp_path, "--rc.cluster.where", "here")
+
+
+def test_job_dependencies(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    run_on_slurm(chain_in(tmp_path))
+    assert queue.submitted == {
+        "build": [],
+        "rcp": ["afterok:11"],
+        "propose": ["afterok:11", "afterok:12"],
+        "rc": ["afterok:11"],
+        "classify": ["afterany:13", "afterok:14"],
+        "score": ["afterany:15"],
+    }
+    assert "classify  submitted as job 15 after 13, 14\n" in capsys.readouterr().out
+
+
+def test_only_missing_steps_are_submitted(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    chain = chain_in(tmp_path)
+    done(tmp_path, chain[0])
+    done(tmp_path, chain[1])
+    chain[2].folder.prepare(chain[2].config)
+    # Two arrays, as with more workers than MaxArraySize.
+    queue.add("propose", "70_0", "RUNNING")
+    queue.add("propose", "70_1")
+    queue.add("propose", "71_0")
+    run_on_slurm(chain)
+    assert queue.submitted == {
+        "rc": [],
+        "classify": ["afterany:70", "afterany:71", "afterok:11"],
+        "score": ["afterany:12"],
+    }
+    assert capsys.readouterr().out.splitlines() == [
+        *("build     done", "rcp       done", "propose   running as job 70, 71", "rc        submitted as job 11"),
+        *("classify  submitted as job 12 after 70, 71, 11", "score     submitted as job 13 after 12"),
+    ]
+    queue.submitted.clear()
+    run_on_slurm(chain)
+    assert queue.submitted == {}
+
+
+def test_failed_step_is_resubmitted_and_dependencies_updated(tmp_path: Path, queue: Queue) -> None:
+    chain = chain_in(tmp_path)
+    run_on_slurm(chain)
+    done(tmp_path, chain[0])
+    done(tmp_path, chain[1])
+    queue.end("propose")  # it failed; classify still depends on rc and would start when rc ends
+    run_on_slurm(chain)
+    assert queue.submitted["propose"] == []
+    new = queue.active["propose"][0].id.partition("_")[0]
+    assert new not in ("11", "12", "13", "14", "15", "16")
+    assert queue.waits_for == {"15": f"afterany:{new},afterok:14", "16": "afterany:15"}
+
+
+def test_running_step_keeps_its_dependencies(tmp_path: Path, queue: Queue) -> None:
+    chain = chain_in(tmp_path)
+    run_on_slurm(chain)
+    queue.add("classify", "15_1", "RUNNING")
+    run_on_slurm(chain)
+    assert "15" not in queue.waits_for and "14" in queue.waits_for
+
+
+def test_dry_run_changes_no_dependency(tmp_path: Path, queue: Queue) -> None:
+    run_on_slurm(chain_in(tmp_path))
+    run_on_slurm(chain_in(tmp_path), dry=True)
+    assert queue.waits_for == {}
+
+
+def test_job_with_failed_dependency_is_not_active(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    lines = (("15_0", "PENDING", "DependencyNeverSatisfied"), ("15_1", "PENDING", "Dependency"))
+    rows = [f"{job:<64}{state:<32}{reason:<64}{0:<16}{'':<256}\n" for job, state, reason in lines]
+    monkeypatch.setattr(slurm, "run_command", lambda *command: "".join(rows))
+    History(tmp_path).add("submitted", job="15")
+    assert [job.id for job in active_jobs(tmp_path)] == ["15_1"]
+
+
+def test_queued_or_done_step_refuses_other_options(tmp_path: Path, queue: Queue) -> None:
+    run_on_slurm(chain_in(tmp_path))
+    other = chain_in(tmp_path, "--rc.train.epochs", "3")
+    with pytest.raises(RunError, match=r"rc was made by another config: train\.epochs \(was 8, now 3\)"):
+        run_on_slurm(other)
+    queue.end("rc")
+    run_on_slurm(other)  # it had not started
+    done(tmp_path, other[3])
+    queue.end("rc")
+    with pytest.raises(RunError, match=r"train\.epochs \(was 3, now 8\)"):
+        run_on_slurm(chain_in(tmp_path))
+
+
+def test_dry_run_lists_submissions(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--config", str(PAPER), "--run.folder", str(tmp_path), "--where", "slurm", "--gpus", "16", "--nodes", "2"]
+    assert main([*given, "--dry-run"]) == 0
+    assert capsys.readouterr().out.splitlines() == [
+        "rcp       would be submitted to SLURM (16 tasks on 2 nodes)",
+        "propose   would be submitted to SLURM (16 workers) after rcp",
+        "rc        would be submitted to SLURM (16 tasks on 2 nodes)",
+        "classify  would be submitted to SLURM (16 workers) after propose, rc",
+        "score     would be submitted to SLURM (1 task) after classify",
+    ]
+    assert queue.submitted == {}
+    assert {entry.name for entry in tmp_path.iterdir()} == {"site"}
+
+
+def test_preflight_error_of_a_step_submits_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = fake_site(tmp_path / "site", monkeypatch)
+    data = make_data(tmp_path)
+    given = ["--config", str(ROOT / "configs/pipeline/smoke.yaml"), "--run.folder", str(tmp_path / "runs")]
+    given += [f"--data.{part}={data[part]}" for part in ("train", "dev", "test", "relations")]
+    wrong = ["--rcp.model.encoder", "./no", "--rc.lora.targets", "wq", "--classify.decode.backend", "vllm"]
+    assert main([*given, *wrong]) == 2
+    error = capsys.readouterr().err
+    for reason in (
+        "rcp: model.encoder: ./no: no such folder",
+        "rc: lora.targets: wq",
+        "classify: decode.backend is vllm",
+    ):
+        assert reason in error
+    assert not list(jobs.iterdir()) and not (tmp_path / "runs").exists()
+    # Outputs of earlier steps are not reported as missing.
+    assert main(given) == 0
+    assert len(list(jobs.iterdir())) == 6
+    message = "8 examples per optimizer step, more than train.batch_size 4, so that each GPU has one"
+    assert capsys.readouterr().out.count(message) == 2
+    assert message in (tmp_path / "runs/pipeline-smoke/rcp/config.yaml").read_text()
+
+
+def test_job_checks_its_inputs_when_it_starts(tmp_path: Path) -> None:
+    data = make_data(tmp_path)
+    assert lmrc(["data", "build", data["test"], "--out", str(tmp_path / "c"), "--relations", data["relations"]]) == 0
+    given: dict[str, Any] = {"corpus": tmp_path / "c", "candidates": tmp_path / "no", "run": {"folder": tmp_path}}
+    config = ClassifyConfig.model_validate(given)
+    with pytest.raises(UserError, match=f"{tmp_path}/no"):
+        run_attempt(CLASSIFY, config, Attempt("77"))
+    assert f"{tmp_path}/no" in attempt_outcome(tmp_path, Attempt("77")).cause
+
+
+def make_data(folder: Path) -> dict[str, str]:
+    for seed, (part, count) in enumerate({"train": 8, "dev": 3, "test": 4}.items()):
+        assert lmrc(["data", "synth", "--docs", str(count), "--seed", str(seed), "--out", f"{folder}/{part}.json"]) == 0
+    return {part: f"{folder}/{part}.json" for part in ("train", "dev", "test")} | {
+        "relations": f"{folder}/train.relations.json"
+    }
+
+
+@pytest.mark.slow
+def test_pipeline_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LMRC_CACHE", str(tmp_path / "cache"))
+    given = ["--config", str(ROOT / "configs/pipeline/smoke.yaml"), "--where", "here", "--run", "all"]
+    given += [f"--data.{name}={path}" for name, path in make_data(tmp_path).items()]
+    given += ["--run.folder", str(tmp_path)]
+    assert main(given) == 0
+    home = tmp_path / "all"
+    shown = capsys.readouterr().out
+    assert shown.endswith(f"Report: {home}/report.html\n")
+    assert "4 documents of" in shown
+    for step in ("build", "rcp", "propose", "rc", "classify", "score"):
+        assert (home / step / "DONE").exists(), step
+    # The same scores as those of `lmrc score`.
+    arguments = ["--gold", f"{home}/data/test", "--pred", f"{home}/classify/predictions.json"]
+    arguments += ["--train-facts", f"{home}/data/train", "--json", f"{tmp_path}/scores.json"]
+    arguments += ["--candidates", f"{home}/propose/candidates"]
+    assert lmrc(["score", *arguments]) == 0
+    assert json.loads((home / "scores.json").read_text()) == json.loads((tmp_path / "scores.json").read_text())
+    page = (home / "report.html").read_text()
+    assert all(word in page for word in ("Learning curves: rcp", "Learning curves: rc", "Documents"))
+    assert (home / "tables" / "scores.tex").exists()
+
+    # Repeated: only a step whose output was deleted runs again.
+    capsys.readouterr()
+    (home / "score" / "DONE").unlink()
+    (home / "scores.json").unlink()
+    assert main(given) == 0
+    assert re.findall(r"/(\w+) (?:is new|was begun)", capsys.readouterr().out) == ["score"]
+    assert (home / "scores.json").exists()

@@ -1,0 +1,135 @@
+"""The output of `lmrc status`."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+import pytest
+
+from lmrc.cli.main import main
+from lmrc.runs.events import History
+from tests.monitor.site import Capture, Site, make, progress, units
+
+pytestmark = pytest.mark.usefixtures("nowhere")
+
+
+def test_slurm_without_answer_is_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    site = Site(monkeypatch)
+    site.silent = True
+    for name in ("a", "b"):
+        History(make(tmp_path / "runs" / name)).add("submitted", job="7")
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 0
+    out = capsys.readouterr().out
+    assert out.count("SLURM does not answer") == 1
+    assert out.count("unknown") == 2
+
+
+def test_table_width_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    for number, name in enumerate(("old", "a-very-" + "long-" * 20 + "name", "new")):
+        run = make(tmp_path / "runs" / name)
+        progress(run)
+        History(run).add("failed", job="local-1", restart=0, cause="word " * 60 + "\nsecond line")
+        for path in (run / "config.yaml", run / "log" / "progress.json", run / "log" / "history.jsonl"):
+            os.utime(path, (1000 + number, 1000 + number))
+    make(tmp_path / "runs" / "new" / "inner")
+    (tmp_path / "runs" / "old" / "code" / "configs").mkdir(parents=True)
+    (tmp_path / "runs" / "old" / "code" / "config.yaml").touch()
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert max(map(len, lines)) <= 120
+    names = [line.split()[0] for line in lines[1:]]
+    assert [names[0], names[1], names[3]] == ["runs/new/inner", "runs/new", "runs/old"]
+    assert len(names) == 4  # code/ contains no runs
+    assert names[2].startswith("…")
+    assert all(line.endswith("…") for line in lines[2:])
+
+
+def test_json_has_the_same_keys_for_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    make(tmp_path / "runs" / "a")
+    units(make(tmp_path / "runs" / "b", "classify"), 3, 1)
+    monkeypatch.chdir(tmp_path)
+    assert main(["status", "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert len({tuple(status) for status in found}) == 1
+    assert {status["run"]: status["units"] and status["units"]["done"] for status in found} == {
+        "runs/a": None,
+        "runs/b": 1,
+    }
+
+
+@pytest.fixture
+def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as there:
+        there.setenv("TZ", "Asia/Tokyo")
+        time.tzset()
+        yield
+    time.tzset()
+
+
+@pytest.mark.usefixtures("tokyo")
+def test_details_show_events_in_utc(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    Site(monkeypatch, ("7", "PENDING", "Priority", 2, ""))
+    History(run).add("submitted", job="7")
+    History(run).add("started", job="7", restart=0, hosts="n1,n1,n2")
+    History(run).add("died", job="7", restart=0, cause="rank 1 on n1: killed", step=16)
+    History(run).add("requeued", job="7", restart=0)
+    (run / "log" / "7_0_log.out").touch()
+    assert main(["status", str(run)]) == 0
+    out = capsys.readouterr().out
+    assert "queued (requeued once, died once): Priority (jobs of higher priority come first)" in out
+    assert "7: pending (Priority), restarted twice" in out
+    assert f"{datetime.now(timezone.utc):%Y-%m-%d %H:}" in out
+    assert "started as job 7 on n1, n2" in out
+    assert "died: rank 1 on n1: killed (saved up to step 16)" in out
+    assert str(run / "log" / "7_0_log.out") in out
+
+
+def test_find_run_by_name_or_suggest_the_nearest(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    make(run.parent / "docred-13b")
+    monkeypatch.chdir(run.parents[1])
+    assert main(["status", "docred-13b"]) == 0
+    assert "runs/docred-13b (rcp)" in capsys.readouterr().out
+    assert main(["status", "runs/docred-13"]) == 2
+    assert "runs/docred-13 is not a run folder: did you mean runs/docred-13b?" in capsys.readouterr().err
+
+
+def test_no_runs_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 0
+    assert "no runs" in capsys.readouterr().out
+    assert main(["status", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == []
+
+
+def test_watch_repeats_until_ctrl_c(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
+    naps: list[float] = []
+
+    def nap(seconds: float) -> None:
+        naps.append(seconds)
+        if len(naps) == 2:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(time, "sleep", nap)
+    assert main(["status", "--watch", str(run)]) == 0  # the path is not parsed as the number of seconds
+    assert naps == [5.0, 5.0]
+    assert capsys.readouterr().out.count("state ") == 2
+    naps.clear()
+    assert main(["status", str(run), "--watch", "2"]) == 0
+    assert naps == [2.0, 2.0]
+    assert main(["status", str(run), "--watch", "--json"]) == 2
+
+
+def test_status_does_not_import_torch() -> None:
+    code = "import sys, lmrc.monitor.status_table; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,0 +1,162 @@
+from __future__ import annotations
+
+import itertools
+import random
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from transformers import PreTrainedTokenizerBase
+
+from lmrc.config.schema import PromptKind
+from lmrc.corpus.docred import candidate_pairs, read_documents, relations_by_pair
+from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document
+from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
+from lmrc.rc.decoding.parsing import parse
+from lmrc.rc.model.lora import load_tokenizer
+from lmrc.rc.prompts.query_builder import Query, answer_ids
+from lmrc.rc.prompts.templates import PROMPTS, Pair
+from tests.rc.tiny import KINDS, RELATIONS, document, merging_tokenizer, tokenizer
+
+BYTES = tokenizer()
+names = st.sampled_from(["Ada", "B", "B)", "(C|", "U.S.", "Zoë the 2nd", "B) (x"])
+
+
+def query(kind: PromptKind, pairs: list[Pair]) -> Query:
+    return Query(0, "t", tuple(pairs), "", None, 10_000)
+
+
+def grammar(lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, doc: Document, pairs: list[Pair]) -> Grammar:
+    return Grammar(query(kind, pairs), doc, RELATIONS, kind, lm_tokenizer)
+
+
+def is_possible(written: PartialAnswer, ids: list[int]) -> bool:
+    for token in ids:
+        if written.ended or token not in written.allowed():
+            return False
+        written.write(token)
+    return written.ended
+
+
+@given(data=st.data(), kind=st.sampled_from(KINDS), given_names=st.lists(names, min_size=2, max_size=4))
+def test_every_gold_answer_is_allowed(data: st.DataObject, kind: PromptKind, given_names: list[str]) -> None:
+    """Including names that end like a line, contain bars, or belong to two entities."""
+    doc = document(given_names, [])
+    everything = [(h, t) for h in range(len(given_names)) for t in range(len(given_names)) if h != t]
+    pairs = sorted(data.draw(st.lists(st.sampled_from(everything), min_size=1, unique=True)))
+    least = 0 if kind == "direct" else 1
+    gold = {
+        pair: data.draw(st.lists(st.sampled_from(RELATIONS.ids), min_size=least, max_size=3, unique=True))
+        for pair in pairs
+    }
+    ids = answer_ids(PROMPTS["rc"].answer(doc, gold, RELATIONS), BYTES)
+    assert is_possible(PartialAnswer(grammar(BYTES, kind, doc, pairs)), ids)
+
+
+@given(seed=st.integers(0, 10_000), kind=st.sampled_from(KINDS))
+def test_random_walk_is_a_well_formed_answer(seed: int, kind: PromptKind) -> None:
+    """Random allowed tokens give a well-formed answer for exactly the pairs of the query."""
+    generator = random.Random(seed)
+    doc, pairs = document(["Ada", "Bob (singer)", "U.S."], []), [(0, 1), (1, 2), (2, 0)]
+    written = PartialAnswer(grammar(BYTES, kind, doc, pairs))
+    while not written.ended:
+        written.write(generator.choice(written.allowed()))
+    parsed = parse(BYTES.decode(written.ids, skip_special_tokens=True), doc, pairs, RELATIONS)
+    assert not +parsed.failures
+    answered = {(triple.head, triple.tail) for triple in parsed.triples}
+    if kind == "rc":
+        assert answered == set(pairs)
+        assert parsed.none == 0
+    else:
+        assert answered <= set(pairs)
+        assert len(answered) + parsed.none == len(pairs)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda text: text.replace("spouse", "sibling"),
+        lambda text: text.replace("Bob", "Bab", 1),
+        lambda text: text.split("\n")[0],
+        lambda text: "\n".join(reversed(text.split("\n"))),
+        lambda text: text + "\n" + text.split("\n")[-1],
+    ],
+    ids=["relation outside the set", "another name", "missing pair", "out of order", "duplicate line"],
+)
+def test_other_answers_are_not_allowed(change: Callable[[str], str]) -> None:
+    doc, pairs = document(["Ada", "Bob", "U.S."], []), [(0, 1), (1, 2)]
+    right = PROMPTS["rc"].answer(doc, {(0, 1): ["P26"], (1, 2): ["P17"]}, RELATIONS)
+    assert is_possible(PartialAnswer(grammar(BYTES, "rc", doc, pairs)), answer_ids(right, BYTES))
+    wrong = answer_ids(change(right), BYTES)
+    assert not is_possible(PartialAnswer(grammar(BYTES, "rc", doc, pairs)), wrong)
+
+
+def test_forced_tokens_are_written_at_once() -> None:
+    doc = document(["Ada", "Bob"], [])
+    written = PartialAnswer(grammar(BYTES, "rc", doc, [(0, 1)]))
+    assert BYTES.decode(written.write_forced(100)) == "(Ada| "
+    assert len(written.allowed()) == 3  # country …, pa…, spouse
+    written.write(BYTES.convert_tokens_to_ids("s"))
+    assert BYTES.decode(written.write_forced(100)) == "pouse| Bob)</s>"
+    assert written.ended
+
+
+def test_token_limit_bounds_forced_tokens() -> None:
+    written = PartialAnswer(grammar(BYTES, "rc", document(["Ada", "Bob"], []), [(0, 1)]))
+    assert len(written.write_forced(3)) == 3
+
+
+@pytest.fixture(params=["merging", "llama2", "smollm2"])
+def lm_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
+    """Return a tokenizer: one of the tests, LLaMA-2's or SmolLM2's."""
+    if request.param == "merging":
+        return merging_tokenizer()
+    if request.param == "llama2":
+        folder: Path = request.getfixturevalue("shared_data")
+        return load_tokenizer(str(folder / "tokenizers" / "llama2"))
+    return load_tokenizer("embedded:smollm2")
+
+
+# Some merge with the bracket before or the bar after them, or look like a relation.
+HARD_NAMES = ["Bob (singer)", "U.S.", "A|B", "| |", "1984", "Zoë", "中国", "x)", "(", "part of", "AT&T -", "'s", "None"]
+
+
+def test_line_ids_are_those_within_a_whole_answer(lm_tokenizer: PreTrainedTokenizerBase) -> None:
+    """LLaMA's tokenizer adds a space to the start of a text, so a line alone has other tokens than within an answer."""
+    doc = document(HARD_NAMES, [])
+    pairs = [(0, 1), *((head, head + 1) for head in range(1, len(HARD_NAMES) - 1))]
+    # Some relation names are prefixes of others: country (of origin).
+    gold = dict(zip(pairs, itertools.cycle([["P17"], ["P17", "P495"], ["P495"], ["P361", "P1344"], ["P1344"]])))
+    ids = answer_ids(PROMPTS["rc"].answer(doc, gold, RELATIONS), lm_tokenizer)
+    assert is_possible(PartialAnswer(grammar(lm_tokenizer, "rc", doc, pairs)), ids)
+
+
+@pytest.mark.parametrize("kind", ["rc", "direct", "rcp-llm"])
+def test_redocred_gold_answers_are_allowed(
+    lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, shared_data: Path
+) -> None:
+    """Check documents of Re-DocRED's dev set with its 96 relations."""
+    for doc in itertools.islice(read_documents(shared_data / "redocred_dev.json", DOCRED), 3, 6):
+        gold = relations_by_pair(doc)
+        if kind != "rc":
+            gold = {pair: gold.get(pair, ()) for pair in candidate_pairs(len(doc.entities))[:40]}
+        ids = answer_ids(PROMPTS[kind].answer(doc, gold, DOCRED), lm_tokenizer)
+        written = PartialAnswer(Grammar(query(kind, list(gold)), doc, DOCRED, kind, lm_tokenizer))
+        assert is_possible(written, ids)
+
+
+def test_docred_relations_have_distinct_paths(lm_tokenizer: PreTrainedTokenizerBase) -> None:
+    """The tokens of each of the 96 names lead to that relation only."""
+    doc, pairs = document(["Ada", "Bob"], []), [(0, 1)]
+    for id_, name in zip(DOCRED.ids, DOCRED.names, strict=True):
+        written = PartialAnswer(Grammar(query("rc", pairs), doc, DOCRED, "rc", lm_tokenizer))
+        for token in answer_ids(f"(Ada| {name}| Bob)", lm_tokenizer):
+            assert token in written.allowed(), name
+            written.write(token)
+        assert written.ended
+        text = str(lm_tokenizer.decode(written.ids, skip_special_tokens=True))
+        (triple,) = parse(text, doc, pairs, DOCRED).triples
+        assert triple.relation == id_

@@ -1,0 +1,136 @@
+"""Tests of mode score against forward passes over whole texts, one possible line at a time."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from lmrc.config.schema import DecodeOptions, PromptKind, PromptOptions
+from lmrc.rc.decoding import scoring
+from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.decoding.hf_backend import LocalBackend
+from lmrc.rc.model.kv_cache import PrefixCache
+from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
+from tests.rc.conftest import Learnt
+from tests.rc.tiny import DOCUMENTS, RELATIONS
+
+ASKED = [[(0, 1), (1, 2), (2, 0)], [(0, 1)], [(0, 1), (1, 0)]]
+
+
+def queries(learnt: Learnt, kind: PromptKind) -> list[Query]:
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
+    return [
+        query
+        for index, (document, asked) in enumerate(zip(DOCUMENTS, ASKED, strict=True))
+        for query in builder.build(index, document, asked)
+    ]
+
+
+def grammar_of(learnt: Learnt, query: Query, kind: PromptKind) -> Grammar:
+    return Grammar(query, DOCUMENTS[query.document], RELATIONS, kind, learnt.task.tokenizer)
+
+
+def log_probability(learnt: Learnt, before: list[int], line: tuple[int, ...], lines: list[tuple[int, ...]]) -> float:
+    """Return the log probability of a line after `before`, normalized over the tokens that continue a possible line."""
+    total = 0.0
+    for index, token in enumerate(line):
+        next_tokens = sorted({other[index] for other in lines if other[:index] == line[:index] and len(other) > index})
+        if len(next_tokens) == 1:
+            continue
+        ids = torch.tensor([[*before, *line[:index]]])
+        with torch.no_grad():
+            logits = learnt.task.model(input_ids=ids).logits[0, -1].double()
+        total += torch.log_softmax(logits[next_tokens], 0)[next_tokens.index(token)].item()
+    return total
+
+
+def slow_scores(learnt: Learnt, query: Query, kind: PromptKind) -> list[list[float]]:
+    """Compute the scores by their definition, without batches and caches."""
+    grammar = grammar_of(learnt, query, kind)
+    before = prompt_ids(query.prompt, learnt.task.tokenizer)
+    scores_by_pair = []
+    for pair in range(len(query.pairs)):
+        scores = [0.0] * len(RELATIONS)
+        written: list[int] = []
+        chain, last = 1.0, None
+        while True:
+            options = (
+                [(relation, line) for relation, line in enumerate(grammar.first_lines(pair))]
+                if last is None
+                else [(r.relation if r.pair == pair else -1, r.tokens) for r in grammar.after(pair, last)]
+            )
+            lines = [line for _, line in options]
+            probabilities = {
+                relation: math.exp(log_probability(learnt, before + written, line, lines))
+                for relation, line in options
+                if 0 <= relation < len(RELATIONS)
+            }
+            for relation, probability in probabilities.items():
+                scores[relation] += chain * probability
+            if sum(probabilities.values()) < 0.5:
+                break
+            last = max(probabilities, key=lambda relation: probabilities[relation])
+            chain *= probabilities[last]
+            written += dict(options)[last]
+        scores_by_pair.append(scores)
+    return scores_by_pair
+
+
+@pytest.mark.parametrize("shared", [False, True])
+@pytest.mark.parametrize("kind", ["rc", "direct"])
+def test_scores_equal_those_of_single_lines(
+    learnt: Learnt, learnt_direct: Learnt, kind: PromptKind, shared: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = learnt if kind == "rc" else learnt_direct
+    asked = queries(model, kind)
+    builder = QueryBuilder(model.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
+    if shared:
+        monkeypatch.setattr(scoring, "_MAX_LOGIT_ROWS", 8)  # More than one pass.
+    scores_by_query = scoring.relation_scores(
+        model.task.model.eval(),
+        [prompt_ids(query.prompt, model.task.tokenizer) for query in asked],
+        [grammar_of(model, query, kind) for query in asked],
+        PrefixCache(builder.shared_prefix() if shared else []),
+    )
+    for query, scores_by_pair in zip(asked, scores_by_query, strict=True):
+        for mine, expected in zip(scores_by_pair, slow_scores(model, query, kind), strict=True):
+            assert mine == pytest.approx(expected, abs=1e-4)
+            assert all(0 <= score <= 1 + 1e-6 for score in mine)
+
+
+def test_memorized_triples_have_high_scores(learnt: Learnt) -> None:
+    """Including the second relation of a pair, which is never written first."""
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
+    (query,) = builder.build(0, DOCUMENTS[0], [(0, 1), (1, 2)])
+    backend = LocalBackend(
+        lambda: learnt.task.model,
+        learnt.task.tokenizer,
+        PromptOptions(),
+        DecodeOptions(mode="score"),
+        RELATIONS,
+        lambda query: DOCUMENTS[query.document],
+        builder.shared_prefix(),
+    )
+    (result,) = backend.answer([query])
+    high = {tuple(scored.triple) for scored in result.triples if (scored.score or 0) >= 0.5}
+    assert {(0, 1, "P26"), (1, 2, "P17"), (1, 2, "P495")} <= high
+    assert result.finished and result.text == ""
+
+
+def test_number_of_passes_does_not_depend_on_pairs(learnt: Learnt) -> None:
+    """One pass for the prompt, one for the first relations, and one for each further relation of any pair."""
+    (query, *_) = queries(learnt, "rc")
+    passes = []
+    handle = learnt.task.model.register_forward_hook(lambda *_: passes.append(1))
+    (scores,) = scoring.relation_scores(
+        learnt.task.model,
+        [prompt_ids(query.prompt, learnt.task.tokenizer)],
+        [grammar_of(learnt, query, "rc")],
+        PrefixCache([]),
+    )
+    handle.remove()
+    assert len(scores) == 3
+    longest = max(sum(score >= 0.5 for score in of_pair) for of_pair in scores)
+    assert len(passes) <= 2 + longest

@@ -1,0 +1,261 @@
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import torch
+from numpy.typing import NDArray
+
+from lmrc.common.errors import UserError
+from lmrc.config.schema import ProposeConfig
+from lmrc.corpus.candidates import Candidates
+from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.evaluation.metrics.scores import candidate_scores
+from lmrc.inference.protocol import Inference
+from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
+from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.rcp.predict import ProposalStats, ProposeInference, probabilities
+from lmrc.rcp.thresholds import calibrate, save
+from tests.rcp import tiny
+from tests.rcp.conftest import MakeCorpus
+
+# Lengths vary, so that batches sorted by length would show. Documents 3, 9, ... have one entity.
+DOCUMENTS = [
+    tiny.document(
+        words=10 + (17 * n) % 70,
+        entities=[1, 2, 1, 3, 1][: 1 if n % 6 == 3 else 2 + n % 4],
+        seed=n,
+        labels=None if n % 5 == 4 else () if n % 6 == 3 else ((0, 1), (1, 0)),
+    )
+    for n in range(40)
+]
+UNIT = 6
+UNITS = [range(start, min(start + UNIT, len(DOCUMENTS))) for start in range(0, len(DOCUMENTS), UNIT)]
+MakeConfig = Callable[..., ProposeConfig]
+
+
+@pytest.fixture
+def model() -> RelationCandidateModel:
+    model = RelationCandidateModel(tiny.encoder("bert"), 80)
+    torch.nn.init.normal_(model.classifier.bilinear.weight, std=0.5)
+    return model.eval()
+
+
+@pytest.fixture
+def make_config(model: RelationCandidateModel, make_corpus: MakeCorpus, tmp_path: Path) -> MakeConfig:
+    corpus = make_corpus("corpus", DOCUMENTS)
+    model.save(tmp_path / "rcp", tiny.tokenizer("bert"))
+
+    def make(**options: object) -> ProposeConfig:
+        run = {"name": "proposed", "folder": tmp_path / "runs"}
+        given = {"run": run, "corpus": corpus.folder, "rcp": tmp_path / "rcp", "batch_size": 2, **options}
+        return ProposeConfig.model_validate(given)
+
+    return make
+
+
+def all_rows(inference: Inference) -> list[dict[str, Any]]:
+    return [row for unit in UNITS for row in inference.rows(unit)]
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()}
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.5, 1.0])
+def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeConfig, threshold: float) -> None:
+    config = make_config(threshold=threshold)
+    inference = ProposeInference(config)
+    assert inference.documents == len(DOCUMENTS)
+    result = inference.finish(iter(all_rows(inference)))
+
+    candidates = Candidates.open(config.run.folder / "proposed" / "candidates")
+    candidates.check(Corpus.open(config.corpus))
+    assert candidates.threshold == threshold
+    assert [candidates.title(index) for index in range(len(candidates))] == [document.title for document in DOCUMENTS]
+    tokenizer = DocumentTokenizer(tiny.tokenizer("bert"), model.max_length)
+    for document, proposed in zip(DOCUMENTS, candidates, strict=True):
+        with torch.no_grad():
+            outputs = model(model.collate([tokenizer.encode(document)]))
+            alone = torch.sigmoid(model.classifier.logits(outputs)).tolist()
+        pairs = candidate_pairs(len(document.entities))
+        expected = {pair: p for pair, p in zip(pairs, alone, strict=True) if p >= threshold}
+        assert {(c.head, c.tail): c.probability for c in proposed} == pytest.approx(expected, abs=1e-5)
+
+    labelled = [document for document in DOCUMENTS if document.labels is not None]
+    pairs_by_document = [
+        (document.title, [(c.head, c.tail) for c in proposed])
+        for document, proposed in zip(DOCUMENTS, candidates, strict=True)
+        if document.labels is not None
+    ]
+    assert result["documents"] == len(DOCUMENTS)
+    assert result["pairs"] == sum(len(d.entities) * (len(d.entities) - 1) for d in DOCUMENTS)
+    assert result["kept"] == sum(map(len, candidates))
+    assert result["gold"] == sum(len(relations_by_pair(document)) for document in labelled)
+    assert result["cut_mentions"] == sum(tokenizer.encode(document).cut_mentions for document in DOCUMENTS) > 0
+    assert result["f1"] == pytest.approx(candidate_scores(labelled, pairs_by_document).f1)
+    assert result["recall"] == {0.0: 100.0, 1.0: 0.0}.get(threshold, result["recall"])
+    if threshold == 0.5:
+        assert 0 < result["kept"] < result["pairs"]
+        assert 0 < result["correct"] < result["gold"]
+
+
+@pytest.mark.parametrize("top_k", [1, 3])
+def test_top_k(make_config: MakeConfig, top_k: int) -> None:
+    everything = all_rows(ProposeInference(make_config(threshold=0)))
+    for whole, few in zip(everything, all_rows(ProposeInference(make_config(threshold=0, top_k=top_k))), strict=True):
+        ranked = sorted(whole["candidates"], key=lambda candidate: -candidate["probability"])[:top_k]
+        assert few["candidates"] == sorted(ranked, key=lambda candidate: (candidate["head"], candidate["tail"]))
+        assert few["pairs"] == whole["pairs"]
+
+
+def test_threshold_for_a_recall_on_dev(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    config = make_config(threshold="recall=0.8")
+    with pytest.raises(UserError, match=r"no calibration\.json"):
+        ProposeInference(config)
+    save(config.rcp, calibrate(np.array([0.9, 0.7, 0.1]), np.array([True, True, False])))
+    inference = ProposeInference(config)
+    inference.finish(iter(all_rows(inference)))
+    candidates = Candidates.open(config.run.folder / "proposed" / "candidates")
+    assert candidates.threshold == pytest.approx(0.4)
+    assert all(candidate.probability >= 0.4 for document in candidates for candidate in document)
+    assert "threshold 0.4" in capsys.readouterr().out
+    assert inference.identity != ProposeInference(make_config(threshold="f1", top_k=2)).identity
+
+
+def test_pair_at_the_threshold_is_a_candidate(make_config: MakeConfig) -> None:
+    (everything,) = ProposeInference(make_config(threshold=0.0)).rows(range(1))
+    best = max(everything["candidates"], key=lambda candidate: candidate["probability"])
+    (row,) = ProposeInference(make_config(threshold=best["probability"])).rows(range(1))
+    assert row["candidates"] == [best]
+
+
+def test_several_workers_write_the_same_files(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+    """Process units in any order on several instances, and finish twice."""
+    inference = ProposeInference(make_config(threshold=0.4))
+    result = inference.finish(iter(all_rows(inference)))
+    folder = inference._config.run.folder / "proposed" / "candidates"
+    expected, output = written(folder), capsys.readouterr().out
+    assert output.startswith(f"{folder}: {result['kept']} of {result['pairs']} pairs kept")
+
+    workers = [ProposeInference(make_config(threshold=0.4)) for _ in range(3)]
+    parts = {}
+    for unit in random.Random(1).sample(range(len(UNITS)), len(UNITS)):
+        worker = workers[unit % 3]
+        parts[unit] = pa.Table.from_pylist(worker.rows(UNITS[unit]), schema=worker.schema)
+    merged = pa.concat_tables(parts[unit] for unit in range(len(UNITS)))
+    # Files of a killed attempt are replaced.
+    (folder / "shard-00001.arrow").write_bytes(b"torn")
+    for _ in range(2):
+        assert ProposeInference(make_config(threshold=0.4)).finish(iter(merged.to_pylist())) == result
+        assert capsys.readouterr().out == output
+        assert written(folder) == expected
+
+
+def test_finish_does_not_load_the_model(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = all_rows(ProposeInference(make_config()))
+    monkeypatch.setattr(RelationCandidateModel, "load", None)
+    inference = ProposeInference(make_config())
+    assert inference.finish(iter(rows))["documents"] == len(DOCUMENTS)
+    with pytest.raises(TypeError):
+        inference.rows(range(1))
+
+
+def test_batch_size(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
+    batches: list[int] = []
+
+    def spy(model: RelationCandidateModel, documents: list[EncodedDocument]) -> list[NDArray[np.float64]]:
+        batches.append(len(documents))
+        return probabilities(model, documents)
+
+    monkeypatch.setattr("lmrc.rcp.predict.probabilities", spy)
+    ProposeInference(make_config()).rows(range(7))
+    assert batches == [2, 2, 2, 1]
+
+
+def test_missing_rows_are_rejected(make_config: MakeConfig) -> None:
+    inference = ProposeInference(make_config())
+    with pytest.raises(ValueError, match="shorter"):
+        inference.finish(iter(inference.rows(UNITS[0])))
+    assert not (inference._config.run.folder / "proposed" / "candidates").exists()
+
+
+def test_identity_covers_model_corpus_and_options(
+    make_config: MakeConfig, make_corpus: MakeCorpus, tmp_path: Path
+) -> None:
+    identity = ProposeInference(make_config()).identity
+    assert ProposeInference(make_config(run={"name": "other", "folder": tmp_path})).identity == identity
+    # A temporary file of another process.
+    (tmp_path / "rcp" / ".partial").write_text("")
+    assert ProposeInference(make_config()).identity == identity
+    others = {
+        ProposeInference(make_config(threshold=0.3)).identity,
+        ProposeInference(make_config(batch_size=3)).identity,
+        ProposeInference(make_config(corpus=make_corpus("fewer", DOCUMENTS[:-1]).folder)).identity,
+    }
+    weights = bytearray((tmp_path / "rcp" / "model.safetensors").read_bytes())
+    weights[-1] ^= 1
+    (tmp_path / "rcp" / "model.safetensors").write_bytes(weights)
+    others.add(ProposeInference(make_config()).identity)
+    assert len(others | {identity}) == 5
+
+
+@pytest.mark.parametrize(("trained", "native"), [("bf16", True), ("bf16", False), ("fp32", True)])
+def test_inference_uses_the_precision_of_training(
+    model: RelationCandidateModel,
+    make_config: MakeConfig,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    trained: Literal["bf16", "fp32"],
+    native: bool,
+) -> None:
+    monkeypatch.setattr("lmrc.training.precision.bf16_is_native", lambda: native)
+    model.precision = trained
+    model.save(tmp_path / "rcp", tiny.tokenizer("bert"))
+    (row,) = ProposeInference(make_config(threshold=0.0)).rows(range(1))
+    probability = [candidate["probability"] for candidate in row["candidates"]]
+
+    documents = [DocumentTokenizer(tiny.tokenizer("bert"), model.max_length).encode(DOCUMENTS[0])]
+    (fp32,) = probabilities(model, documents)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        (bf16,) = probabilities(model, documents)
+    assert fp32.tolist() != bf16.tolist() == pytest.approx(fp32.tolist(), abs=0.05)
+    assert probability == (bf16 if trained == "bf16" and native else fp32).tolist()
+    warning = "bf16 is only emulated on this machine, and slow: RCP answers in fp32"
+    assert (warning in capsys.readouterr().out) == (trained == "bf16" and not native)
+
+
+def test_missing_model_is_rejected(make_config: MakeConfig, tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"nothing is no folder: give --rcp the best/ folder"):
+        ProposeInference(make_config(rcp=tmp_path / "nothing"))
+    assert not (tmp_path / "runs").exists()
+
+
+def test_entities_of_unknown_types_are_counted(
+    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = make_config()
+    inference = ProposeInference(config)
+    assert inference.finish(iter(all_rows(inference)))["unknown_types"] == 0
+    assert "unknown types" not in capsys.readouterr().out
+
+    typed = RelationCandidateModel(tiny.encoder("bert"), 80, entity_types=("ORG", "PER"))
+    typed.save(tmp_path / "rcp", tiny.tokenizer("bert"))
+    inference = ProposeInference(config)
+    unknown = sum(entity[0].type == "MISC" for document in DOCUMENTS for entity in document.entities)
+    assert inference.finish(iter(all_rows(inference)))["unknown_types"] == unknown > 0
+    assert f"; {unknown} entities of unknown types; threshold" in capsys.readouterr().out
+
+
+def test_statistics_without_labels() -> None:
+    assert str(ProposalStats(documents=2, pairs=10, kept=3)) == (
+        "3 of 10 pairs kept (30.0 %) in 2 documents; 0 mentions beyond the maximum length"
+    )
+    assert "f1" not in ProposalStats(documents=2, pairs=10, kept=3).as_json()

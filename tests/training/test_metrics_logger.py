@@ -1,0 +1,76 @@
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmrc.training import metrics_logger as module
+from lmrc.training.metrics_logger import MetricsLogger
+
+
+def log_step(logger: MetricsLogger, step: int) -> None:
+    logger.log_step(step, 0, [0, 1], 0.5 / step, 1.0, 0.1, 40)
+
+
+def progress(folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((folder / "log" / "progress.json").read_text())
+    return content
+
+
+def test_progress_is_written_at_the_first_step_and_at_the_end(tmp_path: Path) -> None:
+    logger = MetricsLogger(tmp_path, 10, False, 30, "documents")
+    before = time.time()
+    log_step(logger, 11)
+    first = progress(tmp_path)
+    assert set(first) == {"step", "total", "epoch", "loss", "unit", "per_second", "seconds_left", "time"}
+    assert (first["step"], first["total"], first["epoch"], first["unit"]) == (11, 30, 0, "documents")
+    assert before <= first["time"] <= time.time()
+    # 40 documents per step and 19 steps left, at the speed of the only step.
+    assert first["seconds_left"] * first["per_second"] == pytest.approx(19 * 40, rel=1e-3)
+    log_step(logger, 12)
+    assert progress(tmp_path) == first  # within five seconds
+    logger.close()
+    assert progress(tmp_path)["step"] == 12
+    assert [path.name for path in (tmp_path / "log").iterdir()] == ["progress.json"]
+
+
+def test_progress_is_updated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "SECONDS_BETWEEN_PROGRESS", 0.0)
+    logger = MetricsLogger(tmp_path, 0, False, 3, "tokens")
+    for step in (1, 2, 3):
+        log_step(logger, step)
+        assert progress(tmp_path)["step"] == step
+    assert progress(tmp_path)["seconds_left"] == 0
+    logger.close()
+
+
+def test_a_start_without_a_step_keeps_the_previous_progress(tmp_path: Path) -> None:
+    logger = MetricsLogger(tmp_path, 0, False, 3, "tokens")
+    log_step(logger, 1)
+    logger.close()
+    MetricsLogger(tmp_path, 1, False, 3, "tokens").close()
+    assert progress(tmp_path)["step"] == 1
+
+
+def test_progress_that_cannot_be_written_does_not_end_the_training(tmp_path: Path) -> None:
+    logger = MetricsLogger(tmp_path, 0, False, 3, "tokens")
+    (tmp_path / "log" / "progress.tmp").mkdir()
+    log_step(logger, 1)
+    logger.close()
+    assert not (tmp_path / "log" / "progress.json").exists()
+
+
+@pytest.mark.parametrize("evaluation_due", [False, True])
+def test_a_resume_drops_lines_that_it_writes_again(tmp_path: Path, evaluation_due: bool) -> None:
+    logger = MetricsLogger(tmp_path, 0, False, 3, "tokens")
+    for step in (1, 2, 3):
+        log_step(logger, step)
+        logger.log_eval(step, {"loss": 0.5}, "loss", True)
+    logger.close()
+    MetricsLogger(tmp_path, 2, evaluation_due, 3, "tokens").close()
+    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+    kept = [(row["step"], "dev_loss" in row) for row in rows]
+    assert kept == [(1, False), (1, True), (2, False), (2, True)][: 3 if evaluation_due else 4]

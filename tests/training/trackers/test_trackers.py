@@ -1,0 +1,205 @@
+from __future__ import annotations
+
+import json
+import logging
+import signal
+import sys
+from pathlib import Path
+from types import ModuleType
+from typing import Any, get_args
+
+import click
+import pytest
+import requests
+from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+from lmrc.cli.main import main
+from lmrc.cli.track import track
+from lmrc.common.errors import ConfigError, RunError
+from lmrc.config.loader import parse
+from lmrc.config.schema import RcpConfig, TrackerName
+from lmrc.runs.lease import Lease
+from lmrc.runs.run_folder import RunFolder
+from lmrc.runs.signals import Preempted
+from lmrc.training.metrics_logger import MetricsLogger
+from lmrc.training.trackers.base import CLASSES, TrackedRun, check_trackers, make_tracker
+from lmrc.training.trackers.replay import replay
+from tests.training.test_trainer import Stopping, go
+from tests.training.toy import ToyTask
+from tests.training.trackers.fakes import FakeServices, install_fakes
+
+SERVICES = ("wandb", "mlflow", "trackio")
+EVALUATED = [2, 3, 4, 6, 8, 9]
+
+
+@pytest.fixture
+def services(monkeypatch: pytest.MonkeyPatch) -> FakeServices:
+    return install_fakes(monkeypatch)
+
+
+def steps(services: FakeServices, name: str, metric: str) -> list[int]:
+    """Return the steps at which the only run of a service has a metric."""
+    (rows,) = services.rows[name].values()
+    return [step for step, metrics in rows if metric in metrics]
+
+
+def scalars(run: Path, metric: str) -> list[int]:
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    return [event.step for event in events.Scalars(metric)]
+
+
+def test_names_in_the_options_the_command_and_the_registry_agree() -> None:
+    choice = next(parameter for parameter in track.params if parameter.name == "tracker").type
+    assert isinstance(choice, click.Choice)
+    assert set(get_args(TrackerName)) == set(CLASSES) == set(choice.choices)
+
+
+def test_option_is_checked() -> None:
+    assert parse(RcpConfig, ["--train.trackers", "wandb, mlflow"], {})[0].train.trackers == ("wandb", "mlflow")
+    assert parse(RcpConfig, ["--train.trackers="], {})[0].train.trackers == ()
+    with pytest.raises(ConfigError, match=r"train\.trackers\.0 is 'wandbb': input should be 'tensorboard', 'wandb'"):
+        parse(RcpConfig, ["--train.trackers", "wandbb"], {})
+
+
+def test_a_missing_package_is_named_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("lmrc.training.trackers.base.importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ConfigError, match="wandb, but the package wandb is not installed: pip install wandb"):
+        go(tmp_path, ToyTask(), trackers=("wandb",))
+    with pytest.raises(ConfigError, match="trackio is not installed"):
+        replay(tmp_path, "trackio")
+    check_trackers([])
+
+
+def test_a_run_may_be_resumed_with_other_trackers(tmp_path: Path) -> None:
+    config = RcpConfig.model_validate({"run": {"name": "run", "folder": tmp_path}})
+    folder = RunFolder.of(config.run)
+    folder.prepare(config)
+    folder.checkpoints.mkdir()
+    other = config.model_copy(update={"train": config.train.model_copy(update={"trackers": ("wandb",)})})
+    assert folder.prepare(other)
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_a_resumed_training_continues_the_same_run(tmp_path: Path, services: FakeServices, name: str) -> None:
+    trackers = ("tensorboard", name)
+    with pytest.raises(Preempted):
+        go(tmp_path, Stopping(5, signal.SIGTERM), trackers=trackers)
+    (run_id,) = services.rows[name]
+    assert json.loads((tmp_path / "log" / "trackers.json").read_text()) == {name: run_id}
+    go(tmp_path, ToyTask(), trackers=trackers)
+    assert steps(services, name, "loss") == list(range(1, 10)) == scalars(tmp_path, "loss")
+    assert steps(services, name, "dev_loss") == EVALUATED
+    assert steps(services, name, "documents_per_second") == list(range(1, 10))
+    # Nothing that status or the next launch would take for a result or for a run.
+    assert sorted(path.name for path in tmp_path.iterdir()) == [
+        *("best", "checkpoints", "log", "metrics.jsonl", "tensorboard")
+    ]
+
+
+def test_files_lie_inside_the_run_folder(tmp_path: Path, services: FakeServices) -> None:
+    (tmp_path / "config.yaml").write_text("run: {name: x}\ntrain: {epochs: 3}\n")
+    go(tmp_path, ToyTask(), trackers=SERVICES)
+    assert services.inits["wandb"][0]["dir"] == str(tmp_path / "log")
+    assert services.inits["trackio"][0]["dir"] == str(tmp_path / "log" / "trackio")
+    assert services.mlflow_uri == f"sqlite:///{tmp_path}/log/mlflow/mlflow.db"
+    options = {"run.name": "x", "train.epochs": 3}
+    assert [services.inits[name][0]["config"] for name in ("wandb", "trackio")] == [options, options]
+    assert list(services.params.values()) == [options]
+
+
+def test_no_trackers_but_metrics(tmp_path: Path) -> None:
+    go(tmp_path, ToyTask(), trackers=())
+    assert (tmp_path / "metrics.jsonl").is_file() and not (tmp_path / "tensorboard").exists()
+
+
+def test_a_server_of_mlflow(tmp_path: Path, services: FakeServices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    make_tracker("mlflow").start(TrackedRun(tmp_path), {}, None)
+    assert services.mlflow_uri == "" and not (tmp_path / "log").exists()
+
+
+def test_wandb_is_offline_without_a_network_or_a_key(
+    tmp_path: Path, services: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "log").mkdir()
+
+    def start() -> Any:
+        make_tracker("wandb").start(TrackedRun(tmp_path), {}, None)
+        return services.inits["wandb"][-1]["mode"]
+
+    def refuse(url: str, timeout: float) -> None:
+        raise requests.ConnectionError(url)
+
+    asked: list[str] = []
+    monkeypatch.setattr(requests, "head", lambda url, timeout: asked.append(url))
+    assert start() == "offline" and not asked
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    assert start() == "online" and asked == ["https://api.wandb.ai"]
+    monkeypatch.setattr(requests, "head", refuse)
+    assert start() == "offline"
+    monkeypatch.setenv("WANDB_MODE", "online")
+    assert start() == "online"
+
+
+@pytest.mark.parametrize("when", ["import", "start", "log", "finish"])
+def test_a_service_that_fails_does_not_end_the_training(
+    tmp_path: Path,
+    services: FakeServices,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    when: str,
+) -> None:
+    def fail(*_: Any, **__: Any) -> None:
+        raise TimeoutError("no answer")
+
+    wandb: ModuleType = sys.modules["wandb"]
+    if when == "import":
+        monkeypatch.setitem(sys.modules, "wandb", None)
+        monkeypatch.setattr("lmrc.training.trainer.check_trackers", lambda names: None)
+    elif when == "start":
+        monkeypatch.setattr(wandb, "init", fail)
+    else:
+        monkeypatch.setattr(f"tests.training.trackers.fakes.FakeRun.{when}", fail)
+    with caplog.at_level(logging.WARNING):
+        assert go(tmp_path, ToyTask(), trackers=("wandb", "tensorboard"))["steps"] == 9
+    (warning,) = [record.message for record in caplog.records if record.name.startswith("lmrc")]
+    assert warning.startswith("wandb failed (") and warning.endswith(f"lmrc track {tmp_path} --to wandb")
+    assert scalars(tmp_path, "loss") == list(range(1, 10))
+
+
+@pytest.mark.parametrize("name", SERVICES)
+def test_replay_copies_all_rows_to_a_new_run(tmp_path: Path, services: FakeServices, name: str) -> None:
+    go(tmp_path, ToyTask(), trackers=())
+    assert main(["track", str(tmp_path), "--to", name]) == 0
+    assert steps(services, name, "loss") == list(range(1, 10))
+    assert steps(services, name, "dev_loss") == EVALUATED
+    (rows,) = services.rows[name].values()
+    assert set(rows[0][1]) == {"loss", "rate", "gradient_norm", "documents"}
+    replay(tmp_path, name)
+    assert len(services.rows[name]) == 2
+    # A training that resumes continues the newer one.
+    newest = json.loads((tmp_path / "log" / "trackers.json").read_text())[name]
+    assert newest == list(services.rows[name])[1]
+
+
+def test_replay_to_tensorboard_replaces_what_is_there(tmp_path: Path) -> None:
+    go(tmp_path, ToyTask())
+    assert replay(tmp_path, "tensorboard") == 15
+    assert scalars(tmp_path, "loss") == list(range(1, 10))
+    assert scalars(tmp_path, "dev_loss") == EVALUATED
+
+
+def test_replay_refuses_what_is_no_finished_training(tmp_path: Path, services: FakeServices) -> None:
+    with pytest.raises(RunError, match=r"metrics\.jsonl holds no metrics: give the folder of a training"):
+        replay(tmp_path, "wandb")
+    go(tmp_path, ToyTask(), trackers=())
+    with Lease(tmp_path), pytest.raises(RunError, match="is training now"):
+        replay(tmp_path, "wandb")
+    assert not services.rows["wandb"]
+
+
+def test_a_full_disk_is_no_failure_of_a_service(tmp_path: Path, services: FakeServices) -> None:
+    (tmp_path / "metrics.jsonl").mkdir()
+    with pytest.raises(RunError, match=r"cannot write metrics\.jsonl and tensorboard/ in"):
+        MetricsLogger(tmp_path, 0, False, 3, "tokens", ("wandb",))
