@@ -55,6 +55,8 @@ def local_processes(stage: Stage, options: ClusterOptions, gpus_per_worker: int 
         if requested and requested > available
         else ""
     )
+    if options.where == "here" and (options.gpus or 1) > (requested or 1):
+        note = f" (--gpus {options.gpus} is not used: --where here is one process, --where local starts several)"
     if devices:
         count //= gpus_per_worker
         share = f"{gpus_per_worker} GPUs each" if gpus_per_worker > 1 else "one per GPU"

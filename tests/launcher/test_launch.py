@@ -166,6 +166,9 @@ def test_local_workers_share_the_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
     assert local_processes(CLASSIFY, ClusterOptions(), 2) == (3, "3 processes, 2 GPUs each")
     assert local_processes(CLASSIFY, ClusterOptions(), 4) == (1, "1 process, 4 GPUs each")
     assert local_processes(CLASSIFY, ClusterOptions(gpus=4), 2) == (2, "2 processes, 2 GPUs each")
+    count, sentence = local_processes(CLASSIFY, ClusterOptions(gpus=4, where="here"), 2)
+    assert count == 1 and "--gpus 4 is not used" in sentence and "--where local" in sentence
+    assert "not used" not in local_processes(CLASSIFY, ClusterOptions(gpus=2, where="here"), 2)[1]
     assert local_processes(CLASSIFY, ClusterOptions(where="here"), 2) == (1, "1 process, 2 GPUs each")
     assert choose_executor(CLASSIFY, ClusterOptions(), 4) == "here"
     assert choose_executor(CLASSIFY, ClusterOptions(), 2) == "local"
