@@ -71,8 +71,8 @@ def check_trackers(names: Iterable[str]) -> None:
     """
     for name in missing_trackers(names):
         raise ConfigError(
-            f"train.trackers names {name}, but the package {name} is not installed: pip install {name}, or leave "
-            f"{name} out"
+            f"the tracker {name} needs the package {name}, which is not installed: pip install {name}, or choose "
+            f"another tracker"
         )
 
 

@@ -64,9 +64,9 @@ def test_option_is_checked() -> None:
 
 def test_a_missing_package_is_named_before_the_training(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmrc.training.trackers.base.importlib.util.find_spec", lambda name: None)
-    with pytest.raises(ConfigError, match="wandb, but the package wandb is not installed: pip install wandb"):
+    with pytest.raises(ConfigError, match="needs the package wandb, which is not installed: pip install wandb"):
         go(tmp_path, ToyTask(), trackers=("wandb",))
-    with pytest.raises(ConfigError, match="trackio is not installed"):
+    with pytest.raises(ConfigError, match="the package trackio, which is not installed"):
         replay(tmp_path, "trackio")
     check_trackers([])
 
