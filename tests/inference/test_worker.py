@@ -8,13 +8,13 @@ import random
 import signal
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from benchmarks.work import NfsFiles
 from lmrc.common.exit_codes import Interrupted
+from lmrc.config.schema import WorkOptions
 from lmrc.inference.run_worker import UnitCounts, counts, work
 from lmrc.runs.shared_fs import Files
 from tests.inference.squares import OPTIONS, SHORT_LEASE, SquaresInference, fail_at, quiet, start, wait_until
@@ -55,7 +55,7 @@ def test_half_of_eight_workers_killed_at_random_moments(tmp_path: Path, files: F
 def test_the_same_command_finishes_after_all_workers_were_killed_repeatedly(tmp_path: Path) -> None:
     inference = SquaresInference(200, tmp_path, seconds=0.01)
     # A unit may be unlucky in each of the four rounds, and a killed worker counts as an attempt.
-    options = replace(OPTIONS, attempts=5)
+    options = WorkOptions(docs_per_unit=4, attempts=5, lease_seconds=30)
     chance = random.Random(3)
     for _ in range(4):
         workers = [start(tmp_path, inference, options) for _ in range(2)]
