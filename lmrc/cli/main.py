@@ -16,7 +16,7 @@ from lmrc.cli import evaluate as commands
 from lmrc.cli.track import track
 from lmrc.common import threads
 from lmrc.common.atomic_io import replacing, write_atomically
-from lmrc.common.errors import UserError
+from lmrc.common.errors import UserError, nearest
 from lmrc.common.exit_codes import exit_status
 from lmrc.common.project import CONFIGS
 
@@ -136,7 +136,7 @@ def _refuse_unused(name: str, why: str) -> None:
 
 @lmrc.group()
 def data() -> None:
-    """Build, count, generate and download corpora."""
+    """Build, convert, count, generate and download corpora."""
 
 
 @data.command()
@@ -160,6 +160,27 @@ def build(
         f"{manifest.triples:,} triples in {len(manifest.shards)} shards"
         + (f"; {manifest.duplicate_labels:,} repeated labels kept once" if manifest.duplicate_labels else "")
     )
+
+
+@data.command()
+@click.argument("file", type=FOLDER)
+@click.option("--from", "source", required=True, metavar="FORMAT", help="Format of FILE, such as pubtator.")
+@click.option("--out", required=True, type=FOLDER, help="File to write; its relation set is written beside it.")
+def convert(file: Path, source: str, out: Path) -> None:
+    """Convert FILE from another format to DocRED JSON."""
+    from lmrc.corpus.converters.base import CONVERTERS
+    from lmrc.corpus.converters.base import convert as convert_file
+
+    if source not in CONVERTERS:
+        raise UserError(f"--from {source}: unknown format; {nearest(source, CONVERTERS)}")
+    conversion = convert_file(file, out, CONVERTERS[source])
+    relations = f"; relations in {conversion.relations}" if conversion.relations else ""
+    click.echo(
+        f"{out}: {conversion.documents:,} documents, {conversion.entities:,} entities, "
+        f"{conversion.triples:,} triples{relations}"
+    )
+    for remark, count in (+conversion.remarks).items():
+        click.echo(f"  {count:,} {remark}")
 
 
 @data.command()
