@@ -149,7 +149,7 @@ def worker(folder: Path, index: int, units: int, seconds: float, nfs: bool, begi
     files = NfsFiles() if nfs else CountingFiles()
     inference = Sleeper(units, seconds)
     time.sleep(max(0.0, begin - time.monotonic()))
-    result = work(folder / "run", inference, WorkOptions(docs_per_unit=1), progress=lambda line: None, files=files)
+    result = work(folder / "run", inference, WorkOptions(docs_per_unit=1), files=files)
     measured = {
         "computed": inference.computed,
         "wall": inference.wall,

@@ -86,7 +86,8 @@ class Demo:
 
     def _stage(self, stage: Stage, config: StageConfig, name: str, **changes: Any) -> Path:
         """Run a stage as the run `name` in the demo's folder. Returns its run folder."""
-        run = RunOptions(name=name, folder=self._run.path, seed=self._config.run.seed)
+        own = self._config.run
+        run = RunOptions(name=name, folder=self._run.path, seed=own.seed, verbose=own.verbose)
         launch(stage, config.model_copy(update={"run": run, "cluster": HERE, **changes}))
         return self._run.path / name
 

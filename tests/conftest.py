@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -16,6 +18,17 @@ settings.register_profile("lmrc", deadline=None)
 settings.load_profile("lmrc")
 
 ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(autouse=True)
+def log_info() -> Iterator[None]:
+    """Let caplog see the lines of rank 0. What a command of the test sets up ends with the test."""
+    logger = logging.getLogger("lmrc")
+    handlers = logger.handlers[:]
+    logger.setLevel(logging.INFO)
+    yield
+    logger.handlers[:] = handlers
+    logger.setLevel(logging.NOTSET)
 
 
 @pytest.fixture(scope="session")

@@ -28,6 +28,16 @@ MAY_IMPORT = {
 MAY_IMPORT["launcher"] = {*MAY_IMPORT}
 MAY_IMPORT["monitor"] = {"common", "config", "runs", "training", "inference", "launcher"}
 
+# Modules that print, besides cli/: the output of a command. All others log.
+MAY_PRINT = (
+    "common/exit_codes.py",
+    "demo.py",
+    "launcher/launch.py",
+    "launcher/pipeline.py",
+    "launcher/preflight/evaluation.py",  # slurm/eval.sh reads its result
+    "launcher/slurm/follow_log.py",  # the log of another process
+)
+
 
 def modules(path: Path) -> set[str]:
     """Return all lmrc modules that a file imports, at the top or inside functions."""
@@ -83,6 +93,23 @@ def test_folders_hold_about_a_dozen_modules() -> None:
     for folder in {path.parent for path in (ROOT / "lmrc").rglob("*.py")}:
         names = sorted(path.stem for path in folder.glob("*.py") if path.stem != "__init__")
         assert len(names) <= 14, f"{folder.relative_to(ROOT)} has {len(names)} modules: {', '.join(names)}"
+
+
+def prints(path: Path) -> list[int]:
+    """Return the lines with a call of print."""
+    calls = [node for node in ast.walk(ast.parse(path.read_text())) if isinstance(node, ast.Call)]
+    return [call.lineno for call in calls if isinstance(call.func, ast.Name) and call.func.id == "print"]
+
+
+def test_only_commands_print() -> None:
+    for path in sorted((ROOT / "lmrc").rglob("*.py")):
+        name = str(path.relative_to(ROOT / "lmrc"))
+        if not name.startswith("cli/") and name not in MAY_PRINT:
+            assert not prints(path), f"{path.relative_to(ROOT)}:{prints(path)[0]} prints: use the module's logger"
+
+
+def test_what_may_print_prints() -> None:
+    assert [name for name in MAY_PRINT if not prints(ROOT / "lmrc" / name)] == []
 
 
 @pytest.mark.parametrize("path", sorted((ROOT / "launch").glob("*.py")), ids=lambda path: path.stem)

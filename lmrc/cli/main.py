@@ -18,6 +18,7 @@ from lmrc.common import threads
 from lmrc.common.atomic_io import replacing, write_atomically
 from lmrc.common.errors import UserError, nearest
 from lmrc.common.exit_codes import exit_status
+from lmrc.common.logging import set_up_logging, set_up_stage_logging
 from lmrc.common.project import CONFIGS
 
 if TYPE_CHECKING:
@@ -74,7 +75,7 @@ def demo(arguments: tuple[str, ...]) -> None:
     from lmrc.config.schema import DemoConfig
 
     if "--help" in arguments:
-        click.echo(f"lmrc demo [--config FILE] [--run NAME] [--any.option VALUE …]\n\n{table(DemoConfig)}")
+        click.echo(f"lmrc demo [--config FILE] [--run NAME] [--any.option VALUE …] [--verbose]\n\n{table(DemoConfig)}")
         return
     flags, given = split_flags(arguments, ("--dry-run", "--follow"))
     if flags:
@@ -83,10 +84,11 @@ def demo(arguments: tuple[str, ...]) -> None:
         )
     if not any(word.split("=")[0] == "--config" for word in given):
         given = ["--config", str(CONFIGS / "demo.yaml"), *given]
-    config, _ = parse(DemoConfig, given, {"run": "run.name"})
+    config, _ = parse(DemoConfig, given, {"run": "run.name", "verbose": "run.verbose"})
 
     from lmrc.demo import Demo
 
+    set_up_stage_logging(config.run.verbose)
     Demo(config).run()
 
 
@@ -335,6 +337,7 @@ def doctor(nodes: int | None, partition: str | None, account: str | None, as_jso
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command and return its exit status. Errors of click are printed on one line, like those of lmrc."""
     threads.configure()
+    set_up_logging("stderr")
     status = 0
 
     def command() -> None:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import os
 import shutil
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Collection
@@ -23,6 +23,8 @@ from lmrc.common.files import sha256_of
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerBase
+
+logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
 
@@ -44,7 +46,7 @@ def cached(key: str, make: Callable[[Path], None], notice: str | None = None, ne
     Args:
         key: path of the folder below the cache.
         make: writes the files into the folder that is passed to it.
-        notice: printed before `make` runs, and completed with the seconds it took.
+        notice: logged before `make` runs; another line follows with the seconds it took.
         needed: names of files that a complete folder has, even if its manifest does not list them.
 
     Raises:
@@ -91,28 +93,26 @@ def digest(content: object) -> str:
 def _make(folder: Path, make: Callable[[Path], None], notice: str | None, needed: Collection[str]) -> None:
     start = time.monotonic()
     if folder.exists():
-        print(f"{folder} is damaged (files are missing or of the wrong size); making it again", file=sys.stderr)
+        logger.warning(f"{folder} is damaged (files are missing or of the wrong size); making it again")
     if notice:
-        print(notice, end=" ", file=sys.stderr, flush=True)
-    try:
-        # On a file system without locks, two processes make the same folder: the first one is kept.
-        with replacing_folder(folder, keep_existing=True) as temporary:
-            # Progress bars of libraries would hide the notice. Errors are raised.
-            with Path(os.devnull).open("w") as devnull, redirect_stderr(devnull):
-                make(temporary)
-            sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
-            if not sizes.keys() >= set(needed):
-                raise RuntimeError(f"{folder} was made without {', '.join(sorted(set(needed) - sizes.keys()))}")
-            (temporary / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1) + "\n")
-            # safetensors writes files that only their owner can read; the cache may be shared.
-            temporary.chmod(0o755)
-            for file in temporary.iterdir():
-                file.chmod(0o644)
-            if folder.exists() and not _is_complete(folder, needed):
-                shutil.rmtree(folder)
-    finally:
-        if notice:
-            print(f"{time.monotonic() - start:.0f} s", file=sys.stderr, flush=True)
+        logger.info(notice)
+    # On a file system without locks, two processes make the same folder: the first one is kept.
+    with replacing_folder(folder, keep_existing=True) as temporary:
+        # Progress bars of libraries would hide the notice. Errors are raised.
+        with Path(os.devnull).open("w") as devnull, redirect_stderr(devnull):
+            make(temporary)
+        sizes = {file.name: file.stat().st_size for file in sorted(temporary.iterdir())}
+        if not sizes.keys() >= set(needed):
+            raise RuntimeError(f"{folder} was made without {', '.join(sorted(set(needed) - sizes.keys()))}")
+        (temporary / MANIFEST).write_text(json.dumps({"files": sizes}, indent=1) + "\n")
+        # safetensors writes files that only their owner can read; the cache may be shared.
+        temporary.chmod(0o755)
+        for file in temporary.iterdir():
+            file.chmod(0o644)
+        if folder.exists() and not _is_complete(folder, needed):
+            shutil.rmtree(folder)
+    if notice:
+        logger.info(f"{folder} is written after {time.monotonic() - start:.0f} s")
 
 
 def _is_complete(folder: Path, needed: Collection[str]) -> bool:

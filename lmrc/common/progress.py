@@ -1,11 +1,14 @@
-"""Progress of one process over documents: a bar on a terminal, otherwise one line per minute."""
+"""Progress of one process over documents: a bar on a terminal, otherwise one log line per minute."""
 
 from __future__ import annotations
 
+import logging
 import time
 from typing import TextIO
 
 from tqdm import tqdm
+
+logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 60.0
 
@@ -16,11 +19,11 @@ class DocumentProgress:
     Args:
         what: label of the bar.
         total: number of documents, if it is known.
-        stream: the bar and the lines are written to it.
+        stream: the bar is written to it.
     """
 
     def __init__(self, what: str, total: int | None, stream: TextIO) -> None:
-        self._what, self._total, self._stream = what, total, stream
+        self._what, self._total = what, total
         self._done = 0
         self._start = self._last_line = time.monotonic()
         self._bar = tqdm(total=total, desc=what, unit=" documents", file=stream, disable=None, leave=False)
@@ -39,12 +42,7 @@ class DocumentProgress:
         if self._bar.disable and now - self._last_line > SECONDS_BETWEEN_LINES:
             self._last_line = now
             of = "" if self._total is None else f" of {self._total:,}"
-            self.print(f"{self._what}: {self._done:,}{of} documents, {_speed(self._done / (now - self._start))}")
-
-    def print(self, line: str) -> None:
-        """Print a line above the bar."""
-        self._bar.write(line, file=self._stream)
-        self._stream.flush()
+            logger.info(f"{self._what}: {self._done:,}{of} documents, {_speed(self._done / (now - self._start))}")
 
 
 def _speed(per_second: float) -> str:

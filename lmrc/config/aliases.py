@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-import sys
+import logging
 from typing import Any
+
+logger = logging.getLogger(__name__)
 
 # Section and old name of an option, to its new name. The section may be nested, as in rc.train.none_ratio.
 RENAMED = {
@@ -30,10 +32,10 @@ def current_name(name: str) -> str:
 
 
 def announce_renamed(old: str, new: str, source: str = "") -> None:
-    """Print on stderr that an option was renamed, once per process and option."""
+    """Log that an option was renamed, once per process and option."""
     if old not in _announced:
         _announced.add(old)
-        print(f"{source}{old} is now called {new}; the old name is accepted for one more release", file=sys.stderr)
+        logger.warning(f"{source}{old} is now called {new}; the old name is accepted for one more release")
 
 
 def with_current_names(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

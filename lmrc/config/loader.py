@@ -202,6 +202,8 @@ def parse(
 ) -> tuple[Tree, Path | None]:
     """Return the tree and the config file that `--config FILE --any.option value` (or `=value`) give.
 
+    A bool option is true without a value.
+
     Args:
         tree: the options that may be given.
         arguments: the words of the command line, without flags.
@@ -229,9 +231,12 @@ def parse(
             near = nearest(typed.replace("_", "-"), [*names, *(flag.removeprefix("--") for flag in flags)])
             raise ConfigError(f"unknown option --{typed}: {near.replace('did you mean ', 'did you mean --')}")
         if not equals:
-            if not rest or rest[0].startswith("--"):
+            if rest and not rest[0].startswith("--"):
+                text = rest.pop(0)
+            elif name in fields and fields[name].annotation is bool:
+                text = "true"
+            else:
                 raise ConfigError(f"--{typed} needs a value: --{typed} VALUE")
-            text = rest.pop(0)
         if name == "config":
             stage = next((Path(command).stem for command, reader in READERS.items() if reader is tree), "")
             config = find_config(text, stage)

@@ -49,6 +49,9 @@ class RunOptions(Options):
     name: str = Field("", pattern=r"^[\w.-]*$", description="name of the run; empty: name of the config file")
     folder: Path = Field(Path("runs"), description="folder of the run folders")
     seed: int = Field(66, ge=0, description="seed of initialization, data order and dropout")
+    verbose: bool = Field(
+        False, description="log on all ranks, and details; by default rank 0 logs, and other ranks only warnings"
+    )
 
 
 class TrainingData(Options):

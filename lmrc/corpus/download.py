@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import logging
 import os
-import sys
 import urllib.request
 from dataclasses import dataclass
 from pathlib import Path
@@ -25,6 +25,8 @@ from lmrc.common.files import reading, sha256_of
 from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.docred import read_documents
 from lmrc.corpus.relations import DOCRED
+
+logger = logging.getLogger(__name__)
 
 BASE_VARIABLE = "LMRC_DOWNLOAD_BASE"
 HASHES = "sha256.json"
@@ -68,7 +70,7 @@ def download(dataset: str, folder: Path) -> list[Path]:
     """Download "docred" or "redocred" and build its corpora; return their folders `folder/<dataset>/<split>`.
 
     Published files are kept in `folder/<dataset>/source`. Files that are already there, also copied by hand, are
-    verified and used. Progress is printed to standard error.
+    verified and used. Progress is logged.
 
     Raises:
         UserError: the data set is unknown, the network or the disk fails, or a SHA-256 differs.
@@ -91,14 +93,10 @@ def download(dataset: str, folder: Path) -> list[Path]:
     return [_build(source / published.file, dataset_folder / published.split) for published in FILES[dataset]]
 
 
-def _print(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
-
-
 def _fetch(url: str, path: Path, command: str) -> None:
     """Download `url` to a temporary name and rename it to `path`. `command` is shown to be typed again."""
     temporary = path.with_name(f".{path.name}.part-{os.getpid()}")
-    _print(f"fetching {url}")
+    logger.info(f"fetching {url}")
     try:
         with urllib.request.urlopen(url, timeout=TIMEOUT_SECONDS) as response:
             length = int(response.headers.get("Content-Length") or 0)
@@ -163,7 +161,7 @@ def _verify(path: Path, published: Published) -> None:
         temporary = hashes.with_name(f".{HASHES}.tmp-{os.getpid()}")
         temporary.write_text(json.dumps({**recorded, published.file: sha256}, indent=2) + "\n", encoding="utf-8")
         temporary.replace(hashes)
-        _print(
+        logger.info(
             f"{path}: no published sha256 is known; trusted on first use: {sha256}, "
             f"kept in {hashes} and checked from now on"
         )
@@ -183,10 +181,10 @@ def _build(source: Path, out: Path) -> Path:
             raise UserError(
                 f"{out}: holds a corpus of another file ({manifest.source}); remove it or choose another folder"
             )
-        _print(f"{out}: {manifest.documents} documents, already built")
+        logger.info(f"{out}: {manifest.documents} documents, already built")
         return out
     documents = read_documents(source, DOCRED)
     progress = tqdm(documents, desc=str(out), unit=" documents", disable=None, leave=False)
     manifest = write_corpus(progress, out, DOCRED, source.name, source_sha256)
-    _print(f"{out}: {manifest.documents} documents, {manifest.triples} triples")
+    logger.info(f"{out}: {manifest.documents} documents, {manifest.triples} triples")
     return out

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import logging
 import statistics
 import time
 import traceback
 from collections import Counter
-from collections.abc import Callable
 from typing import Any
 
 from lmrc.common.errors import ConfigError, RunError, UserError
@@ -14,6 +14,8 @@ from lmrc.common.exit_codes import Interrupted
 from lmrc.inference.protocol import Inference
 from lmrc.inference.work_units import Units, WorkPlan, encode
 from lmrc.runs.heartbeat import Process
+
+logger = logging.getLogger(__name__)
 
 # Units that may fail in a row before the worker checks itself: with a lost GPU every unit fails.
 MAX_FAILURES_IN_A_ROW = 5
@@ -32,7 +34,6 @@ class Attempts:
 
     Args:
         max_attempts: Attempts per unit, by all workers together.
-        progress: Called with each line for the log.
 
     Attributes:
         seconds: Duration of each unit that this worker finished.
@@ -46,10 +47,9 @@ class Attempts:
         inference: Inference,
         max_attempts: int,
         process: Process,
-        progress: Callable[[str], None],
     ) -> None:
         self._units, self._plan, self._inference, self._max_attempts = units, plan, inference, max_attempts
-        self._process, self._progress = process, progress
+        self._process = process
         self.seconds: list[float] = []
         self.failed: Counter[int] = Counter()
         self._last_finished: int | None = None
@@ -87,7 +87,7 @@ class Attempts:
             if is_last and not culprits:
                 culprits = self._find_culprits(unit, attempt)
             line = one_line(error)
-            self._progress(f"unit {unit}: attempt {len(failures) + 1} of {self._max_attempts} failed: {line}")
+            logger.warning(f"unit {unit}: attempt {len(failures) + 1} of {self._max_attempts} failed: {line}")
             trace = "".join(traceback.format_exception(type(error), error, error.__traceback__))
             self.record(unit, attempt, line, trace=trace, culprits=culprits)
             self.failed[unit] += 1

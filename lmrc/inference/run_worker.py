@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,6 +24,8 @@ from lmrc.inference.worker import Worker
 from lmrc.runs.lease import Lease, LeaseHeld
 from lmrc.runs.shared_fs import Files
 
+logger = logging.getLogger(__name__)
+
 __all__ = ["UnitCounts", "UnitsFailed", "clean", "counts", "work"]
 
 
@@ -36,7 +39,6 @@ def work(
     options: WorkOptions,
     job: str | None = None,
     stop: Callable[[], bool] = lambda: False,
-    progress: Callable[[str], None] = print,
     files: Files | None = None,
 ) -> dict[str, Any] | None:
     """Take part in the inference of a run until it is finished.
@@ -49,7 +51,6 @@ def work(
         options: The section `work` of the config.
         job: SLURM's job id; None takes it from the environment.
         stop: Called between units; True asks to stop.
-        progress: Called with each line for the log.
         files: The file system operations; tests replace them.
 
     Returns:
@@ -72,7 +73,7 @@ def work(
         if _has_done(run_folder, files):
             clean(run_folder)
             return None
-        with Worker(units, plan, inference, options, job, stop, progress) as worker:
+        with Worker(units, plan, inference, options, job, stop) as worker:
             worker.compute()
             failed = units.unfinished()
             if failed:
@@ -85,9 +86,9 @@ def work(
             f"command: finished units are kept"
         ) from error
     try:
-        return _merge(run_folder, units, plan, inference, options, job, stop, progress)
+        return _merge(run_folder, units, plan, inference, options, job, stop)
     except LeaseHeld as held:
-        progress(f"all {plan.units} units are done; {held.holder.process or 'another process'} merges them")
+        logger.info(f"all {plan.units} units are done; {held.holder.process or 'another process'} merges them")
         return None
     except RunError:
         if _cleaned_by_another(run_folder, units):  # just before this worker would have merged
@@ -121,7 +122,6 @@ def _merge(
     options: WorkOptions,
     job: str | None,
     stop: Callable[[], bool],
-    progress: Callable[[str], None],
 ) -> dict[str, Any] | None:
     """Write the outputs from the parts, in one worker at a time.
 
@@ -139,7 +139,7 @@ def _merge(
         # Only under the lease: now merged.json can be missing only if nobody merged, or if the run was cleaned.
         if _cleaned_by_another(run_folder, units):
             return None
-        progress(f"all {plan.units} units are done: merging them")
+        logger.info(f"all {plan.units} units are done: merging them")
         rows = _CountedRows(units.rows(plan), stop)
         result = inference.finish(rows)
         if rows.count != plan.documents:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 import random
 import time
 from collections.abc import Callable
@@ -15,6 +16,8 @@ from lmrc.inference.retries import Attempts
 from lmrc.inference.work_units import Units, WorkPlan
 from lmrc.runs.heartbeat import Heartbeat, Process
 from lmrc.runs.shared_fs import Files
+
+logger = logging.getLogger(__name__)
 
 # An idle worker also computes a unit that takes another worker this many times longer than its own median unit.
 STRAGGLER_FACTOR = 3.0
@@ -38,10 +41,9 @@ class Worker:
         options: WorkOptions,
         job: str | None,
         stop: Callable[[], bool],
-        progress: Callable[[str], None],
     ) -> None:
         self._units, self._plan, self._options = units, plan, options
-        self._stop, self._progress = stop, progress
+        self._stop = stop
         self._files: Files = units.files
         self._process = Process.current(job)
         self._worker_file = units.folder / f"worker-{self._process.owner}"
@@ -49,7 +51,7 @@ class Worker:
         self._next_unit = self._random.randrange(max(1, plan.units))
         self._current_claim: tuple[int, int] | None = None
         self._inference, self._is_loaded = inference, False
-        self._attempts = Attempts(units, plan, inference, options.attempts, self._process, progress)
+        self._attempts = Attempts(units, plan, inference, options.attempts, self._process)
         self._reported = time.monotonic()
 
     def __enter__(self) -> Worker:
@@ -59,7 +61,7 @@ class Worker:
         self._heartbeat = Heartbeat(self._beat, self._options.lease_seconds / 4)
         self._begun, self._done_before = time.monotonic(), len(self._units.done)
         if self._done_before:
-            self._progress(f"{self._done_before} of {self._plan.units} units were done before")
+            logger.info(f"{self._done_before} of {self._plan.units} units were done before")
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -129,6 +131,7 @@ class Worker:
             claim = self._claim_free_unit() or self._take_over()
             if claim:
                 pause = 0.0
+                logger.debug(f"unit {claim[0]}: attempt {claim[1]} begins here")
                 self._compute(*claim)
                 self._report()
             elif not self._may_become_free():
@@ -217,9 +220,7 @@ class Worker:
                 checks += 1
                 running = [attempt for attempt in running if not self._mark_dead(unit, attempt, now)]
                 if len(running) == 1 and self._is_straggler(unit):
-                    self._progress(
-                        f"unit {unit} takes long elsewhere: it is computed here too, and the first one counts"
-                    )
+                    logger.info(f"unit {unit} takes long elsewhere: it is computed here too, and the first one counts")
                     running = []
             if not running and len(units.failures(unit)) < self._options.attempts:
                 attempt = units.attempts[unit] + 1
@@ -242,7 +243,7 @@ class Worker:
         if process is None:
             return False
         if not self._is_finished(unit):
-            self._progress(f"unit {unit}: {process} died at attempt {attempt}; taken over")
+            logger.warning(f"unit {unit}: {process} died at attempt {attempt}; taken over")
             self._attempts.record(unit, attempt, f"{process} died", died=True)
         return True
 
@@ -279,4 +280,4 @@ class Worker:
         done, total = len(self._units.done), self._plan.units
         new = done - self._done_before
         left = f", about {(total - done) * (now - self._begun) / new / 60:.0f} min left" if new else ""
-        self._progress(f"{done} of {total} units done, {len(self._attempts.seconds)} of them here{left}")
+        logger.info(f"{done} of {total} units done, {len(self._attempts.seconds)} of them here{left}")

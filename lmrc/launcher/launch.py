@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmrc.common import threads
 from lmrc.common.exit_codes import exit_status
+from lmrc.common.logging import set_up_logging, set_up_stage_logging
 from lmrc.common.project import CONFIGS
 from lmrc.config.loader import parse, split_flags, table
 from lmrc.config.schema import ClusterOptions, RunOptions
@@ -22,7 +23,11 @@ from lmrc.runs.run_folder import RunFolder
 
 FLAGS = ("--dry-run", "--follow")
 PRESETS = CONFIGS / "cluster"
-ALIASES = {"run": "run.name", **{name.replace("_", "-"): f"cluster.{name}" for name in ClusterOptions.model_fields}}
+ALIASES = {
+    "run": "run.name",
+    "verbose": "run.verbose",
+    **{name.replace("_", "-"): f"cluster.{name}" for name in ClusterOptions.model_fields},
+}
 
 
 def read_config(stage: Stage, arguments: Sequence[str]) -> StageConfig:
@@ -84,11 +89,12 @@ def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = ""
         program: how the user called it, for --help; by default the launcher's file.
     """
     threads.configure()
+    set_up_logging("stderr")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words:
         program = program or f"python launch/{Path(sys.argv[0]).name}"
         short = ", ".join(f"--{name}" for name in ALIASES)
-        print(f"{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] [--dry-run] [--follow]")
+        print(f"{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] [--dry-run] [--follow] [--verbose]")
         print(f"\nShort: {short}\n")
         print(table(stage.config_class))
         return 0
@@ -99,6 +105,7 @@ def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = ""
         if "--dry-run" in flags:
             dry_run(stage, config)
         else:
+            set_up_stage_logging(config.run.verbose)
             launch(stage, config, follow="--follow" in flags)
 
     return exit_status(command)

@@ -16,6 +16,7 @@ from lmrc.common import threads
 from lmrc.common.check import Check, missing
 from lmrc.common.errors import ConfigError, RunError
 from lmrc.common.exit_codes import exit_status
+from lmrc.common.logging import set_up_logging, set_up_stage_logging
 from lmrc.config.loader import parse, split_flags, table
 from lmrc.config.schema import BuildConfig, ClusterOptions, PipelineConfig, RunOptions, ScoreConfig, TrainingData
 from lmrc.launcher.batch import with_recorded_batch_size
@@ -92,7 +93,7 @@ def steps(config: PipelineConfig) -> list[Step]:
         own = config.cpu_job if stage.run else options.cluster
         where = {"where": "slurm"} if on_slurm else {"where": "here"} if stage.run else {}
         overrides = {
-            "run": RunOptions(name=stage.name, folder=home, seed=config.run.seed),
+            "run": RunOptions(name=stage.name, folder=home, seed=config.run.seed, verbose=config.run.verbose),
             "cluster": config.cluster.model_copy(update=_set_options(own) | where),
             **inputs,
         }
@@ -247,6 +248,7 @@ def _run_or_print(config: PipelineConfig, dry: bool) -> None:
         for step in chain:
             print(f"{step.name:<9} {'done' if step.folder.result() is not None else 'would run here'}")
     else:
+        set_up_stage_logging(config.run.verbose)
         run_here(chain)
     if not dry:
         finished = all(step.folder.result() is not None for step in chain)
@@ -264,9 +266,10 @@ def main(arguments: Sequence[str] | None = None, program: str = "python launch/p
         program: how the user called it, for --help.
     """
     threads.configure()
+    set_up_logging("stderr")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words:
-        print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run]")
+        print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run] [--verbose]")
         short = ", ".join(f"--{name}" for name in ALIASES)
         print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
         print("cluster.* sets all steps; STEP.cluster.* overrides it for one step, cpu_job.* for build and score.\n")

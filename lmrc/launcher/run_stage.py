@@ -116,7 +116,7 @@ def _infer(stage: Stage, config: ProposeConfig | ClassifyConfig, attempt: Attemp
         history.add("started", job=attempt.job, restart=attempt.restart, hosts=socket.gethostname())
     try:
         with InterruptibleInference(stage.infer(config)) as inference:
-            result = work(folder.path, inference, config.work, stop=inference.is_asked_to_stop, progress=_print)
+            result = work(folder.path, inference, config.work, stop=inference.is_asked_to_stop)
     except Interrupted as error:
         if is_local:
             history.add("stopped", job=attempt.job, restart=attempt.restart, cause=str(error))
@@ -143,7 +143,3 @@ def _finish(folder: RunFolder, attempt: Attempt, result: dict[str, Any], start: 
     folder.finish(result)
     History(folder.path).add("finished", job=attempt.job, restart=attempt.restart)
     return result
-
-
-def _print(line: str) -> None:
-    print(line, flush=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -19,6 +20,8 @@ if TYPE_CHECKING:
     from lmrc.inference.protocol import Inference
     from lmrc.training.distributed import World
     from lmrc.training.task import Task
+
+logger = logging.getLogger(__name__)
 
 StageConfig = RcpConfig | RcConfig | ProposeConfig | ClassifyConfig | BuildConfig | ScoreConfig
 
@@ -89,9 +92,9 @@ def quieten() -> None:
     """Turn off progress bars and deprecation warnings of the libraries; the trainer logs its own progress."""
     import warnings
 
-    from transformers.utils import logging
+    from transformers.utils.logging import disable_progress_bar
 
-    logging.disable_progress_bar()
+    disable_progress_bar()
     # peft uses a name that transformers has deprecated; the user cannot change that.
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing.*", category=FutureWarning)
 
@@ -149,7 +152,7 @@ def _build(config: BuildConfig) -> dict[str, Any]:
         out = config.corpora / name
         if not out.exists():
             manifest = build_corpus(documents, out, config.relations)
-            print(f"{out}: {manifest.documents:,} documents of {documents}", flush=True)
+            logger.info(f"{out}: {manifest.documents:,} documents of {documents}")
         built[name] = len(Corpus.open(out))
     return built
 
@@ -165,7 +168,8 @@ def _score(config: ScoreConfig) -> dict[str, Any]:
     write_atomically(
         config.out / "scores.json", json.dumps(scores_json(names, scores, [run.analysis]), indent=1) + "\n"
     )
-    print(format_scores(names, scores, run.analysis, run.relations, details=False), flush=True)
+    table = format_scores(names, scores, run.analysis, run.relations, details=False)
+    logger.info(f"scores of {config.classify}:\n{table}")
     return {"f1": run.scores.all.f1, "ign_f1": run.scores.ign_f1, "report": str(page_of(config.out))}
 
 

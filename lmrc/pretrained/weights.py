@@ -14,7 +14,8 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from lmrc.common.errors import UserError
-from lmrc.training.distributed import say
+
+logger = logging.getLogger(__name__)
 
 # The pooler may be missing: many checkpoints lack it, and neither RCP nor the sentence encoder uses it.
 POOLER = re.compile(r"^pooler\.")
@@ -93,7 +94,7 @@ def load_model(
         )
     if unknown:
         heads = ", ".join(sorted({key.split(".")[0] for key in unknown}))
-        say(f"{name}: {len(unknown)} tensors of its file are not used, they belong to other heads ({heads})")
+        logger.info(f"{name}: {len(unknown)} tensors of its file are not used, they belong to other heads ({heads})")
     return model
 
 
@@ -150,9 +151,9 @@ def _without_report() -> Iterator[None]:
     def is_not_report(record: logging.LogRecord) -> bool:
         return "LOAD REPORT" not in record.getMessage()
 
-    logger = logging.getLogger("transformers.modeling_utils")
-    logger.addFilter(is_not_report)
+    transformers_logger = logging.getLogger("transformers.modeling_utils")
+    transformers_logger.addFilter(is_not_report)
     try:
         yield
     finally:
-        logger.removeFilter(is_not_report)
+        transformers_logger.removeFilter(is_not_report)

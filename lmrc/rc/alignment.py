@@ -7,6 +7,7 @@ sentence embeddings (SBERT: the mean of the last layer over the tokens). If it i
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -30,6 +31,8 @@ from lmrc.pretrained.packaged import resolve
 from lmrc.pretrained.weights import POOLER, load_model
 from lmrc.rc.model.adapter import first_line
 from lmrc.rc.predict import GENERATIONS, PREDICTIONS
+
+logger = logging.getLogger(__name__)
 
 # File in the run folder: its predictions and the aligned ones.
 ALIGNED = "predictions-aligned.json"
@@ -178,7 +181,7 @@ def read_alignment(run: Path, relations: RelationSet, encoder: SentenceEncoder) 
 def align_runs(
     runs: Sequence[Path], gold: Path | None, relations: Path | None, theta: float, encoder: str
 ) -> tuple[Path, ...]:
-    """Align each run (see `align`) and print a summary.
+    """Align each run (see `align`) and log a summary.
 
     Args:
         gold: gold documents, for the sweep over theta.
@@ -196,7 +199,7 @@ def align_runs(
     documents = read_gold(gold, None if relations is None else read_relations(relations))
     model = SentenceEncoder(encoder)
     for run in runs:
-        print(align(run, documents, theta, model), flush=True)
+        logger.info(align(run, documents, theta, model))
     return tuple(run / ALIGNED for run in runs)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -21,9 +22,11 @@ from lmrc.rc.model.packed_attention import IMPLEMENTATION, check_positions, pack
 from lmrc.rc.model_card import model_card
 from lmrc.rc.prompts.query_builder import Example
 from lmrc.rc.prompts.templates import PROMPTS
-from lmrc.training.distributed import World, say
+from lmrc.training.distributed import World
 from lmrc.training.precision import resolve_precision
 from lmrc.training.task import Batch, to_device
+
+logger = logging.getLogger(__name__)
 
 
 class RcTask:
@@ -76,7 +79,7 @@ class RcTask:
         if not len(examples):
             raise UserError(f"{folder}: no document has a pair to train on: give a corpus with labels")
         counts = examples.counts
-        say(
+        logger.info(
             f"{folder}: {len(examples)} queries, {examples.tokens} tokens, from {counts.documents} documents; "
             f"{counts.without_pairs} documents without pairs; {counts.sentences} sentences dropped from "
             f"{counts.shortened} queries, to fit; {counts.thinned_out} pairs without a relation left out"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -27,6 +28,8 @@ from lmrc.rcp.model.model import RelationCandidateModel, check_folder
 from lmrc.rcp.thresholds import find_threshold
 from lmrc.training.precision import autocast, inference_precision
 from lmrc.training.task import to_device
+
+logger = logging.getLogger(__name__)
 
 SCHEMA = pa.schema(
     [*CANDIDATES_SCHEMA, ("pairs", pa.int64()), ("cut_mentions", pa.int64()), ("unknown_types", pa.int64())]
@@ -220,7 +223,7 @@ class ProposeInference:
         ]
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int | float]:
-        """Write the folder `candidates` of the run, print the statistics and return them.
+        """Write the folder `candidates` of the run, log the statistics and return them.
 
         Raises:
             UserError: if the folder cannot be written.
@@ -238,5 +241,5 @@ class ProposeInference:
         # An earlier attempt may have written the folder without marking the run as done.
         shutil.rmtree(out, ignore_errors=True)
         write_candidates(candidates(), out, corpus_fingerprint=self._corpus.fingerprint, threshold=self.threshold)
-        print(f"{out}: {stats}; threshold {self.threshold:.4g}", flush=True)
+        logger.info(f"{out}: {stats}; threshold {self.threshold:.4g}")
         return stats.as_json()

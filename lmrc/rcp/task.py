@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +25,11 @@ from lmrc.rcp.model.losses import dev_loss, training_loss
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
 from lmrc.rcp.model_card import model_card
-from lmrc.training.distributed import World, say
+from lmrc.training.distributed import World
 from lmrc.training.precision import resolve_precision
 from lmrc.training.task import to_device
+
+logger = logging.getLogger(__name__)
 
 
 class RcpTask:
@@ -76,7 +79,7 @@ class RcpTask:
         if model.features.markers:
             pieces = self.tokenizer.convert_ids_to_tokens(list(model.features.markers.values()))
             markers = (f"{name} {piece}" for name, piece in zip(model.features.markers, pieces, strict=True))
-            say(f"opening markers of entity types: {', '.join(markers)}")
+            logger.info(f"opening markers of entity types: {', '.join(markers)}")
 
     def _prepare(self, split: str, corpus: Corpus, tokenizer: DocumentTokenizer) -> EncodedCorpus:
         if corpus.manifest.labelled_documents < len(corpus):
@@ -86,7 +89,7 @@ class RcpTask:
                 "build the corpus from documents with labels"
             )
         dataset = load_or_build_dataset(corpus, tokenizer)
-        say(
+        logger.info(
             f"{split}: {len(dataset)} documents, {dataset.pair_counts.sum()} pairs, {dataset.positive_counts.sum()} "
             f"with a relation; beyond {tokenizer.max_length} word pieces: {dataset.cut_mentions.sum()} mentions, "
             f"{dataset.lost_entities.sum()} entities with all their mentions{self._describe_unknown_types(corpus)}"

@@ -8,8 +8,8 @@ only one of two processes that saw the same dead holder wins. Numbers are never 
 from __future__ import annotations
 
 import json
+import logging
 import os
-import sys
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -19,6 +19,8 @@ from types import TracebackType
 from lmrc.common.errors import RunError
 from lmrc.runs.heartbeat import Heartbeat, Process
 from lmrc.runs.shared_fs import Files, temporary_beside
+
+logger = logging.getLogger(__name__)
 
 RELEASED = (json.dumps({"released": True}) + "\n").encode()
 
@@ -56,8 +58,10 @@ class Holder:
 
 def exit_on_loss(sentence: str) -> None:
     """End this process at once, because another one works in its folder."""
-    print(sentence, file=sys.stderr, flush=True)
-    os._exit(1)
+    try:
+        logger.error(sentence)
+    finally:
+        os._exit(1)
 
 
 class Lease:

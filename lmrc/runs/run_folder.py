@@ -28,6 +28,7 @@ MAY_CHANGE = (
     "cluster.",
     "run.folder",
     "run.name",
+    "run.verbose",
     "train.zero_stage",
     "train.micro_batch_size",
     "train.backend",

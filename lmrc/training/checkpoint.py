@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
@@ -28,6 +29,8 @@ from lmrc.common.atomic_io import fsync, write_atomically
 from lmrc.common.errors import RunError
 from lmrc.training.backends.base import STATE_KEYS, Backend
 from lmrc.training.distributed import World
+
+logger = logging.getLogger(__name__)
 
 # Version of the format. Version 1 had no `evaluation_due`: it was saved after the evaluation.
 FORMAT = 2
@@ -222,12 +225,12 @@ class Checkpoints:
         return sorted(self._folder.glob("step-*"), key=lambda folder: (len(folder.name), folder.name))
 
     def newest(self) -> Path | None:
-        """Return the newest checkpoint with correct checksums, and print which ones are skipped."""
+        """Return the newest checkpoint with correct checksums, and log which ones are skipped."""
         for folder in reversed(self._folders()):
             problem = self._damage(folder)
             if problem is None:
                 return folder
-            print(f"{folder} is damaged ({problem}): trying the one before it.", flush=True)
+            logger.warning(f"{folder} is damaged ({problem}): trying the one before it.")
         return None
 
     @staticmethod

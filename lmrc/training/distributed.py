@@ -41,7 +41,7 @@ class World:
 
     @property
     def is_first(self) -> bool:
-        """True on rank 0, which writes files and prints."""
+        """True on rank 0, which writes the files of the run."""
         return self.rank == 0
 
     def shard(self, count: int) -> tuple[list[int], int]:
@@ -146,12 +146,6 @@ def init_process_group(timeout: timedelta = TIMEOUT) -> World:
     if size > 1 and not dist.is_initialized():
         dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
     return World(rank=rank, size=size, device=device, timeout=timeout)
-
-
-def say(message: str) -> None:
-    """Print a line on rank 0. Needs no process group."""
-    if os.environ.get("RANK", "0") == "0":
-        print(message, flush=True)
 
 
 def destroy_process_group() -> None:

@@ -1,4 +1,4 @@
-"""The metrics logger of a training: trackers, log/progress.json for `lmrc status`, and lines for the terminal."""
+"""The metrics logger of a training: trackers, log/progress.json for `lmrc status`, a progress bar and log lines."""
 
 from __future__ import annotations
 
@@ -137,7 +137,7 @@ class MetricsLogger:
         self._bar.update()
         if self._bar.disable and (now - self._last_line > SECONDS_BETWEEN_LINES or step == self._total):
             self._last_line = now
-            self.print(
+            logger.info(
                 f"step {step}/{self._total} (epoch {epoch + 1}), loss {loss:.3f}{self._dev}, "
                 f"{speed:.1f} {self._unit}/s, {clock(seconds_left)} left"
             )
@@ -154,7 +154,7 @@ class MetricsLogger:
         self._log(step, {f"dev_{name}": value for name, value in metrics.items()}, ["jsonl", *self._others()])
         self._dev = f", dev {metric} {metrics[metric]:.2f}"
         values = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
-        self.print(f"step {step}/{self._total}: dev {values}{' (best so far)' if best else ''}")
+        logger.info(f"step {step}/{self._total}: dev {values}{' (best so far)' if best else ''}")
 
     def _others(self) -> list[str]:
         return [name for name in self._trackers if name != "jsonl"]
@@ -169,11 +169,6 @@ class MetricsLogger:
         with contextlib.suppress(OSError):
             temporary.write_text(json.dumps(self._progress) + "\n")
             temporary.replace(self._progress_path)
-
-    def print(self, line: str) -> None:
-        """Print a line above the progress bar."""
-        self._bar.write(line, file=sys.stdout)
-        sys.stdout.flush()
 
     def close(self) -> None:
         """Write the last progress and close all trackers."""

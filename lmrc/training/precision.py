@@ -6,12 +6,15 @@ benchmarks/bf16.py measures both.
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 from typing import Any
 
 import torch
 
 from lmrc.config.schema import Precision, ResolvedPrecision
+
+logger = logging.getLogger(__name__)
 
 # For bf16 products on a CPU, torch and oneDNN each cache the kernels of the last 1024 shapes. Batches rarely repeat a
 # shape, so the caches would grow to gigabytes. With 64 entries a step is as fast.
@@ -34,9 +37,9 @@ def resolve_precision(precision: Precision) -> ResolvedPrecision:
 
 
 def inference_precision(precision: ResolvedPrecision, model: str) -> ResolvedPrecision:
-    """Return the precision for inference: that of the training, or fp32 (and print so) if bf16 is emulated."""
+    """Return the precision for inference: that of the training, or fp32 (with a warning) if bf16 is emulated."""
     if precision == "bf16" and not bf16_is_native():
-        print(f"bf16 is only emulated on this machine, and slow: {model} answers in fp32", flush=True)
+        logger.warning(f"bf16 is only emulated on this machine, and slow: {model} answers in fp32")
         return "fp32"
     return precision
 

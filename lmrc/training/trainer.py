@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import random
 import time
@@ -23,6 +24,8 @@ from lmrc.training.precision import autocast, resolve_precision
 from lmrc.training.sampler import DeterministicSampler, MicroBatches, step_seed
 from lmrc.training.task import Task, to_device
 from lmrc.training.trackers.base import check_trackers
+
+logger = logging.getLogger(__name__)
 
 
 def seed_everything(seed: int) -> None:
@@ -102,9 +105,10 @@ class Trainer:
         """
         self._resume()
         progress = self._progress
-        logger = None
+        self._log_summary()
+        metrics_logger = None
         if self._world.is_first:
-            logger = MetricsLogger(
+            metrics_logger = MetricsLogger(
                 self._run.path,
                 progress.step,
                 progress.evaluation_due,
@@ -112,17 +116,16 @@ class Trainer:
                 self._task.unit,
                 self._options.trackers,
             )
-            self._print_summary(logger)
         try:
             with StopFlag() as stop:
                 try:
-                    self._train(logger, stop)
+                    self._train(metrics_logger, stop)
                 except Preempted:
                     self._save()
                     raise
         finally:
-            if logger is not None:
-                logger.close()
+            if metrics_logger is not None:
+                metrics_logger.close()
         # The record beside the weights, not the progress: they can differ after a kill (see best_checkpoint.py).
         held = self._best.held
         return {
@@ -132,22 +135,22 @@ class Trainer:
             "steps": progress.step,
         }
 
-    def _print_summary(self, logger: MetricsLogger) -> None:
-        logger.print(
+    def _log_summary(self) -> None:
+        logger.info(
             f"{self._backend.name}, {self._world.size} process{'es' if self._world.size > 1 else ''} on "
             f"{self._world.device.type}, {self._precision}: {len(self._task)} examples, {self._total} steps of "
             f"{self._options.examples_per_step} ({self._micro_batches.count} x {self._micro_batches.size} per "
             f"process), {self._trained:,} trained parameters"
         )
 
-    def _train(self, logger: MetricsLogger | None, stop: StopFlag) -> None:
+    def _train(self, metrics_logger: MetricsLogger | None, stop: StopFlag) -> None:
         progress, eval_every = self._progress, self._options.eval_every
         while True:
             if progress.evaluation_due:
-                self._evaluate(logger, stop)
+                self._evaluate(metrics_logger, stop)
             if progress.step >= self._total or self._out_of_patience():
                 break
-            self._step(logger)
+            self._step(metrics_logger)
             is_epoch_end = self._sampler.ends_epoch(progress.step - 1) or progress.step == self._total
             progress.evaluation_due = is_epoch_end or bool(eval_every and progress.step % eval_every == 0)
             # Save before the evaluation, which takes long: a kill during it must not lose the epoch.
@@ -219,7 +222,7 @@ class Trainer:
             loss_sum += float(loss.detach()) if counts else 0.0
         return self._world.sum([loss_sum])[0], self._backend.step(scale)
 
-    def _step(self, logger: MetricsLogger | None) -> None:
+    def _step(self, metrics_logger: MetricsLogger | None) -> None:
         step = self._progress.step
         batch = self._sampler.batch(step)
         self._backend.model.train()
@@ -232,12 +235,12 @@ class Trainer:
                 f"train.precision fp32, and start again under another --run name"
             )
         self._progress.step += 1
-        if logger is not None:
+        if metrics_logger is not None:
             units = sum(self._task.size(index) for index in batch)
-            logger.log_step(step + 1, self._sampler.epoch(step), batch, loss, scale, norm, units)
+            metrics_logger.log_step(step + 1, self._sampler.epoch(step), batch, loss, scale, norm, units)
 
     @torch.no_grad()
-    def _evaluate(self, logger: MetricsLogger | None, stop: StopFlag) -> None:
+    def _evaluate(self, metrics_logger: MetricsLogger | None, stop: StopFlag) -> None:
         """Evaluate on dev, and keep the weights if they are the best. Collective.
 
         Raises:
@@ -263,8 +266,8 @@ class Trainer:
             )
         is_best = self._keep_if_best(metrics[metric])
         self._progress.evaluation_due = False
-        if logger is not None:
-            logger.log_eval(self._progress.step, metrics, metric, is_best)
+        if metrics_logger is not None:
+            metrics_logger.log_eval(self._progress.step, metrics, metric, is_best)
 
     def _keep_if_best(self, score: float) -> bool:
         """Keep the weights if the score is the best so far, and count evaluations for the patience. Collective.
@@ -309,8 +312,7 @@ class Trainer:
                 f"{self._precision}: give --train.precision {progress.precision}"
             )
         self._progress, self._saved_step = progress, progress.step
-        if self._world.is_first:
-            print(f"Resuming {self._run.path} from step {progress.step} of {self._total}.", flush=True)
+        logger.info(f"Resuming {self._run.path} from step {progress.step} of {self._total}.")
 
 
 def train(task: Task, options: Training, seed: int, run: RunFolder, world: World) -> dict[str, Any]:

@@ -221,4 +221,4 @@ def test_a_training_is_launched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
 def test_the_old_name_of_truncate(tmp_path: Path, capsys: Capture) -> None:
     paths = ["--rcp", "no", "--rc", "no", "--out", str(tmp_path / "out.json")]
     assert main(["extract", "no.json", *paths, "--shorten", "sentences"]) == 2
-    assert capsys.readouterr().err.startswith("--shorten is now called --truncate; the old name is accepted for")
+    assert "WARNING --shorten is now called --truncate; the old name is accepted for" in capsys.readouterr().err

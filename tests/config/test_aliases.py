@@ -47,21 +47,20 @@ def value_of(config: Options, name: str) -> str:
 
 @pytest.mark.parametrize(("tree", "old", "new", "value"), CASES)
 def test_old_names_on_the_command_line(
-    tree: type[Options], old: str, new: str, value: str, capsys: pytest.CaptureFixture[str]
+    tree: type[Options], old: str, new: str, value: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     dashed = old.replace("_", "-")
     for spelled in (f"--{old}={value}", f"--{dashed}={value}"):
         config, _ = parse(tree, [spelled], {})
         assert value_of(config, new) == value
-    lines = capsys.readouterr().err.splitlines()
-    assert lines[0] == (
+    assert caplog.messages[0] == (
         f"--{old} is now called --{new.replace('_', '-')}; the old name is accepted for one more release"
     )
 
 
 @pytest.mark.parametrize(("tree", "old", "new", "value"), CASES)
 def test_old_names_in_a_file(
-    tree: type[Options], old: str, new: str, value: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    tree: type[Options], old: str, new: str, value: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     file = tmp_path / "my.yaml"
     file.write_text(
@@ -70,17 +69,16 @@ def test_old_names_in_a_file(
     for _ in range(2):
         config, _ = parse(tree, ["--config", str(file)], {})
         assert value_of(config, new) == value
-    assert capsys.readouterr().err == (
-        f"{file}: {old} is now called {new}; the old name is accepted for one more release\n"
-    )
+    assert caplog.messages == [f"{file}: {old} is now called {new}; the old name is accepted for one more release"]
 
 
-def test_an_old_short_name(capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_old_short_name(caplog: pytest.LogCaptureFixture) -> None:
     config, _ = parse(RcpConfig, ["--hang-minutes", "5"], SHORT)
     assert config.cluster.collective_timeout_minutes == 5
-    assert "--cluster.collective-timeout-minutes" in capsys.readouterr().err
+    assert "--cluster.collective-timeout-minutes" in caplog.text
+    caplog.clear()
     parse(RcpConfig, ["--collective-timeout-minutes", "5"], SHORT)
-    assert capsys.readouterr().err == ""
+    assert caplog.messages == []
 
 
 def test_old_and_new_name_in_one_file(tmp_path: Path) -> None:

@@ -42,6 +42,22 @@ def test_values_of_the_command_line() -> None:
 
 
 @pytest.mark.parametrize(
+    ("arguments", "verbose"),
+    [
+        ([], False),
+        (["--verbose"], True),
+        (["--verbose", "--nodes", "2"], True),
+        (["--run.verbose", "true"], True),
+        (["--verbose=false"], False),
+    ],
+)
+def test_a_bool_is_true_without_a_value(arguments: list[str], verbose: bool) -> None:
+    config, _ = parse(RcpConfig, arguments, {**ALIASES, "verbose": "run.verbose"})
+    assert config.run.verbose is verbose
+    assert config.cluster.nodes == (2 if "--nodes" in arguments else None)
+
+
+@pytest.mark.parametrize(
     ("arguments", "sentence"),
     [
         (["--train.epoch", "3"], r"unknown option --train.epoch: did you mean --train.epochs\?"),

@@ -87,22 +87,22 @@ def test_all_splits_are_downloaded_and_built(tmp_path: Path, mirror: Server, dat
     assert not [path for path in source.iterdir() if path.name.startswith(".")]
 
 
-def test_second_call_does_nothing(tmp_path: Path, mirror: Server, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_call_does_nothing(tmp_path: Path, mirror: Server, caplog: pytest.LogCaptureFixture) -> None:
     first = download("redocred", tmp_path)
     stamps = [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))]
-    capsys.readouterr()
+    caplog.clear()
     assert download("redocred", tmp_path) == first
     assert len(mirror.asked) == 3
     assert [path.stat().st_mtime_ns for path in sorted(tmp_path.rglob("*"))] == stamps
-    assert capsys.readouterr().err.count("already built") == 3
+    assert caplog.text.count("already built") == 3
 
 
 def test_unpublished_hashes_are_trusted_on_first_use(
-    tmp_path: Path, mirror: Server, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, mirror: Server, caplog: pytest.LogCaptureFixture
 ) -> None:
     download("redocred", tmp_path)
     source = tmp_path / "redocred" / "source"
-    messages = capsys.readouterr().err
+    messages = caplog.text
     kept = json.loads((source / "sha256.json").read_text())
     unknown = {entry.file for entry in FILES["redocred"] if entry.sha256 is None}
     assert set(kept) == unknown

@@ -72,10 +72,6 @@ class SquaresInference:
         return (self.out / "output").read_text() == expected
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def start(
     folder: Path,
     inference: SquaresInference,
@@ -86,7 +82,7 @@ def start(
     """Start a worker in a new process. With `done` it writes DONE and cleans up, as the launchers do."""
 
     def run() -> None:
-        result = work(folder, inference, options, progress=quiet, files=files)
+        result = work(folder, inference, options, files=files)
         if result and done:
             (folder / "DONE").write_text(json.dumps(result))
             clean(folder)

@@ -16,12 +16,12 @@ from lmrc.inference.run_worker import UnitCounts, clean, counts, work
 from lmrc.runs.shared_fs import Files
 from tests.conftest import ROOT
 from tests.disk import small_disk
-from tests.inference.squares import OPTIONS, SquaresInference, quiet, start
+from tests.inference.squares import OPTIONS, SquaresInference, start
 
 
 def test_one_worker_computes_everything(tmp_path: Path) -> None:
     inference = SquaresInference(103, tmp_path)
-    assert work(tmp_path, inference, OPTIONS, progress=quiet) == {"documents": 103}
+    assert work(tmp_path, inference, OPTIONS) == {"documents": 103}
     assert inference.is_correct()
     assert sorted(inference.computed()) == [(first, min(first + 4, 103)) for first in range(0, 103, 4)]
     assert counts(tmp_path) == UnitCounts(26, 26, 0, 0)
@@ -31,16 +31,16 @@ def test_one_worker_computes_everything(tmp_path: Path) -> None:
 
 
 def test_an_empty_corpus(tmp_path: Path) -> None:
-    assert work(tmp_path, SquaresInference(0, tmp_path), OPTIONS, progress=quiet) == {"documents": 0}
+    assert work(tmp_path, SquaresInference(0, tmp_path), OPTIONS) == {"documents": 0}
 
 
 def test_another_inference_in_the_folder_is_refused(tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        work(tmp_path, SquaresInference(40, tmp_path), OPTIONS, stop=lambda: True, progress=quiet)
+        work(tmp_path, SquaresInference(40, tmp_path), OPTIONS, stop=lambda: True)
     with pytest.raises(RunError, match=r"documents \(was 40, now 41\); units \(was 10, now 11\)\. Give the same"):
-        work(tmp_path, SquaresInference(41, tmp_path), OPTIONS, progress=quiet)
+        work(tmp_path, SquaresInference(41, tmp_path), OPTIONS)
     with pytest.raises(RunError, match=r"docs_per_unit \(was 4, now 5\)"):
-        work(tmp_path, SquaresInference(40, tmp_path), WorkOptions(docs_per_unit=5), progress=quiet)
+        work(tmp_path, SquaresInference(40, tmp_path), WorkOptions(docs_per_unit=5))
 
 
 def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
@@ -52,9 +52,9 @@ def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
 
     inference = SquaresInference(40, tmp_path)
     with pytest.raises(RunError, match="No space left on device; free space"):
-        work(tmp_path, inference, OPTIONS, progress=quiet, files=Full())
+        work(tmp_path, inference, OPTIONS, files=Full())
     assert counts(tmp_path) == UnitCounts(10, 5, 0, 0)
-    assert work(tmp_path, inference, OPTIONS, progress=quiet) and inference.is_correct()
+    assert work(tmp_path, inference, OPTIONS) and inference.is_correct()
 
 
 def test_workers_on_a_full_disk_all_end_and_lose_nothing(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
@@ -77,7 +77,7 @@ def test_workers_on_a_full_disk_all_end_and_lose_nothing(tmp_path: Path, capfd: 
         disk.free()
         (tmp_path / "computed").unlink()
         inference = SquaresInference(400, tmp_path)
-        assert work(run, inference, OPTIONS, progress=quiet) and inference.is_correct()
+        assert work(run, inference, OPTIONS) and inference.is_correct()
         assert len(inference.computed()) == 100 - kept
 
 

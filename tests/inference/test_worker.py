@@ -17,7 +17,7 @@ from lmrc.common.exit_codes import Interrupted
 from lmrc.config.schema import WorkOptions
 from lmrc.inference.run_worker import UnitCounts, counts, work
 from lmrc.runs.shared_fs import Files
-from tests.inference.squares import OPTIONS, SHORT_LEASE, SquaresInference, fail_at, quiet, start, wait_until
+from tests.inference.squares import OPTIONS, SHORT_LEASE, SquaresInference, fail_at, start, wait_until
 
 
 def hang(folder: Path) -> Callable[[range], None]:
@@ -63,7 +63,7 @@ def test_the_same_command_finishes_after_all_workers_were_killed_repeatedly(tmp_
         for worker in workers:
             worker.kill()
             worker.join()
-    assert work(tmp_path, inference, options, progress=quiet) == {"documents": 200}
+    assert work(tmp_path, inference, options) == {"documents": 200}
     assert inference.is_correct()
 
 
@@ -71,7 +71,7 @@ def test_stop_releases_the_unit(tmp_path: Path) -> None:
     inference = SquaresInference(40, tmp_path)
     asked = [False, False, False, True]
     with pytest.raises(Interrupted, match="3 of 10 units done; the same command"):
-        work(tmp_path, inference, OPTIONS, stop=lambda: asked.pop(0), progress=quiet)
+        work(tmp_path, inference, OPTIONS, stop=lambda: asked.pop(0))
     assert counts(tmp_path) == UnitCounts(10, 3, 0, 0)
     assert not list((tmp_path / "units").glob("worker-*"))
 
@@ -85,10 +85,10 @@ def test_an_interrupted_unit_does_not_count_as_an_attempt(tmp_path: Path) -> Non
     inference.fault = interrupted
     for _ in range(5):
         with pytest.raises(Interrupted, match="0 of 1 units done"):
-            work(tmp_path, inference, OPTIONS, progress=quiet)
+            work(tmp_path, inference, OPTIONS)
         assert counts(tmp_path) == UnitCounts(1, 0, 0, 0)
     inference.fault = fail_at()
-    assert work(tmp_path, inference, OPTIONS, progress=quiet) and inference.is_correct()
+    assert work(tmp_path, inference, OPTIONS) and inference.is_correct()
 
 
 def test_an_idle_worker_claims_a_released_unit_at_once(tmp_path: Path) -> None:
@@ -100,7 +100,7 @@ def test_an_idle_worker_claims_a_released_unit_at_once(tmp_path: Path) -> None:
     wait_until(lambda: counts(tmp_path).claimed)
     inference = SquaresInference(4, tmp_path)
     begun = time.monotonic()
-    assert work(tmp_path, inference, OPTIONS, progress=quiet) and inference.is_correct()
+    assert work(tmp_path, inference, OPTIONS) and inference.is_correct()
     assert time.monotonic() - begun < OPTIONS.lease_seconds
     first.join()
 
@@ -109,7 +109,7 @@ def test_the_unit_of_a_hanging_worker_is_taken_over_and_its_late_part_dropped(tm
     slow = start(tmp_path, SquaresInference(40, tmp_path, hang(tmp_path)), SHORT_LEASE)
     wait_until(lambda: counts(tmp_path).claimed)
     inference = SquaresInference(40, tmp_path, seconds=0.02)
-    assert work(tmp_path, inference, SHORT_LEASE, progress=quiet) == {"documents": 40}
+    assert work(tmp_path, inference, SHORT_LEASE) == {"documents": 40}
     assert slow.is_alive()
     part = next(path for path in (tmp_path / "units").glob("claim-*.2")).name.replace("claim", "part")[:-2] + ".arrow"
     before = (tmp_path / "units" / part).stat().st_ino
@@ -130,7 +130,7 @@ def test_a_worker_that_is_late_ends_without_an_error_after_the_cleanup(tmp_path:
     assert (fast.exitcode, slow.exitcode) == (0, 0)
     # A worker that starts even later does nothing.
     inference = SquaresInference(40, tmp_path)
-    assert work(tmp_path, inference, SHORT_LEASE, progress=quiet) is None
+    assert work(tmp_path, inference, SHORT_LEASE) is None
     assert inference.is_correct() and not (tmp_path / "units").exists()
 
 
@@ -140,7 +140,7 @@ def test_a_suspended_worker_is_taken_for_dead(tmp_path: Path) -> None:
     os.kill(suspended.pid or 0, signal.SIGSTOP)
     try:
         inference = SquaresInference(40, tmp_path)
-        assert work(tmp_path, inference, SHORT_LEASE, progress=quiet)
+        assert work(tmp_path, inference, SHORT_LEASE)
     finally:
         os.kill(suspended.pid or 0, signal.SIGCONT)
     suspended.join(60)
@@ -155,5 +155,5 @@ def test_more_links_than_a_file_may_have(tmp_path: Path) -> None:
             return super().link(source, target)
 
     inference = SquaresInference(60, tmp_path)
-    assert work(tmp_path, inference, OPTIONS, progress=quiet, files=FewLinks()) and inference.is_correct()
+    assert work(tmp_path, inference, OPTIONS, files=FewLinks()) and inference.is_correct()
     assert len(inference.computed()) == 15

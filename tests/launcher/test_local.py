@@ -85,6 +85,8 @@ def test_two_processes_equal_one_and_resume_on_one(data: Path, tmp_path: Path) -
         status = process.wait(timeout=120)
     log_text = (tmp_path / "log").read_text()
     assert "2 gloo processes on the CPU" in log_text
+    for path in (tmp_path / "two" / "rcp" / "log").glob("*_1_log.out"):
+        assert "trained parameters" not in path.read_text()  # only rank 0 logs
     if status:  # it may have finished before the signal
         assert status == 1, log_text
         assert "saved; the same command resumes from there" in log_text
@@ -93,6 +95,19 @@ def test_two_processes_equal_one_and_resume_on_one(data: Path, tmp_path: Path) -
         assert resumed.returncode == 0, resumed.stderr
         assert "was begun before: resuming" in resumed.stdout
     assert losses(tmp_path / "two") == pytest.approx(losses(tmp_path / "alone"), rel=1e-4)
+
+
+@pytest.mark.skipif(threads.cpus() < 2, reason="two processes need two CPUs")
+def test_verbose_logs_on_all_ranks(data: Path, tmp_path: Path) -> None:
+    ended = run(command(data, tmp_path, "--gpus", "2", "--train.max_steps", "1", "--verbose"))
+    assert ended.returncode == 0, ended.stderr
+    (log,) = (tmp_path / "rcp" / "log").glob("*_1_log.out")
+    time, host = r"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d", socket.gethostname()
+    # The launcher shows the log of rank 0.
+    assert re.search(rf"^{time} .*, 2 processes on .* trained parameters$", ended.stdout, re.MULTILINE)
+    assert re.search(
+        rf"^{time} rank 1 on {host}: .*, 2 processes on .* trained parameters$", log.read_text(), re.MULTILINE
+    )
 
 
 def test_hanging_rank_ends_the_training(data: Path, tmp_path: Path) -> None:

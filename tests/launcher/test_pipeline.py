@@ -114,6 +114,11 @@ def test_cluster_options_of_a_step_override_the_pipeline(tmp_path: Path) -> None
         chain_in(tmp_path, "--rc.cluster.where", "here")
 
 
+def test_verbose_reaches_every_job(tmp_path: Path) -> None:
+    assert all(step.config.run.verbose for step in chain_in(tmp_path, "--verbose"))
+    assert not any(step.config.run.verbose for step in chain_in(tmp_path))
+
+
 def test_job_dependencies(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
     run_on_slurm(chain_in(tmp_path))
     assert queue.submitted == {

@@ -262,7 +262,7 @@ def test_other_ranks_write_complete_models(tiny_encoder: str, tiny_llm: str, tmp
 
 @pytest.mark.parametrize("name", ["tiny-encoder", "tiny-llm"])
 def test_folder_without_weights_is_written_again(
-    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setenv("LMRC_CACHE", str(tmp_path))
     folder = Path(resolve(f"embedded:{name}"))
@@ -276,4 +276,4 @@ def test_folder_without_weights_is_written_again(
     assert resolve(f"embedded:{name}") == str(folder)
     assert weights.read_bytes() == whole
     assert "model.safetensors" in json.loads((folder / MANIFEST).read_text())["files"]
-    assert "making it again" in capsys.readouterr().err
+    assert "making it again" in caplog.text

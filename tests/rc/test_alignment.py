@@ -163,11 +163,11 @@ def test_score_command_with_align(encoder: SentenceEncoder, gold: list[str], tmp
     # P 1/1, R 1/4.
     assert capsys.readouterr().out.splitlines()[-1] == "F1 40.00"
     assert main(["score", *gold, "--pred", str(run), "--align"]) == 0
-    output = capsys.readouterr().out
-    assert "3 triples name 2 relations outside the set" in output
-    assert "add 2 to 1 predictions" in output
+    output = capsys.readouterr()
+    assert "3 triples name 2 relations outside the set" in output.err
+    assert "add 2 to 1 predictions" in output.err
     # P 3/3, R 3/4.
-    assert output.splitlines()[-1] == "F1 85.71"
+    assert output.out.splitlines()[-1] == "F1 85.71"
     aligned = read_predictions(run / "predictions-aligned.json")
     assert {(p.title, p.head, p.tail, p.relation) for p in aligned} == {
         ("one", 0, 1, "P17"),

@@ -155,7 +155,7 @@ def answers_of_gold(body: dict[str, Any], times: int) -> Act:
     return Act(body=json.dumps({"id": "x", "choices": [choice], "usage": usage}).encode())
 
 
-def test_few_shot_with_a_server(base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_few_shot_with_a_server(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """There is no adapter, and all pairs are asked about in mode free. A second run sends no request."""
     corpus = tiny.corpus(tmp_path / "corpus", tiny.DOCUMENTS)
     shown = tiny.corpus(tmp_path / "shown", tiny.DOCUMENTS[:1])
@@ -180,7 +180,7 @@ def test_few_shot_with_a_server(base: Path, tmp_path: Path, capsys: pytest.Captu
         assert sent == 3
         run(options)
         assert len(server.asked) == sent
-    assert "server: " in capsys.readouterr().out
+    assert "server: " in caplog.text
     # Demonstrations count towards max_length.
     cramped = options.model_copy(update={"prompt": PromptOptions(kind="direct", max_length=400)})
     with pytest.raises(UserError, match="of them for demonstrations"):

@@ -96,13 +96,14 @@ def test_examples(make: Callable[..., RcTask]) -> None:
         assert task.size(index) == len(batch["input_ids"])
 
 
-def test_shortened_queries_are_reported(make: Callable[..., RcTask], capsys: pytest.CaptureFixture[str]) -> None:
+def test_shortened_queries_are_reported(make: Callable[..., RcTask], caplog: pytest.LogCaptureFixture) -> None:
     """`max_length` is three tokens less than the second query of the first document needs."""
     task = make(prompt=PromptOptions(pairs_per_query=1))
-    assert "; 0 sentences dropped from 0 queries, to fit" in capsys.readouterr().out
+    assert "; 0 sentences dropped from 0 queries, to fit" in caplog.text
+    caplog.clear()
     assert (task.size(0), task.size(1), task.size(2)) == (196, 233, 209)
     make(prompt=PromptOptions(max_length=230, pairs_per_query=1, truncate="sentences"))
-    first = capsys.readouterr().out.splitlines()[0]
+    first = caplog.messages[0]
     assert first.endswith(
         "3 documents; 1 documents without pairs; 1 sentences dropped from 1 queries, to fit; "
         "0 pairs without a relation left out"
@@ -225,7 +226,7 @@ def answer_lines(task: RcTask) -> list[set[str]]:
 
 
 def test_pairs_without_a_relation_are_sampled_in_training_only(
-    base: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each document has 30 pairs. A ratio of 2 keeps 4 negatives for 2 gold pairs, and 2 for none. Dev keeps all."""
     names = ["Ada", "Bob", "Cy", "Dan", "Eve", "Flo"]
@@ -243,9 +244,9 @@ def test_pairs_without_a_relation_are_sampled_in_training_only(
         return RcTask(options, Corpus.open(folder), Corpus.open(folder))
 
     everything = answer_lines(make(1, None))
-    capsys.readouterr()
+    caplog.clear()
     task = make(1, 2.0)
-    train, dev = (line for line in capsys.readouterr().out.splitlines() if "queries" in line)
+    train, dev = (line for line in caplog.messages if "queries" in line)
     assert "; 52 pairs without a relation left out" in train and "; 0 pairs without a relation" in dev
     first, second = answer_lines(task)
     related = {"(Ada| spouse| Bob)", "(Bob| spouse| Ada)", "(Bob| country| Ada)"}

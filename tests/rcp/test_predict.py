@@ -115,7 +115,7 @@ def test_top_k(make_config: MakeConfig, top_k: int) -> None:
         assert few["pairs"] == whole["pairs"]
 
 
-def test_threshold_for_a_recall_on_dev(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_threshold_for_a_recall_on_dev(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
     config = make_config(threshold="recall=0.8")
     with pytest.raises(UserError, match=r"no calibration\.json"):
         ProposeInference(config)
@@ -125,7 +125,7 @@ def test_threshold_for_a_recall_on_dev(make_config: MakeConfig, capsys: pytest.C
     candidates = Candidates.open(config.run.folder / "proposed" / "candidates")
     assert candidates.threshold == pytest.approx(0.4)
     assert all(candidate.probability >= 0.4 for document in candidates for candidate in document)
-    assert "threshold 0.4" in capsys.readouterr().out
+    assert "threshold 0.4" in caplog.text
     assert inference.identity != ProposeInference(make_config(threshold="f1", top_k=2)).identity
 
 
@@ -136,13 +136,13 @@ def test_pair_at_the_threshold_is_a_candidate(make_config: MakeConfig) -> None:
     assert row["candidates"] == [best]
 
 
-def test_several_workers_write_the_same_files(make_config: MakeConfig, capsys: pytest.CaptureFixture[str]) -> None:
+def test_several_workers_write_the_same_files(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
     """Process units in any order on several instances, and finish twice."""
     inference = ProposeInference(make_config(threshold=0.4))
     result = inference.finish(iter(all_rows(inference)))
     folder = inference._config.run.folder / "proposed" / "candidates"
-    expected, output = written(folder), capsys.readouterr().out
-    assert output.startswith(f"{folder}: {result['kept']} of {result['pairs']} pairs kept")
+    expected, (line,) = written(folder), caplog.messages
+    assert line.startswith(f"{folder}: {result['kept']} of {result['pairs']} pairs kept")
 
     workers = [ProposeInference(make_config(threshold=0.4)) for _ in range(3)]
     parts = {}
@@ -153,8 +153,9 @@ def test_several_workers_write_the_same_files(make_config: MakeConfig, capsys: p
     # Files of a killed attempt are replaced.
     (folder / "shard-00001.arrow").write_bytes(b"torn")
     for _ in range(2):
+        caplog.clear()
         assert ProposeInference(make_config(threshold=0.4)).finish(iter(merged.to_pylist())) == result
-        assert capsys.readouterr().out == output
+        assert caplog.messages == [line]
         assert written(folder) == expected
 
 
@@ -212,7 +213,7 @@ def test_inference_uses_the_precision_of_training(
     make_config: MakeConfig,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
-    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
     trained: Literal["bf16", "fp32"],
     native: bool,
 ) -> None:
@@ -229,7 +230,7 @@ def test_inference_uses_the_precision_of_training(
     assert fp32.tolist() != bf16.tolist() == pytest.approx(fp32.tolist(), abs=0.05)
     assert probability == (bf16 if trained == "bf16" and native else fp32).tolist()
     warning = "bf16 is only emulated on this machine, and slow: RCP answers in fp32"
-    assert (warning in capsys.readouterr().out) == (trained == "bf16" and not native)
+    assert (warning in caplog.text) == (trained == "bf16" and not native)
 
 
 def test_missing_model_is_rejected(make_config: MakeConfig, tmp_path: Path) -> None:
@@ -239,19 +240,19 @@ def test_missing_model_is_rejected(make_config: MakeConfig, tmp_path: Path) -> N
 
 
 def test_entities_of_unknown_types_are_counted(
-    make_config: MakeConfig, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    make_config: MakeConfig, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = make_config()
     inference = ProposeInference(config)
     assert inference.finish(iter(all_rows(inference)))["unknown_types"] == 0
-    assert "unknown types" not in capsys.readouterr().out
+    assert "unknown types" not in caplog.text
 
     typed = RelationCandidateModel(tiny.encoder("bert"), 80, entity_types=("ORG", "PER"))
     typed.save(tmp_path / "rcp", tiny.tokenizer("bert"))
     inference = ProposeInference(config)
     unknown = sum(entity[0].type == "MISC" for document in DOCUMENTS for entity in document.entities)
     assert inference.finish(iter(all_rows(inference)))["unknown_types"] == unknown > 0
-    assert f"; {unknown} entities of unknown types; threshold" in capsys.readouterr().out
+    assert f"; {unknown} entities of unknown types; threshold" in caplog.text
 
 
 def test_statistics_without_labels() -> None:

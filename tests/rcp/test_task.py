@@ -212,14 +212,14 @@ def test_precision_is_exported(
     assert loaded.precision == ("bf16" if native else "fp32")
 
 
-def test_truncation_is_printed(config: RcpConfig, make_corpus: MakeCorpus, capsys: pytest.CaptureFixture[str]) -> None:
+def test_truncation_is_logged(config: RcpConfig, make_corpus: MakeCorpus, caplog: pytest.LogCaptureFixture) -> None:
     long = tiny.document(60, [1] * 12, seed=8, labels=((0, 1),))
     short = config.model_copy(update={"model": config.model.model_copy(update={"max_length": 16})})
     corpus = make_corpus("long", [long])
     RcpTask(short, corpus, corpus)
     cut = DocumentTokenizer(tiny.tokenizer("bert"), 16).encode(long).cut_mentions
     assert cut > 0
-    assert f"beyond 16 word pieces: {cut} mentions, {cut} entities with all their mentions" in capsys.readouterr().out
+    assert f"beyond 16 word pieces: {cut} mentions, {cut} entities with all their mentions" in caplog.text
 
 
 def test_documents_without_labels_are_rejected(config: RcpConfig, make_corpus: MakeCorpus) -> None:

@@ -162,22 +162,24 @@ def test_relation_head_is_not_exported(make_task: MakeTask, tmp_path: Path) -> N
         assert torch.equal(value, weights[name])
 
 
-def test_types_are_those_of_training(make_task: MakeTask, capsys: pytest.CaptureFixture[str]) -> None:
+def test_types_are_those_of_training(make_task: MakeTask, caplog: pytest.LogCaptureFixture) -> None:
     """TRAIN has the types PER, ORG and MISC; only its second document has MISC."""
     task = make_task(entity_types=True)
     assert isinstance(task.model, RelationCandidateModel)
     assert task.model.features.types == ("MISC", "ORG", "PER")
-    assert "MISC, ORG, PER: 0 entities" in capsys.readouterr().out
+    assert "MISC, ORG, PER: 0 entities" in caplog.text
+    caplog.clear()
     task = make_task([TRAIN[0]], entity_types=True)
     assert isinstance(task.model, RelationCandidateModel)
     assert task.model.features.types == ("ORG", "PER")
     unknown = sum(entity[0].type == "MISC" for document in DEV for entity in document.entities)
     assert unknown > 0
-    train, dev = capsys.readouterr().out.splitlines()
+    train, dev = caplog.messages
     assert train.startswith("train") and train.endswith("types other than ORG, PER: 0 entities")
     assert dev.startswith("dev") and dev.endswith(f"types other than ORG, PER: {unknown} entities")
+    caplog.clear()
     make_task()
-    assert "types other" not in capsys.readouterr().out
+    assert "types other" not in caplog.text
 
 
 @pytest.mark.parametrize("classifier", ["bilinear", "grouped"])

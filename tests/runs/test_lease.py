@@ -15,6 +15,7 @@ import pytest
 
 from benchmarks.work import NfsFiles
 from lmrc.common.errors import RunError
+from lmrc.common.logging import set_up_logging
 from lmrc.runs.heartbeat import Process
 from lmrc.runs.lease import Lease, LeaseHeld, holder
 from lmrc.runs.shared_fs import Files
@@ -255,6 +256,7 @@ def test_a_suspended_process_continues_if_nobody_took_over(tmp_path: Path) -> No
 
 def test_a_lost_lease_ends_the_process(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
     def hold() -> None:
+        set_up_logging("stderr")
         Lease(tmp_path, seconds=SECONDS).acquire()
         time.sleep(60)
 

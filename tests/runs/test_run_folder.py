@@ -69,6 +69,7 @@ def test_cluster_options_may_change(tmp_path: Path) -> None:
     run.checkpoints.mkdir()
     moved = first.model_copy(
         update={
+            "run": first.run.model_copy(update={"verbose": True}),
             "cluster": ClusterOptions(nodes=2, gpus=16),
             "train": first.train.model_copy(update={"zero_stage": 3, "micro_batch_size": 1, "checkpoint_minutes": 1.0}),
         }

@@ -68,7 +68,7 @@ def test_the_newest_checkpoints_are_kept(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("damage", ["torn tensors", "no manifest", "changed progress", "missing tensors"])
-def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, capsys: pytest.CaptureFixture[str], damage: str) -> None:
+def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, caplog: pytest.LogCaptureFixture, damage: str) -> None:
     saver = checkpoints(tmp_path, stepped())
     good = saver.save(Progress(step=1))
     bad = saver.save(Progress(step=2))
@@ -82,7 +82,7 @@ def test_a_damaged_checkpoint_is_skipped(tmp_path: Path, capsys: pytest.CaptureF
     else:
         tensors.unlink()
     assert saver.newest() == good
-    assert "step-000002 is damaged" in capsys.readouterr().out
+    assert "step-000002 is damaged" in caplog.text
 
 
 def test_a_killed_save_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 from lmrc.common.check import Check
 from lmrc.common.errors import UserError
 from lmrc.common.exit_codes import exit_status
+from lmrc.common.logging import set_up_logging
 from lmrc.corpus.corpus import Corpus
 from lmrc.launcher.launch import read_config
 from lmrc.launcher.preflight import CHECKS, refuse
@@ -75,6 +76,7 @@ def main(arguments: Sequence[str]) -> int:
         run, *dataset = map(Path, arguments)
         print(evaluated_corpus(run, dataset[0] if dataset else None))
 
+    set_up_logging("stderr")
     return exit_status(command)
 
 

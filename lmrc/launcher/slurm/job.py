@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -9,11 +10,14 @@ from typing import Any
 from lmrc.common import threads
 from lmrc.common.errors import RunError
 from lmrc.common.exit_codes import Interrupted
+from lmrc.common.logging import set_up_stage_logging
 from lmrc.launcher.run_stage import run_attempt
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.requeue import current_attempt, requeue
 from lmrc.launcher.stages import STAGES, StageConfig, gpus_per_process
 from lmrc.runs.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 
 class Job:
@@ -47,10 +51,11 @@ class Job:
             MASTER_ADDR=_first_host() if size > environment.num_tasks // environment.num_nodes else "127.0.0.1",
             MASTER_PORT=str(_port(environment.raw_job_id)),
         )
+        set_up_stage_logging(self._config.run.verbose)
         try:
             return run_attempt(stage, self._config, attempt, environment.global_rank)
         except Interrupted as error:
-            print(error, flush=True)
+            logger.info(error)
             if not stage.trains or environment.global_rank == 0:
                 requeue(RunFolder.of(self._config.run).path, attempt, self._config.cluster.max_requeues)
             # Status 0: if one task failed, SLURM would end the others before they have saved.

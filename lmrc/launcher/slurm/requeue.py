@@ -6,15 +6,19 @@ SLURM requeues a job after a node failure, but not after one of its processes wa
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from pathlib import Path
 
+from lmrc.common.logging import set_up_stage_logging
 from lmrc.inference.work_units import counts
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.runs.events import History
 from lmrc.runs.failures import Attempt, attempt_outcome
 from lmrc.runs.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 # srun exits with 128 + N if a process was killed by signal N.
 FIRST_SIGNAL_STATUS = 128
@@ -32,7 +36,7 @@ def requeue(folder: Path, attempt: Attempt, max_requeues: int) -> bool:
     history = History(folder)
 
     def give_up(event: str, cause: str) -> bool:
-        print(f"Not requeued: {cause}", flush=True)
+        logger.warning(f"Not requeued: {cause}")
         history.add(event, job=attempt.job, restart=attempt.restart, cause=cause)
         return False
 
@@ -43,7 +47,7 @@ def requeue(folder: Path, attempt: Attempt, max_requeues: int) -> bool:
         if known is not None and known.state != "RUNNING":
             if known.state.startswith("CANCELLED"):
                 return give_up("cancelled", "the job was cancelled")
-            print(f"SLURM has ended the job ({known.state}) and decides whether to requeue it", flush=True)
+            logger.info(f"SLURM has ended the job ({known.state}) and decides whether to requeue it")
             return False
         if attempt.restart >= max_requeues:
             return give_up("failed", f"it was requeued {attempt.restart} times, the limit of cluster.max_requeues")
@@ -87,10 +91,10 @@ def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) 
         event["event"] == "died" and event.get("step") == step for event in last
     ):
         cause = f"it died {MAX_DEATHS_WITHOUT_PROGRESS} times without getting beyond {step}: {death}"
-        print(f"Not requeued: {cause}", flush=True)
+        logger.warning(f"Not requeued: {cause}")
         history.add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
         return False
-    print(f"{death}: requeueing", flush=True)
+    logger.warning(f"{death}: requeueing")
     return requeue(folder, attempt, max_requeues)
 
 
@@ -106,6 +110,7 @@ def _progress(folder: Path) -> int:
 
 def main() -> None:
     """Run `after_death` with the arguments of the batch script."""
+    set_up_stage_logging()
     folder, status, max_requeues = sys.argv[1:]
     array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
     job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]

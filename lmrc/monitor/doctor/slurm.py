@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import re
 import shlex
 import shutil
@@ -17,6 +18,8 @@ from lmrc.common.check import Check, missing, ok, warning
 from lmrc.inference.work_units import STALE_SECONDS
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.monitor.doctor.check_shared_fs import ROUNDS
+
+logger = logging.getLogger(__name__)
 
 # The longest time that the test job may wait in the queue.
 QUEUE_TIMEOUT_SECONDS = 600
@@ -181,7 +184,7 @@ def _run_test(nodes: int, partition: str | None, account: str | None, folder: Pa
     command += [f"--partition={partition}"] if partition else []
     command += [f"--account={account}"] if account else []
     command += [sys.executable, "-m", "lmrc.monitor.doctor.check_shared_fs", str(folder)]
-    print(f"requesting {nodes} nodes from SLURM: {shlex.join(command)}", file=sys.stderr, flush=True)
+    logger.info(f"requesting {nodes} nodes from SLURM: {shlex.join(command)}")
     # srun has its own timeout; this one is for an srun that hangs.
     try:
         done = subprocess.run(command, capture_output=True, text=True, timeout=QUEUE_TIMEOUT_SECONDS + 660)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
@@ -24,6 +25,8 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import relations_by_pair
 from lmrc.rc.prompts.query_builder import Example, QueryBuilder, encode
 from lmrc.rc.prompts.templates import PROMPTS, Pair, gold_pairs
+
+logger = logging.getLogger(__name__)
 
 # Increase it whenever the same documents would give other token ids.
 VERSION = 1
@@ -154,7 +157,7 @@ def _write(
     sampling: tuple[float, int] | None,
 ) -> None:
     if len(corpus) >= 100:  # fewer take seconds
-        print(f"{corpus.folder}: tokenizing the queries of {len(corpus)} documents, once", flush=True)
+        logger.info(f"{corpus.folder}: tokenizing the queries of {len(corpus)} documents, once")
     builder = QueryBuilder(tokenizer, corpus.relations, prompt)
     counts = QueryCounts()
     digest = hashlib.sha256()

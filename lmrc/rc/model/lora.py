@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -27,17 +28,18 @@ from lmrc.config.schema import LoraOptions, Quantization, ResolvedPrecision
 from lmrc.pretrained.packaged import resolve
 from lmrc.pretrained.weights import load_model
 from lmrc.rc.model.adapter import adapter_base, check_adapter, first_line
-from lmrc.training.distributed import say
+
+logger = logging.getLogger(__name__)
 
 DTYPES: dict[ResolvedPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
 
-_say_once = functools.cache(say)
+_log_once = functools.cache(logger.info)
 
 
 def attention_kernel(requested: str) -> str:
     """Return the attention implementation to use: sdpa if flash_attention_2 is requested but not available."""
     if requested == "flash_attention_2" and not is_flash_attn_2_available():
-        _say_once("attention: flash_attention_2 needs CUDA and the package flash-attn; using sdpa")
+        _log_once("attention: flash_attention_2 needs CUDA and the package flash-attn; using sdpa")
         return "sdpa"
     return requested
 

@@ -7,6 +7,7 @@ version of this code. Large corpora are tokenized by several processes.
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -33,6 +34,8 @@ from lmrc.common.threads import cpus
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.shards import Shard, ShardFolder, write_shard
 from lmrc.rcp.data.tokenization import ENCODED_SCHEMA, MARKER, DocumentTokenizer, EncodedDocument
+
+logger = logging.getLogger(__name__)
 
 # Increased whenever `DocumentTokenizer.encode_columns` returns something else for the same documents.
 VERSION = 2
@@ -162,7 +165,7 @@ def write_shards(
         tokenizer: the tokenizer.
         folder: folder for the shards.
         num_processes: maximum number of processes.
-        stream: receives the progress: a bar on a terminal, otherwise a line per minute.
+        stream: the progress bar is written to it, if it is a terminal.
 
     Raises:
         UserError: if a shard cannot be written.
@@ -179,7 +182,7 @@ def write_shards(
                     progress.add(shard.rows)
             except BrokenProcessPool:
                 # Out of memory, or a signal meant for the whole job. This process writes the remaining shards.
-                progress.print("a tokenization process was killed; going on with one process")
+                logger.warning("a tokenization process was killed; going on with one process")
         writer = _ShardWriter(corpus, tokenizer, folder)
         for index, documents in enumerate(slices):
             if index not in shards:

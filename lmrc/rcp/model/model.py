@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import tempfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -30,7 +31,8 @@ from lmrc.rcp.model.pooling import pool_attention, pool_contexts, pool_entities
 from lmrc.rcp.model.pretrained import KEY, load_pretrained
 from lmrc.rcp.model.recompute import replace_activations
 from lmrc.rcp.model.relation_head import AuxiliaryRelationHead
-from lmrc.training.distributed import say
+
+logger = logging.getLogger(__name__)
 
 # Ordered pairs of a document that are classified at once. Bounds the memory of documents with many entities.
 BLOCK_PAIRS = 2**14
@@ -143,7 +145,7 @@ class RelationCandidateModel(nn.Module):
         windows = Windows.of(pretrained.encoder)
         longest = windows.fit(max_length)
         if longest < max_length:
-            say(
+            logger.info(
                 f"model.max_length: {max_length} is lowered to {longest}, the word pieces that two windows of "
                 f"{windows.size} positions hold"
             )

@@ -6,6 +6,7 @@ documents.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +20,8 @@ from transformers.utils import cached_file
 
 from lmrc.common.errors import UserError
 from lmrc.pretrained.weights import POOLER, load_model
-from lmrc.training.distributed import say
+
+logger = logging.getLogger(__name__)
 
 # Key of RCP's options in the encoder's config.json.
 KEY = "relation_candidate_proposal"
@@ -44,7 +46,7 @@ class Pretrained:
     classifier: Mapping[str, Tensor] = field(default_factory=dict)
 
     def init_classifier(self, classifier: nn.Module, options: Mapping[str, Any]) -> None:
-        """Load the trained weights into a new classifier if they fit, and print what was loaded.
+        """Load the trained weights into a new classifier if they fit, and log what was loaded.
 
         Args:
             classifier: the new classifier.
@@ -60,7 +62,9 @@ class Pretrained:
         else:
             classifier.load_state_dict(dict(self.classifier))
             loaded = f"{encoder} and {count} are loaded from it"
-        say(f"model.encoder {self.name} is a trained RCP model: {loaded}; an auxiliary relation head is always new")
+        logger.info(
+            f"model.encoder {self.name} is a trained RCP model: {loaded}; an auxiliary relation head is always new"
+        )
 
     def _difference(self, classifier: nn.Module, options: Mapping[str, Any]) -> str:
         """Return why the trained weights do not fit the classifier, or an empty string if they do."""

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 
 from lmrc.config.schema import Training
 from lmrc.training.backends.base import Backend
 from lmrc.training.backends.torch_ddp import TorchDdpBackend
 from lmrc.training.distributed import World
 from lmrc.training.task import Task
+
+logger = logging.getLogger(__name__)
 
 
 def loading(options: Training, world: World) -> contextlib.AbstractContextManager[None]:
@@ -23,7 +26,7 @@ def loading(options: Training, world: World) -> contextlib.AbstractContextManage
 
 
 def make_backend(task: Task, options: Training, world: World, micro_batches: int) -> Backend:
-    """Return the DeepSpeed backend, or plain torch (and print why) if train.backend is auto and DeepSpeed fails.
+    """Return the DeepSpeed backend, or plain torch (with a warning) if train.backend is auto and DeepSpeed fails.
 
     Args:
         micro_batches: Forward passes per optimizer step.
@@ -35,7 +38,7 @@ def make_backend(task: Task, options: Training, world: World, micro_batches: int
             if options.backend == "deepspeed":
                 raise
             if world.is_first:
-                print(f"DeepSpeed does not run here ({error}): plain torch, without ZeRO.", flush=True)
+                logger.warning(f"DeepSpeed does not run here ({error}): plain torch, without ZeRO.")
         else:
             return DeepSpeedZeroBackend(task, options, world, micro_batches)
     return TorchDdpBackend(task, options, world)

@@ -151,14 +151,14 @@ def test_nothing_is_cached_if_a_document_is_refused(
 
 @pytest.mark.parametrize("name", ["ids.npy", "prompts.npy", "counts.json"])
 def test_truncated_files_are_built_again(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path, name: str, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path, name: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
     sha256 = load_or_build_dataset(docs, tokenizer, PromptOptions()).sha256
     [file] = cache.glob(f"*/{name}")
     file.write_bytes(file.read_bytes()[:-3])
     assert load_or_build_dataset(docs, tokenizer, PromptOptions()).sha256 == sha256
-    assert "is damaged" in capsys.readouterr().err
+    assert "is damaged" in caplog.text
 
 
 def test_damaged_files_of_the_right_size_are_refused(

@@ -128,14 +128,14 @@ def test_folder_without_adapter_is_refused(tmp_path: Path) -> None:
         adapter_base(tmp_path)
 
 
-def test_flash_attention_falls_back_with_one_message(base: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_flash_attention_falls_back_with_one_message(base: Path, caplog: pytest.LogCaptureFixture) -> None:
     if is_flash_attn_2_available():
         pytest.skip("flash-attn is installed here")
-    lora._say_once.cache_clear()
+    lora._log_once.cache_clear()
     for _ in range(2):
         model = lora.load_base(str(base), "flash_attention_2", "fp32")
     assert model.config._attn_implementation == "sdpa"
-    assert capsys.readouterr().out.count("using sdpa") == 1
+    assert caplog.text.count("using sdpa") == 1
 
 
 def test_sampling_options_of_the_base_are_removed(base: Path, tmp_path: Path) -> None:

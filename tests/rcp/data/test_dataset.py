@@ -125,7 +125,7 @@ def test_fingerprint_depends_on_the_tokenizers_content(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("damage", ["half a shard", "a shard missing", "no manifest"])
 def test_damaged_cache_is_rebuilt(
-    make_corpus: MakeCorpus, words: list[str], damage: str, capsys: pytest.CaptureFixture[str]
+    make_corpus: MakeCorpus, words: list[str], damage: str, caplog: pytest.LogCaptureFixture
 ) -> None:
     corpus, tokenizer = make_corpus("five", DOCUMENTS), DocumentTokenizer(BERT, 64)
     folder = load_or_build_dataset(corpus, tokenizer).folder
@@ -138,7 +138,7 @@ def test_damaged_cache_is_rebuilt(
     again = load_or_build_dataset(corpus, DocumentTokenizer(BERT, 64))
     assert words != []
     assert again[0].document.input_ids.tolist() == tokenizer.encode(DOCUMENTS[0]).input_ids.tolist()
-    assert "damaged" in capsys.readouterr().err
+    assert "damaged" in caplog.text
 
 
 def test_failed_build_leaves_nothing_in_the_cache(

