@@ -14,7 +14,7 @@ from pydantic import Field
 from lmrc.common.errors import CorpusError, UserError
 from lmrc.corpus.docred import relations_by_pair
 from lmrc.corpus.relations import RelationSet
-from lmrc.corpus.shards import MANIFEST, FolderManifest, Shard, ShardFolder, read_manifest, write_folder
+from lmrc.corpus.shards import MANIFEST, FolderManifest, ShardFolder, read_manifest, write_folder
 from lmrc.corpus.types import Document, Entity, Label, Mention
 
 SCHEMA = pa.schema(
@@ -113,23 +113,16 @@ def write_corpus(
                 counts["duplicate_labels"] += document.duplicate_labels
             yield _row(document)
 
-    def manifest(shards: tuple[Shard, ...]) -> Manifest:
-        if not shards:
+    def manifest(**shards: Any) -> Manifest:
+        if not shards["shards"]:
             raise UserError(f"{source}: holds no documents, expected at least one")
-        return Manifest(
-            documents=sum(shard.rows for shard in shards),
-            docs_per_shard=docs_per_shard,
-            shards=shards,
-            source=source,
-            source_sha256=source_sha256,
-            relations=dict(zip(relations.ids, relations.names, strict=True)),
-            **counts,
-        )
+        names = dict(zip(relations.ids, relations.names, strict=True))
+        return Manifest(source=source, source_sha256=source_sha256, relations=names, **counts, **shards)
 
     return write_folder(Path(out), SCHEMA, rows(), docs_per_shard, manifest)
 
 
-class Corpus:
+class Corpus(ShardFolder):
     """A corpus on disk, as a sequence of documents. Only recently used shards are mapped into memory.
 
     Attributes:
@@ -139,10 +132,9 @@ class Corpus:
     """
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
+        super().__init__(folder, manifest.shards)
         self.manifest = manifest
         self.relations = RelationSet(tuple(manifest.relations), tuple(manifest.relations.values()))
-        self._shards = ShardFolder(folder, manifest.shards)
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
@@ -167,9 +159,6 @@ class Corpus:
         """Return the SHA-256 of the manifest, in hexadecimal. Equal corpora have equal fingerprints."""
         return self.manifest.fingerprint
 
-    def __len__(self) -> int:
-        return len(self._shards)
-
     def __getitem__(self, index: int) -> Document:
         """Return document `index`.
 
@@ -177,11 +166,11 @@ class Corpus:
             IndexError: there is no such document.
             CorpusError: its shard is damaged.
         """
-        return _document(*self._shards.find(index))
+        return _document(*self.find(index))
 
     def labels(self, index: int) -> tuple[Label, ...] | None:
         """Return the labels of document `index` without reading the rest. Raises the same exceptions as indexing."""
-        batch, row = self._shards.find(index)
+        batch, row = self.find(index)
         return _labels(batch.column("labels")[row].values)
 
     def __iter__(self) -> Iterator[Document]:
@@ -203,16 +192,8 @@ class Corpus:
         Raises:
             CorpusError: the shard is damaged.
         """
-        batch, row = self._shards.find(documents.start)
+        batch, row = self.find(documents.start)
         return batch.slice(row, len(documents))
-
-    def verify(self) -> None:
-        """Check the SHA-256 of every shard.
-
-        Raises:
-            CorpusError: one differs.
-        """
-        self._shards.verify()
 
 
 def _with_remedy(path: Path, error: CorpusError) -> CorpusError:

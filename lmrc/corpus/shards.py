@@ -71,7 +71,7 @@ def write_folder(
     schema: pa.Schema,
     rows: Iterable[Mapping[str, Any]],
     rows_per_shard: int,
-    manifest: Callable[[tuple[Shard, ...]], M],
+    manifest: Callable[..., M],
 ) -> M:
     """Write rows in shards to a new folder, or nothing on any failure (also of `rows`, also Ctrl-C).
 
@@ -80,7 +80,7 @@ def write_folder(
         schema: columns of the rows.
         rows: the rows, read once.
         rows_per_shard: rows per Arrow shard.
-        manifest: function that makes the manifest of the written shards. It is called after the last row.
+        manifest: called after the last row with `documents`, `docs_per_shard` and `shards`.
 
     Returns:
         The manifest.
@@ -105,7 +105,8 @@ def write_folder(
         while shard_rows := list(islice(remaining, rows_per_shard)):
             batch = pa.RecordBatch.from_pylist(shard_rows, schema=schema)
             shards.append(write_shard(temporary, len(shards), batch, out))
-        written = manifest(tuple(shards))
+        documents = sum(shard.rows for shard in shards)
+        written = manifest(documents=documents, docs_per_shard=rows_per_shard, shards=tuple(shards))
         _write_file(temporary / MANIFEST, written.text().encode(), out)
         try:
             fsync(temporary)

@@ -32,7 +32,7 @@ def test_data_files_are_package_data() -> None:
         for pattern in patterns.split()
         for path in (ROOT / package.replace(".", "/")).glob(pattern)
     }
-    packages = [ROOT / "lmrc" / name for name in ("corpus", "evaluation", "rc")]
+    packages = [ROOT / "lmrc" / name for name in ("corpus", "evaluation", "launcher", "rc")]
     data = {path for package in packages for path in package.rglob("*.*") if path.suffix not in (".py", ".pyc")}
     assert data
     assert data <= shipped

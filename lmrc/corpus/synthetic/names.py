@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
+from pathlib import Path
 from random import Random
 from typing import TypeVar
 
@@ -21,7 +21,7 @@ T = TypeVar("T")
 # Lists of words by name. Their order decides what is drawn.
 _WORDS: dict[str, tuple[str, ...]] = {
     name: tuple(words.split())
-    for name, words in yaml.safe_load(files(__package__).joinpath("names.yaml").read_text(encoding="utf-8")).items()
+    for name, words in yaml.safe_load(Path(__file__).with_name("names.yaml").read_text(encoding="utf-8")).items()
 }
 
 

@@ -7,14 +7,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
-from importlib.resources import files
+from pathlib import Path
 from typing import Any
 
 import yaml
 
 from lmrc.corpus.relations import DOCRED, RelationSet
 
-_TEXTS: dict[str, Any] = yaml.safe_load(files(__package__).joinpath("templates.yaml").read_text(encoding="utf-8"))
+_TEXTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("templates.yaml").read_text(encoding="utf-8"))
 
 _IDS = (
     *("P17", "P19", "P20", "P22", "P25", "P26", "P27", "P40", "P50", "P57", "P58", "P69", "P108", "P112"),
