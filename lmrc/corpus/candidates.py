@@ -14,15 +14,8 @@ from lmrc.common.errors import CorpusError
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.shards import MANIFEST, FolderManifest, ShardFolder, read_manifest, write_folder
 
-SCHEMA = pa.schema(
-    [
-        ("title", pa.string()),
-        (
-            "candidates",
-            pa.list_(pa.struct([("head", pa.int32()), ("tail", pa.int32()), ("probability", pa.float64())])),
-        ),
-    ]
-)
+_CANDIDATE = pa.struct({"head": pa.int32(), "tail": pa.int32(), "probability": pa.float64()})
+SCHEMA = pa.schema({"title": pa.string(), "candidates": pa.list_(_CANDIDATE)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +47,7 @@ def write_candidates(
 
     Args:
         rows: title and candidates of each document, in the order of the corpus.
-        out: the new folder.
-        corpus_fingerprint: `Corpus.fingerprint` of the corpus.
         threshold: least probability of a candidate.
-        docs_per_shard: documents per Arrow shard.
 
     Raises:
         ValueError: a pair occurs twice, pairs an entity with itself, or its probability is not in [0, 1].

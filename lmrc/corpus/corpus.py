@@ -12,47 +12,23 @@ import pyarrow as pa
 from pydantic import Field
 
 from lmrc.common.errors import CorpusError, UserError
-from lmrc.corpus.docred import relations_by_pair
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.shards import MANIFEST, FolderManifest, ShardFolder, read_manifest, write_folder
+from lmrc.corpus.statistics import CorpusCounts
 from lmrc.corpus.types import Document, Entity, Label, Mention
 
+_MENTION = pa.struct(
+    {"name": pa.string(), "sentence": pa.int32(), "start": pa.int32(), "end": pa.int32(), "type": pa.string()}
+)
+_LABEL = pa.struct({"head": pa.int32(), "tail": pa.int32(), "relation": pa.string(), "evidence": pa.list_(pa.int32())})
 SCHEMA = pa.schema(
-    [
-        ("title", pa.string()),
-        ("sentences", pa.list_(pa.list_(pa.string()))),
-        (
-            "entities",
-            pa.list_(
-                pa.list_(
-                    pa.struct(
-                        [
-                            ("name", pa.string()),
-                            ("sentence", pa.int32()),
-                            ("start", pa.int32()),
-                            ("end", pa.int32()),
-                            ("type", pa.string()),
-                        ]
-                    )
-                )
-            ),
-        ),
-        # Null if the document has no labels.
-        (
-            "labels",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("head", pa.int32()),
-                        ("tail", pa.int32()),
-                        ("relation", pa.string()),
-                        ("evidence", pa.list_(pa.int32())),
-                    ]
-                )
-            ),
-        ),
-        ("duplicate_labels", pa.int32()),
-    ]
+    {
+        "title": pa.string(),
+        "sentences": pa.list_(pa.list_(pa.string())),
+        "entities": pa.list_(pa.list_(_MENTION)),
+        "labels": pa.list_(_LABEL),  # null if the document has no labels
+        "duplicate_labels": pa.int32(),
+    }
 )
 
 
@@ -74,6 +50,10 @@ class Manifest(FolderManifest):
     duplicate_labels: int = Field(ge=0)
 
 
+# Sizes of a corpus in its manifest.
+SIZES = ("labelled_documents", "candidate_pairs", "na_pairs", "relation_pairs", "triples", "duplicate_labels")
+
+
 def write_corpus(
     documents: Iterable[Document],
     out: Path,
@@ -85,51 +65,32 @@ def write_corpus(
     """Write documents as a new corpus folder, or nothing on any failure. One shard at a time is in memory.
 
     Args:
-        documents: the documents, read once.
-        out: the new folder.
-        relations: relation set of the labels.
+        documents: are read once.
         source: name of the file that the documents came from, for the manifest.
-        source_sha256: SHA-256 of that file.
-        docs_per_shard: documents per Arrow shard.
 
     Raises:
         UserError: there are no documents, `out` exists and is not an empty folder, it cannot be written, or the disk
             is full.
     """
-    counts = dict.fromkeys(
-        ("labelled_documents", "candidate_pairs", "na_pairs", "relation_pairs", "triples", "duplicate_labels"), 0
-    )
+    counts = CorpusCounts()
 
     def rows() -> Iterator[dict[str, Any]]:
         for document in documents:
-            pairs = len(document.entities) * (len(document.entities) - 1)
-            counts["candidate_pairs"] += pairs
-            if document.labels is not None:
-                gold = relations_by_pair(document)
-                counts["labelled_documents"] += 1
-                counts["na_pairs"] += pairs - len(gold)
-                counts["relation_pairs"] += len(gold)
-                counts["triples"] += sum(map(len, gold.values()))
-                counts["duplicate_labels"] += document.duplicate_labels
+            counts.add(document)
             yield _row(document)
 
     def manifest(**shards: Any) -> Manifest:
         if not shards["shards"]:
             raise UserError(f"{source}: holds no documents, expected at least one")
         names = dict(zip(relations.ids, relations.names, strict=True))
-        return Manifest(source=source, source_sha256=source_sha256, relations=names, **counts, **shards)
+        sizes = {name: getattr(counts, name) for name in SIZES}
+        return Manifest(source=source, source_sha256=source_sha256, relations=names, **sizes, **shards)
 
     return write_folder(Path(out), SCHEMA, rows(), docs_per_shard, manifest)
 
 
 class Corpus(ShardFolder):
-    """A corpus on disk, as a sequence of documents. Only recently used shards are mapped into memory.
-
-    Attributes:
-        folder: the corpus folder.
-        manifest: its sizes and source.
-        relations: its relation set.
-    """
+    """A corpus on disk, as a sequence of documents. Only recently used shards are mapped into memory."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
         super().__init__(folder, manifest.shards)

@@ -73,17 +73,10 @@ def write_folder(
     rows_per_shard: int,
     manifest: Callable[..., M],
 ) -> M:
-    """Write rows in shards to a new folder, or nothing on any failure (also of `rows`, also Ctrl-C).
+    """Write rows, which are read once, to a new folder, or nothing on any failure (also of `rows`, also Ctrl-C).
 
     Args:
-        out: the new folder.
-        schema: columns of the rows.
-        rows: the rows, read once.
-        rows_per_shard: rows per Arrow shard.
-        manifest: called after the last row with `documents`, `docs_per_shard` and `shards`.
-
-    Returns:
-        The manifest.
+        manifest: called after the last row with `documents`, `docs_per_shard` and `shards`; its result is returned.
 
     Raises:
         UserError: `out` exists and is not an empty folder, it cannot be written, or the disk is full.
@@ -126,9 +119,6 @@ def write_shard(folder: Path, index: int, batch: pa.RecordBatch, out: Path) -> S
     """Write one shard and flush it to the disk.
 
     Args:
-        folder: temporary folder of the shards.
-        index: index of the shard.
-        batch: its rows.
         out: final name of the folder, for messages.
 
     Raises:

@@ -88,11 +88,7 @@ class MemoryEstimate:
 
 @dataclass(frozen=True)
 class _Parts:
-    """Parameters, and bytes of the parts that differ between the two trainings.
-
-    Attributes:
-        frozen_bytes: frozen weights; trained weights are fp32.
-    """
+    """Numbers of parameters, and bytes of the parts that differ between the two trainings."""
 
     trained: int
     activations: int
@@ -239,9 +235,7 @@ def _bytes_per_token(options: Training, layers: int, layer: int, residual: int) 
 def _encoder_activations(encoder: ModelShape, options: Training, rows: int, length: int) -> int:
     """Return the bytes that a BERT-like encoder saves for the backward pass, with sdpa and all weights trained.
 
-    Args:
-        rows: number of windows.
-        length: tokens per window.
+    There are `rows` windows of `length` tokens.
     """
     element, hidden = _element(options), encoder.hidden
     # Under autocast query, key and value each save their own bf16 copy of the layer norm's output.
@@ -260,11 +254,7 @@ def _encoder_activations(encoder: ModelShape, options: Training, rows: int, leng
 
 
 def _causal_activations(base: ModelShape, config: RcConfig, tokens: int, adapted: tuple[int, ...]) -> int:
-    """Return the bytes that a frozen Llama-like LM with LoRA saves for the backward pass.
-
-    Args:
-        adapted: input width of each adapted linear layer.
-    """
+    """Return the bytes that a frozen Llama-like LM with LoRA saves; `adapted` are the input widths of its layers."""
     element = _element(config.train)
     width = base.heads * base.head_size
     # Query, key, value (repeated for every head in grouped-query attention) and output.

@@ -76,11 +76,7 @@ class _Draft:
     """A document under construction. Entities are numbered by first mention.
 
     Attributes:
-        plan: the plan of the document.
         roles: entity index of each role of the templates.
-        names: name of each entity.
-        mentions: mentions of each entity.
-        sentences: tokens of each sentence.
         triples: stated triples, with the indices of their evidence sentences.
     """
 

@@ -34,10 +34,9 @@ class Name:
         full: full name, for the first mention.
         short: short name, for later mentions; equals `full` if there is none.
         article: "the" before `full`, or empty. It is not a part of the mention.
-        man: True for a man.
         pronouns: subject, possessive and object pronoun; empty if the entity is never a pronoun.
-        adjective: adjective of a country.
-        preposition: preposition before a date.
+        adjective: of a country.
+        preposition: before a date.
     """
 
     type: str

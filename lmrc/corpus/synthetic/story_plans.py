@@ -73,7 +73,6 @@ class Template:
 
     Attributes:
         parts: parts of the sentence; a plain str is one token.
-        facts: facts that the sentence states.
         states: keys that no earlier sentence may have stated: (head, relation) for a functional relation, otherwise the
             whole fact.
         needs: roles that must have been named before.
