@@ -17,7 +17,6 @@ from lmrc.config.schema import ClusterOptions, DemoConfig, RunOptions, TrainingD
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
-from lmrc.evaluation.metrics.scores import candidate_scores
 from lmrc.evaluation.metrics.train_facts import Facts, read_facts
 from lmrc.evaluation.report.build import PAGE, report_runs
 from lmrc.evaluation.scored_run import ScoredRun, read_scored_run
@@ -134,12 +133,8 @@ class Demo:
 
     def _summarize(self, seconds: float) -> dict[str, Any]:
         trained, untrained = self._scored_runs()
-        test = Corpus.open(self._corpus("test"))
-        candidates = Candidates.open(self._run.path / "propose" / "candidates")
-        rows = (
-            (document.title, [(c.head, c.tail) for c in row]) for document, row in zip(test, candidates, strict=True)
-        )
-        rcp = candidate_scores(test, rows)
+        rcp = trained.proposed
+        assert rcp is not None, "the candidates are those of the stage propose"
         folders = [self._run.path / name for name in ("lmrc", "untrained", "rcp", "rc")]
         report_runs(folders, self._run.path, self._facts(), title="LMRC demo")
         return {

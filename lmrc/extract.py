@@ -195,7 +195,7 @@ class TripleExtractor:
             stats.first.append((head, self.relations.name(prediction.relation), tail, prediction.score or 0.0))
 
 
-class Extraction:
+class Extraction(TripleExtractor):
     """`lmrc extract`: a file of documents in, a file of triples out."""
 
     def __init__(self, config: ExtractConfig) -> None:
@@ -204,14 +204,8 @@ class Extraction:
         Raises:
             UserError: also if `config.out` cannot be written.
         """
-        self._config = config
         check_output(config.out)
-        self._extractor = TripleExtractor(config)
-
-    @property
-    def relations(self) -> RelationSet:
-        """Return the relation set of the LM."""
-        return self._extractor.relations
+        super().__init__(config)
 
     def run(self) -> ExtractionStats:
         """Check all documents, extract their triples, and write `config.out` in the submission format.
@@ -227,23 +221,19 @@ class Extraction:
                 with DocumentProgress("checking", None, sys.stderr) as progress:
                     total = self._check_documents(progress)
                 with DocumentProgress("extracting", total, sys.stderr) as progress:
-                    for _, triples in self._extractor.extract(read_documents(self._config.documents, None)):
+                    for _, triples in self.extract(read_documents(self._config.documents, None)):
                         write(triples)
                         progress.add(1)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {self._config.out} was not written") from None
-        return self._extractor.stats
+        return self.stats
 
     def _check_documents(self, progress: DocumentProgress) -> int:
-        """Check that every document fits the prompt; return their number.
-
-        Raises:
-            UserError: one does not fit, or is malformed.
-        """
+        """Return the number of documents; raise UserError if one is malformed or does not fit the prompt."""
         count = 0
         for index, document in enumerate(read_documents(self._config.documents, None)):
             try:
-                self._extractor.check(index, document)
+                self.check(index, document)
             except UserError as error:
                 raise UserError(f"{self._config.documents}: {error}; nothing was extracted") from None
             progress.add(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from lmrc.config.loader import parse
 from lmrc.config.schema import RcConfig
-from lmrc.launcher.gpu_memory import CARDS, GIB, estimate_rc
+from lmrc.launcher.gpu_memory import CARDS, GIB, estimate_memory
 from tests.conftest import ROOT
 
 
@@ -17,7 +17,7 @@ def test_the_memory_table_is_the_estimate() -> None:
         given += ["--train.zero_stage", stage, "--train.gradient_checkpointing", str(row[1] == "yes")]
         given += ["--train.batch_size", "8", "--model.quantization", quantization or "none"]
         config, _ = parse(RcConfig, given, {})
-        found = estimate_rc(config, 8)
+        found = estimate_memory(config, 8)
         parts = [
             found.weights,
             found.gradients + found.optimizer,

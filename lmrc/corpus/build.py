@@ -23,12 +23,8 @@ def build_corpus(
     """Read and check documents in DocRED's JSON format, and write them as the new corpus `out`.
 
     Args:
-        documents: file of documents.
-        out: folder of the corpus.
         relations: relation set as JSON {id: name}; by default DocRED's 96 relations.
-        docs_per_shard: documents per Arrow shard.
         sample_size: if given, keep only this many documents, sampled with `seed`, in the order of the file.
-        seed: seed of the sample.
 
     Raises:
         UserError: a file is missing or breaks the format, has fewer documents than `sample_size`, or `out` exists.

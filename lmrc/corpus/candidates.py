@@ -12,17 +12,10 @@ from pydantic import Field
 
 from lmrc.common.errors import CorpusError
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.shards import MANIFEST, FolderManifest, Shard, ShardFolder, read_manifest, write_folder
+from lmrc.corpus.shards import MANIFEST, FolderManifest, ShardFolder, read_manifest, write_folder
 
-SCHEMA = pa.schema(
-    [
-        ("title", pa.string()),
-        (
-            "candidates",
-            pa.list_(pa.struct([("head", pa.int32()), ("tail", pa.int32()), ("probability", pa.float64())])),
-        ),
-    ]
-)
+_CANDIDATE = pa.struct({"head": pa.int32(), "tail": pa.int32(), "probability": pa.float64()})
+SCHEMA = pa.schema({"title": pa.string(), "candidates": pa.list_(_CANDIDATE)})
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,10 +47,7 @@ def write_candidates(
 
     Args:
         rows: title and candidates of each document, in the order of the corpus.
-        out: the new folder.
-        corpus_fingerprint: `Corpus.fingerprint` of the corpus.
         threshold: least probability of a candidate.
-        docs_per_shard: documents per Arrow shard.
 
     Raises:
         ValueError: a pair occurs twice, pairs an entity with itself, or its probability is not in [0, 1].
@@ -87,27 +77,21 @@ def write_candidates(
                 "candidates": [{"head": c.head, "tail": c.tail, "probability": c.probability} for c in ordered],
             }
 
-    def manifest(shards: tuple[Shard, ...]) -> CandidatesManifest:
+    def manifest(**shards: Any) -> CandidatesManifest:
         return CandidatesManifest(
-            documents=sum(shard.rows for shard in shards),
-            docs_per_shard=docs_per_shard,
-            shards=shards,
-            corpus_fingerprint=corpus_fingerprint,
-            threshold=threshold,
-            candidates=total,
+            corpus_fingerprint=corpus_fingerprint, threshold=threshold, candidates=total, **shards
         )
 
     return write_folder(Path(out), SCHEMA, checked_rows(), docs_per_shard, manifest)
 
 
-class Candidates:
+class Candidates(ShardFolder):
     """Candidates on disk: item i holds the candidates of document i of the corpus, sorted by (head, tail)."""
 
     def __init__(self, folder: Path, manifest: CandidatesManifest) -> None:
-        self.folder = folder
+        super().__init__(folder, manifest.shards)
         self.manifest = manifest
         self.threshold = manifest.threshold
-        self._shards = ShardFolder(folder, manifest.shards)
 
     @classmethod
     def open(cls, folder: str | Path) -> Candidates:
@@ -126,9 +110,6 @@ class Candidates:
                 raise CorpusError(f"{error}; launch/propose.py writes candidates, into runs/NAME/candidates") from None
             raise
 
-    def __len__(self) -> int:
-        return len(self._shards)
-
     def __getitem__(self, index: int) -> tuple[Candidate, ...]:
         """Return the candidates of document `index`.
 
@@ -136,7 +117,7 @@ class Candidates:
             IndexError: there is no such document.
             CorpusError: its shard is damaged.
         """
-        batch, row = self._shards.find(index)
+        batch, row = self.find(index)
         return tuple(Candidate(**values) for values in batch.column("candidates")[row].as_py())
 
     def __iter__(self) -> Iterator[tuple[Candidate, ...]]:
@@ -144,7 +125,7 @@ class Candidates:
 
     def title(self, index: int) -> str:
         """Return the title of document `index`. Raises the same exceptions as indexing."""
-        batch, row = self._shards.find(index)
+        batch, row = self.find(index)
         title: str = batch.column("title")[row].as_py()
         return title
 
@@ -164,11 +145,3 @@ class Candidates:
                 f"{self.folder}: covers {len(self)} documents, but {corpus.folder} has {len(corpus)}; "
                 "propose its candidates again"
             )
-
-    def verify(self) -> None:
-        """Check the SHA-256 of every shard.
-
-        Raises:
-            CorpusError: one differs.
-        """
-        self._shards.verify()

@@ -12,47 +12,23 @@ import pyarrow as pa
 from pydantic import Field
 
 from lmrc.common.errors import CorpusError, UserError
-from lmrc.corpus.docred import relations_by_pair
 from lmrc.corpus.relations import RelationSet
-from lmrc.corpus.shards import MANIFEST, FolderManifest, Shard, ShardFolder, read_manifest, write_folder
+from lmrc.corpus.shards import MANIFEST, FolderManifest, ShardFolder, read_manifest, write_folder
+from lmrc.corpus.statistics import CorpusCounts
 from lmrc.corpus.types import Document, Entity, Label, Mention
 
+_MENTION = pa.struct(
+    {"name": pa.string(), "sentence": pa.int32(), "start": pa.int32(), "end": pa.int32(), "type": pa.string()}
+)
+_LABEL = pa.struct({"head": pa.int32(), "tail": pa.int32(), "relation": pa.string(), "evidence": pa.list_(pa.int32())})
 SCHEMA = pa.schema(
-    [
-        ("title", pa.string()),
-        ("sentences", pa.list_(pa.list_(pa.string()))),
-        (
-            "entities",
-            pa.list_(
-                pa.list_(
-                    pa.struct(
-                        [
-                            ("name", pa.string()),
-                            ("sentence", pa.int32()),
-                            ("start", pa.int32()),
-                            ("end", pa.int32()),
-                            ("type", pa.string()),
-                        ]
-                    )
-                )
-            ),
-        ),
-        # Null if the document has no labels.
-        (
-            "labels",
-            pa.list_(
-                pa.struct(
-                    [
-                        ("head", pa.int32()),
-                        ("tail", pa.int32()),
-                        ("relation", pa.string()),
-                        ("evidence", pa.list_(pa.int32())),
-                    ]
-                )
-            ),
-        ),
-        ("duplicate_labels", pa.int32()),
-    ]
+    {
+        "title": pa.string(),
+        "sentences": pa.list_(pa.list_(pa.string())),
+        "entities": pa.list_(pa.list_(_MENTION)),
+        "labels": pa.list_(_LABEL),  # null if the document has no labels
+        "duplicate_labels": pa.int32(),
+    }
 )
 
 
@@ -74,6 +50,10 @@ class Manifest(FolderManifest):
     duplicate_labels: int = Field(ge=0)
 
 
+# Sizes of a corpus in its manifest.
+SIZES = ("labelled_documents", "candidate_pairs", "na_pairs", "relation_pairs", "triples", "duplicate_labels")
+
+
 def write_corpus(
     documents: Iterable[Document],
     out: Path,
@@ -85,64 +65,37 @@ def write_corpus(
     """Write documents as a new corpus folder, or nothing on any failure. One shard at a time is in memory.
 
     Args:
-        documents: the documents, read once.
-        out: the new folder.
-        relations: relation set of the labels.
+        documents: are read once.
         source: name of the file that the documents came from, for the manifest.
-        source_sha256: SHA-256 of that file.
-        docs_per_shard: documents per Arrow shard.
 
     Raises:
         UserError: there are no documents, `out` exists and is not an empty folder, it cannot be written, or the disk
             is full.
     """
-    counts = dict.fromkeys(
-        ("labelled_documents", "candidate_pairs", "na_pairs", "relation_pairs", "triples", "duplicate_labels"), 0
-    )
+    counts = CorpusCounts()
 
     def rows() -> Iterator[dict[str, Any]]:
         for document in documents:
-            pairs = len(document.entities) * (len(document.entities) - 1)
-            counts["candidate_pairs"] += pairs
-            if document.labels is not None:
-                gold = relations_by_pair(document)
-                counts["labelled_documents"] += 1
-                counts["na_pairs"] += pairs - len(gold)
-                counts["relation_pairs"] += len(gold)
-                counts["triples"] += sum(map(len, gold.values()))
-                counts["duplicate_labels"] += document.duplicate_labels
+            counts.add(document)
             yield _row(document)
 
-    def manifest(shards: tuple[Shard, ...]) -> Manifest:
-        if not shards:
+    def manifest(**shards: Any) -> Manifest:
+        if not shards["shards"]:
             raise UserError(f"{source}: holds no documents, expected at least one")
-        return Manifest(
-            documents=sum(shard.rows for shard in shards),
-            docs_per_shard=docs_per_shard,
-            shards=shards,
-            source=source,
-            source_sha256=source_sha256,
-            relations=dict(zip(relations.ids, relations.names, strict=True)),
-            **counts,
-        )
+        names = dict(zip(relations.ids, relations.names, strict=True))
+        sizes = {name: getattr(counts, name) for name in SIZES}
+        return Manifest(source=source, source_sha256=source_sha256, relations=names, **sizes, **shards)
 
     return write_folder(Path(out), SCHEMA, rows(), docs_per_shard, manifest)
 
 
-class Corpus:
-    """A corpus on disk, as a sequence of documents. Only recently used shards are mapped into memory.
-
-    Attributes:
-        folder: the corpus folder.
-        manifest: its sizes and source.
-        relations: its relation set.
-    """
+class Corpus(ShardFolder):
+    """A corpus on disk, as a sequence of documents. Only recently used shards are mapped into memory."""
 
     def __init__(self, folder: Path, manifest: Manifest) -> None:
-        self.folder = folder
+        super().__init__(folder, manifest.shards)
         self.manifest = manifest
         self.relations = RelationSet(tuple(manifest.relations), tuple(manifest.relations.values()))
-        self._shards = ShardFolder(folder, manifest.shards)
 
     @classmethod
     def open(cls, folder: str | Path) -> Corpus:
@@ -167,9 +120,6 @@ class Corpus:
         """Return the SHA-256 of the manifest, in hexadecimal. Equal corpora have equal fingerprints."""
         return self.manifest.fingerprint
 
-    def __len__(self) -> int:
-        return len(self._shards)
-
     def __getitem__(self, index: int) -> Document:
         """Return document `index`.
 
@@ -177,11 +127,11 @@ class Corpus:
             IndexError: there is no such document.
             CorpusError: its shard is damaged.
         """
-        return _document(*self._shards.find(index))
+        return _document(*self.find(index))
 
     def labels(self, index: int) -> tuple[Label, ...] | None:
         """Return the labels of document `index` without reading the rest. Raises the same exceptions as indexing."""
-        batch, row = self._shards.find(index)
+        batch, row = self.find(index)
         return _labels(batch.column("labels")[row].values)
 
     def __iter__(self) -> Iterator[Document]:
@@ -203,16 +153,8 @@ class Corpus:
         Raises:
             CorpusError: the shard is damaged.
         """
-        batch, row = self._shards.find(documents.start)
+        batch, row = self.find(documents.start)
         return batch.slice(row, len(documents))
-
-    def verify(self) -> None:
-        """Check the SHA-256 of every shard.
-
-        Raises:
-            CorpusError: one differs.
-        """
-        self._shards.verify()
 
 
 def _with_remedy(path: Path, error: CorpusError) -> CorpusError:

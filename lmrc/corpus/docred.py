@@ -87,7 +87,6 @@ def parse_document(raw: object, file: str | Path, index: int, relations: Relatio
     evidence, and counted in `duplicate_labels`.
 
     Args:
-        raw: the document, as decoded from JSON.
         file: name of its file, for messages.
         index: its index in the file, for messages.
         relations: relation set of the labels; if it is None, labels are ignored.
@@ -116,11 +115,7 @@ def _describe(value: object) -> str:
 
 
 def _check_is_list(stream: IO[bytes], path: str | Path) -> None:
-    """Check that the JSON is a list: ijson would silently find no documents in anything else.
-
-    Raises:
-        UserError: it is not a list.
-    """
+    """Raise UserError if the JSON is no list: ijson would silently find no documents in anything else."""
     start = stream.tell()
     while (byte := stream.read(1)).isspace():
         pass

@@ -142,11 +142,7 @@ def _unwritable(path: Path, error: OSError) -> UserError:
 
 
 def _verify(path: Path, published: Published) -> None:
-    """Check a file against its published SHA-256, or else against that of its first download.
-
-    Raises:
-        UserError: the SHA-256 differs.
-    """
+    """Raise UserError if the SHA-256 differs from the published one, or else from that of the first download."""
     hashes = path.with_name(HASHES)
     recorded: dict[str, str] = {}
     if hashes.exists():

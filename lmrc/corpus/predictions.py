@@ -142,17 +142,9 @@ class Predictions:
 
     def __iter__(self) -> Iterator[Prediction]:
         starts = np.searchsorted(self.evidence_of, np.arange(len(self) + 1)).tolist()
-        for index, (document, head, tail, relation, score, has) in enumerate(
-            zip(
-                self.document.tolist(),
-                self.head.tolist(),
-                self.tail.tolist(),
-                self.relation.tolist(),
-                self.score.tolist(),
-                self.has_evidence.tolist(),
-                strict=True,
-            )
-        ):
+        columns = (self.document, self.head, self.tail, self.relation, self.score, self.has_evidence)
+        rows = zip(*(column.tolist() for column in columns), strict=True)
+        for index, (document, head, tail, relation, score, has) in enumerate(rows):
             evidence = tuple(self.evidence[starts[index] : starts[index + 1]].tolist()) if has else None
             yield Prediction(
                 self.titles[document], head, tail, self.relations[relation], None if isnan(score) else score, evidence

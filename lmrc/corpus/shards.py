@@ -71,19 +71,12 @@ def write_folder(
     schema: pa.Schema,
     rows: Iterable[Mapping[str, Any]],
     rows_per_shard: int,
-    manifest: Callable[[tuple[Shard, ...]], M],
+    manifest: Callable[..., M],
 ) -> M:
-    """Write rows in shards to a new folder, or nothing on any failure (also of `rows`, also Ctrl-C).
+    """Write rows, which are read once, to a new folder, or nothing on any failure (also of `rows`, also Ctrl-C).
 
     Args:
-        out: the new folder.
-        schema: columns of the rows.
-        rows: the rows, read once.
-        rows_per_shard: rows per Arrow shard.
-        manifest: function that makes the manifest of the written shards. It is called after the last row.
-
-    Returns:
-        The manifest.
+        manifest: called after the last row with `documents`, `docs_per_shard` and `shards`; its result is returned.
 
     Raises:
         UserError: `out` exists and is not an empty folder, it cannot be written, or the disk is full.
@@ -105,7 +98,8 @@ def write_folder(
         while shard_rows := list(islice(remaining, rows_per_shard)):
             batch = pa.RecordBatch.from_pylist(shard_rows, schema=schema)
             shards.append(write_shard(temporary, len(shards), batch, out))
-        written = manifest(tuple(shards))
+        documents = sum(shard.rows for shard in shards)
+        written = manifest(documents=documents, docs_per_shard=rows_per_shard, shards=tuple(shards))
         _write_file(temporary / MANIFEST, written.text().encode(), out)
         try:
             fsync(temporary)
@@ -125,9 +119,6 @@ def write_shard(folder: Path, index: int, batch: pa.RecordBatch, out: Path) -> S
     """Write one shard and flush it to the disk.
 
     Args:
-        folder: temporary folder of the shards.
-        index: index of the shard.
-        batch: its rows.
         out: final name of the folder, for messages.
 
     Raises:

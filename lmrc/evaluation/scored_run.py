@@ -19,7 +19,7 @@ from lmrc.corpus.statistics import statistics
 from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.error_analysis import Analysis, analyze
 from lmrc.evaluation.metrics.gold_table import Gold, Source
-from lmrc.evaluation.metrics.scores import Counts, Pair, Scores, candidate_scores, score
+from lmrc.evaluation.metrics.scores import Counts, Pair, Scores, score
 from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.metrics.triple_table import Triples
 from lmrc.evaluation.paper_scores import data_set_by_statistics
@@ -77,12 +77,10 @@ class ScoredRun:
         triples = Triples.of(Gold.of(self.documents, self.relations), [system])
         return analyze(triples, 0, None if self.candidates is None else self.candidates.items())
 
-    @cached_property
+    @property
     def proposed(self) -> Counts | None:
         """Return the binary counts of RCP; None without candidates."""
-        if self.candidates is None:
-            return None
-        return candidate_scores(self.documents, self.candidates.items())
+        return self.analysis.proposed
 
 
 def read_scored_run(

@@ -75,10 +75,9 @@ def _has_query(document: Document, kind: PromptKind) -> bool:
 
 
 def _memory(config: RcpConfig | RcConfig, processes: int) -> str:
-    from lmrc.launcher.gpu_memory import estimate_rc, estimate_rcp
+    from lmrc.launcher.gpu_memory import estimate_memory
 
     try:
-        estimate = estimate_rcp(config, processes) if isinstance(config, RcpConfig) else estimate_rc(config, processes)
+        return estimate_memory(config, processes).table()
     except UserError:
         return "No memory estimate: see the errors below."
-    return estimate.table()

@@ -87,77 +87,93 @@ class MemoryEstimate:
 
 
 @dataclass(frozen=True)
-class _Sharding:
-    """The ZeRO stage in effect (0 for plain torch) and the number of processes that share the state."""
+class _Parts:
+    """Numbers of parameters, and bytes of the parts that differ between the two trainings."""
 
-    stage: int
-    processes: int
-
-    def per_process(self, size: int, from_stage: int) -> int:
-        """Return the bytes per process of a state of `size` bytes that ZeRO shards from `from_stage` on."""
-        return -(-size // self.processes) if self.stage >= from_stage else size
-
-
-def _sharding(options: Training, world_size: int) -> _Sharding:
-    return _Sharding(0 if options.backend == "torch" else options.zero_stage, world_size)
+    trained: int
+    activations: int
+    outputs: int
+    frozen: int = 0
+    frozen_bytes: int = 0
 
 
-def estimate_rcp(config: RcpConfig, world_size: int) -> MemoryEstimate:
-    """Estimate the memory per GPU of launch/rcp.py: encoder and classifier, all trained.
+def estimate_memory(config: RcpConfig | RcConfig, world_size: int) -> MemoryEstimate:
+    """Estimate the memory per GPU of a training by `world_size` processes.
 
     Raises:
-        UserError: the encoder cannot read documents of `model.max_length`.
+        UserError: the encoder cannot read documents of `model.max_length`, or a LoRA target is not a layer of the base.
     """
-    from lmrc.rcp.data.windows import Windows
-
-    setting = _setting(config.train, world_size)
+    options = config.train
+    setting = _setting(options, world_size)
+    micro = _micro_batch(options, world_size)
     try:
-        encoder = load_model_shape(config.model.encoder, "encoder")
+        if isinstance(config, RcpConfig):
+            model = load_model_shape(config.model.encoder, "encoder")
+            parts = _rcp_parts(config, model, micro)
+        else:
+            model = load_model_shape(config.model.base, "causal")
+            parts = _rc_parts(config, model, micro)
     except UnknownShape as error:
         return MemoryEstimate(setting, unknown=str(error))
-    micro = _micro_batch(config.train, world_size)
+    # Plain torch shards nothing.
+    stage = 0 if options.backend == "torch" else options.zero_stage
+
+    def per_process(size: int, from_stage: int) -> int:
+        """Return the bytes per process of a state of `size` bytes that ZeRO shards from `from_stage` on."""
+        return -(-size // world_size) if stage >= from_stage else size
+
+    trained = parts.trained * FP32
+    stored = trained + parts.frozen_bytes
+    overhead = CONTEXT + (COMMUNICATION if world_size > 1 else 0)
+    if stage >= 1:
+        overhead += min(BUCKET, parts.trained) * FP32 * (1 if stage == 1 else 2)
+    if stage in (1, 2):
+        # DeepSpeed copies the partition that this process updates.
+        overhead += per_process(trained, 1)
+    if stage == 3:
+        # The current layer is gathered, and the next one prefetched.
+        overhead += 2 * stored // model.layers
+    return MemoryEstimate(
+        setting=setting,
+        trained_parameters=parts.trained,
+        frozen_parameters=parts.frozen,
+        weights=per_process(stored, 3),
+        gradients=per_process(trained, 2),
+        optimizer=per_process(2 * trained, 1),
+        activations=parts.activations,
+        outputs=parts.outputs,
+        overhead=overhead,
+    )
+
+
+def _rcp_parts(config: RcpConfig, encoder: ModelShape, micro: int) -> _Parts:
+    """Return the parts of launch/rcp.py: encoder and classifier, all trained."""
+    from lmrc.rcp.data.windows import Windows
+
     windows = Windows.of(encoder.model)
     length = windows.fit(config.model.max_length)
     window_length, window_count = (length, 1) if length <= windows.size else (windows.size, 2)
-    classifier = classifier_parameters(encoder.hidden, config)
-    return _estimate(
-        config.train,
-        world_size,
-        encoder,
-        trained=encoder.parameters + classifier,
-        frozen=0,
-        frozen_bytes=0,
+    return _Parts(
+        trained=encoder.parameters + classifier_parameters(encoder.hidden, config),
         activations=_encoder_activations(encoder, config.train, micro * window_count, window_length),
         # The classifier's bf16 weight copies are small and ignored.
         outputs=micro * _pair_bytes(encoder.hidden, length, config),
     )
 
 
-def estimate_rc(config: RcConfig, world_size: int) -> MemoryEstimate:
-    """Estimate the memory per GPU of launch/rc.py: a frozen base and a trained adapter.
-
-    Raises:
-        UserError: a LoRA target is not a layer of the base.
-    """
-    setting = _setting(config.train, world_size)
-    try:
-        base = load_model_shape(config.model.base, "causal")
-    except UnknownShape as error:
-        return MemoryEstimate(setting, unknown=str(error))
+def _rc_parts(config: RcConfig, base: ModelShape, micro: int) -> _Parts:
+    """Return the parts of launch/rc.py: a frozen base and a trained adapter."""
     adapter = base.lora_shape(config.lora)
-    tokens = _micro_batch(config.train, world_size) * config.prompt.max_length
+    tokens = micro * config.prompt.max_length
     element = _element(config.train)
     # Logits, their fp32 copy under bf16, log-softmax, and the gradient.
     logit = element + (FP32 if element == BF16 else 0) + 2 * FP32
-    return _estimate(
-        config.train,
-        world_size,
-        base,
+    return _Parts(
         trained=adapter.parameters,
-        frozen=base.parameters,
-        frozen_bytes=_frozen_bytes(base, config),
         activations=_causal_activations(base, config, tokens, adapter.inputs),
         outputs=int(tokens * ANSWER_SHARE) * base.vocabulary * logit,
+        frozen=base.parameters,
+        frozen_bytes=_frozen_bytes(base, config),
     )
 
 
@@ -186,40 +202,6 @@ def classifier_parameters(hidden: int, config: RcpConfig) -> int:
         if config.train.relation_weight:
             parameters += AuxiliaryRelationHead(classifier.width, RELATIONS).parameters()
     return sum(parameter.numel() for parameter in parameters)
-
-
-def _estimate(
-    options: Training,
-    world_size: int,
-    model: ModelShape,
-    trained: int,
-    frozen: int,
-    frozen_bytes: int,
-    activations: int,
-    outputs: int,
-) -> MemoryEstimate:
-    sharding = _sharding(options, world_size)
-    stored = trained * FP32 + frozen_bytes
-    overhead = CONTEXT + (COMMUNICATION if world_size > 1 else 0)
-    if sharding.stage >= 1:
-        overhead += min(BUCKET, trained) * FP32 * (1 if sharding.stage == 1 else 2)
-    if sharding.stage in (1, 2):
-        # DeepSpeed copies the partition that this process updates.
-        overhead += sharding.per_process(trained * FP32, 1)
-    if sharding.stage == 3:
-        # The current layer is gathered, and the next one prefetched.
-        overhead += 2 * stored // model.layers
-    return MemoryEstimate(
-        setting=_setting(options, world_size),
-        trained_parameters=trained,
-        frozen_parameters=frozen,
-        weights=sharding.per_process(stored, 3),
-        gradients=sharding.per_process(trained * FP32, 2),
-        optimizer=sharding.per_process(2 * trained * FP32, 1),
-        activations=activations,
-        outputs=outputs,
-        overhead=overhead,
-    )
 
 
 def _setting(options: Training, world_size: int) -> str:
@@ -253,9 +235,7 @@ def _bytes_per_token(options: Training, layers: int, layer: int, residual: int) 
 def _encoder_activations(encoder: ModelShape, options: Training, rows: int, length: int) -> int:
     """Return the bytes that a BERT-like encoder saves for the backward pass, with sdpa and all weights trained.
 
-    Args:
-        rows: number of windows.
-        length: tokens per window.
+    There are `rows` windows of `length` tokens.
     """
     element, hidden = _element(options), encoder.hidden
     # Under autocast query, key and value each save their own bf16 copy of the layer norm's output.
@@ -274,11 +254,7 @@ def _encoder_activations(encoder: ModelShape, options: Training, rows: int, leng
 
 
 def _causal_activations(base: ModelShape, config: RcConfig, tokens: int, adapted: tuple[int, ...]) -> int:
-    """Return the bytes that a frozen Llama-like LM with LoRA saves for the backward pass.
-
-    Args:
-        adapted: input width of each adapted linear layer.
-    """
+    """Return the bytes that a frozen Llama-like LM with LoRA saves; `adapted` are the input widths of its layers."""
     element = _element(config.train)
     width = base.heads * base.head_size
     # Query, key, value (repeated for every head in grouped-query attention) and output.

@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 import os
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.request import Request, urlopen
+
+import yaml
 
 from lmrc.common.errors import UserError
 from lmrc.config.schema import LoraOptions
@@ -17,64 +20,8 @@ if TYPE_CHECKING:
 
 Kind = Literal["encoder", "causal"]
 
-_LLAMA: dict[str, Any] = {"model_type": "llama", "vocab_size": 32_000, "max_position_embeddings": 4096}
-_ROBERTA: dict[str, Any] = {
-    "model_type": "roberta",
-    "vocab_size": 50_265,
-    "max_position_embeddings": 514,
-    "type_vocab_size": 1,
-}
-
-# Published configs, for machines without access to the hub. embedded:smollm2 has no files before its first use.
-KNOWN_CONFIGS: dict[str, dict[str, Any]] = {
-    "roberta-base": _ROBERTA,
-    "roberta-large": {
-        **_ROBERTA,
-        "hidden_size": 1024,
-        "num_hidden_layers": 24,
-        "num_attention_heads": 16,
-        "intermediate_size": 4096,
-    },
-    "bert-base-cased": {"model_type": "bert", "vocab_size": 28_996},
-    "meta-llama/Llama-2-7b-chat-hf": {
-        **_LLAMA,
-        "hidden_size": 4096,
-        "intermediate_size": 11_008,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 32,
-    },
-    "meta-llama/Llama-2-13b-chat-hf": {
-        **_LLAMA,
-        "hidden_size": 5120,
-        "intermediate_size": 13_824,
-        "num_hidden_layers": 40,
-        "num_attention_heads": 40,
-        "num_key_value_heads": 40,
-    },
-    "mistralai/Mistral-7B-Instruct-v0.2": {
-        "model_type": "mistral",
-        "vocab_size": 32_000,
-        "hidden_size": 4096,
-        "intermediate_size": 14_336,
-        "num_hidden_layers": 32,
-        "num_attention_heads": 32,
-        "num_key_value_heads": 8,
-        "max_position_embeddings": 32_768,
-        "sliding_window": None,
-    },
-    "embedded:smollm2": {
-        "model_type": "llama",
-        "vocab_size": 49_152,
-        "hidden_size": 576,
-        "intermediate_size": 1536,
-        "num_hidden_layers": 30,
-        "num_attention_heads": 9,
-        "num_key_value_heads": 3,
-        "max_position_embeddings": 8192,
-        "tie_word_embeddings": True,
-    },
-}
+# Configs by the name of the model.
+KNOWN_CONFIGS: dict[str, dict[str, Any]] = yaml.safe_load(Path(__file__).with_name("known_models.yaml").read_text())
 HUB_TIMEOUT_SECONDS = 3.0
 
 

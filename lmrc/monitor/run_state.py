@@ -83,13 +83,13 @@ def stage_of(config: dict[str, Any]) -> str:
     return "run" if kind is None else kind.name
 
 
-@dataclass
-class TrainingProgress:
-    """Progress of a training. None means unknown.
+@dataclass(kw_only=True)
+class Progress:
+    """Progress and best score of a run. None means unknown.
 
     Attributes:
-        unit: what `per_second` counts.
-        time: when log/progress.json was written, in seconds since 1970.
+        step: optimizer steps done by a training; `total` are all steps.
+        unit: what `per_second` counts, such as documents.
     """
 
     step: int | None = None
@@ -99,21 +99,23 @@ class TrainingProgress:
     unit: str | None = None
     per_second: float | None = None
     seconds_left: float | None = None
-    time: float = 0.0
     metric: str | None = None
     best: float | None = None
     best_step: int | None = None
 
-    def is_since(self, start: str) -> bool:
-        """Return True if the progress was written after a start at this time (ISO 8601)."""
-        return self.time >= datetime.fromisoformat(start).timestamp()
 
+def training_progress(folder: Path, config: dict[str, Any], since: str | None) -> Progress:
+    """Return the progress of a training from log/progress.json, metrics.jsonl and DONE.
 
-def training_progress(folder: Path, config: dict[str, Any]) -> TrainingProgress:
-    """Return the progress of a training from log/progress.json, metrics.jsonl and DONE."""
-    progress = TrainingProgress()
+    The speed is left out if it was measured before `since` (ISO 8601), or if `since` is None.
+    """
+    progress, written = Progress(), 0.0
     with contextlib.suppress(OSError, ValueError, TypeError):
-        progress = TrainingProgress(**json.loads((folder / "log" / "progress.json").read_text()))
+        row = dict(json.loads((folder / "log" / "progress.json").read_text()))
+        written = row.pop("time", 0.0)
+        progress = Progress(**row)
+    if since is None or written < datetime.fromisoformat(since).timestamp():
+        progress.unit = progress.per_second = progress.seconds_left = None
     done = result(folder)
     train = config.get("train")
     progress.metric = train.get("metric") if isinstance(train, dict) else None

@@ -16,6 +16,7 @@ from lmrc.launcher.slurm import commands as slurm
 from lmrc.monitor.run_state import (
     TRAININGS,
     InferenceProgress,
+    Progress,
     inference_progress,
     newest_failure,
     read_config,
@@ -34,8 +35,8 @@ DEPENDENCY_FAILED = "its dependency failed; fix that, then run the pipeline comm
 OPEN_EVENTS = frozenset({"submitted", "started", "preempted", "requeued", "died", "finished"})
 
 
-@dataclass
-class Status:
+@dataclass(kw_only=True)
+class Status(Progress):
     """The state of a run, as printed by `lmrc status --json`. Unknown values are null; times are UTC.
 
     Attributes:
@@ -45,8 +46,6 @@ class Status:
         detail: SLURM's reason, the cause of a failure, or what to do.
         job: SLURM job id (of the whole array), or local-PID.
         since: start of the current job or process.
-        step: optimizer steps done by a training; `total` are all steps.
-        unit: what `per_second` counts, such as documents. Null unless the run is running.
         units: units of an inference: total, done, claimed, failed.
         failures: one line per failed unit.
         error: the last error; null if done.
@@ -59,25 +58,15 @@ class Status:
     run: str
     kind: str
     state: str
-    detail: str = ""
+    detail: str
     job: str | None = None
     nodes: str | None = None
     since: str | None = None
     preempted: int = 0
     requeued: int = 0
     died: int = 0
-    step: int | None = None
-    total: int | None = None
-    epoch: int | None = None
-    loss: float | None = None
-    unit: str | None = None
-    per_second: float | None = None
-    seconds_left: float | None = None
     units: dict[str, int] | None = None
     failures: list[str] = field(default_factory=list)
-    metric: str | None = None
-    best: float | None = None
-    best_step: int | None = None
     error: str | None = None
     result: dict[str, Any] | None = None
     jobs: list[dict[str, Any]] = field(default_factory=list)
@@ -86,7 +75,7 @@ class Status:
 
     def as_json(self) -> dict[str, Any]:
         """Return all fields, always with the same keys."""
-        return asdict(self)
+        return {"run": self.run, "kind": self.kind, "state": self.state} | asdict(self)
 
 
 def run_statuses(folders: Sequence[Path]) -> tuple[list[Status], list[str]]:
@@ -125,8 +114,14 @@ def _run_status(
     folder: Path, history: list[dict[str, Any]], inference: InferenceProgress | None, queue: Queue
 ) -> tuple[Status, str]:
     config = read_config(folder)
-    status = Status(str(folder), stage_of(config), "new", "nothing has run yet", events=history[-5:])
-    status.result = result(folder)
+    status = Status(
+        run=str(folder),
+        kind=stage_of(config),
+        state="new",
+        detail="nothing has run yet",
+        result=result(folder),
+        events=history[-5:],
+    )
     for event in history:
         if event["event"] in ("preempted", "requeued", "died"):
             setattr(status, event["event"], getattr(status, event["event"]) + 1)
@@ -275,13 +270,10 @@ def _set_progress(folder: Path, config: dict[str, Any], status: Status, inferenc
         if f1 is not None:
             status.metric, status.best = "f1", f1
         return
-    progress = training_progress(folder, config)
-    for name in ("step", "total", "epoch", "loss", "metric", "best", "best_step"):
-        setattr(status, name, getattr(progress, name))
-    # The speed of an earlier start is not that of this one.
-    if is_running and status.since is not None and progress.is_since(status.since):
-        for name in ("unit", "per_second", "seconds_left"):
-            setattr(status, name, getattr(progress, name))
+    # The speed is that of the current start, and only of a run that is running.
+    progress = training_progress(folder, config, status.since if is_running else None)
+    for name, value in vars(progress).items():
+        setattr(status, name, value)
 
 
 def _newest_log(folder: Path, job: str | None) -> str | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import click
+from tabulate import tabulate
 
 from lmrc.monitor.run_state import find_runs
 from lmrc.monitor.status import Status, run_statuses
@@ -104,12 +105,8 @@ def format_table(statuses: Sequence[Status]) -> str:
         if any(cells)
         for column in ([heading, *cells],)
     ]
-    widths = [max(map(len, column)) for column in columns]
-    lines = []
-    for cells in zip(*columns, strict=True):
-        line = "  ".join(f"{cell:<{width}}" for cell, width in zip(cells, widths, strict=True))
-        lines.append(_cut(line.rstrip(), WIDTH))
-    return "\n".join(lines)
+    text = tabulate(zip(*columns, strict=True), tablefmt="plain", disable_numparse=True)
+    return "\n".join(_cut(line.rstrip(), WIDTH) for line in text.splitlines())
 
 
 def _one_line(text: str) -> str:

@@ -23,6 +23,21 @@ def test_configs_are_package_data() -> None:
     assert shipped == {*expected, ROOT / "lmrc" / "py.typed"}
 
 
+def test_data_files_are_package_data() -> None:
+    setup = configparser.ConfigParser()
+    setup.read(ROOT / "setup.cfg")
+    shipped = {
+        path
+        for package, patterns in setup["options.package_data"].items()
+        for pattern in patterns.split()
+        for path in (ROOT / package.replace(".", "/")).glob(pattern)
+    }
+    packages = [ROOT / "lmrc" / name for name in ("corpus", "evaluation", "launcher", "rc")]
+    data = {path for package in packages for path in package.rglob("*.*") if path.suffix not in (".py", ".pyc")}
+    assert data
+    assert data <= shipped
+
+
 def test_configs_of_an_installed_package(tmp_path: Path) -> None:
     shutil.copytree(ROOT / "lmrc", tmp_path / "lmrc", ignore=shutil.ignore_patterns("__pycache__"))
     (tmp_path / "configs").mkdir()  # another package's

@@ -5,6 +5,7 @@ import hashlib
 import json
 import os
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pyarrow as pa
@@ -13,7 +14,7 @@ import pytest
 from lmrc.common.errors import CorpusError, UserError
 from lmrc.common.files import sha256_of
 from lmrc.corpus import shards
-from lmrc.corpus.shards import FolderManifest, Shard, ShardFolder, read_manifest, write_folder
+from lmrc.corpus.shards import FolderManifest, ShardFolder, read_manifest, write_folder
 
 SCHEMA = pa.schema([("number", pa.int64())])
 
@@ -25,12 +26,8 @@ def rows(count: int) -> Iterator[dict[str, int]]:
 def write(
     out: Path, count: int = 10, per_shard: int = 4, given: Iterator[dict[str, int]] | None = None
 ) -> FolderManifest:
-    def manifest(written: tuple[Shard, ...]) -> FolderManifest:
-        return FolderManifest(
-            kind="numbers", documents=sum(shard.rows for shard in written), docs_per_shard=per_shard, shards=written
-        )
-
-    return write_folder(out, SCHEMA, rows(count) if given is None else given, per_shard, manifest)
+    numbers = rows(count) if given is None else given
+    return write_folder(out, SCHEMA, numbers, per_shard, partial(FolderManifest, kind="numbers"))
 
 
 def numbers(out: Path) -> list[int]:

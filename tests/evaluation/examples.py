@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Label, Mention
+from lmrc.evaluation.metrics.registry import Counts
 
 RELATIONS = RelationSet(("P1", "P2", "P3"), ("country", "born in", "part of"))
 
@@ -28,6 +29,13 @@ def document(
         made.append(tuple(mentions))
     gold = None if labels is None else tuple(Label(h, t, r) for h, t, r in labels)
     return Document(title, tuple(map(tuple, sentences)), tuple(made), gold)
+
+
+def candidate_counts(gold: Iterable[Document], pairs: Iterable[tuple[str, int, int]]) -> Counts:
+    """Count candidate pairs (title, head, tail) by their definition, over sets."""
+    wanted = {(d.title, label.head, label.tail) for d in gold for label in d.labels or ()}
+    found = set(pairs)
+    return Counts(len(wanted & found), len(found), len(wanted))
 
 
 def family() -> Document:

@@ -12,7 +12,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
 
 from lmrc.config.schema import RcConfig, RcpConfig
-from lmrc.launcher.gpu_memory import GIB, MemoryEstimate, classifier_parameters, estimate_rc, estimate_rcp
+from lmrc.launcher.gpu_memory import GIB, MemoryEstimate, classifier_parameters, estimate_memory
 from lmrc.rcp.model import recompute, window_attention
 from lmrc.rcp.model.model import RelationCandidateModel
 
@@ -36,7 +36,7 @@ def rcp(encoder: str = "embedded:tiny-encoder", **train: Any) -> RcpConfig:
 
 
 def test_all_parameters_of_rcp_are_trained() -> None:
-    estimate = estimate_rcp(rcp("roberta-large"), 1)
+    estimate = estimate_memory(rcp("roberta-large"), 1)
     # Equations 5 and 6 with d = 1024: W_s, W_o with biases, two W_c, W and b.
     classifier = 2 * (1024 * 1024 + 1024) + 2 * 1024 * 1024 + 1024 * 1024 + 1
     assert estimate.trained_parameters == 355_359_744 - 1024 * 1025 + classifier
@@ -46,7 +46,7 @@ def test_all_parameters_of_rcp_are_trained() -> None:
 
 @pytest.mark.parametrize(("precision", "element"), [("bf16", 2), ("fp32", 4)])
 def test_base_in_the_precision_adapter_in_fp32(precision: str, element: int) -> None:
-    estimate = estimate_rc(rc(precision=precision, zero_stage=0), 1)
+    estimate = estimate_memory(rc(precision=precision, zero_stage=0), 1)
     assert (estimate.frozen_parameters, estimate.trained_parameters) == (LLAMA13, ADAPTER13)
     assert estimate.weights == element * LLAMA13 + 4 * ADAPTER13
     assert estimate.gradients == 4 * ADAPTER13
@@ -58,20 +58,20 @@ def test_base_in_the_precision_adapter_in_fp32(precision: str, element: int) -> 
 def test_zero_stages_shard_optimizer_gradients_weights(stage: int, sharded: int, processes: int) -> None:
     parts = [8 * ADAPTER13, 4 * ADAPTER13, 2 * LLAMA13 + 4 * ADAPTER13]
     expected = [size / processes if sharded > index else size for index, size in enumerate(parts)]
-    estimate = estimate_rc(rc(zero_stage=stage, backend="deepspeed"), processes)
+    estimate = estimate_memory(rc(zero_stage=stage, backend="deepspeed"), processes)
     found = [estimate.optimizer, estimate.gradients, estimate.weights]
     assert all(0 <= size - exact < 1 for size, exact in zip(found, expected, strict=True))
 
 
 def test_plain_torch_shards_nothing() -> None:
-    alone, spread = estimate_rc(rc(zero_stage=3, backend="torch"), 1), estimate_rc(rc(zero_stage=3, backend="torch"), 8)
+    alone, spread = (estimate_memory(rc(zero_stage=3, backend="torch"), processes) for processes in (1, 8))
     assert (alone.weights, alone.gradients, alone.optimizer) == (spread.weights, spread.gradients, spread.optimizer)
     assert "plain torch" in spread.setting
 
 
 def test_estimate_equals_a_real_step_of_rcp() -> None:
     model, _ = RelationCandidateModel.from_encoder("embedded:tiny-encoder")
-    estimate = estimate_rcp(rcp(zero_stage=0), 1)
+    estimate = estimate_memory(rcp(zero_stage=0), 1)
     assert measured(model) == (estimate.weights, estimate.gradients, estimate.optimizer)
 
 
@@ -87,7 +87,7 @@ def test_estimate_equals_a_real_step_of_rc(precision: str) -> None:
     )
     base = load_base(config.model.base, "sdpa", config.train.precision)
     model = add_adapter(base, config.lora, config.model.base, seed=0)
-    estimate = estimate_rc(config, 1)
+    estimate = estimate_memory(config, 1)
     assert measured(model) == (estimate.weights, estimate.gradients, estimate.optimizer)
 
 
@@ -166,7 +166,7 @@ def test_encoder_activations_are_close_to_autograd(
             "train": {"precision": precision, "micro_batch_size": 1},
         }
     )
-    assert estimate_rcp(config, 1).activations == pytest.approx(kept, rel=0.05)
+    assert estimate_memory(config, 1).activations == pytest.approx(kept, rel=0.05)
 
 
 @pytest.mark.parametrize("dropout", [0.0, 0.05])
@@ -198,42 +198,42 @@ def test_lm_activations_are_close_to_autograd(dropout: float, tmp_path: Any) -> 
     if dropout:
         # A dropout mask element has 4 bytes on a CPU, 1 byte on a GPU.
         kept -= 3 * (6 * 128 + 344) * 6 * 512
-    assert estimate_rc(config, 1).activations == pytest.approx(kept, rel=0.1)
+    assert estimate_memory(config, 1).activations == pytest.approx(kept, rel=0.1)
 
 
 def test_gradient_checkpointing_saves_only_layer_inputs() -> None:
-    whole, less = estimate_rc(rc(), 8), estimate_rc(rc(gradient_checkpointing=True), 8)
+    whole, less = estimate_memory(rc(), 8), estimate_memory(rc(gradient_checkpointing=True), 8)
     inputs = 40 * 4096 * 5120 * 2
     assert inputs < less.activations < inputs + whole.activations / 30
     assert "gradient checkpointing" in less.setting
-    assert estimate_rcp(rcp("roberta-large", gradient_checkpointing=True), 1).activations < (
-        estimate_rcp(rcp("roberta-large"), 1).activations / 5
+    assert estimate_memory(rcp("roberta-large", gradient_checkpointing=True), 1).activations < (
+        estimate_memory(rcp("roberta-large"), 1).activations / 5
     )
 
 
 def test_micro_batch_is_at_most_the_share_of_a_process() -> None:
-    one, four = (estimate_rcp(rcp("roberta-large", batch_size=4, micro_batch_size=4), world) for world in (1, 4))
+    one, four = (estimate_memory(rcp("roberta-large", batch_size=4, micro_batch_size=4), world) for world in (1, 4))
     assert one.outputs == 4 * four.outputs
     assert "micro-batch 4" in one.setting and "micro-batch 1" in four.setting
     # Five examples with micro-batches of at most four are split into three and two.
-    assert "micro-batch 3" in estimate_rcp(rcp(batch_size=5, micro_batch_size=4), 1).setting
+    assert "micro-batch 3" in estimate_memory(rcp(batch_size=5, micro_batch_size=4), 1).setting
 
 
 def test_size_of_a_quantized_base() -> None:
     """LLaMA2-13B has 12,687,769,600 weights in its layers' projections, and 328,094,720 others."""
     linear, other = 40 * (4 * 5120**2 + 3 * 5120 * 13824), 2 * 32_000 * 5120 + 81 * 5120
     assert linear + other == 13_015_864_320
-    adapter = 4 * estimate_rc(rc(), 1).trained_parameters
+    adapter = 4 * estimate_memory(rc(), 1).trained_parameters
     for kind, size in ((None, 2.0), ("8bit", 1.0), ("4bit", 4.127 / 8)):
         config = rc()
         model = config.model.model_copy(update={"quantization": kind})
-        found = estimate_rc(config.model_copy(update={"model": model}), 1).weights
+        found = estimate_memory(config.model_copy(update={"model": model}), 1).weights
         assert found == pytest.approx(adapter + 2 * other + size * linear, abs=1)
 
 
 def test_logits_of_answer_tokens_only() -> None:
     # 1,024 of 4,096 positions; bf16 logits, their fp32 copy, log-softmax and gradient.
-    assert estimate_rc(rc(), 1).outputs == 1024 * 32_000 * (2 + 4 + 4 + 4)
+    assert estimate_memory(rc(), 1).outputs == 1024 * 32_000 * (2 + 4 + 4 + 4)
 
 
 def test_classifier_parameters_equal_the_model() -> None:
@@ -264,8 +264,8 @@ def test_memory_table() -> None:
 
 def test_13b_fits_40_gb_with_checkpointing_and_80_gb_without() -> None:
     # 13,015,864,320 x 2 bytes are 24.2 GiB.
-    assert 24 * GIB < estimate_rc(rc(gradient_checkpointing=True), 8).total < 40 * GIB
-    assert estimate_rc(rc(), 8).total < 80 * GIB
+    assert 24 * GIB < estimate_memory(rc(gradient_checkpointing=True), 8).total < 40 * GIB
+    assert estimate_memory(rc(), 8).total < 80 * GIB
 
 
 def test_unknown_model_has_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -274,7 +274,7 @@ def test_unknown_model_has_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr("lmrc.launcher.model_shapes._from_hub", unreachable)
     config = RcConfig.model_validate({"model": {"base": "someone/unheard-of"}})
-    for estimate in (estimate_rc(config, 8), estimate_rcp(rcp("someone/unheard-of"), 1)):
+    for estimate in (estimate_memory(config, 8), estimate_memory(rcp("someone/unheard-of"), 1)):
         assert estimate.unknown is not None
         assert estimate.table().startswith("memory per GPU: no estimate: someone/unheard-of")
         assert "GiB" not in estimate.table()

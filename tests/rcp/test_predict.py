@@ -16,12 +16,12 @@ from lmrc.config.schema import ProposeConfig
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
-from lmrc.evaluation.metrics.scores import candidate_scores
 from lmrc.inference.protocol import Inference
 from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.predict import ProposalStats, ProposeInference, probabilities
 from lmrc.rcp.thresholds import calibrate, save
+from tests.evaluation.examples import candidate_counts
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus
 
@@ -89,9 +89,10 @@ def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeC
         assert {(c.head, c.tail): c.probability for c in proposed} == pytest.approx(expected, abs=1e-5)
 
     labelled = [document for document in DOCUMENTS if document.labels is not None]
-    pairs_by_document = [
-        (document.title, [(c.head, c.tail) for c in proposed])
+    pairs = [
+        (document.title, c.head, c.tail)
         for document, proposed in zip(DOCUMENTS, candidates, strict=True)
+        for c in proposed
         if document.labels is not None
     ]
     assert result["documents"] == len(DOCUMENTS)
@@ -99,7 +100,7 @@ def test_candidates_and_counts(model: RelationCandidateModel, make_config: MakeC
     assert result["kept"] == sum(map(len, candidates))
     assert result["gold"] == sum(len(relations_by_pair(document)) for document in labelled)
     assert result["cut_mentions"] == sum(tokenizer.encode(document).cut_mentions for document in DOCUMENTS) > 0
-    assert result["f1"] == pytest.approx(candidate_scores(labelled, pairs_by_document).f1)
+    assert result["f1"] == pytest.approx(candidate_counts(labelled, pairs).f1)
     assert result["recall"] == {0.0: 100.0, 1.0: 0.0}.get(threshold, result["recall"])
     if threshold == 0.5:
         assert 0 < result["kept"] < result["pairs"]

@@ -1,9 +1,9 @@
 """Generator of synthetic DocRED documents about invented people, places, organizations, works and dates.
 
 A document is about one subject (a person, film, novel, song, company, university, band or town), in five to nine
-sentences made from `lmrc.corpus.synthetic.templates`. Document i is a pure function of (seed, i), so that documents can
-be streamed and a smaller corpus is a prefix of a larger one. Names hardly ever recur between documents, so that a model
-cannot score by memorizing them.
+sentences made from templates.yaml. Document i is a pure function of (seed, i), so that documents can be streamed and a
+smaller corpus is a prefix of a larger one. Names hardly ever recur between documents, so that a model cannot score by
+memorizing them.
 
 Gold labels are complete: every triple of `RELATIONS` that the text states or that follows from it by the rules below,
 and no other. The evidence of a stated triple is its sentence. If that sentence mentions the subject only by a pronoun
@@ -76,11 +76,7 @@ class _Draft:
     """A document under construction. Entities are numbered by first mention.
 
     Attributes:
-        plan: the plan of the document.
         roles: entity index of each role of the templates.
-        names: name of each entity.
-        mentions: mentions of each entity.
-        sentences: tokens of each sentence.
         triples: stated triples, with the indices of their evidence sentences.
     """
 

@@ -3,12 +3,18 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
 
 from lmrc.corpus.relations import DOCRED, RelationSet
-from lmrc.corpus.synthetic import templates
+
+_TEXTS: dict[str, Any] = yaml.safe_load(Path(__file__).with_name("templates.yaml").read_text(encoding="utf-8"))
 
 _IDS = (
     *("P17", "P19", "P20", "P22", "P25", "P26", "P27", "P40", "P50", "P57", "P58", "P69", "P108", "P112"),
@@ -67,7 +73,6 @@ class Template:
 
     Attributes:
         parts: parts of the sentence; a plain str is one token.
-        facts: facts that the sentence states.
         states: keys that no earlier sentence may have stated: (head, relation) for a functional relation, otherwise the
             whole fact.
         needs: roles that must have been named before.
@@ -96,7 +101,7 @@ class DocumentPlan:
     sections: tuple[tuple[float, tuple[Template, ...]], ...]
 
 
-def _part(token: str, words: dict[str, tuple[str, ...]]) -> str | Reference | Gendered | Choice:
+def _part(token: str, words: Mapping[str, Sequence[str]]) -> str | Reference | Gendered | Choice:
     if token[0] == "<" and len(token) > 1:
         return Choice(tuple(tuple(phrase.split()) for phrase in words[token[1:-1]]))
     if token[0] != "{":
@@ -109,8 +114,8 @@ def _part(token: str, words: dict[str, tuple[str, ...]]) -> str | Reference | Ge
     return Reference(slot["role"], Form(slot["at"] or slot["form"] or ""))
 
 
-def parse(line: str, words: dict[str, tuple[str, ...]]) -> Template:
-    """Parse a template in the notation of `lmrc.corpus.synthetic.templates`.
+def parse(line: str, words: Mapping[str, Sequence[str]]) -> Template:
+    """Parse a template in the notation of templates.yaml.
 
     Raises:
         ValueError: the line breaks the notation.
@@ -132,144 +137,24 @@ def parse(line: str, words: dict[str, tuple[str, ...]]) -> Template:
 
 
 @cache
-def _parse_lines(text: str, trades: tuple[str, ...] = ()) -> tuple[Template, ...]:
-    words = {**templates.WORDS, "trade": trades}
-    return tuple(parse(line, words) for line in text.strip().splitlines())
+def _parse_section(name: str, trade: str) -> tuple[Template, ...]:
+    """Parse the sentences of this name, or the biography of this role if there are none."""
+    words = {**_TEXTS["words"], "trade": _TEXTS["trades"].get(trade, ())}
+    text = _TEXTS["sentences"].get(name)
+    if text is not None:
+        return tuple(parse(line, words) for line in text.splitlines())
+    lines = re.sub(r"\bX\b", name, _TEXTS["biography"]).splitlines()
+    return tuple(parse(f"{line} | needs: {name}", words) for line in lines)
 
 
-@cache
-def _biography(role: str) -> tuple[Template, ...]:
-    lines = re.sub(r"\bX\b", role, templates.BIOGRAPHY).strip().splitlines()
-    return tuple(parse(f"{line} | needs: {role}", templates.WORDS) for line in lines)
-
-
-_PERSON_YEARS = {
-    "birth": (0, 0),
-    "grad": (19, 27),
-    "wed": (22, 38),
-    "date": (24, 45),
-    "pub": (26, 45),
-    "death": (48, 85),
-}
-_WORK_YEARS = {
-    "born": (-50, -25),
-    "wed": (-15, 10),
-    "pub": (0, 0),
-    "start": (0, 0),
-    "date": (1, 20),
-    "later": (2, 20),
-    "died": (21, 45),
-}
-
-
-def _person(trade: str, works: str) -> DocumentPlan:
-    asides = _parse_lines(templates.PERSON_ASIDES)
+def _plan(
+    subject: str, start: list[int], years: dict[str, list[int]], sections: list[Any], trade: str = ""
+) -> DocumentPlan:
+    parsed = tuple((probability, _parse_section(name.format(trade=trade), trade)) for probability, name in sections)
     return DocumentPlan(
-        "person",
-        (1840, 1940),
-        _PERSON_YEARS,
-        (
-            (1.0, _parse_lines(templates.PERSON_INTRODUCTION, templates.TRADES[trade])),
-            (0.75, _parse_lines(templates.PERSON_ORIGINS)),
-            (0.45, asides),
-            (0.7, _parse_lines(templates.PERSON_STUDIES)),
-            (0.65, _parse_lines(templates.PERSON_WORK)),
-            (0.45, asides),
-            (0.65, _parse_lines(works)),
-            (0.75, _parse_lines(templates.PERSON_FAMILY)),
-            (0.4, _parse_lines(templates.PERSON_CHILDREN)),
-            (0.3, asides),
-            (0.6, _parse_lines(templates.PERSON_DEATH)),
-        ),
+        subject, (start[0], start[1]), {kind: (first, last) for kind, (first, last) in years.items()}, parsed
     )
 
 
-def _thing(subject: str, asides: str, *sections: tuple[float, str]) -> DocumentPlan:
-    """Return a plan whose subject is not a person. A section that is a single word is a role: its biography is used."""
-    parsed = [(probability, _parse_lines(text) if "\n" in text else _biography(text)) for probability, text in sections]
-    aside = (0.6, _parse_lines(asides))
-    half = len(parsed) // 2 + 1
-    return DocumentPlan(subject, (1890, 1970), _WORK_YEARS, (*parsed[:half], aside, *parsed[half:], aside))
-
-
 # Every entry is equally probable.
-DOCUMENT_PLANS: tuple[DocumentPlan, ...] = (
-    _person("writer", templates.WRITER_WORKS),
-    _person("filmmaker", templates.FILMMAKER_WORKS),
-    _person("singer", templates.SINGER_WORKS),
-    _person("scholar", templates.WRITER_WORKS),
-    _thing(
-        "film",
-        templates.WORK_ASIDES,
-        (1.0, templates.FILM_INTRODUCTION),
-        (0.7, templates.FILM_SCRIPT),
-        (0.9, "director"),
-        (0.8, "writer"),
-        (0.6, templates.FILM_RELEASE),
-        (0.7, "director"),
-        (0.4, "writer"),
-    ),
-    _thing(
-        "novel",
-        templates.WORK_ASIDES,
-        (1.0, templates.NOVEL_INTRODUCTION),
-        (0.9, "author"),
-        (0.8, "author"),
-        (0.9, templates.NOVEL_AFTERLIFE),
-        (0.7, "director"),
-        (0.5, "author"),
-    ),
-    _thing(
-        "song",
-        templates.WORK_ASIDES,
-        (1.0, templates.SONG_INTRODUCTION),
-        (0.9, "performer"),
-        (0.8, "performer"),
-        (0.9, templates.SONG_RELEASE),
-        (0.6, "performer"),
-        (0.5, "singer"),
-    ),
-    _thing(
-        "firm",
-        templates.ORGANISATION_ASIDES,
-        (1.0, templates.FIRM_INTRODUCTION),
-        (0.6, templates.ORGANISATION_START),
-        (0.8, templates.ORGANISATION_SEAT),
-        (0.8, "founder"),
-        (0.8, templates.FIRM_PEOPLE),
-        (0.7, "worker"),
-        (0.5, "founder"),
-    ),
-    _thing(
-        "univ",
-        templates.ORGANISATION_ASIDES,
-        (1.0, templates.UNIVERSITY_INTRODUCTION),
-        (0.5, templates.ORGANISATION_START),
-        (0.8, templates.ORGANISATION_SEAT),
-        (0.9, templates.UNIVERSITY_PEOPLE),
-        (0.7, "pupil"),
-        (0.7, "founder"),
-        (0.5, "worker"),
-    ),
-    _thing(
-        "band",
-        templates.ORGANISATION_ASIDES,
-        (1.0, templates.BAND_INTRODUCTION),
-        (0.9, templates.BAND_SONGS),
-        (0.9, "founder"),
-        (0.8, "founder"),
-        (0.8, "singer"),
-        (0.5, "founder"),
-    ),
-    _thing(
-        "town",
-        templates.TOWN_ASIDES,
-        (1.0, templates.TOWN_INTRODUCTION),
-        (0.7, templates.TOWN_PLACE),
-        (0.9, templates.TOWN_PEOPLE),
-        (0.7, "native"),
-        (0.7, templates.TOWN_FIRMS),
-        (0.6, "dead"),
-        (0.5, "founder"),
-    ),
-)
+DOCUMENT_PLANS = tuple(_plan(**plan) for plan in _TEXTS["plans"])

@@ -117,14 +117,10 @@ def _without(predictions: Predictions, titles: frozenset[str]) -> Predictions:
     kept = kept_titles[predictions.document]
     kept_evidence = kept[predictions.evidence_of]
     new_rows = (np.cumsum(kept) - 1).astype(np.int32)
+    per_prediction = ("document", "head", "tail", "relation", "score", "has_evidence")
     return replace(
         predictions,
-        document=predictions.document[kept],
-        head=predictions.head[kept],
-        tail=predictions.tail[kept],
-        relation=predictions.relation[kept],
-        score=predictions.score[kept],
-        has_evidence=predictions.has_evidence[kept],
+        **{name: getattr(predictions, name)[kept] for name in per_prediction},
         evidence_of=new_rows[predictions.evidence_of[kept_evidence]],
         evidence=predictions.evidence[kept_evidence],
     )

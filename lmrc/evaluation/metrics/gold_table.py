@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from array import array
 from collections.abc import Callable, Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -117,8 +117,8 @@ class Gold:
         kept_entities = np.repeat(kept, self.entities)
         kept_mentions = np.repeat(kept_entities, self.mentions)
         new_document, new_label = ((np.cumsum(mask) - 1).astype(np.int32) for mask in (kept, kept_labels))
-        return Gold(
-            relations=self.relations,
+        return replace(
+            self,
             titles=tuple(title for title, keep in zip(self.titles, kept.tolist(), strict=True) if keep),
             sentences=self.sentences[kept],
             words=self.words[kept],
@@ -126,14 +126,12 @@ class Gold:
             mentions=self.mentions[kept_entities],
             mention_sentence=self.mention_sentence[kept_mentions],
             mention_name=self.mention_name[kept_mentions],
-            names=self.names,
             document=new_document[self.document[kept_labels]],
             head=self.head[kept_labels],
             tail=self.tail[kept_labels],
             relation=self.relation[kept_labels],
             evidence_of=new_label[self.evidence_of[kept_evidence]],
             evidence=self.evidence[kept_evidence],
-            source=self.source,
         )
 
     def name(self, document: int, entity: int) -> str | None:
@@ -157,20 +155,7 @@ def read_gold(path: str | Path, relations: RelationSet | None = None) -> Gold:
     return replace(gold, source=Source(path.name, sha256_of(path)))
 
 
-COLUMNS = (
-    "sentences",
-    "words",
-    "entities",
-    "mentions",
-    "mention_sentence",
-    "mention_name",
-    "document",
-    "head",
-    "tail",
-    "relation",
-    "evidence_of",
-    "evidence",
-)
+COLUMNS = tuple(field.name for field in fields(Gold) if field.type == "Ints")
 
 
 class _GoldBuilder:

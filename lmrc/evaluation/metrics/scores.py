@@ -13,7 +13,7 @@ from lmrc.common.errors import UserError, nearest
 from lmrc.config.schema import IgnVariant
 from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import RelationSet
-from lmrc.corpus.types import Document, Label, Triple
+from lmrc.corpus.types import Document, Triple
 from lmrc.evaluation.metrics.bootstrap import DocumentCounts, Interval, intervals
 from lmrc.evaluation.metrics.facts_check import facts_warnings, ign_variant_for
 from lmrc.evaluation.metrics.gold_table import Gold
@@ -22,7 +22,7 @@ from lmrc.evaluation.metrics.splits import Split, all_splits
 from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.metrics.triple_table import Flags, Triples
 
-__all__ = ["Counts", "Pair", "Problem", "Scores", "Triple", "candidate_scores", "score", "scores_of"]
+__all__ = ["Counts", "Pair", "Problem", "Scores", "Triple", "score", "scores_of"]
 
 # Added to the denominator of the Ign F1 precision. thunlp/DocRED (code/evaluation.py) adds nothing;
 # tonytan48/Re-DocRED (evaluation.py, `re_p_ignore_train_annotated`) and wzhouad/ATLOP add 1e-5.
@@ -192,26 +192,6 @@ def _system_scores(
     )
 
 
-def candidate_scores(gold: Iterable[Document], proposed: Iterable[tuple[str, Iterable[Pair]]]) -> Counts:
-    """Return the binary counts of Relation Candidate Proposal over unique (title, head, tail).
-
-    A pair proposed for an unknown title or entity counts as wrong.
-
-    Raises:
-        UserError: the gold documents have no labels, or a title twice.
-    """
-    pairs_by_title: dict[str, set[Pair]] = {}
-    for title, pairs in proposed:
-        pairs_by_title.setdefault(title, set()).update(pairs)
-    counts = Counts()
-    seen: set[str] = set()
-    for document in gold:
-        gold_pairs = {(label.head, label.tail) for label in _labels(document, seen)}
-        candidates = pairs_by_title.pop(document.title, set())
-        counts += Counts(len(candidates & gold_pairs), len(candidates), len(gold_pairs))
-    return counts + Counts(predicted=sum(map(len, pairs_by_title.values())))
-
-
 def _evidence(triples: Triples, system: int) -> Counts | None:
     """Count evidence as the official scorer does, except that repeated predictions add all their evidence."""
     predicted, gold = triples.predicted_evidence[system], triples.gold_evidence
@@ -258,13 +238,3 @@ def _smallest(triples: Triples, mask: Flags) -> Prediction:
         )
     )
     return Prediction(triples.titles[document], head, tail, relation)
-
-
-def _labels(document: Document, seen: set[str]) -> tuple[Label, ...]:
-    """Return the labels of a gold document and add its title to `seen`."""
-    if document.labels is None:
-        raise UserError(f"the gold document {document.title!r} has no labels; scores need labeled documents")
-    if document.title in seen:
-        raise UserError(f"two gold documents have the title {document.title!r}; predictions name documents by title")
-    seen.add(document.title)
-    return document.labels

@@ -10,38 +10,16 @@ from pathlib import Path
 from lmrc.common.json_stream import replacing, write_bytes
 from lmrc.evaluation.metrics.confusion import confusion
 from lmrc.evaluation.paper_scores import ABSENT
-from lmrc.evaluation.plots.figures import (
-    MANY_STEPS,
-    alignment,
-    learning_curves,
-    precision_recall,
-    relation_bars,
-    split_bars,
-)
+from lmrc.evaluation.plots import figures, read_curves
 from lmrc.evaluation.plots.heatmaps import confusion_heatmap, relation_heatmap
-from lmrc.evaluation.plots.read_curves import (
-    CALIBRATION,
-    METRICS,
-    SWEEP,
-    Calibration,
-    Series,
-    read_calibration,
-    read_curves,
-    read_sweep,
-)
+from lmrc.evaluation.plots.read_curves import CALIBRATION, METRICS, SWEEP, Calibration, Series
 from lmrc.evaluation.plots.style import Plot
 from lmrc.evaluation.scored_run import ScoredRun
+from lmrc.evaluation.tables import run_tables
 from lmrc.evaluation.tables.latex import latex
 from lmrc.evaluation.tables.paper_comparison import paper_tables, relations_table, runs_by_relation
-from lmrc.evaluation.tables.run_tables import (
-    error_table,
-    group_by_data,
-    run_labels,
-    split_table,
-    summary_table,
-    upper_bound_table,
-)
-from lmrc.evaluation.tables.table import Table, coverage, relation_table, remarks
+from lmrc.evaluation.tables.run_tables import group_by_data
+from lmrc.evaluation.tables.table import Table, coverage, relation_table, remarks, shared_then_own
 
 # Characters in the name of a data set that become a dash in file names.
 SEPARATORS = re.compile(r"[^\w.]+")
@@ -82,13 +60,11 @@ def summary_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
     elif unpublished:
         notes.append(f"The paper's tables omit {', '.join(unpublished)}: not on {PUBLISHED}.")
     lines_by_run = [[line for line in (coverage(run.scores), *remarks(run.scores)) if line is not None] for run in runs]
-    notes += [line for line in lines_by_run[0] if all(line in lines for lines in lines_by_run)]
-    for run, lines in zip(runs, lines_by_run, strict=True):
-        notes += [f"{run.name}: {line}" for line in lines if line not in notes]
+    notes += shared_then_own([run.name for run in runs], lines_by_run)
     split_notes = ("Each part contains gold and predicted triples; predictions that cannot be correct are in no part.",)
     return [
-        ReportItem("scores", "Scores", summary_table(runs), tuple(notes)),
-        ReportItem("splits", "F1 by kind of triple", split_table(runs), split_notes),
+        ReportItem("scores", "Scores", run_tables.summary_table(runs), tuple(notes)),
+        ReportItem("splits", "F1 by kind of triple", run_tables.split_table(runs), split_notes),
         *(_run_item(run, runs, "relations", "Relations", relation_table(run.scores, run.relations)) for run in runs),
     ]
 
@@ -128,9 +104,9 @@ def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iter
             relation_heatmap(_with_score(runs_by_relation(unpublished), len(unpublished))),
             ("Darker is better; white: nothing correct.",),
         )
-    labels = dict(zip([run.name for run in runs], run_labels(runs), strict=True))
+    labels = dict(zip([run.name for run in runs], run_tables.run_labels(runs), strict=True))
     sweeps = [
-        (labels.get(name, name), read_sweep(folder / SWEEP))
+        (labels.get(name, name), read_curves.read_sweep(folder / SWEEP))
         for name, folder in folders.items()
         if (folder / SWEEP).exists()
     ]
@@ -138,16 +114,16 @@ def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iter
         yield ReportItem(
             "figure-3",
             "Figure 3: F1 over the alignment threshold",
-            alignment(sweeps),
+            figures.alignment(sweeps),
             ("The paper does not print the points of its curves; its text gives the best threshold of the LM alone.",),
         )
     models = list(_rcp_models(runs, folders))
     if models:
-        yield ReportItem("rcp", "Precision and recall of RCP on dev", precision_recall(models))
+        yield ReportItem("rcp", "Precision and recall of RCP on dev", figures.precision_recall(models))
     yield from _split_figures(group_by_data(runs))
     for run in runs:
         if run.scores.all.gold:
-            bars = relation_bars(run.scores, run.relations)
+            bars = figures.relation_bars(run.scores, run.relations)
             yield _run_item(run, runs, "f1-by-relation", "F1 by relation", bars)
         counts = confusion(run.documents, run.predictions)
         if counts:
@@ -158,9 +134,9 @@ def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iter
             heatmap = confusion_heatmap(counts, run.relations)
             yield _run_item(run, runs, "confusion", "Confusion between relations", heatmap, notes)
     for name, curves in read_learning_curves(folders):
-        averaged = any(len(curves.get(metric, ())) > MANY_STEPS for metric in CURVES)
+        averaged = any(len(curves.get(metric, ())) > figures.MANY_STEPS for metric in CURVES)
         averaged_note = "With many logged steps, the line is a running mean and the steps are faint."
-        plot = learning_curves([(name, curves)], CURVES)
+        plot = figures.learning_curves([(name, curves)], CURVES)
         yield ReportItem(f"learning-{name}", f"Learning curves: {name}", plot, (averaged_note,) if averaged else ())
 
 
@@ -182,7 +158,7 @@ def _split_figures(groups: Mapping[str, Sequence[ScoredRun]]) -> Iterator[Report
             if len(groups) > 1:
                 name, title = f"{name}-{SEPARATORS.sub('-', data)}", f"{title}: {data}"
             meaning = f"{split.meaning[0].upper()}{split.meaning[1:]}."
-            yield ReportItem(name, title, split_bars(words, parts), (meaning,))
+            yield ReportItem(name, title, figures.split_bars(words, parts), (meaning,))
 
 
 def error_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
@@ -193,21 +169,23 @@ def error_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
         "Each row assumes that one stage is perfect and the other one unchanged. Pairs that RC has not seen are "
         "assumed to be answered as well as those it saw.",
     )
-    items = [ReportItem("ceilings", "Upper bounds of F1", upper_bound_table(runs), bound_notes)]
+    items = [ReportItem("ceilings", "Upper bounds of F1", run_tables.upper_bound_table(runs), bound_notes)]
     for run in runs:
         notes = []
         if run.candidates is None:
             notes.append("RCP's candidates are not known: a pair without a prediction counts as not proposed.")
         elif run.analysis.unproposed:
             notes.append(f"{run.analysis.unproposed:,} predictions are for pairs that were not proposed.")
-        items.append(_run_item(run, runs, "losses", "Where F1 is lost", error_table(run.analysis), tuple(notes)))
+        items.append(
+            _run_item(run, runs, "losses", "Where F1 is lost", run_tables.error_table(run.analysis), tuple(notes))
+        )
     return items
 
 
 def read_learning_curves(folders: Mapping[str, Path]) -> list[tuple[str, dict[str, Series]]]:
     """Return the names and learning curves of the runs that trained."""
     logs = {name: folder / METRICS for name, folder in folders.items()}
-    curves_by_run = [(name, read_curves(log)) for name, log in logs.items() if log.exists()]
+    curves_by_run = [(name, read_curves.read_curves(log)) for name, log in logs.items() if log.exists()]
     return [(name, curves) for name, curves in curves_by_run if any(curves.get(metric) for metric in CURVES)]
 
 
@@ -220,7 +198,7 @@ def write_report_items(folder: Path, items: Iterable[ReportItem]) -> list[Path]:
     Raises:
         UserError: a file cannot be written.
     """
-    tables, figures = folder / "tables", folder / "figures"
+    table_folder, figure_folder = folder / "tables", folder / "figures"
     written: set[Path] = set()
     for item in items:
         content, name = item.content, item.name.replace("/", "-")  # the name of a run may contain a slash
@@ -232,15 +210,15 @@ def write_report_items(folder: Path, items: Iterable[ReportItem]) -> list[Path]:
                 "csv": content.csv(),
             }
             for suffix, text in texts.items():
-                with replacing(tables / f"{name}.{suffix}") as file:
+                with replacing(table_folder / f"{name}.{suffix}") as file:
                     file.write(text)
-                written.add(tables / f"{name}.{suffix}")
+                written.add(table_folder / f"{name}.{suffix}")
         else:
-            with replacing(figures / f"{name}.svg") as file:
+            with replacing(figure_folder / f"{name}.svg") as file:
                 file.write(content.svg)
-            write_bytes(figures / f"{name}.png", content.png())
-            written |= {figures / f"{name}.svg", figures / f"{name}.png"}
-    return sorted({*tables.glob("*"), *figures.glob("*")} - written)
+            write_bytes(figure_folder / f"{name}.png", content.png())
+            written |= {figure_folder / f"{name}.svg", figure_folder / f"{name}.png"}
+    return sorted({*table_folder.glob("*"), *figure_folder.glob("*")} - written)
 
 
 def _run_item(
@@ -270,6 +248,6 @@ def _rcp_models(
         names.setdefault(model, model.parent.name if model.name == "best" else model.name)
     for model, name in names.items():
         if (model / CALIBRATION).exists():
-            calibration = read_calibration(model / CALIBRATION)
+            calibration = read_curves.read_calibration(model / CALIBRATION)
             if calibration is not None:
                 yield name, calibration, sorted(used.get(model, ()))

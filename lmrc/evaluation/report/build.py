@@ -38,11 +38,8 @@ def report_runs(
     """Write a report of run folders: scores, the paper's tables, figures, errors, documents.
 
     Args:
-        folders: run folders.
         out: a folder, which gets report.html, tables/ and figures/, or an .html file for the page only.
-        facts: training facts for Ign F1.
-        ign_variant: formula of Ign F1; see `score`.
-        title: title of the page.
+        facts, ign_variant: for Ign F1; see `score`.
 
     Returns:
         The runs that have predictions, in the given order.

@@ -34,12 +34,7 @@ TEMPLATES.policies["json.dumps_kwargs"] = {"ensure_ascii": False, "separators": 
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """A section of the page.
-
-    Attributes:
-        name: its anchor.
-        body: HTML in pieces, which are written one by one.
-    """
+    """A section of the page. `name` is its anchor; the HTML of `body` is written piece by piece."""
 
     name: str
     heading: str

@@ -21,6 +21,7 @@ from lmrc.evaluation.tables.table import (
     relation_table,
     remarks,
     score_table,
+    shared_then_own,
 )
 
 
@@ -37,10 +38,7 @@ def format_scores(
     The last line starts with F1.
 
     Args:
-        names: names of the systems.
-        scores: their scores.
         analysis: error analysis of a single system.
-        relations: the relation set.
         details: add the splits and the relations of a single system.
         selected: messages that say which documents are scored; they come first.
     """
@@ -151,7 +149,6 @@ def _examples(comparison: Comparison) -> Iterator[str]:
 
 
 def _remarks(names: Sequence[str], scores: Sequence[Scores]) -> list[str]:
-    """Return the remarks that all systems share once, and the others with the name of their system."""
     remarks_by_system = []
     for system_scores in scores:
         lines = remarks(system_scores)
@@ -159,14 +156,7 @@ def _remarks(names: Sequence[str], scores: Sequence[Scores]) -> list[str]:
             sentences = "1 sentence" if unknown == 1 else f"{unknown:,} sentences"
             lines.append(f"Evidence names {sentences} that the document does not have: wrong.")
         remarks_by_system.append(lines)
-    shared = [line for line in remarks_by_system[0] if all(line in lines for lines in remarks_by_system)]
-    own = [
-        f"{name}: {line}"
-        for name, lines in zip(names, remarks_by_system, strict=True)
-        for line in lines
-        if line not in shared
-    ]
-    return [*shared, *own]
+    return shared_then_own(names, remarks_by_system)
 
 
 def _analysis_lines(analysis: Analysis) -> list[str]:

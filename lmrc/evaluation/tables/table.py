@@ -143,6 +143,18 @@ def remarks(scores: Scores) -> list[str]:
     return lines
 
 
+def shared_then_own(names: Sequence[str], lines_by_system: Sequence[Sequence[str]]) -> list[str]:
+    """Return the lines that all systems share once, then the others with the name of their system."""
+    shared = [line for line in lines_by_system[0] if all(line in lines for lines in lines_by_system)]
+    own = (
+        f"{name}: {line}"
+        for name, lines in zip(names, lines_by_system, strict=True)
+        for line in lines
+        if line not in shared
+    )
+    return [*shared, *own]
+
+
 def _predictions(count: int) -> str:
     return "1 prediction" if count == 1 else f"{count:,} predictions"
 

@@ -12,7 +12,7 @@ from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import UserError
 from lmrc.config.schema import ClusterOptions, RcConfig, RcpConfig
 from lmrc.launcher.allocation import partition_nodes
-from lmrc.launcher.gpu_memory import CARDS, FP32, GIB, MemoryEstimate, estimate_rc, estimate_rcp
+from lmrc.launcher.gpu_memory import CARDS, FP32, GIB, MemoryEstimate, estimate_memory
 from lmrc.launcher.model_shapes import ModelShape, UnknownShape, first_line, load_model_shape
 from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.preflight.data import Inputs, check_disk, check_training_data
@@ -226,9 +226,8 @@ def _check_room(config: RcpConfig | RcConfig, plan: LaunchPlan | None, is_there:
     """
     if plan is None:
         return  # the number of processes is unknown
-    count = plan.processes
     try:
-        estimate = estimate_rcp(config, count) if isinstance(config, RcpConfig) else estimate_rc(config, count)
+        estimate = estimate_memory(config, plan.processes)
     except UserError:
         return  # wrong lora.targets, already reported
     if estimate.unknown is not None:

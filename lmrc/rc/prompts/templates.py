@@ -9,7 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
+
+import yaml
 
 from lmrc.common.errors import UserError
 from lmrc.config.schema import PromptKind
@@ -134,50 +137,13 @@ class Prompt:
         return "\n".join(lines)
 
 
-_PROMPTS = (
-    # Table 12.
-    Prompt(
-        kind="rc",
-        summary="Names the relations of entity pairs that have one, stage 2 of LMRC (arXiv 2408.13889).",
-        instruction=(
-            "This is a relation classification task. we will provide entity pairs that require relation "
-            "classification. Your task is to select relations for each entity pair from the given relation set based "
-            "on the information in the text. There may be multiple relations between an entity pair.\n"
-            "The format of the input entity pair is '(head entity| -| tail entity)'.\n"
-            "Your output format is '(head entity| relation| tail entity)'."
-        ),
-        asks_all_pairs=False,
-    ),
-    # Table 11.
-    Prompt(
-        kind="direct",
-        summary="Names the relations of all entity pairs, or None (arXiv 2408.13889, section 2).",
-        instruction=(
-            "Your task is to determine whether there are relations between the entity pairs based on the information "
-            "in the text. If there exists relations, select relations for the entity pairs from the relation set; if "
-            "there is no relation, return None.\n"
-            "The format of the input entity pair is '(head entity| -| tail entity)'.\n"
-            "Your output format is '(head entity| relation/None| tail entity)'."
-        ),
-        asks_all_pairs=True,
-    ),
-    # The paper prints no prompt for its table 5: this one reuses the wording of table 11.
-    Prompt(
-        kind="rcp-llm",
-        summary="Says Yes or No to entity pairs, in place of the classifier of LMRC (arXiv 2408.13889, table 5).",
-        instruction=(
-            "Your task is to determine whether there are relations between the entity pairs based on the information "
-            "in the text. If any relation of the relation set exists, return Yes; if there is no relation, return "
-            "No.\n"
-            "The format of the input entity pair is '(head entity| -| tail entity)'.\n"
-            "Your output format is '(head entity| Yes/No| tail entity)'."
-        ),
-        asks_all_pairs=True,
-        names_relations=False,
-    ),
-)
+def _read_prompts() -> dict[PromptKind, Prompt]:
+    kinds = yaml.safe_load(Path(__file__).with_name("prompts.yaml").read_text(encoding="utf-8"))
+    return {kind: Prompt(kind=kind, **options) for kind, options in kinds.items()}
+
+
 # All prompts by the value of prompt.kind.
-PROMPTS: dict[PromptKind, Prompt] = {prompt.kind: prompt for prompt in _PROMPTS}
+PROMPTS = _read_prompts()
 
 
 def gold_pairs(document: Document) -> list[Pair]:

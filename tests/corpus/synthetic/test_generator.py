@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
@@ -61,6 +62,11 @@ def test_documents_are_identical_in_every_process() -> None:
         for hash_seed in ("1", "2")
     }
     assert outputs == {repr(list(generate(30, 7))) + "\n"}
+
+
+def test_documents_are_those_of_earlier_versions() -> None:
+    sha256 = hashlib.sha256(repr(list(generate(300, 66))).encode()).hexdigest()
+    assert sha256 == "c58b9e57c52f3a69fff89da7b8eb52ad7f15a9d06f770c2dd8df7d24fc39ca23"
 
 
 def test_documents_are_streamed() -> None:

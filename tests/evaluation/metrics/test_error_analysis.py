@@ -15,9 +15,9 @@ from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.error_analysis import CAUSES, Analysis, analyze
 from lmrc.evaluation.metrics.gold_table import Gold
-from lmrc.evaluation.metrics.scores import Counts, candidate_scores
+from lmrc.evaluation.metrics.scores import Counts
 from lmrc.evaluation.metrics.triple_table import Triples
-from tests.evaluation.examples import RELATIONS, document, family
+from tests.evaluation.examples import RELATIONS, candidate_counts, document, family
 from tests.evaluation.strategies import as_predictions, documents, predicted
 
 Pairs = list[tuple[str, int, int]]
@@ -72,7 +72,7 @@ def check(gold: list[Document], predictions: list[Prediction], pairs: Pairs | No
         assert found.proposed is None
         assert found.unproposed == 0
     else:
-        assert found.proposed == candidate_scores(gold, [(title, [(h, t)]) for title, h, t in pairs])
+        assert found.proposed == candidate_counts(gold, pairs)
         unique = {(p.title, p.head, p.tail, p.relation) for p in predictions}
         offered = set(pairs)
         assert found.unproposed == sum(triple[:3] not in offered for triple in unique)
@@ -115,6 +115,16 @@ def test_by_hand() -> None:
     assert found.perfect_rc == pytest.approx(100 * 2 * 4 / (4 + 2 + 5))
     assert found.perfect_rc_with_none == pytest.approx(100 * 2 * 4 / (4 + 5))
     assert found.proposed == Counts(3, 6, 4)
+
+
+def test_repeated_and_unknown_candidates() -> None:
+    # Gold pairs: (0, 1), with two relations, and (1, 2).
+    pairs = [("Family", 0, 1), ("Family", 0, 1), ("Family", 2, 0), ("Other", 0, 1)]
+    counts = check([family()], [], pairs, RELATIONS).proposed
+    assert counts is not None
+    assert counts == Counts(correct=1, predicted=3, gold=2)
+    assert (counts.precision, counts.recall, counts.f1) == (pytest.approx(100 / 3), 50.0, 40.0)
+    assert check([family()], [], [], RELATIONS).proposed == Counts(0, 0, 2)
 
 
 def test_pairs_without_prediction_are_not_proposed_without_candidates() -> None:

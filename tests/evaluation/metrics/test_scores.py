@@ -13,11 +13,14 @@ from hypothesis import strategies as st
 
 from lmrc.common.errors import UserError
 from lmrc.corpus.docred import read_documents
-from lmrc.corpus.predictions import Prediction
+from lmrc.corpus.predictions import Prediction, Predictions
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document, Label
-from lmrc.evaluation.metrics.scores import Counts, Scores, candidate_scores, score
+from lmrc.evaluation.metrics.error_analysis import analyze
+from lmrc.evaluation.metrics.gold_table import Gold
+from lmrc.evaluation.metrics.scores import Counts, Scores, score
 from lmrc.evaluation.metrics.train_facts import Facts, read_facts
+from lmrc.evaluation.metrics.triple_table import Triples
 from tests.evaluation.examples import RELATIONS, document, family
 from tests.evaluation.strategies import as_predictions, documents, names, predicted, relation_ids
 
@@ -257,25 +260,6 @@ def test_invalid_gold_is_rejected() -> None:
         score([document("x", [[("a", 0)], [("b", 0)]], [(0, 1, "P9")])], [], RELATIONS)
     with pytest.raises(UserError, match="'re-docred'; did you mean redocred"):
         score([family()], [], RELATIONS, None, "re-docred")  # type: ignore[arg-type]
-    with pytest.raises(UserError, match="no labels"):
-        candidate_scores([document("Test", [[("a", 0)]], None)], [])
-
-
-def test_candidate_scores_count_unique_pairs() -> None:
-    # Gold pairs: (0, 1), with two relations, and (1, 2).
-    counts = candidate_scores([family()], [("Family", [(0, 1), (0, 1), (2, 0)]), ("Other", [(0, 1)])])
-    assert counts == Counts(correct=1, predicted=3, gold=2)
-    assert (counts.precision, counts.recall, counts.f1) == (pytest.approx(100 / 3), 50.0, 40.0)
-    assert candidate_scores([family()], [("Family", [(0, 1)]), ("Family", [(1, 2)])]).f1 == 100.0
-    assert candidate_scores([family()], []).f1 == 0.0
-
-
-@settings(deadline=None)
-@given(documents(), st.lists(st.tuples(st.sampled_from("xyzw"), st.integers(-1, 4), st.integers(-1, 4)), max_size=12))
-def test_candidate_scores_agree_with_sets(gold: list[Document], pairs: list[tuple[str, int, int]]) -> None:
-    wanted = {(d.title, label.head, label.tail) for d in gold for label in d.labels or ()}
-    counts = candidate_scores(gold, [(title, [(h, t)]) for title, h, t in pairs])
-    assert counts == Counts(len(wanted & set(pairs)), len(set(pairs)), len(wanted))
 
 
 @pytest.fixture(scope="module")
@@ -298,7 +282,8 @@ def test_redocred_dev_gold_scores_100(dev: list[Document], facts: Facts) -> None
     assert redocred is not None and 99.9999999 < redocred < 100
     assert (scores.all.gold, scores.intra.gold, scores.inter.gold) == (17_284, 7_982, 9_302)
     pairs = [(d.title, [(label.head, label.tail) for label in d.labels or ()]) for d in dev]
-    assert candidate_scores(dev, pairs) == Counts(13_362, 13_362, 13_362)
+    triples = Triples.of(Gold.of(dev, DOCRED), [Predictions.of([])])
+    assert analyze(triples, 0, pairs).proposed == Counts(13_362, 13_362, 13_362)
 
 
 def test_redocred_dev_agrees_with_the_official_scorer(dev: list[Document], facts: Facts, shared_data: Path) -> None:
