@@ -112,7 +112,8 @@ def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str
         def running() -> bool:
             if stops.is_due():
                 controller.send_signal(signal.SIGTERM)
-            if ranks is not None and not stops.received:
+            # After a stop signal or another failure, a killed rank is not the cause.
+            if ranks is not None and not stops.received and not survivors.exist():
                 for rank in ranks.killed():
                     if run.result() is None and not has_report(run.path, attempt, rank):
                         note_killed(run.path, attempt, rank)
@@ -244,8 +245,12 @@ class _SurvivingRanks:
         self._run, self._attempt = run, attempt
         self._failed_at: float | None = None
 
-    def is_overdue(self) -> bool:
-        """Return True if a rank failed and the others have not ended within the grace period."""
+    def exist(self) -> bool:
+        """Return True if a rank failed."""
         if self._failed_at is None and attempt_outcome(self._run.path, self._attempt).cause:
             self._failed_at = time.monotonic()
-        return self._failed_at is not None and time.monotonic() - self._failed_at > SURVIVOR_GRACE_SECONDS
+        return self._failed_at is not None
+
+    def is_overdue(self) -> bool:
+        """Return True if a rank failed and the others have not ended within the grace period."""
+        return self.exist() and time.monotonic() - (self._failed_at or 0.0) > SURVIVOR_GRACE_SECONDS

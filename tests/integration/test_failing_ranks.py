@@ -178,7 +178,7 @@ def test_a_silent_rank_ends_the_other_one_in_time(tmp_path: Path, act: Callable[
 
 
 def test_a_hanging_destruction_keeps_the_result(tmp_path: Path) -> None:
-    outcome, seconds, status, other = run_both(tmp_path, kill, at_the_end=True)
+    _, seconds, status, other = run_both(tmp_path, kill, at_the_end=True)
     assert (status, other) == (1, -signal.SIGKILL)
     assert TIMEOUT - 2 < seconds < TIMEOUT + PROMPT
     assert "in: the end of the process group" in (tmp_path / "run" / "stderr-0").read_text()
