@@ -107,6 +107,7 @@ def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) 
     # SLURM also kills the remaining processes after one failed, so the status alone is not enough.
     if not (outcome.lost_peer or outcome.broken_nodes or (killed and not outcome.cause)):
         cause = outcome.cause or f"ended with status {status}"
+        logger.error("Not requeued: %s", cause)
         history.add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
         return False
     death = outcome.cause or f"{_killed_task(folder, attempt)} was killed by signal {status - FIRST_SIGNAL_STATUS}"

@@ -96,12 +96,13 @@ def test_killed_process_is_requeued(tmp_path: Path, queue: Queue) -> None:
     assert queue.requeued == ["4711"]
 
 
-def test_program_error_is_not_requeued(tmp_path: Path, queue: Queue) -> None:
+def test_program_error_is_not_requeued(tmp_path: Path, queue: Queue, caplog: pytest.LogCaptureFixture) -> None:
     # SLURM ends the other ranks with a signal, so the exit status is that of a kill.
     note_failure(tmp_path, ATTEMPT, KeyError("relation"), 0)
     assert not after_death(tmp_path, ATTEMPT, 128 + 15, max_requeues=5)
     assert (queue.requeued, kinds(tmp_path)) == ([], ["failed"])
     assert "KeyError: 'relation'" in History(tmp_path).read()[0]["cause"]
+    assert "Not requeued: rank 0 on " in caplog.text  # in the job's log, which --follow shows
     assert not after_death(tmp_path, Attempt("4711", 1), 3, max_requeues=5)
     assert History(tmp_path).read()[-1]["cause"] == "ended with status 3"
 
