@@ -48,8 +48,10 @@ def test_progress_and_time_outside_of_sections_do_not_end_it() -> None:
 def test_time_in_which_the_process_is_suspended_does_not_count() -> None:
     def wait(report: Callable[[Any], None]) -> None:
         with make(report).watch("a step"):
+            time.sleep(TIMEOUT / 4)  # the watchdog has seen the section
             report("waits")
-            time.sleep(TIMEOUT / 2)
+            for _ in range(5):  # the rest of one sleep passes while the process is suspended
+                time.sleep(TIMEOUT / 10)
 
     child = Child(wait)
     child.wait_for_report()
