@@ -30,7 +30,7 @@ from lmrc.runs.run_folder import RunFolder
 from lmrc.training.distributed import World
 from lmrc.training.trainer import train
 from tests.training.child import Child
-from tests.training.processes import free_port
+from tests.training.processes import free_port, run_in_processes
 from tests.training.test_torn_checkpoints import ActInBatch
 from tests.training.test_trainer import OPTIONS
 from tests.training.toy import ToyTask
@@ -96,8 +96,16 @@ def rank_of_training(
 
 def run_both(folder: Path, act: Callable[[], None], at_the_end: bool = False) -> tuple[AttemptOutcome, float, int, int]:
     """Return the outcome, the seconds until rank 0 had ended, and the exit statuses of both ranks."""
-    run, port = folder / "run", free_port()
+    run = folder / "run"
     run.mkdir()
+    # A fork of this process could not compute gradients if it has done so before.
+    run_in_processes(1, fork_both, folder, act, at_the_end)
+    seconds, status, other = json.loads((folder / "ended").read_text())
+    return attempt_outcome(run, ATTEMPT), seconds, status, other
+
+
+def fork_both(alone: World, folder: Path, act: Callable[[], None], at_the_end: bool) -> None:
+    run, port = folder / "run", free_port()
     first, second = (Child(rank_of_training, rank, port, run, act, at_the_end) for rank in range(2))
     try:
         status = first.end()[0]
@@ -107,7 +115,7 @@ def run_both(folder: Path, act: Callable[[], None], at_the_end: bool = False) ->
         if act is suspend:
             second.kill()
     other, (failed, *_) = second.end()
-    return attempt_outcome(run, ATTEMPT), ended - failed, status, other
+    (folder / "ended").write_text(json.dumps([ended - failed, status, other]))
 
 
 def collectives(folder: Path, rank: int) -> list[str]:
