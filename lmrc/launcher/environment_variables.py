@@ -1,4 +1,4 @@
-"""Environment variables for every process of a run: network interfaces, caches, temporary folders."""
+"""Environment variables for every process of a run: network interfaces, caches, temporary folders, crash reports."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 
 def variables(options: ClusterOptions) -> dict[str, str]:
     """Return names and values. A value may contain $VARIABLES, which the machine of the process expands."""
-    chosen: dict[str, str] = {}
+    # A crash in C++ prints the Python stacks of all threads.
+    chosen = {"PYTHONFAULTHANDLER": "1"}
     if options.interface is not None:
         chosen |= dict.fromkeys(INTERFACES, options.interface)
     if options.cache_folder is not None:

@@ -7,8 +7,9 @@ import os
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lmrc.common import threads
 from lmrc.common.errors import ConfigError, UserError
@@ -17,12 +18,15 @@ from lmrc.config.schema import ClusterOptions
 from lmrc.launcher.environment_variables import variables
 from lmrc.launcher.run_stage import run_attempt
 from lmrc.launcher.slurm.follow_log import follow
-from lmrc.launcher.slurm.job import Job
+from lmrc.launcher.slurm.job import VISIBLE_GPUS, Job
 from lmrc.launcher.stages import Stage, StageConfig, gpus_per_process
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, attempt_outcome
+from lmrc.runs.failures import Attempt, attempt_outcome, has_report, note_killed, remove_reports
 from lmrc.runs.run_folder import RunFolder
 from lmrc.runs.signals import SignalListener
+
+if TYPE_CHECKING:
+    import psutil
 
 POLL_SECONDS = 0.2
 # Stop signals are repeated: a process that is still importing has no signal handler yet.
@@ -96,14 +100,24 @@ def run_processes(stage: Stage, config: StageConfig, processes: int) -> dict[str
     with _environment(options, processes):
         job = executor.submit(Job(stage.name, config))
     controller, attempt = job._process, Attempt(f"local-{job.job_id}")
+    remove_reports(run.path, attempt)
+    results = [job.task(rank).paths.result_pickle for rank in range(processes)]
+    for path in results:
+        path.unlink(missing_ok=True)  # of an earlier run with the same process id
     # Workers of an inference continue if another one fails.
-    survivors = _SurvivingRanks(run, attempt) if stage.trains else None
+    ranks = _Ranks(controller.pid, results) if stage.trains else None
+    survivors = _SurvivingRanks(run, attempt)
     with _StopSignals() as stops:
 
         def running() -> bool:
             if stops.is_due():
                 controller.send_signal(signal.SIGTERM)
-            if survivors is not None and survivors.is_overdue():
+            # After a stop signal or another failure, a killed rank is not the cause.
+            if ranks is not None and not stops.received and not survivors.exist():
+                for rank in ranks.killed():
+                    if run.result() is None and not has_report(run.path, attempt, rank):
+                        note_killed(run.path, attempt, rank)
+            if ranks is not None and survivors.is_overdue():
                 for process in psutil.Process(controller.pid).children(recursive=True):
                     with contextlib.suppress(psutil.NoSuchProcess):
                         process.kill()
@@ -122,6 +136,8 @@ def _environment(options: ClusterOptions, processes: int) -> Iterator[None]:
     """
     chosen = {name: os.path.expandvars(value) for name, value in variables(options).items()}
     chosen |= threads.environment_per_process(processes)
+    if "CUDA_VISIBLE_DEVICES" in os.environ:
+        chosen[VISIBLE_GPUS] = os.environ["CUDA_VISIBLE_DEVICES"]
     before = {name: os.environ.get(name) for name in chosen}
     os.environ.update(chosen)
     previous = signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -144,13 +160,15 @@ def _outcome(run: RunFolder, attempt: Attempt, processes: int, stopped: bool) ->
         if event["event"] == "preempted" and event.get("job") == attempt.job:
             raise Interrupted(str(event["cause"]))
     outcome = attempt_outcome(run.path, attempt)
-    if outcome.is_user_error:
-        raise UserError(outcome.cause)
     if stopped and not outcome.cause:
         raise Interrupted("stopped; the same command resumes")
+    cause = outcome.cause or f"one of {processes} processes died"
+    History(run.path).add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
+    if outcome.is_user_error:
+        raise UserError(cause)
     job = attempt.job.removeprefix("local-")
     logs = run.path / "log" / f"{job}_*_log.err"
-    raise Failed(f"{outcome.cause or f'one of {processes} processes died'}; their logs are in {logs}")
+    raise Failed(f"{cause}; their logs are in {logs}")
 
 
 class _StopSignals(SignalListener):
@@ -173,6 +191,53 @@ class _StopSignals(SignalListener):
         return True
 
 
+class _Ranks:
+    """The processes of a training.
+
+    Args:
+        controller: process id of submitit's controller, or of the shell that starts it.
+        results: the file of each rank that submitit writes before the rank ends by itself.
+    """
+
+    def __init__(self, controller: int, results: list[Path]) -> None:
+        self._controller = controller
+        self._results = results
+        self._running: dict[int, psutil.Process] = {}
+        self._known: set[int] = set()
+
+    def killed(self) -> list[int]:
+        """Return the ranks that have ended since the last call without a result. They may have reported a failure."""
+        if len(self._known) < len(self._results):
+            self._find()
+        ended = [rank for rank, process in self._running.items() if _has_ended(process)]
+        for rank in ended:
+            del self._running[rank]
+        return [rank for rank in ended if not self._results[rank].exists()]
+
+    def _find(self) -> None:
+        import psutil
+
+        name = "SUBMITIT_LOCAL_GLOBALID"
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(self._controller).children(recursive=True):
+                with contextlib.suppress(psutil.Error):
+                    parent, rank = process.parent(), process.environ().get(name)
+                    # Processes that a rank starts inherit its environment, so the parent must be without a rank.
+                    if rank is None or parent is None or name in parent.environ() or int(rank) in self._known:
+                        continue
+                    self._known.add(int(rank))
+                    self._running[int(rank)] = process
+
+
+def _has_ended(process: psutil.Process) -> bool:
+    import psutil
+
+    try:
+        return not process.is_running() or process.status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
 class _SurvivingRanks:
     """Surviving ranks after one rank of a training failed."""
 
@@ -180,8 +245,12 @@ class _SurvivingRanks:
         self._run, self._attempt = run, attempt
         self._failed_at: float | None = None
 
-    def is_overdue(self) -> bool:
-        """Return True if a rank failed and the others have not ended within the grace period."""
+    def exist(self) -> bool:
+        """Return True if a rank failed."""
         if self._failed_at is None and attempt_outcome(self._run.path, self._attempt).cause:
             self._failed_at = time.monotonic()
-        return self._failed_at is not None and time.monotonic() - self._failed_at > SURVIVOR_GRACE_SECONDS
+        return self._failed_at is not None
+
+    def is_overdue(self) -> bool:
+        """Return True if a rank failed and the others have not ended within the grace period."""
+        return self.exist() and time.monotonic() - (self._failed_at or 0.0) > SURVIVOR_GRACE_SECONDS

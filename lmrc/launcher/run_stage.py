@@ -3,20 +3,24 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import socket
+import sys
 import time
+import traceback
 from collections.abc import Iterator
 from datetime import timedelta
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
-from lmrc.common.errors import RunError
+from lmrc.common.errors import RunError, UserError
 from lmrc.common.exit_codes import Interrupted
 from lmrc.config.schema import ClassifyConfig, ProposeConfig
 from lmrc.inference.run_worker import clean, work
 from lmrc.launcher.stages import Stage, StageConfig
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, note_failure
+from lmrc.runs.failures import Attempt, failed_peer, note_failure
 from lmrc.runs.lease import Lease, LeaseHeld
 from lmrc.runs.run_folder import RunFolder
 
@@ -37,28 +41,61 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
         Interrupted: the stage saved its state after a signal.
         UserError: an input or an option is wrong.
         RunError: another process holds the run.
-        Exception: any other error of the stage. All but Interrupted are recorded in the run folder.
+        Exception: any other error of the stage. All but Interrupted are recorded in the run folder. A rank of several
+            ends its process instead, see `_end_rank`.
     """
-    # Destroy the process group only after the failure is recorded: the other ranks then fail, and SLURM may kill us.
-    with contextlib.ExitStack() as cleanup:
-        try:
-            # A job that was submitted with dependencies checks here that its predecessors have written its inputs.
-            stage.check(config)
-            if stage.run is not None:
-                return _run(stage, config, attempt)
-            from lmrc.training import distributed
+    folder = RunFolder.of(config.run).path
+    try:
+        # A job that was submitted with dependencies checks here that its predecessors have written its inputs.
+        stage.check(config)
+        if stage.run is not None:
+            return _run(stage, config, attempt)
+        return _run_on_gpus(stage, config, attempt, process)
+    except Interrupted:
+        raise
+    except BaseException as error:
+        if isinstance(error, Exception):
+            note_failure(folder, attempt, error, process)
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+            _end_rank(error)
+        raise
 
-            world = distributed.init_process_group(timedelta(minutes=config.cluster.collective_timeout_minutes))
-            if world.size > 1:  # DeepSpeed reuses the group of a single process for the next run in it
-                cleanup.callback(distributed.destroy_process_group)
-            if isinstance(config, (ProposeConfig, ClassifyConfig)):
-                return _infer(stage, config, attempt)
-            return _train(stage, config, world, attempt)
-        except Interrupted:
-            raise
-        except Exception as error:
-            note_failure(RunFolder.of(config.run).path, attempt, error, process)
-            raise
+
+def _end_rank(error: BaseException) -> NoReturn:
+    """Print the traceback and end this process without leaving the process group.
+
+    The other ranks may wait in a collective. NCCL's destruction of the group would then wait for them until their
+    timeout. It also runs at the end of Python.
+    """
+    sys.stdout.flush()
+    traceback.print_exception(error)
+    sys.stderr.flush()
+    os._exit(2 if isinstance(error, UserError) else 1)
+
+
+def _run_on_gpus(stage: Stage, config: StageConfig, attempt: Attempt, process: int) -> dict[str, Any] | None:
+    """Run one rank of a training, or one worker of an inference."""
+    from lmrc.training import distributed
+    from lmrc.training.watchdog import Watchdog
+
+    folder, timeout = RunFolder.of(config.run).path, timedelta(minutes=config.cluster.collective_timeout_minutes)
+    watchdog = Watchdog(
+        timeout, partial(note_failure, folder, attempt, process=process), partial(failed_peer, folder, attempt, process)
+    )
+    world = distributed.init_process_group(timeout, watchdog)
+    try:
+        if isinstance(config, (ProposeConfig, ClassifyConfig)):
+            result = _infer(stage, config, attempt)
+        else:
+            result = _train(stage, config, world, attempt)
+    except Interrupted:
+        # All ranks have agreed to stop.
+        if world.size > 1:
+            distributed.destroy_process_group(world)
+        raise
+    if world.size > 1:  # DeepSpeed reuses the group of a single process for the next run in it
+        distributed.destroy_process_group(world)
+    return result
 
 
 @contextlib.contextmanager

@@ -149,7 +149,9 @@ class Checkpoints:
             self.finish()
         temporary = self._folder / f".step-{progress.step:06d}.tmp"
         self._on_all_ranks(lambda: self._make_empty(temporary) if self._world.is_first else None)
-        self._writing = _BackgroundWrite(replace(progress), temporary, self._own_state(), self._world.rank)
+        with self._world.watch("the copy of a checkpoint's tensors"):
+            state = self._own_state()
+        self._writing = _BackgroundWrite(replace(progress), temporary, state, self._world.rank)
 
     def is_begun(self) -> bool:
         """Return True if `begin` was called without `finish`. The same on all ranks."""

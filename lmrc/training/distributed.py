@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import socket
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
 
@@ -14,6 +15,7 @@ import torch.distributed as dist
 from safetensors import SafetensorError
 
 from lmrc.common.errors import RunError, UserError
+from lmrc.training.watchdog import Watchdog
 
 if not torch.cuda.is_available():
     # DeepSpeed, which peft and accelerate import, warns without this that it found no accelerator.
@@ -21,6 +23,8 @@ if not torch.cuda.is_available():
 
 # Time that ranks wait for a rank that hangs. PyTorch's default for gloo is 30 minutes.
 TIMEOUT = timedelta(minutes=10)
+# The watchdog reports a timeout before the process group, which would end the process without a report under NCCL.
+WATCHDOG_LEAD = timedelta(minutes=1)
 
 
 @dataclass(frozen=True)
@@ -31,18 +35,24 @@ class World:
         rank: Rank of this process.
         size: Number of processes.
         device: Device of this process.
-        timeout: Longest time that ranks wait for each other.
+        timeout: Timeout of process groups.
+        watchdog: Ends this process if another rank failed or does not answer; None without one.
     """
 
     rank: int
     size: int
     device: torch.device
     timeout: timedelta = TIMEOUT
+    watchdog: Watchdog | None = field(default=None, compare=False, repr=False)
 
     @property
     def is_first(self) -> bool:
         """True on rank 0, which writes the files of the run."""
         return self.rank == 0
+
+    def watch(self, doing: str) -> contextlib.AbstractContextManager[None]:
+        """Return a context in which the watchdog ends this process if it makes no progress. See `Watchdog.watch`."""
+        return contextlib.nullcontext() if self.watchdog is None else self.watchdog.watch(doing)
 
     def shard(self, count: int) -> tuple[list[int], int]:
         """Return this rank's shard of `range(count)`, padded to the same length on every rank.
@@ -60,23 +70,26 @@ class World:
         if self.size == 1:
             return list(values)
         total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(total)
-        return [float(value) for value in total.tolist()]
+        with self.watch("a sum over all ranks"):
+            dist.all_reduce(total)
+            return [float(value) for value in total.tolist()]
 
     def max(self, values: list[float]) -> list[float]:
         """Return the elementwise maximum over all ranks. Collective."""
         if self.size == 1:
             return list(values)
         largest = torch.tensor(values, dtype=torch.float64, device=self.device)
-        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-        return [float(value) for value in largest.tolist()]
+        with self.watch("a maximum over all ranks"):
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+            return [float(value) for value in largest.tolist()]
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in order of rank. Collective; the value must be picklable."""
         if self.size == 1:
             return [value]
         values: list[Any] = [None] * self.size
-        dist.all_gather_object(values, value)
+        with self.watch("a gather from all ranks"):
+            dist.all_gather_object(values, value)
         return values
 
     def broadcast(self, value: Any) -> Any:
@@ -115,7 +128,8 @@ class World:
     def barrier(self) -> None:
         """Wait for all ranks."""
         if self.size > 1:
-            dist.barrier()
+            with self.watch("a barrier"):
+                dist.barrier()
 
 
 def _is_io_or_user_error(error: Exception) -> bool:
@@ -127,28 +141,50 @@ def _is_io_or_user_error(error: Exception) -> bool:
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def init_process_group(timeout: timedelta = TIMEOUT) -> World:
+def init_process_group(timeout: timedelta = TIMEOUT, watchdog: Watchdog | None = None) -> World:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
 
     Args:
         timeout: Longest time that ranks wait for each other.
+        watchdog: Ends this process at the timeout. It is not used if there is one process.
 
     Returns:
         The position of this process; a group of one if WORLD_SIZE is not set.
     """
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
-    if torch.cuda.is_available():
-        device = torch.device("cuda", int(os.environ.get("LOCAL_RANK", "0")))
-        torch.cuda.set_device(device)
-    else:
-        device = torch.device("cpu")
-    if size > 1 and not dist.is_initialized():
-        dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=timeout)
-    return World(rank=rank, size=size, device=device, timeout=timeout)
+    device = _device()
+    if size == 1:
+        return World(rank=rank, size=size, device=device, timeout=timeout)
+    limit = timeout if watchdog is None else timeout + WATCHDOG_LEAD
+    world = World(rank=rank, size=size, device=device, timeout=limit, watchdog=watchdog)
+    if not dist.is_initialized():
+        more: dict[str, Any] = {}
+        # Connect at once and on this GPU. Earlier versions hang (pytorch#153960).
+        if device.type == "cuda" and torch.__version__ >= "2.7.1":
+            more["device_id"] = device
+        with world.watch("the start of the process group"):
+            dist.init_process_group("nccl" if device.type == "cuda" else "gloo", timeout=limit, **more)
+    return world
 
 
-def destroy_process_group() -> None:
-    """Leave the process group, if there is one."""
+def _device() -> torch.device:
+    """Return the device of this process and make it the current one.
+
+    A site may show each task only some of the node's GPUs, often one (--gpus-per-task, --gpu-bind). LOCAL_RANK, which
+    DeepSpeed reads too, then becomes the index among these. NCCL refuses two ranks on one GPU.
+    """
+    if not torch.cuda.is_available():
+        return torch.device("cpu")
+    index = int(os.environ.get("LOCAL_RANK", "0")) % torch.cuda.device_count()
+    os.environ["LOCAL_RANK"] = str(index)
+    device = torch.device("cuda", index)
+    torch.cuda.set_device(device)
+    return device
+
+
+def destroy_process_group(world: World = ALONE) -> None:
+    """Leave the process group, if there is one. All ranks must: under NCCL this waits for the others."""
     if dist.is_initialized():
-        dist.destroy_process_group()
+        with world.watch("the end of the process group"):
+            dist.destroy_process_group()

@@ -103,6 +103,7 @@ class Trainer:
         Raises:
             Preempted: A signal came. A checkpoint is saved.
         """
+        self._backend.model.train()
         self._resume()
         progress = self._progress
         self._log_summary()
@@ -215,17 +216,19 @@ class Trainer:
         """
         weight = max(1, sum(self._task.weight(index) for index in batch))
         loss_sum = 0.0
+        step = f"step {self._progress.step + 1}"
         for pass_index, (indices, counts) in enumerate(self._micro_batches.split(batch)):
-            torch.manual_seed(step_seed(self._seed, self._progress.step, pass_index, self._world.rank))
-            loss = self._backend.loss(to_device(self._task.collate(indices), self._world.device)) / weight
-            self._backend.backward(loss if counts else loss * 0.0)
-            loss_sum += float(loss.detach()) if counts else 0.0
-        return self._world.sum([loss_sum])[0], self._backend.step(scale)
+            with self._world.watch(f"micro-batch {pass_index + 1} of {step}"):
+                torch.manual_seed(step_seed(self._seed, self._progress.step, pass_index, self._world.rank))
+                loss = self._backend.loss(to_device(self._task.collate(indices), self._world.device)) / weight
+                self._backend.backward(loss if counts else loss * 0.0)
+                loss_sum += float(loss.detach()) if counts else 0.0
+        with self._world.watch(f"the optimizer step of {step}"):
+            return self._world.sum([loss_sum])[0], self._backend.step(scale)
 
     def _step(self, metrics_logger: MetricsLogger | None) -> None:
         step = self._progress.step
         batch = self._sampler.batch(step)
-        self._backend.model.train()
         scale = rate_scale(step, self._total, self._warmup)
         loss, norm = self._global_batch(batch, scale)
         if not math.isfinite(loss):
@@ -255,10 +258,11 @@ class Trainer:
         # All ranks make the same number of forward passes (see `Task.evaluate`), so they can agree before each.
         hook = model.register_forward_pre_hook(poll, prepend=True)
         try:
-            with autocast(self._precision, self._world.device.type):
+            with autocast(self._precision, self._world.device.type), self._world.watch("an evaluation"):
                 metrics = self._task.evaluate(model, self._world)
         finally:
             hook.remove()
+            model.train()
         metric = self._options.metric
         if metric not in metrics:
             raise ConfigError(
@@ -297,7 +301,6 @@ class Trainer:
         if folder is None:
             return
         # Adam's state exists only after a step, so make one with learning rate 0.
-        self._backend.model.train()
         self._global_batch(self._sampler.batch(0), 0.0)
         progress = self._checkpoints.load(folder)
         if progress.fingerprint != self._progress.fingerprint:

@@ -22,6 +22,7 @@ from lmrc.corpus.corpus import write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.launcher.local import _environment
 from lmrc.pretrained import packaged as embedded
+from lmrc.runs.events import History
 from tests.conftest import ROOT
 from tests.slurm.harness import write_damaged_encoder
 
@@ -135,6 +136,29 @@ def test_hanging_rank_ends_the_training(data: Path, tmp_path: Path) -> None:
     assert not [process for process in started if process.is_running() and process.status() != psutil.STATUS_ZOMBIE]
 
 
+def test_killed_rank_ends_the_training_and_is_named(data: Path, tmp_path: Path) -> None:
+    words = command(data, tmp_path, "--gpus", "2", "--train.backend=torch", "--train.epochs=2000")
+    metrics = tmp_path / "rcp" / "metrics.jsonl"
+    with (tmp_path / "log").open("w") as log:
+        launcher = psutil.Popen(words, stdout=log, stderr=log, env={**os.environ, "OMP_NUM_THREADS": "1"})
+        deadline = time.monotonic() + 120
+        while not (metrics.exists() and metrics.read_text().count("\n") >= 2):
+            assert launcher.poll() is None and time.monotonic() < deadline, (tmp_path / "log").read_text()
+            time.sleep(0.05)
+        ranks = {process.environ().get("SUBMITIT_LOCAL_GLOBALID"): process for process in launcher.children(True)}
+        # The other rank cannot notice the death, as under NCCL.
+        ranks["0"].suspend()
+        ranks["1"].kill()
+        killed = time.monotonic()
+        assert launcher.wait(timeout=60) == 1
+    # The surviving rank has 10 s to report.
+    assert time.monotonic() - killed < 20
+    cause = f"rank 1 on {socket.gethostname()}: killed (it left no report)"
+    assert cause in (tmp_path / "log").read_text()
+    last = History(tmp_path / "rcp").read()[-1]
+    assert (last["event"], last["cause"]) == ("failed", cause)
+
+
 def test_user_error_in_a_process_is_one_line_and_status_2(data: Path, tmp_path: Path) -> None:
     wrong = run(command(data, tmp_path, "--gpus", "2", "--model.encoder", str(tmp_path / "no-encoder")))
     assert wrong.returncode == 2
@@ -150,8 +174,10 @@ def test_processes_share_the_cores_unless_set_by_the_user(
     monkeypatch.setattr(threads, "cores", lambda: 8)
     monkeypatch.setattr(threads, "_set_here", set())
     monkeypatch.setenv("OMP_NUM_THREADS", given)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b")
     with _environment(ClusterOptions(interface="ib0"), 4):
         assert os.environ["OMP_NUM_THREADS"] == threads_per_process
+        assert os.environ["LMRC_VISIBLE_GPUS"] == "GPU-a,GPU-b"  # submitit replaces the other variable
         assert os.environ["NCCL_SOCKET_IFNAME"] == "ib0"
     assert os.environ["OMP_NUM_THREADS"] == given
     assert "NCCL_SOCKET_IFNAME" not in os.environ

@@ -65,3 +65,47 @@ def test_program_error_is_not_repeated(cluster: Cluster, data: Path, tmp_path: P
     wait_for("failure", lambda: events(folder, "failed"), folder)
     assert "the weights do not fit" in events(folder, "failed")[0]["cause"]
     assert events(folder, "requeued") == []
+
+
+# Runs in each task before the job. Rank 1 of the first start has a GPU that breaks at the second step.
+BROKEN_GPU = """
+import os
+if os.environ.get("SLURM_PROCID") == "1" and os.environ.get("SLURM_RESTART_COUNT", "0") == "0":
+    import torch
+    from lmrc.training.sampler import DeterministicSampler
+    batch = DeterministicSampler.batch
+    def broken(self, step):
+        if step == 1:
+            raise torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+        return batch(self, step)
+    DeterministicSampler.batch = broken
+"""
+
+
+def test_hardware_error_requeues_the_job_without_the_node(cluster: Cluster, data: Path, tmp_path: Path) -> None:
+    folder, site = tmp_path / "broken", tmp_path / "site"
+    site.mkdir()
+    (site / "sitecustomize.py").write_text(BROKEN_GPU)
+    options = training("rcp", data, folder, nodes=1, gpus=2, train__epochs=1000)
+    cluster.launch("rcp", options | {"setup": f"export PYTHONPATH={site}"})
+    with cancelled_at_the_end(cluster, submitted(folder)) as job:
+        wait_for("start", lambda: events(folder, "started"), folder)
+        first = cluster.node(job)
+        wait_for("second start", lambda: len(events(folder, "started")) == 2, folder)
+        assert cluster.node(job) != first
+        assert f"ExcNodeList={first}\n" in cluster.run("scontrol", "show", "job", job).replace(" ", "\n")
+        (died,), (requeued,) = events(folder, "died"), events(folder, "requeued")
+        assert "rank 1 on " in died["cause"] and "uncorrectable ECC error" in died["cause"]
+        assert requeued["excluded"] == first
+        wait_for("steps after it", lambda: max(steps(folder), default=0) > 2, folder)
+
+
+def test_killed_rank_is_named_by_rank_and_host(cluster: Cluster, data: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "killed"
+    cluster.launch("rcp", training("rcp", data, folder, nodes=2, gpus=4, train__epochs=1000))
+    with cancelled_at_the_end(cluster, submitted(folder)) as job:
+        wait_for("step", lambda: steps(folder), folder)
+        cluster.kill(job, 3)
+        wait_for("death", lambda: events(folder, "died"), folder)
+    # Either srun's message names it, or another rank that noticed first.
+    assert events(folder, "died")[0]["cause"].startswith("rank 3 on ")

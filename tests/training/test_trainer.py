@@ -165,3 +165,29 @@ def test_a_resume_on_other_data_is_refused(tmp_path: Path) -> None:
     go(tmp_path, ToyTask(), max_steps=2)
     with pytest.raises(RunError, match="trained on other data"):
         go(tmp_path, Other())
+
+
+def test_training_mode_is_set_only_after_evaluations(tmp_path: Path) -> None:
+    calls: list[str] = []
+    modes: list[bool] = []
+
+    class Counting(ToyTask):
+        def __init__(self) -> None:
+            super().__init__(dropout=0.3)
+            train, inner = self.model.train, self.model.dropout
+
+            def count(mode: bool = True) -> nn.Module:
+                calls.append("train" if mode else "eval")
+                return train(mode)
+
+            self.model.train = count  # type: ignore[method-assign]
+            inner.eval()  # as of a pretrained model inside a new one
+
+        def loss(self, model: nn.Module, batch: Batch) -> Tensor:
+            if torch.is_grad_enabled():
+                modes.append(model.dropout.training)  # type: ignore[union-attr]
+            return super().loss(model, batch)
+
+    go(tmp_path, Counting(), eval_every=0)  # an evaluation after each epoch of three steps
+    assert calls == ["train", *(["eval", "train"] * 3)]
+    assert modes == [True] * 9

@@ -190,6 +190,17 @@ def requeue(identifier: str) -> None:
     run_command("scontrol", "requeue", identifier)
 
 
+def exclude_nodes(identifier: str, names: Iterable[str]) -> None:
+    """Exclude nodes from a pending job, besides those that are excluded already.
+
+    Raises:
+        SlurmError: scontrol is missing or fails.
+    """
+    match = re.search(r"\bExcNodeList=(\S*)", run_command("scontrol", "show", "job", identifier))
+    before = [match[1]] if match and match[1] not in ("", "(null)") else []
+    run_command("scontrol", "update", f"jobid={identifier}", f"excnodelist={','.join([*before, *names])}")
+
+
 def set_dependency(identifier: str, dependency: str) -> None:
     """Replace the dependency of a pending job or array, for example by afterok:12.
 

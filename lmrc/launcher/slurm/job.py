@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from lmrc.common import threads
-from lmrc.common.errors import RunError
 from lmrc.common.exit_codes import Interrupted
 from lmrc.common.logging import set_up_stage_logging
 from lmrc.launcher.run_stage import run_attempt
@@ -18,6 +18,11 @@ from lmrc.launcher.stages import STAGES, StageConfig, gpus_per_process
 from lmrc.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
+
+# A copy of CUDA_VISIBLE_DEVICES, which submitit's local executor replaces by 0,1,… for its processes.
+VISIBLE_GPUS = "LMRC_VISIBLE_GPUS"
+# Collectives that torch remembers for the failure report, if the user sets no other number.
+REMEMBERED_COLLECTIVES = "2000"
 
 
 class Job:
@@ -33,6 +38,7 @@ class Job:
         import submitit
 
         threads.configure()
+        os.environ.setdefault("TORCH_FR_BUFFER_SIZE", REMEMBERED_COLLECTIVES)
         os.chdir(self._folder)
         environment = submitit.JobEnvironment()
         stage = STAGES[self._stage]
@@ -40,6 +46,8 @@ class Job:
             return None  # finished by another job while this one was queued
         is_slurm = environment.cluster == "slurm"
         attempt = current_attempt(environment.job_id if is_slurm else f"local-{environment.job_id}")
+        if VISIBLE_GPUS in os.environ:
+            os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[VISIBLE_GPUS]
         if not stage.trains:
             _restrict_visible_gpus(environment.local_rank, gpus_per_process(self._config))
         # Workers of an inference form no process group.
@@ -48,8 +56,12 @@ class Job:
             RANK=str(environment.global_rank if stage.trains else 0),
             LOCAL_RANK=str(environment.local_rank if stage.trains else 0),
             WORLD_SIZE=str(size),
-            MASTER_ADDR=_first_host() if size > environment.num_tasks // environment.num_nodes else "127.0.0.1",
-            MASTER_PORT=str(_port(environment.raw_job_id)),
+            MASTER_ADDR=(
+                _first_host(environment.hostnames)
+                if size > environment.num_tasks // environment.num_nodes
+                else "127.0.0.1"
+            ),
+            MASTER_PORT=str(_port(environment.raw_job_id, attempt.restart)),
         )
         set_up_stage_logging(self._config.run.verbose)
         try:
@@ -58,6 +70,8 @@ class Job:
             logger.info(error)
             if not stage.trains or environment.global_rank == 0:
                 requeue(RunFolder.of(self._config.run).path, attempt, self._config.cluster.max_requeues)
+            if not is_slurm:
+                return None  # submitit then writes a result, by which the launcher knows that the rank was not killed
             # Status 0: if one task failed, SLURM would end the others before they have saved.
             raise SystemExit(0) from None
 
@@ -80,14 +94,17 @@ def _restrict_visible_gpus(worker: int, gpus_per_worker: int) -> None:
         )
 
 
-def _first_host() -> str:
+def _first_host(parsed: Sequence[str]) -> str:
+    """Return the job's first node. `parsed` are its nodes as submitit reads them, for containers without scontrol."""
     try:
         return slurm.hostnames(os.environ["SLURM_JOB_NODELIST"])[0]
-    except slurm.SlurmError as error:
-        # Not in the pre-flight: the nodes are known only when the job runs.
-        raise RunError(f"cannot find the job's first node: {error}") from None
+    except slurm.SlurmError:
+        return parsed[0]
 
 
-def _port(job: str) -> int:
-    """Return a port that depends on the job id, so that two jobs on a node use different ports."""
-    return 20000 + int(job) % 20000
+def _port(job: str, restart: int) -> int:
+    """Return a port that depends on the job id and the restart, below the ports that Linux gives to clients.
+
+    Two jobs on a node use different ports, and a job that was requeued because its port was busy gets another one.
+    """
+    return 20000 + (int(job) + 997 * restart) % 12000

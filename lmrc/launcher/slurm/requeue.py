@@ -8,7 +8,10 @@ from __future__ import annotations
 
 import logging
 import os
+import re
+import signal
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from lmrc.common.logging import set_up_stage_logging
@@ -31,8 +34,12 @@ def current_attempt(job: str) -> Attempt:
     return Attempt(job, int(os.environ.get("SLURM_RESTART_COUNT", "0")))
 
 
-def requeue(folder: Path, attempt: Attempt, max_requeues: int) -> bool:
-    """Requeue the job and record it in the history. Return False, with the reason recorded, if it stays ended."""
+def requeue(folder: Path, attempt: Attempt, max_requeues: int, broken_nodes: Sequence[str] = ()) -> bool:
+    """Requeue the job and record it in the history. Return False, with the reason recorded, if it stays ended.
+
+    Args:
+        broken_nodes: nodes on which the job must not run again.
+    """
     history = History(folder)
 
     def give_up(event: str, cause: str) -> bool:
@@ -52,15 +59,36 @@ def requeue(folder: Path, attempt: Attempt, max_requeues: int) -> bool:
         if attempt.restart >= max_requeues:
             return give_up("failed", f"it was requeued {attempt.restart} times, the limit of cluster.max_requeues")
         # Recorded before the command, which may end this process.
-        history.add("requeued", job=attempt.job, restart=attempt.restart)
+        excluded = {"excluded": ",".join(broken_nodes)} if broken_nodes else {}
+        history.add("requeued", job=attempt.job, restart=attempt.restart, **excluded)
+        if broken_nodes:
+            # The requeue sends SIGTERM to this process, which must still exclude the nodes: SLURM allows that only for
+            # a pending job, and lets a requeued job wait before it starts.
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)
         slurm.requeue(attempt.job)
     except slurm.SlurmError as error:
         return give_up("failed", f"not requeued: {error}")
+    if broken_nodes:
+        _exclude(attempt.job, broken_nodes)
     return True
 
 
+def _exclude(job: str, nodes: Sequence[str]) -> None:
+    try:
+        slurm.exclude_nodes(job, nodes)
+    except slurm.SlurmError as error:
+        logger.warning("%s could not be excluded from the requeued job %s: %s", ",".join(nodes), job, error)
+    else:
+        logger.warning(
+            "%s is excluded from the requeued job; lift it with: scontrol update jobid=%s excnodelist=",
+            *(",".join(nodes), job),
+        )
+
+
 def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) -> bool:
-    """Requeue the job if a process was killed or lost its peer; other errors would only be repeated.
+    """Requeue the job if a process was killed, lost its peer or had a hardware error.
+
+    Other errors would only be repeated. A node with a hardware error is excluded from the job.
 
     Args:
         status: exit status of srun, not 0.
@@ -78,11 +106,12 @@ def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) 
         return True  # rank 0 requeued it after all had saved; SLURM then ended the processes
     outcome, killed = attempt_outcome(folder, attempt), status >= FIRST_SIGNAL_STATUS
     # SLURM also kills the remaining processes after one failed, so the status alone is not enough.
-    if not (outcome.lost_peer or (killed and not outcome.cause)):
+    if not (outcome.lost_peer or outcome.broken_nodes or (killed and not outcome.cause)):
         cause = outcome.cause or f"ended with status {status}"
+        logger.error("Not requeued: %s", cause)
         history.add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
         return False
-    death = outcome.cause or f"a process was killed by signal {status - FIRST_SIGNAL_STATUS}"
+    death = outcome.cause or f"{_killed_task(folder, attempt)} was killed by signal {status - FIRST_SIGNAL_STATUS}"
     step = _progress(folder)
     history.add("died", job=attempt.job, restart=attempt.restart, cause=death, step=step)
     own = [event for event in history.read() if event.get("job") == attempt.job]
@@ -95,7 +124,22 @@ def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) 
         history.add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
         return False
     logger.warning(f"{death}: requeueing")
-    return requeue(folder, attempt, max_requeues)
+    return requeue(folder, attempt, max_requeues, outcome.broken_nodes)
+
+
+def _killed_task(folder: Path, attempt: Attempt) -> str:
+    """Return the rank and host that srun reports as killed first, from the job's log; else "a process"."""
+    try:
+        log = (folder / "log" / f"{attempt.job}_0_log.out").read_text(errors="replace")
+    except OSError:
+        return "a process"
+    # Earlier starts of the job wrote to the same log. Each begins with a line of submitit.
+    match = re.search(
+        r"^srun: error: (\S+): tasks? ([\d,-]+): (?:Killed|Out Of Memory|Aborted|Segmentation fault|Bus error)",
+        log.rpartition("Starting with JobEnvironment")[2],
+        re.MULTILINE,
+    )
+    return f"rank {match[2]} on {match[1]}" if match else "a process"
 
 
 def _progress(folder: Path) -> int:

@@ -43,3 +43,18 @@ def test_nodes_of_a_partition(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert slurm.time_limit(None) is slurm.time_limit("gpu,old") is None
     with pytest.raises(SlurmError, match="no partition none-such"):
         slurm.nodes("none-such")
+
+
+@pytest.mark.parametrize(("before", "after"), [("(null)", "n3,n4"), ("n[1-2]", "n[1-2],n3,n4")])
+def test_nodes_are_excluded_besides_those_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, before: str, after: str
+) -> None:
+    scontrol = tmp_path / "scontrol"
+    scontrol.write_text(
+        '#!/bin/bash\nif [ "$1" = update ]; then echo "$@" > "${0%/*}/given"\n'
+        f"else echo 'JobId=4711 JobName=x'; echo '   ReqNodeList=(null) ExcNodeList={before}'; fi\n"
+    )
+    scontrol.chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    slurm.exclude_nodes("4711", ["n3", "n4"])
+    assert (tmp_path / "given").read_text() == f"update jobid=4711 excnodelist={after}\n"

@@ -1,8 +1,11 @@
 from __future__ import annotations
 
+import signal
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from lmrc.common.errors import ConfigError
 from lmrc.launcher.slurm import commands as slurm
@@ -21,15 +24,30 @@ class Queue:
     def __init__(self) -> None:
         self.state = "RUNNING"
         self.requeued: list[str] = []
+        # Commands in their order: requeued jobs, and jobs with excluded nodes.
+        self.commands: list[str] = []
 
 
 @pytest.fixture
-def queue(monkeypatch: pytest.MonkeyPatch) -> Queue:
+def queue(monkeypatch: pytest.MonkeyPatch) -> Iterator[Queue]:
     queue = Queue()
     monkeypatch.setenv("SLURM_JOB_ID", "4711")
     monkeypatch.setattr(slurm, "job", lambda identifier: slurm.SlurmJob(identifier, queue.state, "", 0, "n1"))
-    monkeypatch.setattr(slurm, "requeue", queue.requeued.append)
-    return queue
+
+    def requeue(identifier: str) -> None:
+        queue.requeued.append(identifier)
+        queue.commands.append(f"requeue {identifier}")
+
+    def exclude(identifier: str, names: Iterable[str]) -> None:
+        # SLURM sends SIGTERM to the job's processes before the node can be excluded.
+        assert signal.getsignal(signal.SIGTERM) == signal.SIG_IGN
+        queue.commands.append(f"exclude {','.join(names)} from {identifier}")
+
+    monkeypatch.setattr(slurm, "requeue", requeue)
+    monkeypatch.setattr(slurm, "exclude_nodes", exclude)
+    handler = signal.getsignal(signal.SIGTERM)
+    yield queue
+    signal.signal(signal.SIGTERM, handler)
 
 
 def kinds(folder: Path) -> list[str]:
@@ -78,12 +96,13 @@ def test_killed_process_is_requeued(tmp_path: Path, queue: Queue) -> None:
     assert queue.requeued == ["4711"]
 
 
-def test_program_error_is_not_requeued(tmp_path: Path, queue: Queue) -> None:
+def test_program_error_is_not_requeued(tmp_path: Path, queue: Queue, caplog: pytest.LogCaptureFixture) -> None:
     # SLURM ends the other ranks with a signal, so the exit status is that of a kill.
     note_failure(tmp_path, ATTEMPT, KeyError("relation"), 0)
     assert not after_death(tmp_path, ATTEMPT, 128 + 15, max_requeues=5)
     assert (queue.requeued, kinds(tmp_path)) == ([], ["failed"])
     assert "KeyError: 'relation'" in History(tmp_path).read()[0]["cause"]
+    assert "Not requeued: rank 0 on " in caplog.text  # in the job's log, which --follow shows
     assert not after_death(tmp_path, Attempt("4711", 1), 3, max_requeues=5)
     assert History(tmp_path).read()[-1]["cause"] == "ended with status 3"
 
@@ -133,3 +152,54 @@ def test_no_requeue_without_slurm(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     monkeypatch.delenv("SLURM_JOB_ID", raising=False)
     assert not requeue(tmp_path, ATTEMPT, max_requeues=5)
     assert "the same command resumes" in History(tmp_path).read()[0]["cause"]
+
+
+ECC = torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered")
+
+
+@pytest.mark.parametrize("status", [1, KILLED])
+def test_hardware_error_is_requeued_without_the_node(
+    status: int, tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n7")
+    note_failure(tmp_path, ATTEMPT, ECC, 0)
+    assert after_death(tmp_path, ATTEMPT, status, max_requeues=5)
+    assert queue.commands == ["requeue 4711", "exclude n7 from 4711"]
+    died, requeued = History(tmp_path).read()
+    assert (died["event"], requeued["event"], requeued["excluded"]) == ("died", "requeued", "n7")
+    assert "uncorrectable ECC" in died["cause"]
+
+
+def test_job_stays_requeued_if_the_node_cannot_be_excluded(
+    tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def refuse(identifier: str, names: Iterable[str]) -> None:
+        raise slurm.SlurmError("scontrol: Access denied")
+
+    monkeypatch.setattr(slurm, "exclude_nodes", refuse)
+    note_failure(tmp_path, ATTEMPT, ECC, 0)
+    assert after_death(tmp_path, ATTEMPT, 1, max_requeues=5)
+    assert queue.requeued == ["4711"]
+    assert "could not be excluded from the requeued job 4711: scontrol: Access denied" in caplog.text
+
+
+def test_out_of_memory_is_not_requeued(tmp_path: Path, queue: Queue) -> None:
+    error = torch.distributed.DistBackendError("NCCL error: unhandled cuda error\nCuda failure 2 'out of memory'")
+    note_failure(tmp_path, ATTEMPT, error, 0)
+    assert not after_death(tmp_path, ATTEMPT, 1, max_requeues=5)
+    assert kinds(tmp_path) == ["failed"]
+
+
+def test_killed_rank_is_named_from_the_message_of_srun(tmp_path: Path, queue: Queue) -> None:
+    log = tmp_path / "log" / "4711_0_log.out"
+    log.parent.mkdir()
+    log.write_text(
+        "submitit INFO (2026-01-01) - Starting with JobEnvironment(job_id=4711)\n"
+        "srun: error: n9: task 9: Killed\n"
+        "submitit INFO (2026-01-02) - Starting with JobEnvironment(job_id=4711)\n"
+        "srun: error: n2: task 5: Killed\n"
+        "srun: Terminating StepId=4711.0\n"
+        "srun: error: n1: tasks 0-3: Aborted (core dumped)\n"
+    )
+    assert after_death(tmp_path, ATTEMPT, KILLED, max_requeues=5)
+    assert History(tmp_path).read()[0]["cause"] == "rank 5 on n2 was killed by signal 9"
