@@ -18,6 +18,12 @@ settings.load_profile("lmrc")
 ROOT = Path(__file__).resolve().parent.parent
 
 
+@pytest.fixture
+def epoch_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save a checkpoint at the end of every epoch, however short it is."""
+    monkeypatch.setattr("lmrc.training.trainer.EPOCH_END_SHARE", 0.0)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real documents and vocabularies, where this machine has them beside the project."""

@@ -16,6 +16,8 @@ from lmrc.common.errors import ConfigError, RunError
 from lmrc.config.schema import Training
 from lmrc.runs.run_folder import RunFolder
 from lmrc.runs.signals import Preempted
+from lmrc.training import trainer
+from lmrc.training.checkpoint import Checkpoints, Progress
 from lmrc.training.distributed import ALONE, World
 from lmrc.training.task import Batch
 from lmrc.training.trainer import rate_scale, total_steps, train
@@ -110,6 +112,40 @@ def test_resume_from_an_earlier_checkpoint_drops_later_metrics(tmp_path: Path) -
     (tmp_path / "metrics.jsonl").write_text(whole + '{"step": 10, "lo')
     go(tmp_path, ToyTask())
     assert (tmp_path / "metrics.jsonl").read_text() == whole
+
+
+def checkpoints_of(monkeypatch: pytest.MonkeyPatch, folder: Path, minutes_per_step: float) -> list[int]:
+    """Return the steps with a checkpoint, if they take so long and checkpoints are 10 minutes apart."""
+    saved: list[int] = []
+    begin = Checkpoints.begin
+
+    def noted(self: Checkpoints, progress: Progress) -> None:
+        saved.append(progress.step)
+        begin(self, progress)
+
+    class Slow(ToyTask):
+        minutes = 0.0
+
+        def collate(self, indices: Sequence[int]) -> Batch:
+            Slow.minutes += minutes_per_step
+            return super().collate(indices)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "begin", noted)
+        patch.setattr(trainer.time, "monotonic", lambda: 60 * Slow.minutes)
+        go(folder, Slow(), max_steps=8)
+    return saved
+
+
+def test_an_epoch_ends_with_a_checkpoint_if_a_quarter_of_the_time_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Epochs end at steps 3 and 6, and the training at step 8, within an epoch.
+    assert checkpoints_of(monkeypatch, tmp_path / "short", 0.1) == [8]
+    assert checkpoints_of(monkeypatch, tmp_path / "middle", 0.5) == [6, 8]
+    assert checkpoints_of(monkeypatch, tmp_path / "long", 1.0) == [3, 6, 8]
+    # After 10 minutes within an epoch too.
+    assert checkpoints_of(monkeypatch, tmp_path / "longest", 6.0) == [2, 3, 5, 6, 8]
 
 
 def test_early_stopping(tmp_path: Path) -> None:
