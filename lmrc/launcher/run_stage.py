@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from lmrc.common.errors import RunError
 from lmrc.common.exit_codes import Interrupted
-from lmrc.config.schema import ClassifyConfig, ProposeConfig
+from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.inference.run_worker import clean, work
 from lmrc.launcher.stages import Stage, StageConfig
 from lmrc.runs.events import History
@@ -46,8 +46,12 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
             stage.check(config)
             if stage.run is not None:
                 return _run(stage, config, attempt)
-            from lmrc.training import distributed
+            from lmrc.training import cuda_settings, distributed
 
+            if not (isinstance(config, ClassifyConfig) and config.decode.backend == "vllm"):
+                cuda_settings.use_expandable_segments()
+            if isinstance(config, (RcpConfig, RcConfig)):
+                cleanup.enter_context(cuda_settings.algorithms(config.train.deterministic))
             world = distributed.init_process_group(timedelta(minutes=config.cluster.collective_timeout_minutes))
             if world.size > 1:  # DeepSpeed reuses the group of a single process for the next run in it
                 cleanup.callback(distributed.destroy_process_group)
