@@ -124,6 +124,8 @@ class Trainer:
         Raises:
             Preempted: A signal came. A checkpoint is saved.
         """
+        # Not in each step: it visits all modules, of which a pretrained part may be in eval mode.
+        self._backend.model.train()
         self._resume()
         progress = self._progress
         logger = None
@@ -244,8 +246,6 @@ class Trainer:
         Returns:
             This rank's part of the mean loss of the batch (float64), and the gradient norm before clipping.
         """
-        if not self._backend.model.training:  # setting the mode visits all modules
-            self._backend.model.train()
         weight = max(1, sum(self._task.weight(index) for index in batch))
         loss_sum = torch.zeros((), dtype=torch.float64, device=self._world.device)
         for pass_index, (indices, counts) in enumerate(self._micro_batches.split(batch)):
@@ -296,6 +296,7 @@ class Trainer:
                 metrics = self._task.evaluate(model, self._world)
         finally:
             hook.remove()
+            model.train()
         metric = self._options.metric
         if metric not in metrics:
             raise ConfigError(

@@ -173,6 +173,17 @@ def test_trained_weights_are_float32_in_bf16(tmp_path: Path) -> None:
     assert {p.dtype for p in task.model.parameters() if p.requires_grad} == {torch.float32}
 
 
+def test_all_modules_are_in_training_mode_in_every_step(tmp_path: Path) -> None:
+    """Also a pretrained part, which is loaded in eval mode, and after evaluations."""
+    task = ToyTask(dropout=0.3)
+    task.model.dropout.eval()
+    modes: list[bool] = []
+    task.model.dropout.register_forward_hook(lambda module, given, output: modes.append(module.training))
+    go(tmp_path, task)
+    evaluations = len([row for row in lines(tmp_path) if "dev_loss" in row])
+    assert modes.count(True) == 9 and modes.count(False) == evaluations * len(task)
+
+
 class Exploding(ToyTask):
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         return super().loss(model, batch) * float("nan")

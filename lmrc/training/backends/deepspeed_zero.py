@@ -110,7 +110,8 @@ class DeepSpeedZeroBackend:
         # Called by `step` at stage 0 only.
         self._engine.clip_fp32_gradients = self._clip
         self._norm = torch.zeros(())
-        self._max_norm = options.gradient_clip
+        # A tensor: the quotient of a Python number and a tensor is rounded twice.
+        self._max_norm = torch.tensor(options.gradient_clip, device=world.device)
         self._states_linked = False
 
     @property
@@ -142,7 +143,7 @@ class DeepSpeedZeroBackend:
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
         norms = torch._foreach_norm(gradients)
         self._norm = torch.stack(norms).square().sum().sqrt()
-        torch.nn.utils.clip_grads_with_norm_(self._parameters.values(), self._max_norm, self._norm)
+        torch._foreach_mul_(gradients, torch.clamp(self._max_norm / (self._norm + 1e-6), max=1.0))
 
     def _link_states(self) -> None:
         """Link Adam's state to the parameters of all groups. ZeRO 1 and 2 link only those of the first group."""
