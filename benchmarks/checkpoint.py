@@ -43,11 +43,11 @@ class State:
         """Size of all tensors."""
         return sum(value.nbytes for value in self.tensors.values()) / 1e6
 
-    def get(self, name: str, key: StateKey) -> Tensor:
-        return self.tensors[name, key].clone()
+    def get(self, name: str, key: StateKey, copy: bool = True) -> Tensor:
+        return self.tensors[name, key].clone() if copy else self.tensors[name, key]
 
-    def weight(self, name: str) -> Tensor:
-        return self.get(name, "master")
+    def weight(self, name: str, copy: bool = True) -> Tensor:
+        return self.get(name, "master", copy)
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:
         self.tensors[name, key].copy_(value)
@@ -61,7 +61,7 @@ class State:
     def backward(self, loss: Tensor) -> None:
         raise NotImplementedError
 
-    def step(self, scale: float) -> float:
+    def step(self, scale: float) -> Tensor | float:
         raise NotImplementedError
 
 

@@ -31,6 +31,12 @@ def log_info() -> Iterator[None]:
     logger.setLevel(logging.NOTSET)
 
 
+@pytest.fixture
+def epoch_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save a checkpoint at the end of every epoch, however short it is."""
+    monkeypatch.setattr("lmrc.training.trainer.EPOCH_END_SHARE", 0.0)
+
+
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
     """Real documents and vocabularies, where this machine has them beside the project."""

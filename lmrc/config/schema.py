@@ -100,9 +100,16 @@ class Training(Options):
     )
     patience: Count | None = Field(None, description="stop after this many evaluations without improvement")
     checkpoint_minutes: float = Field(
-        10.0, gt=0.0, description="minutes between checkpoints; each epoch also ends with one"
+        10.0,
+        gt=0.0,
+        description="minutes between checkpoints; an epoch also ends with one if a quarter of the time has passed",
     )
     checkpoint_keep: Count = Field(2, description="checkpoints kept besides the best weights")
+    deterministic: bool = Field(
+        False,
+        description="use deterministic algorithms only, so that a resume on GPUs of the same kind and number is "
+        "bit-identical; slower; on a CPU it always is",
+    )
     trackers: tuple[TrackerName, ...] = Field(
         ("tensorboard",),
         description="experiment trackers besides metrics.jsonl, with commas: tensorboard, wandb, mlflow, trackio",

@@ -6,7 +6,7 @@ import click
 import yaml
 
 from lmrc.common.errors import ConfigError, CorpusError, UserError
-from lmrc.config.schema import PromptKind, RcConfig, RcpConfig
+from lmrc.config.schema import ClassifyConfig, PromptKind, RcConfig, RcpConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.types import Document
 from lmrc.launcher.plan import LaunchPlan
@@ -29,6 +29,7 @@ def dry_run(stage: Stage, config: StageConfig) -> None:
         click.echo(f"\nWould {verb} {plan.description}.")
         if isinstance(plan.config, (RcpConfig, RcConfig)):
             click.echo(_steps(plan.config, plan.processes))
+        if isinstance(plan.config, (RcpConfig, RcConfig, ClassifyConfig)):
             click.echo(_memory(plan.config, plan.processes))
         if plan.executor == "slurm":
             click.echo(f"\n{_script(plan)}")
@@ -74,10 +75,16 @@ def _has_query(document: Document, kind: PromptKind) -> bool:
     return document.labels is not None and bool(PROMPTS[kind].pairs(document))
 
 
-def _memory(config: RcpConfig | RcConfig, processes: int) -> str:
-    from lmrc.launcher.gpu_memory import estimate_memory
+def _memory(config: RcpConfig | RcConfig | ClassifyConfig, processes: int) -> str:
+    from lmrc.launcher.gpu_memory import estimate_classify, estimate_memory
 
     try:
-        return estimate_memory(config, processes).table()
+        if isinstance(config, (RcpConfig, RcConfig)):
+            return estimate_memory(config, processes).table()
+        if config.decode.backend == "openai":
+            return "memory per GPU: none, the server has the LM"
+        if config.decode.backend == "vllm":
+            return "memory per GPU: vLLM takes 90 % of it, and uses for KV caches all that the weights leave"
+        return estimate_classify(config).table()
     except UserError:
         return "No memory estimate: see the errors below."

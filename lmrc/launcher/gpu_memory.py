@@ -1,4 +1,4 @@
-"""GPU memory estimate of a training, without starting it.
+"""GPU memory estimate of a training or a classification, without starting it.
 
 Parameters are counted exactly. Weights, gradients and Adam's moments follow from them, the ZeRO stage and the world
 size. Activations saved for the backward pass are computed by a formula for the longest examples. Overhead is constant.
@@ -13,8 +13,17 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lmrc.config.schema import RcConfig, RcpConfig, Training
+from lmrc.config.schema import (
+    ClassifyConfig,
+    LoraOptions,
+    Quantization,
+    RcConfig,
+    RcpConfig,
+    ResolvedPrecision,
+    Training,
+)
 from lmrc.launcher.model_shapes import ModelShape, UnknownShape, load_model_shape
+from lmrc.training.backends.zero_config import read_zero_config
 from lmrc.training.sampler import MicroBatches
 
 GIB = 2**30
@@ -44,7 +53,8 @@ class MemoryEstimate:
 
     Attributes:
         outputs: logits of answer tokens (RC) or the pair classifier (RCP), with their gradients.
-        overhead: CUDA's context, and buffers of NCCL and DeepSpeed.
+        overhead: CUDA's context, buffers of NCCL and DeepSpeed, and temporary tensors.
+        kv_cache: keys and values of all tokens of the queries that are decoded together (classify).
         unknown: why there is no estimate (all bytes are 0 then); None otherwise.
     """
 
@@ -57,28 +67,29 @@ class MemoryEstimate:
     activations: int = 0
     outputs: int = 0
     overhead: int = 0
+    kv_cache: int = 0
     unknown: str | None = None
 
     @property
     def total(self) -> int:
         """Return the sum of all parts in bytes; 0 if unknown."""
-        return self.weights + self.gradients + self.optimizer + self.activations + self.outputs + self.overhead
+        trained = self.gradients + self.optimizer
+        return self.weights + trained + self.kv_cache + self.activations + self.outputs + self.overhead
 
     def table(self) -> str:
         """Return the parts in GiB, their sum, and whether it fits 40 GB and 80 GB GPUs, as text."""
         if self.unknown is not None:
             return f"memory per GPU: no estimate: {self.unknown}"
-        rows = [
-            (
-                "weights",
-                self.weights,
-                f"{self.trained_parameters:,} trained, {self.frozen_parameters:,} frozen parameters",
-            ),
-            ("gradients", self.gradients, ""),
-            ("optimizer", self.optimizer, "Adam's two moments"),
+        trained = f"{self.trained_parameters:,} trained, " if self.trained_parameters else ""
+        rows = [("weights", self.weights, f"{trained}{self.frozen_parameters:,} frozen parameters")]
+        if self.trained_parameters:
+            rows += [("gradients", self.gradients, ""), ("optimizer", self.optimizer, "Adam's two moments")]
+        else:
+            rows.append(("KV cache", self.kv_cache, "keys and values, if all queries have the maximum length"))
+        rows += [
             ("activations", self.activations, "for the longest examples"),
             ("outputs", self.outputs, ""),
-            ("overhead", self.overhead, "CUDA, NCCL and DeepSpeed's buffers"),
+            ("overhead", self.overhead, "CUDA, NCCL, DeepSpeed's buffers, temporary tensors"),
             ("total", self.total, ""),
         ]
         lines = [f"  {name:<12}{size / GIB:9.2f} GiB  {note}".rstrip() for name, size, note in rows]
@@ -95,6 +106,7 @@ class _Parts:
     outputs: int
     frozen: int = 0
     frozen_bytes: int = 0
+    temporary: int = 0
 
 
 def estimate_memory(config: RcpConfig | RcConfig, world_size: int) -> MemoryEstimate:
@@ -124,15 +136,16 @@ def estimate_memory(config: RcpConfig | RcConfig, world_size: int) -> MemoryEsti
 
     trained = parts.trained * FP32
     stored = trained + parts.frozen_bytes
-    overhead = CONTEXT + (COMMUNICATION if world_size > 1 else 0)
+    overhead = CONTEXT + (COMMUNICATION if world_size > 1 else 0) + parts.temporary
     if stage >= 1:
         overhead += min(BUCKET, parts.trained) * FP32 * (1 if stage == 1 else 2)
     if stage in (1, 2):
         # DeepSpeed copies the partition that this process updates.
         overhead += per_process(trained, 1)
     if stage == 3:
-        # The current layer is gathered, and the next one prefetched.
-        overhead += 2 * stored // model.layers
+        # Gathered parameters: DeepSpeed keeps as many as configs/deepspeed allows, not only two layers.
+        parameters = parts.trained + parts.frozen
+        overhead += stored * min(_max_live_parameters(), parameters) // parameters
     return MemoryEstimate(
         setting=setting,
         trained_parameters=parts.trained,
@@ -170,20 +183,66 @@ def _rc_parts(config: RcConfig, base: ModelShape, micro: int) -> _Parts:
     logit = element + (FP32 if element == BF16 else 0) + 2 * FP32
     return _Parts(
         trained=adapter.parameters,
+        frozen=base.parameters,
+        frozen_bytes=base_bytes(base, element, config.model.quantization),
         activations=_causal_activations(base, config, tokens, adapter.inputs),
         outputs=int(tokens * ANSWER_SHARE) * base.vocabulary * logit,
-        frozen=base.parameters,
-        frozen_bytes=_frozen_bytes(base, config),
+        # The input of an adapter is cast to fp32; the widest one counts.
+        temporary=tokens * max(adapter.inputs) * FP32 if element == BF16 else 0,
     )
 
 
-def _frozen_bytes(base: ModelShape, config: RcConfig) -> int:
+def estimate_classify(config: ClassifyConfig) -> MemoryEstimate:
+    """Estimate the memory per GPU of launch/classify.py with `decode.backend` hf: weights, and KV caches.
+
+    Raises:
+        UserError: the adapter is missing or damaged, or a target of it is not a layer of the base.
+    """
+    from lmrc.rc.model.adapter import adapter_base, read_adapter_config
+    from lmrc.rc.model.adapter_metadata import AdapterMetadata
+
+    base, lora = config.base, None
+    precision: ResolvedPrecision = "bf16"
+    prompt, quantization = config.prompt, None
+    if config.rc is not None:
+        metadata, adapter = AdapterMetadata.read_for(config.rc, config.prompt), read_adapter_config(config.rc)
+        prompt, precision, quantization = metadata.prompt, metadata.precision, metadata.quantization
+        base = adapter_base(config.rc)
+        lora = LoraOptions(r=adapter.r, targets=tuple(adapter.target_modules or ()))
+    gpus, rows = config.decode.gpus_per_worker, config.decode.batch_size
+    setting = f"{gpus} GPU{'s' if gpus > 1 else ''} per LM, {precision}, {rows} queries of {prompt.max_length} tokens"
+    try:
+        shape = load_model_shape(base, "causal")
+    except UnknownShape as error:
+        return MemoryEstimate(setting, unknown=str(error))
+    element = FP32 if precision == "fp32" else BF16
+    adapted = shape.lora_shape(lora).parameters if lora is not None else 0
+    tokens = rows * prompt.max_length
+    return MemoryEstimate(
+        setting,
+        frozen_parameters=shape.parameters + adapted,
+        # The layers, and with them the KV caches, are spread over the GPUs of a worker.
+        weights=(base_bytes(shape, element, quantization) + adapted * FP32) // gpus,
+        kv_cache=tokens * kv_bytes_per_token(shape, element) // gpus,
+        # All queries may be read in one pass: the residual stream, its norm, and the three tensors of an MLP.
+        activations=tokens * element * (2 * shape.hidden + 3 * shape.intermediate),
+        # Logits after each query's last token, and their fp32 copy.
+        outputs=rows * shape.vocabulary * (element + FP32),
+        overhead=CONTEXT,
+    )
+
+
+def kv_bytes_per_token(shape: ModelShape, element: int) -> int:
+    """Return the bytes of keys and values of one token in all layers."""
+    return 2 * shape.layers * shape.kv_heads * shape.head_size * element
+
+
+def base_bytes(base: ModelShape, element: int, quantization: Quantization | None) -> int:
     """Return the bytes of the base. Only linear layers are quantized, not embeddings, head and norms."""
-    element = _element(config.train)
-    if config.model.quantization is None:
+    if quantization is None:
         return base.parameters * element
     linear = base.linear_parameters - base.hidden * base.vocabulary
-    return (base.parameters - linear) * element + int(linear * {"8bit": 1.0, "4bit": NF4}[config.model.quantization])
+    return (base.parameters - linear) * element + int(linear * {"8bit": 1.0, "4bit": NF4}[quantization])
 
 
 def classifier_parameters(hidden: int, config: RcpConfig) -> int:
@@ -202,6 +261,11 @@ def classifier_parameters(hidden: int, config: RcpConfig) -> int:
         if config.train.relation_weight:
             parameters += AuxiliaryRelationHead(classifier.width, RELATIONS).parameters()
     return sum(parameter.numel() for parameter in parameters)
+
+
+def _max_live_parameters() -> int:
+    """Return the number of parameters that ZeRO-3 may keep gathered."""
+    return int(read_zero_config(3)["zero_optimization"]["stage3_max_live_parameters"])
 
 
 def _setting(options: Training, world_size: int) -> str:

@@ -46,6 +46,7 @@ class ModelShape:
     layers: int
     hidden: int
     heads: int
+    kv_heads: int
     head_size: int
     intermediate: int
     vocabulary: int
@@ -120,6 +121,7 @@ def load_model_shape(name: str, kind: Kind) -> ModelShape:
         layers=text.num_hidden_layers,
         hidden=hidden,
         heads=heads,
+        kv_heads=getattr(text, "num_key_value_heads", None) or heads,
         head_size=getattr(text, "head_dim", None) or hidden // heads,
         intermediate=getattr(text, "intermediate_size", None) or 4 * hidden,
         vocabulary=text.vocab_size,

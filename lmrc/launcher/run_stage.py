@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmrc.common.errors import RunError, UserError
 from lmrc.common.exit_codes import Interrupted
-from lmrc.config.schema import ClassifyConfig, ProposeConfig
+from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.inference.run_worker import clean, work
 from lmrc.launcher.stages import Stage, StageConfig
 from lmrc.runs.events import History
@@ -75,27 +75,31 @@ def _end_rank(error: BaseException) -> NoReturn:
 
 def _run_on_gpus(stage: Stage, config: StageConfig, attempt: Attempt, process: int) -> dict[str, Any] | None:
     """Run one rank of a training, or one worker of an inference."""
-    from lmrc.training import distributed
+    from lmrc.training import cuda_settings, distributed
     from lmrc.training.watchdog import Watchdog
 
+    if not (isinstance(config, ClassifyConfig) and config.decode.backend == "vllm"):
+        cuda_settings.use_expandable_segments()
     folder, timeout = RunFolder.of(config.run).path, timedelta(minutes=config.cluster.collective_timeout_minutes)
     watchdog = Watchdog(
         timeout, partial(note_failure, folder, attempt, process=process), partial(failed_peer, folder, attempt, process)
     )
-    world = distributed.init_process_group(timeout, watchdog)
-    try:
-        if isinstance(config, (ProposeConfig, ClassifyConfig)):
-            result = _infer(stage, config, attempt)
-        else:
-            result = _train(stage, config, world, attempt)
-    except Interrupted:
-        # All ranks have agreed to stop.
-        if world.size > 1:
+    deterministic = isinstance(config, (RcpConfig, RcConfig)) and config.train.deterministic
+    with cuda_settings.algorithms(deterministic):
+        world = distributed.init_process_group(timeout, watchdog)
+        try:
+            if isinstance(config, (ProposeConfig, ClassifyConfig)):
+                result = _infer(stage, config, attempt)
+            else:
+                result = _train(stage, config, world, attempt)
+        except Interrupted:
+            # All ranks have agreed to stop.
+            if world.size > 1:
+                distributed.destroy_process_group(world)
+            raise
+        if world.size > 1:  # DeepSpeed reuses the group of a single process for the next run in it
             distributed.destroy_process_group(world)
-        raise
-    if world.size > 1:  # DeepSpeed reuses the group of a single process for the next run in it
-        distributed.destroy_process_group(world)
-    return result
+        return result
 
 
 @contextlib.contextmanager

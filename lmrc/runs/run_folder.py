@@ -33,6 +33,7 @@ MAY_CHANGE = (
     "train.micro_batch_size",
     "train.backend",
     "train.precision",
+    "train.deterministic",
     "train.checkpoint_",
     "train.trackers",
     "work.attempts",

@@ -75,7 +75,7 @@ class BestCheckpoint:
         """
         weights: dict[str, Tensor] = {}
         for name in self._names:
-            value = self._backend.weight(name)
+            value = self._backend.weight(name, copy=self._world.is_first)
             if self._world.is_first:
                 weights[name] = value
 

@@ -195,12 +195,13 @@ class Checkpoints:
         folder.mkdir(parents=True)
 
     def _own_state(self) -> dict[str, Tensor]:
-        """Gather the state of every parameter, and return the part that this rank saves, on the CPU."""
+        """Gather the state of every parameter, and copy the part that this rank saves to the CPU."""
         own = {}
         for index, name in enumerate(self._names):
+            is_own = index % self._world.size == self._world.rank
             for key in STATE_KEYS:
-                value = self._backend.get(name, key)
-                if index % self._world.size == self._world.rank:
+                value = self._backend.get(name, key, copy=is_own)
+                if is_own:
                     own[f"{name}/{key}"] = value
         return own
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from safetensors import SafetensorError
+from torch import Tensor
 
 from lmrc.common.errors import RunError, UserError
 from lmrc.training.watchdog import Watchdog
@@ -65,23 +66,25 @@ class World:
         longest = -(-count // self.size)
         return own + [own[0] if own else 0] * (longest - len(own)), len(own)
 
-    def sum(self, values: list[float]) -> list[float]:
-        """Return the elementwise sum over all ranks, in float64. Collective."""
-        if self.size == 1:
-            return list(values)
-        total = torch.tensor(values, dtype=torch.float64, device=self.device)
-        with self.watch("a sum over all ranks"):
-            dist.all_reduce(total)
-            return [float(value) for value in total.tolist()]
+    def sum(self, values: Sequence[Tensor | float]) -> list[float]:
+        """Return the elementwise sum over all ranks, in float64. Collective.
 
-    def max(self, values: list[float]) -> list[float]:
-        """Return the elementwise maximum over all ranks. Collective."""
-        if self.size == 1:
-            return list(values)
-        largest = torch.tensor(values, dtype=torch.float64, device=self.device)
-        with self.watch("a maximum over all ranks"):
-            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
-            return [float(value) for value in largest.tolist()]
+        Args:
+            values: Scalars, on the host or on `device`. They are read together, which waits for the device once.
+        """
+        on_device = {index: value for index, value in enumerate(values) if isinstance(value, Tensor)}
+        on_host = [0.0 if isinstance(value, Tensor) else float(value) for value in values]
+        if self.size == 1 and not on_device:
+            return on_host
+        # Without `non_blocking` the copy would wait for the device.
+        total = torch.tensor(on_host, dtype=torch.float64).to(self.device, non_blocking=True)
+        for index, value in on_device.items():
+            total[index].copy_(value.detach())
+        with self.watch("a sum over all ranks"):
+            if self.size > 1:
+                dist.all_reduce(total)
+            sums: list[float] = total.tolist()
+        return sums
 
     def gather(self, value: Any) -> list[Any]:
         """Return the values of all ranks, in order of rank. Collective; the value must be picklable."""

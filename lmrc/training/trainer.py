@@ -6,14 +6,17 @@ import logging
 import math
 import random
 import time
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from lmrc.common.errors import ConfigError, RunError
 from lmrc.config.schema import Training
 from lmrc.runs.run_folder import RunFolder
-from lmrc.runs.signals import Preempted, StopFlag, signal_name
+from lmrc.runs.signals import SIGNALS, Preempted, StopFlag, signal_name
 from lmrc.training.backends.base import trained_parameters
 from lmrc.training.backends.factory import make_backend
 from lmrc.training.best_checkpoint import BestCheckpoint
@@ -26,6 +29,10 @@ from lmrc.training.task import Task, to_device
 from lmrc.training.trackers.base import check_trackers
 
 logger = logging.getLogger(__name__)
+
+# An epoch ends with a checkpoint only if this share of `train.checkpoint_minutes` has passed. On a GPU an epoch of RCP
+# takes half a minute, and a checkpoint has 4.3 GB.
+EPOCH_END_SHARE = 1 / 4
 
 
 def seed_everything(seed: int) -> None:
@@ -51,6 +58,23 @@ def total_steps(examples: int, options: Training) -> int:
     """Return the optimizer steps of a whole training."""
     steps = options.epochs * -(-examples // options.examples_per_step)
     return steps if options.max_steps is None else min(steps, options.max_steps)
+
+
+@dataclass(frozen=True)
+class _Agreed:
+    """The result of `Trainer._agree`, the same on all ranks.
+
+    Attributes:
+        signal: Name of a signal that a rank received; empty without one.
+        is_due: True if a checkpoint is due.
+        is_writing: True if a rank is still writing one.
+        sums: Sums of the values over all ranks.
+    """
+
+    signal: str
+    is_due: bool
+    is_writing: bool
+    sums: list[float]
 
 
 class Trainer:
@@ -103,6 +127,7 @@ class Trainer:
         Raises:
             Preempted: A signal came. A checkpoint is saved.
         """
+        # Not in each step: it visits all modules, of which a pretrained part may be in eval mode.
         self._backend.model.train()
         self._resume()
         progress = self._progress
@@ -151,16 +176,17 @@ class Trainer:
                 self._evaluate(metrics_logger, stop)
             if progress.step >= self._total or self._out_of_patience():
                 break
-            self._step(metrics_logger)
-            is_epoch_end = self._sampler.ends_epoch(progress.step - 1) or progress.step == self._total
+            is_last = progress.step + 1 == self._total
+            is_epoch_end = is_last or self._sampler.ends_epoch(progress.step)
+            agreed = self._step(metrics_logger, stop, is_epoch_end)
             progress.evaluation_due = is_epoch_end or bool(eval_every and progress.step % eval_every == 0)
             # Save before the evaluation, which takes long: a kill during it must not lose the epoch.
-            if self._poll(stop) or is_epoch_end:
+            if self._heed(agreed) or is_last:
                 self._begin_save()
         if self._checkpoints.is_begun():
             self._checkpoints.finish()
 
-    def _poll(self, stop: StopFlag) -> bool:
+    def _heed(self, agreed: _Agreed) -> bool:
         """Publish a checkpoint that is completely written, and check for a signal. Collective.
 
         Returns:
@@ -169,14 +195,14 @@ class Trainer:
         Raises:
             Preempted: A signal came.
         """
-        signal, is_due, is_writing = self._agree(stop)
-        if self._checkpoints.is_begun() and not is_writing:
+        if self._checkpoints.is_begun() and not agreed.is_writing:
             self._checkpoints.finish()
-        if signal:
+        if agreed.signal:
             raise Preempted(
-                f"{signal} at step {self._progress.step}/{self._total}: saved; the same command resumes from there"
+                f"{agreed.signal} at step {self._progress.step}/{self._total}: saved; the same command resumes from "
+                "there"
             )
-        return is_due
+        return agreed.is_due
 
     def _begin_save(self) -> None:
         self._checkpoints.begin(self._progress)
@@ -189,48 +215,61 @@ class Trainer:
         if self._checkpoints.is_begun():
             self._checkpoints.finish()
 
-    def _agree(self, stop: StopFlag) -> tuple[str, bool, bool]:
-        """Agree on the next action with all ranks, in one all-reduce.
+    def _agree(self, stop: StopFlag, values: Sequence[Tensor | float] = (), is_epoch_end: bool = False) -> _Agreed:
+        """Agree on the next action with all ranks, and sum values over them.
 
-        Returns:
-            The signal's name ("" without one), True if a checkpoint is due, True if a rank is still writing one.
+        This takes one all-reduce, and waits for the device once.
+
+        Args:
+            values: Scalars of this rank, on its device or on the host.
+            is_epoch_end: True if an epoch ends here, so that a checkpoint is due earlier.
         """
         # Clocks differ between ranks, so that of rank 0 decides.
-        is_due = self._world.is_first and time.monotonic() - self._saved_at > 60 * self._options.checkpoint_minutes
-        signal, due, writing = self._world.max([stop.signal, is_due, self._checkpoints.is_writing()])
-        return signal_name(int(signal)), bool(due), bool(writing)
+        share = EPOCH_END_SHARE if is_epoch_end else 1.0
+        waited = time.monotonic() - self._saved_at
+        is_due = self._world.is_first and waited > 60 * share * self._options.checkpoint_minutes
+        # Sums, like the values: how many ranks have each signal.
+        flags = [is_due, self._checkpoints.is_writing(), *(stop.signal == number for number in SIGNALS)]
+        due, writing, *rest = self._world.sum([*flags, *values])
+        signals, sums = rest[: len(SIGNALS)], rest[len(SIGNALS) :]
+        received = max((number for number, ranks in zip(SIGNALS, signals, strict=True) if ranks), default=0)
+        return _Agreed(signal_name(received), bool(due), bool(writing), sums)
 
     def _out_of_patience(self) -> bool:
         patience = self._options.patience
         return patience is not None and self._progress.evaluations_since_best >= patience
 
-    def _global_batch(self, batch: list[int], scale: float) -> tuple[float, float]:
-        """Run forward, backward and the optimizer step for a global batch.
+    def _global_batch(self, batch: list[int], scale: float) -> tuple[Tensor, Tensor | float]:
+        """Run forward, backward and the optimizer step for a global batch, without a wait for the device.
 
         Args:
             batch: Indices of the examples, over all ranks.
             scale: Learning rate as a share of its peak.
 
         Returns:
-            The mean loss of the batch, and the gradient norm before clipping.
+            This rank's part of the mean loss of the batch (float64), and the gradient norm before clipping.
         """
         weight = max(1, sum(self._task.weight(index) for index in batch))
-        loss_sum = 0.0
+        loss_sum = torch.zeros((), dtype=torch.float64, device=self._world.device)
         step = f"step {self._progress.step + 1}"
         for pass_index, (indices, counts) in enumerate(self._micro_batches.split(batch)):
             with self._world.watch(f"micro-batch {pass_index + 1} of {step}"):
                 torch.manual_seed(step_seed(self._seed, self._progress.step, pass_index, self._world.rank))
                 loss = self._backend.loss(to_device(self._task.collate(indices), self._world.device)) / weight
                 self._backend.backward(loss if counts else loss * 0.0)
-                loss_sum += float(loss.detach()) if counts else 0.0
+                if counts:
+                    loss_sum += loss.detach()
         with self._world.watch(f"the optimizer step of {step}"):
-            return self._world.sum([loss_sum])[0], self._backend.step(scale)
+            return loss_sum, self._backend.step(scale)
 
-    def _step(self, metrics_logger: MetricsLogger | None) -> None:
+    def _step(self, metrics_logger: MetricsLogger | None, stop: StopFlag, is_epoch_end: bool) -> _Agreed:
         step = self._progress.step
         batch = self._sampler.batch(step)
         scale = rate_scale(step, self._total, self._warmup)
-        loss, norm = self._global_batch(batch, scale)
+        loss_part, norm_here = self._global_batch(batch, scale)
+        # The norm is the same on all ranks.
+        agreed = self._agree(stop, [loss_part, norm_here if self._world.is_first else 0.0], is_epoch_end)
+        loss, norm = agreed.sums
         if not math.isfinite(loss):
             # Not in the pre-flight: the loss is known when it is computed.
             raise RunError(
@@ -241,6 +280,7 @@ class Trainer:
         if metrics_logger is not None:
             units = sum(self._task.size(index) for index in batch)
             metrics_logger.log_step(step + 1, self._sampler.epoch(step), batch, loss, scale, norm, units)
+        return agreed
 
     @torch.no_grad()
     def _evaluate(self, metrics_logger: MetricsLogger | None, stop: StopFlag) -> None:
@@ -253,7 +293,7 @@ class Trainer:
         model.eval()
 
         def poll(*_: Any) -> None:
-            self._poll(stop)
+            self._heed(self._agree(stop))
 
         # All ranks make the same number of forward passes (see `Task.evaluate`), so they can agree before each.
         hook = model.register_forward_pre_hook(poll, prepend=True)

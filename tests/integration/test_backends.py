@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -122,8 +123,10 @@ def stop_at(world: World, folder: Path, stage: int, step: int) -> None:
     trainer = Trainer(ToyTask(), options, 1, RunFolder(folder), world)
     agree = trainer._agree
 
-    def at_step(stop: Any) -> tuple[str, bool, bool]:
-        return "SIGUSR2" if trainer._progress.step == step else "", *agree(stop)[1:]
+    def at_step(stop: Any, values: Any = (), is_epoch_end: bool = False) -> Any:
+        # A step has values, and is not counted yet.
+        is_here = bool(values) and trainer._progress.step + 1 == step
+        return replace(agree(stop, values, is_epoch_end), signal="SIGUSR2" if is_here else "")
 
     trainer._agree = at_step  # type: ignore[method-assign]
     with pytest.raises(Preempted, match=f"step {step}/12"):

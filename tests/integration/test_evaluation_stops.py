@@ -89,6 +89,7 @@ def test_a_signal_in_the_evaluation_before_the_first_step(tmp_path: Path) -> Non
     assert_same(whole, run)
 
 
+@pytest.mark.usefixtures("epoch_checkpoints")
 @pytest.mark.parametrize("step", [3, 9])
 def test_killed_in_the_evaluation_after_an_epoch(tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """The epoch's checkpoint is published during the evaluation."""

@@ -11,8 +11,16 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
 
-from lmrc.config.schema import RcConfig, RcpConfig
-from lmrc.launcher.gpu_memory import GIB, MemoryEstimate, classifier_parameters, estimate_memory
+from lmrc.config.schema import ClassifyConfig, RcConfig, RcpConfig
+from lmrc.launcher.gpu_memory import (
+    GIB,
+    MemoryEstimate,
+    classifier_parameters,
+    estimate_classify,
+    estimate_memory,
+    kv_bytes_per_token,
+)
+from lmrc.launcher.model_shapes import load_model_shape
 from lmrc.rcp.model import recompute, window_attention
 from lmrc.rcp.model.model import RelationCandidateModel
 
@@ -268,13 +276,80 @@ def test_13b_fits_40_gb_with_checkpointing_and_80_gb_without() -> None:
     assert estimate_memory(rc(), 8).total < 80 * GIB
 
 
+def test_zero_3_keeps_gathered_parameters() -> None:
+    """stage3_max_live_parameters in configs/deepspeed/zero3.yaml is 1e9: 2 GB in bf16, more than two layers."""
+    three, two = (estimate_memory(rc(zero_stage=stage, backend="deepspeed", precision="bf16"), 8) for stage in (3, 2))
+    # ZeRO-2 has a copy of its share of the adapter instead.
+    gathered = three.overhead - two.overhead + -(-4 * ADAPTER13 // 8)
+    assert gathered == pytest.approx(2e9, rel=0.01)
+    # A model with fewer parameters is gathered whole.
+    config = RcConfig.model_validate({"model": {"base": "embedded:tiny-llm"}, "train": {"precision": "bf16"}})
+    small = [estimate_memory(config.model_copy(update={"train": rc(zero_stage=stage).train}), 1) for stage in (3, 2)]
+    trained = 4 * small[0].trained_parameters
+    assert small[0].overhead - small[1].overhead == small[0].weights - trained
+
+
+def test_the_widest_input_of_an_adapter_is_cast_to_fp32() -> None:
+    bf16, fp32 = (estimate_memory(rc(precision=precision, zero_stage=0), 1).overhead for precision in ("bf16", "fp32"))
+    assert bf16 - fp32 == 4096 * 13_824 * 4
+
+
+def classify(**options: Any) -> ClassifyConfig:
+    llama = {"rc": None, "base": "meta-llama/Llama-2-13b-chat-hf"}
+    return ClassifyConfig.model_validate({**llama, **options})
+
+
+def test_kv_cache_of_classify() -> None:
+    """LLaMA2-13B: keys and values of 40 layers of width 5,120 in bf16 are 819,200 bytes per token."""
+    estimate = estimate_classify(classify())
+    assert estimate.kv_cache == 8 * 4096 * 819_200
+    assert estimate.weights == 2 * LLAMA13
+    text = estimate.table()
+    assert "KV cache        25.00 GiB" in text and "optimizer" not in text
+    assert text.splitlines()[-1].strip() == "does not fit 40 GB, fits 80 GB"
+    half = estimate_classify(classify(decode={"gpus_per_worker": 2, "batch_size": 4}))
+    assert half.kv_cache == estimate.kv_cache / 4 and half.weights == estimate.weights / 2
+    # Grouped-query attention: 8 of 32 heads have keys.
+    mistral = estimate_classify(classify(base="mistralai/Mistral-7B-Instruct-v0.2"))
+    assert mistral.kv_cache == 8 * 4096 * 2 * 32 * 8 * 128 * 2
+
+
+def test_kv_cache_equals_that_of_the_lm() -> None:
+    from lmrc.rc.model.kv_cache import KVCache, extend_caches
+    from lmrc.rc.model.lora import load_base
+    from lmrc.rc.model.packed_attention import IMPLEMENTATION
+
+    cache = KVCache()
+    extend_caches(load_base("embedded:tiny-llm", IMPLEMENTATION, "bf16"), [cache], [list(range(10))])
+    layers = [cache.get(layer) for layer in range(len(cache._keys))]
+    stored = sum(part.numel() * part.element_size() for layer in layers if layer is not None for part in layer)
+    assert stored == 10 * kv_bytes_per_token(load_model_shape("embedded:tiny-llm", "causal"), 2)
+
+
+def test_classify_with_an_adapter(tmp_path: Any) -> None:
+    from lmrc.rc.model.adapter_metadata import AdapterMetadata
+    from lmrc.rc.model.lora import add_adapter, load_base, save_adapter
+
+    config = RcConfig.model_validate({"model": {"base": "embedded:tiny-llm"}, "prompt": {"max_length": 512}})
+    model = add_adapter(load_base(config.model.base, "sdpa", "fp32"), config.lora, config.model.base, seed=0)
+    adapter = {name: value.detach() for name, value in model.named_parameters() if value.requires_grad}
+    save_adapter(model, adapter, tmp_path)
+    shape = load_model_shape(config.model.base, "causal")
+    for precision, element in (("fp32", 4), ("bf16", 2)):
+        AdapterMetadata(config.prompt, precision, "0" * 64).write(tmp_path)
+        estimate = estimate_classify(ClassifyConfig(rc=tmp_path, prompt=config.prompt))
+        assert estimate.weights == shape.parameters * element + 4 * sum(value.numel() for value in adapter.values())
+        assert estimate.kv_cache == 8 * 512 * kv_bytes_per_token(shape, element)
+
+
 def test_unknown_model_has_no_estimate(monkeypatch: pytest.MonkeyPatch) -> None:
     def unreachable(name: str) -> None:
         raise OSError("not reached")
 
     monkeypatch.setattr("lmrc.launcher.model_shapes._from_hub", unreachable)
     config = RcConfig.model_validate({"model": {"base": "someone/unheard-of"}})
-    for estimate in (estimate_memory(config, 8), estimate_memory(rcp("someone/unheard-of"), 1)):
+    lm = classify(base="someone/unheard-of")
+    for estimate in (estimate_memory(config, 8), estimate_memory(rcp("someone/unheard-of"), 1), estimate_classify(lm)):
         assert estimate.unknown is not None
         assert estimate.table().startswith("memory per GPU: no estimate: someone/unheard-of")
         assert "GiB" not in estimate.table()

@@ -14,6 +14,7 @@ from lmrc.common.errors import ConfigError, UserError
 from lmrc.config.schema import ClassifyConfig, ClusterOptions, DecodeOptions, ProposeConfig, RcConfig, RcpConfig
 from lmrc.corpus.corpus import write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.launcher import dry_run
 from lmrc.launcher import launch as launch_module
 from lmrc.launcher.launch import launch, main, read_config
 from lmrc.launcher.local import local_processes
@@ -346,6 +347,19 @@ def test_dry_run_submits_and_writes_nothing(
     assert "8 examples per optimizer step, more than train.batch_size 4" in shown
     assert "8 examples on 8 processes, 1 per process, in 1 forward pass of at most 1." in shown
     assert not runs.exists() and not list(jobs.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("backend", "shown"),
+    [
+        ("hf", "KV cache        25.00 GiB"),
+        ("vllm", "memory per GPU: vLLM takes 90 % of it"),
+        ("openai", "memory per GPU: none, the server has the LM"),
+    ],
+)
+def test_dry_run_of_classify_shows_the_memory(backend: str, shown: str) -> None:
+    llama = {"rc": None, "base": "meta-llama/Llama-2-13b-chat-hf", "decode": {"backend": backend}}
+    assert shown in dry_run._memory(ClassifyConfig.model_validate(llama), 8)
 
 
 def test_all_errors_are_listed_at_once(

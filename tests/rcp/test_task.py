@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lmrc.common.errors import CorpusError
-from lmrc.config.schema import RcpConfig
+from lmrc.config.schema import RcpConfig, RcpTraining
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
@@ -123,6 +123,26 @@ def test_evaluation_by_hand(task: RcpTask) -> None:
     assert scores["loss"] == pytest.approx(loss / pairs, rel=1e-4)
     assert scores["best_f1"] >= scores["f1"]
     assert 0 < scores["average_precision"] <= 100
+
+
+def test_evaluation_batches_are_larger_on_a_gpu(task: RcpTask, monkeypatch: pytest.MonkeyPatch) -> None:
+    sizes: list[int] = []
+    collate = task._collate
+
+    def counted(examples: Any) -> Any:
+        sizes.append(len(examples))
+        return collate(examples)
+
+    monkeypatch.setattr(task, "_collate", counted)
+    monkeypatch.setattr("lmrc.rcp.task.to_device", lambda batch, device: batch)
+    monkeypatch.setattr(task, "_config", task._config.model_copy(update={"train": RcpTraining(micro_batch_size=1)}))
+    task.model.eval()
+    with torch.no_grad():
+        on_cpu = task.evaluate(task.model, ALONE)
+        assert sizes == [1] * 7
+        sizes.clear()
+        assert task.evaluate(task.model, World(0, 1, torch.device("cuda"))) == pytest.approx(on_cpu, rel=1e-4)
+        assert sizes == [4, 3]
 
 
 class _Thread(World):

@@ -24,7 +24,7 @@ class Formula:
         self.step_of_state = step
         self.loaded: dict[str, Tensor] = {}
 
-    def get(self, name: str, key: StateKey) -> Tensor:
+    def get(self, name: str, key: StateKey, copy: bool = True) -> Tensor:
         return formula(self.step_of_state, name, key)
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:

@@ -78,6 +78,7 @@ def test_early_stopping_finishes_the_checkpoint(tmp_path: Path) -> None:
     assert again == result
 
 
+@pytest.mark.usefixtures("epoch_checkpoints")
 def test_a_signal_during_a_background_write_saves_both_checkpoints(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -26,7 +26,7 @@ from tests.training.toy import ToyTask
 
 def best(folder: Path, step: int) -> BestCheckpoint:
     class Weights(Formula):
-        def weight(self, name: str) -> torch.Tensor:
+        def weight(self, name: str, copy: bool = True) -> torch.Tensor:
             return self.get(name, "master")
 
     return BestCheckpoint(RunFolder(folder), ToyTask(), Weights(step), SHAPES, ALONE)  # type: ignore[arg-type]
@@ -76,8 +76,8 @@ def test_a_run_without_best_weights(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def immediate_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Publish each checkpoint at the next step, even if the disk is slow."""
+def immediate_checkpoints(epoch_checkpoints: None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Save after each epoch, and publish each checkpoint at the next step, even if the disk is slow."""
     monkeypatch.setattr(checkpoint._BackgroundWrite, "is_written", lambda self: self._thread.join() is None)
 
 

@@ -12,10 +12,11 @@ from safetensors.torch import load_file, save_file
 
 from lmrc.common.errors import RunError
 from lmrc.config.schema import Training
-from lmrc.training.backends.base import STATE_KEYS
+from lmrc.training.backends import torch_ddp
+from lmrc.training.backends.base import STATE_KEYS, host_copy
 from lmrc.training.backends.torch_ddp import TorchDdpBackend
 from lmrc.training.checkpoint import Checkpoints, Progress
-from lmrc.training.distributed import ALONE
+from lmrc.training.distributed import ALONE, World
 from tests.training.toy import ToyTask
 
 NAMES = ("first.weight", "first.bias", "second.weight", "second.bias")
@@ -50,6 +51,33 @@ def test_round_trip_is_bit_exact(tmp_path: Path) -> None:
     assert all(torch.equal(before[key], after[key]) for key in before)
     steps = {float(values["step"]) for values in other._optimizer.state.values()}
     assert steps == {7.0}
+
+
+def test_a_rank_copies_only_what_it_writes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    backend = stepped()
+    copied: list[int] = []
+    host_copy = torch_ddp.host_copy
+
+    def counted(value: torch.Tensor) -> torch.Tensor:
+        copied.append(value.numel())
+        return host_copy(value)
+
+    monkeypatch.setattr(torch_ddp, "host_copy", counted)
+    sizes = [backend.weight(name, copy=False).numel() for name in NAMES]
+    for rank in (0, 1):
+        copied.clear()
+        own = Checkpoints(tmp_path, backend, NAMES, World(rank, 2, torch.device("cpu")), 2)._own_state()
+        assert copied == [size for size in sizes[rank::2] for _ in STATE_KEYS]
+        assert own.keys() == {f"{name}/{key}" for name in NAMES[rank::2] for key in STATE_KEYS}
+
+
+def test_a_copy_shares_no_memory() -> None:
+    value = torch.ones(3, requires_grad=True)
+    copy = host_copy(value)
+    with torch.no_grad():
+        value.fill_(2.0)
+    assert copy.tolist() == [1.0, 1.0, 1.0] and not copy.requires_grad
+    assert host_copy(torch.ones(3, dtype=torch.bfloat16)).dtype == torch.float32
 
 
 def test_frozen_weights_are_not_written(tmp_path: Path) -> None:

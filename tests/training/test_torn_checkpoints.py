@@ -263,6 +263,7 @@ def assert_same(whole: Path, other: Path) -> None:
         assert (other / name).read_bytes() == (whole / name).read_bytes()
 
 
+@pytest.mark.usefixtures("epoch_checkpoints")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's thread
 def test_a_training_on_a_full_disk(tmp_path: Path, disk: Disk) -> None:
     go(tmp_path / "whole", ToyTask(dropout=0.3))
@@ -280,6 +281,7 @@ def test_a_training_on_a_full_disk(tmp_path: Path, disk: Disk) -> None:
     assert refused
 
 
+@pytest.mark.usefixtures("epoch_checkpoints")
 def test_a_training_whose_checkpoints_become_read_only(tmp_path: Path) -> None:
     go(tmp_path / "whole", ToyTask(dropout=0.3))
     with small_disk(tmp_path / "run" / "checkpoints", megabytes=1) as disk:

@@ -16,6 +16,8 @@ from lmrc.common.errors import ConfigError, RunError
 from lmrc.config.schema import Training
 from lmrc.runs.run_folder import RunFolder
 from lmrc.runs.signals import Preempted
+from lmrc.training import trainer
+from lmrc.training.checkpoint import Checkpoints, Progress
 from lmrc.training.distributed import ALONE, World
 from lmrc.training.task import Batch
 from lmrc.training.trainer import rate_scale, total_steps, train
@@ -112,6 +114,40 @@ def test_resume_from_an_earlier_checkpoint_drops_later_metrics(tmp_path: Path) -
     assert (tmp_path / "metrics.jsonl").read_text() == whole
 
 
+def checkpoints_of(monkeypatch: pytest.MonkeyPatch, folder: Path, minutes_per_step: float) -> list[int]:
+    """Return the steps with a checkpoint, if they take so long and checkpoints are 10 minutes apart."""
+    saved: list[int] = []
+    begin = Checkpoints.begin
+
+    def noted(self: Checkpoints, progress: Progress) -> None:
+        saved.append(progress.step)
+        begin(self, progress)
+
+    class Slow(ToyTask):
+        minutes = 0.0
+
+        def collate(self, indices: Sequence[int]) -> Batch:
+            Slow.minutes += minutes_per_step
+            return super().collate(indices)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Checkpoints, "begin", noted)
+        patch.setattr(trainer.time, "monotonic", lambda: 60 * Slow.minutes)
+        go(folder, Slow(), max_steps=8)
+    return saved
+
+
+def test_an_epoch_ends_with_a_checkpoint_if_a_quarter_of_the_time_has_passed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # Epochs end at steps 3 and 6, and the training at step 8, within an epoch.
+    assert checkpoints_of(monkeypatch, tmp_path / "short", 0.1) == [8]
+    assert checkpoints_of(monkeypatch, tmp_path / "middle", 0.5) == [6, 8]
+    assert checkpoints_of(monkeypatch, tmp_path / "long", 1.0) == [3, 6, 8]
+    # After 10 minutes within an epoch too.
+    assert checkpoints_of(monkeypatch, tmp_path / "longest", 6.0) == [2, 3, 5, 6, 8]
+
+
 def test_early_stopping(tmp_path: Path) -> None:
     result = go(tmp_path, ToyTask(), metric="constant", patience=2, eval_every=1)
     # The metric is constant, so only the first evaluation is the best.
@@ -135,6 +171,17 @@ def test_trained_weights_are_float32_in_bf16(tmp_path: Path) -> None:
     go(tmp_path, task, precision="bf16")
     assert set(seen) == {torch.bfloat16}
     assert {p.dtype for p in task.model.parameters() if p.requires_grad} == {torch.float32}
+
+
+def test_all_modules_are_in_training_mode_in_every_step(tmp_path: Path) -> None:
+    """Also a pretrained part, which is loaded in eval mode, and after evaluations."""
+    task = ToyTask(dropout=0.3)
+    task.model.dropout.eval()
+    modes: list[bool] = []
+    task.model.dropout.register_forward_hook(lambda module, given, output: modes.append(module.training))
+    go(tmp_path, task)
+    evaluations = len([row for row in lines(tmp_path) if "dev_loss" in row])
+    assert modes.count(True) == 9 and modes.count(False) == evaluations * len(task)
 
 
 class Exploding(ToyTask):

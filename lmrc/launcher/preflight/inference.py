@@ -9,10 +9,11 @@ from lmrc.common.errors import UserError
 from lmrc.common.input_checks import check_model
 from lmrc.config.schema import ClassifyConfig, ProposeConfig
 from lmrc.corpus.corpus import Corpus
+from lmrc.launcher.gpu_memory import estimate_classify
 from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.preflight.data import Inputs, check_inference_data
 from lmrc.launcher.preflight.hub import ModelLocation, find_model
-from lmrc.launcher.preflight.training import check_weights, is_importable, model_shape
+from lmrc.launcher.preflight.training import check_memory, check_weights, is_importable, model_shape
 
 
 def check_propose(config: ProposeConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
@@ -70,6 +71,18 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
         yield from _check_server(config)
     else:
         yield from _check_lm(config, base, location)
+        if plan is not None and config.decode.backend == "hf":
+            yield from _check_memory(config, plan)
+
+
+def _check_memory(config: ClassifyConfig, plan: LaunchPlan) -> Iterator[Check]:
+    """Compare the estimated memory of weights and KV caches with that of the GPUs."""
+    try:
+        estimate = estimate_classify(config)
+    except UserError:
+        return  # reported by the check of the adapter
+    if estimate.unknown is None:
+        yield from check_memory(plan, estimate, "lower --decode.batch-size, or raise --decode.gpus-per-worker")
 
 
 def lacks_any(checks: Iterable[Check]) -> bool:

@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 # Usable bytes per GB of a GPU's nominal size: 80 GB are 79.1 GiB, 40 GB are 39.4 GiB.
 GB = int(0.985 * 2**30)
+REMEDY = (
+    "lower --train.micro-batch-size, give --train.gradient-checkpointing true, or raise --train.zero-stage or --gpus"
+)
 # Smallest plausible vocabulary: without its files transformers builds a tokenizer of a few special tokens.
 VOCABULARY = 100
 # Memory of GPUs in GB, by a part of their SLURM type names.
@@ -234,18 +237,18 @@ def _check_room(config: RcpConfig | RcConfig, plan: LaunchPlan | None, is_there:
         if is_there:
             yield warning(f"memory per GPU: no estimate ({estimate.unknown})", "none needed if the GPUs are large")
         return
-    yield from _check_memory(plan, estimate)
+    yield from check_memory(plan, estimate, REMEDY)
     yield _check_checkpoints(config, estimate)
 
 
-def _check_memory(plan: LaunchPlan, estimate: MemoryEstimate) -> Iterator[Check]:
+def check_memory(plan: LaunchPlan, estimate: MemoryEstimate, remedy: str) -> Iterator[Check]:
+    """Compare the estimated memory with that of the GPUs, if it is known."""
     message = f"memory per GPU: about {estimate.total / GIB:.1f} GiB ({estimate.setting})"
     gpu, room = _partition_gpu(plan.config.cluster) if plan.executor == "slurm" else _own_gpu()
     if room is not None and estimate.total > room:
         yield warning(
             f"{message}, but {gpu} has {room / GIB:.0f} GiB",
-            "lower --train.micro-batch-size, give --train.gradient-checkpointing true, or raise --train.zero-stage or "
-            "--gpus",
+            remedy,
         )
     elif room is not None:
         yield ok(f"{message}; {gpu} has {room / GIB:.0f} GiB")

@@ -38,21 +38,25 @@ class Backend(Protocol):
     def backward(self, loss: Tensor) -> None:
         """Accumulate the gradients of this rank's loss. They are summed, not averaged, over ranks before the step."""
 
-    def step(self, scale: float) -> float:
+    def step(self, scale: float) -> Tensor | float:
         """Clip the gradients and make an optimizer step, after the last micro-batch.
 
         Args:
             scale: Learning rates as a share of their peaks.
 
         Returns:
-            The gradient norm before clipping.
+            The gradient norm before clipping; on the device, unless the backend has read it itself.
         """
 
-    def get(self, name: str, key: StateKey) -> Tensor:
-        """Return a state tensor of a trained parameter, unsharded, on the CPU. Collective; needs a step before."""
+    def get(self, name: str, key: StateKey, copy: bool = True) -> Tensor:
+        """Return a state tensor of a trained parameter, unsharded. Collective; needs a step before.
 
-    def weight(self, name: str) -> Tensor:
-        """Return a trained parameter, unsharded, float32, on the CPU. Collective."""
+        Args:
+            copy: True: a float32 copy on the CPU. False: for ranks that only take part; the tensor is not to be used.
+        """
+
+    def weight(self, name: str, copy: bool = True) -> Tensor:
+        """Return a trained parameter, unsharded. Collective. `copy` is as in `get`."""
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:
         """Set a state tensor that `get` returns. Collective; needs a step before, so that Adam's state exists.
@@ -68,6 +72,11 @@ class Backend(Protocol):
 def trained_parameters(task: Task) -> dict[str, nn.Parameter]:
     """Return the parameters that are trained, by their name in the task's model."""
     return {name: parameter for name, parameter in task.model.named_parameters() if parameter.requires_grad}
+
+
+def host_copy(value: Tensor) -> Tensor:
+    """Return a float32 copy on the CPU, made in a single pass."""
+    return value.detach().to("cpu", torch.float32, copy=True)
 
 
 def check_shape(name: str, parameter: nn.Parameter, value: Tensor) -> None:

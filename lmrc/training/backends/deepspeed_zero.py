@@ -28,6 +28,7 @@ from lmrc.training.backends.base import (
     Objective,
     StateKey,
     check_shape,
+    host_copy,
     make_optimizer,
     scale_rates,
     trained_parameters,
@@ -106,6 +107,11 @@ class DeepSpeedZeroBackend:
             self._engine, *_ = deepspeed.initialize(
                 model=Objective(task, options, world.device), optimizer=self._optimizer, config=config
             )
+        # Called by `step` at stage 0 only.
+        self._engine.clip_fp32_gradients = self._clip
+        self._norm = torch.zeros(())
+        # A tensor: the quotient of a Python number and a tensor is rounded twice.
+        self._max_norm = torch.tensor(options.gradient_clip, device=world.device)
         self._states_linked = False
 
     @property
@@ -123,16 +129,21 @@ class DeepSpeedZeroBackend:
         if not self._engine.is_gradient_accumulation_boundary():
             self._engine.step()
 
-    def step(self, scale: float) -> float:
-        norm = self._gradient_norm() if self._stage == 0 else None
+    def step(self, scale: float) -> Tensor | float:
         scale_rates(self._optimizer, scale)
         self._engine.step()
-        return float(self._engine.get_global_grad_norm()) if norm is None else norm
+        norm: Tensor | float = self._norm if self._stage == 0 else self._engine.get_global_grad_norm()
+        return norm
 
-    def _gradient_norm(self) -> float:
-        # At stage 0 in fp32 DeepSpeed clips the gradients but does not return their norm.
+    def _clip(self) -> None:
+        """Clip the gradients at stage 0 and keep their norm.
+
+        DeepSpeed's own function has the same arithmetic, but it drops the norm and waits for the device.
+        """
         gradients = [p.grad for p in self._parameters.values() if p.grad is not None]
-        return float(torch.nn.utils.get_total_norm(gradients))
+        norms = torch._foreach_norm(gradients)
+        self._norm = torch.stack(norms).square().sum().sqrt()
+        torch._foreach_mul_(gradients, torch.clamp(self._max_norm / (self._norm + 1e-6), max=1.0))
 
     def _link_states(self) -> None:
         """Link Adam's state to the parameters of all groups. ZeRO 1 and 2 link only those of the first group."""
@@ -141,14 +152,14 @@ class DeepSpeedZeroBackend:
             self._engine.optimizer._lazy_init_hp_params_optimizer_state()
             self._states_linked = True
 
-    def weight(self, name: str) -> Tensor:
+    def weight(self, name: str, copy: bool = True) -> Tensor:
         parameter = self._parameters[name]
-        value = safe_get_full_fp32_param(parameter) if self._stage == 3 else parameter.detach()
-        return value.float().cpu().clone()
+        value: Tensor = safe_get_full_fp32_param(parameter) if self._stage == 3 else parameter
+        return host_copy(value) if copy else value
 
-    def get(self, name: str, key: StateKey) -> Tensor:
+    def get(self, name: str, key: StateKey, copy: bool = True) -> Tensor:
         if key == "master":
-            return self.weight(name)
+            return self.weight(name, copy)
         parameter = self._parameters[name]
         if self._stage == 0:
             value = self._optimizer.state[parameter][key]
@@ -159,7 +170,7 @@ class DeepSpeedZeroBackend:
         shape = parameter.ds_shape if self._stage == 3 else parameter.shape  # type: ignore[attr-defined]
         if value is None or value.shape != shape:
             raise RuntimeError(f"DeepSpeed {deepspeed.__version__} did not return all of {key} of {name}")
-        return value.detach().float().cpu().clone()  # type: ignore[no-any-return]
+        return host_copy(value) if copy else value
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:
         parameter = self._parameters[name]

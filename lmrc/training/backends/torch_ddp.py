@@ -11,6 +11,7 @@ from lmrc.training.backends.base import (
     Objective,
     StateKey,
     check_shape,
+    host_copy,
     make_optimizer,
     scale_rates,
     trained_parameters,
@@ -42,26 +43,27 @@ class TorchDdpBackend:
     def backward(self, loss: Tensor) -> None:
         loss.backward()  # type: ignore[no-untyped-call]
 
-    def step(self, scale: float) -> float:
+    def step(self, scale: float) -> Tensor:
         for parameter in self._parameters.values():
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
             if self._world.size > 1:
                 dist.all_reduce(parameter.grad)
-        norm = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._clip)
+        norm: Tensor = torch.nn.utils.clip_grad_norm_(self._parameters.values(), self._clip)
         scale_rates(self._optimizer, scale)
         self._optimizer.step()
         self._optimizer.zero_grad()
-        return float(norm)
+        return norm
 
-    def weight(self, name: str) -> Tensor:
-        return self._parameters[name].detach().float().cpu().clone()
+    def weight(self, name: str, copy: bool = True) -> Tensor:
+        parameter = self._parameters[name]
+        return host_copy(parameter) if copy else parameter
 
-    def get(self, name: str, key: StateKey) -> Tensor:
+    def get(self, name: str, key: StateKey, copy: bool = True) -> Tensor:
         if key == "master":
-            return self.weight(name)
+            return self.weight(name, copy)
         value: Tensor = self._optimizer.state[self._parameters[name]][key]
-        return value.detach().float().cpu().clone()
+        return host_copy(value) if copy else value
 
     def put(self, name: str, key: StateKey, value: Tensor) -> None:
         parameter = self._parameters[name]

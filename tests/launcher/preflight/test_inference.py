@@ -13,10 +13,13 @@ from lmrc.common.errors import UserError
 from lmrc.config.schema import ClassifyConfig, ProposeConfig
 from lmrc.corpus.candidates import write_candidates
 from lmrc.corpus.corpus import Corpus
+from lmrc.launcher.plan import plan_launch
 from lmrc.launcher.preflight import inference
 from lmrc.launcher.preflight.data import Inputs
 from lmrc.launcher.preflight.evaluation import evaluated_corpus
 from lmrc.launcher.preflight.inference import check_classify, check_propose
+from lmrc.launcher.stages import CLASSIFY
+from tests.launcher.site import Partition, fake_site
 from tests.slurm.harness import write_data, write_models
 
 
@@ -119,3 +122,12 @@ def test_eval_uses_the_dev_corpus_of_rcp(home: Path, tmp_path: Path) -> None:
     (tmp_path / "rcp-redocred" / "best").mkdir(parents=True)
     with pytest.raises(UserError, match=r"trained runs here: .*rcp-redocred"):
         evaluated_corpus(tmp_path, None)
+
+
+@pytest.mark.parametrize(("gres", "level"), [("gpu:l40s:8", "warning"), ("gpu:h100:8", "ok")])
+def test_memory_of_the_kv_caches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, gres: str, level: str) -> None:
+    """LLaMA2-13B on 8 queries of 4,096 tokens needs 53 GiB."""
+    fake_site(tmp_path / "site", monkeypatch, Partition(gres=gres))
+    config = ClassifyConfig.model_validate({"rc": None, "base": "meta-llama/Llama-2-13b-chat-hf"})
+    (check,) = inference._check_memory(config, plan_launch(CLASSIFY, config))
+    assert check.level == level and "about 53.4 GiB" in check.what
