@@ -20,6 +20,7 @@ def test_a_rank_uses_one_of_the_gpus_that_it_sees(
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch.cuda, "device_count", lambda: visible)
     monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    monkeypatch.setattr(dist, "is_initialized", lambda: False)  # a test of DeepSpeed may have left a group
     monkeypatch.setattr(
         dist, "init_process_group", lambda backend, **named: given.append({"backend": backend, **named})
     )
