@@ -9,6 +9,7 @@ from typing import Any
 from lmrc.common import threads
 from lmrc.common.errors import RunError
 from lmrc.common.exit_codes import Interrupted
+from lmrc.launcher.hub_cache import use_cached_model
 from lmrc.launcher.run_stage import run_attempt
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.requeue import current_attempt, requeue
@@ -30,6 +31,7 @@ class Job:
 
         threads.configure()
         os.chdir(self._folder)
+        use_cached_model(self._config)
         environment = submitit.JobEnvironment()
         stage = STAGES[self._stage]
         if RunFolder.of(self._config.run).result() is not None:
