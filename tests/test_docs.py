@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import configparser
+import re
+
 from lmrc.config.loader import parse
 from lmrc.config.schema import RcConfig
 from lmrc.launcher.gpu_memory import CARDS, GIB, estimate_rc
@@ -30,3 +33,14 @@ def test_the_memory_table_is_the_estimate() -> None:
         assert row[8].removesuffix(" |") == ", ".join(
             f"{card} GB" for card, room in CARDS.items() if found.total <= room
         )
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    extras = {*parser["options.extras_require"]}
+    named = set()
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "lmrc").rglob("*.py")]:
+        if path.name != "CHANGELOG.md":
+            named |= {*re.findall(r"""(?:lmrc-suite|install -e ["']?\.)\[([\w,]+)\]""", path.read_text())}
+    assert {"wandb", "vllm"} <= named <= extras

@@ -46,6 +46,9 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
             stage.check(config)
             if stage.run is not None:
                 return _run(stage, config, attempt)
+            if isinstance(config, ClassifyConfig) and config.decode.backend != "hf":
+                # A server needs no GPU, and vLLM's processes cannot inherit this one's CUDA context.
+                return _infer(stage, config, attempt)
             from lmrc.training import distributed
 
             world = distributed.init_process_group(timedelta(minutes=config.cluster.collective_timeout_minutes))
