@@ -1,10 +1,12 @@
 # make demo: the pipeline on this machine; make test: the test suite; make lint: ruff and mypy; make docs: the site
+# make test-lowest: the fast tests on the lowest versions that setup.cfg allows
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
+LOWEST := .venv-lowest
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test lint format docs clean
+.PHONY: demo test test-lowest lint format docs clean
 
 demo: $(STAMP)
 	$(BIN)/lmrc demo
@@ -27,6 +29,19 @@ lint: $(STAMP)
 format: $(STAMP)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
+
+# The fast tests in an environment of its own, with the versions of constraints-lowest.txt.
+test-lowest: $(LOWEST)/.installed
+	OMP_NUM_THREADS=1 $(LOWEST)/bin/python -m pytest --numprocesses 2 --dist loadfile -m "not slow and not slurm" \
+	  --ignore tests/slurm $(PYTEST_ARGS)
+
+$(LOWEST)/.installed: setup.cfg constraints-lowest.txt requirements-embedded.txt
+	@echo "Making $(LOWEST) (about two minutes, 2 GB)"
+	$(PYTHON) -m venv $(LOWEST)
+	$(LOWEST)/bin/pip install --quiet $(TORCH)
+	$(LOWEST)/bin/pip install --quiet --constraint constraints-lowest.txt --editable . pytest pytest-timeout pytest-xdist hypothesis requests
+	$(LOWEST)/bin/pip install --quiet --no-deps --requirement requirements-embedded.txt
+	touch $@
 
 # The documentation as a site, in site/.
 docs: $(STAMP)
@@ -60,4 +75,4 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt requirements-embedded.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache site
+	rm -rf $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache site

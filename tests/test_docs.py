@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import configparser
+import re
 from pathlib import Path
 
 from benchmarks import cadence
@@ -83,3 +85,14 @@ def test_less_than_a_tenth_of_a_training_goes_to_evaluations_and_checkpoints() -
     each_epoch = cadence.cadences_of(config.train.micro_batch_size)[2]
     for corpus in cadence.CORPORA:
         assert cadence.shares(config, corpus, each_epoch, cadence.FIGURES).overhead < 0.1
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg")
+    extras = {*parser["options.extras_require"]}
+    named = set()
+    for path in [*ROOT.glob("*.md"), *(ROOT / "docs").glob("*.md"), *(ROOT / "lmrc").rglob("*.py")]:
+        if path.name != "CHANGELOG.md":
+            named |= {*re.findall(r"""(?:lmrc-suite|install -e ["']?\.)\[([\w,]+)\]""", path.read_text())}
+    assert {"wandb", "vllm"} <= named <= extras

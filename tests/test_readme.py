@@ -36,7 +36,7 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
     monkeypatch.chdir(ROOT)
     program, *arguments = shlex.split(command)
     if program == "make":
-        targets = re.findall(r"^(\w+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
+        targets = re.findall(r"^([\w-]+):", (ROOT / "Makefile").read_text(), re.MULTILINE)
         assert arguments[0] in targets
     elif program == "lmrc":
         group: click.Command = lmrc

@@ -171,7 +171,9 @@ class ClusterOptions(Options):
     )
     interface: str | None = Field(None, description="network interface for NCCL and gloo, such as ib0")
     cache_folder: str | None = Field(
-        None, description="folder of the Hugging Face, torch and Triton caches; may contain $VARIABLES"
+        None,
+        description="folder of the hub's, torch's and Triton's caches, without the hub's login token; may contain "
+        "$VARIABLES",
     )
     temporary_folder: str | None = Field(None, description="TMPDIR; may contain $VARIABLES, such as $SLURM_TMPDIR")
     extensions_folder: str | None = Field(None, description="TORCH_EXTENSIONS_DIR, for DeepSpeed's compiled operators")

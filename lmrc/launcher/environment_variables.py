@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
-from lmrc.config.schema import ClusterOptions
+import os
 
-CACHES = {"HF_HOME": "huggingface", "TORCH_HOME": "torch", "TRITON_CACHE_DIR": "triton", "XDG_CACHE_HOME": "xdg"}
+from lmrc.config.schema import ClusterOptions
+from lmrc.launcher.hub_cache import SHELL_CACHE, hub_cache, token_path
+
+# Not HF_HOME, which also holds the login token.
+CACHES = {
+    "HF_HUB_CACHE": "huggingface/hub",
+    "HF_XET_CACHE": "huggingface/xet",
+    "HF_ASSETS_CACHE": "huggingface/assets",
+    "TORCH_HOME": "torch",
+    "TRITON_CACHE_DIR": "triton",
+    "XDG_CACHE_HOME": "xdg",
+}
 INTERFACES = ("NCCL_SOCKET_IFNAME", "GLOO_SOCKET_IFNAME", "TP_SOCKET_IFNAME")
 
 
@@ -16,6 +27,8 @@ def variables(options: ClusterOptions) -> dict[str, str]:
         chosen |= dict.fromkeys(INTERFACES, options.interface)
     if options.cache_folder is not None:
         chosen |= {name: f"{options.cache_folder}/{part}" for name, part in CACHES.items()}
+        # Both would move with XDG_CACHE_HOME.
+        chosen |= {"HF_TOKEN_PATH": str(token_path(os.environ)), SHELL_CACHE: str(hub_cache(os.environ))}
     if options.temporary_folder is not None:
         chosen["TMPDIR"] = options.temporary_folder
     if options.extensions_folder is not None:

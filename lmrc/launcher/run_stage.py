@@ -50,6 +50,9 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
         stage.check(config)
         if stage.run is not None:
             return _run(stage, config, attempt)
+        if isinstance(config, ClassifyConfig) and config.decode.backend != "hf":
+            # A server needs no GPU, and vLLM's processes cannot inherit this one's CUDA context.
+            return _infer(stage, config, attempt)
         return _run_on_gpus(stage, config, attempt, process)
     except Interrupted:
         raise
@@ -78,8 +81,7 @@ def _run_on_gpus(stage: Stage, config: StageConfig, attempt: Attempt, process: i
     from lmrc.training import cuda_settings, distributed
     from lmrc.training.watchdog import Watchdog
 
-    if not (isinstance(config, ClassifyConfig) and config.decode.backend == "vllm"):
-        cuda_settings.use_expandable_segments()
+    cuda_settings.use_expandable_segments()
     folder, timeout = RunFolder.of(config.run).path, timedelta(minutes=config.cluster.collective_timeout_minutes)
     watchdog = Watchdog(
         timeout, partial(note_failure, folder, attempt, process=process), partial(failed_peer, folder, attempt, process)

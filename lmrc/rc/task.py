@@ -22,6 +22,7 @@ from lmrc.rc.model.packed_attention import IMPLEMENTATION, check_positions, pack
 from lmrc.rc.model_card import model_card
 from lmrc.rc.prompts.query_builder import Example
 from lmrc.rc.prompts.templates import PROMPTS
+from lmrc.training.activation_checkpointing import enable_activation_checkpointing
 from lmrc.training.distributed import World
 from lmrc.training.precision import resolve_precision
 from lmrc.training.task import Batch, to_device
@@ -66,8 +67,7 @@ class RcTask:
         base.config.use_cache = False
         self._flash = precision == "bf16" and attention_kernel(config.model.attn_implementation) == "flash_attention_2"
         if config.train.gradient_checkpointing:
-            # Reentrant checkpointing needs inputs that require a gradient; those of frozen embeddings do not.
-            base.activation_checkpointing_enable({"use_reentrant": False})
+            enable_activation_checkpointing(base)
         check_positions(base, max(data.size(index) for data in (self._train, self._dev) for index in range(len(data))))
         self._adapted = add_adapter(base, config.lora, config.model.base, config.run.seed)
         self.model: nn.Module = self._adapted

@@ -25,6 +25,7 @@ from lmrc.rcp.model.losses import dev_loss, training_loss
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
 from lmrc.rcp.model_card import model_card
+from lmrc.training.activation_checkpointing import enable_activation_checkpointing
 from lmrc.training.distributed import World
 from lmrc.training.precision import resolve_precision
 from lmrc.training.task import to_device
@@ -69,7 +70,7 @@ class RcpTask:
                     f"the encoder {config.model.encoder} does not support gradient checkpointing; "
                     "set train.gradient_checkpointing to false"
                 )
-            model.encoder.activation_checkpointing_enable()
+            enable_activation_checkpointing(model.encoder)
         self.model = self._model = model
         self._config = config
         self._corpus = train

@@ -50,6 +50,11 @@ def train_all(world: World, data: Path) -> None:
             world.barrier()
             assert run is not None
             run(options, world)
+    options = config("rc", data, "zero3-bf16", backend="deepspeed", zero_stage=3, precision="bf16")
+    options.run.folder.joinpath(options.run.name).mkdir(exist_ok=True)
+    world.barrier()
+    assert RC.train is not None
+    RC.train(options, world)
 
 
 def losses(run: Path) -> list[float]:
@@ -76,6 +81,12 @@ def test_both_stages_under_every_zero_stage(tmp_path: Path) -> None:
             assert losses(other) == pytest.approx(expected, rel=2e-4), (kind, stage)
             for name, value in load_file(other / "best" / exported).items():
                 torch.testing.assert_close(value, weights[name], rtol=1e-2, atol=2e-4, msg=f"{kind} {stage} {name}")
+    options = config("rc", tmp_path, "bf16", backend="torch", precision="bf16")
+    options.run.folder.joinpath(options.run.name).mkdir()
+    assert RC.train is not None
+    RC.train(options, ALONE)
+    expected = losses(options.run.folder / "rc-bf16")
+    assert losses(options.run.folder / "rc-zero3-bf16") == pytest.approx(expected, rel=2e-4)
 
 
 def _without_dropout(folder: Path) -> None:

@@ -205,7 +205,10 @@ def test_worker_sees_only_its_own_gpus(monkeypatch: pytest.MonkeyPatch, visible:
     assert seen == [(own, "0"), (visible, "1")]
 
 
-def test_interfaces_and_folders_are_exported() -> None:
+def test_interfaces_and_folders_are_exported(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "HF_TOKEN_PATH"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HF_HOME", "/home/me/hf")
     options = ClusterOptions(
         gpus=8,
         setup="module purge\nmodule load cuda",
@@ -220,9 +223,12 @@ def test_interfaces_and_folders_are_exported() -> None:
     assert setup[1:3] == ["module purge", "module load cuda"]
     for line in (
         *('export NCCL_SOCKET_IFNAME="ib0"', 'export GLOO_SOCKET_IFNAME="ib0"', 'export TMPDIR="$SLURM_TMPDIR"'),
-        *('export HF_HOME="$HOME/.cache/huggingface"', 'export TORCH_EXTENSIONS_DIR="/opt/extensions"'),
+        *('export HF_HUB_CACHE="$HOME/.cache/huggingface/hub"', 'export TORCH_EXTENSIONS_DIR="/opt/extensions"'),
+        # The token and the models of the shell that launches stay where they are.
+        *('export HF_TOKEN_PATH="/home/me/hf/token"', 'export LMRC_SHELL_HUB_CACHE="/home/me/hf/hub"'),
     ):
         assert line in setup
+    assert not any("HF_HOME" in line for line in setup)
     assert {"#SBATCH --reservation=maint", "#SBATCH --exclusive"} <= set(lines)
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import UserError
 from lmrc.config.schema import ClusterOptions
+from lmrc.launcher.environment_variables import CACHES
 from lmrc.launcher.model_shapes import HUB_TIMEOUT_SECONDS, first_line
 
 WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
@@ -45,9 +46,11 @@ def find_model(name: str, option: str, options: ClusterOptions, weights: bool = 
         return ModelLocation(
             name, None, missing(f"{option}: {name}: no such folder", "give the folder of a model, or a name on the hub")
         )
-    cached = _cached(name, _cache(options))
-    if cached is not None and (not weights or _has_weights(cached)):
-        return ModelLocation(name, cached, ok(f"{option} {name}, in the cache of this machine"))
+    cached = None
+    for cache in _caches(options):
+        cached = _cached(name, cache)
+        if cached is not None and (not weights or _has_weights(cached)):
+            return ModelLocation(name, cached, ok(f"{option} {name}, in the cache of this machine"))
     return ModelLocation(name, cached, _ask_hub(name, option))
 
 
@@ -67,22 +70,20 @@ def _has_weights(folder: Path) -> bool:
     return any(True for pattern in WEIGHTS for _ in folder.glob(pattern))
 
 
-def _cache(options: ClusterOptions) -> Path | None:
-    """Return the hub's cache that the job uses; None if its path contains variables of the node."""
+def _caches(options: ClusterOptions) -> list[Path]:
+    """Return the hub's caches that the job looks in. A path with variables of the node is left out."""
     from huggingface_hub.constants import HF_HUB_CACHE
 
-    if options.cache_folder is None:
-        return Path(HF_HUB_CACHE)
-    folder = os.path.expandvars(options.cache_folder)
-    return None if "$" in folder else Path(folder) / "huggingface" / "hub"
+    folder = "$" if options.cache_folder is None else os.path.expandvars(options.cache_folder)
+    return [Path(HF_HUB_CACHE), *([] if "$" in folder else [Path(folder) / CACHES["HF_HUB_CACHE"]])]
 
 
-def _cached(name: str, cache: Path | None) -> Path | None:
+def _cached(name: str, cache: Path) -> Path | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     try:
-        path = None if cache is None else try_to_load_from_cache(name, "config.json", cache_dir=cache)
+        path = try_to_load_from_cache(name, "config.json", cache_dir=cache)
     except HFValidationError:
         return None
     return Path(path).parent if isinstance(path, str) else None

@@ -42,7 +42,7 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
     if config.decode.backend == "vllm" and not is_importable("vllm"):
         yield missing(
             "decode.backend is vllm, which is not installed",
-            "pip install 'lmrc-suite[vllm]', or give --decode.backend hf",
+            "install it with the suite in an environment of its own (docs/servers.md), or give --decode.backend hf",
         )
     made = [path for path in (config.corpus, config.candidates, config.rc) if path is not None and inputs.is_made(path)]
     if config.rc is not None and inputs.is_made(config.rc):

@@ -11,6 +11,7 @@ from typing import Any
 from lmrc.common import threads
 from lmrc.common.exit_codes import Interrupted
 from lmrc.common.logging import set_up_stage_logging
+from lmrc.launcher.hub_cache import use_cached_model
 from lmrc.launcher.run_stage import run_attempt
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.requeue import current_attempt, requeue
@@ -40,6 +41,7 @@ class Job:
         threads.configure()
         os.environ.setdefault("TORCH_FR_BUFFER_SIZE", REMEMBERED_COLLECTIVES)
         os.chdir(self._folder)
+        use_cached_model(self._config)
         environment = submitit.JobEnvironment()
         stage = STAGES[self._stage]
         if RunFolder.of(self._config.run).result() is not None:

@@ -37,8 +37,8 @@ class VllmBackend:
             from vllm import LLM
         except ImportError as error:
             raise ConfigError(
-                f"decode.backend is vllm, but vLLM cannot be imported ({error}): install it beside the suite "
-                "(pip install 'lmrc-suite[vllm]'; it needs Linux and a GPU), or choose hf"
+                f"decode.backend is vllm, but vLLM cannot be imported ({error}): install it with the suite in an "
+                "environment of its own (docs/servers.md; it needs Linux and a GPU), or choose hf"
             ) from error
         base = resolve(self._inputs.base)
         lora_options: dict[str, Any] = {}

@@ -6,10 +6,11 @@ bf16 by autocast, and frozen weights may be stored in bfloat16. Only this module
 
 from __future__ import annotations
 
+import functools
 import logging
 import os
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from typing import Any
@@ -18,6 +19,7 @@ import deepspeed
 import deepspeed.ops
 import torch
 import torch.distributed as dist
+from deepspeed.runtime.zero.partition_parameters import DeepSpeedTensorOverride
 from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
 from torch import Tensor, nn
 from torch._C._distributed_c10d import HashStore
@@ -49,6 +51,8 @@ def deepspeed_config(options: Training, world: World, micro_batches: int) -> dic
         "gradient_clipping": options.gradient_clip,
         "zero_allow_untested_optimizer": True,
         "steps_per_print": 2**31,
+        # Its timer waits for the GPU twice per step; the trainer measures the throughput itself.
+        "timers": {"throughput": {"enabled": False}},
     }
 
 
@@ -58,8 +62,10 @@ def _init_deepspeed(world: World) -> None:
         backend = "nccl" if world.device.type == "cuda" else "gloo"
         dist.init_process_group(backend, store=HashStore(), rank=0, world_size=1, timeout=world.timeout)
     os.environ.setdefault("LOCAL_RANK", str(world.device.index or 0))
-    # Disable optional shared-memory collectives, which take 30 s to compile. Those of gloo are enough.
-    getattr(deepspeed.ops, "__compatible_ops__", {})["deepspeed_shm_comm"] = False
+    if world.device.type == "cpu":
+        # Disable optional shared-memory collectives, which take 30 s to compile. Those of gloo are enough.
+        # Not getattr: reading the attribute makes DeepSpeed run the compiler for each of its operators.
+        vars(deepspeed.ops).setdefault("__compatible_ops__", {})["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(auto_mpi_discovery=False, verbose=False)
 
 
@@ -76,17 +82,54 @@ def _default_group_timeout(timeout: timedelta) -> Iterator[None]:
 
 @contextmanager
 def sharded_loading(options: Training, world: World) -> Iterator[None]:
-    """Shard a model while `from_pretrained` reads it, so that no process holds all of it."""
+    """Shard a model while `from_pretrained` reads it, so that no process holds all of it.
+
+    Parameters and buffers have the dtype that they have without ZeRO-3.
+    """
     from transformers.integrations.deepspeed import HfDeepSpeedConfig, unset_hf_deepspeed_config
 
     _init_deepspeed(world)
     # transformers keeps only a weak reference to it.
     config = HfDeepSpeedConfig(deepspeed_config(options, world, micro_batches=1))
+    zero_init = deepspeed.zero.Init
+    # By default every new tensor gets one dtype: bf16 weights become float32, or float32 rotary frequencies bf16.
+    deepspeed.zero.Init = functools.partial(zero_init, tensor_overrides=[DeepSpeedTensorOverride.device])
     try:
         yield
     finally:
+        deepspeed.zero.Init = zero_init
         unset_hf_deepspeed_config()
         del config
+
+
+def _bit_sums(parameters: Sequence[Tensor]) -> list[int]:
+    """Return the sum of each parameter's bits, read as integers: equal for equal weights."""
+    if not parameters:
+        return []
+    integers = {1: torch.uint8, 2: torch.int16, 4: torch.int32, 8: torch.int64}
+    sums = [parameter.data.view(integers[parameter.element_size()]).sum() for parameter in parameters]
+    total: list[int] = torch.stack(sums).tolist()
+    return total
+
+
+@contextmanager
+def _frozen_weights_stay(model: nn.Module, world: World) -> Iterator[None]:
+    """Keep DeepSpeed from sending the frozen weights from rank 0 to all if they are equal already. Collective.
+
+    Every rank reads the base LM from the same files. Sending the 26 GB of a 13B takes up to a minute between nodes.
+    """
+    # Weights that ZeRO-3 has sharded while loading are not sent.
+    frozen = [p for p in model.parameters() if not p.requires_grad and not hasattr(p, "ds_status")]
+    sums = world.gather(_bit_sums(frozen))
+    kept = frozen if all(other == sums[0] for other in sums) else []
+    for parameter in kept:
+        # With this mark of its OptimizedLinear, DeepSpeed does not broadcast a parameter.
+        parameter.ds_optim_param = True  # type: ignore[attr-defined]
+    try:
+        yield
+    finally:
+        for parameter in kept:
+            del parameter.ds_optim_param  # type: ignore[attr-defined]
 
 
 class DeepSpeedZeroBackend:
@@ -103,7 +146,7 @@ class DeepSpeedZeroBackend:
         self._world = world
         self._parameters = trained_parameters(task)
         self._optimizer = make_optimizer(task, options)
-        with _default_group_timeout(world.timeout):
+        with _default_group_timeout(world.timeout), _frozen_weights_stay(task.model, world):
             self._engine, *_ = deepspeed.initialize(
                 model=Objective(task, options, world.device), optimizer=self._optimizer, config=config
             )

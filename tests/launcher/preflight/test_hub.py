@@ -103,6 +103,9 @@ def test_cache_folder_of_the_job_is_used(hub: str, tmp_path: Path, monkeypatch: 
     assert find("open/model").check.level == "warning"
     assert find("open/model", cache_folder="$SCRATCH_OF_USER").check.level == "ok"
     assert find("open/model", cache_folder="$ONLY_ON_THE_NODE").check.level == "warning"
+    # The job also looks in the cache of the shell that launches it.
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(cache))
+    assert find("open/model", cache_folder=str(tmp_path / "empty")).check.level == "ok"
 
 
 @pytest.mark.parametrize("name", ["./none", "/none/such", "~/none-such", "runs/x/best"])

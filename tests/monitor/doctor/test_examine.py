@@ -242,6 +242,18 @@ def test_packages_of_the_checkout(tmp_path: Path) -> None:
     assert not any("other-system" in check.what for check in checks)
 
 
+def test_token_of_the_hub(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", False)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: "hf_secret")
+    check = doctor.check_hub()
+    assert check.level == "ok" and "secret" not in str(check)
+    monkeypatch.setattr("huggingface_hub.get_token", lambda: None)
+    check = doctor.check_hub()
+    assert check.level == "warning" and check.remedy.startswith("hf auth login")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    assert doctor.check_hub().level == "ok"
+
+
 def test_exit_status_is_1_if_something_essential_is_missing(monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
     good, bad = Check("ok", "fine"), Check("missing", "gone", "get it")
     monkeypatch.setattr(doctor, "_all", lambda *given: iter([good, Check("warning", "so so", "perhaps")]))

@@ -152,6 +152,7 @@ def save_shard(world: World, out: Path) -> None:
     options = RcTraining(zero_stage=3)
     with loading(options, world):
         model = lora.load_base("embedded:tiny-llm", "sdpa", "fp32")
+        half = lora.load_base("embedded:tiny-llm", "sdpa", "bf16")
         lora.load_base(str(out / "tied"), "sdpa", "fp32")
         # All ranks compare names with the file; only the first rank reads the weights.
         with pytest.raises(UserError, match=r"3 are missing \(model\.layers\.1\.mlp"):
@@ -164,7 +165,9 @@ def save_shard(world: World, out: Path) -> None:
     for name, parameter in model.named_parameters():
         with deepspeed.zero.GatheredParameters([parameter]):
             gathered[name] = parameter.detach().clone()
-    torch.save((local, shards, gathered), out / f"{world.rank}.pt")
+    for name, parameter in half.named_parameters():
+        assert parameter.dtype == parameter.ds_tensor.dtype == torch.bfloat16, name
+    torch.save((local, shards, gathered, dict(half.named_buffers())), out / f"{world.rank}.pt")
 
 
 @pytest.mark.slow
@@ -184,8 +187,14 @@ def test_base_is_sharded_while_loading(tmp_path: Path) -> None:
         save_file(kept, folder / "model.safetensors", {"format": "pt"})
     run_in_processes(2, save_shard, tmp_path)
     plain = dict(lora.load_base("embedded:tiny-llm", "sdpa", "fp32").named_parameters())
+    plain_buffers = dict(lora.load_base("embedded:tiny-llm", "sdpa", "bf16").named_buffers())
+    frequencies = next(buffer for name, buffer in plain_buffers.items() if name.endswith("rotary_emb.inv_freq"))
+    assert frequencies.dtype == torch.float32
     for rank in (0, 1):
-        local, shards, gathered = torch.load(tmp_path / f"{rank}.pt")
+        local, shards, gathered, buffers = torch.load(tmp_path / f"{rank}.pt")
+        assert buffers.keys() == plain_buffers.keys()
+        for name, buffer in plain_buffers.items():
+            assert buffers[name].dtype == buffer.dtype and torch.equal(buffers[name], buffer), name
         assert not any(local)
         total = sum(parameter.numel() for parameter in plain.values())
         assert total / 2 <= sum(shards) < total / 2 + len(shards)

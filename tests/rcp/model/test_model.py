@@ -17,6 +17,7 @@ from lmrc.corpus.types import Document
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.losses import training_loss
 from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.training.activation_checkpointing import enable_activation_checkpointing
 from tests.rcp import reference, tiny
 
 KINDS: tuple[tiny.Kind, ...] = ("bert", "roberta")
@@ -132,7 +133,7 @@ def test_gradient_checkpointing_keeps_gradients(kind: tiny.Kind) -> None:
     for checkpointing in (False, True):
         model = build(kind).train()
         if checkpointing:
-            model.encoder.activation_checkpointing_enable()
+            enable_activation_checkpointing(model.encoder)
         torch.cat(scores(model, kind, [DOCUMENTS["two windows"]])).sum().backward()  # type: ignore[no-untyped-call]
         grads.append({name: parameter.grad for name, parameter in model.named_parameters()})
     for name, grad in grads[0].items():
