@@ -16,7 +16,6 @@ from transformers import PreTrainedModel
 from lmrc.common.errors import UserError
 from lmrc.rcp.data.windows import Windows
 from lmrc.rcp.model.marker_attention import attention_rows, capture_query_key, last_self_attention
-from lmrc.rcp.model.recompute import recompute_in_backward
 from lmrc.rcp.model.window_attention import IMPLEMENTATION
 
 
@@ -54,7 +53,7 @@ class PackedEncoder:
             Hidden states [tokens, d]; queries and keys of the last layer, both [tokens, heads * head size].
         """
         assert self._attention is not None
-        with capture_query_key(self._attention) as captured, recompute_in_backward():
+        with capture_query_key(self._attention) as captured:
             output = self._encoder(input_ids=input_ids[None], position_ids=position_ids[None], windows=tuple(windows))
         return output.last_hidden_state[0], captured["query"][0], captured["key"][0]
 

@@ -11,8 +11,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from lmrc.rcp.model.recompute import recomputable
-
 IMPLEMENTATION = "packed_windows"
 
 
@@ -52,7 +50,7 @@ def packed_window_attention(
         attention(q, k, v, scale=scaling).transpose(1, 2)
         for q, k, v in zip(*(torch.split(tensor, lengths, 2) for tensor in (query, key, value)), strict=True)
     ]
-    return recomputable(_concatenate, *outputs), None
+    return torch.cat(outputs, 1), None
 
 
 def matmul_is_faster(query: Tensor) -> bool:
@@ -67,10 +65,6 @@ def matmul_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | N
     """
     factor = query.shape[-1] ** -0.5 if scale is None else scale
     return ((query * factor) @ key.transpose(-1, -2)).softmax(-1) @ value
-
-
-def _concatenate(*outputs: Tensor) -> Tensor:
-    return torch.cat(outputs, 1)
 
 
 AttentionInterface.register(IMPLEMENTATION, packed_window_attention)
