@@ -12,8 +12,8 @@ from torch.autograd.graph import saved_tensors_hooks
 from transformers import AutoModel, AutoModelForCausalLM, BertConfig, LlamaConfig
 
 from lmrc.config.schema import RcConfig, RcpConfig
+from lmrc.kernels import varlen_attention
 from lmrc.launcher.gpu_memory import GIB, MemoryEstimate, classifier_parameters, estimate_rc, estimate_rcp
-from lmrc.rcp.model import window_attention
 from lmrc.rcp.model.model import RelationCandidateModel
 
 LLAMA13 = 13_015_864_320
@@ -143,7 +143,7 @@ def test_encoder_activations_are_close_to_autograd(
     packed = RelationCandidateModel(encoder)._packed
     ids = torch.randint(0, 100, (1024,))
     # On a GPU attention saves no weights, but in bf16 on a CPU it does.
-    monkeypatch.setattr(window_attention, "matmul_is_faster", lambda query: False)
+    monkeypatch.setattr(varlen_attention, "_matmul_is_faster", lambda query: False)
     with forward(precision):
         kept = kept_for_backward(lambda: packed(ids, torch.arange(1024) % 512, [512, 512])[0], encoder)
     element, layers = 2 if precision == "bf16" else 4, 6 * 128 * 1024
