@@ -10,7 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from lmrc.rc.model.packed_attention import Block, attention, causal_blocks, packed_forward
+from lmrc.kernels.masked_attention import Block, attention, causal_blocks
+from lmrc.rc.model.packed_attention import packed_forward
 
 # Tokens by which the capacity of a cache grows at least.
 _MIN_GROWTH = 64

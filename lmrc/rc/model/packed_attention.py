@@ -15,19 +15,14 @@ from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from lmrc.common.errors import ConfigError, UserError
+from lmrc.kernels.masked_attention import Block, attention, causal_blocks
 
 IMPLEMENTATION = "packed_texts"
 _REMEDY = "choose a Llama-like causal LM in model.base"
-
-# Queries per mask. Keys after the last query of a block are left out, so that masks stay small.
-_BLOCK = 256
-# First query, end of the queries, and mask [queries, keys] over the keys up to the last query.
-Block = tuple[int, int, Tensor]
 
 
 class AttentionLayout(Protocol):
@@ -55,44 +50,6 @@ class AttentionLayout(Protocol):
         Returns:
             [1, tokens, heads, head size].
         """
-
-
-def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None, blocks: Sequence[Block] = ()) -> Tensor:
-    """Compute softmax attention of the last tokens of a sequence to the whole sequence.
-
-    Args:
-        query: [1, heads, new, head size].
-        key: [1, key heads, tokens, head size].
-        value: like `key`.
-        scale: factor of the scores; by default 1 / sqrt(head size).
-        blocks: masks; without them attention is causal, and `new` must be 1 or `tokens`.
-
-    Returns:
-        Like `query`.
-    """
-    grouped = query.shape[1] != key.shape[1]
-    if not blocks:
-        causal = query.shape[2] > 1
-        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale, enable_gqa=grouped)
-    outputs = []
-    for start, end, mask in blocks:
-        keys = mask.shape[1]
-        parts = query[:, :, start:end], key[:, :, :keys], value[:, :, :keys]
-        outputs.append(F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scale, enable_gqa=grouped))
-    return torch.cat(outputs, 2)
-
-
-def causal_blocks(new: int, tokens: int, device: torch.device) -> list[Block]:
-    """Return the causal masks for the last `new` tokens of a sequence; empty if `attention` needs none."""
-    if new in (1, tokens):
-        return []
-    blocks: list[Block] = []
-    for start in range(0, new, _BLOCK):
-        end = min(start + _BLOCK, new)
-        before = tokens - new + start
-        mask = torch.ones(end - start, before + end - start, dtype=torch.bool, device=device).tril(before)
-        blocks.append((start, end, mask))
-    return blocks
 
 
 @dataclass

@@ -13,7 +13,7 @@ import transformers
 from torch import Tensor
 
 from lmrc.common.errors import ConfigError, UserError
-from lmrc.rc.model import packed_attention
+from lmrc.kernels import masked_attention
 from lmrc.rc.model.kv_cache import KVCache, TreeLayout, extend_caches
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedSequences, packed_forward
 
@@ -74,7 +74,7 @@ def separate_logits(lm: transformers.PreTrainedModel, texts: list[list[int]], pr
 def test_logits_equal_those_of_separate_sequences(
     name: str, prefix_length: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_attention, "_BLOCK", block)
+    monkeypatch.setattr(masked_attention, "_BLOCK", block)
     with torch.no_grad():
         actual = packed_logits(model(name, IMPLEMENTATION), TEXTS, prefix_length)
         expected = separate_logits(model(name, "sdpa"), TEXTS, prefix_length)
@@ -85,7 +85,7 @@ def test_logits_equal_those_of_separate_sequences(
 def test_gradients_equal_those_of_separate_sequences(
     prefix_length: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_attention, "_BLOCK", block)
+    monkeypatch.setattr(masked_attention, "_BLOCK", block)
     ours, reference = model("Llama", IMPLEMENTATION), model("Llama", "sdpa")
     # The packed pass has the logits of the prefix once, the reference three times: compare those after it.
     packed_logits(ours, TEXTS, prefix_length)[prefix_length:].square().sum().backward()
