@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.kernels import masked_attention
-from lmrc.rc.model.kv_cache import KVCache, TreeLayout, extend_caches
+from lmrc.rc.model.kv_cache import KVCache, KVPool, TreeLayout, extend_caches
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedSequences, packed_forward
 
 SIZES = {
@@ -173,7 +173,8 @@ def test_packed_length_may_exceed_a_sliding_window(prefix_length: int) -> None:
 def test_cached_length_beyond_a_sliding_window_is_refused() -> None:
     """Also if no single step is that long, and if only a branch of a tree is."""
     lm, text = model("Mistral", IMPLEMENTATION), [(7 * index) % 50 for index in range(40)]
-    cache, other = KVCache(), KVCache()
+    pool = KVPool()
+    cache, other = KVCache(pool), KVCache(pool)
     extend_caches(lm, [cache, other], [text[:20], text[:5]])
     actual = extend_caches(lm, [cache], [text[20:32]])
     expected = model("Mistral", "sdpa")(input_ids=torch.tensor([text[:32]])).logits[0, -1:]
@@ -191,7 +192,7 @@ def test_cached_length_beyond_a_sliding_window_is_refused() -> None:
 @torch.inference_mode()
 def test_sequences_beyond_the_position_limit_are_refused() -> None:
     """Rotary embeddings alone would raise no error beyond 64 positions."""
-    lm, cache = model("Llama", IMPLEMENTATION), KVCache()
+    lm, cache = model("Llama", IMPLEMENTATION), KVCache(KVPool())
     packed_logits(lm, [list(range(40)), list(range(40))], 0)
     extend_caches(lm, [cache], [[3] * 60])
     extend_caches(lm, [cache], [[3] * 4])
