@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import torch
@@ -18,6 +17,7 @@ from lmrc.corpus.types import Document, Triple
 from lmrc.rc.decoding.base import BackendInputs, QueryResult, ScoredTriple, read_answers
 from lmrc.rc.decoding.generate import generate
 from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.decoding.row_limit import RowLimit
 from lmrc.rc.decoding.scoring import relation_scores
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.kv_cache import PrefixCache
@@ -76,6 +76,7 @@ class LocalBackend:
         self._prompt, self._decode = prompt, decode
         self._relations, self._document_of = relations, document_of
         self._prefix_cache = PrefixCache(shared_prefix)
+        self._limit = RowLimit(decode.batch_size)
 
     @classmethod
     def create(cls, inputs: BackendInputs) -> LocalBackend:
@@ -105,9 +106,8 @@ class LocalBackend:
     def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
         """Yield one result per query, in the order of the queries."""
         if self._decode.mode == "score":
-            remaining = iter(queries)
-            while batch := tuple(islice(remaining, self._decode.batch_size)):
-                yield from self._score(batch)
+            for _, results in self._limit.run(queries, self._score, self._prefix_cache.clear):
+                yield from results
             return
         generations = generate(
             self._model,
@@ -117,14 +117,16 @@ class LocalBackend:
             self._grammar,
             self._prefix_cache,
             self._prompt.template,
+            self._limit,
         )
         yield from read_answers(generations, self._document_of, self._relations, self._prompt, self._decode)
 
     @torch.inference_mode()
-    def _score(self, queries: Sequence[Query]) -> Iterator[QueryResult]:
+    def _score(self, queries: Sequence[Query]) -> list[QueryResult]:
         relations = PROMPTS[self._prompt.kind].answer_set(self._relations).relations
         prompts = [prompt_ids(query.prompt, self._tokenizer, self._prompt.template) for query in queries]
         grammars = [self._grammar(query) for query in queries]
+        results = []
         scores_by_query = relation_scores(self._model, prompts, grammars, self._prefix_cache)
         for query, scores_by_pair in zip(queries, scores_by_query, strict=True):
             triples = tuple(
@@ -134,4 +136,5 @@ class LocalBackend:
                 if score >= MIN_SCORE
             )
             none = sum(max(scores) < self._decode.threshold for scores in scores_by_pair)
-            yield QueryResult(query, "", True, triples, none, Counter(), ())
+            results.append(QueryResult(query, "", True, triples, none, Counter(), ()))
+        return results

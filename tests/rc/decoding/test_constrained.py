@@ -8,6 +8,7 @@ from lmrc.rc.decoding.constrained import Request, decode
 from lmrc.rc.decoding.generate import generate
 from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
 from lmrc.rc.decoding.parsing import parse
+from lmrc.rc.decoding.row_limit import RowLimit
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
 from tests.rc.conftest import Learnt
@@ -61,7 +62,7 @@ def test_equals_token_by_token_decoding(
     expected = [one_by_one(model, query, kind) for query in asked]
     build = QueryBuilder(model.task.tokenizer, RELATIONS, PromptOptions(kind=kind))
     prefix_cache = PrefixCache(build.shared_prefix() if shared else [])
-    answers_by_index = dict(decode(model.task.model, requests(model, asked, kind), batch_size, prefix_cache))
+    answers_by_index = dict(decode(model.task.model, requests(model, asked, kind), RowLimit(batch_size), prefix_cache))
     assert [answers_by_index[index].ids for index in range(len(asked))] == expected
     assert len({tuple(ids) for ids in expected}) == len(expected)
 
@@ -93,7 +94,7 @@ def test_answer_is_cut_after_the_last_line_that_fits(learnt: Learnt) -> None:
     prefixes = ["\n".join(text.split("\n")[:lines]) for lines in range(text.count("\n") + 1)]
     assert len(prefixes) > 2
     for limit in (1, 2, 7, 30, len(whole_ids) - 2, len(whole_ids) - 1):
-        ((_, answer),) = decode(learnt.task.model, [request._replace(max_tokens=limit)], 1, PrefixCache([]))
+        ((_, answer),) = decode(learnt.task.model, [request._replace(max_tokens=limit)], RowLimit(1), PrefixCache([]))
         text_so_far = tokenizer.decode(answer.ids, skip_special_tokens=True)
         fitting = [prefix for prefix in [*prefixes, text] if len(tokenizer.encode(prefix)) <= limit]
         assert text_so_far == fitting[-1]
