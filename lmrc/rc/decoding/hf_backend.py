@@ -11,6 +11,7 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lmrc.common.errors import ConfigError
 from lmrc.config.schema import DecodeOptions, PromptOptions
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Triple
@@ -20,8 +21,10 @@ from lmrc.rc.decoding.grammar import Grammar
 from lmrc.rc.decoding.row_limit import RowLimit
 from lmrc.rc.decoding.scoring import relation_scores
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.model.fused_norm import fuse_norms
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.lora import load_adapter, load_base, own_gpus
+from lmrc.rc.model.merge import merge_weights
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
 from lmrc.rc.prompts.templates import PROMPTS
@@ -36,6 +39,8 @@ def load_lm(
 ) -> PreTrainedModel | PeftModel:
     """Load the base LM and its adapter for inference.
 
+    An adapter is merged into the base, unless the base is quantized.
+
     Args:
         base: name or folder of the base LM.
         adapter: folder of the adapter, or None for the base LM alone.
@@ -49,7 +54,16 @@ def load_lm(
     precision = inference_precision(metadata.precision, "the LM")
     devices = own_gpus(gpus) if device is None else [torch.device(device)]
     model = load_base(base, IMPLEMENTATION, precision, metadata.quantization, devices)
-    return model if adapter is None else load_adapter(model, adapter)
+    if metadata.quantization is not None:
+        return model if adapter is None else load_adapter(model, adapter)
+    if adapter is not None:
+        try:
+            model = merge_weights(load_adapter(model, adapter))
+        except ValueError as error:
+            # Not in the pre-flight: it shows when the weights are added.
+            raise ConfigError(f"{adapter} cannot be added to {base}: {error}") from error
+    fuse_norms(model)
+    return model
 
 
 class LocalBackend:

@@ -182,9 +182,11 @@ class IncrementalLayout:
         pairs = list(zip(caches, lengths, strict=True))
         key_lengths = [cache.length + new for cache, new in pairs]
         self._varlen = VarlenLayout.of(lengths, key_lengths, [cache.start for cache in caches])
-        self._indices = torch.cat(
-            [torch.arange(cache.length, cache.length + new) + cache.start for cache, new in pairs]
-        )
+        # Position in its sequence and index in the buffers of each new token.
+        positions = [position for cache, new in pairs for position in range(cache.length, cache.length + new)]
+        starts = [cache.start for cache, new in pairs for _ in range(new)]
+        self._positions = torch.tensor(positions)
+        self._indices = self._positions + torch.tensor(starts)
         self._copies: dict[torch.device, Tensor] = {}
 
     @property
@@ -194,8 +196,7 @@ class IncrementalLayout:
 
     def positions(self) -> Tensor:
         """Return the position of each new token in its sequence, int64 [tokens]."""
-        pairs = zip(self._caches, self._lengths, strict=True)
-        return torch.cat([torch.arange(cache.length, cache.length + new) for cache, new in pairs])
+        return self._positions
 
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """See `AttentionLayout`."""
