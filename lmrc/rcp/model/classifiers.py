@@ -107,7 +107,7 @@ class _PairProjection(nn.Module):
 def select_rows(table: Tensor, index: Tensor) -> Tensor:
     """Return rows of a table, like `table.index_select(0, index)`, but sum their gradients in float32.
 
-    For few rows it is a product with a matrix of zeros and ones. This is exact, and on a GPU it is deterministic, unlike
+    For few rows it is a product with a matrix of zeros and ones. This is exact, and deterministic on a GPU, unlike
     the gradient of `index_select`.
 
     Args:
