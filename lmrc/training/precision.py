@@ -18,11 +18,6 @@ from lmrc.config.schema import Precision, ResolvedPrecision
 for _cache in ("LRU_CACHE_CAPACITY", "ONEDNN_PRIMITIVE_CACHE_CAPACITY"):
     os.environ.setdefault(_cache, "64")
 
-# On Hopper and Blackwell torch prefers cuDNN's attention, which builds a plan for every new shape and keeps all of them.
-# Our lengths rarely repeat, so a call would take up to 40 times as long. The variable is for child processes, too.
-os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
-torch.backends.cuda.enable_cudnn_sdp(False)
-
 
 def bf16_is_native() -> bool:
     """Return True if the GPU, or the CPU if there is no GPU, has instructions for bfloat16 products."""

@@ -57,22 +57,3 @@ def test_kernel_caches_are_small() -> None:
         return float(subprocess.run(code, check=True, stdout=subprocess.PIPE, text=True, env=environment).stdout)
 
     assert growth("import lmrc.training.precision") < 0.5 * growth("")
-
-
-def test_cudnn_attention_is_switched_off() -> None:
-    code = (
-        "import os, torch, lmrc.training.precision; "
-        "print(os.environ['TORCH_CUDNN_SDPA_DEPRIORITIZED'], torch.backends.cuda.cudnn_sdp_enabled())"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "TORCH_CUDNN_SDPA_DEPRIORITIZED"}
-    for own, expected in (({}, "1 False"), ({"TORCH_CUDNN_SDPA_DEPRIORITIZED": "0"}, "0 False")):
-        output = subprocess.run(
-            [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, env=environment | own
-        ).stdout
-        assert output.strip() == expected
-
-
-@pytest.mark.parametrize("module", ["lmrc.rcp.predict", "lmrc.rc.model.lora", "lmrc.rc.alignment", "lmrc.rcp.task"])
-def test_every_user_of_a_gpu_imports_this_module(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('lmrc.training.precision' not in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
