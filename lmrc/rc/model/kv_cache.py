@@ -28,7 +28,7 @@ class KVPool:
     """
 
     def __init__(self) -> None:
-        # Per layer: keys and values, each [size, key heads, head size].
+        # Per layer: keys and values, each [key heads, size, head size]. Kernels read the keys of a head one by one.
         self._buffers: dict[int, tuple[Tensor, Tensor]] = {}
         self._size = 0
         self._caches = WeakSet[KVCache]()
@@ -76,7 +76,7 @@ class KVPool:
             for buffers in self._buffers.values():
                 index = _on_device(copies, torch.tensor([old, new]), buffers[0].device)
                 for buffer in buffers:
-                    buffer.index_copy_(0, index[1], buffer.index_select(0, index[0]))
+                    buffer.index_copy_(1, index[1], buffer.index_select(1, index[0]))
         return True
 
     def _lay_out(self, capacities: dict[KVCache, int]) -> None:
@@ -95,10 +95,10 @@ class KVPool:
         for layer, (keys, values) in self._buffers.items():
             on_device = _on_device(copies, torch.tensor(index), keys.device)
             # One layer after the other, so that only one layer is in memory twice.
-            self._buffers[layer] = (keys.index_select(0, on_device), values.index_select(0, on_device))
+            self._buffers[layer] = (keys.index_select(1, on_device), values.index_select(1, on_device))
 
     def get(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Return the keys and values of a layer, each [size, key heads, head size]; None before the first pass."""
+        """Return the keys and values of a layer, each [key heads, size, head size]; None before the first pass."""
         return self._buffers.get(layer)
 
     def update(self, layer: int, indices: Tensor, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
@@ -106,17 +106,17 @@ class KVPool:
 
         Args:
             indices: index of each token in the buffers, int64 [tokens].
-            key: [tokens, key heads, head size].
+            key: [key heads, tokens, head size].
             value: like `key`.
 
         Returns:
-            The buffers, each [size, key heads, head size].
+            The buffers, each [key heads, size, head size].
         """
         if layer not in self._buffers:
-            key_buffer, value_buffer = (new.new_empty(self._size, *new.shape[1:]) for new in (key, value))
-            self._buffers[layer] = (key_buffer, value_buffer)
+            sizes = [(new.shape[0], self._size, new.shape[2]) for new in (key, value)]
+            self._buffers[layer] = (key.new_empty(sizes[0]), value.new_empty(sizes[1]))
         keys, values = self._buffers[layer]
-        return keys.index_copy_(0, indices, key), values.index_copy_(0, indices, value)
+        return keys.index_copy_(1, indices, key), values.index_copy_(1, indices, value)
 
 
 class KVCache:
@@ -152,11 +152,11 @@ class KVCache:
             self._prefix = None
 
     def get(self, layer: int) -> tuple[Tensor, Tensor] | None:
-        """Return the cached keys and values of a layer, each [length, key heads, head size]."""
+        """Return the cached keys and values of a layer, each [key heads, length, head size]."""
         buffers = self.pool.get(layer)
         if not self.length or buffers is None:
             return None
-        keys, values = (buffer.narrow(0, self.content_start, self.length) for buffer in buffers)
+        keys, values = (buffer.narrow(1, self.content_start, self.length) for buffer in buffers)
         return keys, values
 
 
@@ -201,8 +201,9 @@ class IncrementalLayout:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """See `AttentionLayout`."""
         self.layers.add(layer)
-        query, key, value = (part[0].transpose(0, 1) for part in (query, key, value))
-        keys, values = self._pool.update(layer, _on_device(self._copies, self._indices, key.device), key, value)
+        indices = _on_device(self._copies, self._indices, key.device)
+        keys, values = self._pool.update(layer, indices, key[0], value[0])
+        query, keys, values = (part.transpose(0, 1) for part in (query[0], keys, values))
         return varlen_attention(query, keys, values, self._varlen, causal=True, scale=scale)[None]
 
     def advance(self) -> None:
@@ -261,9 +262,7 @@ class TreeLayout:
         for cache, mask, q, k, v in zip(self._caches, self._masks[device], *parts, strict=True):
             cached = cache.get(layer)
             if cached is not None:
-                # [length, key heads, head size] → [1, key heads, length, head size].
-                before = [part.transpose(0, 1)[None] for part in cached]
-                k, v = torch.cat([before[0], k], 2), torch.cat([before[1], v], 2)
+                k, v = torch.cat([cached[0][None], k], 2), torch.cat([cached[1][None], v], 2)
             outputs.append(attention(q, k, v, scale, [(0, len(mask), mask)]))
         return torch.cat(outputs, 2).transpose(1, 2)
 
