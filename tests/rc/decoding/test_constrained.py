@@ -218,10 +218,15 @@ def test_half_of_the_rows_go_on_when_memory_runs_out(
 
     expected = answers(RowLimit(4))
     passes = out_of_memory_above(2, monkeypatch, after)
+    released: list[PrefixCache] = []
+    original = PrefixCache.clear
+    monkeypatch.setattr(PrefixCache, "clear", lambda self: (released.append(self), original(self)))
     limit = RowLimit(4)
     with caplog.at_level(logging.WARNING):
         found = answers(limit)
         assert limit.rows == 2
+        # Once when it is made, once for the memory.
+        assert len(released) == 2
         assert answers(limit).keys() == expected.keys()
     assert {index: answer.ids for index, answer in found.items()} == {i: answer.ids for i, answer in expected.items()}
     for index, answer in found.items():
