@@ -100,9 +100,12 @@ def _to_generation(
         kept = kept[: kept.index(tokenizer.eos_token_id)]
     text = to_text(kept)
     line_logs = [0.0] * (text.count("\n") + 1)
+    line = end = 0
     for index, log_probability in answer.choices:
         if index < len(kept):
-            line_logs[to_text(kept[: index + 1]).count("\n")] += log_probability
+            line += to_text(kept[end : index + 1]).count("\n")
+            end = index + 1
+            line_logs[line] += log_probability
     line_scores = tuple(math.exp(log) for log in line_logs) if answer.choices else ()
     return Generation(query, text, finished, line_scores)
 

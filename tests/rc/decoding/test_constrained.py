@@ -220,7 +220,12 @@ def test_half_of_the_rows_go_on_when_memory_runs_out(
     passes = out_of_memory_above(2, monkeypatch, after)
     released: list[PrefixCache] = []
     original = PrefixCache.clear
-    monkeypatch.setattr(PrefixCache, "clear", lambda self: (released.append(self), original(self)))
+
+    def clear(self: PrefixCache) -> None:
+        released.append(self)
+        original(self)
+
+    monkeypatch.setattr(PrefixCache, "clear", clear)
     limit = RowLimit(4)
     with caplog.at_level(logging.WARNING):
         found = answers(limit)
