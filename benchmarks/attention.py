@@ -17,7 +17,7 @@ import torch.nn.functional as F
 from side_by_side import in_turn
 from torch import Tensor
 
-from lmrc.rcp.model.window_attention import matmul_attention
+from lmrc.kernels.varlen_attention import matmul_attention
 
 HEADS = 12
 LENGTHS = (128, 200, 256, 320, 400, 512)

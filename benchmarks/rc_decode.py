@@ -22,7 +22,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedTokenizerBase
 
 from lmrc.config.schema import DecodeOptions, PromptOptions
@@ -33,12 +32,12 @@ from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics.scores import score
 from lmrc.rc.decoding.generate import Generation, generate
 from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.decoding.hf_backend import load_lm
 from lmrc.rc.decoding.parsing import Parsed, parse
 from lmrc.rc.model.adapter import adapter_base
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.kv_cache import PrefixCache
-from lmrc.rc.model.lora import load_adapter, load_base, load_tokenizer
-from lmrc.rc.model.packed_attention import IMPLEMENTATION
+from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
 from lmrc.rc.prompts.templates import PROMPTS, gold_pairs
 
@@ -61,8 +60,7 @@ class Bench:
         settings = AdapterMetadata.read(options.adapter)
         self.documents = list(itertools.islice(read_documents(options.documents, DOCRED), options.count))
         self.tokenizer: PreTrainedTokenizerBase = load_tokenizer(str(options.adapter))
-        base = load_base(adapter_base(options.adapter), IMPLEMENTATION, "fp32")
-        self._model: PeftModel = load_adapter(base, options.adapter)
+        self._model = load_lm(adapter_base(options.adapter), options.adapter, settings, device="cpu")
         self._options, self._prompt = options, settings.prompt
         builder = QueryBuilder(self.tokenizer, DOCRED, PromptOptions(**settings.prompt.model_dump()))
         self._shared_prefix = builder.shared_prefix()

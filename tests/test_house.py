@@ -17,13 +17,14 @@ MAY_IMPORT = {
     "common": set[str](),
     "config": {"common"},
     "corpus": {"common"},
+    "kernels": set[str](),
     "runs": {"common", "config"},
     "training": {"common", "config", "runs"},
     "inference": {"common", "config", "runs"},
     "pretrained": {"common", "corpus", "training"},
     "evaluation": {"common", "config", "corpus", "runs"},
-    "rcp": {"common", "config", "corpus", "training", "inference", "pretrained"},
-    "rc": {"common", "config", "corpus", "training", "inference", "pretrained", "evaluation"},
+    "rcp": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained"},
+    "rc": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained", "evaluation"},
 }
 MAY_IMPORT["launcher"] = {*MAY_IMPORT}
 MAY_IMPORT["monitor"] = {"common", "config", "runs", "training", "inference", "launcher"}

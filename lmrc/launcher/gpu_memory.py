@@ -307,9 +307,7 @@ def _encoder_activations(encoder: ModelShape, options: Training, rows: int, leng
     norms = 2 * FP32 * hidden
     dropout = 2 * hidden if getattr(encoder.config, "hidden_dropout_prob", 0.0) > 0 else 0
     mlp = element * hidden + 2 * element * encoder.intermediate
-    # Without gradient checkpointing the activation function's output is recomputed in the backward pass.
-    recomputed = 0 if options.gradient_checkpointing else element * encoder.intermediate
-    layer = attention + norms + dropout + mlp - recomputed
+    layer = attention + norms + dropout + mlp
     token = _bytes_per_token(options, encoder.layers, layer, FP32 * hidden)
     copies = encoder.linear_parameters * BF16 if element == BF16 else 0
     if options.gradient_checkpointing:

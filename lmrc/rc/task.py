@@ -17,7 +17,7 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.rc.data.collate import collate
 from lmrc.rc.data.dataset import EncodedQueries, load_or_build_dataset
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
-from lmrc.rc.model.lora import add_adapter, attention_kernel, load_base, load_tokenizer, own_gpus, save_adapter
+from lmrc.rc.model.lora import add_adapter, load_base, load_tokenizer, own_gpus, save_adapter
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, check_positions, packed_forward
 from lmrc.rc.model_card import model_card
 from lmrc.rc.prompts.query_builder import Example
@@ -65,7 +65,6 @@ class RcTask:
         precision = resolve_precision(config.train.precision)
         base = load_base(config.model.base, IMPLEMENTATION, precision, config.model.quantization, own_gpus())
         base.config.use_cache = False
-        self._flash = precision == "bf16" and attention_kernel(config.model.attn_implementation) == "flash_attention_2"
         if config.train.gradient_checkpointing:
             enable_activation_checkpointing(base)
         check_positions(base, max(data.size(index) for data in (self._train, self._dev) for index in range(len(data))))
@@ -107,7 +106,7 @@ class RcTask:
         return self._collate([self._train[index] for index in indices])
 
     def _collate(self, examples: Sequence[Example]) -> Batch:
-        return dict(collate(examples, self._flash))
+        return dict(collate(examples))
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
         """Return the sum of the cross entropies of the target tokens, float32."""

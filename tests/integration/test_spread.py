@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 
 from lmrc.common.errors import ConfigError
 from lmrc.rc.model import lora
-from lmrc.rc.model.kv_cache import KVCache, TreeLayout, extend_caches
+from lmrc.rc.model.kv_cache import KVCache, KVPool, TreeLayout, extend_caches
 from lmrc.rc.model.lora import load_base
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedSequences, packed_forward
 from tests.integration.devices import Devices, spread
@@ -50,9 +50,10 @@ def packed(model: nn.Module) -> Tensor:
 @torch.inference_mode()
 def step_by_step(model: nn.Module) -> Tensor:
     """Return the same logits, computed in two steps from a KV cache of the prefix."""
-    prefix = KVCache()
+    pool = KVPool()
+    prefix = KVCache(pool)
     extend_caches(model, [prefix], [[1, 2, 3]])
-    caches = [KVCache(prefix), KVCache(prefix)]
+    caches = [KVCache(pool, prefix), KVCache(pool, prefix)]
     first = extend_caches(model, caches, TEXTS)
     return torch.cat([first, extend_caches(model, caches, [[13], [14, 15, 16]])])
 
@@ -60,7 +61,7 @@ def step_by_step(model: nn.Module) -> Tensor:
 @torch.inference_mode()
 def branches(model: nn.Module) -> Tensor:
     """Return the logits of a tree of continuations."""
-    cache = KVCache()
+    cache = KVCache(KVPool())
     extend_caches(model, [cache], [[1, 2, 3]])
     layout = TreeLayout([cache], [[-1, 0, 0, 2]])
     device = next(model.parameters()).device

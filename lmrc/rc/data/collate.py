@@ -11,11 +11,8 @@ from lmrc.rc.model.packed_attention import PackedSequences
 from lmrc.rc.prompts.query_builder import Example, shared_length
 
 
-def collate(examples: Sequence[Example], flash: bool = False) -> dict[str, Tensor | PackedSequences]:
+def collate(examples: Sequence[Example]) -> dict[str, Tensor | PackedSequences]:
     """Concatenate examples for `packed_forward`; a prefix that all prompts share is kept once.
-
-    Args:
-        flash: whether to use flash-attn.
 
     Returns:
         `input_ids` and `positions`, int64 [tokens]; `logit_positions`, int64 [targets]: indices of the tokens whose
@@ -24,7 +21,7 @@ def collate(examples: Sequence[Example], flash: bool = False) -> dict[str, Tenso
     prefix_length = _shared_prefix_length(examples)
     # Embeddings and losses need int64.
     suffixes = [example.input_ids[prefix_length:].long() for example in examples]
-    layout = PackedSequences(prefix_length, [len(suffix) for suffix in suffixes], flash)
+    layout = PackedSequences(prefix_length, [len(suffix) for suffix in suffixes])
     logit_positions, targets, start = [], [], prefix_length
     for example, suffix in zip(examples, suffixes, strict=True):
         prompt_tokens = example.prompt_tokens - prefix_length

@@ -12,9 +12,10 @@ from itertools import islice
 from typing import NamedTuple
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
+from lmrc.rc.decoding.row_limit import RowLimit
 from lmrc.rc.model.kv_cache import KVCache, PrefixCache, extend_caches
 
 
@@ -46,14 +47,24 @@ class Answer(NamedTuple):
 
 @dataclass(slots=True)
 class _ActiveRequest:
-    """A request in the batch. `pending` holds the token ids that the model has not seen yet."""
+    """A request in the batch.
+
+    Attributes:
+        kv_cache: None before the first pass, and after the memory was released.
+    """
 
     index: int
+    prompt: Sequence[int]
     max_tokens: int
     answer: PartialAnswer
-    kv_cache: KVCache
-    pending: Sequence[int]
+    kv_cache: KVCache | None = None
     choices: list[tuple[int, float]] = field(default_factory=list)
+
+    def pending(self) -> Sequence[int]:
+        """Return the token ids that the model has not seen yet."""
+        assert self.kv_cache is not None
+        seen = self.kv_cache.length - len(self.prompt)
+        return self.answer.ids[seen:] if seen >= 0 else [*self.prompt[seen:], *self.answer.ids]
 
     def write_forced(self) -> list[int]:
         return self.answer.write_forced(self.max_tokens - len(self.answer.ids))
@@ -64,55 +75,83 @@ class _ActiveRequest:
 
 
 def decode(
-    model: nn.Module, requests: Iterable[Request], batch_size: int, prefix_cache: PrefixCache
+    model: nn.Module, requests: Iterable[Request], limit: RowLimit, prefix_cache: PrefixCache
 ) -> Iterator[tuple[int, Answer]]:
     """Answer requests with the most probable allowed token at each step.
 
     The result equals greedy generation that masks all other tokens. A request that is done makes room for the next one,
-    so answers come in no particular order.
+    so answers come in no particular order. If memory runs out, half of the requests wait, and all go on from the tokens
+    that are chosen.
 
     Args:
         requests: read as they are needed.
-        batch_size: number of requests decoded together.
+        limit: number of requests decoded together.
         prefix_cache: KV cache of the prefix that prompts share.
 
     Yields:
         The index of the request, and its answer.
+
+    Raises:
+        UserError: if a single request does not fit into memory.
     """
     remaining = enumerate(requests)
     active: list[_ActiveRequest] = []
+    waiting: list[_ActiveRequest] = []
     while True:
-        for index, (prompt, grammar, max_tokens) in islice(remaining, batch_size - len(active)):
-            kv_cache, suffix = prefix_cache.lookup(model, prompt)
-            added = _ActiveRequest(index, max_tokens, PartialAnswer(grammar), kv_cache, suffix)
-            added.pending = [*suffix, *added.write_forced()]
-            active.append(added)
+        for index, (prompt, grammar, max_tokens) in islice(remaining, max(limit.rows - len(active) - len(waiting), 0)):
+            waiting.append(_ActiveRequest(index, prompt, max_tokens, PartialAnswer(grammar)))
+            waiting[-1].write_forced()
+        room = limit.rows - len(active)
+        active, waiting = active + waiting[:room], waiting[room:]
         if not active:
             return
         unfinished = [request for request in active if not request.is_done]
         if unfinished:
-            _choose_tokens(model, unfinished)
+            try:
+                _choose_tokens(model, unfinished, prefix_cache)
+            except torch.OutOfMemoryError as error:
+                limit.halve(len(unfinished), error)
+                for request in unfinished:
+                    request.kv_cache = None
+                prefix_cache.clear()
         for request in active:
             if request.is_done:
                 yield request.index, Answer(request.answer.complete_lines(), request.choices)
         active = [request for request in active if not request.is_done]
+        active, waiting = active[: limit.rows], active[limit.rows :] + waiting
 
 
-def _choose_tokens(model: nn.Module, requests: Sequence[_ActiveRequest]) -> None:
+def _choose_tokens(model: nn.Module, requests: Sequence[_ActiveRequest], prefix_cache: PrefixCache) -> None:
     """Run the model once. Append to each answer its most probable allowed token and the tokens forced after it."""
-    logits = extend_caches(model, [request.kv_cache for request in requests], [request.pending for request in requests])
+    caches = []
+    for request in requests:
+        if request.kv_cache is None:
+            request.kv_cache, _ = prefix_cache.lookup(model, request.prompt)
+        caches.append(request.kv_cache)
+    logits = extend_caches(model, caches, [request.pending() for request in requests])
+    # The device computes meanwhile.
     allowed = [request.answer.allowed() for request in requests]
-    width = max(map(len, allowed))
-    # [requests, width], padded with the first token; one transfer from the device for all requests.
-    index = torch.tensor([[*tokens, *[tokens[0]] * (width - len(tokens))] for tokens in allowed], device=logits.device)
-    is_padding = torch.tensor([[False] * len(tokens) + [True] * (width - len(tokens)) for tokens in allowed])
-    allowed_logits = logits.float().gather(1, index).masked_fill(is_padding.to(logits.device), float("-inf"))
-    best = allowed_logits.log_softmax(1).max(1)
-    for request, tokens, choice, log_probability in zip(
-        requests, allowed, best.indices.tolist(), best.values.tolist(), strict=True
-    ):
-        start = len(request.answer.ids)
-        request.choices.append((start, log_probability))
-        request.answer.write(tokens[choice])
+    # The only time that the host waits for the device.
+    choices = most_probable(logits, allowed).tolist()
+    for request, tokens, (choice, log_probability) in zip(requests, allowed, choices, strict=True):
+        request.choices.append((len(request.answer.ids), log_probability))
+        request.answer.write(tokens[int(choice)])
         request.write_forced()
-        request.pending = request.answer.ids[start:]
+
+
+def most_probable(logits: Tensor, allowed: Sequence[Sequence[int]]) -> Tensor:
+    """Choose the most probable of the allowed tokens of each row.
+
+    Args:
+        logits: [rows, vocabulary].
+        allowed: token ids of each row.
+
+    Returns:
+        Index of the token in its row of `allowed`, and log probability among them, float32 [rows, 2].
+    """
+    width = max(map(len, allowed))
+    index = torch.tensor([[*tokens, *[-1] * (width - len(tokens))] for tokens in allowed])
+    index = index.to(logits.device, non_blocking=True)
+    allowed_logits = logits.float().gather(1, index.clamp(min=0)).masked_fill(index < 0, float("-inf"))
+    best = allowed_logits.log_softmax(1).max(1)
+    return torch.stack([best.indices.float(), best.values], 1)

@@ -14,6 +14,7 @@ from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerB
 from lmrc.config.schema import DecodeOptions, PromptTemplate
 from lmrc.rc.decoding import constrained
 from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.decoding.row_limit import RowLimit
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.packed_attention import check_positions
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
@@ -45,6 +46,7 @@ def generate(
     grammar_of: Callable[[Query], Grammar],
     prefix_cache: PrefixCache,
     template: PromptTemplate | None = None,
+    limit: RowLimit | None = None,
 ) -> Iterator[Generation]:
     """Generate greedy answers to queries.
 
@@ -56,30 +58,30 @@ def generate(
         grammar_of: returns the grammar of a query; not called in mode free.
         prefix_cache: KV cache of the prefix that prompts share; not used in mode free.
         template: chat template of the prompts.
+        limit: number of queries decoded together, which may fall; by default `options.batch_size`.
 
     Yields:
         One answer per query, in the order of the queries.
+
+    Raises:
+        UserError: if a single query does not fit into memory.
     """
     model.eval()
+    limit = limit or RowLimit(options.batch_size)
     remaining = iter(queries)
     while window := list(islice(remaining, _WINDOW_BATCHES * options.batch_size)):
         prompts = [prompt_ids(query.prompt, tokenizer, template) for query in window]
         limits = [min(query.answer_room, options.max_new_tokens) for query in window]
         # Longest first: at the end of the window no further query fills the free rows of the batch.
         order = sorted(range(len(window)), key=lambda index: (limits[index], len(prompts[index])), reverse=True)
-        answers: dict[int, constrained.Answer] = {}
         if options.mode == "free":
-            for start in range(0, len(order), options.batch_size):
-                batch = order[start : start + options.batch_size]
-                max_new_tokens = max(limits[index] for index in batch)
-                ids_of_batch = _generate_free(model, tokenizer, [prompts[index] for index in batch], max_new_tokens)
-                answers |= {index: constrained.Answer(ids, []) for index, ids in zip(batch, ids_of_batch, strict=True)}
+            answers = _answer_free(model, tokenizer, prompts, limits, order, limit)
         else:
             requests = (
                 constrained.Request(prompts[index], grammar_of(window[index]), limits[index]) for index in order
             )
-            for position, answer in constrained.decode(model, requests, options.batch_size, prefix_cache):
-                answers[order[position]] = answer
+            decoded = constrained.decode(model, requests, limit, prefix_cache)
+            answers = {order[position]: answer for position, answer in decoded}
         for index, query in enumerate(window):
             yield _to_generation(query, answers[index], limits[index], tokenizer)
 
@@ -98,11 +100,44 @@ def _to_generation(
         kept = kept[: kept.index(tokenizer.eos_token_id)]
     text = to_text(kept)
     line_logs = [0.0] * (text.count("\n") + 1)
+    line = end = 0
     for index, log_probability in answer.choices:
         if index < len(kept):
-            line_logs[to_text(kept[: index + 1]).count("\n")] += log_probability
+            line += to_text(kept[end : index + 1]).count("\n")
+            end = index + 1
+            line_logs[line] += log_probability
     line_scores = tuple(math.exp(log) for log in line_logs) if answer.choices else ()
     return Generation(query, text, finished, line_scores)
+
+
+def _answer_free(
+    model: PreTrainedModel | PeftModel,
+    tokenizer: PreTrainedTokenizerBase,
+    prompts: Sequence[list[int]],
+    limits: Sequence[int],
+    order: Sequence[int],
+    limit: RowLimit,
+) -> dict[int, constrained.Answer]:
+    """Generate answers in batches.
+
+    Args:
+        prompts: token ids of each query.
+        limits: maximum number of new tokens of each query.
+        order: indices of the queries in the order in which they are answered.
+
+    Returns:
+        The answer by the index of its query.
+    """
+
+    def generate_batch(batch: list[int]) -> list[list[int]]:
+        max_new_tokens = max(limits[index] for index in batch)
+        return _generate_free(model, tokenizer, [prompts[index] for index in batch], max_new_tokens)
+
+    return {
+        index: constrained.Answer(ids, [])
+        for batch, ids_of_batch in limit.run(order, generate_batch)
+        for index, ids in zip(batch, ids_of_batch, strict=True)
+    }
 
 
 @torch.inference_mode()

@@ -5,23 +5,26 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
-from itertools import islice
 from pathlib import Path
 
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+from lmrc.common.errors import ConfigError
 from lmrc.config.schema import DecodeOptions, PromptOptions
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Triple
 from lmrc.rc.decoding.base import BackendInputs, QueryResult, ScoredTriple, read_answers
 from lmrc.rc.decoding.generate import generate
 from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.decoding.row_limit import RowLimit
 from lmrc.rc.decoding.scoring import relation_scores
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.model.fused_norm import fuse_norms
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.lora import load_adapter, load_base, own_gpus
+from lmrc.rc.model.merge import merge_weights
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
 from lmrc.rc.prompts.templates import PROMPTS
@@ -36,6 +39,8 @@ def load_lm(
 ) -> PreTrainedModel | PeftModel:
     """Load the base LM and its adapter for inference.
 
+    An adapter is merged into the base, unless the base is quantized.
+
     Args:
         base: name or folder of the base LM.
         adapter: folder of the adapter, or None for the base LM alone.
@@ -49,7 +54,16 @@ def load_lm(
     precision = inference_precision(metadata.precision, "the LM")
     devices = own_gpus(gpus) if device is None else [torch.device(device)]
     model = load_base(base, IMPLEMENTATION, precision, metadata.quantization, devices)
-    return model if adapter is None else load_adapter(model, adapter)
+    if metadata.quantization is not None:
+        return model if adapter is None else load_adapter(model, adapter)
+    if adapter is not None:
+        try:
+            model = merge_weights(load_adapter(model, adapter))
+        except ValueError as error:
+            # Not in the pre-flight: it shows when the weights are added.
+            raise ConfigError(f"{adapter} cannot be added to {base}: {error}") from error
+    fuse_norms(model)
+    return model
 
 
 class LocalBackend:
@@ -76,6 +90,7 @@ class LocalBackend:
         self._prompt, self._decode = prompt, decode
         self._relations, self._document_of = relations, document_of
         self._prefix_cache = PrefixCache(shared_prefix)
+        self._limit = RowLimit(decode.batch_size)
 
     @classmethod
     def create(cls, inputs: BackendInputs) -> LocalBackend:
@@ -105,9 +120,8 @@ class LocalBackend:
     def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
         """Yield one result per query, in the order of the queries."""
         if self._decode.mode == "score":
-            remaining = iter(queries)
-            while batch := tuple(islice(remaining, self._decode.batch_size)):
-                yield from self._score(batch)
+            for _, results in self._limit.run(queries, self._score, self._prefix_cache.clear):
+                yield from results
             return
         generations = generate(
             self._model,
@@ -117,14 +131,16 @@ class LocalBackend:
             self._grammar,
             self._prefix_cache,
             self._prompt.template,
+            self._limit,
         )
         yield from read_answers(generations, self._document_of, self._relations, self._prompt, self._decode)
 
     @torch.inference_mode()
-    def _score(self, queries: Sequence[Query]) -> Iterator[QueryResult]:
+    def _score(self, queries: Sequence[Query]) -> list[QueryResult]:
         relations = PROMPTS[self._prompt.kind].answer_set(self._relations).relations
         prompts = [prompt_ids(query.prompt, self._tokenizer, self._prompt.template) for query in queries]
         grammars = [self._grammar(query) for query in queries]
+        results = []
         scores_by_query = relation_scores(self._model, prompts, grammars, self._prefix_cache)
         for query, scores_by_pair in zip(queries, scores_by_query, strict=True):
             triples = tuple(
@@ -134,4 +150,5 @@ class LocalBackend:
                 if score >= MIN_SCORE
             )
             none = sum(max(scores) < self._decode.threshold for scores in scores_by_pair)
-            yield QueryResult(query, "", True, triples, none, Counter(), ())
+            results.append(QueryResult(query, "", True, triples, none, Counter(), ()))
+        return results

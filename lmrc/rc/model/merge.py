@@ -7,6 +7,7 @@ import shutil
 import uuid
 from pathlib import Path
 
+from peft import PeftModel
 from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import GenerationConfig, PreTrainedModel, PreTrainedTokenizerBase
@@ -64,6 +65,18 @@ def merge(adapter: Path, out: Path, precision: ResolvedPrecision) -> int:
 
 def _merged(base: str, adapter: Path) -> PreTrainedModel:
     adapted = load_adapter(load_base(base, "sdpa", "fp32"), adapter)
+    try:
+        return merge_weights(adapted)
+    except ValueError as error:
+        raise UserError(f"{adapter} cannot be added to {base}: {error}") from error
+
+
+def merge_weights(adapted: PeftModel) -> PreTrainedModel:
+    """Add an adapter to the weights of its base, in place, and return the base without PEFT.
+
+    Raises:
+        ValueError: if a merged weight is not finite.
+    """
     plain = adapted.get_base_model()
     head = plain.get_output_embeddings()
     if isinstance(head, LoraLayer) and plain.config.tie_word_embeddings:
@@ -71,10 +84,7 @@ def _merged(base: str, adapter: Path) -> PreTrainedModel:
         plain.config.tie_word_embeddings = False
         layer = head.get_base_layer()
         layer.weight = nn.Parameter(layer.weight.clone(), requires_grad=False)
-    try:
-        merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
-    except ValueError as error:
-        raise UserError(f"{adapter} cannot be added to {base}: {error}") from error
+    merged: PreTrainedModel = adapted.merge_and_unload(safe_merge=True)
     return merged
 
 

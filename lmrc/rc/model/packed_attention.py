@@ -11,23 +11,18 @@ import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from itertools import pairwise
 from typing import Any, Protocol
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface, PreTrainedModel
 
 from lmrc.common.errors import ConfigError, UserError
+from lmrc.kernels.masked_attention import attention
+from lmrc.kernels.varlen_attention import VarlenLayout, varlen_attention
 
 IMPLEMENTATION = "packed_texts"
 _REMEDY = "choose a Llama-like causal LM in model.base"
-
-# Queries per mask. Keys after the last query of a block are left out, so that masks stay small.
-_BLOCK = 256
-# First query, end of the queries, and mask [queries, keys] over the keys up to the last query.
-Block = tuple[int, int, Tensor]
 
 
 class AttentionLayout(Protocol):
@@ -57,44 +52,6 @@ class AttentionLayout(Protocol):
         """
 
 
-def attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None, blocks: Sequence[Block] = ()) -> Tensor:
-    """Compute softmax attention of the last tokens of a sequence to the whole sequence.
-
-    Args:
-        query: [1, heads, new, head size].
-        key: [1, key heads, tokens, head size].
-        value: like `key`.
-        scale: factor of the scores; by default 1 / sqrt(head size).
-        blocks: masks; without them attention is causal, and `new` must be 1 or `tokens`.
-
-    Returns:
-        Like `query`.
-    """
-    grouped = query.shape[1] != key.shape[1]
-    if not blocks:
-        causal = query.shape[2] > 1
-        return F.scaled_dot_product_attention(query, key, value, is_causal=causal, scale=scale, enable_gqa=grouped)
-    outputs = []
-    for start, end, mask in blocks:
-        keys = mask.shape[1]
-        parts = query[:, :, start:end], key[:, :, :keys], value[:, :, :keys]
-        outputs.append(F.scaled_dot_product_attention(*parts, attn_mask=mask, scale=scale, enable_gqa=grouped))
-    return torch.cat(outputs, 2)
-
-
-def causal_blocks(new: int, tokens: int, device: torch.device) -> list[Block]:
-    """Return the causal masks for the last `new` tokens of a sequence; empty if `attention` needs none."""
-    if new in (1, tokens):
-        return []
-    blocks: list[Block] = []
-    for start in range(0, new, _BLOCK):
-        end = min(start + _BLOCK, new)
-        before = tokens - new + start
-        mask = torch.ones(end - start, before + end - start, dtype=torch.bool, device=device).tril(before)
-        blocks.append((start, end, mask))
-    return blocks
-
-
 @dataclass
 class PackedSequences:
     """Layout (`AttentionLayout`) for training: an optional shared prefix, then the rest of each sequence.
@@ -102,15 +59,11 @@ class PackedSequences:
     Attributes:
         prefix_length: tokens of the shared prefix, or 0.
         lengths: tokens of each sequence after the prefix.
-        flash: whether to use flash-attn, which needs 16-bit tensors on a GPU.
     """
 
     prefix_length: int
     lengths: Sequence[int]
-    flash: bool = False
     layers: set[int] = field(default_factory=set)
-    # Per device, because the layers of one LM may be on several.
-    _blocks: dict[torch.device, list[list[Block]]] = field(default_factory=dict, init=False)
 
     @property
     def max_length(self) -> int:
@@ -126,56 +79,29 @@ class PackedSequences:
     def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
         """See `AttentionLayout`."""
         self.layers.add(layer)
-        if self.flash:
-            return self._flash(query, key, value, scale)
-        sizes = [self.prefix_length, *self.lengths]
-        outputs = []
-        (prefix_key, *keys), (prefix_value, *values) = torch.split(key, sizes, 2), torch.split(value, sizes, 2)
-        prefix_query, *queries = torch.split(query, sizes, 2)
-        if self.prefix_length:
-            outputs.append(attention(prefix_query, prefix_key, prefix_value, scale))
-        device = query.device
-        if device not in self._blocks:
-            self._blocks[device] = [causal_blocks(n, self.prefix_length + n, device) for n in self.lengths]
-        for q, k, v, blocks in zip(queries, keys, values, self._blocks[device], strict=True):
-            if self.prefix_length:
-                k, v = torch.cat([prefix_key, k], 2), torch.cat([prefix_value, v], 2)
-            outputs.append(attention(q, k, v, scale, blocks))
-        return torch.cat(outputs, 2).transpose(1, 2)
+        query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
+        keys, values = self._with_prefix(key), self._with_prefix(value)
+        return varlen_attention(query, keys, values, self._layout, causal=True, scale=scale).unsqueeze(0)
 
     @cached_property
-    def _flash_offsets(self) -> tuple[list[int], list[int], list[int]]:
-        """Cumulative lengths of queries and of keys, and the index in the pass of each key."""
-        start, query_ends, key_ends, key_indices = self.prefix_length, [0], [0], list[int]()
-        sequences = [(0, self.prefix_length)] if self.prefix_length else []
-        for length in self.lengths:
-            sequences.append((start, length))
-            start += length
-        for begin, length in sequences:
-            prefix = range(self.prefix_length) if begin else range(0)
-            key_indices += [*prefix, *range(begin, begin + length)]
-            query_ends.append(query_ends[-1] + length)
-            key_ends.append(len(key_indices))
-        return query_ends, key_ends, key_indices
+    def _layout(self) -> VarlenLayout:
+        """Lengths for `varlen_attention`. The prefix and the first rest are one sequence."""
+        first, *others = self.lengths
+        keys = [self.prefix_length + length for length in self.lengths]
+        return VarlenLayout.of([self.prefix_length + first, *others], keys)
 
-    def _flash(self, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
-        """Compute `attend` in one call of flash-attn, which also aligns queries with the last keys of a sequence."""
-        from flash_attn import flash_attn_varlen_func  # type: ignore[import-not-found]
+    def _with_prefix(self, tensor: Tensor) -> Tensor:
+        """Repeat the prefix in front of each sequence if several share it.
 
-        query_ends, key_ends, key_indices = self._flash_offsets
-        index = torch.tensor(key_indices, device=query.device)
-        max_lengths = [max(end - start for start, end in pairwise(ends)) for ends in (query_ends, key_ends)]
-        output: Tensor = flash_attn_varlen_func(
-            query[0].transpose(0, 1),
-            key[0].transpose(0, 1).index_select(0, index),
-            value[0].transpose(0, 1).index_select(0, index),
-            torch.tensor(query_ends, dtype=torch.int32, device=query.device),
-            torch.tensor(key_ends, dtype=torch.int32, device=query.device),
-            *max_lengths,
-            softmax_scale=scale,
-            causal=True,
-        )
-        return output[None]
+        Args:
+            tensor: keys or values of all tokens, [tokens, key heads, head size].
+        """
+        if not self.prefix_length or len(self.lengths) == 1:
+            return tensor
+        prefix, *rests = torch.split(tensor, [self.prefix_length, *self.lengths])
+        # The gradient of `expand` is one sum, accumulated in float32. An index would add in bf16, in any order.
+        copies = prefix.expand(len(rests), *prefix.shape).unbind()
+        return torch.cat([part for sequence in zip(copies, rests, strict=True) for part in sequence])
 
 
 def _attend(

@@ -14,6 +14,8 @@ from lmrc.rcp.data.features import NO_FEATURES, NUM_DISTANCE_CLASSES, Features
 
 # (outputs, (z_head, z_tail)); see `_PairProjection.forward`.
 PairOutputs = tuple[Tensor, tuple[Tensor, Tensor]]
+# Entities up to which rows are selected by a product, whose time grows with their number. DocRED has at most 42.
+MAX_PRODUCT_ROWS = 128
 
 
 class _PairProjection(nn.Module):
@@ -97,10 +99,25 @@ class _PairProjection(nn.Module):
         if self._features.distance:
             context = context + self.distance(distances).to(context.dtype)
         context_head, context_tail = context.repeat(2, 1).chunk(2, dim=1)
-        heads, tails = torch.cat([first, second]), torch.cat([second, first])
-        z_head = torch.tanh(head.index_select(0, heads) + context_head)
-        z_tail = torch.tanh(tail.index_select(0, tails) + context_tail)
+        z_head = torch.tanh(select_rows(head, torch.cat([first, second])) + context_head)
+        z_tail = torch.tanh(select_rows(tail, torch.cat([second, first])) + context_tail)
         return z_head, z_tail
+
+
+def select_rows(table: Tensor, index: Tensor) -> Tensor:
+    """Return rows of a table, like `table.index_select(0, index)`, but sum their gradients in float32.
+
+    For few rows it is a product with a matrix of zeros and ones. This is exact, and deterministic on a GPU, unlike
+    the gradient of `index_select`.
+
+    Args:
+        table: [rows, width].
+        index: [selected].
+    """
+    if table.shape[0] > MAX_PRODUCT_ROWS:
+        return table.to(torch.promote_types(table.dtype, torch.float32)).index_select(0, index).to(table.dtype)
+    rows = torch.arange(table.shape[0], device=table.device)
+    return (index.unsqueeze(1) == rows).to(table.dtype) @ table
 
 
 def _zero_embedding(rows: int, width: int, padding_idx: int | None = None) -> nn.Embedding:

@@ -24,12 +24,10 @@ from lmrc.rcp.data.tokenization import EncodedDocument
 from lmrc.rcp.data.type_markers import choose_type_markers, replace_opening_markers
 from lmrc.rcp.data.windows import Windows
 from lmrc.rcp.model.classifiers import CLASSIFIERS
-from lmrc.rcp.model.dropout import replace_dropout
 from lmrc.rcp.model.marker_attention import attention_rows
 from lmrc.rcp.model.packed_encoder import PackedEncoder
 from lmrc.rcp.model.pooling import pool_attention, pool_contexts, pool_entities
 from lmrc.rcp.model.pretrained import KEY, load_pretrained
-from lmrc.rcp.model.recompute import replace_activations
 from lmrc.rcp.model.relation_head import AuxiliaryRelationHead
 
 logger = logging.getLogger(__name__)
@@ -90,8 +88,6 @@ class RelationCandidateModel(nn.Module):
         # The pooled [CLS] is not used, and parameters without gradients disturb ZeRO.
         if getattr(encoder, "pooler", None) is not None:
             encoder.pooler = None
-        replace_dropout(encoder)
-        replace_activations(encoder)
         self._packed = PackedEncoder(encoder)
         self.windows = self._packed.windows
         self.max_length = min(max_length, self.windows.max_document_length)

@@ -14,9 +14,9 @@ from torch import Tensor
 from transformers import PreTrainedModel
 
 from lmrc.common.errors import UserError
+from lmrc.kernels.varlen_attention import VarlenLayout
 from lmrc.rcp.data.windows import Windows
 from lmrc.rcp.model.marker_attention import attention_rows, capture_query_key, last_self_attention
-from lmrc.rcp.model.recompute import recompute_in_backward
 from lmrc.rcp.model.window_attention import IMPLEMENTATION
 
 
@@ -54,9 +54,11 @@ class PackedEncoder:
             Hidden states [tokens, d]; queries and keys of the last layer, both [tokens, heads * head size].
         """
         assert self._attention is not None
-        with capture_query_key(self._attention) as captured, recompute_in_backward():
-            output = self._encoder(input_ids=input_ids[None], position_ids=position_ids[None], windows=tuple(windows))
-        return output.last_hidden_state[0], captured["query"][0], captured["key"][0]
+        layout = VarlenLayout.of(windows)
+        with capture_query_key(self._attention) as captured:
+            output = self._encoder(input_ids=input_ids[None], position_ids=position_ids[None], layout=layout)
+        query, key = captured["query"].squeeze(0), captured["key"].squeeze(0)
+        return output.last_hidden_state.squeeze(0), query, key
 
     @torch.no_grad()
     def _agrees_with_eager(self) -> bool:

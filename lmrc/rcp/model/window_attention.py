@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from functools import partial
 from typing import Any
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from lmrc.rcp.model.recompute import recomputable
+from lmrc.kernels.varlen_attention import VarlenLayout, varlen_attention
 
 IMPLEMENTATION = "packed_windows"
 
@@ -24,10 +20,10 @@ def packed_window_attention(
     attention_mask: Tensor | None,
     dropout: float = 0.0,
     scaling: float | None = None,
-    windows: Sequence[int] = (),
+    layout: VarlenLayout | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
-    """Return the attention output of windows that attend to themselves only (flash attention if available).
+    """Return the attention output of windows that attend to themselves only.
 
     Args:
         module: the attention layer; not used.
@@ -35,42 +31,25 @@ def packed_window_attention(
         key: keys, [1, heads, tokens, head size].
         value: values, [1, heads, tokens, head size].
         attention_mask: not used.
-        dropout: dropout probability of attention weights.
+        dropout: dropout probability of attention weights; must be 0.
         scaling: scale of the scores; by default, 1 / sqrt(head size).
-        windows: window lengths, which sum to `tokens`; by default, a single window.
+        layout: window lengths; by default, a single window.
         unused: other arguments of the attention interface.
 
     Returns:
         The output, [1, tokens, heads, head size], and None instead of attention weights.
+
+    Raises:
+        ValueError: if `dropout` is not 0.
     """
-    lengths = list(windows) or [query.shape[2]]
-    if matmul_is_faster(query) and not dropout:
-        attention = matmul_attention
-    else:
-        attention = partial(F.scaled_dot_product_attention, dropout_p=dropout)
-    outputs = [
-        attention(q, k, v, scale=scaling).transpose(1, 2)
-        for q, k, v in zip(*(torch.split(tensor, lengths, 2) for tensor in (query, key, value)), strict=True)
-    ]
-    return recomputable(_concatenate, *outputs), None
-
-
-def matmul_is_faster(query: Tensor) -> bool:
-    """Return True for bf16 training on a CPU, where torch's fused kernel has a slow backward pass (see benchmarks/)."""
-    return query.device.type == "cpu" and query.dtype == torch.bfloat16 and query.requires_grad
-
-
-def matmul_attention(query: Tensor, key: Tensor, value: Tensor, scale: float | None = None) -> Tensor:
-    """Compute scaled dot product attention by matrix products, without dropout.
-
-    The backward pass keeps the attention weights of the window, [1, heads, length, length].
-    """
-    factor = query.shape[-1] ** -0.5 if scale is None else scale
-    return ((query * factor) @ key.transpose(-1, -2)).softmax(-1) @ value
-
-
-def _concatenate(*outputs: Tensor) -> Tensor:
-    return torch.cat(outputs, 1)
+    if dropout:
+        raise ValueError(
+            f"attention dropout is {dropout}, but pooling needs all attention weights: set the encoder's "
+            "attention_probs_dropout_prob to 0"
+        )
+    layout = layout or VarlenLayout.of([query.shape[2]])
+    query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
+    return varlen_attention(query, key, value, layout, causal=False, scale=scaling)[None], None
 
 
 AttentionInterface.register(IMPLEMENTATION, packed_window_attention)

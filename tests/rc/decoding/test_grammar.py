@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
@@ -18,10 +18,11 @@ from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
 from lmrc.rc.decoding.parsing import parse
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.query_builder import Query, answer_ids
-from lmrc.rc.prompts.templates import PROMPTS, Pair
+from lmrc.rc.prompts.templates import PROMPTS, Pair, entity_name
 from tests.rc.tiny import KINDS, RELATIONS, document, merging_tokenizer, tokenizer
 
-BYTES = tokenizer()
+BYTES, MERGING = tokenizer(), merging_tokenizer()
+PROMPT_KINDS: tuple[PromptKind, ...] = ("rc", "direct", "rcp-llm")
 names = st.sampled_from(["Ada", "B", "B)", "(C|", "U.S.", "Zoë the 2nd", "B) (x"])
 
 
@@ -31,6 +32,48 @@ def query(kind: PromptKind, pairs: list[Pair]) -> Query:
 
 def grammar(lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, doc: Document, pairs: list[Pair]) -> Grammar:
     return Grammar(query(kind, pairs), doc, RELATIONS, kind, lm_tokenizer)
+
+
+class SlowAnswer:
+    """The definition of `PartialAnswer`: every possible line is tokenized in its text and followed token by token."""
+
+    def __init__(
+        self, lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, doc: Document, pairs: list[Pair]
+    ) -> None:
+        self._tokenizer, self._doc, self._pairs = lm_tokenizer, doc, pairs
+        answers = PROMPTS[kind].answer_set(RELATIONS)
+        self._names = [*answers.relations.names, *([answers.none] if answers.none_is_possible else [])]
+        self._none = answers.none
+        # Pair, relation and the rest of the tokens; relation "" is the end of sequence.
+        self._states = [(0, name, self._tokens("", 0, name)) for name in self._names]
+        self.ended = False
+
+    def _tokens(self, before: str, pair: int, name: str) -> list[int]:
+        head, tail = (entity_name(self._doc, entity) for entity in self._pairs[pair])
+        ids: list[int] = self._tokenizer.encode(f"{before}({head}| {name}| {tail})", add_special_tokens=False)
+        return ids[len(self._tokenizer.encode(before.rstrip(), add_special_tokens=False)) :]
+
+    def _after(self, pair: int, name: str) -> list[tuple[int, str, list[int]]]:
+        before = "(x| y| z)\n"
+        later = [] if name == self._none else self._names[self._names.index(name) + 1 :]
+        states = [(pair, other, self._tokens(before, pair, other)) for other in later if other != self._none]
+        if pair + 1 == len(self._pairs):
+            return [*states, (pair, "", [self._tokenizer.eos_token_id])]
+        return states + [(pair + 1, other, self._tokens(before, pair + 1, other)) for other in self._names]
+
+    def allowed(self) -> list[int]:
+        return sorted({rest[0] for *_, rest in self._states})
+
+    def write(self, token: int) -> None:
+        states = []
+        for pair, name, (first, *rest) in self._states:
+            if first == token and rest:
+                states.append((pair, name, rest))
+            elif first == token and name:
+                states += self._after(pair, name)
+            elif first == token:
+                self.ended = True
+        self._states = states
 
 
 def is_possible(written: PartialAnswer, ids: list[int]) -> bool:
@@ -73,6 +116,38 @@ def test_random_walk_is_a_well_formed_answer(seed: int, kind: PromptKind) -> Non
     else:
         assert answered <= set(pairs)
         assert len(answered) + parsed.none == len(pairs)
+
+
+# One name is another with a further bracket, so that a line of one pair begins like that of another pair.
+ALIKE = ["Ada", "Ada", "B", "B)", "(C|", "U.S.", "Zoë the 2nd", "B) (x", "A| B", "| |", "😀", "中国", "'s"]
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    kind=st.sampled_from(PROMPT_KINDS),
+    given_names=st.lists(st.sampled_from(ALIKE), min_size=2, max_size=4),
+    lm_tokenizer=st.sampled_from([BYTES, MERGING, load_tokenizer("embedded:smollm2")]),
+)
+def test_allowed_tokens_are_those_of_the_definition(
+    data: st.DataObject, kind: PromptKind, given_names: list[str], lm_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """After any allowed tokens, also for names that are the same or contain bars and brackets."""
+    doc = document(given_names, [])
+    everything = [(h, t) for h in range(len(given_names)) for t in range(len(given_names)) if h != t]
+    pairs = sorted(data.draw(st.lists(st.sampled_from(everything), min_size=1, max_size=4, unique=True)))
+    generator = data.draw(st.randoms(use_true_random=False))
+    written, expected = (
+        PartialAnswer(grammar(lm_tokenizer, kind, doc, pairs)),
+        SlowAnswer(lm_tokenizer, kind, doc, pairs),
+    )
+    while not expected.ended:
+        assert not written.ended
+        assert written.allowed() == expected.allowed()
+        token = generator.choice(expected.allowed())
+        written.write(token)
+        expected.write(token)
+    assert written.ended
 
 
 @pytest.mark.parametrize(

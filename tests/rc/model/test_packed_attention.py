@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import sys
 from copy import deepcopy
-from types import ModuleType
-from typing import Any
 
 import pytest
 import torch
@@ -13,9 +10,10 @@ import transformers
 from torch import Tensor
 
 from lmrc.common.errors import ConfigError, UserError
-from lmrc.rc.model import packed_attention
-from lmrc.rc.model.kv_cache import KVCache, TreeLayout, extend_caches
+from lmrc.kernels import masked_attention
+from lmrc.rc.model.kv_cache import KVCache, KVPool, TreeLayout, extend_caches
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedSequences, packed_forward
+from tests.kernels.fakes import fake_kernel
 
 SIZES = {
     "vocab_size": 50,
@@ -74,7 +72,7 @@ def separate_logits(lm: transformers.PreTrainedModel, texts: list[list[int]], pr
 def test_logits_equal_those_of_separate_sequences(
     name: str, prefix_length: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_attention, "_BLOCK", block)
+    monkeypatch.setattr(masked_attention, "_BLOCK", block)
     with torch.no_grad():
         actual = packed_logits(model(name, IMPLEMENTATION), TEXTS, prefix_length)
         expected = separate_logits(model(name, "sdpa"), TEXTS, prefix_length)
@@ -85,7 +83,7 @@ def test_logits_equal_those_of_separate_sequences(
 def test_gradients_equal_those_of_separate_sequences(
     prefix_length: int, block: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(packed_attention, "_BLOCK", block)
+    monkeypatch.setattr(masked_attention, "_BLOCK", block)
     ours, reference = model("Llama", IMPLEMENTATION), model("Llama", "sdpa")
     # The packed pass has the logits of the prefix once, the reference three times: compare those after it.
     packed_logits(ours, TEXTS, prefix_length)[prefix_length:].square().sum().backward()
@@ -109,38 +107,37 @@ def test_only_selected_logits_are_computed() -> None:
     assert torch.allclose(selected, everything[logit_positions], atol=1e-5)
 
 
+@pytest.mark.parametrize("kernel", ["flash-attn", "torch varlen_attn"])
+@pytest.mark.parametrize("texts", [TEXTS, TEXTS[:1]])
 @pytest.mark.parametrize("prefix_length", [0, SHARED])
-def test_flash_attention_gives_the_same_logits(monkeypatch: pytest.MonkeyPatch, prefix_length: int) -> None:
-    """Uses a stand-in for flash-attn, which aligns queries with the last keys of their sequence."""
-
-    def varlen(q: Tensor, k: Tensor, v: Tensor, *ends_and_longest: Any, softmax_scale: float, causal: bool) -> Tensor:
-        ends_q, ends_k, longest_q, longest_k = ends_and_longest
-        assert causal and ends_q.dtype == ends_k.dtype == torch.int32
-        outputs: list[Tensor] = []
-        lengths: tuple[list[int], list[int]] = ([], [])
-        for text in range(len(ends_q) - 1):
-            queries, keys = (slice(int(ends[text]), int(ends[text + 1])) for ends in (ends_q, ends_k))
-            new, tokens = queries.stop - queries.start, keys.stop - keys.start
-            lengths[0].append(new)
-            lengths[1].append(tokens)
-            group = q.shape[1] // k.shape[1]
-            scores = torch.einsum("qhd,khd->hqk", q[queries], k[keys].repeat_interleave(group, 1)) * softmax_scale
-            hidden = torch.ones(new, tokens).triu(tokens - new + 1).bool()
-            weights = scores.masked_fill(hidden, float("-inf")).softmax(-1)
-            outputs.append(torch.einsum("hqk,khd->qhd", weights, v[keys].repeat_interleave(group, 1)))
-        assert (longest_q, longest_k) == (max(lengths[0]), max(lengths[1]))
-        return torch.cat(outputs)
-
-    module = ModuleType("flash_attn")
-    module.flash_attn_varlen_func = varlen  # type: ignore[attr-defined]
-    monkeypatch.setitem(sys.modules, "flash_attn", module)
-    lm = model("Llama", IMPLEMENTATION)
-    ids, layout = packed(TEXTS, prefix_length)
-    flash = PackedSequences(layout.prefix_length, layout.lengths, flash=True)
+def test_one_kernel_call_per_layer(prefix_length: int, texts: list[list[int]], kernel: str) -> None:
+    lm = model("Llama", IMPLEMENTATION).bfloat16()
     with torch.no_grad():
-        actual = packed_forward(lm, ids, flash.positions(), flash, torch.arange(len(ids)))
-        expected = packed_logits(lm, TEXTS, prefix_length)
-    assert torch.allclose(actual, expected, atol=1e-5)
+        expected = packed_logits(lm, texts, prefix_length)
+        with fake_kernel(kernel) as calls:
+            actual = packed_logits(lm, texts, prefix_length)
+    assert calls == [kernel] * lm.config.num_hidden_layers
+    assert torch.allclose(actual.float(), expected.float(), atol=0.1)
+
+
+def test_keys_are_copied_only_if_a_prefix_is_shared() -> None:
+    key = torch.randn(9, 2, 8)
+    for layout in (PackedSequences(0, [4, 5]), PackedSequences(3, [6])):
+        assert layout._with_prefix(key) is key
+    shared = PackedSequences(2, [3, 4])._with_prefix(key)
+    assert torch.equal(shared, key[[0, 1, 2, 3, 4, 0, 1, 5, 6, 7, 8]])
+
+
+def test_gradients_of_a_shared_prefix_are_summed_in_float32() -> None:
+    """In bf16, 256 + 1 is 256, so adding one sequence after another would lose the others."""
+    key = torch.zeros(5, 1, 1, dtype=torch.bfloat16, requires_grad=True)
+    shared = PackedSequences(1, [1, 1, 1, 1])._with_prefix(key)
+    gradient = torch.zeros_like(shared)
+    gradient[::2, 0, 0] = torch.tensor([256, 1, 1, 1])
+    shared.backward(gradient)
+    assert key.grad is not None
+    # The nearest bf16 of 259 is 260.
+    assert key.grad[0].item() == 260
 
 
 def test_unsupported_lms_are_refused() -> None:
@@ -173,7 +170,8 @@ def test_packed_length_may_exceed_a_sliding_window(prefix_length: int) -> None:
 def test_cached_length_beyond_a_sliding_window_is_refused() -> None:
     """Also if no single step is that long, and if only a branch of a tree is."""
     lm, text = model("Mistral", IMPLEMENTATION), [(7 * index) % 50 for index in range(40)]
-    cache, other = KVCache(), KVCache()
+    pool = KVPool()
+    cache, other = KVCache(pool), KVCache(pool)
     extend_caches(lm, [cache, other], [text[:20], text[:5]])
     actual = extend_caches(lm, [cache], [text[20:32]])
     expected = model("Mistral", "sdpa")(input_ids=torch.tensor([text[:32]])).logits[0, -1:]
@@ -191,7 +189,7 @@ def test_cached_length_beyond_a_sliding_window_is_refused() -> None:
 @torch.inference_mode()
 def test_sequences_beyond_the_position_limit_are_refused() -> None:
     """Rotary embeddings alone would raise no error beyond 64 positions."""
-    lm, cache = model("Llama", IMPLEMENTATION), KVCache()
+    lm, cache = model("Llama", IMPLEMENTATION), KVCache(KVPool())
     packed_logits(lm, [list(range(40)), list(range(40))], 0)
     extend_caches(lm, [cache], [[3] * 60])
     extend_caches(lm, [cache], [[3] * 4])

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from lmrc.config.schema import ClassifierKind
-from lmrc.rcp.model.classifiers import CLASSIFIERS, BilinearClassifier, GroupedClassifier
+from lmrc.rcp.model import classifiers
+from lmrc.rcp.model.classifiers import CLASSIFIERS, BilinearClassifier, GroupedClassifier, select_rows
 
 D = 24
 
@@ -58,3 +59,25 @@ def test_logits_start_small(width: int) -> None:
     first, second = torch.triu_indices(20, 20, 1)
     logits, _ = BilinearClassifier(width)(entities, contexts, first, second)
     assert 0.01 < logits.std() < 1
+
+
+@pytest.mark.parametrize("limit", [128, 2])
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float32, torch.float64])
+def test_selected_rows_are_exact(dtype: torch.dtype, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classifiers, "MAX_PRODUCT_ROWS", limit)
+    torch.manual_seed(0)
+    table, index = torch.randn(7, 5).to(dtype), torch.randint(0, 7, (30,))
+    assert torch.equal(select_rows(table, index), table[index])
+
+
+@pytest.mark.parametrize("limit", [128, 2])
+def test_gradients_of_a_row_are_summed_in_float32(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """In bf16, 256 + 1 is 256, so the sum of 256 and 41 ones would stay 256."""
+    monkeypatch.setattr(classifiers, "MAX_PRODUCT_ROWS", limit)
+    table = torch.zeros(3, 1, dtype=torch.bfloat16, requires_grad=True)
+    gradient = torch.ones(42, 1, dtype=torch.bfloat16)
+    gradient[0] = 256
+    select_rows(table, torch.ones(42, dtype=torch.int64)).backward(gradient)
+    assert table.grad is not None
+    # The nearest bf16 of 297 is 296.
+    assert table.grad.flatten().tolist() == [0, 296, 0]

@@ -1,0 +1,124 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from peft import PeftModel
+from peft.tuners.lora import LoraLayer
+from torch import nn
+from transformers import PreTrainedModel
+
+from lmrc.config.schema import DecodeOptions, PromptOptions, ResolvedPrecision
+from lmrc.corpus.types import Triple
+from lmrc.rc.decoding import generate, hf_backend
+from lmrc.rc.decoding.base import QueryResult
+from lmrc.rc.decoding.hf_backend import LocalBackend, load_lm
+from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.rc.model.fused_norm import fuse_norms
+from lmrc.rc.model.lora import load_adapter, load_base
+from lmrc.rc.model.merge import merge_weights
+from lmrc.rc.model.packed_attention import IMPLEMENTATION
+from lmrc.rc.prompts.query_builder import Query, QueryBuilder
+from tests.rc.conftest import Learnt
+from tests.rc.tiny import DOCUMENTS, RELATIONS
+
+
+def backend(learnt: Learnt, model: nn.Module, mode: Any, batch_size: int = 3) -> tuple[LocalBackend, list[Query]]:
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
+    pairs = [[(0, 1), (1, 2), (2, 0)], [(0, 1), (1, 0)], [(0, 1)]]
+    queries = [
+        query
+        for index, (document, asked) in enumerate(zip(DOCUMENTS, pairs, strict=True))
+        for query in builder.build(index, document, asked)
+    ]
+    made = LocalBackend(
+        lambda: model,
+        learnt.task.tokenizer,
+        PromptOptions(),
+        DecodeOptions(mode=mode, batch_size=batch_size, max_new_tokens=200),
+        RELATIONS,
+        lambda query: DOCUMENTS[query.document],
+        builder.shared_prefix(),
+    )
+    return made, queries
+
+
+def triples(learnt: Learnt, model: nn.Module) -> list[list[Triple]]:
+    made, queries = backend(learnt, model, "constrained")
+    return [[scored.triple for scored in result.triples] for result in made.answer(queries)]
+
+
+def beside(base: Path, adapter: Path, precision: ResolvedPrecision) -> PeftModel:
+    """Load the LM with the adapter beside the base, as it was trained."""
+    return load_adapter(load_base(str(base), IMPLEMENTATION, precision), adapter)
+
+
+def test_the_adapter_is_merged_when_it_is_loaded(learnt: Learnt, base: Path) -> None:
+    model = load_lm(str(base), learnt.adapter, AdapterMetadata.read(learnt.adapter))
+    assert isinstance(model, PreTrainedModel)
+    assert not any(isinstance(module, LoraLayer) for module in model.modules())
+    assert sum(isinstance(module, nn.RMSNorm) for module in model.modules()) == 5
+    ids = torch.arange(60)[None]
+    unmerged = beside(base, learnt.adapter, "fp32")
+    torch.testing.assert_close(model(input_ids=ids).logits, unmerged(input_ids=ids).logits, rtol=0, atol=1e-3)
+    assert triples(learnt, model) == triples(learnt, unmerged)
+
+
+def test_merging_in_bf16_gives_the_same_triples(learnt: Learnt, base: Path) -> None:
+    """Although it rounds the sum of the weights."""
+    merged = merge_weights(beside(base, learnt.adapter, "bf16"))
+    fuse_norms(merged)
+    assert {parameter.dtype for parameter in merged.parameters()} == {torch.bfloat16}
+    expected = triples(learnt, beside(base, learnt.adapter, "bf16"))
+    assert triples(learnt, merged) == expected == triples(learnt, beside(base, learnt.adapter, "fp32"))
+
+
+def test_the_adapter_of_a_quantized_base_stays_beside_it(
+    learnt: Learnt, base: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The sum would have to be quantized again."""
+    plain = load_base(str(base), IMPLEMENTATION, "fp32")
+    monkeypatch.setattr(hf_backend, "load_base", lambda *_: plain)
+    metadata = replace(AdapterMetadata.read(learnt.adapter), quantization="4bit")
+    assert isinstance(load_lm(str(base), learnt.adapter, metadata), PeftModel)
+
+
+@pytest.mark.parametrize(
+    ("mode", "module", "name", "rows_of"),
+    [
+        ("score", hf_backend, "relation_scores", lambda model, prompts, *_: len(prompts)),
+        ("free", generate, "_generate_free", lambda model, tokenizer, prompts, *_: len(prompts)),
+    ],
+)
+def test_fewer_queries_at_once_when_memory_runs_out(
+    learnt: Learnt,
+    mode: Any,
+    module: Any,
+    name: str,
+    rows_of: Callable[..., int],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def answers() -> list[QueryResult]:
+        made, queries = backend(learnt, learnt.task.model, mode)
+        return list(made.answer(queries))
+
+    expected = answers()
+    original = getattr(module, name)
+    batches: list[int] = []
+
+    def stub(*args: Any) -> Any:
+        batches.append(rows_of(*args))
+        if batches[-1] > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+        return original(*args)
+
+    monkeypatch.setattr(module, name, stub)
+    found = answers()
+    assert batches == [3, 1, 1, 1]
+    assert [(result.query, result.text) for result in found] == [(result.query, result.text) for result in expected]
+    for result, other in zip(found, expected, strict=True):
+        assert {scored.triple for scored in result.triples} == {scored.triple for scored in other.triples}

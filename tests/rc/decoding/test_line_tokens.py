@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers
+from tokenizers.pre_tokenizers import ByteLevel
+from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
+
+from lmrc.corpus.relations import DOCRED
+from lmrc.rc.decoding import line_tokens
+from lmrc.rc.decoding.line_tokens import tokenize_lines
+from lmrc.rc.model.lora import load_tokenizer
+from tests.rc.tiny import merging_tokenizer, tokenizer
+
+NAMES = [
+    "Ada",
+    "U.S.",
+    "A|B",
+    "| |",
+    "|",
+    "1984",
+    "Zoë",
+    "中国",
+    "😀",
+    "x)",
+    "(",
+    "part of",
+    "AT&T -",
+    "'s",
+    "None",
+    "",
+]
+PAIRS = list(itertools.permutations(NAMES, 2))
+RELATIONS = [*DOCRED.names[:12], "None"]
+PREVIOUS = "(a| b| c)"
+
+
+def across_bars() -> PreTrainedTokenizerBase:
+    """Return a tokenizer with tokens that reach from a bar over the space to the next letter."""
+    vocabulary = {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
+    merges = [("|", "Ġ"), ("|Ġ", "c"), ("y", "|"), ("A", "d")]
+    for merge in merges:
+        vocabulary["".join(merge)] = len(vocabulary)
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=merges))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
+    backend.decoder = decoders.ByteLevel()
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
+
+
+@pytest.fixture(params=["bytes", "merging", "across", "llama2", "smollm2"])
+def lm_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
+    made = {"bytes": tokenizer, "merging": merging_tokenizer, "across": across_bars}
+    if request.param in made:
+        return made[request.param]()
+    if request.param == "llama2":
+        folder: Path = request.getfixturevalue("shared_data")
+        return load_tokenizer(str(folder / "tokenizers" / "llama2"))
+    return load_tokenizer("embedded:smollm2")
+
+
+def whole(lm_tokenizer: PreTrainedTokenizerBase, text: str, previous: str) -> tuple[int, ...]:
+    """Tokenize one line in its whole text."""
+    before = lm_tokenizer.encode(previous, add_special_tokens=False)
+    ids = lm_tokenizer.encode(f"{previous}\n{text}" if previous else text, add_special_tokens=False)
+    assert ids[: len(before)] == before
+    return tuple(ids[len(before) :])
+
+
+@pytest.mark.parametrize("previous", ["", PREVIOUS])
+def test_ids_are_those_of_whole_lines(lm_tokenizer: PreTrainedTokenizerBase, previous: str) -> None:
+    """With names that have bars and brackets, and tokens that reach across a bar."""
+    for (head, tail), lines in zip(PAIRS, tokenize_lines(lm_tokenizer, PAIRS, RELATIONS, previous), strict=True):
+        expected = [whole(lm_tokenizer, f"({head}| {relation}| {tail})", previous) for relation in RELATIONS]
+        assert lines == expected, (head, tail)
+
+
+@pytest.mark.parametrize("make", [tokenizer, lambda: load_tokenizer("embedded:smollm2")])
+def test_a_pair_is_tokenized_in_one_line(
+    make: Callable[[], PreTrainedTokenizerBase], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The relations are tokenized once, whatever the number of pairs."""
+    lm_tokenizer = make()
+    texts: list[str] = []
+    original = type(lm_tokenizer).__call__
+
+    def count(self: PreTrainedTokenizerBase, batch: list[str], **options: object) -> object:
+        texts.extend(batch)
+        return original(self, batch, **options)
+
+    monkeypatch.setattr(type(lm_tokenizer), "__call__", count)
+    tokenize_lines(lm_tokenizer, PAIRS[:1], RELATIONS, PREVIOUS)
+    texts.clear()
+    tokenize_lines(lm_tokenizer, PAIRS[:20], RELATIONS, PREVIOUS)
+    assert len(texts) == 20 + 1
+    assert line_tokens._relation_ids(lm_tokenizer, tuple(RELATIONS)) is not None
