@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import os
 import re
 from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any
 
+import torch
 from huggingface_hub import save_torch_state_dict
 from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
@@ -16,6 +18,11 @@ from transformers import PreTrainedModel
 from lmrc.common.errors import UserError
 
 logger = logging.getLogger(__name__)
+
+# On Hopper and Blackwell torch prefers the attention of cuDNN, which makes and keeps a plan for each new shape.
+# Lengths of texts rarely repeat, so a call would take up to 40 times as long. The variable is for child processes, too.
+os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
+torch.backends.cuda.enable_cudnn_sdp(False)
 
 # The pooler may be missing: many checkpoints lack it, and neither RCP nor the sentence encoder uses it.
 POOLER = re.compile(r"^pooler\.")

@@ -18,11 +18,6 @@ from torch import Tensor
 from lmrc.common.errors import RunError, UserError
 from lmrc.training.watchdog import Watchdog
 
-# On Hopper and Blackwell torch prefers the attention of cuDNN, which makes and keeps a plan for each new shape.
-# Lengths of texts rarely repeat, so a call would take up to 40 times as long. The variable is for child processes, too.
-os.environ.setdefault("TORCH_CUDNN_SDPA_DEPRIORITIZED", "1")
-torch.backends.cuda.enable_cudnn_sdp(False)
-
 if not torch.cuda.is_available():
     # DeepSpeed, which peft and accelerate import, warns without this that it found no accelerator.
     os.environ.setdefault("DS_ACCELERATOR", "cpu")

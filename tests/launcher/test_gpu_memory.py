@@ -308,13 +308,14 @@ def test_kv_cache_of_classify() -> None:
 
 
 def test_kv_cache_equals_that_of_the_lm() -> None:
-    from lmrc.rc.model.kv_cache import KVCache, extend_caches
+    from lmrc.rc.model.kv_cache import KVCache, KVPool, extend_caches
     from lmrc.rc.model.lora import load_base
     from lmrc.rc.model.packed_attention import IMPLEMENTATION
 
-    cache = KVCache()
-    extend_caches(load_base("embedded:tiny-llm", IMPLEMENTATION, "bf16"), [cache], [list(range(10))])
-    layers = [cache.get(layer) for layer in range(len(cache._keys))]
+    cache = KVCache(KVPool())
+    model = load_base("embedded:tiny-llm", IMPLEMENTATION, "bf16")
+    extend_caches(model, [cache], [list(range(10))])
+    layers = [cache.get(layer) for layer in range(model.config.num_hidden_layers)]
     stored = sum(part.numel() * part.element_size() for layer in layers if layer is not None for part in layer)
     assert stored == 10 * kv_bytes_per_token(load_model_shape("embedded:tiny-llm", "causal"), 2)
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import logging
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -63,3 +66,24 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
         load_model(AutoModel, str(tmp_path), "mine")
     with pytest.raises(OSError, match="nowhere"):
         load_model(AutoModel, str(tmp_path / "nowhere"), "mine")
+
+
+def test_cudnn_attention_is_switched_off() -> None:
+    code = (
+        "import os, torch, lmrc.pretrained.weights; "
+        "print(os.environ['TORCH_CUDNN_SDPA_DEPRIORITIZED'], torch.backends.cuda.cudnn_sdp_enabled())"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "TORCH_CUDNN_SDPA_DEPRIORITIZED"}
+    for own, expected in (({}, "1 False"), ({"TORCH_CUDNN_SDPA_DEPRIORITIZED": "0"}, "0 False")):
+        output = subprocess.run(
+            [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, env=environment | own
+        ).stdout
+        assert output.strip() == expected
+
+
+@pytest.mark.parametrize(
+    "module", ["lmrc.rcp.predict", "lmrc.rc.decoding.hf_backend", "lmrc.rc.alignment", "lmrc.rcp.task"]
+)
+def test_every_model_on_a_gpu_is_loaded_by_this_module(module: str) -> None:
+    code = f"import sys, {module}; sys.exit('lmrc.pretrained.weights' not in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

@@ -1,8 +1,6 @@
 from __future__ import annotations
 
 import os
-import subprocess
-import sys
 from typing import Any
 
 import pytest
@@ -33,24 +31,3 @@ def test_a_rank_uses_one_of_the_gpus_that_it_sees(
     assert os.environ["LOCAL_RANK"] == str(index)  # DeepSpeed reads it
     # The group is bound to the GPU, so that it is used for barriers and that new groups need no new connections.
     assert (given[0]["backend"], given[0]["device_id"]) == ("nccl", world.device)
-
-
-def test_cudnn_attention_is_switched_off() -> None:
-    code = (
-        "import os, torch, lmrc.training.distributed; "
-        "print(os.environ['TORCH_CUDNN_SDPA_DEPRIORITIZED'], torch.backends.cuda.cudnn_sdp_enabled())"
-    )
-    environment = {name: value for name, value in os.environ.items() if name != "TORCH_CUDNN_SDPA_DEPRIORITIZED"}
-    for own, expected in (({}, "1 False"), ({"TORCH_CUDNN_SDPA_DEPRIORITIZED": "0"}, "0 False")):
-        output = subprocess.run(
-            [sys.executable, "-c", code], check=True, stdout=subprocess.PIPE, text=True, env=environment | own
-        ).stdout
-        assert output.strip() == expected
-
-
-@pytest.mark.parametrize(
-    "module", ["lmrc.rcp.predict", "lmrc.rc.decoding.hf_backend", "lmrc.rc.alignment", "lmrc.rcp.task"]
-)
-def test_every_user_of_a_gpu_imports_this_module(module: str) -> None:
-    code = f"import sys, {module}; sys.exit('lmrc.training.distributed' not in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0
