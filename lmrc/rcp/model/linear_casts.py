@@ -33,7 +33,7 @@ class LinearCasts:
         ]
         members = {id(layer) for layers in grouped for layer in layers}
         single = [[module] for module in encoder.modules() if _is_linear(module) and id(module) not in members]
-        self._groups = [_Group(layers) for layers in [*grouped, *single]]  # type: ignore[arg-type]
+        self._groups = [_Group(layers) for layers in [*grouped, *single]]
 
     @contextmanager
     def active(self) -> Iterator[None]:
