@@ -27,7 +27,7 @@ MAY_IMPORT = {
     "rc": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained", "evaluation"},
 }
 MAY_IMPORT["launcher"] = {*MAY_IMPORT}
-MAY_IMPORT["monitor"] = {"common", "config", "runs", "training", "inference", "launcher"}
+MAY_IMPORT["monitor"] = {"common", "config", "kernels", "runs", "training", "inference", "launcher"}
 
 # Modules that print, besides cli/: the output of a command. All others log.
 MAY_PRINT = (

@@ -302,8 +302,9 @@ def _encoder_activations(encoder: ModelShape, options: Training, rows: int, leng
     There are `rows` windows of `length` tokens.
     """
     element, hidden = _element(options), encoder.hidden
-    # Under autocast query, key and value each save their own bf16 copy of the layer norm's output.
-    attention = (3 * BF16 if element == BF16 else FP32) * hidden + 4 * element * hidden
+    # With gradient checkpointing query, key and value are separate products, and each saves its own bf16 input.
+    inputs = 3 if element == BF16 and options.gradient_checkpointing else 1
+    attention = inputs * element * hidden + 4 * element * hidden
     norms = 2 * FP32 * hidden
     dropout = 2 * hidden if getattr(encoder.config, "hidden_dropout_prob", 0.0) > 0 else 0
     mlp = element * hidden + 2 * element * encoder.intermediate

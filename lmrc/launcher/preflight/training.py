@@ -74,7 +74,9 @@ def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Itera
     yield from _check_queries(config, location, inputs)
     yield from _check_quantization(config)
     if config.model.attn_implementation == "flash_attention_2" and not is_importable("flash_attn"):
-        yield ok("attention: flash-attn is not installed, so torch's sdpa is used instead")
+        from lmrc.kernels.varlen_attention import kernel_name
+
+        yield ok(f"attention: flash-attn is not installed; GPUs use {kernel_name()}")
     yield from _check_room(config, plan, location.check.level != "missing")
 
 

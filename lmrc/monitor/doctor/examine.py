@@ -182,10 +182,15 @@ def _check_without_gpu(built_for_cuda: bool, bf16: bool) -> Iterator[Check]:
 
 def check_extras() -> Iterator[Check]:
     """Check optional packages."""
+    import torch
+
+    from lmrc.kernels.varlen_attention import kernel_name
+
     try:
         yield ok(f"flash-attn {importlib.metadata.version('flash-attn')}")
     except importlib.metadata.PackageNotFoundError:
-        yield ok("no flash-attn: not needed, torch has flash attention of its own")
+        message, is_slow = f"no flash-attn: attention uses {kernel_name()}", kernel_name() == "sdpa per sequence"
+        yield warning(message, "pip install 'torch>=2.12'") if is_slow and torch.cuda.is_available() else ok(message)
     try:
         yield ok(f"bitsandbytes {importlib.metadata.version('bitsandbytes')}")
     except importlib.metadata.PackageNotFoundError:

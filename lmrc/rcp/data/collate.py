@@ -131,6 +131,7 @@ def collate(documents: Sequence[EncodedDocument], windows: Windows, first_positi
         for window in windows.locate(positions, shape.length)
     ]
 
+    pair_starts = np.cumsum([0, *(2 * shape.num_unordered_pairs for shape in shapes[:-1])])
     mention_counts = np.array(
         [len(positions) for document in documents for positions in document.marker_positions], dtype=np.int64
     )
@@ -160,6 +161,9 @@ def collate(documents: Sequence[EncodedDocument], windows: Windows, first_positi
         # Pairs a < b of all documents, [unordered pairs].
         "first": np.concatenate([unordered_pairs(shape.num_entities)[0] for shape in shapes]),
         "second": np.concatenate([unordered_pairs(shape.num_entities)[1] for shape in shapes]),
-        "pair_indices": np.concatenate([ordered_pair_indices(shape.num_entities) for shape in shapes]),  # [pairs]
+        # Per ordered pair, its index in the list of all (a, b) and then all (b, a) of each document, [pairs].
+        "pair_indices": np.concatenate(
+            [start + ordered_pair_indices(shape.num_entities) for start, shape in zip(pair_starts, shapes, strict=True)]
+        ),
     }
     return {**{name: torch.from_numpy(array) for name, array in arrays.items()}, "shapes": shapes}

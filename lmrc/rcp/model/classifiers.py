@@ -99,25 +99,33 @@ class _PairProjection(nn.Module):
         if self._features.distance:
             context = context + self.distance(distances).to(context.dtype)
         context_head, context_tail = context.repeat(2, 1).chunk(2, dim=1)
-        z_head = torch.tanh(select_rows(head, torch.cat([first, second])) + context_head)
-        z_tail = torch.tanh(select_rows(tail, torch.cat([second, first])) + context_tail)
+        heads, tails = select_rows(head, tail, first, second)
+        z_head, z_tail = torch.tanh(heads + context_head), torch.tanh(tails + context_tail)
         return z_head, z_tail
 
 
-def select_rows(table: Tensor, index: Tensor) -> Tensor:
-    """Return rows of a table, like `table.index_select(0, index)`, but sum their gradients in float32.
+def select_rows(head: Tensor, tail: Tensor, first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the rows of heads and of tails, both [2 * pairs, width], but sum their gradients in float32.
 
-    For few rows it is a product with a matrix of zeros and ones. This is exact, and deterministic on a GPU, unlike
+    For few rows these are products with matrices of zeros and ones. They are exact, and deterministic on a GPU, unlike
     the gradient of `index_select`.
 
     Args:
-        table: [rows, width].
-        index: [selected].
+        head: row of each entity as a head, [entities, width].
+        tail: row of each entity as a tail, [entities, width].
+        first: entity index, [pairs].
+        second: entity index, [pairs].
+
+    Returns:
+        The rows `head[first]` and `head[second]`; the rows `tail[second]` and `tail[first]`.
     """
-    if table.shape[0] > MAX_PRODUCT_ROWS:
-        return table.to(torch.promote_types(table.dtype, torch.float32)).index_select(0, index).to(table.dtype)
-    rows = torch.arange(table.shape[0], device=table.device)
-    return (index.unsqueeze(1) == rows).to(table.dtype) @ table
+    pairs = torch.stack([first, second])
+    if len(head) > MAX_PRODUCT_ROWS:
+        dtype = torch.promote_types(head.dtype, torch.float32)
+        rows = head.to(dtype).index_select(0, pairs.flatten()), tail.to(dtype).index_select(0, pairs.flip(0).flatten())
+        return rows[0].to(head.dtype), rows[1].to(tail.dtype)
+    one_hot = (pairs.unsqueeze(2) == torch.arange(len(head), device=head.device)).to(head.dtype)
+    return one_hot.flatten(0, 1) @ head, one_hot.flip(0).flatten(0, 1) @ tail
 
 
 def _zero_embedding(rows: int, width: int, padding_idx: int | None = None) -> nn.Embedding:

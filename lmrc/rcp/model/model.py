@@ -241,22 +241,20 @@ class RelationCandidateModel(nn.Module):
         shapes: list[DocumentShape] = batch["shapes"]
         window_lengths = [length for shape in shapes for length in shape.window_lengths]
         hidden, query, key = self._packed(batch["input_ids"], batch["position_ids"], window_lengths)
+        # Cast once for all windows: half precision is too coarse for attention rows.
+        dtype = torch.promote_types(query.dtype, torch.float32)
+        query, key = query.index_select(0, batch["marker_tokens"]).to(dtype), key.to(dtype)
         num_rows = [shape.num_mentions for shape in shapes for _ in shape.window_lengths]
         windows = zip(
             torch.split(hidden, window_lengths),
             torch.split(key, window_lengths),
-            torch.split(query.index_select(0, batch["marker_tokens"]), num_rows),
+            torch.split(query, num_rows),
             torch.split(batch["marker_mask"], num_rows),
             strict=True,
         )
         num_mentions = [shape.num_mentions for shape in shapes]
-        mentions = zip(
-            *(
-                torch.split(batch[name], num_mentions)
-                for name in ("marker_positions", "mention_entity", "mention_weight")
-            ),
-            strict=True,
-        )
+        columns = batch["marker_positions"], batch["mention_entity"], batch["mention_weight"].to(dtype)
+        mentions = zip(*(torch.split(column, num_mentions) for column in columns), strict=True)
 
         marker_states, document_states, attentions = [], [], []
         for shape, (positions, mention_entity, mention_weight) in zip(shapes, mentions, strict=True):
@@ -276,12 +274,9 @@ class RelationCandidateModel(nn.Module):
         num_entities = [shape.num_entities for shape in shapes]
         entities = torch.split(embeddings, num_entities)
         types = torch.split(batch["types"], num_entities) if self.features.types else [None] * len(shapes)
-        indices = torch.split(batch["pair_indices"], [2 * shape.num_unordered_pairs for shape in shapes])
         documents = zip(document_states, attentions, entities, types, Pairs.of(batch), strict=True)
-        outputs = [
-            self._classify(*document).index_select(0, index) for document, index in zip(documents, indices, strict=True)
-        ]
-        return torch.cat(outputs)
+        outputs = torch.cat([self._classify(*document) for document in documents])
+        return outputs.index_select(0, batch["pair_indices"])
 
     def _classify(
         self, states: Tensor, attention: Tensor, entities: Tensor, types: Tensor | None, pairs: Pairs
@@ -298,7 +293,7 @@ class RelationCandidateModel(nn.Module):
 
         def classify_block(heads: slice, pairs: Pairs) -> Tensor:
             first, second = pairs.first, pairs.second
-            contexts = pool_contexts(states, attention, heads, first, second).to(entities.dtype)
+            contexts = pool_contexts(states, attention, heads, first, second)
             outputs: Tensor
             outputs, projections = self.classifier(entities, contexts, first, second, types, pairs.distances)
             if self.relation_head is None or pairs.relations is None:

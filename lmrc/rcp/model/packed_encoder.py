@@ -16,6 +16,7 @@ from transformers import PreTrainedModel
 from lmrc.common.errors import UserError
 from lmrc.kernels.varlen_attention import VarlenLayout
 from lmrc.rcp.data.windows import Windows
+from lmrc.rcp.model.linear_casts import LinearCasts
 from lmrc.rcp.model.marker_attention import attention_rows, capture_query_key, last_self_attention
 from lmrc.rcp.model.window_attention import IMPLEMENTATION
 
@@ -31,6 +32,7 @@ class PackedEncoder:
         """
         self._encoder = encoder
         self._attention = last_self_attention(encoder)
+        self._casts = LinearCasts(encoder)
         self.windows = Windows.of(encoder)
         self.num_heads = encoder.config.num_attention_heads
         if self._attention is None or not self._agrees_with_eager():
@@ -55,7 +57,7 @@ class PackedEncoder:
         """
         assert self._attention is not None
         layout = VarlenLayout.of(windows)
-        with capture_query_key(self._attention) as captured:
+        with capture_query_key(self._attention) as captured, self._casts.active():
             output = self._encoder(input_ids=input_ids[None], position_ids=position_ids[None], layout=layout)
         query, key = captured["query"].squeeze(0), captured["key"].squeeze(0)
         return output.last_hidden_state.squeeze(0), query, key

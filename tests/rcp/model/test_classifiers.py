@@ -66,18 +66,23 @@ def test_logits_start_small(width: int) -> None:
 def test_selected_rows_are_exact(dtype: torch.dtype, limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classifiers, "MAX_PRODUCT_ROWS", limit)
     torch.manual_seed(0)
-    table, index = torch.randn(7, 5).to(dtype), torch.randint(0, 7, (30,))
-    assert torch.equal(select_rows(table, index), table[index])
+    head, tail = torch.randn(2, 7, 5).to(dtype)
+    first, second = torch.randint(0, 7, (2, 30))
+    heads, tails = select_rows(head, tail, first, second)
+    assert torch.equal(heads, torch.cat([head[first], head[second]]))
+    assert torch.equal(tails, torch.cat([tail[second], tail[first]]))
 
 
 @pytest.mark.parametrize("limit", [128, 2])
 def test_gradients_of_a_row_are_summed_in_float32(limit: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """In bf16, 256 + 1 is 256, so the sum of 256 and 41 ones would stay 256."""
     monkeypatch.setattr(classifiers, "MAX_PRODUCT_ROWS", limit)
-    table = torch.zeros(3, 1, dtype=torch.bfloat16, requires_grad=True)
-    gradient = torch.ones(42, 1, dtype=torch.bfloat16)
+    tables = torch.zeros(2, 3, 1, dtype=torch.bfloat16, requires_grad=True)
+    gradient = torch.ones(84, 1, dtype=torch.bfloat16)
     gradient[0] = 256
-    select_rows(table, torch.ones(42, dtype=torch.int64)).backward(gradient)
-    assert table.grad is not None
+    ones = torch.ones(42, dtype=torch.int64)
+    heads, tails = select_rows(tables[0], tables[1], ones, 2 * ones)
+    torch.autograd.backward([heads, tails], [gradient, gradient.flip(0)])
+    assert tables.grad is not None
     # The nearest bf16 of 297 is 296.
-    assert table.grad.flatten().tolist() == [0, 296, 0]
+    assert tables.grad.squeeze(2).tolist() == [[0, 296, 42], [0, 296, 42]]
