@@ -1,4 +1,4 @@
-"""Old names of renamed options. They are accepted for one release, in YAML and on the command line."""
+"""Old names of renamed options, and removed options. They are accepted for one release."""
 
 from __future__ import annotations
 
@@ -19,6 +19,11 @@ RENAMED = {
 # Old to new name of sections and options at the top of a tree.
 RENAMED_AT_TOP = {"small": "cpu_job", "shorten": "truncate"}
 
+# Section and name of an option that has no effect any more, to the reason.
+REMOVED = {
+    "model.attn_implementation": "attention on a GPU uses flash-attn if it is installed, else torch's own kernel"
+}
+
 _announced: set[str] = set()
 
 
@@ -31,6 +36,18 @@ def current_name(name: str) -> str:
     return f"{path}{dot}{RENAMED.get(f'{section}.{leaf}', leaf)}"
 
 
+def removal_reason(name: str) -> str | None:
+    """Return why an option was removed, given its dotted name with underscores; None if it was not."""
+    return REMOVED.get(".".join(name.split(".")[-2:]))
+
+
+def announce_removed(name: str, reason: str, source: str = "") -> None:
+    """Log that an option has no effect any more, once per process and option."""
+    if name not in _announced:
+        _announced.add(name)
+        logger.warning(f"{source}{name} has no effect any more: {reason}; leave it out")
+
+
 def announce_renamed(old: str, new: str, source: str = "") -> None:
     """Log that an option was renamed, once per process and option."""
     if old not in _announced:
@@ -39,7 +56,7 @@ def announce_renamed(old: str, new: str, source: str = "") -> None:
 
 
 def with_current_names(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested options, such as a run's config.yaml, with today's names.
+    """Return nested options, such as a run's config.yaml, with today's names and without removed ones.
 
     Args:
         tree: options by name, in sections.
@@ -48,6 +65,8 @@ def with_current_names(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]
     renamed = {}
     for key, value in tree.items():
         name = current_name(f"{prefix}{key}")
+        if removal_reason(name):
+            continue
         renamed[name.rpartition(".")[2]] = with_current_names(value, f"{name}.") if isinstance(value, dict) else value
     return renamed
 

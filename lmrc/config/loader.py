@@ -17,7 +17,7 @@ from pydantic.fields import FieldInfo
 from lmrc.common.errors import ConfigError, nearest
 from lmrc.common.project import CONFIGS
 from lmrc.config import schema as trees
-from lmrc.config.aliases import RENAMED, announce_renamed, current_name
+from lmrc.config.aliases import RENAMED, announce_removed, announce_renamed, current_name, removal_reason
 from lmrc.config.schema import ClusterOptions, Options
 from lmrc.config.unused import refuse_unused
 
@@ -111,6 +111,9 @@ def read_yaml(path: Path, fields: Mapping[str, FieldInfo], prefix: str = "") -> 
         if current != name and current in fields:
             announce_renamed(name, current, f"{path}: ")
             name = current
+        if name not in fields and (reason := removal_reason(name)):
+            announce_removed(name, reason, f"{path}: ")
+            continue
         if name in options:
             raise ConfigError(f"{path} gives {name} twice, in two spellings or by its old name too: keep one of them")
         is_none = isinstance(value, str) and name in fields and _means_none(value, fields[name])
@@ -226,6 +229,8 @@ def parse(
             raise ConfigError(f"{word!r} is no option: give options as --name value, such as --train.epochs 3")
         typed, equals, text = word[2:].partition("=")
         name = _option_name(typed, fields, aliases)
+        if reason := removal_reason(name):
+            raise ConfigError(f"--{typed} has no effect any more: {reason}; leave it out")
         if name not in ("config", *fields, *presets):
             names = [known.replace("_", "-") for known in (*fields, *aliases, *presets, "config")]
             near = nearest(typed.replace("_", "-"), [*names, *(flag.removeprefix("--") for flag in flags)])

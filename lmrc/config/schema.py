@@ -245,9 +245,6 @@ class RcModelOptions(Options):
     """The causal LM of Relation Classification (section 3.2)."""
 
     base: str = Field("meta-llama/Llama-2-13b-chat-hf", description="causal LM: folder, hub name or embedded: name")
-    attn_implementation: Literal["flash_attention_2", "sdpa"] = Field(
-        "flash_attention_2", description="attention kernel; flash_attention_2 falls back to sdpa if it is not installed"
-    )
     quantization: Quantization | None = Field(
         None,
         description="quantization of the frozen base, 8bit or 4bit (NF4); needs bitsandbytes, a GPU and ZeRO below 3",

@@ -115,3 +115,20 @@ def test_the_metadata_of_an_older_adapter(tmp_path: Path) -> None:
     file = tmp_path / METADATA
     file.write_text(file.read_text().replace("truncate", "shorten"))
     assert AdapterMetadata.read(tmp_path) == metadata
+
+
+def test_a_removed_option_is_accepted_in_files_and_refused_on_the_command_line(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = tmp_path / "old.yaml"
+    path.write_text("model: {base: embedded:tiny-llm, attn_implementation: sdpa}\n")
+    config, _ = parse(RcConfig, ["--config", str(path)], {})
+    assert config.model.base == "embedded:tiny-llm"
+    assert caplog.messages[0].startswith(
+        f"{path}: model.attn_implementation has no effect any more: attention on a GPU"
+    )
+    assert with_current_names({"rc": {"model": {"attn_implementation": "sdpa", "base": "x"}}}) == {
+        "rc": {"model": {"base": "x"}}
+    }
+    with pytest.raises(ConfigError, match=r"--model.attn-implementation has no effect any more: .* leave it out"):
+        parse(RcConfig, ["--model.attn-implementation", "sdpa"], {})

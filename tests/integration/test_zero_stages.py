@@ -34,7 +34,7 @@ def config(stage: str, data: Path, name: str, **train: Any) -> RcpConfig | RcCon
     return RcConfig.model_validate(
         {
             **common,
-            "model": {"base": "embedded:tiny-llm", "attn_implementation": "sdpa"},
+            "model": {"base": "embedded:tiny-llm"},
             "lora": {"dropout": 0.0},
             "prompt": {"max_length": 2048},
             "train": {**TRAIN, "learning_rate": 1e-2, "gradient_checkpointing": True, **train},

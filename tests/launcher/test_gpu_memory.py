@@ -89,7 +89,7 @@ def test_estimate_equals_a_real_step_of_rc(precision: str) -> None:
 
     config = RcConfig.model_validate(
         {
-            "model": {"base": "embedded:tiny-llm", "attn_implementation": "sdpa"},
+            "model": {"base": "embedded:tiny-llm"},
             "train": {"precision": precision, "zero_stage": 0},
         }
     )
@@ -183,7 +183,7 @@ def test_lm_activations_are_close_to_autograd(dropout: float, tmp_path: Any) -> 
     shape.save_pretrained(tmp_path)
     config = RcConfig.model_validate(
         {
-            "model": {"base": str(tmp_path), "attn_implementation": "sdpa"},
+            "model": {"base": str(tmp_path)},
             "prompt": {"max_length": 256},
             "lora": {"dropout": dropout},
             "train": {"micro_batch_size": 2},

@@ -52,7 +52,7 @@ def by_heart(
     corpus = tiny.corpus(folder / "corpus", documents)
     config = RcConfig(
         data=TrainingData(train=corpus.folder, dev=corpus.folder),
-        model=RcModelOptions(base=str(base), attn_implementation="sdpa"),
+        model=RcModelOptions(base=str(base)),
         lora=LoraOptions(r=16, alpha=32, dropout=0.0),
         prompt=PromptOptions(kind=kind, template=template),
         train=RcTraining(learning_rate=0.02, precision="fp32"),

@@ -42,7 +42,7 @@ def make(base: Path, tmp_path: Path) -> Callable[..., RcTask]:
         options = {"learning_rate": 0.01, "precision": "fp32", **train}
         config = RcConfig(
             data=TrainingData(train=tmp_path / "train", dev=tmp_path / "dev"),
-            model=RcModelOptions(base=str(base), attn_implementation="sdpa", quantization=quantization),
+            model=RcModelOptions(base=str(base), quantization=quantization),
             lora=LoraOptions(dropout=0.0),
             prompt=prompt or PromptOptions(),
             train=RcTraining(**options),
@@ -237,7 +237,7 @@ def test_pairs_without_a_relation_are_sampled_in_training_only(
         options = RcConfig(
             run=RunOptions(seed=seed),
             data=TrainingData(train=folder, dev=folder),
-            model=RcModelOptions(base=str(base), attn_implementation="sdpa"),
+            model=RcModelOptions(base=str(base)),
             prompt=PromptOptions(kind="direct"),
             train=RcTraining(precision="fp32", negative_ratio=ratio),
         )
@@ -272,7 +272,7 @@ def test_queries_beyond_the_position_limit_are_refused(make: Callable[..., RcTas
     (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 250}))
     options = RcConfig(
         data=TrainingData(train=tmp_path / "train", dev=tmp_path / "dev"),
-        model=RcModelOptions(base=str(short), attn_implementation="sdpa"),
+        model=RcModelOptions(base=str(short)),
     )
     corpora = Corpus.open(tmp_path / "train"), Corpus.open(tmp_path / "dev")
     with pytest.raises(UserError, match=r"a text has \d+ tokens, but the LM \(llama\) is limited to 250 positions"):

@@ -273,7 +273,7 @@ def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
     model: dict[str, dict[str, Any]] = {
         "rcp": {"model.encoder": "embedded:tiny-encoder"},
         "rc": {
-            "model.base": "embedded:tiny-llm", "model.attn_implementation": "sdpa", "lora.dropout": 0.1,
+            "model.base": "embedded:tiny-llm", "lora.dropout": 0.1,
             "prompt.max_length": 4096, "train.learning_rate": 1e-3, "train.warmup": 0.1,
         },
     }  # fmt: skip

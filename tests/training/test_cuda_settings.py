@@ -95,7 +95,7 @@ def test_a_training_has_no_operation_without_a_deterministic_algorithm(
             model: dict[str, Any] = {"encoder": "embedded:tiny-encoder", "max_length": 512}
             config = RcpConfig.model_validate({**common, "model": model, "train": {**train, "relation_weight": 1.0}})
         else:
-            model = {"base": "embedded:tiny-llm", "attn_implementation": "sdpa"}
+            model = {"base": "embedded:tiny-llm"}
             prompt = {"max_length": 2048}
             train["micro_batch_size"] = 2
             config = RcConfig.model_validate({**common, "model": model, "prompt": prompt, "train": train})

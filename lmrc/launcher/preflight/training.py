@@ -73,7 +73,7 @@ def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Itera
         yield from check_weights(location, shape, "model.base")
     yield from _check_queries(config, location, inputs)
     yield from _check_quantization(config)
-    if config.model.attn_implementation == "flash_attention_2" and not is_importable("flash_attn"):
+    if not is_importable("flash_attn"):
         from lmrc.kernels.varlen_attention import kernel_name
 
         yield ok(f"attention: flash-attn is not installed; GPUs use {kernel_name()}")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 from collections.abc import Sequence
 from pathlib import Path
@@ -21,7 +20,7 @@ from transformers import (
     PreTrainedTokenizerBase,
 )
 from transformers.integrations import is_deepspeed_zero3_enabled
-from transformers.utils import is_bitsandbytes_available, is_flash_attn_2_available
+from transformers.utils import is_bitsandbytes_available
 
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.config.schema import LoraOptions, Quantization, ResolvedPrecision
@@ -32,16 +31,6 @@ from lmrc.rc.model.adapter import adapter_base, check_adapter, first_line
 logger = logging.getLogger(__name__)
 
 DTYPES: dict[ResolvedPrecision, torch.dtype] = {"fp32": torch.float32, "bf16": torch.bfloat16}
-
-_log_once = functools.cache(logger.info)
-
-
-def attention_kernel(requested: str) -> str:
-    """Return the attention implementation to use: sdpa if flash_attention_2 is requested but not available."""
-    if requested == "flash_attention_2" and not is_flash_attn_2_available():
-        _log_once("attention: flash_attention_2 needs CUDA and the package flash-attn; using sdpa")
-        return "sdpa"
-    return requested
 
 
 def own_gpus(count: int = 1) -> list[torch.device]:
@@ -84,7 +73,7 @@ def load_base(
         UserError: if its weights do not match its config.
     """
     folder = resolve(name)
-    options: dict[str, Any] = {"dtype": DTYPES[precision], "attn_implementation": attention_kernel(attn_implementation)}
+    options: dict[str, Any] = {"dtype": DTYPES[precision], "attn_implementation": attn_implementation}
     if len(devices) == 1 and not is_deepspeed_zero3_enabled():
         options["device_map"] = {"": devices[0]}
     elif devices and not is_deepspeed_zero3_enabled():

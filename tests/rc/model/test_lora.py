@@ -11,7 +11,6 @@ import torch
 from peft import PeftModel
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
-from transformers.utils import is_flash_attn_2_available
 
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.config.schema import LoraOptions, RcTraining, ResolvedPrecision
@@ -126,16 +125,6 @@ def test_message_for_a_missing_model_says_what_to_give(tmp_path: Path) -> None:
 def test_folder_without_adapter_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="holds no adapter"):
         adapter_base(tmp_path)
-
-
-def test_flash_attention_falls_back_with_one_message(base: Path, caplog: pytest.LogCaptureFixture) -> None:
-    if is_flash_attn_2_available():
-        pytest.skip("flash-attn is installed here")
-    lora._log_once.cache_clear()
-    for _ in range(2):
-        model = lora.load_base(str(base), "flash_attention_2", "fp32")
-    assert model.config._attn_implementation == "sdpa"
-    assert caplog.text.count("using sdpa") == 1
 
 
 def test_sampling_options_of_the_base_are_removed(base: Path, tmp_path: Path) -> None:
