@@ -13,16 +13,14 @@ from __future__ import annotations
 import argparse
 import random
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from statistics import mean, median
-from typing import Any
 from unittest.mock import patch
 
 import torch
+from launches import CallCounter
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForCausalLM, LlamaConfig, PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrc.corpus.relations import DOCRED
@@ -46,23 +44,6 @@ LLAMA2_13B = LlamaConfig(
 _NAMES = ["New York City", "Bob (singer)", "University of Oxford", "U.S.", "1984", "Zoë Kravitz"]
 _PREFIX = [1] * 300
 _PAIRS = 20
-
-
-class Calls(TorchDispatchMode):  # type: ignore[no-untyped-call]
-    """Counts ATen calls, without those that only make views."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.count: int = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        """Call the function and count it."""
-        output = function(*args, **(kwargs or {}))
-        storages = {part.untyped_storage()._cdata for part in tree_leaves(args) if isinstance(part, Tensor)}
-        made = [part for part in tree_leaves(output) if isinstance(part, Tensor)]
-        is_view = bool(made) and all(part.untyped_storage()._cdata in storages for part in made)
-        self.count += function._schema.is_mutable or not is_view
-        return output
 
 
 def grammar(tokenizer: PreTrainedTokenizerBase, pairs: int) -> Grammar:
@@ -92,10 +73,10 @@ def calls_per_pass(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase, r
     requests = [Request(_PREFIX + [1] * (300 + 17 * row), grammar(tokenizer, 5), 200) for row in range(2 * rows)]
 
     def choose(chosen: Tensor) -> Sequence[tuple[float, float]]:
-        counts.append(calls.count)
+        counts.append(calls.total)
         return [(generator.randrange(2), 0.0) for _ in range(len(chosen))]
 
-    with Calls() as calls, patch.object(Tensor, "tolist", choose):
+    with CallCounter() as calls, patch.object(Tensor, "tolist", choose):
         list(decode(model, requests, RowLimit(rows), PrefixCache(_PREFIX)))
     return [after - before for before, after in pairwise(counts)], len(counts)
 
@@ -116,20 +97,25 @@ def milliseconds_per_choice(tokenizer: PreTrainedTokenizerBase, answers: int = 2
     return least
 
 
+def report(tokenizer: PreTrainedTokenizerBase) -> Iterator[str]:
+    """Yield the results, a line each."""
+    yield f"grammar, {_PAIRS} pairs and {len(DOCRED)} relations: {milliseconds_per_choice(tokenizer):.3f} ms a choice"
+    model = llama2_on_meta()
+    for rows in (1, 8, 32):
+        counts, syncs = calls_per_pass(model, tokenizer, rows)
+        yield (
+            f"decoding, {rows} rows: {median(counts):.0f} calls a pass ({mean(counts):.0f} on average, with rows that "
+            f"begin and caches that move), {syncs / (len(counts) + 1):.0f} sync"
+        )
+
+
 def main() -> None:
     """Run the benchmark and print the results."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--tokenizer", default="embedded:smollm2", help="folder, hub name or embedded: name")
     options = parser.parse_args()
-    tokenizer = load_tokenizer(options.tokenizer)
-    print(f"grammar, {_PAIRS} pairs and {len(DOCRED)} relations: {milliseconds_per_choice(tokenizer):.3f} ms a choice")
-    model = llama2_on_meta()
-    for rows in (1, 8, 32):
-        counts, syncs = calls_per_pass(model, tokenizer, rows)
-        print(
-            f"{rows} rows: {median(counts):.0f} ATen calls a pass ({mean(counts):.0f} on average, with rows that begin "
-            f"and caches that move), {syncs / (len(counts) + 1):.0f} sync"
-        )
+    for line in report(load_tokenizer(options.tokenizer)):
+        print(line, flush=True)
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""Counts of ATen calls and of host syncs in training steps, at the shapes of the models of the paper.
+"""Counts of ATen calls and of host syncs in training steps and decoding passes, at the shapes of the paper's models.
 
 On a GPU a step of a small model waits for the host, which issues one call after another (5 to 10 us each). So the calls
 are counted, without views. Tensors have shapes but no data (torch's FakeTensorMode), so that size costs nothing, and
@@ -8,7 +8,7 @@ Every side runs under bf16 autocast.
 The published structure reads values on the host. It is therefore counted on narrow layers with data: the number of
 calls does not depend on the width.
 
-    python benchmarks/launches.py [--only rcp rc] [--json FILE]
+    python benchmarks/launches.py [--only rcp rc decoding] [--json FILE]
 """
 
 from __future__ import annotations
@@ -228,18 +228,17 @@ def count_rc() -> dict[str, dict[str, int]]:
     return counts
 
 
-# Decoding adds its own entry here.
 SECTIONS: dict[str, Callable[[], dict[str, dict[str, int]]]] = {"rcp": count_rcp, "rc": count_rc}
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Print the counts."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", nargs="+", choices=list(SECTIONS), default=list(SECTIONS))
-    parser.add_argument("--json", type=Path, help="file for the counts")
+    parser.add_argument("--only", nargs="+", choices=[*SECTIONS, "decoding"], default=[*SECTIONS, "decoding"])
+    parser.add_argument("--json", type=Path, help="file for the counts of the steps")
     options = parser.parse_args(arguments)
     figures: dict[str, dict[str, int]] = {}
-    for section in options.only:
+    for section in (name for name in SECTIONS if name in options.only):
         for name, counts in SECTIONS[section]().items():
             figures[name] = counts
             total = counts["forward"] + counts["backward"]
@@ -248,6 +247,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"AdamW {counts['update']}; {counts['syncs']} host syncs",
                 flush=True,
             )
+    if "decoding" in options.only:
+        # Here, because that module uses the counter of this one.
+        from decoding import report
+
+        from lmrc.rc.model.lora import load_tokenizer
+
+        for line in report(load_tokenizer("embedded:smollm2")):
+            print(line, flush=True)
     if options.json:
         options.json.write_text(json.dumps(figures, indent=2) + "\n")
 

@@ -109,7 +109,7 @@ class RelationCandidateModel(nn.Module):
     ) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
         """Return a model to train, and its tokenizer.
 
-        If `name` is a trained RCP model with a classifier of the same kind, the classifier is loaded too. Prints what
+        If `name` is a trained RCP model with a classifier of the same kind, the classifier is loaded too. Logs what
         was loaded, and the maximum length if it was lowered.
 
         Args:
