@@ -1,0 +1,129 @@
+"""Checks of attention: cuDNN is off, and packed sequences equal single ones."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from gpu.check import Machine, relative_error, require
+from gpu.models import RcTask, adapted, logits_of, make_lm, small_llama
+from peft import PeftModel
+from torch import Tensor
+from torch.nn.attention import SDPBackend, sdpa_kernel
+
+from lmrc.pretrained import weights  # noqa: F401 - switches cuDNN's attention off
+from lmrc.rc.data.collate import collate
+from lmrc.rc.prompts.query_builder import Example
+from lmrc.training.precision import autocast
+from lmrc.training.task import to_device
+
+# Largest errors as a share of the norm: of float32, and of bfloat16 with 8 bits in two layers.
+FP32_ERROR, BF16_ERROR = 1e-4, 5e-2
+# A plan of cuDNN takes at least this many times as long as a call without one.
+PLAN_RATIO = 10
+
+
+def cudnn_plans(machine: Machine) -> str:
+    """Check that the suite leaves cuDNN's attention off, and time what it would cost.
+
+    Each call has another length in a tensor of another length, like the windows of RCP.
+    """
+    require(not torch.backends.cuda.cudnn_sdp_enabled(), "the suite leaves cuDNN's attention on")
+    calls = 10 if machine.tiny else 2000
+    off = _time_calls(machine, 5 if machine.tiny else 200)
+    if not machine.has_gpu:
+        return f"off; {1000 * off:.2f} ms a call with new shapes on the CPU"
+    before = _resident_megabytes()
+    with sdpa_kernel(SDPBackend.CUDNN_ATTENTION):
+        # A call takes up to 40 ms, so that not all of them fit into the limit of this check.
+        on = _time_calls(machine, calls, seconds=40.0)
+    grown = _resident_megabytes() - before
+    text = f"off {1000 * off:.2f} ms a call, on {1000 * on:.2f} ms ({on / off:.0f} x), {grown:.0f} MB more on the host"
+    return text if on > PLAN_RATIO * off else f"{text}; fewer than the expected {PLAN_RATIO} x"
+
+
+def _time_calls(machine: Machine, calls: int, seconds: float = 60.0) -> float:
+    """Return the seconds per forward and backward pass of windows with new shapes, until `seconds` are over."""
+    generator = random.Random(0)
+    dtype = torch.bfloat16 if machine.has_gpu else torch.float32
+    totals = [generator.randrange(600, 2400) if not machine.tiny else generator.randrange(40, 80) for _ in range(50)]
+
+    def call() -> None:
+        total = generator.choice(totals)
+        packed = torch.randn(3, 1, 16, total, 64, dtype=dtype, device=machine.device, requires_grad=True)
+        length = generator.randrange(total // 8, total // 4)
+        query, key, value = packed[:, :, :, :length].unbind()
+        F.scaled_dot_product_attention(query, key, value).sum().backward()  # type: ignore[no-untyped-call]
+
+    call()
+    spent, done = 0.0, 0
+    while done < calls and spent < seconds:
+        spent += machine.seconds(call)
+        done += 1
+    return spent / done
+
+
+def _resident_megabytes() -> float:
+    return int(Path("/proc/self/status").read_text().split("VmRSS:")[1].split()[0]) / 1024
+
+
+def rc_packing(machine: Machine) -> str:
+    """Compare packed queries with each query alone in float64: logits, and gradients of the adapter.
+
+    With and without a shared prefix, with and without grouped heads, in float32 and bfloat16. On a GPU, bfloat16 must
+    run flash attention.
+    """
+    worst = {"fp32": 0.0, "bf16": 0.0}
+    for key_heads in (4, 2):
+        config = small_llama(key_heads=key_heads)
+        reference = adapted(make_lm(config, torch.device("cpu"), torch.float32), dropout=0.0).double()
+        reference.get_base_model().set_attn_implementation("sdpa")
+        model = adapted(make_lm(config, torch.device("cpu"), torch.float32), dropout=0.0).to(machine.device)
+        examples = RcTask(model, (97, 130, 64, 201)).examples
+        for batch in (examples, examples[:1]):
+            expected = _run(reference, lambda given=batch: _alone(reference, given))
+            for precision, limit in (("fp32", FP32_ERROR), ("bf16", BF16_ERROR)):
+                packed = to_device(dict(collate(batch)), machine.device)
+
+                def forward(given: dict[str, Tensor] = packed, name: str = precision) -> Tensor:
+                    with autocast("bf16" if name == "bf16" else "fp32", machine.device.type):
+                        return logits_of(model, given)
+
+                actual = _run(model, forward)
+                error = max(relative_error(*pair) for pair in zip(actual, expected, strict=True))
+                worst[precision] = max(worst[precision], error)
+                case = f"{key_heads} key heads, {len(batch)} queries, {precision}"
+                require(error < limit, f"{case}: off by {error:.1e}, more than {limit:g}")
+            if machine.has_gpu:
+                _require_flash(machine, lambda run=forward: run().sum().backward(), case)  # type: ignore[no-untyped-call]
+    kernels = "flash attention for 1 and 4 queries" if machine.has_gpu else "no GPU kernels"
+    return f"logits and gradients off by {worst['fp32']:.1e} in fp32, {worst['bf16']:.1e} in bf16; {kernels}"
+
+
+def _alone(model: PeftModel, examples: Sequence[Example]) -> Tensor:
+    """Return the logits of the answers, with a forward pass of transformers per query."""
+    parts = []
+    for example in examples:
+        logits = model(input_ids=example.input_ids.long()[None]).logits[0]
+        parts.append(logits[example.prompt_tokens - 1 : -1])
+    return torch.cat(parts)
+
+
+def _run(model: PeftModel, forward: Callable[[], Tensor]) -> list[Tensor]:
+    """Return the logits and the gradient of each adapter weight for a fixed loss."""
+    model.zero_grad()
+    logits = forward()
+    weight = torch.linspace(-1, 1, logits.shape[1], dtype=logits.dtype, device=logits.device)
+    ((logits * weight).sum(1) ** 2).mean().backward()  # type: ignore[no-untyped-call]
+    gradients = [parameter.grad for parameter in model.parameters() if parameter.requires_grad]
+    return [logits, torch.cat([gradient.flatten() for gradient in gradients if gradient is not None])]
+
+
+def _require_flash(machine: Machine, step: Callable[[], object], case: str) -> None:
+    names = [name for name, _ in machine.profile(step)]
+    attention = sorted({name[:80] for name in names if "flash" in name.lower() or "fmha" in name.lower()})
+    require(any("flash" in name.lower() for name in attention), f"{case}: no flash attention, but {attention}")
+    require(not any("fmha_cutlass" in name for name in attention), f"{case}: memory-efficient attention: {attention}")
