@@ -3,11 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import torch
 from gpu.check import CheckFailed, CheckSkipped, Machine, require
-from gpu.models import RcpTask, RcTask, SyntheticTask, adapted, make_lm, plain_options, small_encoder, small_llama
-from gpu.models import train_steps
+from gpu.models import (
+    RcpTask,
+    RcTask,
+    SyntheticTask,
+    adapted,
+    make_lm,
+    plain_options,
+    small_encoder,
+    small_llama,
+    train_steps,
+)
 from torch import Tensor
 
 from lmrc.config.schema import Training
@@ -17,14 +27,14 @@ from lmrc.training import cuda_settings, distributed
 from lmrc.training.backends import factory
 from lmrc.training.backends.base import STATE_KEYS, Backend, make_optimizer, trained_parameters
 from lmrc.training.backends.torch_ddp import TorchDdpBackend
-from lmrc.training.task import to_device
+from lmrc.training.task import Task, to_device
 from tests.training.toy import ToyTask
 
 STEPS = 20
 
 
 def _rcp_task(machine: Machine) -> RcpTask:
-    return RcpTask(small_encoder(machine), (60, 90, 120, 200), 8)
+    return RcpTask(small_encoder(machine.device), (60, 90, 120, 200), 8)
 
 
 def _rc_task(machine: Machine) -> RcTask:
@@ -69,15 +79,15 @@ def deepspeed_stages(machine: Machine) -> str:
     except Exception as error:
         raise CheckSkipped(f"DeepSpeed cannot be imported: {type(error).__name__}: {error}") from error
     try:
-        expected = _losses(TorchDdpBackend(ToyTask(), _toy_options(machine), machine.world), machine)
+        expected = _losses(TorchDdpBackend(_toy_task(), _toy_options(machine), machine.world), machine)
         for stage in range(4):
             options = _toy_options(machine, backend="deepspeed", zero_stage=stage)
-            task = ToyTask()
+            task = _toy_task()
             backend = DeepSpeedZeroBackend(task, options, machine.world, 1)
             torch.testing.assert_close(_losses(backend, machine), expected, rtol=1e-5, atol=1e-6)
             _round_trip(backend, list(trained_parameters(task)), stage)
             options = options.model_copy(update={"precision": "bf16"})
-            losses = _losses(DeepSpeedZeroBackend(ToyTask(), options, machine.world, 1), machine)
+            losses = _losses(DeepSpeedZeroBackend(_toy_task(), options, machine.world, 1), machine)
             require(bool(losses.isfinite().all()), f"ZeRO {stage} in bf16: losses {losses.tolist()}")
         _require_dtypes(machine)
     except AssertionError as error:
@@ -87,13 +97,18 @@ def deepspeed_stages(machine: Machine) -> str:
     return "ZeRO 0 to 3 equal plain torch; state can be read and set; ZeRO-3 keeps bf16 weights, float32 frequencies"
 
 
-def _toy_options(machine: Machine, **changes: object) -> Training:
+def _toy_task() -> Task:
+    """Return a small task with frozen and trained layers, and two learning rates."""
+    return cast(Task, ToyTask())
+
+
+def _toy_options(machine: Machine, **changes: Any) -> Training:
     return plain_options(machine, precision="fp32", adam_epsilon=1e-6, **changes)
 
 
 def _losses(backend: Backend, machine: Machine) -> Tensor:
     """Return the losses of five steps."""
-    task = ToyTask()
+    task = _toy_task()
     batches = [to_device(task.collate([step, step + 1]), machine.device) for step in range(5)]
     return torch.stack([loss.float().cpu() for loss in train_steps(backend, batches, 5)])
 
@@ -115,7 +130,7 @@ def _require_dtypes(machine: Machine) -> None:
     plain.save_pretrained(folder)
     with factory.loading(_toy_options(machine, backend="deepspeed", zero_stage=3), machine.world):
         base = load_base(str(folder), IMPLEMENTATION, "bf16")
-    shards = {parameter.ds_tensor.dtype for parameter in base.parameters()}  # type: ignore[attr-defined]
+    shards = {parameter.ds_tensor.dtype for parameter in base.parameters()}
     require(shards == {torch.bfloat16}, f"ZeRO-3 keeps the base in {shards}")
     frequencies = {name: buffer for name, buffer in base.named_buffers() if name.endswith("inv_freq")}
     require(bool(frequencies), "the base has no rotary frequencies")
@@ -126,7 +141,7 @@ def _require_dtypes(machine: Machine) -> None:
 
 def adam_on_device(machine: Machine) -> str:
     """Make fused AdamW for a model on the CPU, move the model, and check where Adam's state is."""
-    task = ToyTask()
+    task = _toy_task()
     optimizer = make_optimizer(task, _toy_options(machine))
     task.model.to(machine.device)
     for _ in range(2):
@@ -134,7 +149,7 @@ def adam_on_device(machine: Machine) -> str:
         task.loss(task.model, batch).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         optimizer.zero_grad()
-    backend = TorchDdpBackend(ToyTask(), _toy_options(machine), machine.world)
+    backend = TorchDdpBackend(_toy_task(), _toy_options(machine), machine.world)
     _losses(backend, machine)
     backend.set_step(7)
     states = [*optimizer.state.values(), *backend._optimizer.state.values()]

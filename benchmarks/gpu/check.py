@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch.autograd import DeviceType
 from torch.profiler import ProfilerActivity, profile
 
 from lmrc.config.schema import ResolvedPrecision
@@ -87,7 +86,7 @@ class Machine:
 
     def profile(self, function: Callable[[], object]) -> list[tuple[str, float]]:
         """Call the function and return the name and the microseconds of each kernel; on a CPU, of each ATen call."""
-        kind = DeviceType.CUDA if self.has_gpu else DeviceType.CPU
+        kind = "CUDA" if self.has_gpu else "CPU"
         activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if self.has_gpu else [])]
         with profile(activities=activities) as profiler:
             function()
@@ -95,7 +94,7 @@ class Machine:
         return [
             (event.name, event.time_range.elapsed_us())
             for event in profiler.events() or []
-            if event.device_type == kind
+            if event.device_type.name == kind
             and not getattr(event, "is_user_annotation", False)
             and (self.has_gpu or event.name.startswith("aten::"))
         ]

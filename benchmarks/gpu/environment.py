@@ -3,33 +3,37 @@
 from __future__ import annotations
 
 import importlib
-import json
 import os
-import subprocess
 import sys
+from typing import Any
+from unittest.mock import patch
 
+import submitit
 import torch
 import torch.nn.functional as F
 import transformers
 from gpu.check import CheckSkipped, Machine, require
 
+from lmrc.config.schema import RcpConfig
 from lmrc.kernels.varlen_attention import kernel_name
-from lmrc.launcher.slurm.job import VISIBLE_GPUS
+from lmrc.launcher.local import _environment as launcher_environment
+from lmrc.launcher.slurm import job
+from lmrc.launcher.slurm.job import Job
 
-# Prints the GPU that a process of the local launcher sees, as `Job.__call__` and submitit set the variable.
-_CHILD = f"""
-import os
-from lmrc.config.schema import ClusterOptions
-from lmrc.launcher.local import _environment
-with _environment(ClusterOptions(), 1):
-    os.environ["CUDA_VISIBLE_DEVICES"] = "0"
-    if {VISIBLE_GPUS!r} in os.environ:
-        os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[{VISIBLE_GPUS!r}]
-    import json, torch
-    count = torch.cuda.device_count()
-    uuids = [str(torch.cuda.get_device_properties(index).uuid) for index in range(count)]
-    print(json.dumps([os.environ["CUDA_VISIBLE_DEVICES"], uuids]))
-"""
+
+class _SeeGpus:
+    """A job of the local launcher that returns the GPUs that it sees, in place of a training."""
+
+    def __init__(self, config: RcpConfig) -> None:
+        self._job = Job("rcp", config)
+
+    def __call__(self) -> dict[str, Any] | None:
+        def see(*unused: Any) -> dict[str, Any]:
+            gpus = [torch.cuda.get_device_properties(index) for index in range(torch.cuda.device_count())]
+            return {"variable": os.environ["CUDA_VISIBLE_DEVICES"], "uuids": [str(gpu.uuid) for gpu in gpus]}
+
+        with patch.object(job, "run_attempt", see):
+            return self._job()
 
 
 def environment(machine: Machine) -> str:
@@ -40,7 +44,8 @@ def environment(machine: Machine) -> str:
     if machine.has_gpu:
         major, minor = torch.cuda.get_device_capability(machine.device)
         found += [torch.cuda.get_device_name(machine.device), f"capability {major}.{minor}"]
-        found += [f"CUDA {torch.version.cuda}", f"cuDNN {torch.backends.cudnn.version()}"]
+        cudnn = torch.backends.cudnn.version()  # type: ignore[no-untyped-call]
+        found += [f"CUDA {torch.version.cuda}", f"cuDNN {cudnn}"]
         require(major < 8 or kernel_name() != "sdpa per sequence", "no varlen attention kernel: install torch 2.12")
     order = getattr(torch._C, "_get_sdp_priority_order", list[int])()
     found += [f"sdpa order {order}", f"varlen kernel {kernel_name()}"]
@@ -58,17 +63,18 @@ def _version(package: str) -> str:
 
 def visible_gpus(machine: Machine) -> str:
     """Check that a process of the local launcher sees the GPU that CUDA_VISIBLE_DEVICES names by its UUID."""
-    uuid = f"{torch.cuda.get_device_properties(machine.device).uuid}" if machine.has_gpu else "no-gpu"
+    uuid = str(torch.cuda.get_device_properties(machine.device).uuid) if machine.has_gpu else "none"
     given = f"GPU-{uuid}"
-    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": given, "PYTHONPATH": os.pathsep.join(sys.path)}
-    command = [sys.executable, "-c", _CHILD]
-    ended = subprocess.run(command, env=environment, capture_output=True, text=True)
-    require(ended.returncode == 0, f"the process failed: {ended.stderr.strip()[-300:]}")
-    variable, uuids = json.loads(ended.stdout.splitlines()[-1])
-    require(variable == given, f"CUDA_VISIBLE_DEVICES is {variable!r} in the process, not {given!r}")
+    config = RcpConfig.model_validate({"run": {"folder": machine.folder}, "model": {"encoder": str(machine.folder)}})
+    executor = submitit.LocalExecutor(folder=machine.folder / "log")
+    executor.update_parameters(timeout_min=1, tasks_per_node=1, gpus_per_node=1)
+    variables = {"CUDA_VISIBLE_DEVICES": given, "PYTHONPATH": os.pathsep.join(sys.path)}
+    with patch.dict(os.environ, variables), launcher_environment(config.cluster, 1):
+        seen = executor.submit(_SeeGpus(config)).result()
+    require(seen["variable"] == given, f"CUDA_VISIBLE_DEVICES is {seen['variable']!r} in the process, not {given!r}")
     if not machine.has_gpu:
         return "the process has the variable of its launcher; there is no GPU to compare"
-    require(uuids == [uuid], f"the process sees {uuids}, not {uuid}")
+    require(seen["uuids"] == [uuid], f"the process sees {seen['uuids']}, not {uuid}")
     return f"the process sees {given}"
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
 import os
 import socket
@@ -30,16 +31,22 @@ def failure_reports(machine: Machine) -> str:
     folder, attempt = machine.folder / "failed", Attempt("local-verify")
     folder.mkdir()
     config = RcpConfig.model_validate({"run": {"folder": folder.parent, "name": folder.name}})
-    try:
+    with contextlib.suppress(KeyError):
         run_attempt(Stage("rcp", RcpConfig, lambda given: None, train=fail), config, attempt)
-    except KeyError:
-        pass
     cause, expected = attempt_outcome(folder, attempt).cause, f"rank 0 on {socket.gethostname()}: KeyError: 'relation'"
     require(cause == expected, f"the report is {cause!r}, not {expected!r}")
     text = "an error of rank 0 leaves a report"
     if importlib.util.find_spec("pytest") is None:
         return f"{text}; two ranks not run: pytest is not installed"
-    command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "tests/integration/test_failing_ranks.py"]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-p",
+        "no:cacheprovider",
+        "tests/integration/test_failing_ranks.py",
+    ]
     command += ["-k", "raise_key_error"] if machine.tiny else []
     # gloo, because NCCL refuses two ranks on one GPU.
     environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}

@@ -12,7 +12,7 @@ from lmrc.launcher.gpu_memory import CONTEXT, GIB, estimate_memory
 from lmrc.rc.model.lora import DTYPES
 from lmrc.training.activation_checkpointing import enable_activation_checkpointing
 from lmrc.training.backends.torch_ddp import TorchDdpBackend
-from lmrc.training.task import to_device
+from lmrc.training.task import Batch, to_device
 
 # The estimate leaves out fragments and small temporary tensors.
 MEMORY_MARGIN = 1.1
@@ -28,19 +28,17 @@ def rc_training(machine: Machine) -> str:
     require(dtypes == {torch.float32}, f"the adapter is in {dtypes}, not in float32")
     peak_flops = _flops_per_second(machine)
     texts, short = [], 48 if machine.tiny else 1500
-    for length in (2 * short if machine.tiny else 4096, short):
-        task = RcTask(model, [length])
-        batch = to_device(task.collate([0]), machine.device)
-        for checkpointing in (True, False):
-            if checkpointing:
-                enable_activation_checkpointing(base)
-            else:
-                base.gradient_checkpointing_disable()
+    for checkpointing in (False, True):
+        if checkpointing:
+            enable_activation_checkpointing(base)
+        for length in (2 * short if machine.tiny else 4096, short):
+            task = RcTask(model, [length])
+            batch = to_device(task.collate([0]), machine.device)
             backend = TorchDdpBackend(task, plain_options(machine), machine.world)
             train_steps(backend, [batch], 1)
             times: list[float] = []
 
-            def train(backend: TorchDdpBackend = backend, times: list[float] = times) -> None:
+            def train(backend: TorchDdpBackend = backend, batch: Batch = batch, times: list[float] = times) -> None:
                 times.append(machine.seconds(lambda: train_steps(backend, [batch], 1), calls=2))
 
             peak = machine.peak_bytes(train)

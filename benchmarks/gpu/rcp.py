@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import torch
 from gpu.check import Machine, relative_error, require
-from gpu.models import RcpTask, encoder, plain_options, train_steps
+from gpu.models import RcpTask, encoder, plain_options, small_encoder, train_steps
 from launches import DOCUMENTS, ENTITIES
 from torch import Tensor
-from transformers import RobertaConfig, RobertaModel
 
 from lmrc.config.schema import RcpConfig, RcpTraining, ResolvedPrecision
 from lmrc.corpus.types import Document
@@ -36,22 +35,7 @@ def _documents() -> dict[str, Document]:
 
 
 def _model() -> RelationCandidateModel:
-    """Return a model whose heads have 32 numbers, which kernels of GPUs need."""
-    torch.manual_seed(0)
-    config = RobertaConfig(
-        vocab_size=32,
-        hidden_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        intermediate_size=96,
-        max_position_embeddings=POSITIONS + 2,
-        pad_token_id=1,
-        type_vocab_size=1,
-        hidden_dropout_prob=0.0,
-        attention_probs_dropout_prob=0.0,
-        initializer_range=0.2,
-    )
-    return RelationCandidateModel(RobertaModel(config))
+    return RelationCandidateModel(small_encoder(torch.device("cpu"), 32, POSITIONS, dropout=0.0))
 
 
 def rcp_correctness(machine: Machine) -> str:

@@ -1,7 +1,7 @@
-"""Fifteen checks of the suite on one GPU, in less than ten minutes. One line each: `name: ok|FAIL|skipped value`.
+"""Fifteen checks of the suite on one GPU, in at most ten minutes. One line each: `name: ok|FAIL|skipped value`.
 
-Models have random weights, so nothing is downloaded. A check that takes longer than its limit fails. `--tiny` runs small
-shapes on the CPU.
+Models have random weights, so nothing is downloaded. A check that takes longer than its limit fails. `--tiny` runs
+small shapes on the CPU.
 
     python benchmarks/gpu/verify.py [--tiny] [--only NAME ...] [--json FILE]
 """
@@ -53,30 +53,30 @@ class Result:
     seconds: float
 
 
-class TimeLimit(Exception):
-    """A check took longer than its limit."""
+class TimeLimit(BaseException):
+    """A check took longer than its limit. No handler of Exception in the check must catch it."""
 
 
 def all_checks() -> dict[str, Check]:
-    """Return the checks in their order. Their limits add up to less than ten minutes."""
+    """Return the checks in their order. Their limits add up to ten minutes."""
     from gpu import attention, backends, decoding, environment, failures, rc, rcp, resume
 
     return {
-        "environment": Check(environment.environment, 30),
-        "cudnn-plans": Check(attention.cudnn_plans, 60),
-        "rcp-correctness": Check(rcp.rcp_correctness, 30),
-        "rcp-speed": Check(rcp.rcp_speed, 45),
+        "environment": Check(environment.environment, 20),
+        "cudnn-plans": Check(attention.cudnn_plans, 55),
+        "rcp-correctness": Check(rcp.rcp_correctness, 20),
+        "rcp-speed": Check(rcp.rcp_speed, 40),
         "rc-packing": Check(attention.rc_packing, 30),
-        "rc-training": Check(rc.rc_training, 120),
+        "rc-training": Check(rc.rc_training, 100),
         "decoding": Check(decoding.decoding, 90),
         "determinism": Check(backends.determinism, 30),
         "resume": Check(resume.resume, 60),
-        "signals": Check(resume.signals, 30),
-        "failure-reports": Check(failures.failure_reports, 90),
-        "deepspeed-stages": Check(backends.deepspeed_stages, 45),
-        "adam-on-device": Check(backends.adam_on_device, 15),
-        "visible-gpus": Check(environment.visible_gpus, 30),
-        "several-gpus": Check(environment.several_gpus, 5),
+        "signals": Check(resume.signals, 20),
+        "failure-reports": Check(failures.failure_reports, 80),
+        "deepspeed-stages": Check(backends.deepspeed_stages, 30),
+        "adam-on-device": Check(backends.adam_on_device, 10),
+        "visible-gpus": Check(environment.visible_gpus, 12),
+        "several-gpus": Check(environment.several_gpus, 3),
     }
 
 
