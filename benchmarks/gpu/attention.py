@@ -22,8 +22,8 @@ from lmrc.rc.prompts.query_builder import Example
 from lmrc.training.precision import autocast
 from lmrc.training.task import to_device
 
-# Largest errors as a share of the norm: of float32, and of bfloat16 with 8 bits in two layers.
-FP32_ERROR, BF16_ERROR = 1e-4, 5e-2
+# Largest errors as a share of the norm. bfloat16 has 8 bits, and a wrong mask is off by more than half of the norm.
+FP32_ERROR, BF16_ERROR = 1e-4, 1e-1
 # A plan of cuDNN takes at least this many times as long as a call without one.
 PLAN_RATIO = 10
 

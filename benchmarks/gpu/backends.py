@@ -34,7 +34,7 @@ STEPS = 20
 
 
 def _rcp_task(machine: Machine) -> RcpTask:
-    return RcpTask(small_encoder(machine.device), (60, 90, 120, 200), 8)
+    return RcpTask(small_encoder(), (60, 90, 120, 200), 8)
 
 
 def _rc_task(machine: Machine) -> RcTask:

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -154,16 +153,12 @@ def logits_of(model: nn.Module, batch: Batch) -> Tensor:
 
 
 def encoder(machine: Machine) -> PreTrainedModel:
-    """Return an encoder of RoBERTa-large's shape, or a small one."""
-    if machine.tiny:
-        return small_encoder(machine.device)
-    with seeded(machine.device):
-        return launches.encoder()
+    """Return an encoder of RoBERTa-large's shape, or a small one. As in a training, it is made on the CPU."""
+    torch.manual_seed(0)
+    return small_encoder() if machine.tiny else launches.encoder()
 
 
-def small_encoder(
-    device: torch.device, vocabulary: int = 20_000, positions: int = 512, dropout: float = 0.1
-) -> PreTrainedModel:
+def small_encoder(vocabulary: int = 20_000, positions: int = 512, dropout: float = 0.1) -> PreTrainedModel:
     """Return a small encoder. Its heads have 32 numbers: kernels of GPUs need a multiple of 8.
 
     Args:
@@ -183,8 +178,8 @@ def small_encoder(
         attention_probs_dropout_prob=0.0,
         initializer_range=0.2,
     )
-    with seeded(device):
-        return RobertaModel(config)
+    torch.manual_seed(0)
+    return RobertaModel(config)
 
 
 def small_llama(vocabulary: int = 300, key_heads: int = 4) -> LlamaConfig:
@@ -210,7 +205,8 @@ def large_llama(machine: Machine, vocabulary: int = 300) -> LlamaConfig:
 
 def make_lm(config: LlamaConfig, device: torch.device, dtype: torch.dtype) -> PreTrainedModel:
     """Return a frozen LM with random weights, made on the device."""
-    with seeded(device):
+    torch.manual_seed(0)
+    with device:
         model = AutoModelForCausalLM.from_config(config, attn_implementation=IMPLEMENTATION, dtype=dtype)
     assert isinstance(model, PreTrainedModel)
     model.config.use_cache = False
@@ -225,14 +221,6 @@ def adapted(base: PreTrainedModel, dropout: float = 0.05, r: int = 8) -> PeftMod
         if "lora_B" in name:
             nn.init.normal_(parameter, std=0.01)
     return model.train()
-
-
-@contextlib.contextmanager
-def seeded(device: torch.device) -> Iterator[None]:
-    """Make new tensors on the device, with the same random weights in each call."""
-    torch.manual_seed(0)
-    with device:
-        yield
 
 
 def train_steps(backend: Backend, batches: Sequence[Batch], steps: int, rate_scale: float = 1.0) -> list[Tensor]:

@@ -27,7 +27,7 @@ def rc_training(machine: Machine) -> str:
     dtypes = {parameter.dtype for parameter in model.parameters() if parameter.requires_grad}
     require(dtypes == {torch.float32}, f"the adapter is in {dtypes}, not in float32")
     peak_flops = _flops_per_second(machine)
-    texts, short = [], 48 if machine.tiny else 1500
+    texts, short = [], 64 if machine.tiny else 1500
     for checkpointing in (False, True):
         if checkpointing:
             enable_activation_checkpointing(base)

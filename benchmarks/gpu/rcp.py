@@ -35,7 +35,7 @@ def _documents() -> dict[str, Document]:
 
 
 def _model() -> RelationCandidateModel:
-    return RelationCandidateModel(small_encoder(torch.device("cpu"), 32, POSITIONS, dropout=0.0))
+    return RelationCandidateModel(small_encoder(32, POSITIONS, dropout=0.0))
 
 
 def rcp_correctness(machine: Machine) -> str:

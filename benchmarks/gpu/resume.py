@@ -36,7 +36,7 @@ class InterruptedTask(RcpTask):
     """A task that acts in the batch of a step, or in an evaluation."""
 
     def __init__(self, machine: Machine, act: Callable[[], None], in_batch: int = 0, in_evaluation: int = 0) -> None:
-        super().__init__(small_encoder(machine.device), LENGTHS, 6)
+        super().__init__(small_encoder(), LENGTHS, 6)
         self._act = act
         self._left = {"batch": in_batch, "evaluation": in_evaluation}
 

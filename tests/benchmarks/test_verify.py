@@ -211,3 +211,61 @@ def test_a_resume_with_other_batches_is_found(verify: Any, tmp_path: Path, monke
     ):
         with pytest.raises(CheckFailed, match=message):
             resume._compare(write("a", wrong), reference)
+
+
+def pretended_gpu(folder: Path, peak: int = 1, kernel: str = "flash_fwd_kernel") -> Any:
+    """Return a machine whose checks take the branches of a GPU, with tensors on the CPU."""
+    from gpu.check import Machine
+
+    class PretendedGpu(Machine):
+        @property
+        def has_gpu(self) -> bool:
+            return True
+
+        def peak_bytes(self, function: Callable[[], object]) -> int:
+            function()
+            return peak
+
+        def no_waits(self) -> Any:
+            return contextlib.nullcontext()
+
+        def profile(self, function: Callable[[], object]) -> list[tuple[str, float]]:
+            function()
+            return [(kernel, 5.0)]
+
+        def _wait(self) -> None:
+            """Do nothing."""
+
+    return PretendedGpu(torch.device("cpu"), True, folder)
+
+
+def test_branches_of_a_gpu(verify: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from gpu import attention, decoding, environment, rc, rcp
+
+    for module in (attention, decoding):
+        monkeypatch.setattr(module, "sdpa_kernel", lambda kernels: contextlib.nullcontext())
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (9, 0))
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA H200")
+    machine = pretended_gpu(tmp_path)
+    assert "NVIDIA H200, capability 9.0, CUDA " in environment.environment(machine)
+    monkeypatch.setattr(attention, "_time_calls", lambda machine, calls, seconds=0.0: (0.5 if seconds else 0.1, 3))
+    assert "(5 x), 3 calls took" in attention.cudnn_plans(machine)
+    assert "flash attention for 1 and 4 queries" in attention.rc_packing(machine)
+    assert "GiB, at most" in rcp.rcp_speed(machine)
+    assert rc.rc_training(machine).count("estimated") == 4
+    assert " with cuDNN" in decoding.decoding(machine)
+
+
+def test_gpu_figures_that_are_wrong_are_found(verify: Any, tmp_path: Path) -> None:
+    from gpu import attention, rc, rcp
+    from gpu.check import CheckFailed
+
+    for kernel, message in (
+        ("fmha_cutlassF_bf16", "no flash attention, but .'fmha"),
+        ("softmax", "no flash attention"),
+    ):
+        with pytest.raises(CheckFailed, match=f"4 key heads, 4 queries: {message}"):
+            attention.rc_packing(pretended_gpu(tmp_path, kernel=kernel))
+    for check in (rcp.rcp_speed, rc.rc_training):
+        with pytest.raises(CheckFailed, match="estimated"):
+            check(pretended_gpu(tmp_path, peak=2**50))
