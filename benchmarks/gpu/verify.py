@@ -63,19 +63,19 @@ def all_checks() -> dict[str, Check]:
 
     return {
         "environment": Check(environment.environment, 20),
-        "cudnn-plans": Check(attention.cudnn_plans, 55),
+        "cudnn-plans": Check(attention.cudnn_plans, 50),
         "rcp-correctness": Check(rcp.rcp_correctness, 20),
         "rcp-speed": Check(rcp.rcp_speed, 40),
         "rc-packing": Check(attention.rc_packing, 30),
         "rc-training": Check(rc.rc_training, 100),
-        "decoding": Check(decoding.decoding, 90),
+        "decoding": Check(decoding.decoding, 85),
         "determinism": Check(backends.determinism, 30),
         "resume": Check(resume.resume, 60),
-        "signals": Check(resume.signals, 20),
-        "failure-reports": Check(failures.failure_reports, 80),
+        "signals": Check(resume.signals, 25),
+        "failure-reports": Check(failures.failure_reports, 75),
         "deepspeed-stages": Check(backends.deepspeed_stages, 30),
         "adam-on-device": Check(backends.adam_on_device, 10),
-        "visible-gpus": Check(environment.visible_gpus, 12),
+        "visible-gpus": Check(environment.visible_gpus, 22),
         "several-gpus": Check(environment.several_gpus, 3),
     }
 
