@@ -22,12 +22,12 @@ ROOT = Path(__file__).resolve().parent.parent
 
 @pytest.fixture(autouse=True)
 def log_info() -> Iterator[None]:
-    """Let caplog see the lines of rank 0. What a command of the test sets up ends with the test."""
+    """Let caplog see the lines of rank 0, without what a command of an earlier test or fixture has set up."""
     logger = logging.getLogger("lmrc")
-    handlers = logger.handlers[:]
+    logger.handlers.clear()
     logger.setLevel(logging.INFO)
     yield
-    logger.handlers[:] = handlers
+    logger.handlers.clear()
     logger.setLevel(logging.NOTSET)
 
 

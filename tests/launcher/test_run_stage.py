@@ -20,7 +20,7 @@ def test_only_our_own_lm_sets_a_gpu(
 
     calls: list[Any] = []
 
-    def join(timeout: object) -> distributed.World:
+    def join(timeout: object, watchdog: object) -> distributed.World:
         calls.append(timeout)
         return distributed.ALONE
 

@@ -63,7 +63,7 @@ class ToyTask:
         }
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        output = model(batch["x"])
+        output: Tensor = model(batch["x"])
         return ((output - batch["y"]) ** 2).mean(dim=1).sum()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
