@@ -63,8 +63,8 @@ class ToyTask:
         }
 
     def loss(self, model: nn.Module, batch: Batch) -> Tensor:
-        output: Tensor = model(batch["x"])
-        return ((output - batch["y"]) ** 2).mean(dim=1).sum()
+        errors: Tensor = (model(batch["x"]) - batch["y"]).square().mean(dim=1)
+        return errors.sum()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         return [
