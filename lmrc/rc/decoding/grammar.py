@@ -46,16 +46,16 @@ class _Pair(NamedTuple):
     """The lines of a pair, or the end of sequence.
 
     Attributes:
-        index: index of the pair; for the end of sequence the number of pairs.
+        position: index of the pair; for the end of sequence the number of pairs.
         ends: end of each line [relations].
     """
 
-    index: int
+    position: int
     ends: Sequence[LineEnd]
 
 
 class _Link(NamedTuple):
-    """The end of a line, if it depends on what follows.
+    """The end of a line, if its tokens depend on what follows.
 
     Attributes:
         tokens: token ids.
@@ -239,9 +239,9 @@ class Grammar:
         end = pair.ends[rank]
         following = []
         if 0 <= rank < self.relation_count - 1:
-            following.append(_State(self._root(pair.index), rank))
-        next_state = _State(self._root(pair.index + 1))
-        if pair.index + 1 < len(self._names):
+            following.append(_State(self._root(pair.position), rank))
+        next_state = _State(self._root(pair.position + 1))
+        if pair.position + 1 < len(self._names):
             yield from _link(end.before_line, end.before_end, [*following, next_state])
         else:
             yield from _link(end.before_line, end.before_end, following)

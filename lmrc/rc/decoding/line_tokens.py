@@ -125,13 +125,13 @@ def merges_newlines(tokenizer: PreTrainedTokenizerBase) -> bool:
 
 
 class _DependentLines(UserError):
-    """A tokenizer whose lines have ids that depend on the next line."""
+    """A tokenizer with which the ids of a line depend on the next line, beyond the newline."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
         # Not in the pre-flight: the tokenizer is loaded on the node.
         super().__init__(
-            f"the tokenizer of {tokenizer.name_or_path or 'the LM'} merges the end of an answer line with the start of "
-            "the next one, which the modes constrained and score cannot follow: give --decode.mode free, or choose "
+            f"the tokenizer of {tokenizer.name_or_path or 'the LM'} gives a line of an answer other token ids beside "
+            "other lines, which the modes constrained and score cannot follow: give --decode.mode free, or choose "
             "another base LM"
         )
 
@@ -150,7 +150,7 @@ def _has_independent_lines(tokenizer: PreTrainedTokenizerBase, merged: bool) -> 
         for first, end in zip(*first_lines, strict=True)
         for second, second_end in zip(*later_lines, strict=True)
     ]
-    return composed == tokenizer(texts, add_special_tokens=False)["input_ids"]
+    return bool(composed == tokenizer(texts, add_special_tokens=False)["input_ids"])
 
 
 @lru_cache(maxsize=16)

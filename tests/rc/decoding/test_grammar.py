@@ -199,6 +199,25 @@ def test_allowed_tokens_are_those_of_whole_answers(
     assert [tuple(written.ids)] == possible
 
 
+@pytest.mark.parametrize("lm_tokenizer", [BYTES, NEWLINE, EARLY, UNEVEN], ids=["bytes", "newline", "early", "uneven"])
+@pytest.mark.parametrize("pairs", [[(0, 1)], [(1, 2)], [(0, 3), (1, 2)], [(1, 3), (3, 1)]])
+def test_tokens_belong_to_the_line_that_they_decide(lm_tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> None:
+    """That is the first line in which the answers that are still possible differ."""
+    doc = document(["Ada", "Bob (singer)", "abc", "Bros."], [])
+    answers = whole_answers(lm_tokenizer, "rc", doc, pairs)
+    lines_of = {ids: str(lm_tokenizer.decode(ids[:-1])).split("\n") for ids in answers}
+    for seed in range(5):
+        written, possible = PartialAnswer(grammar(lm_tokenizer, "rc", doc, pairs)), sorted(answers)
+        while not written.ended:
+            allowed, length = written.allowed(), len(written.ids)
+            token = random.Random(seed + length).choice(allowed)
+            written.write(token)
+            if len(allowed) > 1:
+                columns = itertools.zip_longest(*(lines_of[ids] for ids in possible))
+                assert written.line == next(index for index, lines in enumerate(columns) if len(set(lines)) > 1)
+            possible = [ids for ids in possible if ids[length] == token]
+
+
 def test_tokenizer_that_merges_lines_is_refused() -> None:
     lm_tokenizer = tokenizer(LINE_MERGES)
     lm_tokenizer.name_or_path = "some/lm"

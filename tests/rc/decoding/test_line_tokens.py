@@ -141,7 +141,7 @@ def test_newlines_that_do_not_merge_with_the_line_before(merges: list[tuple[str,
     """They may merge with the next line, but not with both."""
     lm_tokenizer = tokenizer(merges)
     if merges == LINE_MERGES:
-        with pytest.raises(UserError, match="merges the end of an answer line with the start of the next one"):
+        with pytest.raises(UserError, match="gives a line of an answer other token ids beside other lines"):
             merges_newlines(lm_tokenizer)
     else:
         assert not merges_newlines(lm_tokenizer)
