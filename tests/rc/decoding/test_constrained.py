@@ -15,7 +15,7 @@ from lmrc.common.errors import UserError
 from lmrc.config.schema import DecodeOptions, PromptKind, PromptOptions
 from lmrc.rc.decoding import constrained
 from lmrc.rc.decoding.constrained import Answer, Request, decode, most_probable
-from lmrc.rc.decoding.generate import generate
+from lmrc.rc.decoding.generate import Generation, generate
 from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
 from lmrc.rc.decoding.parsing import parse
 from lmrc.rc.decoding.row_limit import RowLimit
@@ -23,6 +23,7 @@ from lmrc.rc.model.fused_norm import fuse_norms
 from lmrc.rc.model.kv_cache import KVCache, KVPool, PrefixCache, extend_caches
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
+from lmrc.rc.prompts.templates import Pair
 from tests.rc.conftest import Learnt
 from tests.rc.tiny import DOCUMENTS, RELATIONS, slow_probability, whole_answers
 
@@ -79,38 +80,52 @@ def test_equals_token_by_token_decoding(
     assert len({tuple(ids) for ids in expected}) == len(expected)
 
 
-def test_memorized_answer_with_merged_newlines_is_decoded(learnt_newline: Learnt) -> None:
-    """The scores of its lines are their probabilities, which do not include how the last line ends."""
-    tokenizer = learnt_newline.task.tokenizer
-    builder = QueryBuilder(tokenizer, RELATIONS, PromptOptions())
-    (query,) = builder.build(0, DOCUMENTS[0], [(0, 1), (1, 2)])
+def generated(learnt: Learnt, index: int, pairs: list[Pair]) -> tuple[Query, Generation]:
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
+    (query,) = builder.build(index, DOCUMENTS[index], pairs)
     (generation,) = generate(
-        learnt_newline.task.model,
-        tokenizer,
+        learnt.task.model,
+        learnt.task.tokenizer,
         [query],
         DecodeOptions(),
-        lambda query: grammar_of(learnt_newline, query, "rc"),
+        lambda query: grammar_of(learnt, query, "rc"),
         PrefixCache([]),
     )
-    lines = ["(Ada| spouse| Bob (singer))", "(Bob (singer)| country| U.S.)", "(Bob (singer)| country of origin| U.S.)"]
-    assert generation.text == "\n".join(lines)
+    return query, generation
+
+
+def test_memorized_answer_with_merged_newlines_is_decoded(learnt_newline: Learnt) -> None:
+    query, generation = generated(learnt_newline, 0, [(0, 1), (1, 2)])
+    assert generation.text == (
+        "(Ada| spouse| Bob (singer))\n(Bob (singer)| country| U.S.)\n(Bob (singer)| country of origin| U.S.)"
+    )
     assert generation.finished
     parsed = parse(generation.text, DOCUMENTS[0], query.pairs, RELATIONS)
     assert [tuple(triple) for triple in parsed.triples] == [(0, 1, "P26"), (1, 2, "P17"), (1, 2, "P495")]
     assert not +parsed.failures
-    # By definition: the probability that an answer which starts with the lines before has this line.
-    possible = whole_answers(tokenizer, "rc", DOCUMENTS[0], list(query.pairs))
-    split = {ids: str(tokenizer.decode(ids[:-1])).split("\n") for ids in possible}
-    starts = [
-        slow_probability(
-            learnt_newline.task.model,
-            prompt_ids(query.prompt, tokenizer),
-            {ids: answer[:count] == lines[:count] for ids, answer in split.items()},
-        )
-        for count in range(len(lines) + 1)
-    ]
-    expected = [after / before for before, after in pairwise(starts)]
-    assert generation.line_scores == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("merges_newlines", [False, True])
+def test_line_scores_are_those_of_whole_answers(learnt: Learnt, learnt_newline: Learnt, merges_newlines: bool) -> None:
+    """Including answers of which the model is not sure, and without how the last line ends."""
+    learnt = learnt_newline if merges_newlines else learnt
+    tokenizer = learnt.task.tokenizer
+    for index, pairs in [(0, [(0, 1), (1, 2)]), (0, [(2, 0)]), (1, [(1, 0)]), (2, [(1, 0)])]:
+        query, generation = generated(learnt, index, pairs)
+        lines = generation.text.split("\n")
+        possible = whole_answers(tokenizer, "rc", DOCUMENTS[index], pairs)
+        split = {ids: str(tokenizer.decode(ids[:-1])).split("\n") for ids in possible}
+        # By definition: the probability that an answer which starts with the lines before has this line.
+        starts = [
+            slow_probability(
+                learnt.task.model,
+                prompt_ids(query.prompt, tokenizer),
+                {ids: answer[:count] == lines[:count] for ids, answer in split.items()},
+            )
+            for count in range(len(lines) + 1)
+        ]
+        expected = [after / before for before, after in pairwise(starts)]
+        assert generation.line_scores == pytest.approx(expected, abs=1e-4)
 
 
 def test_answers_have_every_pair_and_no_failures(learnt: Learnt) -> None:
