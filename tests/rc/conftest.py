@@ -86,6 +86,13 @@ def learnt(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
 
 
 @pytest.fixture(scope="session")
+def learnt_newline(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    """Return the same with a tokenizer that merges brackets with newlines."""
+    base = tiny.save_base(tmp_path_factory.mktemp("newline_base"), lm_tokenizer=tiny.newline_tokenizer())
+    return by_heart(base, tmp_path_factory.mktemp("newline"), "rc", tiny.DOCUMENTS, 130)
+
+
+@pytest.fixture(scope="session")
 def learnt_direct(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     """Return an adapter that has memorized the answers for all pairs of the last two documents."""
     return by_heart(base, tmp_path_factory.mktemp("direct"), "direct", tiny.DOCUMENTS[1:], 80)

@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 from tokenizers.pre_tokenizers import ByteLevel
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from torch import nn
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lmrc.config.schema import PromptKind
 from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Label, Mention
-from lmrc.rc.prompts.templates import PROMPTS
+from lmrc.rc.prompts.query_builder import answer_ids
+from lmrc.rc.prompts.templates import PROMPTS, Pair
 
 KINDS: tuple[PromptKind, ...] = ("rc", "direct")
 
@@ -46,10 +50,12 @@ def corpus(folder: Path, documents: list[Document], relations: RelationSet = REL
     return Corpus.open(folder)
 
 
-def tokenizer() -> PreTrainedTokenizerFast:
-    """Return a tokenizer with one token per byte, whose end of sequence is also the padding token."""
+def tokenizer(merges: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:
+    """Return a tokenizer with one token per byte and merge, whose end of sequence is also the padding token."""
     vocabulary = {symbol: index for index, symbol in enumerate(sorted(ByteLevel.alphabet()))}
-    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=[]))
+    for merge in merges:
+        vocabulary["".join(merge)] = len(vocabulary)
+    backend = Tokenizer(models.BPE(vocab=vocabulary, merges=list(merges)))
     backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)
     backend.decoder = decoders.ByteLevel()
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
@@ -68,10 +74,79 @@ def merging_tokenizer() -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
 
 
-def save_base(folder: Path, seed: int = 0) -> Path:
+def newline_tokenizer() -> PreTrainedTokenizerFast:
+    """Return a byte-level BPE tokenizer that merges brackets with the newline after them, as Llama-3's and Qwen's do.
+
+    It splits texts as they do. `)` and a newline are one token, and so are `))` and a newline.
+    """
+    backend = Tokenizer(models.BPE())
+    words = r"[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+    backend.pre_tokenizer = pre_tokenizers.Sequence(
+        [pre_tokenizers.Split(Regex(words), "isolated"), ByteLevel(add_prefix_space=False, use_regex=False)]
+    )
+    backend.decoder = decoders.ByteLevel()
+    texts = [PROMPTS[kind].render(DOCUMENTS[0], [(0, 1), (1, 2)], RELATIONS) for kind in KINDS]
+    trainer = trainers.BpeTrainer(
+        vocab_size=900, initial_alphabet=sorted(ByteLevel.alphabet()), show_progress=False, min_frequency=1
+    )
+    backend.train_from_iterator([*texts, "(a| b| c)\n(a| b| (c))\n" * 2], trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>", pad_token="</s>")
+
+
+# Merges of byte-level tokenizers with a newline. The newline is written as U+010A.
+NEWLINE_MERGES = [(")", "\u010a")]
+# `c)` is one token, except before a newline.
+EARLY_MERGES = [(")", "\u010a"), ("c", ")"), ("s", "."), ("s.", ")")]
+# Two brackets merge with the newline after them, and one does not.
+UNEVEN_MERGES = [(")", ")"), ("))", "\u010a")]
+# A token reaches from the end of a line to the bracket of the next one.
+LINE_MERGES = [(")", "\u010a"), (")\u010a", "(")]
+
+
+def whole_answers(
+    lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, doc: Document, pairs: list[Pair]
+) -> dict[tuple[int, ...], tuple[str, ...]]:
+    """Tokenize all possible answers as training does. Values are the relation ids of the first pair."""
+    least = 1 if kind == "rc" else 0
+    subsets = [
+        subset
+        for size in range(least, len(RELATIONS.ids) + 1)
+        for subset in itertools.combinations(RELATIONS.ids, size)
+    ]
+    return {
+        tuple(
+            answer_ids(PROMPTS[kind].answer(doc, dict(zip(pairs, chosen, strict=True)), RELATIONS), lm_tokenizer)
+        ): chosen[0]
+        for chosen in itertools.product(subsets, repeat=len(pairs))
+    }
+
+
+def slow_probability(model: nn.Module, prompt: list[int], answers: dict[tuple[int, ...], bool]) -> float:
+    """Return the probability of the answers that are True, normalized over the tokens that continue any answer.
+
+    Each token has a forward pass of its own over the whole text.
+    """
+    probability, nodes = 0.0, [(tuple[int, ...](), 1.0)]
+    while nodes:
+        ids, reached = nodes.pop()
+        below = {answer: chosen for answer, chosen in answers.items() if answer[: len(ids)] == ids}
+        if all(below.values()):
+            probability += reached
+        elif any(below.values()):
+            next_tokens = sorted({answer[len(ids)] for answer in below})
+            shares = [1.0]
+            if len(next_tokens) > 1:
+                with torch.no_grad():
+                    logits = model(input_ids=torch.tensor([[*prompt, *ids]])).logits[0, -1].double()
+                shares = torch.softmax(logits[next_tokens], 0).tolist()
+            nodes += [((*ids, token), reached * share) for token, share in zip(next_tokens, shares, strict=True)]
+    return probability
+
+
+def save_base(folder: Path, seed: int = 0, lm_tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
     """Save a random Llama (hidden size 32, 2 layers) and its tokenizer in a folder for transformers."""
     torch.manual_seed(seed)
-    words = merging_tokenizer()
+    words = lm_tokenizer or merging_tokenizer()
     config = LlamaConfig(
         vocab_size=len(words),
         hidden_size=32,

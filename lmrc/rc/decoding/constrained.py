@@ -36,9 +36,9 @@ class Answer(NamedTuple):
     """A generated answer.
 
     Attributes:
-        ids: token ids, with the end of sequence if it fits; else complete lines only.
-        choices: for each token that the grammar does not force, its index in `ids` and its log probability among the
-            allowed tokens.
+        ids: token ids, with the end of sequence if it fits; else complete lines only, as if the answer ended there.
+        choices: for each token that the grammar does not force, the index of its line (`PartialAnswer.line`) and its
+            log probability among the allowed tokens.
     """
 
     ids: list[int]
@@ -134,8 +134,8 @@ def _choose_tokens(model: nn.Module, requests: Sequence[_ActiveRequest], prefix_
     # The only time that the host waits for the device.
     choices = most_probable(logits, allowed).tolist()
     for request, tokens, (choice, log_probability) in zip(requests, allowed, choices, strict=True):
-        request.choices.append((len(request.answer.ids), log_probability))
         request.answer.write(tokens[int(choice)])
+        request.choices.append((request.answer.line, log_probability))
         request.write_forced()
 
 

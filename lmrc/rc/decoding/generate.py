@@ -83,28 +83,20 @@ def generate(
             decoded = constrained.decode(model, requests, limit, prefix_cache)
             answers = {order[position]: answer for position, answer in decoded}
         for index, query in enumerate(window):
-            yield _to_generation(query, answers[index], limits[index], tokenizer)
+            yield _to_generation(query, answers[index], tokenizer)
 
 
-def _to_generation(
-    query: Query, answer: constrained.Answer, max_tokens: int, tokenizer: PreTrainedTokenizerBase
-) -> Generation:
-    def to_text(ids: Sequence[int]) -> str:
-        text = tokenizer.decode(ids, skip_special_tokens=True, clean_up_tokenization_spaces=False)
-        assert isinstance(text, str)
-        return text
-
-    kept = answer.ids[:max_tokens]
+def _to_generation(query: Query, answer: constrained.Answer, tokenizer: PreTrainedTokenizerBase) -> Generation:
+    kept = answer.ids
     finished = tokenizer.eos_token_id in kept
     if finished:
         kept = kept[: kept.index(tokenizer.eos_token_id)]
-    text = to_text(kept)
-    line_logs = [0.0] * (text.count("\n") + 1)
-    line = end = 0
-    for index, log_probability in answer.choices:
-        if index < len(kept):
-            line += to_text(kept[end : index + 1]).count("\n")
-            end = index + 1
+    text = tokenizer.decode(kept, skip_special_tokens=True, clean_up_tokenization_spaces=False)
+    assert isinstance(text, str)
+    line_logs = [0.0] * (text.count("\n") + 1 if text else 0)
+    for line, log_probability in answer.choices:
+        # Without those of an unfinished line and of the end of sequence.
+        if line < len(line_logs):
             line_logs[line] += log_probability
     line_scores = tuple(math.exp(log) for log in line_logs) if answer.choices else ()
     return Generation(query, text, finished, line_scores)
@@ -134,7 +126,7 @@ def _answer_free(
         return _generate_free(model, tokenizer, [prompts[index] for index in batch], max_new_tokens)
 
     return {
-        index: constrained.Answer(ids, [])
+        index: constrained.Answer(ids[: limits[index]], [])
         for batch, ids_of_batch in limit.run(order, generate_batch)
         for index, ids in zip(batch, ids_of_batch, strict=True)
     }

@@ -16,12 +16,10 @@ from transformers import PreTrainedTokenizerBase
 from lmrc.config.schema import PromptKind
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document
-from lmrc.rc.decoding.line_tokens import Line, tokenize_lines
+from lmrc.rc.decoding.line_tokens import ANY_LINE, Line, LineEnd, PairLines, tokenize_lines
 from lmrc.rc.prompts.query_builder import Query
 from lmrc.rc.prompts.templates import PROMPTS, entity_name
 
-# An arbitrary finished line. Later lines are tokenized after it, so that their ids are those within a whole answer.
-_PREVIOUS_LINE = "(a| b| c)"
 # Relation index of the end of sequence.
 END = -1
 # Ranks of a line within its pair. Relations have their index; only a relation of higher rank may follow another one.
@@ -35,7 +33,8 @@ class PossibleLine(NamedTuple):
 
     Attributes:
         relation: index in the relation set; the index after the last one is None, and `END` the end of sequence.
-        tokens: token ids of the line.
+        tokens: token ids of the line, after those that finish the line before. If the tokenizer merges newlines with
+            lines, they are without the end of the line, which depends on what follows.
     """
 
     pair: int
@@ -43,22 +42,50 @@ class PossibleLine(NamedTuple):
     tokens: Line
 
 
-class _Node:
-    """Node of a prefix tree over the lines of one pair. What is below it is created when an answer gets there.
+class _Pair(NamedTuple):
+    """The lines of a pair, or the end of sequence.
 
     Attributes:
-        pair: index of the pair.
+        position: index of the pair; for the end of sequence the number of pairs.
+        ends: end of each line [relations].
+    """
+
+    position: int
+    ends: Sequence[LineEnd]
+
+
+class _Link(NamedTuple):
+    """The end of a line, if its tokens depend on what follows.
+
+    Attributes:
+        tokens: token ids.
+        before_end: token ids of the same end if nothing follows.
+        following: states after it.
+    """
+
+    tokens: Line
+    before_end: Line
+    following: Sequence[_State]
+
+
+class _Node:
+    """Node of a prefix tree over the lines of one pair, or over one end of a line.
+
+    What is below it is created when an answer gets there.
+
+    Attributes:
+        source: what the tree is made of.
         finished: ranks of the lines that end here.
     """
 
-    def __init__(self, pair: int, lines: Sequence[_RankedLine], depth: int = 0) -> None:
+    def __init__(self, source: _Pair | _Link, lines: Sequence[_RankedLine], depth: int = 0) -> None:
         """Create a node.
 
         Args:
             lines: the lines that start with the tokens of this node, sorted.
             depth: number of these tokens.
         """
-        self.pair = pair
+        self.source = source
         # Sorted lines begin with those that are not longer than their common tokens.
         self.finished = [rank for _, rank in takewhile(lambda line: len(line[0]) == depth, lines)]
         self._longer, self._depth = lines[len(self.finished) :], depth
@@ -89,12 +116,12 @@ class _Node:
         if token not in self._children:
             if token not in self._groups:
                 return None
-            self._children[token] = _Node(self.pair, self._groups[token], self._depth + 1)
+            self._children[token] = _Node(self.source, self._groups[token], self._depth + 1)
         return self._children[token]
 
     def skip(self, tokens: int) -> _Node:
         """Return the node after the first tokens of `chain`."""
-        return _Node(self.pair, self._longer, self._depth + tokens)
+        return _Node(self.source, self._longer, self._depth + tokens)
 
 
 def _common_prefix(lines: Sequence[Line]) -> Line:
@@ -105,8 +132,17 @@ def _common_prefix(lines: Sequence[Line]) -> Line:
     return first[:length]
 
 
-# A node that the answer may be in, and the rank that the line must exceed.
-_State = tuple[_Node, int]
+class _State(NamedTuple):
+    """A node that the answer may be in.
+
+    Attributes:
+        lowest: rank that the line must exceed.
+        line: number of lines before the one that is being chosen.
+    """
+
+    node: _Node
+    lowest: int = _LOWEST
+    line: int = 0
 
 
 class Grammar:
@@ -135,18 +171,21 @@ class Grammar:
         self._roots: dict[int, _Node] = {}
 
     @cached_property
-    def _first_lines(self) -> list[list[Line]]:
-        """Token ids of the lines at the start of an answer [pairs][relations]."""
+    def _first_lines(self) -> list[PairLines]:
+        """Token ids of the lines at the start of an answer [pairs]."""
         return tokenize_lines(self._tokenizer, self._names, self._relations)
 
     @cached_property
-    def _later_lines(self) -> list[list[Line]]:
-        """Token ids of the lines after another line [pairs][relations]."""
-        return tokenize_lines(self._tokenizer, self._names, self._relations, _PREVIOUS_LINE)
+    def _later_lines(self) -> list[PairLines]:
+        """Token ids of the lines after another line [pairs]."""
+        return tokenize_lines(self._tokenizer, self._names, self._relations, ANY_LINE)
 
     def first_lines(self, pair: int) -> list[Line]:
-        """Return the token ids of the pair's line for each relation (and None), at the start of an answer."""
-        return self._first_lines[pair]
+        """Return the token ids of the pair's line for each relation (and None), at the start of an answer.
+
+        If the tokenizer merges newlines with lines, they are without the end of the line.
+        """
+        return self._first_lines[pair].ids
 
     @property
     def pair_count(self) -> int:
@@ -169,42 +208,64 @@ class Grammar:
             return list(enumerate(self.first_lines(pair)))
         return [
             (possible.relation if possible.pair == pair and possible.relation != END else None, possible.tokens)
-            for possible in self.after(pair, relations[-1])
+            for possible in self.after(pair, relations[-1], is_first=len(relations) == 1)
         ]
 
-    def after(self, pair: int, relation: int) -> Iterator[PossibleLine]:
-        """Yield what may follow a finished line: another relation of the pair, the next pair, or the end."""
+    def after(self, pair: int, relation: int, is_first: bool = False) -> Iterator[PossibleLine]:
+        """Yield what may follow a line: another relation of the pair, the next pair, or the end.
+
+        Args:
+            is_first: whether the line starts the answer.
+        """
+        end = (self._first_lines if is_first else self._later_lines)[pair].ends[relation]
         if relation != self._none:
             for later in range(relation + 1, self.relation_count):
-                yield PossibleLine(pair, later, self._later_lines[pair][later])
+                yield PossibleLine(pair, later, end.before_line + self._later_lines[pair].ids[later])
         if pair + 1 < len(self._names):
-            for later, tokens in enumerate(self._later_lines[pair + 1]):
-                yield PossibleLine(pair + 1, later, tokens)
+            for later, tokens in enumerate(self._later_lines[pair + 1].ids):
+                yield PossibleLine(pair + 1, later, end.before_line + tokens)
         else:
-            yield PossibleLine(pair, END, self._end)
+            yield PossibleLine(pair, END, end.before_end + self._end)
 
     def start(self) -> list[_State]:
         """Return the states of an empty answer."""
         # Not first_lines, which tokenizes those of all pairs.
         (lines,) = tokenize_lines(self._tokenizer, self._names[:1], self._relations)
-        return [(_Node(0, self._ranked(lines)), _LOWEST)]
+        return [_State(_Node(_Pair(0, lines.ends), self._ranked(lines.ids)))]
 
-    def states_after(self, pair: int, rank: int) -> Iterator[_State]:
-        """Yield the states after a finished line, as `after` does for lines."""
+    def states_after(self, pair: _Pair, rank: int) -> Iterator[_State]:
+        """Yield the states after a line, as `after` does for lines."""
+        # None, which has rank -1, is the last relation.
+        end = pair.ends[rank]
+        following = []
         if 0 <= rank < self.relation_count - 1:
-            yield self._root(pair), rank
-        yield self._root(pair + 1), _LOWEST
+            following.append(_State(self._root(pair.position), rank))
+        next_state = _State(self._root(pair.position + 1))
+        if pair.position + 1 < len(self._names):
+            yield from _link(end.before_line, end.before_end, [*following, next_state])
+        else:
+            yield from _link(end.before_line, end.before_end, following)
+            yield from _link(end.before_end, end.before_end, [next_state])
 
     def _root(self, pair: int) -> _Node:
         """Return the tree of the pair's lines after another line; after the last pair, that of the end of sequence."""
         if pair not in self._roots:
-            is_end = pair == len(self._names)
-            lines = [(self._end, _END_RANK)] if is_end else self._ranked(self._later_lines[pair])
-            self._roots[pair] = _Node(pair, lines)
+            if pair == len(self._names):
+                self._roots[pair] = _Node(_Pair(pair, []), [(self._end, _END_RANK)])
+            else:
+                lines = self._later_lines[pair]
+                self._roots[pair] = _Node(_Pair(pair, lines.ends), self._ranked(lines.ids))
         return self._roots[pair]
 
     def _ranked(self, lines: Sequence[Line]) -> list[_RankedLine]:
         return sorted((ids, _NONE_RANK if relation == self._none else relation) for relation, ids in enumerate(lines))
+
+
+def _link(tokens: Line, before_end: Line, following: Sequence[_State]) -> Sequence[_State]:
+    """Return the states before the end of a line, if it has tokens of its own; else those after it."""
+    if not tokens or not following:
+        return following
+    return [_State(_Node(_Link(tokens, before_end, following), [(tokens, _NONE_RANK)]))]
 
 
 class PartialAnswer:
@@ -213,6 +274,8 @@ class PartialAnswer:
     Attributes:
         ids: token ids so far, with the end of sequence.
         ended: True after the end of sequence.
+        line: index of the line that the last token belongs to. How a line ends, if that depends on whether another
+            line follows, belongs to the next line.
     """
 
     def __init__(self, grammar: Grammar) -> None:
@@ -220,39 +283,56 @@ class PartialAnswer:
         self._states = grammar.start()
         self.ids: list[int] = []
         self.ended = False
-        self._complete_length = 0
+        self.line = 0
+        # Number of tokens of the complete lines, and the last tokens of these lines if nothing follows.
+        self._complete: tuple[int, Line] = (0, ())
 
     def complete_lines(self) -> list[int]:
-        """Return the token ids without an unfinished last line."""
-        return self.ids if self.ended else self.ids[: self._complete_length]
+        """Return the token ids without an unfinished last line, as if the answer ended before it."""
+        if self.ended:
+            return self.ids
+        length, end = self._complete
+        return [*self.ids[:length], *end]
 
     def allowed(self) -> list[int]:
         """Return the distinct tokens that may come next. Call it only if the answer has not ended."""
-        return sorted({token for node, lowest in self._states for token in node.tokens(lowest)})
+        return sorted({token for node, lowest, _ in self._states for token in node.tokens(lowest)})
 
     def write(self, token: int) -> None:
         """Append one of the allowed tokens."""
         self.ids.append(token)
         states: list[_State] = []
-        for node, lowest in self._states:
+        for node, lowest, line in self._states:
             child = node.child(token)
             if child is None:
                 continue
+            self.line = line
             if child.continues(lowest):
-                states.append((child, lowest))
+                states.append(_State(child, lowest, line))
             for rank in child.finished:
                 if rank == _END_RANK:
                     self.ended = True
                 elif rank > lowest:
-                    self._complete_length = len(self.ids)
-                    states.extend(self._grammar.states_after(child.pair, rank))
+                    states.extend(self._finish(child.source, rank, line))
         self._states = states
+
+    def _finish(self, source: _Pair | _Link, rank: int, line: int) -> Iterator[_State]:
+        """Yield the states after a line, or after its end."""
+        if isinstance(source, _Link):
+            self._complete = (len(self.ids) - len(source.tokens), source.before_end)
+            following: Iterable[_State] = source.following
+        else:
+            if not source.ends[rank].before_end:
+                self._complete = (len(self.ids), ())
+            following, line = self._grammar.states_after(source, rank), line + 1
+        for node, lowest, _ in following:
+            yield _State(node, lowest, line)
 
     def write_forced(self, max_tokens: int) -> list[int]:
         """Append tokens while only one is allowed, at most `max_tokens`, and return them."""
         start = len(self.ids)
         while not self.ended and len(self.ids) - start < max_tokens:
-            chain = _common_prefix([node.chain for node, _ in self._states])[: max_tokens - len(self.ids) + start]
+            chain = _common_prefix([node.chain for node, *_ in self._states])[: max_tokens - len(self.ids) + start]
             # Lines of a rank that is not allowed may branch where the allowed ones do not.
             forced = chain or self.allowed()
             if not chain and len(forced) > 1:
@@ -260,6 +340,6 @@ class PartialAnswer:
             *skipped, last = forced
             if skipped:
                 self.ids += skipped
-                self._states = [(node.skip(len(skipped)), lowest) for node, lowest in self._states]
+                self._states = [state._replace(node=state.node.skip(len(skipped))) for state in self._states]
             self.write(last)
         return self.ids[start:]

@@ -18,6 +18,7 @@ from lmrc.corpus.types import Document, Triple
 from lmrc.rc.decoding.base import BackendInputs, QueryResult, ScoredTriple, read_answers
 from lmrc.rc.decoding.generate import generate
 from lmrc.rc.decoding.grammar import Grammar
+from lmrc.rc.decoding.line_tokens import merges_newlines
 from lmrc.rc.decoding.row_limit import RowLimit
 from lmrc.rc.decoding.scoring import relation_scores
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
@@ -108,10 +109,17 @@ class LocalBackend:
 
     @cached_property
     def _model(self) -> PreTrainedModel | PeftModel:
+        if self._decode.mode != "free":
+            # Before the weights, which take minutes.
+            merges_newlines(self._tokenizer)
         return self._load().eval()
 
     def load(self) -> None:
-        """Load the model."""
+        """Load the model.
+
+        Raises:
+            UserError: the mode is not free, and the ids of an answer line depend on the next line.
+        """
         _ = self._model
 
     def _grammar(self, query: Query) -> Grammar:

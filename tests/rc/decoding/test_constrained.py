@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import logging
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -14,7 +15,7 @@ from lmrc.common.errors import UserError
 from lmrc.config.schema import DecodeOptions, PromptKind, PromptOptions
 from lmrc.rc.decoding import constrained
 from lmrc.rc.decoding.constrained import Answer, Request, decode, most_probable
-from lmrc.rc.decoding.generate import generate
+from lmrc.rc.decoding.generate import Generation, generate
 from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
 from lmrc.rc.decoding.parsing import parse
 from lmrc.rc.decoding.row_limit import RowLimit
@@ -22,8 +23,9 @@ from lmrc.rc.model.fused_norm import fuse_norms
 from lmrc.rc.model.kv_cache import KVCache, KVPool, PrefixCache, extend_caches
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
+from lmrc.rc.prompts.templates import Pair
 from tests.rc.conftest import Learnt
-from tests.rc.tiny import DOCUMENTS, RELATIONS
+from tests.rc.tiny import DOCUMENTS, RELATIONS, slow_probability, whole_answers
 
 
 def queries(learnt: Learnt, kind: PromptKind) -> list[Query]:
@@ -78,6 +80,54 @@ def test_equals_token_by_token_decoding(
     assert len({tuple(ids) for ids in expected}) == len(expected)
 
 
+def generated(learnt: Learnt, index: int, pairs: list[Pair]) -> tuple[Query, Generation]:
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
+    (query,) = builder.build(index, DOCUMENTS[index], pairs)
+    (generation,) = generate(
+        learnt.task.model,
+        learnt.task.tokenizer,
+        [query],
+        DecodeOptions(),
+        lambda query: grammar_of(learnt, query, "rc"),
+        PrefixCache([]),
+    )
+    return query, generation
+
+
+def test_memorized_answer_with_merged_newlines_is_decoded(learnt_newline: Learnt) -> None:
+    query, generation = generated(learnt_newline, 0, [(0, 1), (1, 2)])
+    assert generation.text == (
+        "(Ada| spouse| Bob (singer))\n(Bob (singer)| country| U.S.)\n(Bob (singer)| country of origin| U.S.)"
+    )
+    assert generation.finished
+    parsed = parse(generation.text, DOCUMENTS[0], query.pairs, RELATIONS)
+    assert [tuple(triple) for triple in parsed.triples] == [(0, 1, "P26"), (1, 2, "P17"), (1, 2, "P495")]
+    assert not +parsed.failures
+
+
+@pytest.mark.parametrize("merges_newlines", [False, True])
+def test_line_scores_are_those_of_whole_answers(learnt: Learnt, learnt_newline: Learnt, merges_newlines: bool) -> None:
+    """Including answers of which the model is not sure, and without how the last line ends."""
+    learnt = learnt_newline if merges_newlines else learnt
+    tokenizer = learnt.task.tokenizer
+    for index, pairs in [(0, [(0, 1), (1, 2)]), (0, [(2, 0)]), (1, [(1, 0)]), (2, [(1, 0)])]:
+        query, generation = generated(learnt, index, pairs)
+        lines = generation.text.split("\n")
+        possible = whole_answers(tokenizer, "rc", DOCUMENTS[index], pairs)
+        split = {ids: str(tokenizer.decode(ids[:-1])).split("\n") for ids in possible}
+        # By definition: the probability that an answer which starts with the lines before has this line.
+        starts = [
+            slow_probability(
+                learnt.task.model,
+                prompt_ids(query.prompt, tokenizer),
+                {ids: answer[:count] == lines[:count] for ids, answer in split.items()},
+            )
+            for count in range(len(lines) + 1)
+        ]
+        expected = [after / before for before, after in pairwise(starts)]
+        assert generation.line_scores == pytest.approx(expected, abs=1e-4)
+
+
 def test_answers_have_every_pair_and_no_failures(learnt: Learnt) -> None:
     """Including documents that the model has never seen."""
     asked = queries(learnt, "rc")
@@ -96,7 +146,11 @@ def test_answers_have_every_pair_and_no_failures(learnt: Learnt) -> None:
         assert {(triple.head, triple.tail) for triple in parsed.triples} == set(query.pairs)
 
 
-def test_answer_is_cut_after_the_last_line_that_fits(learnt: Learnt) -> None:
+@pytest.mark.parametrize("merges_newlines", [False, True])
+def test_answer_is_cut_after_the_last_line_that_fits(
+    learnt: Learnt, learnt_newline: Learnt, merges_newlines: bool
+) -> None:
+    learnt = learnt_newline if merges_newlines else learnt
     query = queries(learnt, "rc")[0]
     (request,) = requests(learnt, [query], "rc")
     tokenizer = learnt.task.tokenizer
@@ -104,11 +158,18 @@ def test_answer_is_cut_after_the_last_line_that_fits(learnt: Learnt) -> None:
     text = tokenizer.decode(whole_ids, skip_special_tokens=True)
     prefixes = ["\n".join(text.split("\n")[:lines]) for lines in range(text.count("\n") + 1)]
     assert len(prefixes) > 2
-    for limit in (1, 2, 7, 30, len(whole_ids) - 2, len(whole_ids) - 1):
+    for limit in range(1, len(whole_ids)):
         ((_, answer),) = decode(learnt.task.model, [request._replace(max_tokens=limit)], RowLimit(1), PrefixCache([]))
         text_so_far = tokenizer.decode(answer.ids, skip_special_tokens=True)
-        fitting = [prefix for prefix in [*prefixes, text] if len(tokenizer.encode(prefix)) <= limit]
+        # A line fits as it is written before the next line, which may take fewer tokens than at the end.
+        fitting = [
+            prefix
+            for prefix in [*prefixes, text]
+            if len(tokenizer.encode(prefix)) <= limit
+            or (prefix and prefix != text and len(tokenizer.encode(prefix + "\n")) <= limit)
+        ]
         assert text_so_far == fitting[-1]
+        assert answer.ids == tokenizer.encode(text_so_far)
         parsed = parse(text_so_far, DOCUMENTS[query.document], query.pairs, RELATIONS)
         assert parsed.failures["malformed"] == 0
 

@@ -10,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from transformers import PreTrainedTokenizerBase
 
+from lmrc.common.errors import UserError
 from lmrc.config.schema import PromptKind
 from lmrc.corpus.docred import candidate_pairs, read_documents, relations_by_pair
 from lmrc.corpus.relations import DOCRED
@@ -19,9 +20,22 @@ from lmrc.rc.decoding.parsing import parse
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.query_builder import Query, answer_ids
 from lmrc.rc.prompts.templates import PROMPTS, Pair, entity_name
-from tests.rc.tiny import KINDS, RELATIONS, document, merging_tokenizer, tokenizer
+from tests.rc.tiny import (
+    DOCUMENTS,
+    EARLY_MERGES,
+    KINDS,
+    LINE_MERGES,
+    RELATIONS,
+    UNEVEN_MERGES,
+    document,
+    merging_tokenizer,
+    newline_tokenizer,
+    tokenizer,
+    whole_answers,
+)
 
-BYTES, MERGING = tokenizer(), merging_tokenizer()
+BYTES, MERGING, NEWLINE = tokenizer(), merging_tokenizer(), newline_tokenizer()
+EARLY, UNEVEN = tokenizer(EARLY_MERGES), tokenizer(UNEVEN_MERGES)
 PROMPT_KINDS: tuple[PromptKind, ...] = ("rc", "direct", "rcp-llm")
 names = st.sampled_from(["Ada", "B", "B)", "(C|", "U.S.", "Zoë the 2nd", "B) (x"])
 
@@ -150,6 +164,67 @@ def test_allowed_tokens_are_those_of_the_definition(
     assert written.ended
 
 
+@pytest.mark.parametrize("gold", [{(0, 1): ["P26"], (1, 2): ["P17"]}, {(0, 1): ["P26"], (1, 2): ["P17", "P495"]}])
+def test_gold_answers_with_merged_newlines_are_allowed(gold: dict[Pair, list[str]]) -> None:
+    ids = answer_ids(PROMPTS["rc"].answer(DOCUMENTS[0], gold, RELATIONS), NEWLINE)
+    assert "))\u010a" in NEWLINE.convert_ids_to_tokens(ids)
+    assert is_possible(PartialAnswer(grammar(NEWLINE, "rc", DOCUMENTS[0], list(gold))), ids)
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    data=st.data(),
+    kind=st.sampled_from(PROMPT_KINDS[:2]),
+    given_names=st.lists(st.sampled_from([*ALIKE, "abc", "Bros."]), min_size=2, max_size=3),
+    lm_tokenizer=st.sampled_from([BYTES, MERGING, NEWLINE, EARLY, UNEVEN]),
+)
+def test_allowed_tokens_are_those_of_whole_answers(
+    data: st.DataObject, kind: PromptKind, given_names: list[str], lm_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """All answers are tokenized as in training, whatever the tokens at the ends of their lines."""
+    doc = document(given_names, [])
+    everything = [(h, t) for h in range(len(given_names)) for t in range(len(given_names)) if h != t]
+    pairs = sorted(data.draw(st.lists(st.sampled_from(everything), min_size=1, max_size=2, unique=True)))
+    possible = sorted(whole_answers(lm_tokenizer, kind, doc, pairs))
+    generator = data.draw(st.randoms(use_true_random=False))
+    written = PartialAnswer(grammar(lm_tokenizer, kind, doc, pairs))
+    while not written.ended:
+        length = len(written.ids)
+        assert written.allowed() == sorted({ids[length] for ids in possible})
+        complete = lm_tokenizer.decode(written.complete_lines())
+        assert not complete.endswith("\n") and lm_tokenizer.decode(written.ids).startswith(complete)
+        token = generator.choice(written.allowed())
+        written.write(token)
+        possible = [ids for ids in possible if ids[length] == token]
+    assert [tuple(written.ids)] == possible
+
+
+@pytest.mark.parametrize("lm_tokenizer", [BYTES, NEWLINE, EARLY, UNEVEN], ids=["bytes", "newline", "early", "uneven"])
+@pytest.mark.parametrize("pairs", [[(0, 1)], [(1, 2)], [(0, 3), (1, 2)], [(1, 3), (3, 1)]])
+def test_tokens_belong_to_the_line_that_they_decide(lm_tokenizer: PreTrainedTokenizerBase, pairs: list[Pair]) -> None:
+    """That is the first line in which the answers that are still possible differ."""
+    doc = document(["Ada", "Bob (singer)", "abc", "Bros."], [])
+    answers = whole_answers(lm_tokenizer, "rc", doc, pairs)
+    lines_of = {ids: str(lm_tokenizer.decode(ids[:-1])).split("\n") for ids in answers}
+    for seed in range(5):
+        written, possible = PartialAnswer(grammar(lm_tokenizer, "rc", doc, pairs)), sorted(answers)
+        while not written.ended:
+            allowed, length = written.allowed(), len(written.ids)
+            token = random.Random(seed + length).choice(allowed)
+            written.write(token)
+            if len(allowed) > 1:
+                columns = itertools.zip_longest(*(lines_of[ids] for ids in possible))
+                assert written.line == next(index for index, lines in enumerate(columns) if len(set(lines)) > 1)
+            possible = [ids for ids in possible if ids[length] == token]
+
+
+def test_tokenizer_that_merges_lines_is_refused() -> None:
+    lm_tokenizer = tokenizer(LINE_MERGES)
+    lm_tokenizer.name_or_path = "some/lm"
+    with pytest.raises(UserError, match=r"tokenizer of some/lm .* --decode\.mode free"):
+        PartialAnswer(grammar(lm_tokenizer, "rc", document(["Ada", "Bob"], []), [(0, 1)]))
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -184,11 +259,13 @@ def test_token_limit_bounds_forced_tokens() -> None:
     assert len(written.write_forced(3)) == 3
 
 
-@pytest.fixture(params=["merging", "llama2", "smollm2"])
+@pytest.fixture(params=["merging", "newline", "llama2", "smollm2"])
 def lm_tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
     """Return a tokenizer: one of the tests, LLaMA-2's or SmolLM2's."""
     if request.param == "merging":
         return merging_tokenizer()
+    if request.param == "newline":
+        return newline_tokenizer()
     if request.param == "llama2":
         folder: Path = request.getfixturevalue("shared_data")
         return load_tokenizer(str(folder / "tokenizers" / "llama2"))

@@ -12,6 +12,7 @@ from peft.tuners.lora import LoraLayer
 from torch import nn
 from transformers import PreTrainedModel
 
+from lmrc.common.errors import UserError
 from lmrc.config.schema import DecodeOptions, PromptOptions, ResolvedPrecision
 from lmrc.corpus.types import Triple
 from lmrc.rc.decoding import generate, hf_backend
@@ -24,7 +25,7 @@ from lmrc.rc.model.merge import merge_weights
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
 from tests.rc.conftest import Learnt
-from tests.rc.tiny import DOCUMENTS, RELATIONS
+from tests.rc.tiny import DOCUMENTS, LINE_MERGES, RELATIONS, tokenizer
 
 
 def backend(learnt: Learnt, model: nn.Module, mode: Any, batch_size: int = 3) -> tuple[LocalBackend, list[Query]]:
@@ -122,3 +123,25 @@ def test_fewer_queries_at_once_when_memory_runs_out(
     assert [(result.query, result.text) for result in found] == [(result.query, result.text) for result in expected]
     for result, other in zip(found, expected, strict=True):
         assert {scored.triple for scored in result.triples} == {scored.triple for scored in other.triples}
+
+
+@pytest.mark.parametrize("mode", ["constrained", "score", "free"])
+def test_a_tokenizer_that_merges_lines_is_refused_before_the_model_is_loaded(mode: Any) -> None:
+    """Except in mode free, which has no grammar."""
+    lm_tokenizer, loaded = tokenizer(LINE_MERGES), []
+    lm_tokenizer.name_or_path = "some/lm"
+
+    def load() -> Any:
+        loaded.append(mode)
+        return nn.Identity()
+
+    made = LocalBackend(
+        load, lm_tokenizer, PromptOptions(), DecodeOptions(mode=mode), RELATIONS, lambda query: DOCUMENTS[0], []
+    )
+    if mode == "free":
+        made.load()
+        assert loaded
+    else:
+        with pytest.raises(UserError, match=r"tokenizer of some/lm .* --decode\.mode free"):
+            made.load()
+        assert not loaded

@@ -9,11 +9,21 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from tokenizers.pre_tokenizers import ByteLevel
 from transformers import PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
+from lmrc.common.errors import UserError
 from lmrc.corpus.relations import DOCRED
 from lmrc.rc.decoding import line_tokens
-from lmrc.rc.decoding.line_tokens import tokenize_lines
+from lmrc.rc.decoding.line_tokens import merges_newlines, tokenize_lines
 from lmrc.rc.model.lora import load_tokenizer
-from tests.rc.tiny import merging_tokenizer, tokenizer
+from lmrc.rc.prompts.templates import line
+from tests.rc.tiny import (
+    EARLY_MERGES,
+    LINE_MERGES,
+    NEWLINE_MERGES,
+    UNEVEN_MERGES,
+    merging_tokenizer,
+    newline_tokenizer,
+    tokenizer,
+)
 
 NAMES = [
     "Ada",
@@ -74,7 +84,8 @@ def test_ids_are_those_of_whole_lines(lm_tokenizer: PreTrainedTokenizerBase, pre
     """With names that have bars and brackets, and tokens that reach across a bar."""
     for (head, tail), lines in zip(PAIRS, tokenize_lines(lm_tokenizer, PAIRS, RELATIONS, previous), strict=True):
         expected = [whole(lm_tokenizer, f"({head}| {relation}| {tail})", previous) for relation in RELATIONS]
-        assert lines == expected, (head, tail)
+        assert lines.ids == expected, (head, tail)
+        assert not any(itertools.chain.from_iterable(lines.ends))
 
 
 @pytest.mark.parametrize("make", [tokenizer, lambda: load_tokenizer("embedded:smollm2")])
@@ -94,5 +105,43 @@ def test_a_pair_is_tokenized_in_one_line(
     tokenize_lines(lm_tokenizer, PAIRS[:1], RELATIONS, PREVIOUS)
     texts.clear()
     tokenize_lines(lm_tokenizer, PAIRS[:20], RELATIONS, PREVIOUS)
-    assert len(texts) == 20 + 1
+    assert len(texts) == 20
     assert line_tokens._relation_ids(lm_tokenizer, tuple(RELATIONS)) is not None
+
+
+@pytest.mark.parametrize("merges", [NEWLINE_MERGES, EARLY_MERGES, UNEVEN_MERGES, None])
+@pytest.mark.parametrize("composes", [False, True])
+def test_lines_whose_newlines_merge_add_up_to_whole_answers(
+    merges: list[tuple[str, str]] | None, composes: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """With relations that are tokenized once, or in each line."""
+    lm_tokenizer = newline_tokenizer() if merges is None else tokenizer(merges)
+    assert merges_newlines(lm_tokenizer)
+    if not composes:
+        monkeypatch.setattr(line_tokens, "_relation_ids", lambda *_: None)
+    first_lines = tokenize_lines(lm_tokenizer, PAIRS, RELATIONS[:2])
+    later_lines = tokenize_lines(lm_tokenizer, PAIRS, RELATIONS[:2], PREVIOUS)
+    for index, (head, tail) in enumerate(PAIRS):
+        other = (7 * index + 3) % len(PAIRS)
+        next_head, next_tail = PAIRS[other]
+        first, later = line(head, RELATIONS[0], tail), line(next_head, RELATIONS[1], next_tail)
+        ids = (
+            first_lines[index].ids[0]
+            + first_lines[index].ends[0].before_line
+            + later_lines[other].ids[1]
+            + later_lines[other].ends[1].before_end
+        )
+        assert list(ids) == lm_tokenizer.encode(f"{first}\n{later}", add_special_tokens=False)
+        end = first_lines[index].ids[0] + first_lines[index].ends[0].before_end
+        assert list(end) == lm_tokenizer.encode(first, add_special_tokens=False)
+
+
+@pytest.mark.parametrize("merges", [LINE_MERGES, [("\u010a", "(")], []])
+def test_newlines_that_do_not_merge_with_the_line_before(merges: list[tuple[str, str]]) -> None:
+    """They may merge with the next line, but not with both."""
+    lm_tokenizer = tokenizer(merges)
+    if merges == LINE_MERGES:
+        with pytest.raises(UserError, match="gives a line of an answer other token ids beside other lines"):
+            merges_newlines(lm_tokenizer)
+    else:
+        assert not merges_newlines(lm_tokenizer)

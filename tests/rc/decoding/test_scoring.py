@@ -13,8 +13,9 @@ from lmrc.rc.decoding.grammar import Grammar
 from lmrc.rc.decoding.hf_backend import LocalBackend
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
+from lmrc.rc.prompts.templates import Pair
 from tests.rc.conftest import Learnt
-from tests.rc.tiny import DOCUMENTS, RELATIONS
+from tests.rc.tiny import DOCUMENTS, RELATIONS, slow_probability, whole_answers
 
 ASKED = [[(0, 1), (1, 2), (2, 0)], [(0, 1)], [(0, 1), (1, 0)]]
 
@@ -98,6 +99,38 @@ def test_scores_equal_those_of_single_lines(
         for mine, expected in zip(scores_by_pair, slow_scores(model, query, kind), strict=True):
             assert mine == pytest.approx(expected, abs=1e-4)
             assert all(0 <= score <= 1 + 1e-6 for score in mine)
+
+
+@pytest.mark.parametrize("merges_newlines", [False, True])
+@pytest.mark.parametrize("asked", [[(0, 1), (1, 2)], [(1, 2)]])
+def test_scores_equal_those_of_whole_answers(
+    learnt: Learnt, learnt_newline: Learnt, asked: list[Pair], merges_newlines: bool
+) -> None:
+    """All answers are tokenized as in training, whether their newlines merge with the lines or not."""
+    learnt = learnt_newline if merges_newlines else learnt
+    builder = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions())
+    (query,) = builder.build(0, DOCUMENTS[0], asked)
+    prompt, model = prompt_ids(query.prompt, learnt.task.tokenizer), learnt.task.model.eval()
+    (scores,) = scoring.relation_scores(model, [prompt], [grammar_of(learnt, query, "rc")], PrefixCache([]))
+    for pair in range(len(asked)):
+        # Each pair is scored as if it were the first one.
+        answers = whole_answers(learnt.task.tokenizer, "rc", DOCUMENTS[0], asked[pair:])
+        expected, start, before = [0.0] * len(RELATIONS), tuple[str, ...](), 1.0
+        while True:
+            follow = [
+                slow_probability(
+                    model,
+                    prompt,
+                    {ids: chosen[: len(start) + 1] == (*start, id_) for ids, chosen in answers.items()},
+                )
+                for id_ in RELATIONS.ids
+            ]
+            expected = [score + more for score, more in zip(expected, follow, strict=True)]
+            if sum(follow) < 0.5 * before:
+                break
+            before = max(follow)
+            start = (*start, RELATIONS.ids[follow.index(before)])
+        assert scores[pair] == pytest.approx(expected, abs=1e-4)
 
 
 def test_memorized_triples_have_high_scores(learnt: Learnt) -> None:
