@@ -126,7 +126,7 @@ def _check_preemption(settings: dict[str, str], partitions: list[dict[str, str]]
         )
     else:
         yield ok(f"PreemptMode={mode}")
-    # SLURM versions differ in which of the two parameters has it.
+    # Some SLURM versions have the flag in the one parameter, some in the other.
     flags = f"{settings.get('SlurmctldParameters', '')},{settings.get('PreemptParameters', '')}"
     if "send_user_signal" in flags:
         yield ok("preempt_send_user_signal: USR2 is sent first, TERM at the end of the grace time")

@@ -71,7 +71,7 @@ class _Link(NamedTuple):
 class _Node:
     """Node of a prefix tree over the lines of one pair, or over one end of a line.
 
-    What is below it is created when an answer gets there.
+    Its children are created when an answer reaches them.
 
     Attributes:
         source: what the tree is made of.
@@ -126,7 +126,7 @@ class _Node:
 
 def _common_prefix(lines: Sequence[Line]) -> Line:
     """Return the tokens that all lines start with."""
-    # The lowest and the highest one differ first.
+    # In sorted order, the first and the last line share the fewest tokens.
     first, last = min(lines), max(lines)
     length = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(first, last, strict=False)))
     return first[:length]
