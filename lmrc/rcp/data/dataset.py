@@ -16,7 +16,7 @@ from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass
-from multiprocessing import get_context, parent_process
+from multiprocessing import active_children, get_context, parent_process
 from pathlib import Path
 from typing import TextIO
 
@@ -210,6 +210,7 @@ def _write_in_parallel(
     Raises:
         BrokenProcessPool: if a process dies or cannot be started.
     """
+    others = set(active_children())
     pool = ProcessPoolExecutor(
         num_processes,
         # Forking a process with threads (torch's, the tokenizer's) may deadlock.
@@ -225,6 +226,11 @@ def _write_in_parallel(
             raise BrokenProcessPool(f"no process can be started ({error})") from error
         for future in as_completed(futures):
             yield futures[future], future.result()
+    except BrokenProcessPool:
+        # The pool does not end a process that it starts while another one dies, and would wait for it forever.
+        for process in set(active_children()) - others:
+            process.kill()
+        raise
     finally:
         pool.shutdown(cancel_futures=True)
 
