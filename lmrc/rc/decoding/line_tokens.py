@@ -27,7 +27,7 @@ Names = tuple[str, str]
 
 # Any finished line. Lines are tokenized after it, and before it if their ends differ there.
 ANY_LINE = "(a| b| c)"
-# How tokenizers write a space and a newline in their vocabulary.
+# Spellings of a space and a newline in the vocabularies of tokenizers.
 _SPACES = (" ", "\u0120", "\u2581")
 _NEWLINES = ("\n", "\u010a")
 # Names whose lines are compared, to see that the ids of a relation do not depend on names.
