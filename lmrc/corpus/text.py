@@ -72,7 +72,7 @@ class TokenizedText:
             name: Its name, if it is not the text of the span.
 
         Raises:
-            ValueError: The span is outside of the text, or has no token.
+            ValueError: The span is outside of the text, has no token, or crosses the end of a sentence.
         """
         if not 0 <= start < end <= len(self.text):
             raise ValueError(f"characters {start} to {end} are not in the text, which has {len(self.text)}")
@@ -80,6 +80,8 @@ class TokenizedText:
         if last < first:
             raise ValueError(f"characters {start} to {end} are blank")
         sentence, token = self._positions[first]
+        if self._positions[last][0] != sentence:
+            raise ValueError(f"characters {start} to {end} are in two sentences")
         return Mention(name or self.text[start:end], sentence, token, self._positions[last][1] + 1, type)
 
 

@@ -47,6 +47,11 @@ def test_a_mention_outside_of_the_text_or_blank() -> None:
         tokenized.mention(2, 4, "X")
 
 
+def test_a_mention_across_a_break() -> None:
+    with pytest.raises(ValueError, match="characters 2 to 10 are in two sentences"):
+        tokenize("A title an abstract.", [(2, 10)], breaks=[7]).mention(2, 10, "X")
+
+
 @given(st.text(st.sampled_from("ab.A ?\n(é-"), max_size=60), st.data())
 def test_tokens_and_mentions_are_the_text(text: str, data: st.DataObject) -> None:
     bound = st.integers(0, len(text))
