@@ -11,7 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lmrc.config.types import RequestFields, SbatchOptions, ServerUrl, Threshold, VariableName
+from lmrc.config.types import RelationThreshold, RequestFields, SbatchOptions, ServerUrl, Threshold, VariableName
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -25,7 +25,7 @@ Quantization = Literal["8bit", "4bit"]
 PromptKind = Literal["rc", "direct", "rcp-llm"]
 PromptTemplate = Literal["llama2", "chat"]
 Truncation = Literal["sentences"]
-RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "loss"]
+RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "relation_f1", "loss"]
 # The losses registered in lmrc/rcp/model/losses.py.
 RcpLoss = Literal["bce"]
 RcMetric = Literal["loss", "token_accuracy"]
@@ -227,7 +227,7 @@ class RcpTraining(Training):
         1.0, gt=0.0, description="loss weight of a pair with a relation; a pair without one has weight 1"
     )
     relation_weight: float = Field(
-        0.0, ge=0.0, description="weight of the auxiliary loss that classifies the relations; 0: none"
+        0.0, ge=0.0, description="loss weight of the relation head, which names the relations of a pair; 0: no head"
     )
 
 
@@ -321,6 +321,11 @@ class ProposeConfig(Options):
     threshold: Threshold = Field(
         "0.5",
         description="minimum P(relation) of a candidate: a number; f1 or recall=0.9: chosen on dev for this metric",
+    )
+    relation_threshold: RelationThreshold = Field(
+        "f1",
+        description="minimum probability of a triple by the relation head alone: a number; f1: chosen on dev; only for "
+        "a model trained with train.relation_weight",
     )
     top_k: Count | None = Field(
         None, description="maximum number of candidates per document, the most probable ones; none: no limit"

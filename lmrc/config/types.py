@@ -26,6 +26,15 @@ def _check_threshold(value: object) -> str:
     return text
 
 
+def _check_relation_threshold(threshold: object) -> str:
+    text = _check_threshold(threshold)
+    if wanted_recall(text) is not None:
+        raise ValueError("expected a probability from 0 to 1, or f1")
+    return text
+
+
+# Threshold of triples by the relation head: a probability, or f1.
+RelationThreshold = Annotated[str, BeforeValidator(_check_relation_threshold)]
 # Threshold of candidates: a probability, or the dev-set metric that chooses it.
 Threshold = Annotated[str, BeforeValidator(_check_threshold)]
 

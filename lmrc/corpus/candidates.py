@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 import pyarrow as pa
 from pydantic import Field
@@ -14,17 +15,44 @@ from lmrc.common.errors import CorpusError
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.shards import MANIFEST, FolderManifest, ShardFolder, read_manifest, write_folder
 
-_CANDIDATE = pa.struct({"head": pa.int32(), "tail": pa.int32(), "probability": pa.float64()})
+_RELATION = pa.struct({"relation": pa.string(), "logit": pa.float32()})
+_CANDIDATE = pa.struct(
+    {"head": pa.int32(), "tail": pa.int32(), "probability": pa.float64(), "relations": pa.list_(_RELATION)}
+)
 SCHEMA = pa.schema({"title": pa.string(), "candidates": pa.list_(_CANDIDATE)})
+
+
+class RelationLogit(NamedTuple):
+    """A relation id, and the log-odds that a pair has it, by the relation head of the encoder."""
+
+    relation: str
+    logit: float
 
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """An ordered pair of entities, and the probability that it has a relation (equation 6)."""
+    """An ordered pair of entities, and the probability that it has a relation (equation 6).
+
+    Attributes:
+        relations: its probable relations in the order of the relation set; empty if the model has no relation head.
+    """
 
     head: int
     tail: int
     probability: float
+    relations: tuple[RelationLogit, ...] = ()
+
+    @classmethod
+    def of_row(cls, row: Mapping[str, Any]) -> Candidate:
+        """Return the candidate of an entry of the column `candidates` of `SCHEMA`."""
+        # Folders written before the relation head was kept have no relations.
+        relations = tuple(RelationLogit(**relation) for relation in row.get("relations") or ())
+        return cls(row["head"], row["tail"], row["probability"], relations)
+
+    def as_row(self) -> dict[str, Any]:
+        """Return an entry of the column `candidates` of `SCHEMA`."""
+        relations = [relation._asdict() for relation in self.relations]
+        return {"head": self.head, "tail": self.tail, "probability": self.probability, "relations": relations}
 
 
 class CandidatesManifest(FolderManifest):
@@ -70,11 +98,13 @@ def write_candidates(
                     raise ValueError(
                         f"{title!r}: the pair {pair} has the probability {candidate.probability}, expected 0 to 1"
                     )
+                if any(not isfinite(logit) for _, logit in candidate.relations):
+                    raise ValueError(f"{title!r}: a relation of the pair {pair} has no finite log-odds")
                 previous = pair
             total += len(ordered)
             yield {
                 "title": title,
-                "candidates": [{"head": c.head, "tail": c.tail, "probability": c.probability} for c in ordered],
+                "candidates": [candidate.as_row() for candidate in ordered],
             }
 
     def manifest(**shards: Any) -> CandidatesManifest:
@@ -118,7 +148,7 @@ class Candidates(ShardFolder):
             CorpusError: its shard is damaged.
         """
         batch, row = self.find(index)
-        return tuple(Candidate(**values) for values in batch.column("candidates")[row].as_py())
+        return tuple(Candidate.of_row(values) for values in batch.column("candidates")[row].as_py())
 
     def __iter__(self) -> Iterator[tuple[Candidate, ...]]:
         return (self[index] for index in range(len(self)))

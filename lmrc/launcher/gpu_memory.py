@@ -251,7 +251,7 @@ def classifier_parameters(hidden: int, config: RcpConfig) -> int:
 
     from lmrc.rcp.data.features import Features
     from lmrc.rcp.model.classifiers import CLASSIFIERS
-    from lmrc.rcp.model.relation_head import AuxiliaryRelationHead
+    from lmrc.rcp.model.relation_head import RelationHead
 
     options = config.model
     features = Features(("",) * (TYPES if options.entity_types else 0), options.sentence_distance)
@@ -259,7 +259,7 @@ def classifier_parameters(hidden: int, config: RcpConfig) -> int:
         classifier = CLASSIFIERS[options.classifier](hidden, features)
         parameters = list(classifier.parameters())
         if config.train.relation_weight:
-            parameters += AuxiliaryRelationHead(classifier.width, RELATIONS).parameters()
+            parameters += RelationHead(classifier.width, RELATIONS).parameters()
     return sum(parameter.numel() for parameter in parameters)
 
 

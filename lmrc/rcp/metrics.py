@@ -35,13 +35,24 @@ class PrecisionRecallCurve:
     gold: int
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.float64], gold: NDArray[np.bool_]) -> PrecisionRecallCurve:
-        """Return the curve of P(relation), [pairs], for gold labels, [pairs]."""
+    def of(cls, probabilities: NDArray[np.float64], gold: NDArray[np.bool_], missing: int = 0) -> PrecisionRecallCurve:
+        """Return the curve of P(relation), [pairs], for gold labels, [pairs], and `missing` gold pairs without a P."""
         order = np.argsort(-probabilities, kind="stable")
         descending = probabilities[order]
         # The last pair of each run of equal probabilities.
         last = np.flatnonzero(np.append(descending[1:] != descending[:-1], True)) if len(order) else order
-        return cls(descending[last], np.cumsum(gold[order], dtype=np.int64)[last], last + 1, int(gold.sum()))
+        return cls(descending[last], np.cumsum(gold[order], dtype=np.int64)[last], last + 1, int(gold.sum()) + missing)
+
+    def best_f1(self) -> tuple[float, float]:
+        """Return the threshold with the best F1, and this F1 in percent; 0.5 and 0 if nothing can be found.
+
+        The threshold is the midpoint to the next lower probability, so that rounding errors do not matter.
+        """
+        if not self.gold or not len(self.thresholds):
+            return DEFAULT_THRESHOLD, 0.0
+        best = int(self.f1.argmax())
+        next_lower = np.append(self.thresholds[1:], 0.0)[best]
+        return float(self.thresholds[best] + next_lower) / 2, 100.0 * float(self.f1[best])
 
     @property
     def precision(self) -> NDArray[np.float64]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
@@ -17,23 +18,43 @@ from numpy.typing import NDArray
 
 from lmrc.config.schema import ProposeConfig
 from lmrc.corpus.candidates import SCHEMA as CANDIDATES_SCHEMA
-from lmrc.corpus.candidates import Candidate, write_candidates
+from lmrc.corpus.candidates import Candidate, RelationLogit, write_candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.corpus.predictions import Prediction, predictions_writer
 from lmrc.corpus.types import Document
 from lmrc.inference.fingerprint import work_fingerprint
 from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
 from lmrc.rcp.metrics import f1_score
-from lmrc.rcp.model.model import RelationCandidateModel, check_folder
-from lmrc.rcp.thresholds import find_threshold
+from lmrc.rcp.model.model import RelationCandidateModel, check_folder, predicts_relations
+from lmrc.rcp.thresholds import MIN_LOGIT, find_relation_threshold, find_threshold
 from lmrc.training.precision import autocast, inference_precision
 from lmrc.training.task import to_device
 
 logger = logging.getLogger(__name__)
 
+# File of the triples by the relation head alone, in the run folder.
+PREDICTIONS = "predictions.json"
+
+_TRIPLE = pa.struct([("head", pa.int32()), ("tail", pa.int32()), ("relation", pa.string()), ("score", pa.float64())])
 SCHEMA = pa.schema(
-    [*CANDIDATES_SCHEMA, ("pairs", pa.int64()), ("cut_mentions", pa.int64()), ("unknown_types", pa.int64())]
+    [
+        *CANDIDATES_SCHEMA,
+        ("triples", pa.list_(_TRIPLE)),
+        ("pairs", pa.int64()),
+        ("cut_mentions", pa.int64()),
+        ("unknown_types", pa.int64()),
+    ]
 )
+
+
+class ScoredTriple(NamedTuple):
+    """A triple and its probability by the relation head. The fields are those of the column `triples`."""
+
+    head: int
+    tail: int
+    relation: str
+    score: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,12 +63,14 @@ class Proposal:
 
     Attributes:
         candidates: candidates sorted by (h, t).
+        triples: triples by the relation head alone, of any pair, sorted by (h, t); empty without a relation head.
         pairs: number of ordered pairs of the document.
         cut_mentions: number of mentions beyond the maximum length.
         unknown_types: number of entities whose type the model does not know.
     """
 
     candidates: list[Candidate]
+    triples: list[ScoredTriple]
     pairs: int
     cut_mentions: int
     unknown_types: int
@@ -69,6 +92,7 @@ class ProposalStats:
     kept_labelled: int = 0
     gold: int = 0
     correct: int = 0
+    triples: int = 0
 
     def add(self, document: Document, proposal: Proposal) -> None:
         """Count a document."""
@@ -78,6 +102,7 @@ class ProposalStats:
         self.kept += len(candidates)
         self.cut_mentions += proposal.cut_mentions
         self.unknown_types += proposal.unknown_types
+        self.triples += len(proposal.triples)
         if document.labels is not None:
             gold = relations_by_pair(document).keys()
             self.labelled_documents += 1
@@ -93,6 +118,7 @@ class ProposalStats:
             "kept": self.kept,
             "cut_mentions": self.cut_mentions,
             "unknown_types": self.unknown_types,
+            "triples": self.triples,
         }
         if not self.labelled_documents:
             return counts
@@ -116,20 +142,41 @@ class ProposalStats:
         return f"{text}; {self.unknown_types} entities of unknown types" if self.unknown_types else text
 
 
+class PairScores(NamedTuple):
+    """Scores of a document's pairs, sorted by (h, t).
+
+    Attributes:
+        probabilities: P(relation), [pairs].
+        relations: log-odds of each relation, [pairs, relations]; None without a relation head.
+    """
+
+    probabilities: NDArray[np.float64]
+    relations: NDArray[np.float32] | None
+
+
 @torch.inference_mode()
-def probabilities(model: RelationCandidateModel, documents: list[EncodedDocument]) -> list[NDArray[np.float64]]:
-    """Return P(relation) of the pairs of each document, [pairs] sorted by (h, t), in a single forward pass."""
+def score_pairs(model: RelationCandidateModel, documents: list[EncodedDocument]) -> list[PairScores]:
+    """Return the scores of the pairs of each document, in a single forward pass."""
     device = next(model.parameters()).device
-    logits = model.classifier.logits(model(to_device(model.collate(documents), device)))
-    scores = torch.sigmoid(logits.double()).cpu().numpy()
-    return np.split(scores, np.cumsum([document.num_pairs for document in documents])[:-1])
+    logits, relations = model.split_outputs(model(to_device(model.collate(documents), device)))
+    ends = np.cumsum([document.num_pairs for document in documents])[:-1]
+    probabilities = np.split(torch.sigmoid(logits.double()).cpu().numpy(), ends)
+    if relations is None:
+        return [PairScores(scores, None) for scores in probabilities]
+    return [PairScores(*scores) for scores in zip(probabilities, np.split(relations.cpu().numpy(), ends), strict=True)]
 
 
 class Proposer:
     """A trained classifier that proposes candidates."""
 
     def __init__(
-        self, folder: Path, threshold: float, top_k: int | None, batch_size: int, device: str | None = None
+        self,
+        folder: Path,
+        threshold: float,
+        top_k: int | None,
+        batch_size: int,
+        device: str | None = None,
+        relation_threshold: float = 0.5,
     ) -> None:
         """Load the model, on a GPU if available, in the precision of the training.
 
@@ -139,6 +186,7 @@ class Proposer:
             top_k: maximum number of candidates per document, the most probable ones; None for no maximum.
             batch_size: documents per forward pass.
             device: where to load it instead, such as cpu.
+            relation_threshold: minimum probability of a triple by the relation head alone.
 
         Raises:
             UserError: if the model is missing or damaged.
@@ -149,17 +197,19 @@ class Proposer:
         self._precision = inference_precision(model.precision, "RCP")
         self._tokenizer = DocumentTokenizer(tokenizer, model.max_length)
         self._threshold, self._top_k, self._batch_size = threshold, top_k, batch_size
+        self._relation_threshold = relation_threshold
 
     def propose(self, documents: Sequence[Document]) -> list[Proposal]:
         """Return a proposal per document, in the same order."""
         encoded = self._tokenizer.encode_batch(documents)
-        scores: list[NDArray[np.float64]] = []
+        scores: list[PairScores] = []
         for start in range(0, len(encoded), self._batch_size):
             with autocast(self._precision, self._device.type):
-                scores += probabilities(self._model, encoded[start : start + self._batch_size])
+                scores += score_pairs(self._model, encoded[start : start + self._batch_size])
         return [
             Proposal(
                 self._select(document, pair_scores),
+                self._triples(document, pair_scores),
                 document.num_pairs,
                 document.cut_mentions,
                 self._model.features.count_unknown_types(document),
@@ -167,13 +217,34 @@ class Proposer:
             for document, pair_scores in zip(encoded, scores, strict=True)
         ]
 
-    def _select(self, document: EncodedDocument, scores: NDArray[np.float64]) -> list[Candidate]:
-        pairs = candidate_pairs(document.num_entities)
-        kept = np.flatnonzero(scores >= self._threshold)
+    def _select(self, document: EncodedDocument, scores: PairScores) -> list[Candidate]:
+        pairs, probabilities = candidate_pairs(document.num_entities), scores.probabilities
+        kept = np.flatnonzero(probabilities >= self._threshold)
         if self._top_k is not None:
             # A stable sort, so that the first of equally probable pairs are kept.
-            kept = np.sort(kept[np.argsort(-scores[kept], kind="stable")[: self._top_k]])
-        return [Candidate(*pairs[index], float(scores[index])) for index in kept]
+            kept = np.sort(kept[np.argsort(-probabilities[kept], kind="stable")[: self._top_k]])
+        return [
+            Candidate(*pairs[index], float(probabilities[index]), self._relations(scores, int(index))) for index in kept
+        ]
+
+    def _relations(self, scores: PairScores, pair: int) -> tuple[RelationLogit, ...]:
+        """Return the relations of a pair with log-odds of at least `MIN_LOGIT`."""
+        if scores.relations is None:
+            return ()
+        logits = scores.relations[pair]
+        ids = self._model.relations
+        return tuple(RelationLogit(ids[index], float(logits[index])) for index in np.flatnonzero(logits >= MIN_LOGIT))
+
+    def _triples(self, document: EncodedDocument, scores: PairScores) -> list[ScoredTriple]:
+        if scores.relations is None:
+            return []
+        pairs, ids = candidate_pairs(document.num_entities), self._model.relations
+        probabilities = 1 / (1 + np.exp(-scores.relations.astype(np.float64)))
+        return [
+            ScoredTriple(head, tail, ids[relation], float(probabilities[pair, relation]))
+            for pair, relation in np.argwhere(probabilities >= self._relation_threshold).tolist()
+            for head, tail in [pairs[pair]]
+        ]
 
 
 class ProposeInference:
@@ -191,6 +262,10 @@ class ProposeInference:
         self._corpus = Corpus.open(config.corpus)
         check_folder(config.rcp)
         self.threshold = find_threshold(config.rcp, config.threshold)
+        self._names_relations = predicts_relations(config.rcp)
+        self._relation_threshold = (
+            find_relation_threshold(config.rcp, config.relation_threshold) if self._names_relations else 1.0
+        )
         self.documents = len(self._corpus)
         self.identity = work_fingerprint(
             config.rcp,
@@ -199,12 +274,19 @@ class ProposeInference:
             threshold=self.threshold,
             top_k=config.top_k,
             batch_size=config.batch_size,
+            relation_threshold=self._relation_threshold,
         )
 
     @cached_property
     def _proposer(self) -> Proposer:
         config = self._config
-        return Proposer(config.rcp, self.threshold, config.top_k, config.batch_size)
+        return Proposer(
+            config.rcp,
+            self.threshold,
+            config.top_k,
+            config.batch_size,
+            relation_threshold=self._relation_threshold,
+        )
 
     def load(self) -> None:
         """Load the classifier.
@@ -218,28 +300,44 @@ class ProposeInference:
         """Return a row of `SCHEMA` per document."""
         chunk = [self._corpus[index] for index in documents]
         return [
-            {"title": document.title, **asdict(proposal)}
+            {
+                "title": document.title,
+                **asdict(proposal),
+                "candidates": [candidate.as_row() for candidate in proposal.candidates],
+                "triples": [triple._asdict() for triple in proposal.triples],
+            }
             for document, proposal in zip(chunk, self._proposer.propose(chunk), strict=True)
         ]
 
     def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int | float]:
         """Write the folder `candidates` of the run, log the statistics and return them.
 
+        With a relation head, also write PREDICTIONS: the triples of the encoder alone.
+
         Raises:
             UserError: if the folder cannot be written.
         """
-        out: Path = self._config.run.folder / self._config.run.name / "candidates"
+        folder: Path = self._config.run.folder / self._config.run.name
+        out = folder / "candidates"
         stats = ProposalStats()
 
-        def candidates() -> Iterator[tuple[str, list[Candidate]]]:
+        def candidates(write: Callable[[Iterable[Prediction]], None]) -> Iterator[tuple[str, list[Candidate]]]:
             for document, row in zip(self._corpus, rows, strict=True):
                 counts = {name: row[name] for name in ("pairs", "cut_mentions", "unknown_types")}
-                proposal = Proposal([Candidate(**values) for values in row["candidates"]], **counts)
+                triples = [ScoredTriple(**triple) for triple in row["triples"]]
+                proposal = Proposal([Candidate.of_row(values) for values in row["candidates"]], triples, **counts)
                 stats.add(document, proposal)
+                write(Prediction(row["title"], *triple) for triple in triples)
                 yield row["title"], proposal.candidates
 
         # An earlier attempt may have written the folder without marking the run as done.
         shutil.rmtree(out, ignore_errors=True)
-        write_candidates(candidates(), out, corpus_fingerprint=self._corpus.fingerprint, threshold=self.threshold)
+        with ExitStack() as stack:
+            write: Callable[[Iterable[Prediction]], None] = lambda predictions: None  # noqa: E731
+            if self._names_relations:
+                write = stack.enter_context(predictions_writer(folder / PREDICTIONS))
+            write_candidates(
+                candidates(write), out, corpus_fingerprint=self._corpus.fingerprint, threshold=self.threshold
+            )
         logger.info(f"{out}: {stats}; threshold {self.threshold:.4g}")
         return stats.as_json()

@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lmrc.common.atomic_io import write_atomically
@@ -16,14 +17,14 @@ from lmrc.common.errors import CorpusError, UserError
 from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.rcp import thresholds
-from lmrc.rcp.data.collate import Batch
+from lmrc.rcp.data.collate import Batch, ordered_pair_indices
 from lmrc.rcp.data.dataset import EncodedCorpus, Example, load_or_build_dataset
 from lmrc.rcp.data.features import count_entity_types
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.metrics import binary_scores
 from lmrc.rcp.model.losses import dev_loss, training_loss
 from lmrc.rcp.model.model import RelationCandidateModel
-from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
+from lmrc.rcp.model.relation_head import relation_targets
 from lmrc.rcp.model_card import model_card
 from lmrc.training.activation_checkpointing import enable_activation_checkpointing
 from lmrc.training.distributed import World
@@ -35,6 +36,37 @@ logger = logging.getLogger(__name__)
 # Evaluation batches on a GPU are larger by this factor: after four documents it waits for the host, and without
 # gradients there is room for more. On a CPU larger batches are no faster.
 GPU_EVALUATION_FACTOR = 4
+
+
+class TripleLogits(NamedTuple):
+    """Log-odds of triples that are at least `thresholds.MIN_LOGIT`, with their gold labels.
+
+    Attributes:
+        logits: log-odds, [triples].
+        gold: True if the triple holds, [triples].
+        missing: gold triples with lower log-odds.
+    """
+
+    logits: NDArray[np.float32]
+    gold: NDArray[np.bool_]
+    missing: int
+
+    @classmethod
+    def none(cls) -> TripleLogits:
+        """Return those of no pair."""
+        return cls(np.zeros(0, dtype=np.float32), np.zeros(0, dtype=np.bool_), 0)
+
+    @classmethod
+    def of(cls, logits: NDArray[np.float32], gold: NDArray[np.bool_]) -> TripleLogits:
+        """Return those of pairs, [pairs, relations]."""
+        kept = logits >= thresholds.MIN_LOGIT
+        return cls(logits[kept], gold[kept], int(gold.sum() - gold[kept].sum()))
+
+    @classmethod
+    def concatenate(cls, parts: Sequence[TripleLogits]) -> TripleLogits:
+        """Return all of them."""
+        logits, gold, missing = zip(*parts, strict=True)
+        return cls(np.concatenate(logits), np.concatenate(gold), sum(missing))
 
 
 class RcpTask:
@@ -59,11 +91,9 @@ class RcpTask:
             types if options.entity_types else (),
             options.sentence_distance,
             types if options.type_markers else (),
+            train.relations.ids if config.train.relation_weight else (),
         )
         model.precision = resolve_precision(config.train.precision)
-        # Created last, so that the other weights of a seed do not depend on it.
-        if config.train.relation_weight:
-            model.relation_head = AuxiliaryRelationHead(model.classifier.width, len(train.relations))
         if config.train.gradient_checkpointing:
             if not model.encoder.supports_gradient_checkpointing:
                 raise UserError(
@@ -74,6 +104,7 @@ class RcpTask:
         self.model = self._model = model
         self._config = config
         self._corpus = train
+        self._dev_corpus = dev
         self._manifests = train.manifest, dev.manifest
         # Results of the last evaluation, for `export`.
         self._scores: dict[str, float] = {}
@@ -127,7 +158,7 @@ class RcpTask:
     def collate(self, indices: Sequence[int]) -> Batch:
         """Return a batch of the model with "targets", float32 [pairs] in {0, 1}.
 
-        If there is an auxiliary relation head, the batch also has "relations" (see `relation_targets`).
+        If there is a relation head, the batch also has "relations" (see `relation_targets`).
         """
         examples = [self._train[index] for index in indices]
         batch = self._collate(examples)
@@ -160,26 +191,37 @@ class RcpTask:
         ]
 
     def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
-        """Return the dev scores of `binary_scores`, and "loss", the mean over pairs."""
+        """Return the dev scores of `binary_scores`, and "loss", the mean over pairs.
+
+        With a relation head, also "relation_f1": the best F1 over thresholds of its triples, in percent.
+        """
         batch_size = self._config.train.micro_batch_size
         if world.device.type == "cuda":
             batch_size *= GPU_EVALUATION_FACTOR
         indices, num_real = world.shard(len(self._dev))
         loss, logits, gold = 0.0, [np.zeros(0)], [np.zeros(0, dtype=np.bool_)]
+        triples = [TripleLogits.none()]
         for start in range(0, len(indices), batch_size):
-            examples = [self._dev[index] for index in indices[start : start + batch_size]]
+            chunk = indices[start : start + batch_size]
+            examples = [self._dev[index] for index in chunk]
             batch = self._collate(examples)
             # Padding documents at the end of a shard do not count.
-            num_pairs = sum(example.document.num_pairs for example in examples[: max(num_real - start, 0)])
+            real = examples[: max(num_real - start, 0)]
+            num_pairs = sum(example.document.num_pairs for example in real)
             targets = batch["targets"][:num_pairs]
-            outputs = model(to_device(batch, world.device))
-            # The only copy from the device, which waits for it.
-            batch_logits = self._model.classifier.logits(outputs).double().cpu()[:num_pairs]
+            outputs, relations = self._model.split_outputs(model(to_device(batch, world.device)))
+            # The only copies from the device, which wait for it.
+            batch_logits = outputs.double().cpu()[:num_pairs]
             loss += dev_loss(batch_logits, targets)
             logits.append(batch_logits.numpy())
             gold.append(targets.numpy() > 0)
-        losses, all_logits, all_gold = zip(
-            *world.gather((loss, np.concatenate(logits), np.concatenate(gold))), strict=True
+            if relations is not None and real:
+                triples.append(
+                    TripleLogits.of(relations.float().cpu()[:num_pairs].numpy(), self._relation_targets(real, chunk))
+                )
+        losses, all_logits, all_gold, all_triples = zip(
+            *world.gather((loss, np.concatenate(logits), np.concatenate(gold), TripleLogits.concatenate(triples))),
+            strict=True,
         )
         probabilities = 1 / (1 + np.exp(-np.concatenate(all_logits)))
         has_relation = np.concatenate(all_gold)
@@ -188,7 +230,21 @@ class RcpTask:
             **binary_scores(probabilities, has_relation),
             "loss": sum(losses) / max(len(probabilities), 1),
         }
+        if self._model.relation_head is not None:
+            self._calibration["relations"] = thresholds.calibrate_relations(*TripleLogits.concatenate(all_triples))
+            self._scores["relation_f1"] = self._calibration["relations"]["f1"][1]
         return self._scores
+
+    def _relation_targets(self, examples: Sequence[Example], indices: Sequence[int]) -> NDArray[np.bool_]:
+        """Return the gold relations of dev documents, [pairs sorted by (h, t), relations]."""
+        return np.concatenate(
+            [
+                relation_targets(
+                    example.document.num_entities, self._dev_corpus.labels(index) or (), self._corpus.relations
+                )[ordered_pair_indices(example.document.num_entities)]
+                for example, index in zip(examples, indices, strict=False)
+            ]
+        )
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
         """Write the model, the thresholds of the last evaluation and a model card."""

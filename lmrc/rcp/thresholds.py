@@ -18,6 +18,8 @@ from lmrc.config.types import wanted_recall
 from lmrc.rcp.metrics import PrecisionRecallCurve
 
 FILE = "calibration.json"
+# Least log-odds of a relation that is kept: about P = 0.01.
+MIN_LOGIT = -4.6
 # Points of the stored curve: steps of 0.001 in recall.
 NUM_POINTS = 1000
 
@@ -51,6 +53,42 @@ def calibrate(probabilities: NDArray[np.float64], gold: NDArray[np.bool_]) -> di
             for point in np.unique(points)
         ],
     }
+
+
+def calibrate_relations(logits: NDArray[np.float32], gold: NDArray[np.bool_], missing: int) -> dict[str, Any]:
+    """Return the entry "relations" of `calibration.json`: the threshold of the relation head for the best F1 on dev.
+
+    Args:
+        logits: log-odds of pairs and relations, [triples].
+        gold: True if the pair has the relation, [triples].
+        missing: number of gold triples without log-odds, because they are below `MIN_LOGIT`.
+
+    Returns:
+        "f1": [threshold as a probability, F1 in percent].
+    """
+    probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
+    return {"f1": list(PrecisionRecallCurve.of(probabilities, gold, missing).best_f1())}
+
+
+def find_relation_threshold(folder: Path, threshold: str) -> float:
+    """Return the threshold of the relation head as a probability.
+
+    Args:
+        folder: folder of the model.
+        threshold: a number, or `f1`.
+
+    Raises:
+        UserError: if `threshold` is f1, and the model has no usable `calibration.json`.
+    """
+    if threshold != "f1":
+        return float(threshold)
+    try:
+        return float(json.loads((folder / FILE).read_text())["relations"]["f1"][0])
+    except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
+        raise UserError(
+            f"{folder / FILE} has no threshold of the relation head ({error!r}); give a number such as "
+            "--relation_threshold 0.5, or train again with train.relation_weight"
+        ) from None
 
 
 def save(folder: Path, calibration: dict[str, Any]) -> None:

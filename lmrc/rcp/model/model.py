@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import tempfile
 from collections.abc import Mapping, Sequence
@@ -24,11 +25,12 @@ from lmrc.rcp.data.tokenization import EncodedDocument
 from lmrc.rcp.data.type_markers import choose_type_markers, replace_opening_markers
 from lmrc.rcp.data.windows import Windows
 from lmrc.rcp.model.classifiers import CLASSIFIERS
+from lmrc.rcp.model.losses import relation_loss
 from lmrc.rcp.model.marker_attention import attention_rows
 from lmrc.rcp.model.packed_encoder import PackedEncoder
 from lmrc.rcp.model.pooling import pool_attention, pool_contexts, pool_entities
 from lmrc.rcp.model.pretrained import KEY, load_pretrained
-from lmrc.rcp.model.relation_head import AuxiliaryRelationHead
+from lmrc.rcp.model.relation_head import RelationHead
 
 logger = logging.getLogger(__name__)
 
@@ -46,13 +48,20 @@ def check_folder(folder: Path) -> None:
     check_model(folder, "rcp")
 
 
+def predicts_relations(folder: Path) -> bool:
+    """Return True if the saved model in `folder` has a relation head."""
+    options = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(KEY)
+    return bool(isinstance(options, dict) and options.get("relations"))
+
+
 class RelationCandidateModel(nn.Module):
     """Classifier of ordered entity pairs: P(relation) of each pair of a document.
 
     Attributes:
         encoder: the pretrained encoder.
         classifier: the pair classifier, which converts its outputs to logits.
-        relation_head: auxiliary relation head; None outside training. It is not saved.
+        relation_head: the relation head; None if the model only proposes pairs.
+        relations: ids of the relations of the relation head, in its order.
         windows: window layout of the encoder.
         max_length: maximum number of word pieces per document.
         features: features besides the text.
@@ -68,6 +77,7 @@ class RelationCandidateModel(nn.Module):
         sentence_distance: bool = False,
         type_markers: Mapping[str, int] | None = None,
         precision: ResolvedPrecision = "fp32",
+        relations: Sequence[str] = (),
     ) -> None:
         """Create the model with a new classifier.
 
@@ -79,6 +89,7 @@ class RelationCandidateModel(nn.Module):
             sentence_distance: if True, use sentence distances.
             type_markers: opening marker of each entity type (`choose_type_markers`); by default, `*` for all.
             precision: precision of the forward pass in training.
+            relations: ids of the relations to predict; by default none, and there is no relation head.
 
         Raises:
             UserError: if the encoder does not provide the attention of its last layer.
@@ -95,7 +106,9 @@ class RelationCandidateModel(nn.Module):
         self.features = Features(tuple(entity_types), sentence_distance, dict(type_markers or {}))
         self._classifier_kind: ClassifierKind = classifier
         self.classifier = CLASSIFIERS[classifier](encoder.config.hidden_size, self.features)
-        self.relation_head: AuxiliaryRelationHead | None = None
+        self.relations = tuple(relations)
+        # Created last, so that the other weights of a seed do not depend on it.
+        self.relation_head = RelationHead(self.classifier.width, len(self.relations)) if self.relations else None
 
     @classmethod
     def from_encoder(
@@ -106,6 +119,7 @@ class RelationCandidateModel(nn.Module):
         entity_types: Sequence[str] = (),
         sentence_distance: bool = False,
         marked_types: Sequence[str] = (),
+        relations: Sequence[str] = (),
     ) -> tuple[RelationCandidateModel, PreTrainedTokenizerBase]:
         """Return a model to train, and its tokenizer.
 
@@ -119,6 +133,7 @@ class RelationCandidateModel(nn.Module):
             entity_types: entity types with an embedding.
             sentence_distance: if True, use sentence distances.
             marked_types: entity types with an opening marker of their own.
+            relations: ids of the relations that the relation head predicts; by default there is none.
 
         Raises:
             UserError: if the encoder is not found, its weights do not fit, or it cannot read so many word pieces.
@@ -146,8 +161,16 @@ class RelationCandidateModel(nn.Module):
                 f"{windows.size} positions hold"
             )
         type_markers = choose_type_markers(marked_types, tokenizer)
-        model = cls(pretrained.encoder, longest, classifier, entity_types, sentence_distance, type_markers)
-        pretrained.init_classifier(model.classifier, model.options())
+        model = cls(
+            pretrained.encoder,
+            longest,
+            classifier,
+            entity_types,
+            sentence_distance,
+            type_markers,
+            relations=relations,
+        )
+        pretrained.init_new_layers(model.classifier, model.relation_head, model.options())
         return model, tokenizer
 
     @classmethod
@@ -185,10 +208,11 @@ class RelationCandidateModel(nn.Module):
             "sentence_distance": self.features.distance,
             "type_markers": dict(self.features.markers),
             "precision": self.precision,
+            "relations": list(self.relations),
         }
 
     def save(self, folder: Path, tokenizer: PreTrainedTokenizerBase, weights: dict[str, Tensor] | None = None) -> None:
-        """Write config.json, model.safetensors and the tokenizer's files, without the auxiliary relation head.
+        """Write config.json, model.safetensors and the tokenizer's files.
 
         Args:
             folder: folder for the files.
@@ -198,8 +222,8 @@ class RelationCandidateModel(nn.Module):
         Raises:
             ValueError: if names or shapes of `weights` differ from the model's.
         """
-        own = _without_relation_head(self.state_dict())
-        state = own if weights is None else _without_relation_head(weights)
+        own = self.state_dict()
+        state = own if weights is None else weights
         wrong = [name for name in own.keys() | state.keys() if name not in state or name not in own]
         wrong += [
             name for name in own.keys() & state.keys() if own[name].shape != state[name].shape and own[name].numel()
@@ -229,14 +253,15 @@ class RelationCandidateModel(nn.Module):
         return {**collate(documents, self.windows, self.windows.first_position), **features}
 
     def forward(self, batch: Batch) -> Tensor:
-        """Return the classifier's outputs; `self.classifier.logits` converts them to logits.
+        """Return the outputs of all layers for each pair; `split_outputs` separates them.
 
         Args:
             batch: a batch of `collate`, with "relations" (from `relation_targets`) to train the relation head.
 
         Returns:
-            Outputs, float32 [pairs, outputs]: the ordered pairs (h, t) of each document, sorted by (h, t). If the batch
-            has "relations", the last column is the pair's loss of the relation head.
+            Outputs, float32 [pairs, outputs]: the ordered pairs (h, t) of each document, sorted by (h, t). With a
+            relation head, the classifier's columns are followed by the pair's loss of the relation head if the batch
+            has "relations", and else by the logits of the relations.
         """
         shapes: list[DocumentShape] = batch["shapes"]
         window_lengths = [length for shape in shapes for length in shape.window_lengths]
@@ -278,6 +303,13 @@ class RelationCandidateModel(nn.Module):
         outputs = torch.cat([self._classify(*document) for document in documents])
         return outputs.index_select(0, batch["pair_indices"])
 
+    def split_outputs(self, outputs: Tensor) -> tuple[Tensor, Tensor | None]:
+        """Return the logits of P(relation), [pairs], and those of each relation, [pairs, relations], if predicted."""
+        if self.relation_head is None:
+            return self.classifier.logits(outputs), None
+        count = len(self.relations)
+        return self.classifier.logits(outputs[:, :-count]), outputs[:, -count:]
+
     def _classify(
         self, states: Tensor, attention: Tensor, entities: Tensor, types: Tensor | None, pairs: Pairs
     ) -> Tensor:
@@ -296,9 +328,13 @@ class RelationCandidateModel(nn.Module):
             contexts = pool_contexts(states, attention, heads, first, second)
             outputs: Tensor
             outputs, projections = self.classifier(entities, contexts, first, second, types, pairs.distances)
-            if self.relation_head is None or pairs.relations is None:
+            if self.relation_head is None:
                 return outputs
-            return torch.cat([outputs, self.relation_head(*projections, pairs.relations).unsqueeze(2)], 2)
+            logits = self.relation_head(*projections)
+            if pairs.relations is not None:
+                with torch.autocast(states.device.type, enabled=False):
+                    logits = relation_loss(logits, pairs.relations).unsqueeze(2)
+            return torch.cat([outputs, logits], 2)
 
         count = len(entities)
         step = max(1, BLOCK_PAIRS // max(count, 1))
@@ -316,10 +352,6 @@ class RelationCandidateModel(nn.Module):
 def _pairs_before(entity: int, num_entities: int) -> int:
     """Return the number of pairs a < b with a < `entity`."""
     return entity * num_entities - entity * (entity + 1) // 2
-
-
-def _without_relation_head(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    return {name: value for name, value in weights.items() if not name.startswith("relation_head.")}
 
 
 def _first_line(error: BaseException) -> str:

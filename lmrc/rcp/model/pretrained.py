@@ -38,18 +38,23 @@ class Pretrained:
         encoder: the encoder.
         options: options of the trained RCP model (`KEY` in config.json); None if this is only an encoder.
         classifier: state dict of the trained classifier.
+        relation_head: state dict of its relation head; empty if it has none.
     """
 
     name: str
     encoder: PreTrainedModel
     options: Mapping[str, Any] | None = None
     classifier: Mapping[str, Tensor] = field(default_factory=dict)
+    relation_head: Mapping[str, Tensor] = field(default_factory=dict)
 
-    def init_classifier(self, classifier: nn.Module, options: Mapping[str, Any]) -> None:
-        """Load the trained weights into a new classifier if they fit, and log what was loaded.
+    def init_new_layers(
+        self, classifier: nn.Module, relation_head: nn.Module | None, options: Mapping[str, Any]
+    ) -> None:
+        """Load the trained weights into the layers after the encoder, if they fit, and log what was loaded.
 
         Args:
             classifier: the new classifier.
+            relation_head: the new relation head; None if the model has none.
             options: options of the new model.
         """
         if self.options is None:
@@ -62,9 +67,12 @@ class Pretrained:
         else:
             classifier.load_state_dict(dict(self.classifier))
             loaded = f"{encoder} and {count} are loaded from it"
-        logger.info(
-            f"model.encoder {self.name} is a trained RCP model: {loaded}; an auxiliary relation head is always new"
-        )
+        if relation_head is not None:
+            fits = not difference and self.relation_head and self.options.get("relations") == options["relations"]
+            if fits:
+                relation_head.load_state_dict(dict(self.relation_head))
+            loaded += f"; the relation head is {'loaded too' if fits else 'new'}"
+        logger.info(f"model.encoder {self.name} is a trained RCP model: {loaded}")
 
     def _difference(self, classifier: nn.Module, options: Mapping[str, Any]) -> str:
         """Return why the trained weights do not fit the classifier, or an empty string if they do."""
@@ -105,28 +113,28 @@ def load_pretrained(source: str, name: str) -> Pretrained:
         return Pretrained(name, encoder)
     try:
         weights = load_file(str(cached_file(source, "model.safetensors")))
-        encoder, classifier = _split_weights(config, weights)
+        encoder, classifier, relation_head = _split_weights(config, weights)
     except (SafetensorError, RuntimeError) as error:
         line = str(error).strip().splitlines()[0]
         # Not in the pre-flight: the weights are read at the start.
         raise UserError(
             f"model.encoder {name} is a trained RCP model, but damaged ({line}): give another folder, or train it again"
         ) from error
-    return Pretrained(name, encoder, options, classifier)
+    return Pretrained(name, encoder, options, classifier, relation_head)
 
 
 def _split_weights(
     config: PretrainedConfig, weights: Mapping[str, Tensor]
-) -> tuple[PreTrainedModel, dict[str, Tensor]]:
-    """Return the encoder of a trained model with its weights, and the state dict of its classifier."""
+) -> tuple[PreTrainedModel, dict[str, Tensor], dict[str, Tensor]]:
+    """Return the encoder of a trained model with its weights, and the state dicts of classifier and relation head."""
     encoder: PreTrainedModel = AutoModel.from_config(config, dtype=torch.float32)
     if getattr(encoder, "pooler", None) is not None:
         encoder.pooler = None
-    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "classifier": {}}
+    parts: dict[str, dict[str, Tensor]] = {"encoder": {}, "classifier": {}, "relation_head": {}}
     for name, tensor in weights.items():
         part, _, inner = name.partition(".")
         if part not in parts:
             raise RuntimeError(f"unknown tensor {name}")
         parts[part][inner] = tensor
     encoder.load_state_dict(parts["encoder"])
-    return encoder, parts["classifier"]
+    return encoder, parts["classifier"], parts["relation_head"]

@@ -1,7 +1,7 @@
-"""Auxiliary relation head: predicts the relations of each pair during training.
+"""Relation head: log-odds of every relation of a pair, from the projections z of its head and tail (equation 5).
 
-Not part of the paper, and not saved with the model. It trains the encoder and the projections z (equation 5) to
-separate relations.
+Not part of the paper. In training it teaches the encoder to separate relations; in inference it names them
+without an LM.
 """
 
 from __future__ import annotations
@@ -16,14 +16,13 @@ from torch import Tensor, nn
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Label
 from lmrc.rcp.data.collate import ordered_pair_indices
-from lmrc.rcp.model.losses import relation_loss
 
-WIDTH = 256
+WIDTH = 512
 # Initial P(relation) of 0.0025: few pairs have any given relation.
 INITIAL_BIAS = -6.0
 
 
-class AuxiliaryRelationHead(nn.Module):
+class RelationHead(nn.Module):
     """Relation classifier on the projections z of head and tail."""
 
     def __init__(self, width: int, num_relations: int) -> None:
@@ -39,19 +38,18 @@ class AuxiliaryRelationHead(nn.Module):
         self.relation = nn.Linear(WIDTH, num_relations)
         nn.init.constant_(self.relation.bias, INITIAL_BIAS)
 
-    def forward(self, z_head: Tensor, z_tail: Tensor, targets: Tensor) -> Tensor:
-        """Return the loss of each pair, summed over relations, float32 [2, pairs].
+    def forward(self, z_head: Tensor, z_tail: Tensor) -> Tensor:
+        """Return the logits of the relations, at least float32 [2, pairs, relations].
 
         Args:
             z_head: projections of the heads, as returned by a classifier, [2 * pairs, width].
             z_tail: projections of the tails, [2 * pairs, width].
-            targets: True if the relation holds, [2, pairs, relations].
         """
         head, tail = torch.tanh(self.head(z_head)), torch.tanh(self.tail(z_tail))
         with torch.autocast(z_head.device.type, enabled=False):
             dtype = torch.promote_types(z_head.dtype, torch.float32)
-            logits = self.relation(head.to(dtype) * tail.to(dtype)).view(targets.shape)
-            return relation_loss(logits, targets)
+            logits: Tensor = self.relation(head.to(dtype) * tail.to(dtype))
+            return logits.view(2, -1, logits.shape[1])
 
 
 def relation_targets(num_entities: int, labels: Sequence[Label], relations: RelationSet) -> NDArray[np.bool_]:

@@ -19,7 +19,7 @@ from lmrc.corpus.types import Document, Label
 from lmrc.rcp.data.collate import Batch
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
-from lmrc.rcp.model.relation_head import AuxiliaryRelationHead, relation_targets
+from lmrc.rcp.model.relation_head import relation_targets
 from tests.rcp import reference, tiny
 from tests.rcp.model.test_model import DOCUMENTS, KINDS, LONGEST, _Syncs
 
@@ -38,7 +38,12 @@ def build(
 ) -> RelationCandidateModel:
     """Return a model with large weights, so that differences are visible."""
     model = RelationCandidateModel(
-        tiny.encoder(kind, dropout=dropout), 1024, classifier, entity_types=types, sentence_distance=True
+        tiny.encoder(kind, dropout=dropout),
+        1024,
+        classifier,
+        entity_types=types,
+        sentence_distance=True,
+        relations=RELATIONS.ids if relations else (),
     )
     torch.manual_seed(3)
     # Row 0, for unknown types, stays zero.
@@ -48,8 +53,6 @@ def build(
     weight = model.classifier.bilinear.weight if classifier == "bilinear" else model.classifier.weight
     torch.nn.init.normal_(weight, std=0.5 if classifier == "bilinear" else 0.05)
     torch.nn.init.normal_(model.classifier.bias, std=0.3)
-    if relations:
-        model.relation_head = AuxiliaryRelationHead(model.classifier.width, len(RELATIONS))
     return model.eval()
 
 
