@@ -29,6 +29,7 @@ from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.few_shot import Demonstration, demonstration_tokens, demonstrations, few_shot_messages
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
+from lmrc.rc.prompts.questions import QuestionBuilder, open_candidates
 from lmrc.rc.prompts.templates import PROMPTS, Pair
 
 # Names of the files and folders in the run folder.
@@ -89,6 +90,7 @@ class ClassifyInference:
             self._base = adapter_base(config.rc)
         self._prompt = PROMPTS[self._metadata.prompt.kind]
         self._check_backend()
+        self._check_questions()
         total = len(self._corpus)
         self.documents = total if config.documents is None else min(config.documents, total)
         if not self._prompt.names_relations and self.documents < total:
@@ -117,6 +119,20 @@ class ClassifyInference:
             documents=self.documents,
             **options,
         )
+
+    def _check_questions(self) -> None:
+        if not self._prompt.asks_relations:
+            return
+        if self._config.candidates is None:
+            raise ConfigError(
+                f"{self._config.rc} says Yes or No to relations of candidates (prompt.kind verify): give --candidates"
+            )
+        open_candidates(self._config.candidates, self._corpus)
+        if self._config.decode.mode != "score" or self._config.decode.backend != "hf":
+            raise ConfigError(
+                f"{self._config.rc} gives the probability of Yes to each question (prompt.kind verify): give "
+                "--decode.mode score and --decode.backend hf"
+            )
 
     def _check_backend(self) -> None:
         decode, few_shot = self._config.decode, self._config.few_shot
@@ -154,6 +170,19 @@ class ClassifyInference:
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(str(self._config.rc) if self._config.rc is not None else self._base)
 
+    def _queries(self, index: int) -> Iterator[Query]:
+        """Yield the queries about a document of the corpus."""
+        document = self._corpus[index]
+        if self._prompt.asks_relations:
+            assert self._candidates is not None
+            yield from self._questions.build(index, document, self._candidates[index])
+        else:
+            yield from self._builder.build(index, document, self._pairs(index))
+
+    @cached_property
+    def _questions(self) -> QuestionBuilder:
+        return QuestionBuilder(self._tokenizer, self._corpus.relations, self._metadata.prompt)
+
     @cached_property
     def _builder(self) -> QueryBuilder:
         return QueryBuilder(
@@ -181,7 +210,7 @@ class ClassifyInference:
                 metadata=self._metadata,
                 tokenizer=self._tokenizer,
                 relations=self._corpus.relations,
-                shared_prefix=self._builder.shared_prefix(),
+                shared_prefix=(self._questions if self._prompt.asks_relations else self._builder).shared_prefix(),
                 answer_folder=self._config.run.folder / self._config.run.name / ANSWERS,
                 document_of=self._document,
                 messages_of=lambda query: few_shot_messages(shown, query),
@@ -211,7 +240,7 @@ class ClassifyInference:
         for index in documents:
             document = self._corpus[index]
             rows[index] = {"title": document.title, "generations": [], "triples": []}
-            queries += self._builder.build(index, document, self._pairs(index))
+            queries += self._queries(index)
         if not queries:
             return list(rows.values())
         for result in self._backend.answer(queries):
