@@ -83,6 +83,11 @@ class Example:
     positions: Tensor | None = None
     labels: Tensor | None = None
 
+    @property
+    def answer_tokens(self) -> int:
+        """Number of target tokens of a written answer, including the end of sequence."""
+        return len(self.input_ids) - self.prompt_tokens
+
 
 def prompt_ids(text: str, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate | None = None) -> list[int]:
     """Return the token ids of a prompt, including the special tokens at its start.
