@@ -354,10 +354,15 @@ def test_loss_of_questions_is_that_of_yes_and_no(learnt_verify: Learnt) -> None:
     expected = []
     for index in range(3):
         example = task._train[index]
-        assert example.positions is not None and example.labels is not None
-        for position, label in zip(example.positions.tolist(), example.labels.tolist(), strict=True):
+        assert example.questions is not None
+        ids, questions = example.input_ids.long(), example.questions
+        ends = (example.prompt_tokens + questions.lengths.cumsum(0)).tolist()
+        for position, label in zip(questions.positions.tolist(), questions.labels.tolist(), strict=True):
+            # The line of the question begins where the one before it ends.
+            start = max([example.prompt_tokens, *(end for end in ends if end <= position)])
+            text = torch.cat([ids[: example.prompt_tokens], ids[start : position + 1]])
             with torch.no_grad():
-                logits = task.model(input_ids=example.input_ids[None, : position + 1].long()).logits[0, -1]
+                logits = task.model(input_ids=text[None]).logits[0, -1]
             expected.append(-torch.log_softmax(logits[[no, yes]].double(), 0)[label].item())
     with torch.no_grad():
         loss = task.loss(task.model, task.collate([0, 1, 2])).item()

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import accumulate
 
 import torch
 from torch import Tensor
 
-from lmrc.rc.model.packed_attention import PackedSequences
-from lmrc.rc.prompts.query_builder import Example, shared_length
+from lmrc.rc.model.packed_attention import PackedGroups, PackedSequences
+from lmrc.rc.prompts.query_builder import EncodedQuestions, Example, shared_length
 
 
-def collate(examples: Sequence[Example]) -> dict[str, Tensor | PackedSequences]:
+def collate(examples: Sequence[Example]) -> dict[str, Tensor | PackedSequences | PackedGroups]:
     """Concatenate examples for `packed_forward`; a prefix that all prompts share is kept once.
 
     Returns:
@@ -19,25 +20,45 @@ def collate(examples: Sequence[Example]) -> dict[str, Tensor | PackedSequences]:
         logits predict the answers; `targets`, int64 [targets]: the tokens to predict, or for kind verify the labels;
         `layout`.
     """
+    asked = [example.questions for example in examples if example.questions is not None]
+    if asked:
+        return _collate_questions(examples, asked)
     prefix_length = _shared_prefix_length(examples)
     # Embeddings and losses need int64.
     suffixes = [example.input_ids[prefix_length:].long() for example in examples]
     layout = PackedSequences(prefix_length, [len(suffix) for suffix in suffixes])
     logit_positions, targets, start = [], [], prefix_length
     for example, suffix in zip(examples, suffixes, strict=True):
-        if example.positions is not None and example.labels is not None:
-            logit_positions.append(example.positions.long() + (start - prefix_length))
-            targets.append(example.labels.long())
-        else:
-            prompt_tokens = example.prompt_tokens - prefix_length
-            logit_positions.append(torch.arange(start + prompt_tokens - 1, start + len(suffix) - 1))
-            targets.append(suffix[prompt_tokens:])
+        prompt_tokens = example.prompt_tokens - prefix_length
+        logit_positions.append(torch.arange(start + prompt_tokens - 1, start + len(suffix) - 1))
+        targets.append(suffix[prompt_tokens:])
         start += len(suffix)
     return {
         "input_ids": torch.cat([examples[0].input_ids[:prefix_length].long(), *suffixes]),
         "positions": layout.positions(),
         "logit_positions": torch.cat(logit_positions),
         "targets": torch.cat(targets),
+        "layout": layout,
+    }
+
+
+def _collate_questions(
+    examples: Sequence[Example], asked: Sequence[EncodedQuestions]
+) -> dict[str, Tensor | PackedSequences | PackedGroups]:
+    """Concatenate examples of kind verify, in which each line sees the prompt alone."""
+    starts = accumulate((len(example.input_ids) for example in examples), initial=0)
+    layout = PackedGroups(
+        [
+            PackedSequences(example.prompt_tokens, questions.lengths.tolist())
+            for example, questions in zip(examples, asked, strict=True)
+        ]
+    )
+    positions = [questions.positions.long() + start for questions, start in zip(asked, starts, strict=False)]
+    return {
+        "input_ids": torch.cat([example.input_ids.long() for example in examples]),
+        "positions": layout.positions(),
+        "logit_positions": torch.cat(positions),
+        "targets": torch.cat([questions.labels.long() for questions in asked]),
         "layout": layout,
     }
 

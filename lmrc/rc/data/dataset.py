@@ -26,7 +26,7 @@ from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import relations_by_pair
 from lmrc.corpus.types import Triple
-from lmrc.rc.prompts.query_builder import Example, QueryBuilder, encode
+from lmrc.rc.prompts.query_builder import EncodedQuestions, Example, QueryBuilder, encode
 from lmrc.rc.prompts.questions import QuestionBuilder, encode_questions
 from lmrc.rc.prompts.templates import PROMPTS, Pair, gold_pairs
 
@@ -34,9 +34,11 @@ logger = logging.getLogger(__name__)
 
 # Increase it whenever the same documents would give other token ids.
 VERSION = 1
+QUESTIONS_VERSION = 1
 COUNTS, IDS, ENDS, PROMPT_TOKENS = "counts.json", "ids.npy", "ends.npy", "prompts.npy"
-# Only for prompt.kind verify: ends of the questions of each query, and for each question its last token and its answer.
-QUESTION_ENDS, POSITIONS, LABELS = "question-ends.npy", "positions.npy", "labels.npy"
+# Only for prompt.kind verify: the arrays of `EncodedQuestions`, and the ends of the lines and questions of each query.
+LENGTHS, POSITIONS, LABELS = "lengths.npy", "positions.npy", "labels.npy"
+LINE_ENDS, QUESTION_ENDS = "line-ends.npy", "question-ends.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,6 +90,8 @@ class EncodedQueries:
             self._question_ends: list[int] | None = None
             if (folder / QUESTION_ENDS).is_file():
                 self._question_ends = [0, *np.load(folder / QUESTION_ENDS).tolist()]
+                self._line_ends = [0, *np.load(folder / LINE_ENDS).tolist()]
+                self._lengths = np.load(folder / LENGTHS)
                 self._positions, self._labels = np.load(folder / POSITIONS), np.load(folder / LABELS)
             if len(self._ids) != self._ends[-1] or len(self._prompt_tokens) != len(self._ends) - 1:
                 raise ValueError(f"the lengths of the arrays in {folder} differ")
@@ -103,12 +107,11 @@ class EncodedQueries:
         ids = self._ids[self._ends[index] : self._ends[index + 1]]
         if self._question_ends is None:
             return Example(torch.from_numpy(ids), self._prompt_tokens[index])
+        lines = slice(self._line_ends[index], self._line_ends[index + 1])
         questions = slice(self._question_ends[index], self._question_ends[index + 1])
+        arrays = self._lengths[lines], self._positions[questions], self._labels[questions]
         return Example(
-            torch.from_numpy(ids),
-            self._prompt_tokens[index],
-            torch.from_numpy(self._positions[questions]),
-            torch.from_numpy(self._labels[questions]),
+            torch.from_numpy(ids), self._prompt_tokens[index], EncodedQuestions(*map(torch.from_numpy, arrays))
         )
 
     @property
@@ -170,7 +173,7 @@ def load_or_build_dataset(
         "thinning": sampling,
         "corpus": corpus.fingerprint,
         "relations": corpus.relations.sha256,
-        **({} if candidates is None else {"candidates": candidates.manifest.fingerprint}),
+        **({} if candidates is None else {"questions": [QUESTIONS_VERSION, candidates.manifest.fingerprint]}),
     }
     key = digest(inputs)[:32]
     write = _write if candidates is None else partial(_write_questions, candidates=candidates)
@@ -230,21 +233,23 @@ def _write_questions(
         gold = {Triple(label.head, label.tail, label.relation) for label in document.labels or ()}
         queries = list(builder.build(index, document, candidates[index]))
         examples = [encode_questions(query, tokenizer, prompt.template, gold) for query in queries]
-        labels = [example.labels for example in examples if example.labels is not None]
+        labels = [example.questions.labels for example in examples if example.questions is not None]
         left_out = [len(query.left_out) for query in queries if query.left_out]
         questions, yes = sum(map(len, labels)), sum(int(answers.sum()) for answers in labels)
         counts += QueryCounts(1, not queries, len(left_out), sum(left_out), 0, questions, yes)
         encoded += examples
+    asked = [example.questions for example in encoded if example.questions is not None]
     columns = {
         IDS: [example.input_ids for example in encoded],
-        POSITIONS: [example.positions for example in encoded if example.positions is not None],
-        LABELS: [example.labels for example in encoded if example.labels is not None],
+        LENGTHS: [questions.lengths for questions in asked],
+        POSITIONS: [questions.positions for questions in asked],
+        LABELS: [questions.labels for questions in asked],
     }
     arrays: dict[str, np.ndarray] = {
         name: np.concatenate([np.empty(0, np.int32), *(part.numpy() for part in parts)])
         for name, parts in columns.items()
     }
-    for name, column in {ENDS: IDS, QUESTION_ENDS: LABELS}.items():
+    for name, column in {ENDS: IDS, LINE_ENDS: LENGTHS, QUESTION_ENDS: LABELS}.items():
         arrays[name] = np.cumsum([len(part) for part in columns[column]], dtype=np.int64)
     digest = hashlib.sha256()
     for name, array in arrays.items():

@@ -153,9 +153,8 @@ class LocalBackend:
     def _verify(self, query: Query) -> QueryResult:
         """Return P(Yes) of each question of a query, in a pass of its own.
 
-        A query of a thousand tokens fills a GPU, and alone its scores do not depend on a batch.
+        A query of a thousand tokens fills a GPU, and its scores do not depend on a batch.
         """
-        assert query.questions is not None
         example = encode_questions(query, self._tokenizer, self._prompt.template)
         batch = to_device(dict(collate([example])), next(self._model.parameters()).device)
         logits = packed_forward(
@@ -163,7 +162,8 @@ class LocalBackend:
         )
         answers = logits[:, list(answer_tokens(self._tokenizer))].double()
         scores = torch.sigmoid(answers[:, 1] - answers[:, 0]).tolist()
-        triples = tuple(map(ScoredTriple, query.questions.triples, scores))
+        asked = (triple for line in query.questions for triple in line.triples)
+        triples = tuple(map(ScoredTriple, asked, scores))
         likely = {scored.triple[:2] for scored in triples if (scored.score or 0.0) >= self._decode.threshold}
         return QueryResult(query, "", True, triples, len(query.pairs) - len(likely), Counter(), ())
 

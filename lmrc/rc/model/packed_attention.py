@@ -80,17 +80,30 @@ class PackedSequences:
         """See `AttentionLayout`."""
         self.layers.add(layer)
         query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
-        keys, values = self._with_prefix(key), self._with_prefix(value)
+        keys, values = self.with_prefix(key), self.with_prefix(value)
         return varlen_attention(query, keys, values, self._layout, causal=True, scale=scale).unsqueeze(0)
+
+    @property
+    def tokens(self) -> int:
+        """Number of tokens, the prefix counted once."""
+        return self.prefix_length + sum(self.lengths)
+
+    @property
+    def query_lengths(self) -> list[int]:
+        """Number of queries of each sequence for `varlen_attention`. The prefix and the first rest are one sequence."""
+        first, *others = self.lengths
+        return [self.prefix_length + first, *others]
+
+    @property
+    def key_lengths(self) -> list[int]:
+        """Number of keys of each sequence for `varlen_attention`."""
+        return [self.prefix_length + length for length in self.lengths]
 
     @cached_property
     def _layout(self) -> VarlenLayout:
-        """Lengths for `varlen_attention`. The prefix and the first rest are one sequence."""
-        first, *others = self.lengths
-        keys = [self.prefix_length + length for length in self.lengths]
-        return VarlenLayout.of([self.prefix_length + first, *others], keys)
+        return VarlenLayout.of(self.query_lengths, self.key_lengths)
 
-    def _with_prefix(self, tensor: Tensor) -> Tensor:
+    def with_prefix(self, tensor: Tensor) -> Tensor:
         """Repeat the prefix in front of each sequence if several share it.
 
         Args:
@@ -102,6 +115,41 @@ class PackedSequences:
         # The gradient of `expand` is one sum, accumulated in float32. An index would add in bf16, in any order.
         copies = prefix.expand(len(rests), *prefix.shape).unbind()
         return torch.cat([part for sequence in zip(copies, rests, strict=True) for part in sequence])
+
+
+@dataclass
+class PackedGroups:
+    """Layout (`AttentionLayout`) of several groups of sequences, each with a shared prefix of its own."""
+
+    groups: Sequence[PackedSequences]
+    layers: set[int] = field(default_factory=set)
+
+    @property
+    def max_length(self) -> int:
+        """See `AttentionLayout`."""
+        return max(group.max_length for group in self.groups)
+
+    def positions(self) -> Tensor:
+        """Return the position of each token in its sequence, int64 [tokens]."""
+        return torch.cat([group.positions() for group in self.groups])
+
+    def attend(self, layer: int, query: Tensor, key: Tensor, value: Tensor, scale: float | None) -> Tensor:
+        """See `AttentionLayout`."""
+        self.layers.add(layer)
+        query, key, value = (part.squeeze(0).transpose(0, 1) for part in (query, key, value))
+        keys, values = self._with_prefixes(key), self._with_prefixes(value)
+        return varlen_attention(query, keys, values, self._layout, causal=True, scale=scale).unsqueeze(0)
+
+    @cached_property
+    def _layout(self) -> VarlenLayout:
+        return VarlenLayout.of(
+            [length for group in self.groups for length in group.query_lengths],
+            [length for group in self.groups for length in group.key_lengths],
+        )
+
+    def _with_prefixes(self, tensor: Tensor) -> Tensor:
+        parts = torch.split(tensor, [group.tokens for group in self.groups])
+        return torch.cat([group.with_prefix(part) for group, part in zip(self.groups, parts, strict=True)])
 
 
 def _attend(

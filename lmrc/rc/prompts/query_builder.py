@@ -32,7 +32,7 @@ MAX_LINES = 3
 
 
 class Questions(NamedTuple):
-    """The text after a prompt of kind verify, and its questions.
+    """A line after a prompt of kind verify: a pair and the questions about it.
 
     Attributes:
         triples: pair and relation of each question.
@@ -54,7 +54,7 @@ class Query:
         answer: the gold answer, if it is known.
         answer_room: maximum number of tokens to generate.
         left_out: indices of sentences that are not in the prompt, in document order.
-        questions: the questions after a prompt of kind verify, which has no answer to write.
+        questions: the lines after a prompt of kind verify, which has no answer to write [pairs].
     """
 
     document: int
@@ -64,7 +64,21 @@ class Query:
     answer: str | None
     answer_room: int
     left_out: tuple[int, ...] = ()
-    questions: Questions | None = None
+    questions: tuple[Questions, ...] = ()
+
+
+class EncodedQuestions(NamedTuple):
+    """The questions after a prompt. All are int32.
+
+    Attributes:
+        lengths: number of tokens of each line [pairs].
+        positions: index in `Example.input_ids` of the last token of each question [questions].
+        labels: 1 if the answer to a question is Yes, else 0 [questions].
+    """
+
+    lengths: Tensor
+    positions: Tensor
+    labels: Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -74,14 +88,12 @@ class Example:
     Attributes:
         input_ids: int32 [tokens].
         prompt_tokens: number of tokens of the prompt.
-        positions: for kind verify, index of the last token of each question, int32 [questions].
-        labels: 1 if the answer to a question is Yes, else 0, int32 [questions].
+        questions: the questions after a prompt of kind verify; None for other kinds.
     """
 
     input_ids: Tensor
     prompt_tokens: int
-    positions: Tensor | None = None
-    labels: Tensor | None = None
+    questions: EncodedQuestions | None = None
 
     @property
     def answer_tokens(self) -> int:

@@ -1,8 +1,8 @@
 """Queries of prompt kind verify: questions whether a pair has a relation, answered with P(Yes) in one forward pass.
 
-A line names a pair and asks about the relations that the encoder finds possible: `head| tail| relation? relation?`. The
-token after a question mark would be the answer. It is predicted there, but never written, so that a question does not
-depend on the answers before it, and all questions of a query need a single pass in training and in inference.
+Each pair has a line after the prompt, which asks about the relations that the encoder finds possible:
+`head| tail| relation? relation?`. The token after a question mark would be the answer. It is predicted there, but never
+written. A line sees the prompt but no other line, so that scores do not depend on which pairs are asked.
 """
 
 from __future__ import annotations
@@ -21,21 +21,18 @@ from lmrc.corpus.candidates import Candidate, Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Mention, Triple
-from lmrc.rc.prompts.query_builder import Example, Query, Questions, prompt_ids, shared_length
+from lmrc.rc.prompts.query_builder import EncodedQuestions, Example, Query, Questions, prompt_ids, shared_length
 from lmrc.rc.prompts.templates import PROMPTS, entity_name
 from lmrc.rc.prompts.truncation import sentences_to_drop
 
 _LAYOUT = """\
-Below is an instruction that describes a task, paired with an input that provides further context. Write a response \
-that appropriately completes the request.
-
 ### Instruction:
 {instruction}
 
 ### Text:
 {text}
 
-### Entity pairs:
+### Entity pair:
 """
 
 
@@ -111,7 +108,6 @@ class QuestionBuilder:
         limit = self._options.pairs_per_query or len(lines)
         while lines:
             room = self._options.max_length - self._prompt_tokens(document)
-            # A line has the same tokens alone as after another one, or more.
             count = min(limit, bisect_right(list(accumulate(tokens)), room))
             left_out = () if count else self._shorten(document, lines[0], tokens[0])
             count = count or 1
@@ -141,18 +137,12 @@ class QuestionBuilder:
             text += f" {self._relations.name(relation)}?"
             ends.append(len(text) - 1)
         triples = tuple(Triple(candidate.head, candidate.tail, relation) for relation in relations)
-        return Questions(f"{text}\n", triples, tuple(ends))
+        return Questions(text, triples, tuple(ends))
 
     def _query(self, index: int, document: Document, lines: Sequence[Questions], left_out: tuple[int, ...]) -> Query:
-        starts = accumulate((len(line.text) for line in lines), initial=0)
-        questions = Questions(
-            "".join(line.text for line in lines),
-            tuple(triple for line in lines for triple in line.triples),
-            tuple(start + end for line, start in zip(lines, starts, strict=False) for end in line.ends),
-        )
         pairs = tuple(line.triples[0][:2] for line in lines)
         prompt = self._render(document, left_out)
-        return Query(index, document.title, pairs, prompt, None, 0, left_out, questions)
+        return Query(index, document.title, pairs, prompt, None, 0, left_out, tuple(lines))
 
     def _count(self, text: str) -> int:
         return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -186,21 +176,20 @@ def encode_questions(
     template: PromptTemplate | None = None,
     gold: Collection[Triple] = (),
 ) -> Example:
-    """Return the token ids of a query of kind verify, the position of each question mark, and the answers.
+    """Return the token ids of a query of kind verify, with its questions.
 
     Args:
         gold: the triples that hold; without them all labels are 0.
     """
-    if query.questions is None:
-        raise ValueError("only a query of kind verify has questions")
-    prompt = prompt_ids(query.prompt, tokenizer, template)
-    encoded = tokenizer(query.questions.text, add_special_tokens=False, return_offsets_mapping=True)
-    starts = [start for start, _ in encoded["offset_mapping"]]
-    # The token that holds the question mark is the last one that starts at or before it.
-    positions = [len(prompt) + bisect_right(starts, end) - 1 for end in query.questions.ends]
-    return Example(
-        torch.tensor([*prompt, *encoded["input_ids"]], dtype=torch.int32),
-        len(prompt),
-        torch.tensor(positions, dtype=torch.int32),
-        torch.tensor([triple in gold for triple in query.questions.triples], dtype=torch.int32),
-    )
+    ids = prompt_ids(query.prompt, tokenizer, template)
+    prompt_tokens, lengths, positions = len(ids), list[int](), list[int]()
+    encoded = tokenizer([line.text for line in query.questions], add_special_tokens=False, return_offsets_mapping=True)
+    for line, line_ids, offsets in zip(query.questions, encoded["input_ids"], encoded["offset_mapping"], strict=True):
+        starts = [start for start, _ in offsets]
+        # The token that holds the question mark is the last one that starts at or before it.
+        positions += [len(ids) + bisect_right(starts, end) - 1 for end in line.ends]
+        lengths.append(len(line_ids))
+        ids += line_ids
+    labels = [triple in gold for line in query.questions for triple in line.triples]
+    questions = EncodedQuestions(*(torch.tensor(values, dtype=torch.int32) for values in (lengths, positions, labels)))
+    return Example(torch.tensor(ids, dtype=torch.int32), prompt_tokens, questions)

@@ -6,7 +6,7 @@ from lmrc.config.schema import PromptOptions
 from lmrc.corpus.docred import relations_by_pair
 from lmrc.rc.data.collate import collate
 from lmrc.rc.model.packed_attention import PackedSequences
-from lmrc.rc.prompts.query_builder import Example, QueryBuilder, encode
+from lmrc.rc.prompts.query_builder import EncodedQuestions, Example, QueryBuilder, encode
 from lmrc.rc.prompts.templates import gold_pairs
 from tests.rc.tiny import RELATIONS, document, tokenizer
 
@@ -54,12 +54,15 @@ def test_the_last_token_of_a_prompt_is_never_shared() -> None:
 
 
 def test_questions_are_packed() -> None:
-    """Prompts of three and two tokens share one token; questions are at the tokens 3 and 4, and 2."""
+    """Each line begins at the position after its prompt: here lines of two tokens and one, and a single line."""
     examples = [
-        Example(torch.tensor([7, 8, 9, 1, 2]), 3, torch.tensor([3, 4]), torch.tensor([1, 0])),
-        Example(torch.tensor([7, 5, 6]), 2, torch.tensor([2]), torch.tensor([1])),
+        Example(
+            torch.tensor([7, 8, 9, 1, 2, 3]), 3, EncodedQuestions(*map(torch.tensor, ([2, 1], [3, 4, 5], [1, 0, 0])))
+        ),
+        Example(torch.tensor([7, 5, 6]), 2, EncodedQuestions(*map(torch.tensor, ([1], [2], [1])))),
     ]
     batch = collate(examples)
-    assert batch["input_ids"].tolist() == [7, 8, 9, 1, 2, 5, 6]
-    assert [batch["input_ids"][position].item() for position in batch["logit_positions"]] == [1, 2, 6]
-    assert batch["targets"].tolist() == [1, 0, 1]
+    assert batch["input_ids"].tolist() == [7, 8, 9, 1, 2, 3, 7, 5, 6]
+    assert batch["positions"].tolist() == [0, 1, 2, 3, 4, 3, 0, 1, 2]
+    assert [batch["input_ids"][position].item() for position in batch["logit_positions"]] == [1, 2, 3, 6]
+    assert batch["targets"].tolist() == [1, 0, 0, 1]

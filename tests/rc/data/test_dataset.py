@@ -219,11 +219,14 @@ def test_questions_equal_those_of_the_builder(tmp_path: Path, tokenizer: PreTrai
     assert len(dataset) == len(expected) == 4
     for index, reference in enumerate(expected):
         example = dataset[index]
-        for name in ("input_ids", "positions", "labels"):
-            assert torch.equal(getattr(example, name), getattr(reference, name)), name
+        assert torch.equal(example.input_ids, reference.input_ids)
+        assert example.questions is not None and reference.questions is not None
+        assert all(map(torch.equal, example.questions, reference.questions))
         assert example.prompt_tokens == reference.prompt_tokens
-        assert reference.labels is not None
-        assert (dataset.size(index), dataset.weight(index)) == (len(reference.input_ids), len(reference.labels))
+        assert (dataset.size(index), dataset.weight(index)) == (
+            len(reference.input_ids),
+            len(reference.questions.labels),
+        )
     assert dataset.tokens == sum(len(reference.input_ids) for reference in expected)
 
 

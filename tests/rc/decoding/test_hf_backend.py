@@ -167,11 +167,15 @@ def test_verify_scores_each_question_alone(learnt_verify: Learnt, base: Path, tm
     assert found[0] == found[1]
     for result in found[0]:
         example = encode_questions(result.query, words)
-        assert example.positions is not None and result.query.questions is not None
-        assert [scored.triple for scored in result.triples] == list(result.query.questions.triples)
-        for scored, position in zip(result.triples, example.positions.tolist(), strict=True):
+        assert example.questions is not None
+        lines = result.query.questions
+        assert [scored.triple for scored in result.triples] == [triple for line in lines for triple in line.triples]
+        prompt = words(result.query.prompt)["input_ids"]
+        texts = [line.text[: end + 1] for line in lines for end in line.ends]
+        for scored, text in zip(result.triples, texts, strict=True):
+            ids = torch.tensor([[*prompt, *words(text)["input_ids"]]])
             with torch.no_grad():
-                logits = model(input_ids=example.input_ids[None, : position + 1].long()).logits[0, -1].double()
+                logits = model(input_ids=ids).logits[0, -1].double()
             assert scored.score == pytest.approx(torch.softmax(logits[[no, yes]], 0)[1].item(), abs=1e-4)
         assert result.finished and result.text == "" and not result.failures
     assert [result.none for result in found[0]] == [1, 1, 0]

@@ -12,7 +12,7 @@ from torch import Tensor
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.kernels import masked_attention
 from lmrc.rc.model.kv_cache import KVCache, KVPool, TreeLayout, extend_caches
-from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedSequences, packed_forward
+from lmrc.rc.model.packed_attention import IMPLEMENTATION, PackedGroups, PackedSequences, packed_forward
 from tests.kernels.fakes import fake_kernel
 
 SIZES = {
@@ -123,15 +123,15 @@ def test_one_kernel_call_per_layer(prefix_length: int, texts: list[list[int]], k
 def test_keys_are_copied_only_if_a_prefix_is_shared() -> None:
     key = torch.randn(9, 2, 8)
     for layout in (PackedSequences(0, [4, 5]), PackedSequences(3, [6])):
-        assert layout._with_prefix(key) is key
-    shared = PackedSequences(2, [3, 4])._with_prefix(key)
+        assert layout.with_prefix(key) is key
+    shared = PackedSequences(2, [3, 4]).with_prefix(key)
     assert torch.equal(shared, key[[0, 1, 2, 3, 4, 0, 1, 5, 6, 7, 8]])
 
 
 def test_gradients_of_a_shared_prefix_are_summed_in_float32() -> None:
     """In bf16, 256 + 1 is 256, so adding one sequence after another would lose the others."""
     key = torch.zeros(5, 1, 1, dtype=torch.bfloat16, requires_grad=True)
-    shared = PackedSequences(1, [1, 1, 1, 1])._with_prefix(key)
+    shared = PackedSequences(1, [1, 1, 1, 1]).with_prefix(key)
     gradient = torch.zeros_like(shared)
     gradient[::2, 0, 0] = torch.tensor([256, 1, 1, 1])
     shared.backward(gradient)
@@ -202,3 +202,18 @@ def test_several_rows_without_a_layout_are_refused() -> None:
     lm = model("Llama", IMPLEMENTATION)
     with pytest.raises(ValueError, match="a batch of 2 rows without a layout"):
         lm(input_ids=torch.ones(2, 4, dtype=torch.long))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+@torch.no_grad()
+def test_groups_do_not_see_each_other(name: str) -> None:
+    """Two groups with prefixes of their own give the logits of each group alone."""
+    lm = model(name, IMPLEMENTATION)
+    other = [[9, 8, 7, 6], [9, 8, 20, 21, 22]]
+    (first, first_layout), (second, second_layout) = packed(TEXTS, SHARED), packed(other, 2)
+    layout = PackedGroups([first_layout, second_layout])
+    ids = torch.cat([first, second])
+    together = packed_forward(lm, ids, layout.positions(), layout, torch.arange(len(ids)))
+    alone = torch.cat([packed_logits(lm, TEXTS, SHARED), packed_logits(lm, other, 2)])
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-5)
+    assert layout.max_length == 7

@@ -35,30 +35,30 @@ ASKED = [candidate(0, 1, P26=2.0, P17=-1.0), candidate(1, 2, P495=0.5, P17=0.0),
 
 
 def texts(queries: list[Query]) -> list[str]:
-    return [query.questions.text for query in queries if query.questions]
+    return [line.text for query in queries for line in query.questions]
 
 
 def test_text_of_the_questions() -> None:
     (query,) = QuestionBuilder(tokenizer(), RELATIONS, VERIFY).build(4, DOCUMENTS[0], ASKED)
-    assert texts([query]) == ["Ada| Bob (singer)| country? spouse?\nBob (singer)| U.S.| country? country of origin?\n"]
-    assert query.questions is not None
-    assert query.questions.triples == (
-        Triple(0, 1, "P17"),
-        Triple(0, 1, "P26"),
-        Triple(1, 2, "P17"),
-        Triple(1, 2, "P495"),
-    )
-    assert all(query.questions.text[end] == "?" for end in query.questions.ends)
+    assert texts([query]) == [
+        "Ada| Bob (singer)| country? spouse?",
+        "Bob (singer)| U.S.| country? country of origin?",
+    ]
+    assert [line.triples for line in query.questions] == [
+        (Triple(0, 1, "P17"), Triple(0, 1, "P26")),
+        (Triple(1, 2, "P17"), Triple(1, 2, "P495")),
+    ]
+    assert all(line.text[end] == "?" for line in query.questions for end in line.ends)
     assert (query.document, query.title, query.pairs, query.left_out) == (4, "one", ((0, 1), (1, 2)), ())
     head, text = query.prompt.split("### Text:\n")
-    assert head.endswith("The format of the input is 'head entity| tail entity| relation? relation?'.\n\n")
-    assert text == "Ada met Bob . The end .\n\n### Entity pairs:\n"
+    assert head.startswith("### Instruction:\nFor each relation of an entity pair, say whether it holds")
+    assert text == "Ada met Bob . The end .\n\n### Entity pair:\n"
 
 
 def test_entity_types_are_added_to_names() -> None:
     options = VERIFY.model_copy(update={"entity_types": True})
     (query,) = QuestionBuilder(tokenizer(), RELATIONS, options).build(0, DOCUMENTS[0], ASKED[:1])
-    assert texts([query]) == ["Ada (PER)| Bob (singer) (PER)| country? spouse?\n"]
+    assert texts([query]) == ["Ada (PER)| Bob (singer) (PER)| country? spouse?"]
 
 
 def test_most_probable_relations_are_asked() -> None:
@@ -85,18 +85,16 @@ def test_positions_are_those_of_the_question_marks(name: str) -> None:
     asked = [candidate(0, 1, P17=1.0, P26=1.0), candidate(1, 2, P361=1.0)]
     (query,) = builder.build(0, names, asked)
     example = encode_questions(query, words, gold={Triple(1, 2, "P361")})
-    assert example.positions is not None and example.labels is not None
-    assert example.labels.tolist() == [0, 0, 1]
-    prompt = prompt_ids(query.prompt, words)
-    assert example.input_ids[: example.prompt_tokens].tolist() == prompt
-    read = "Who? (a)| B|b?| country?", " spouse?", "\nB|b?| Zoë?| part of?"
-    start = example.prompt_tokens
-    for position, expected in zip(example.positions.tolist(), read, strict=True):
-        part = words.decode(example.input_ids[start : position + 1], clean_up_tokenization_spaces=False)
-        # The last token may hold the newline too, which then is not before the next question.
-        assert part.strip("\n") == expected.strip("\n")
-        assert "?" in words.decode(example.input_ids[position : position + 1])
-        start = position + 1
+    assert example.questions is not None
+    lengths, positions, labels = (values.tolist() for values in example.questions)
+    assert labels == [0, 0, 1]
+    assert example.input_ids[: example.prompt_tokens].tolist() == prompt_ids(query.prompt, words)
+    assert sum(lengths) == len(example.input_ids) - example.prompt_tokens
+    read = ["Who? (a)| B|b?| country?", "Who? (a)| B|b?| country? spouse?", "B|b?| Zoë?| part of?"]
+    starts = [example.prompt_tokens] * 2 + [example.prompt_tokens + lengths[0]]
+    for start, position, expected in zip(starts, positions, read, strict=True):
+        text = words.decode(example.input_ids[start : position + 1], clean_up_tokenization_spaces=False)
+        assert text == expected
 
 
 @given(st.integers(1, 5), st.integers(150, 1200), st.booleans())
@@ -119,7 +117,7 @@ def test_queries_fit_and_hold_every_question_once(pairs: int, max_length: int, t
     examples = [encode_questions(query, words) for query in queries]
     assert all(len(example.input_ids) <= max_length for example in examples)
     assert all(len(query.pairs) <= pairs for query in queries)
-    triples = [triple for query in queries if query.questions for triple in query.questions.triples]
+    triples = [triple for query in queries for line in query.questions for triple in line.triples]
     assert triples == [Triple(c.head, c.tail, relation) for c in asked for relation in relations_to_ask(c, options)]
 
 
@@ -171,8 +169,8 @@ def test_shared_prefix_ends_before_the_text() -> None:
 
 def test_labels_without_gold_are_zero() -> None:
     (query,) = QuestionBuilder(tokenizer(), RELATIONS, VERIFY).build(0, DOCUMENTS[0], ASKED)
-    labels = encode_questions(query, tokenizer()).labels
-    assert labels is not None and torch.equal(labels, torch.zeros(4, dtype=torch.int32))
+    questions = encode_questions(query, tokenizer()).questions
+    assert questions is not None and torch.equal(questions.labels, torch.zeros(4, dtype=torch.int32))
 
 
 def test_candidates_need_relations(tmp_path: Path) -> None:
