@@ -138,7 +138,7 @@ def test_scores_agree_with_slow_code(runs: Path, capsys: pytest.CaptureFixture[s
 def test_systems_on_other_documents_are_compared_on_the_common_ones(runs: Path) -> None:
     """The LM on all pairs is asked about a sample, in one seed."""
     systems = {
-        "direct": System(name="Direct", run="direct-SEED", trained=(), answered=()),
+        "direct": System(name="Direct", run="direct-SEED", trained=(), answered=(), over=("lmrc",)),
         "lmrc": System(name="LMRC", run="lmrc-SEED", trained=(), answered=(), over=("direct",)),
     }
     sample = DOCUMENTS[4:8]
@@ -152,6 +152,9 @@ def test_systems_on_other_documents_are_compared_on_the_common_ones(runs: Path) 
     assert (over["documents"], over["seeds"]) == (4, 1)
     assert over["f1"]["first"] == pytest.approx(slow_metrics(few, sample)["f1"])
     assert over["f1"]["second"] == pytest.approx(slow_metrics(many, sample)["f1"])
+    back = found["direct"]["over"]["lmrc"]
+    assert (back["documents"], back["seeds"]) == (4, 1)
+    assert back["f1"]["difference"] == pytest.approx(-over["f1"]["difference"])
 
 
 def test_seeds_on_other_documents_are_rejected(runs: Path) -> None:
