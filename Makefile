@@ -39,7 +39,8 @@ $(LOWEST)/.installed: setup.cfg constraints-lowest.txt requirements-embedded.txt
 	@echo "Making $(LOWEST) (about two minutes, 2 GB)"
 	$(PYTHON) -m venv $(LOWEST)
 	$(LOWEST)/bin/pip install --quiet $(TORCH)
-	$(LOWEST)/bin/pip install --quiet --constraint constraints-lowest.txt --editable . pytest pytest-timeout pytest-xdist hypothesis requests
+	$(LOWEST)/bin/pip install --quiet --constraint constraints-lowest.txt --editable . \
+	  pytest pytest-timeout pytest-xdist hypothesis requests scikit-learn
 	$(LOWEST)/bin/pip install --quiet --no-deps --requirement requirements-embedded.txt
 	touch $@
 

@@ -63,7 +63,7 @@ ideas() {
 lmrc-dev() { answer lmrc-dev "$data/dev" rc --candidates "$RUNS/propose-dev/candidates"; }
 # Scores and costs, and the report of all that is finished; in the paper's tables only lmrc-dev, on the whole of dev.
 summary() {
-  python "$here/summary.py" "$RUNS" --sample "$sample" --dev "$data/dev" --train "$data/train_992"
+  python "$here/summary.py" "$RUNS" --train "$data/train_992"
   local finished=()
   for name in lmrc direct-answers direct-3-answers lmrc-llm rc-gold lmrc-f1 lmrc-dev rcp; do
     [ ! -f "$RUNS/$name/DONE" ] || finished+=("$RUNS/$name")

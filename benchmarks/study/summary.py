@@ -1,220 +1,363 @@
-"""What the runs of run.sh found and what they cost, as tables and as JSON.
+"""Write the scores and costs of the systems in systems.yaml, over their seeds, as tables and as JSON.
 
-    python benchmarks/study/summary.py RUNS --sample CORPUS --dev CORPUS --train CORPUS
+    python benchmarks/study/summary.py RUNS --train CORPUS [--seeds 66 67 68] [--systems FILE]
 
-Tokens of a training are those of its queries, the beginning that all share counted in each; tokens of answers are those
-of prompts and texts. Hours are those in which the processes of a run lived, killed ones included.
+Scores are means over the seeds, with 95 % bootstrap intervals over documents and seeds. Costs are those of one seed, as
+a mean. Hours are those in which the processes of a run lived, killed ones included. Tokens of a training are those of
+its queries; tokens of answers are those of prompts and answers. A prefix that all queries share counts in each.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cache
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import yaml
+from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
+
 from lmrc.common.atomic_io import write_atomically
+from lmrc.common.errors import UserError
 from lmrc.corpus.corpus import Corpus
-from lmrc.corpus.predictions import Predictions
-from lmrc.evaluation.metrics.compare import Comparison, compare
-from lmrc.evaluation.metrics.gold_table import Gold
-from lmrc.evaluation.metrics.scores import scores_of
-from lmrc.evaluation.metrics.train_facts import read_facts
-from lmrc.evaluation.metrics.triple_table import Triples
+from lmrc.evaluation.metrics.bootstrap import DocumentCounts, intervals_over_seeds, paired_over_seeds
+from lmrc.evaluation.metrics.train_facts import Facts, read_facts
 from lmrc.evaluation.scored_run import ScoredRun, read_scored_run
 from lmrc.evaluation.tables.table import Table
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.templates import PROMPTS
 from lmrc.runs.events import History
+from lmrc.runs.run_folder import read_config
 
+SYSTEMS = Path(__file__).with_name("systems.yaml")
+SCORES = {
+    "precision": "P",
+    "recall": "R",
+    "f1": "F1",
+    "ign_f1": "Ign F1",
+    "intra_f1": "Intra F1",
+    "inter_f1": "Inter F1",
+}
 ENDS = {"preempted", "stopped", "died", "failed", "cancelled", "finished"}
 
 
-@dataclass(frozen=True)
-class System:
-    """A row of the table: the run that answered, what was trained for it, and all that ran to answer."""
+class System(BaseModel):
+    """A row of the table. In the names of runs, SEED stands for the seed.
+
+    Attributes:
+        name: name in the tables.
+        run: the run with the predictions.
+        trained: runs of training that a seed needs.
+        answered: runs of inference that a seed needs.
+        over: systems that this one is compared with.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True)
 
     name: str
     run: str
     trained: tuple[str, ...]
     answered: tuple[str, ...]
+    over: tuple[str, ...] = ()
+
+    def run_of(self, seed: int) -> str:
+        """Return the name of the run with the predictions of a seed."""
+        return self.run.replace("SEED", str(seed))
 
 
-SYSTEMS = (
-    System("LMRC: RCP, then RC", "lmrc", ("rcp", "rc"), ("propose", "lmrc")),
-    System("the LM on all pairs (direct)", "direct-answers", ("direct",), ("direct-answers",)),
-    System("direct, learnt from fewer None", "direct-3-answers", ("direct-3",), ("direct-3-answers",)),
-    System("an LM in the place of RCP", "lmrc-llm", ("rcp-llm", "rc"), ("rcp-llm-answers", "lmrc-llm")),
-    System("RC on gold pairs", "rc-gold", ("rc",), ("rc-gold",)),
-    System("LMRC, RCP's threshold for F1", "lmrc-f1", ("rcp", "rc"), ("propose-f1", "lmrc-f1")),
-    System("the same, all relations weighed", "lmrc-f1-weighed", ("rcp", "rc"), ("propose-f1", "lmrc-f1-weighed")),
-    System("LMRC, whole dev", "lmrc-dev", ("rcp", "rc"), ("propose-dev", "lmrc-dev")),
-)
+@dataclass(frozen=True)
+class Cost:
+    """CPU hours and LM tokens; None if they are not known."""
+
+    hours: float | None
+    training_tokens: int | None
+    answering_tokens: int | None
+
+    def __add__(self, other: Cost) -> Cost:
+        return Cost(
+            _sum(self.hours, other.hours),
+            _sum(self.training_tokens, other.training_tokens),
+            _sum(self.answering_tokens, other.answering_tokens),
+        )
 
 
-def hours(run: Path) -> float:
-    """Hours of all attempts of a run; one that was killed lived until the last word in its log."""
-    seconds, begun, job = 0.0, None, ""
-    for event in History(run).read():
+def _sum(first: Any, second: Any) -> Any:
+    return None if first is None or second is None else first + second
+
+
+def read_systems(path: Path) -> dict[str, System]:
+    """Read the table of systems.
+
+    Raises:
+        UserError: it is missing, not YAML, or has other fields than `System`, or compares with an unknown system.
+    """
+    try:
+        systems = TypeAdapter(dict[str, System]).validate_python(yaml.safe_load(path.read_text()))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise UserError(f"{path}: is no table of systems: {' '.join(str(error).split())}") from None
+    for key, system in systems.items():
+        if unknown := set(system.over) - systems.keys():
+            raise UserError(f"{path}: {key} is compared with {', '.join(sorted(unknown))}, which is no system in it")
+    return systems
+
+
+def hours(run: Path) -> float | None:
+    """Return the hours of all attempts of a run; None if it has no events.
+
+    An attempt that was killed lived until it last wrote into its log.
+    """
+    seconds, begun, job, events = 0.0, None, "", History(run).read()
+    for event in events:
         time = datetime.fromisoformat(event["time"])
         if event["event"] == "started":
             if begun is not None:
-                seconds += (_last_word(run, job) - begun).total_seconds()
+                seconds += (_last_log(run, job, begun) - begun).total_seconds()
             begun, job = time, str(event["job"]).removeprefix("local-")
         elif begun is not None and event["event"] in ENDS:
             seconds += (time - begun).total_seconds()
             begun = None
-    return seconds / 3600
+    return seconds / 3600 if events else None
 
 
-def _last_word(run: Path, job: str) -> datetime:
-    """When a job last wrote into its log."""
-    written = max(path.stat().st_mtime for path in (run / "log").glob(f"{job}_0_log.*"))
-    return datetime.fromtimestamp(written, timezone.utc)
+def _last_log(run: Path, job: str, begun: datetime) -> datetime:
+    """Return when a job last wrote into its log; `begun` if it has none."""
+    written = max((path.stat().st_mtime for path in (run / "log").glob(f"{job}_0_log.*")), default=None)
+    return begun if written is None else datetime.fromtimestamp(written, timezone.utc)
 
 
-def attempts(run: Path) -> int:
-    """How often a run was started."""
-    return sum(event["event"] == "started" for event in History(run).read())
+def training_tokens(run: Path) -> int:
+    """Return the tokens of all steps of a fine-tuning; 0 for a training that counts documents."""
+    path = run / "metrics.jsonl"
+    steps = map(json.loads, path.read_text().splitlines()) if path.is_file() else ()
+    return sum(step.get("tokens", 0) for step in steps)
 
 
-def training_tokens(run: Path) -> int | None:
-    """Tokens of all steps of a fine-tuning; None for a training that counts documents."""
-    steps = map(json.loads, (run / "metrics.jsonl").read_text().splitlines())
-    tokens = [step["tokens"] for step in steps if "tokens" in step]
-    return sum(tokens) if tokens else None
+def answer_tokens(run: Path) -> int:
+    """Return the tokens of prompts and answers: `tokens` in DONE if the run counted them; 0 if it asked no LM.
 
-
-def answer_tokens(run: Path, adapter: Path, corpus: Corpus) -> int:
-    """Tokens of prompts and answers of a run that asked an LM."""
-    settings, tokenizer = AdapterMetadata.read(adapter), load_tokenizer(str(adapter))
+    Raises:
+        UserError: the run asked an LM without an adapter, whose prompts are not known, and counted nothing.
+    """
+    done = json.loads((run / "DONE").read_text()) if (run / "DONE").is_file() else {}
+    if "tokens" in done:
+        return int(done["tokens"])
+    if not (run / "generations.jsonl").is_file():
+        return 0
+    config = read_config(run)
+    if not config.get("rc"):
+        raise UserError(f"{run} asked an LM without an adapter: expected its tokens in DONE")
+    adapter = Path(config["rc"])
+    prompt, tokenizer = PROMPTS[AdapterMetadata.read(adapter).prompt.kind], load_tokenizer(str(adapter))
+    corpus = Corpus.open(config["corpus"])
     texts = []
     for line in (run / "generations.jsonl").read_text().splitlines():
         asked = json.loads(line)
         pairs = [(head, tail) for head, tail in asked["pairs"]]
-        document = corpus[asked["document"]]
-        texts.append(
-            PROMPTS[settings.prompt.kind].render(document, pairs, corpus.relations, asked["left_out"]) + asked["answer"]
-        )
+        rendered = prompt.render(corpus[asked["document"]], pairs, corpus.relations, asked["left_out"])
+        texts.append(rendered + asked["answer"])
     return sum(map(len, tokenizer(texts)["input_ids"])) if texts else 0
 
 
-def cost(runs: Path, system: System, corpus: Corpus) -> dict[str, Any]:
-    """Hours and tokens of training and of answering."""
-    trained, answered = [runs / name for name in system.trained], [runs / name for name in system.answered]
-    adapters = {name: name.removesuffix("-answers") for name in system.answered if name.endswith("-answers")}
-    asked = [run for run in answered if (run / "generations.jsonl").is_file()]
+@cache
+def run_cost(run: Path, trained: bool) -> Cost:
+    """Return the cost of a run. Print a line if it is not known."""
+    lived = hours(run)
+    if lived is None:
+        print(f"{run} has no events: its cost is not known")
+        return Cost(None, None, None)
+    return Cost(lived, training_tokens(run), 0) if trained else Cost(lived, 0, answer_tokens(run))
+
+
+def seed_cost(runs: Path, system: System, seed: int) -> Cost:
+    """Return the cost of all runs of a seed."""
+    cost = Cost(0.0, 0, 0)
+    for names, trained in ((system.trained, True), (system.answered, False)):
+        for name in names:
+            cost += run_cost(runs / name.replace("SEED", str(seed)), trained)
+    return cost
+
+
+def read_runs(runs: Path, system: System, seeds: Iterable[int], facts: Facts) -> dict[int, ScoredRun]:
+    """Read the finished runs of a system by seed. Print a line for each that is left out.
+
+    Raises:
+        UserError: they answered about different documents.
+    """
+    found: dict[int, ScoredRun] = {}
+    for seed in seeds:
+        folder = runs / system.run_of(seed)
+        scored = read_scored_run(folder, facts, "redocred") if (folder / "DONE").is_file() else None
+        if scored is None:
+            print(f"{folder} is not finished: left out")
+            continue
+        found[seed] = scored
+    first = next(iter(found.values()), None)
+    for scored in found.values():
+        if first is not None and titles(scored) != titles(first):
+            raise UserError(
+                f"{runs}: {first.name} and {scored.name} answered about different documents, {len(first.documents)} "
+                f"and {len(scored.documents)}: ask all seeds of a system about the same corpus"
+            )
+    return found
+
+
+def titles(run: ScoredRun) -> list[str]:
+    """Return the titles of the documents that a run answered about."""
+    return [document.title for document in run.documents]
+
+
+def mean(values: Sequence[Any]) -> float | None:
+    """Return the mean; None if a value is not known."""
+    return None if None in values else float(np.mean(values))
+
+
+def entry(system: System, found: Mapping[int, ScoredRun], costs: Sequence[Cost]) -> dict[str, Any]:
+    """Return what summary.json has about a system."""
+    per_seed = [{"seed": seed} | {name: run.scores.metrics[name] for name in SCORES} for seed, run in found.items()]
+    intervals = intervals_over_seeds([run.scores.by_document for run in found.values()])
     return {
-        "training_hours": sum(map(hours, trained)),
-        "training_tokens": sum(training_tokens(run) or 0 for run in trained),
-        "attempts": {run.name: attempts(run) for run in trained},
-        "answering_hours": sum(map(hours, answered)),
-        "answering_tokens": sum(
-            answer_tokens(run, runs / adapters.get(run.name, "rc") / "best", corpus) for run in asked
-        ),
+        "name": system.name,
+        **{name: mean([row[name] for row in per_seed]) for name in SCORES},
+        "per_seed": per_seed,
+        "intervals": {name: list(intervals[name]) for name in SCORES if name in intervals},
+        "documents": len(next(iter(found.values())).documents),
+        "seeds": len(found),
+        "cpu_hours": mean([cost.hours for cost in costs]),
+        "tokens": {
+            "training": mean([cost.training_tokens for cost in costs]),
+            "answering": mean([cost.answering_tokens for cost in costs]),
+        },
     }
 
 
-def shown(scores: dict[str, Any], name: str) -> str:
-    """A score with its interval."""
-    if scores[name] is None:
-        return "-"
-    low, high = scores["intervals"][name]
-    return f"{scores[name]:.1f} [{low:.1f}, {high:.1f}]"
-
-
-def score_table(systems: Sequence[dict[str, Any]]) -> Table:
-    """A row a system, as tables 2 and 3 of the paper have them."""
-    names = ("precision", "recall", "f1", "ign_f1", "intra_f1", "inter_f1")
-    rows = [
-        (
-            system["name"],
-            str(system["scores"]["documents"]),
-            *(shown(system["scores"], name) for name in names),
-            "-" if system["pairs"] is None else f"{system['pairs']['f1']:.1f}",
-        )
-        for system in systems
-    ]
-    return Table(("System", "Documents", "P", "R", "F1", "Ign F1", "Intra F1", "Inter F1", "F1 of RCP"), tuple(rows))
-
-
-def cost_table(systems: Sequence[dict[str, Any]]) -> Table:
-    """What each system cost."""
-    rows = [
-        (
-            system["name"],
-            f"{system['cost']['training_hours']:.2f}",
-            f"{system['cost']['training_tokens']:,}",
-            f"{system['cost']['answering_hours']:.2f}",
-            f"{system['cost']['answering_tokens']:,}",
-        )
-        for system in systems
-    ]
-    header = (
-        "System",
-        "Training, hours",
-        "Training, tokens of the LM",
-        "Answering, hours",
-        "Answering, tokens of the LM",
+def compared(first: Mapping[int, ScoredRun], second: Mapping[int, ScoredRun]) -> dict[str, Any] | None:
+    """Compare the means of two systems over the seeds and the documents that both have; None without any."""
+    seeds = [seed for seed in first if seed in second]
+    if not seeds:
+        return None
+    first_titles, second_titles = titles(first[seeds[0]]), titles(second[seeds[0]])
+    known = set(second_titles)
+    common = [title for title in first_titles if title in known]
+    if not common:
+        return None
+    differences = paired_over_seeds(
+        [_of_documents(first[seed].scores.by_document, first_titles, common) for seed in seeds],
+        [_of_documents(second[seed].scores.by_document, second_titles, common) for seed in seeds],
     )
+    scores = {name: differences[name].as_json() for name in SCORES if name in differences}
+    return {"documents": len(common), "seeds": len(seeds), **scores}
+
+
+def _of_documents(counts: DocumentCounts, all_titles: Sequence[str], wanted: Sequence[str]) -> DocumentCounts:
+    """Return the counts of some documents, in their order."""
+    row = {title: index for index, title in enumerate(all_titles)}
+    return replace(counts, counts=counts.counts[[row[title] for title in wanted]])
+
+
+def summarize(runs: Path, train: Path, seeds: Sequence[int], systems: Mapping[str, System]) -> dict[str, Any]:
+    """Return the content of summary.json: one key for each system that has a finished run.
+
+    Raises:
+        UserError: a run or the training corpus is damaged, or runs of a system are on different documents.
+    """
+    found: dict[str, dict[int, ScoredRun]] = {}
+    facts: Facts | None = None
+    for key, system in systems.items():
+        folders = [runs / system.run_of(seed) for seed in seeds]
+        if facts is None and (finished := [folder for folder in folders if (folder / "DONE").is_file()]):
+            facts = read_facts(train, Corpus.open(read_config(finished[0])["corpus"]).relations)
+        found[key] = {} if facts is None else read_runs(runs, system, seeds, facts)
+        if not found[key]:
+            print(f"{key} has no finished run: it is not in the table")
+    summary: dict[str, Any] = {}
+    for key, by_seed in found.items():
+        if by_seed:
+            summary[key] = entry(systems[key], by_seed, [seed_cost(runs, systems[key], seed) for seed in by_seed])
+            over = {other: compared(found[other], by_seed) for other in systems[key].over}
+            summary[key]["over"] = {other: difference for other, difference in over.items() if difference}
+    return summary
+
+
+def score_table(summary: Mapping[str, dict[str, Any]]) -> Table:
+    """Return a row per system: its scores with intervals, and F1 of each seed."""
+    rows = [
+        (
+            system["name"],
+            str(system["documents"]),
+            *(_with_interval(system[name], system["intervals"].get(name)) for name in SCORES),
+            ", ".join(f"{row['f1']:.1f}" for row in system["per_seed"]),
+        )
+        for system in summary.values()
+    ]
+    return Table(("System", "Documents", *SCORES.values(), "F1 of each seed"), tuple(rows))
+
+
+def cost_table(summary: Mapping[str, dict[str, Any]]) -> Table:
+    """Return a row per system: the cost of a seed."""
+    rows = [
+        (
+            system["name"],
+            _number(system["cpu_hours"], ".2f"),
+            *(_number(system["tokens"][part], ",.0f") for part in ("training", "answering")),
+        )
+        for system in summary.values()
+    ]
+    header = ("System", "CPU-hours of a seed", "LM tokens, training", "LM tokens, answering")
     return Table(header, tuple(rows))
 
 
-def _columns(run: ScoredRun) -> Predictions:
-    return run.predictions if isinstance(run.predictions, Predictions) else Predictions.of(run.predictions)
+def comparison_table(summary: Mapping[str, dict[str, Any]]) -> Table:
+    """Return a row per comparison: the difference of F1, its interval and p."""
+    rows = [
+        (
+            system["name"],
+            summary[other]["name"],
+            str(found["documents"]),
+            str(found["seeds"]),
+            _with_interval(found["f1"]["difference"], found["f1"]["interval"]),
+            f"{found['f1']['p']:.4f}",
+        )
+        for system in summary.values()
+        for other, found in system["over"].items()
+    ]
+    return Table(("System", "Over", "Documents", "Seeds", "Difference of F1", "p"), tuple(rows), labels=2)
 
 
-def compared(first: ScoredRun, second: ScoredRun) -> Comparison:
-    """Two systems on the same documents."""
-    triples = Triples.of(Gold.of(first.documents, first.relations), [_columns(first), _columns(second)])
-    one, other = scores_of(triples)
-    return compare(triples, (one, other))
+def _with_interval(value: float | None, interval: Sequence[float] | None) -> str:
+    if value is None or interval is None:
+        return _number(value, ".1f")
+    return f"{value:.1f} [{interval[0]:.1f}, {interval[1]:.1f}]"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "-" if value is None else format(value, form)
 
 
 def main() -> None:
     """Write summary.json and summary.md into the folder of the runs, and print the tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("runs", type=Path)
-    for name in ("sample", "dev", "train"):
-        parser.add_argument(f"--{name}", type=Path, required=True)
+    parser.add_argument("--train", type=Path, required=True, help="training corpus, for Ign F1")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[66, 67, 68])
+    parser.add_argument("--systems", type=Path, default=SYSTEMS, help="table of systems")
     options = parser.parse_args()
-    corpora = {folder: Corpus.open(folder) for folder in (options.sample, options.dev)}
-    facts = read_facts(options.train, corpora[options.sample].relations)
-    systems: list[dict[str, Any]] = []
-    evaluated: dict[str, ScoredRun] = {}
-    for system in SYSTEMS:
-        run = options.runs / system.run
-        found = read_scored_run(run, facts, "redocred") if (run / "DONE").is_file() else None
-        if found is None:
-            print(f"{run} is not finished: left out")
-            continue
-        evaluated[system.run] = found
-        corpus = corpora[options.dev if system.run.endswith("-dev") else options.sample]
-        systems.append(
-            {
-                "name": system.name,
-                "scores": found.scores.as_json() | {"per_relation": None, "splits": None},
-                "pairs": None if found.proposed is None else found.proposed.as_json(),
-                "cost": cost(options.runs, system, corpus),
-            }
-        )
-    summary: dict[str, Any] = {"systems": systems}
-    lines = [score_table(systems).markdown(), "", cost_table(systems).markdown()]
-    for name in ("direct-answers", "direct-3-answers"):
-        if not {"lmrc", name} <= set(evaluated):
-            continue
-        difference = compared(evaluated[name], evaluated["lmrc"]).as_json()["differences"]["f1"]
-        # None where the other system found nothing.
-        ratio = evaluated["lmrc"].scores.all.f1 / difference["first"] if difference["first"] else None
-        summary[f"lmrc_over_{name}"] = {"f1_ratio": ratio, "difference": difference}
-        lines += ["", f"LMRC over {name}: {json.dumps(summary[f'lmrc_over_{name}'])}"]
+    try:
+        summary = summarize(options.runs, options.train, options.seeds, read_systems(options.systems))
+    except UserError as error:
+        raise SystemExit(f"Error: {error}") from None
+    if not summary:
+        raise SystemExit(f"Error: no system has a finished run in {options.runs}: nothing was written")
+    tables = (score_table(summary), cost_table(summary), comparison_table(summary))
+    text = "\n\n".join(table.markdown() for table in tables if table.rows) + "\n"
     write_atomically(options.runs / "summary.json", json.dumps(summary, indent=1) + "\n")
-    write_atomically(options.runs / "summary.md", "\n".join(lines) + "\n")
-    print("\n".join(lines))
+    write_atomically(options.runs / "summary.md", text)
+    print(text, end="")
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -112,7 +112,26 @@ def intervals(counts: DocumentCounts, resamples: int = RESAMPLES, seed: int = SE
 
     Each sample draws as many documents as there are, with replacement.
     """
-    return {name: _interval(values) for name, values in _resampled(counts, resamples, seed).items()}
+    return intervals_over_seeds([counts], resamples, seed)
+
+
+def intervals_over_seeds(
+    runs: Sequence[DocumentCounts], resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, Interval]:
+    """Return the 95 % percentile interval of the mean of each metric over the seeds of a system.
+
+    Each sample draws as many documents and as many runs as there are, both with replacement. All runs of a sample are
+    scored on the same documents.
+
+    Args:
+        runs: one per seed, on the same documents in the same order.
+
+    Raises:
+        ValueError: there are no runs, or they are not on the same number of documents.
+    """
+    samples = _resampled(runs, resamples, seed)
+    drawn = np.random.default_rng([seed, 1]).integers(len(runs), size=(resamples, len(runs)))
+    return {name: _interval(np.take_along_axis(values.T, drawn, axis=1).mean(1)) for name, values in samples.items()}
 
 
 def paired(
@@ -126,8 +145,29 @@ def paired(
 
     Source: Berg-Kirkpatrick et al., 2012.
     """
-    observed_first, observed_second = first.whole(), second.whole()
-    samples_first, samples_second = _resampled(first, resamples, seed), _resampled(second, resamples, seed)
+    return paired_over_seeds([first], [second], resamples, seed)
+
+
+def paired_over_seeds(
+    first: Sequence[DocumentCounts], second: Sequence[DocumentCounts], resamples: int = RESAMPLES, seed: int = SEED
+) -> dict[str, Difference]:
+    """Compare the means of two systems over their seeds, as `paired` does.
+
+    A sampled document brings its counts of all runs of both systems. The seeds are not sampled.
+
+    Args:
+        first: one per seed, on the same documents in the same order.
+        second: the same for the other system.
+
+    Raises:
+        ValueError: a system has no runs, or the runs are not on the same number of documents.
+    """
+    if first and second and len(first[0].counts) != len(second[0].counts):
+        raise ValueError(f"the systems are on {len(first[0].counts)} and {len(second[0].counts)} documents")
+    samples_first, samples_second = (
+        {name: values.mean(0) for name, values in _resampled(runs, resamples, seed).items()} for runs in (first, second)
+    )
+    observed_first, observed_second = _mean_metrics(first), _mean_metrics(second)
     differences = {}
     for name in samples_first:
         sampled = samples_second[name] - samples_first[name]
@@ -139,13 +179,26 @@ def paired(
     return differences
 
 
-def _resampled(counts: DocumentCounts, resamples: int, seed: int) -> dict[str, Values]:
-    """Return each metric on each sample, `[resamples]`; the seed and the number of documents decide the samples."""
-    documents = len(counts.counts)
+def _mean_metrics(runs: Sequence[DocumentCounts]) -> dict[str, float]:
+    """Return the mean over the runs of each metric over all documents."""
+    whole = [run.whole() for run in runs]
+    return {name: float(np.mean([metrics[name] for metrics in whole])) for name in whole[0]}
+
+
+def _resampled(runs: Sequence[DocumentCounts], resamples: int, seed: int) -> dict[str, Values]:
+    """Return each metric of each run on each sample, `[runs, resamples]`.
+
+    The seed and the number of documents decide the samples.
+    """
+    sizes = {len(run.counts) for run in runs}
+    if len(sizes) != 1:
+        raise ValueError(f"expected runs on the same documents, got runs on {sorted(sizes)} documents")
+    (documents,) = sizes
     if not documents:
         return {}
-    totals = [weights @ counts.counts for weights in _weights(documents, resamples, seed)]
-    return counts.metrics(np.concatenate(totals))
+    totals = [[weights @ run.counts for run in runs] for weights in _weights(documents, resamples, seed)]
+    by_run = [run.metrics(np.concatenate(parts)) for run, parts in zip(runs, zip(*totals, strict=True), strict=True)]
+    return {name: np.stack([metrics[name] for metrics in by_run]) for name in by_run[0]}
 
 
 def _weights(documents: int, resamples: int, seed: int) -> Iterator[Values]:

@@ -13,7 +13,7 @@ from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.corpus.types import Document
 from lmrc.evaluation.metrics import bootstrap
-from lmrc.evaluation.metrics.bootstrap import intervals, paired
+from lmrc.evaluation.metrics.bootstrap import intervals, intervals_over_seeds, paired, paired_over_seeds
 from lmrc.evaluation.metrics.scores import Scores, score
 from lmrc.evaluation.metrics.train_facts import Facts
 from tests.evaluation.examples import RELATIONS
@@ -130,3 +130,59 @@ def test_false_positive_rate() -> None:
         counts = [score(gold, p, synthetic.RELATIONS).by_document for p in (first, second)]
         called += paired(counts[0], counts[1], resamples=90)["f1"].significant
     assert called <= 13
+
+
+def test_seeds_agree_with_scores_of_materialized_samples() -> None:
+    """The means over three seeds of one system and two of another, on samples of documents that are written out."""
+    gold = synthetic_gold()[:8]
+    titles = {document.title for document in gold}
+    systems = [[half_right(seed, share)[1] for seed in seeds] for seeds, share in (((1, 2, 3), 0.4), ((4, 5), 0.7))]
+    systems = [[[p for p in run if p.title in titles] for run in runs] for runs in systems]
+    more = (synthetic.RELATIONS, FACTS, "redocred")
+    first, second = ([score(gold, run, *more).by_document for run in runs] for runs in systems)
+    found = intervals_over_seeds(first, resamples=9, seed=3)
+    differences = paired_over_seeds(first, second, resamples=9, seed=3)
+    assert set(found) == set(differences) == set(METRICS)
+    documents = np.random.default_rng(3).integers(8, size=(9, 8)).tolist()
+    drawn = np.random.default_rng([3, 1]).integers(3, size=(9, 3)).tolist()
+    samples = [
+        [[resampled(gold, run, chosen, *more).as_json() for run in runs] for chosen in documents] for runs in systems
+    ]
+    whole = [[score(gold, run, *more).as_json() for run in runs] for runs in systems]
+    for name in METRICS:
+        of_seeds = [sum(runs[seed][name] for seed in seeds) / 3 for runs, seeds in zip(samples[0], drawn, strict=True)]
+        assert tuple(found[name]) == pytest.approx(np.percentile(of_seeds, [2.5, 97.5]), abs=1e-9), name
+        means = [[sum(run[name] for run in runs) / len(runs) for runs in system] for system in samples]
+        moved = [b - a for a, b in zip(*means, strict=True)]
+        observed = [sum(run[name] for run in runs) / len(runs) for runs in whole]
+        difference = differences[name]
+        assert (difference.first, difference.second) == pytest.approx(tuple(observed), abs=1e-9)
+        assert tuple(difference.interval) == pytest.approx(np.percentile(moved, [2.5, 97.5]), abs=1e-9), name
+        farther = sum(abs(d - difference.value) >= abs(difference.value) - 1e-7 for d in moved)
+        assert difference.p == pytest.approx((farther + 1) / 10), name
+
+
+def test_seeds_widen_the_interval() -> None:
+    """Seeds that differ are sampled, seeds that are equal change nothing."""
+    gold, _ = half_right(1, 0.5)
+    counts = [
+        score(gold, half_right(seed, share)[1], synthetic.RELATIONS).by_document
+        for seed, share in enumerate((0.2, 0.5, 0.8))
+    ]
+    low, high = intervals(counts[1])["recall"]
+    assert intervals_over_seeds([counts[1]] * 3)["recall"] == pytest.approx((low, high))
+    seeds_low, seeds_high = intervals_over_seeds(counts)["recall"]
+    assert seeds_high - seeds_low > 2 * (high - low)
+
+
+def test_runs_on_other_documents_are_rejected() -> None:
+    gold, predictions = half_right(1, 0.6)
+    whole, part = (score(gold[:size], predictions, synthetic.RELATIONS).by_document for size in (60, 59))
+    with pytest.raises(ValueError, match=r"got runs on \[59, 60\] documents"):
+        intervals_over_seeds([whole, part])
+    with pytest.raises(ValueError, match=r"got runs on \[\] documents"):
+        intervals_over_seeds([])
+    with pytest.raises(ValueError, match=r"got runs on \[\] documents"):
+        paired_over_seeds([], [whole])
+    with pytest.raises(ValueError, match="the systems are on 60 and 59 documents"):
+        paired_over_seeds([whole], [part])
