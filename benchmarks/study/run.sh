@@ -1,26 +1,34 @@
 #!/usr/bin/env bash
-# The paper's claim on real documents of Re-DocRED: with a classifier in front of it the LM finds more than when it is asked
-# about all pairs, at less cost.
+# Two stages beside each alone, on real documents of Re-DocRED, over three seeds.
 #   benchmarks/study/run.sh FOLDER [STEP ...]      (FOLDER holds redocred_train_992.json and redocred_dev.json)
-# Steps are all of those below without any named. Every step is a run that resumes: the same command again goes on where it
-# stopped, and finished steps only print their result. The result is RUNS/summary.json and RUNS/summary.md.
+# Without a STEP all are run. Every step is a run that resumes: the same command again goes on where it stopped, and finished
+# steps only print their result. The result is RUNS/summary.json and RUNS/summary.md.
 #   ENCODER and LM    the two models; with ENCODER=roberta-large LM=meta-llama/Llama-2-13b-chat-hf those of the paper
-#   SAMPLE            dev documents that all systems are asked about
+#   SEEDS             seeds of all trainings
+#   SAMPLE            dev documents that the LM is asked about all pairs of, which takes long
 #   RUNS              folder of the runs
 set -euo pipefail
-: "${ENCODER:=embedded:minilm}" "${LM:=embedded:smollm2}" "${SAMPLE:=20}" "${RUNS:=runs/study}"
+: "${ENCODER:=embedded:minilm}" "${LM:=embedded:smollm2}" "${SEEDS:=66 67 68}" "${SAMPLE:=20}" "${RUNS:=runs/study}"
 folder=$(cd "${1:?give the folder that holds redocred_train_992.json and redocred_dev.json}" && pwd)
 shift
 here=$(cd "$(dirname "$0")" && pwd)
 root=$(cd "$here/../.." && pwd)
 export PATH="$root/.venv/bin:$PATH"
 cd "$root"
-data=$RUNS/data sample=$RUNS/data/dev-$SAMPLE
-train=(--data.train "$data/train_992")
+data=$RUNS/data dev=$RUNS/data/dev train=$RUNS/data/train_992
+# Folds of the encoder, whose candidates the LM learns from, and the tenth of the documents that the fusion is fitted on.
+folds=$data/folds lm=$data/lm/9
 
 run() { echo "== $2 =="; python "launch/$1.py" --where local --run.folder "$RUNS" --run "$2" "${@:3}"; }
-# NAME CONFIG [OPTION ...]
-fine_tune() { run rc "$1" --config "$here/$2.yaml" "${train[@]}" --data.dev "$data/dev-2" --model.base "$LM" "${@:3}"; }
+seeds() { for seed in $SEEDS; do "$@" "$seed"; done; }
+# NAME CORPUS SEED
+encoder() {
+  run rcp "$1" --config "$here/rcp.yaml" --data.train "$2" --data.dev "$data/dev-20" --model.encoder "$ENCODER" --run.seed "$3"
+}
+# NAME CONFIG SEED [OPTION ...]
+fine_tune() {
+  run rc "$1" --config "$here/$2.yaml" --data.train "$train" --data.dev "$data/dev-2" --model.base "$LM" --run.seed "$3" "${@:4}"
+}
 # NAME CORPUS ADAPTER [OPTION ...]
 answer() { run classify "$1" --corpus "$2" --rc "$RUNS/$3/best" --decode.batch_size 32 "${@:4}"; }
 
@@ -29,47 +37,79 @@ data() {
   for part in train_992 dev; do
     [ -d "$data/$part" ] || lmrc data build "$folder/redocred_$part.json" --out "$data/$part"
   done
-  # All that a fine-tuning measures: what it is worth, the answers will say.
+  # Trainings are measured on a few documents, for their curves: dev selects no weights (train.keep last).
   [ -d "$data/dev-2" ] || lmrc data build "$folder/redocred_dev.json" --out "$data/dev-2" --sample 2 --seed 67
-  [ -d "$sample" ] || lmrc data build "$folder/redocred_dev.json" --out "$sample" --sample "$SAMPLE" --seed 66
+  [ -d "$data/dev-20" ] || lmrc data build "$folder/redocred_dev.json" --out "$data/dev-20" --sample "$SAMPLE" --seed 66
+  [ -d "$folds" ] || lmrc data split "$train" --folds 2 --out "$folds"
+  [ -d "$data/lm" ] || lmrc data split "$train" --folds 10 --out "$data/lm"
 }
-rcp() { run rcp rcp --config "$here/rcp.yaml" "${train[@]}" --data.dev "$data/dev" --model.encoder "$ENCODER"; }
+# An encoder of each half of the training documents names candidates of the other half.
+folds() {
+  for fold in 0 1; do
+    encoder "rcp-fold$fold" "$folds/$fold/train" 66
+    run propose "propose-fold$fold" --corpus "$folds/$fold/held-out" --rcp "$RUNS/rcp-fold$fold/best" --threshold 0.03 \
+      --relation_threshold 0.5
+  done
+  for part in train held-out; do
+    [ -d "$data/candidates-$part" ] ||
+      lmrc data join-candidates "$RUNS"/propose-fold{0,1}/candidates --corpus "$lm/$part" --out "$data/candidates-$part"
+  done
+}
+rcp() { encoder "rcp-$1" "$train" "$1"; }
+# The encoder alone, and the candidates of LMRC at the paper's threshold.
 propose() {
-  run propose propose --corpus "$sample" --rcp "$RUNS/rcp/best"
-  run propose propose-dev --corpus "$data/dev" --rcp "$RUNS/rcp/best"
+  run propose "propose-$1" --corpus "$dev" --rcp "$RUNS/rcp-$1/best" --threshold 0.03 --relation_threshold f1
+  run propose "pairs-$1" --corpus "$dev" --rcp "$RUNS/rcp-$1/best" --threshold 0.5 --relation_threshold 0.5
 }
-rc() { fine_tune rc rc; }
-rc-gold() { answer rc-gold "$sample" rc; }
-lmrc-sample() { answer lmrc "$sample" rc --candidates "$RUNS/propose/candidates"; }
-# All pairs of a document are many queries: a batch is full with a few documents, and little is lost by a kill.
-direct() { fine_tune direct direct; answer direct-answers "$sample" direct --work.docs_per_unit 4; }
-# Three pairs without a relation for each with one: None is not all there is to learn. So too for the LM that takes RCP's
-# place, which would learn to say No, as direct learns to say None.
-direct-3() {
-  fine_tune direct-3 direct --train.negative_ratio 3
-  answer direct-3-answers "$sample" direct-3 --work.docs_per_unit 4
+# The LM says Yes or No to the relations that the encoder finds possible.
+verify() {
+  run rc "verify-$1" --config "$here/verify.yaml" --model.base "$LM" --run.seed "$1" \
+    --data.train "$lm/train" --data.train_candidates "$data/candidates-train" \
+    --data.dev "$lm/held-out" --data.dev_candidates "$data/candidates-held-out"
+  run classify "held-out-$1" --corpus "$lm/held-out" --candidates "$data/candidates-held-out" --rc "$RUNS/verify-$1/best" \
+    --decode.mode score
+  [ -f "$RUNS/fusion-$1.json" ] || lmrc fusion fit --corpus "$lm/held-out" --candidates "$data/candidates-held-out" \
+    --answers "$RUNS/held-out-$1" --out "$RUNS/fusion-$1.json"
 }
-rcp-llm() {
-  fine_tune rcp-llm rcp-llm --train.negative_ratio 3
-  answer rcp-llm-answers "$sample" rcp-llm --work.docs_per_unit 4
-  answer lmrc-llm "$sample" rc --candidates "$RUNS/rcp-llm-answers/candidates"
+# The LM is asked about all candidates once, for the curve over its tokens, and once where it can change the answer.
+fused() {
+  for ask in all band; do
+    run classify "fused-$ask-$1" --corpus "$dev" --candidates "$RUNS/propose-$1/candidates" --rc "$RUNS/verify-$1/best" \
+      --decode.mode score --system fused --fusion "$RUNS/fusion-$1.json" --ask "$ask"
+  done
 }
-# What the error analysis asks for: fewer pairs lost to RCP, then fewer relations lost to RC.
-ideas() {
-  run propose propose-f1 --corpus "$sample" --rcp "$RUNS/rcp/best" --threshold f1
-  answer lmrc-f1 "$sample" rc --candidates "$RUNS/propose-f1/candidates"
-  answer lmrc-f1-weighed "$sample" rc --candidates "$RUNS/propose-f1/candidates" --decode.mode score
+# The paper's recipe.
+lmrc-paper() {
+  fine_tune "rc-$1" rc "$1"
+  answer "lmrc-$1" "$dev" "rc-$1" --candidates "$RUNS/pairs-$1/candidates"
 }
-lmrc-dev() { answer lmrc-dev "$data/dev" rc --candidates "$RUNS/propose-dev/candidates"; }
-# Scores and costs, and the report of all that is finished; in the paper's tables only lmrc-dev, on the whole of dev.
+rc-gold() { answer "rc_gold-$1" "$dev" "rc-$1"; }
+# Three pairs without a relation for each with one: trained on all pairs, the LM only learns to say None.
+direct() {
+  fine_tune "direct-$1" direct "$1" --train.negative_ratio 3
+  answer "direct-answers-$1" "$data/dev-20" "direct-$1" --work.docs_per_unit 4
+}
+baselines() {
+  for system in type_prior bag_of_words; do
+    [ -f "$RUNS/$system-$1/DONE" ] || python "$here/baselines.py" "$system" --train "$train" --corpus "$dev" \
+      --candidates "$RUNS/pairs-$1/candidates" --out "$RUNS/$system-$1/predictions.json" --seed "$1"
+  done
+}
+# Scores and costs, and the report of the first seed.
 summary() {
-  python "$here/summary.py" "$RUNS" --train "$data/train_992"
-  local finished=()
-  for name in lmrc direct-answers direct-3-answers lmrc-llm rc-gold lmrc-f1 lmrc-dev rcp; do
+  # shellcheck disable=SC2086
+  python "$here/summary.py" "$RUNS" --train "$train" --seeds $SEEDS
+  local finished=() first=${SEEDS%% *}
+  for name in "fused-all-$first" "fused-band-$first" "propose-$first" "lmrc-$first" "rcp-$first"; do
     [ ! -f "$RUNS/$name/DONE" ] || finished+=("$RUNS/$name")
   done
-  lmrc report "${finished[@]}" --train-facts "$data/train_992" --out "$RUNS/report"
+  lmrc report "${finished[@]}" --train-facts "$train" --out "$RUNS/report"
 }
 
-[ $# -gt 0 ] || set -- data rcp propose rc rc-gold lmrc-sample ideas lmrc-dev direct direct-3 rcp-llm summary
-for step in "$@"; do "$step"; done
+[ $# -gt 0 ] || set -- data folds rcp propose verify fused lmrc-paper rc-gold direct baselines summary
+for step in "$@"; do
+  case $step in
+    data | folds | summary) "$step" ;;
+    *) seeds "$step" ;;
+  esac
+done
