@@ -138,7 +138,7 @@ def _refuse_unused(name: str, why: str) -> None:
 
 @lmrc.group()
 def data() -> None:
-    """Build, convert, count, generate and download corpora."""
+    """Build, convert, count, generate and download corpora, and learn relation schemas."""
 
 
 @data.command()
@@ -200,6 +200,27 @@ def stats(corpus: Path, as_json: bool) -> None:
     width = max(len(name) for name in figures)
     for name, value in figures.items():
         click.echo(f"{name:<{width}}  {value:>14,}" if isinstance(value, int) else f"{name:<{width}}  {value:>14,.3f}")
+
+
+@data.command()
+@click.argument("corpus", type=FOLDER)
+@click.option(
+    "--minimum",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="A relation is admissible between types that it was seen between so many times.",
+)
+@click.option("--out", required=True, type=FOLDER, help="File of the schema, in JSON.")
+def schema(corpus: Path, minimum: int, out: Path) -> None:
+    """Learn from the labels of CORPUS which relations may hold between two entity types."""
+    from lmrc.corpus.corpus import Corpus
+    from lmrc.corpus.relation_schema import RelationSchema, SchemaStatistics
+
+    opened = Corpus.open(corpus)
+    learnt = RelationSchema.of_corpus(opened, minimum)
+    learnt.write(out)
+    click.echo(f"{out}: {SchemaStatistics.of(learnt, opened)}")
 
 
 @data.command()
