@@ -267,6 +267,7 @@ def download(dataset: str, folder: Path) -> None:
     help="constrained: greedy answer; score: probability of every relation.",
 )
 @click.option("--relation-threshold", type=float, help="Minimum P(relation of the pair), in mode score.")
+@click.option("--schema", type=FOLDER, help="Relation schema of the answers in JSON; by default the adapter's.")
 @click.option("--batch-size", type=int, help="Documents (RCP) and queries (RC) per batch.")
 @click.option("--gpus", type=int, help="Number of GPUs to split the LLM over, if it does not fit one.")
 @click.option(

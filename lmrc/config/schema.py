@@ -6,6 +6,7 @@ command line into these trees.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,6 +36,10 @@ GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
 # Tables 6 and 7.
 PAPER_BATCH = 4
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+# Options named `schema` hide a deprecated method of pydantic, which is not used.
+warnings.filterwarnings("ignore", 'Field name "schema" in .* shadows an attribute', UserWarning)
 
 
 class Options(BaseModel):
@@ -276,6 +281,11 @@ class PromptOptions(Options):
         description="how to shorten a document that does not fit with one pair; none: raise an error; sentences: drop "
         "sentences that mention neither entity, farthest first",
     )
+    schema: Path | None = Field(  # type: ignore[assignment]
+        None,
+        description="relation schema (lmrc data schema), saved with the adapter: inference offers a pair the relations "
+        "that may hold between its entity types; none: all relations",
+    )
 
 
 class RcTraining(Training):
@@ -371,6 +381,11 @@ class DecodeOptions(Options):
         description="constrained: greedy, valid relations only; free: any text; score: probability of every relation",
     )
     threshold: Share = Field(0.5, description="minimum probability of a predicted relation, in mode score")
+    schema: Path | None = Field(  # type: ignore[assignment]
+        None,
+        description="relation schema of the answers, in modes constrained and score; none: that of the adapter, if it "
+        "has one",
+    )
     batch_size: Count = Field(8, description="queries per batch")
     max_new_tokens: Count = Field(2048, description="maximum tokens of an answer")
     min_fuzzy_score: int = Field(
@@ -427,6 +442,9 @@ class ExtractConfig(Options):
         "constrained", description="constrained: greedy answer; score: probability of every relation"
     )
     relation_threshold: Share = Field(0.5, description="minimum P(relation of the pair), in mode score")
+    schema: Path | None = Field(  # type: ignore[assignment]
+        None, description="relation schema of the answers; none: that of the adapter, if it has one"
+    )
     batch_size: Count = Field(8, description="documents (RCP) and queries (RC) per batch")
     gpus: Count = Field(1, description="number of GPUs to split the LM over, if it does not fit one")
     truncate: Truncation | None = Field(
