@@ -234,6 +234,12 @@ class RcpTraining(Training):
     relation_weight: float = Field(
         0.0, ge=0.0, description="loss weight of the relation head, which names the relations of a pair; 0: no head"
     )
+    schema_minimum: int = Field(
+        0,
+        ge=0,
+        description="the relation head names a relation only between entity types that the training corpus has so many "
+        "triples of; 0: between any types",
+    )
 
 
 class RcpConfig(Options):
@@ -336,6 +342,9 @@ class ProposeConfig(Options):
         "f1",
         description="minimum probability of a triple by the relation head alone: a number; f1: chosen on dev; only for "
         "a model trained with train.relation_weight",
+    )
+    schema: Path | None = Field(  # type: ignore[assignment]
+        None, description="relation schema of the triples by the relation head; none: that of the model, if it has one"
     )
     top_k: Count | None = Field(
         None, description="maximum number of candidates per document, the most probable ones; none: no limit"
