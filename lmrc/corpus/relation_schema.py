@@ -392,11 +392,13 @@ class SchemaStatistics:
         )
 
     def __str__(self) -> str:
-        text = f"a pair is offered {self.offered / max(self.pairs, 1):.1f} of {self.relations} relations on average"
+        mean = self.offered / max(self.pairs, 1)
+        text = f"the LM is offered {mean:.1f} of {self.relations} relations for a pair on average"
+        text += " (all, if none is admissible)"
         if self.related:
-            text += f", and one with a relation {self.related_offered / self.related:.1f}"
+            text += f", and {self.related_offered / self.related:.1f} for one with a relation"
         text += (
-            f"; {self.unrestricted:,} of {self.pairs:,} pairs have no admissible relation and are offered all; "
+            f"; {self.unrestricted:,} of {self.pairs:,} pairs have no admissible relation; "
             f"{self.inadmissible:,} of {self.triples:,} gold triples are not admissible"
         )
         return f"{text}; unknown types: {', '.join(self.unknown_types)}" if self.unknown_types else text

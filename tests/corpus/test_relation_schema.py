@@ -129,9 +129,9 @@ def test_statistics_as_text(tmp_path: Path) -> None:
     schema = schema_of(**{relation: {"types": []} for relation in RELATIONS} | {"R1": {"types": [["PER", "LOC"]]}})
     # PER-LOC: 2 pairs with R1; PER-PER: 2 and LOC-PER: 2 pairs without any; NEW: 6 pairs with all.
     assert str(SchemaStatistics.of(schema, corpus)) == (
-        f"a pair is offered {(2 * 1 + 4 * 4 + 6 * 4) / 12:.1f} of 4 relations on average, and one with a relation "
-        f"{(1 + 4) / 2:.1f}; 4 of 12 pairs have no admissible relation and are offered all; 1 of 3 gold triples are "
-        "not admissible; unknown types: NEW"
+        f"the LM is offered {(2 * 1 + 4 * 4 + 6 * 4) / 12:.1f} of 4 relations for a pair on average (all, if none is "
+        f"admissible), and {(1 + 4) / 2:.1f} for one with a relation; 4 of 12 pairs have no admissible relation; 1 of "
+        "3 gold triples are not admissible; unknown types: NEW"
     )
 
 
