@@ -57,6 +57,11 @@ class RcTask:
             )
         self._schema = None
         if config.prompt.schema is not None:
+            if not PROMPTS[config.prompt.kind].names_relations:
+                raise ConfigError(
+                    f"prompt.schema says which relations an answer may name, but answers of prompt.kind "
+                    f"{config.prompt.kind} name none: leave it out"
+                )
             self._schema = RelationSchema.read(config.prompt.schema, train.relations)
             logger.info(
                 f"{config.prompt.schema}: in {config.data.train} {SchemaStatistics.of(self._schema, train)}; training "

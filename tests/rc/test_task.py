@@ -338,6 +338,8 @@ def test_schema_of_another_relation_set_is_refused(make: Callable[..., RcTask], 
     (tmp_path / "schema.json").write_text('{"P1": {}}')
     with pytest.raises(UserError, match=r"schema\.json: unknown relation 'P1'; did you mean P17\?"):
         make(PromptOptions(schema=tmp_path / "schema.json"))
+    with pytest.raises(ConfigError, match=r"prompt\.schema .* answers of prompt\.kind rcp-llm name none: leave it out"):
+        make(PromptOptions(kind="rcp-llm", schema=tmp_path / "schema.json"))
 
 
 def test_quantization_is_saved_in_the_metadata(
