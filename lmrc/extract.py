@@ -21,6 +21,7 @@ from lmrc.common.progress import DocumentProgress
 from lmrc.config.schema import DecodeOptions, ExtractConfig, PromptOptions
 from lmrc.corpus.docred import candidate_pairs, read_documents
 from lmrc.corpus.predictions import Prediction, predictions_writer
+from lmrc.corpus.relation_schema import RelationSchema, entity_types
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
 from lmrc.corpus.types import Document
 from lmrc.evaluation.tables.table import Table
@@ -59,6 +60,8 @@ class ExtractionStats:
     unfinished: int = 0
     # Queries whose prompt lacks some sentences, to fit.
     shortened: int = 0
+    # Pairs that are offered all relations, because the relation schema admits none.
+    unrestricted: int = 0
     # (head name, relation name, tail name, score) of the first triples.
     first: list[tuple[str, str, str, float]] = field(default_factory=list)
 
@@ -71,6 +74,8 @@ class ExtractionStats:
         ]
         if self.shortened:
             lines.append(f"{self.shortened:,} prompts left out some sentences of the text, to fit")
+        if self.unrestricted:
+            lines.append(f"{self.unrestricted:,} pairs were offered all relations, because the schema admits none")
         if self.unknown_types:
             lines.append(f"{self.unknown_types:,} entities have types that RCP was not trained on")
         if self.first:
@@ -106,6 +111,8 @@ class TripleExtractor:
         if not PROMPTS[settings.prompt.kind].names_relations:
             raise UserError(f"{config.rc} says Yes or No, it names no relations: give an adapter of kind rc or direct")
         self.relations = relation_set(config, settings)
+        given = config.schema
+        self._schema = settings.schema if given is None else RelationSchema.read(given, self.relations)
         self.stats = ExtractionStats()
         check_folder(config.rcp)
         threshold = find_threshold(config.rcp, config.threshold)
@@ -121,6 +128,7 @@ class TripleExtractor:
             self.relations,
             self._document,
             self._builder.shared_prefix(),
+            self._schema,
         )
         self._proposer = Proposer(config.rcp, threshold, config.top_k, config.batch_size, device)
 
@@ -190,6 +198,10 @@ class TripleExtractor:
         stats.cut_mentions += proposal.cut_mentions
         stats.unknown_types += proposal.unknown_types
         stats.triples += len(predictions)
+        if self._schema is not None:
+            types = entity_types(document)
+            pairs = [(types[pair.head], types[pair.tail]) for pair in proposal.candidates]
+            stats.unrestricted += sum(not self._schema.admissible(*pair) for pair in pairs)
         for prediction in predictions[: SHOWN - len(stats.first)]:
             head, tail = entity_name(document, prediction.head), entity_name(document, prediction.tail)
             stats.first.append((head, self.relations.name(prediction.relation), tail, prediction.score or 0.0))

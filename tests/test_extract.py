@@ -19,6 +19,7 @@ from lmrc.config.schema import ClassifyConfig, DecodeOptions, ExtractConfig, Run
 from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.docred import candidate_pairs, to_json
 from lmrc.corpus.predictions import read_predictions
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.types import Document
 from lmrc.extract import Extraction
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
@@ -393,3 +394,21 @@ def test_interruption_writes_nothing(config: ExtractConfig, monkeypatch: pytest.
     assert main(arguments(config)) == 1
     assert "out.json was not written" in capsys.readouterr().err
     assert not config.out.exists()
+
+
+def test_schema_of_the_adapter_or_of_the_user(config: ExtractConfig, tmp_path: Path, capsys: Capture) -> None:
+    """All entities are of type PER. Pairs without an admissible relation are offered all, and counted."""
+    schema = RelationSchema.of_json({"P26": {"types": [["PER", "PER"]]}, "P17": {"types": []}}, rc_tiny.RELATIONS, "s")
+    adapter = tmp_path / "adapter"
+    shutil.copytree(config.rc, adapter)
+    replace(AdapterMetadata.read(config.rc), schema=schema).write(adapter)
+    plain = Extraction(config).run()
+    assert {relation for *_, relation in extracted(config.out)} >= {"P17", "P26"}
+    trained = config.model_copy(update={"rc": adapter})
+    assert Extraction(trained).run().unrestricted == plain.unrestricted == 0
+    assert "P17" not in {relation for *_, relation in extracted(config.out)}
+    rules = {id_: {"types": []} for id_ in rc_tiny.RELATIONS.ids} | {"P26": {"types": [["PER", "LOC"]]}}
+    (tmp_path / "own.json").write_text(json.dumps(rules))
+    assert main(arguments(trained, "--threshold", "0", "--schema", str(tmp_path / "own.json"))) == 0
+    assert f"{plain.kept:,} pairs were offered all relations, because the schema admits none" in capsys.readouterr().out
+    assert {relation for *_, relation in extracted(config.out)} >= {"P17", "P26"}

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,6 +15,8 @@ from lmrc.common.errors import UserError
 
 if TYPE_CHECKING:
     from lmrc.config.schema import IgnVariant
+    from lmrc.corpus.predictions import Predictions
+    from lmrc.corpus.relation_schema import SchemaEffect
     from lmrc.evaluation.metrics.coverage import Missing
     from lmrc.evaluation.metrics.gold_table import Gold
     from lmrc.evaluation.metrics.train_facts import Facts
@@ -66,6 +69,7 @@ def _join_runs(context: click.Context, _: click.Parameter, pred: tuple[Path, ...
 @MISSING
 @_facts_options
 @click.option("--candidates", type=FOLDER, help="Candidates folder: also score RCP and the errors that it causes.")
+@click.option("--schema", type=FOLDER, help="Relation schema in JSON: apply it to the predictions first.")
 @click.option("--details", is_flag=True, help="Also score by relation, frequency, distance, mentions and length.")
 @click.option("--submission", type=FOLDER, help="Zip file to write for the DocRED competition; needs no labels.")
 @click.option("--json", "as_json", type=FOLDER, help="JSON file for all scores.")
@@ -77,6 +81,7 @@ def score(
     ign_variant: IgnVariant | None,
     relations: Path | None,
     candidates: Path | None,
+    schema: Path | None,
     details: bool,
     submission: Path | None,
     as_json: Path | None,
@@ -98,17 +103,27 @@ def score(
         raise UserError(f"{option} belongs to one file of predictions, but {len(pred)} were given")
     # Without --gold only the submission is written: the competition's documents have no labels.
     only_submission = gold is None and submission is not None
+    if only_submission and schema is not None:
+        raise UserError("--schema needs the types of the entities: give the documents with --gold")
     if gold is None and not only_submission:
         gold = corpus_of(pred)
     systems = read_systems(pred)
+    documents = None if gold is None else _read_gold(gold, relations)
     if submission is not None:
-        count = write_submission(systems[0].predictions, submission)
+        triples_to_submit = [systems[0].predictions]
+        if schema is not None and gold is not None and documents is not None:
+            triples_to_submit, _ = _apply_schema(triples_to_submit, schema, gold, documents)
+        count = write_submission(triples_to_submit[0], submission)
         click.echo(f"{submission}: {count:,} triples for the competition")
-    if gold is None:
+    if gold is None or documents is None:
         return
-    documents = _read_gold(gold, relations)
+    # Before the schema: documents that it leaves without predictions were classified all the same.
     selection = select(documents, systems, missing)
-    triples = Triples.of(selection.gold, selection.predictions)
+    predictions = selection.predictions
+    effects: list[SchemaEffect] = []
+    if schema is not None:
+        predictions, effects = _apply_schema(predictions, schema, gold, documents)
+    triples = Triples.of(selection.gold, predictions)
     scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
     proposed = None if candidates is None else list(_read_pairs(candidates, gold, documents, selection.left_out))
     analyses = [analyze(triples, system, proposed) for system in range(len(systems))]
@@ -116,9 +131,13 @@ def score(
     if as_json is not None:
         with replacing(as_json) as file:
             content = scores_json(names, scores, analyses, len(selection.left_out))
+            if effects:
+                content["schema"] = [asdict(effect) for effect in effects]
             file.write(json.dumps(content, indent=1) + "\n")
     analysis = analyses[0] if len(systems) == 1 else None
-    click.echo(format_scores(names, scores, analysis, documents.relations, details, selection.lines))
+    changes = [f"{name}: {effect}" for name, effect in zip(names, effects, strict=False)]
+    lines = [*selection.lines, *changes]
+    click.echo(format_scores(names, scores, analysis, documents.relations, details, lines))
 
 
 @click.command()
@@ -191,6 +210,35 @@ def _read_gold(path: Path, relations: Path | None) -> Gold:
     from lmrc.evaluation.metrics.gold_table import read_gold
 
     return read_gold(path, None if relations is None else read_relations(relations))
+
+
+def _apply_schema(
+    systems: Sequence[Predictions], path: Path, documents: Path, gold: Gold
+) -> tuple[list[Predictions], list[SchemaEffect]]:
+    """Apply a schema to the predictions of each system, and return them with the numbers of changes.
+
+    Args:
+        path: file of the schema.
+        documents: gold corpus or documents.
+        gold: the same, read.
+
+    Raises:
+        UserError: the schema cannot be read, or does not belong to the relation set.
+    """
+    from lmrc.corpus.corpus import Corpus
+    from lmrc.corpus.docred import read_documents
+    from lmrc.corpus.predictions import Predictions
+    from lmrc.corpus.relation_schema import RelationSchema, apply_schema
+
+    schema = RelationSchema.read(path, gold.relations)
+    changed, effects = [], []
+    for system in systems:
+        # `Gold` holds no entity types, so the documents are read again.
+        source = Corpus.open(documents) if documents.is_dir() else read_documents(documents, None)
+        predictions, effect = apply_schema(system, source, schema)
+        changed.append(Predictions.of(predictions))
+        effects.append(effect)
+    return changed, effects
 
 
 def _read_facts(path: Path | None, gold: Gold) -> Facts | None:

@@ -138,7 +138,7 @@ def _refuse_unused(name: str, why: str) -> None:
 
 @lmrc.group()
 def data() -> None:
-    """Build, convert, count, generate and download corpora."""
+    """Build, convert, count, generate and download corpora, and learn relation schemas."""
 
 
 @data.command()
@@ -203,6 +203,27 @@ def stats(corpus: Path, as_json: bool) -> None:
 
 
 @data.command()
+@click.argument("corpus", type=FOLDER)
+@click.option(
+    "--minimum",
+    type=click.IntRange(min=1),
+    default=3,
+    show_default=True,
+    help="A relation is admissible between types that it was seen between so many times.",
+)
+@click.option("--out", required=True, type=FOLDER, help="File of the schema, in JSON.")
+def schema(corpus: Path, minimum: int, out: Path) -> None:
+    """Learn from the labels of CORPUS which relations may hold between two entity types."""
+    from lmrc.corpus.corpus import Corpus
+    from lmrc.corpus.relation_schema import RelationSchema, SchemaStatistics
+
+    opened = Corpus.open(corpus)
+    learnt = RelationSchema.of_corpus(opened, minimum)
+    learnt.write(out)
+    click.echo(f"{out}: {SchemaStatistics.of(learnt, opened)}")
+
+
+@data.command()
 @click.option("--docs", required=True, type=click.IntRange(min=1), help="Number of documents.")
 @click.option("--seed", default=0, show_default=True, type=click.IntRange(min=0))
 @click.option("--out", required=True, type=FOLDER, help="File to write; its relation set is written beside it.")
@@ -246,6 +267,7 @@ def download(dataset: str, folder: Path) -> None:
     help="constrained: greedy answer; score: probability of every relation.",
 )
 @click.option("--relation-threshold", type=float, help="Minimum P(relation of the pair), in mode score.")
+@click.option("--schema", type=FOLDER, help="Relation schema of the answers in JSON; by default the adapter's.")
 @click.option("--batch-size", type=int, help="Documents (RCP) and queries (RC) per batch.")
 @click.option("--gpus", type=int, help="Number of GPUs to split the LLM over, if it does not fit one.")
 @click.option(

@@ -6,6 +6,7 @@ command line into these trees.
 
 from __future__ import annotations
 
+import warnings
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -35,6 +36,10 @@ GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
 # Tables 6 and 7.
 PAPER_BATCH = 4
 LLAMA_PROJECTIONS = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+
+
+# Options named `schema` hide a deprecated method of pydantic, which is not used.
+warnings.filterwarnings("ignore", 'Field name "schema" in .* shadows an attribute', UserWarning)
 
 
 class Options(BaseModel):
@@ -229,6 +234,12 @@ class RcpTraining(Training):
     relation_weight: float = Field(
         0.0, ge=0.0, description="loss weight of the relation head, which names the relations of a pair; 0: no head"
     )
+    schema_minimum: int = Field(
+        0,
+        ge=0,
+        description="the relation head names a relation only between entity types that the training corpus has so many "
+        "triples of; 0: between any types",
+    )
 
 
 class RcpConfig(Options):
@@ -286,6 +297,11 @@ class PromptOptions(Options):
     )
     min_relation_probability: Share = Field(
         0.03, description="verify: least probability by the relation head of a relation that is asked about"
+    )
+    schema: Path | None = Field(  # type: ignore[assignment]
+        None,
+        description="relation schema (lmrc data schema), saved with the adapter: inference offers a pair the relations "
+        "that may hold between its entity types; none: all relations",
     )
 
 
@@ -349,6 +365,9 @@ class ProposeConfig(Options):
         description="minimum probability of a triple by the relation head alone: a number; f1: chosen on dev; only for "
         "a model trained with train.relation_weight",
     )
+    schema: Path | None = Field(  # type: ignore[assignment]
+        None, description="relation schema of the triples by the relation head; none: that of the model, if it has one"
+    )
     top_k: Count | None = Field(
         None, description="maximum number of candidates per document, the most probable ones; none: no limit"
     )
@@ -393,6 +412,11 @@ class DecodeOptions(Options):
         description="constrained: greedy, valid relations only; free: any text; score: probability of every relation",
     )
     threshold: Share = Field(0.5, description="minimum probability of a predicted relation, in mode score")
+    schema: Path | None = Field(  # type: ignore[assignment]
+        None,
+        description="relation schema of the answers, in modes constrained and score; none: that of the adapter, if it "
+        "has one",
+    )
     batch_size: Count = Field(8, description="queries per batch")
     max_new_tokens: Count = Field(2048, description="maximum tokens of an answer")
     min_fuzzy_score: int = Field(
@@ -449,6 +473,9 @@ class ExtractConfig(Options):
         "constrained", description="constrained: greedy answer; score: probability of every relation"
     )
     relation_threshold: Share = Field(0.5, description="minimum P(relation of the pair), in mode score")
+    schema: Path | None = Field(  # type: ignore[assignment]
+        None, description="relation schema of the answers; none: that of the adapter, if it has one"
+    )
     batch_size: Count = Field(8, description="documents (RCP) and queries (RC) per batch")
     gpus: Count = Field(1, description="number of GPUs to split the LM over, if it does not fit one")
     truncate: Truncation | None = Field(

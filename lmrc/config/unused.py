@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lmrc.common.errors import ConfigError
-from lmrc.config.schema import ClassifyConfig, DemoConfig, ExtractConfig, Options, PipelineConfig, RcConfig
+from lmrc.config.schema import (
+    ClassifyConfig,
+    DemoConfig,
+    ExtractConfig,
+    Options,
+    PipelineConfig,
+    RcConfig,
+    RcpConfig,
+)
 
 # Options of the stages that the demo sets itself. A name that ends in "." is a whole section.
 SET_BY_DEMO = (
@@ -26,18 +34,20 @@ def without_effect(config: Options) -> dict[str, str]:
     """
     if isinstance(config, ClassifyConfig):
         return _unread_by_classify(config)
-    if isinstance(config, RcConfig):
-        return _unread_by_rc(config)
     if isinstance(config, ExtractConfig):
         return {} if config.mode == "score" else {"relation_threshold": _read_only_with("score", "mode", config.mode)}
+    if isinstance(config, RcConfig):
+        return _unread_by_rc(config)
+    if isinstance(config, RcpConfig):
+        return _unread_by_rcp(config)
     if isinstance(config, (DemoConfig, PipelineConfig)):
         command = "demo" if isinstance(config, DemoConfig) else "pipeline"
         names = SET_BY_DEMO if command == "demo" else SET_BY_PIPELINE
         unread = {
             name: f"the {command} sets it" for name in names if not (command == "pipeline" and ".cluster." in name)
         }
-        unread |= {f"classify.{name}": why for name, why in without_effect(config.classify).items()}
-        unread |= {f"rc.{name}": why for name, why in without_effect(config.rc).items()}
+        for stage in ("rcp", "rc", "classify"):
+            unread |= {f"{stage}.{name}": why for name, why in without_effect(getattr(config, stage)).items()}
         prompt = config.classify.prompt
         for name in prompt.model_fields_set - {"truncate"}:
             if getattr(prompt, name) != getattr(config.rc.prompt, name):
@@ -46,20 +56,15 @@ def without_effect(config: Options) -> dict[str, str]:
     return {}
 
 
-def _unread_by_rc(config: RcConfig) -> dict[str, str]:
-    kind = config.prompt.kind
-    if kind == "verify":
-        return {}
-    names = ("data.train_candidates", "data.dev_candidates", *(f"prompt.{name}" for name in VERIFY_OPTIONS))
-    return dict.fromkeys(names, _read_only_with("verify", "prompt.kind", kind))
-
-
 def _unread_by_classify(config: ClassifyConfig) -> dict[str, str]:
     decode, unread = config.decode, {}
     if decode.mode != "score":
         unread["decode.threshold"] = _read_only_with("score", "decode.mode", decode.mode)
     if decode.mode != "free":
         unread["decode.min_fuzzy_score"] = _read_only_with("free", "decode.mode", decode.mode)
+    else:
+        unread["decode.schema"] = "mode free answers with any relation; lmrc score --schema applies it to the triples"
+    unread["prompt.schema"] = "it is read in training; give --decode.schema"
     if decode.backend != "openai":
         unread["server."] = _read_only_with("openai", "decode.backend", decode.backend)
     if decode.backend != "hf":
@@ -70,6 +75,24 @@ def _unread_by_classify(config: ClassifyConfig) -> dict[str, str]:
     if config.rc is not None:
         unread["base"] = f"the adapter {config.rc} names its base; give --rc none for an LM without an adapter"
     return unread
+
+
+def _unread_by_rc(config: RcConfig) -> dict[str, str]:
+    kind = config.prompt.kind
+    if kind == "verify":
+        return {"prompt.schema": "prompt.kind verify asks about relations of candidates; give RCP train.schema_minimum"}
+    names = ("data.train_candidates", "data.dev_candidates", *(f"prompt.{name}" for name in VERIFY_OPTIONS))
+    unread = dict.fromkeys(names, _read_only_with("verify", "prompt.kind", kind))
+    if kind == "rcp-llm":
+        unread["prompt.schema"] = "answers of prompt.kind rcp-llm name no relations"
+    return unread
+
+
+def _unread_by_rcp(config: RcpConfig) -> dict[str, str]:
+    # 0 is without effect anyway, and resets the option of a config file.
+    if config.train.schema_minimum and not config.train.relation_weight:
+        return {"train.schema_minimum": "it is read only with train.relation_weight above 0"}
+    return {}
 
 
 def _read_only_with(needed: str, option: str, chosen: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import shutil
 from collections import Counter
 from collections.abc import Iterator
@@ -20,6 +21,7 @@ from lmrc.config.schema import ClassifyConfig
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.predictions import Prediction, write_predictions
+from lmrc.corpus.relation_schema import RelationSchema, entity_types
 from lmrc.corpus.types import Document
 from lmrc.inference.fingerprint import work_fingerprint
 from lmrc.rc.decoding.base import BackendInputs, DecodingBackend, QueryResult
@@ -31,6 +33,8 @@ from lmrc.rc.prompts.few_shot import Demonstration, demonstration_tokens, demons
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
 from lmrc.rc.prompts.questions import QuestionBuilder, open_candidates
 from lmrc.rc.prompts.templates import PROMPTS, Pair
+
+logger = logging.getLogger(__name__)
 
 # Names of the files and folders in the run folder.
 GENERATIONS = "generations.jsonl"
@@ -91,6 +95,7 @@ class ClassifyInference:
         self._prompt = PROMPTS[self._metadata.prompt.kind]
         self._check_backend()
         self._check_questions()
+        self._schema = self._choose_schema()
         total = len(self._corpus)
         self.documents = total if config.documents is None else min(config.documents, total)
         if not self._prompt.names_relations and self.documents < total:
@@ -102,8 +107,11 @@ class ClassifyInference:
                 # Raises now if gold pairs are needed and a document has no labels.
                 self._pairs(index)
         options = {
-            name: with_old_names(name, getattr(config, name).model_dump(mode="json")) for name in ("decode", "few_shot")
+            name: with_old_names(name, getattr(config, name).model_dump(mode="json", exclude={"schema"}))
+            for name in ("decode", "few_shot")
         }
+        if self._schema is not None:
+            options["relation_schema"] = self._schema.as_json()
         if config.few_shot.examples:
             # Not the path, which may differ if the run is resumed from another folder.
             options["few_shot"]["corpus"] = Corpus.open(config.few_shot.corpus).fingerprint
@@ -115,7 +123,7 @@ class ClassifyInference:
             corpus=self._corpus.fingerprint,
             candidates="gold" if self._candidates is None else self._candidates.manifest.fingerprint,
             base=self._base,
-            prompt=with_old_names("prompt", self._metadata.prompt.model_dump(mode="json")),
+            prompt=with_old_names("prompt", self._metadata.prompt.model_dump(mode="json", exclude={"schema"})),
             documents=self.documents,
             **options,
         )
@@ -159,6 +167,25 @@ class ClassifyInference:
             raise ConfigError(f"few_shot.corpus is {few_shot.corpus}, the corpus to classify: give the training corpus")
         if few_shot.examples and not is_chat:
             raise ConfigError("few_shot.examples are turns of a conversation: give --server.endpoint chat")
+
+    def _choose_schema(self) -> RelationSchema | None:
+        """Return the schema that restricts the answers: the given one, or that of the adapter; None for all relations.
+
+        Raises:
+            UserError: the given schema cannot be read, or the answers name no relations.
+        """
+        decode = self._config.decode
+        if decode.schema is not None:
+            if not self._prompt.names_relations or self._prompt.asks_relations:
+                raise ConfigError(
+                    f"decode.schema says which relations an answer may name, but answers of prompt.kind "
+                    f"{self._prompt.kind} name none: leave it out"
+                )
+            return RelationSchema.read(decode.schema, self._corpus.relations)
+        if self._metadata.schema is not None and decode.mode == "free":
+            logger.warning(f"mode free answers with any relation: the relation schema of {self._config.rc} is not used")
+            return None
+        return self._metadata.schema
 
     def _pairs(self, index: int) -> list[Pair]:
         """Return the pairs to ask about in a document of the corpus."""
@@ -214,6 +241,7 @@ class ClassifyInference:
                 answer_folder=self._config.run.folder / self._config.run.name / ANSWERS,
                 document_of=self._document,
                 messages_of=lambda query: few_shot_messages(shown, query),
+                schema=self._schema,
             )
         )
 
@@ -261,7 +289,8 @@ class ClassifyInference:
         Returns:
             Counts: documents, documents_without_pairs, queries, pairs, predictions, unfinished (answers cut off by a
             limit), none (pairs answered so), shortened (queries), sentences_left_out of these, and the failures of
-            `lmrc.rc.decoding.parsing.Parsed` by kind.
+            `lmrc.rc.decoding.parsing.Parsed` by kind; with a relation schema, also no_admissible_relation (pairs that
+            are offered all relations, because none is admissible).
 
         Raises:
             UserError: if the folder cannot be written.
@@ -269,6 +298,8 @@ class ClassifyInference:
         folder = self._config.run.folder / self._config.run.name
         counts = Counter(documents_without_pairs=0, queries=0, pairs=0, predictions=0, unfinished=0, none=0)
         counts.update(documents=self.documents, shortened=0, sentences_left_out=0)
+        if self._schema is not None:
+            counts["no_admissible_relation"] = 0
         predictions: dict[Prediction, None] = {}
         titles: list[str] = []
         with replacing(folder / GENERATIONS) as file:
@@ -283,9 +314,17 @@ class ClassifyInference:
                     counts.update(content["failures"], unfinished=not generation["finished"])
                     left_out = generation["left_out"]
                     counts.update(shortened=bool(left_out), sentences_left_out=len(left_out))
+                if self._schema is not None:
+                    counts["no_admissible_relation"] += self._count_unrestricted(self._schema, index, row)
                 predictions |= {Prediction(row["title"], **triple): None for triple in row["triples"]}
         counts["predictions"] = self._write(predictions, titles, folder)
         return dict(counts)
+
+    def _count_unrestricted(self, schema: RelationSchema, index: int, row: dict[str, Any]) -> int:
+        """Return the number of pairs of a document that have no admissible relation."""
+        types = entity_types(self._corpus[index])
+        pairs = [pair for generation in row["generations"] for pair in generation["pairs"]]
+        return sum(not schema.admissible(types[pair["head"]], types[pair["tail"]]) for pair in pairs)
 
     def _write(self, scored: dict[Prediction, None], titles: list[str], folder: Path) -> int:
         """Write predictions or candidates. Return the number of predictions."""

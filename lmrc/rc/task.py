@@ -15,6 +15,7 @@ from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.config.schema import RcConfig
 from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.relation_schema import RelationSchema, SchemaStatistics
 from lmrc.rc.data.collate import collate
 from lmrc.rc.data.dataset import EncodedQueries, load_or_build_dataset
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
@@ -55,6 +56,19 @@ class RcTask:
         if dev.relations.sha256 != train.relations.sha256:
             raise UserError(
                 f"{config.data.train} and {config.data.dev} have different relation sets: build both with the same"
+            )
+        self._schema = None
+        if config.prompt.schema is not None:
+            prompt = PROMPTS[config.prompt.kind]
+            if not prompt.names_relations or prompt.asks_relations:
+                raise ConfigError(
+                    f"prompt.schema says which relations an answer may name, but answers of prompt.kind "
+                    f"{config.prompt.kind} name none: leave it out"
+                )
+            self._schema = RelationSchema.read(config.prompt.schema, train.relations)
+            logger.info(
+                f"{config.prompt.schema}: in {config.data.train} {SchemaStatistics.of(self._schema, train)}; training "
+                "keeps the inadmissible triples, and only inference is restricted"
             )
         self.tokenizer = load_tokenizer(config.model.base)
         if config.train.negative_ratio is not None and not PROMPTS[config.prompt.kind].asks_all_pairs:
@@ -170,5 +184,6 @@ class RcTask:
             relations_sha256=self._relations.sha256,
             relations=self._relations,
             quantization=self._config.model.quantization,
+            schema=self._schema,
         ).write(folder)
         write_atomically(folder / "README.md", model_card(self._config, *self._manifests, self._scores))

@@ -16,17 +16,19 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from lmrc.common.errors import ConfigError
 from lmrc.config.schema import ProposeConfig
 from lmrc.corpus.candidates import SCHEMA as CANDIDATES_SCHEMA
 from lmrc.corpus.candidates import Candidate, RelationLogit, write_candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.predictions import Prediction, predictions_writer
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.types import Document
 from lmrc.inference.fingerprint import work_fingerprint
 from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
 from lmrc.rcp.metrics import f1_score
-from lmrc.rcp.model.model import RelationCandidateModel, check_folder, predicts_relations
+from lmrc.rcp.model.model import RelationCandidateModel, check_folder, predicted_relations, predicts_relations
 from lmrc.rcp.thresholds import MIN_LOGIT, find_relation_threshold, find_threshold
 from lmrc.training.precision import autocast, inference_precision
 from lmrc.training.task import to_device
@@ -35,15 +37,17 @@ logger = logging.getLogger(__name__)
 
 # File of the triples by the relation head alone, in the run folder.
 PREDICTIONS = "predictions.json"
+# File of the relation schema in the folder of a model that was trained with one.
+RELATION_SCHEMA = "relation_schema.json"
 
+# Columns of `SCHEMA` with counts.
+COUNTS = ("pairs", "cut_mentions", "unknown_types", "inadmissible")
 _TRIPLE = pa.struct([("head", pa.int32()), ("tail", pa.int32()), ("relation", pa.string()), ("score", pa.float64())])
 SCHEMA = pa.schema(
     [
         *CANDIDATES_SCHEMA,
         ("triples", pa.list_(_TRIPLE)),
-        ("pairs", pa.int64()),
-        ("cut_mentions", pa.int64()),
-        ("unknown_types", pa.int64()),
+        *((name, pa.int64()) for name in COUNTS),
     ]
 )
 
@@ -67,6 +71,7 @@ class Proposal:
         pairs: number of ordered pairs of the document.
         cut_mentions: number of mentions beyond the maximum length.
         unknown_types: number of entities whose type the model does not know.
+        inadmissible: number of triples that are left out, because the relation schema does not admit them.
     """
 
     candidates: list[Candidate]
@@ -74,13 +79,15 @@ class Proposal:
     pairs: int
     cut_mentions: int
     unknown_types: int
+    inadmissible: int
 
 
 @dataclass(slots=True)
 class ProposalStats:
     """Statistics of proposed candidates.
 
-    `labelled_documents`, `kept_labelled`, `gold` and `correct` count documents with labels only.
+    `labelled_documents`, `kept_labelled`, `gold` and `correct` count documents with labels only. `inadmissible` counts
+    the triples that the relation schema left out; None without one.
     """
 
     documents: int = 0
@@ -93,6 +100,7 @@ class ProposalStats:
     gold: int = 0
     correct: int = 0
     triples: int = 0
+    inadmissible: int | None = None
 
     def add(self, document: Document, proposal: Proposal) -> None:
         """Count a document."""
@@ -103,6 +111,8 @@ class ProposalStats:
         self.cut_mentions += proposal.cut_mentions
         self.unknown_types += proposal.unknown_types
         self.triples += len(proposal.triples)
+        if self.inadmissible is not None:
+            self.inadmissible += proposal.inadmissible
         if document.labels is not None:
             gold = relations_by_pair(document).keys()
             self.labelled_documents += 1
@@ -120,6 +130,8 @@ class ProposalStats:
             "unknown_types": self.unknown_types,
             "triples": self.triples,
         }
+        if self.inadmissible is not None:
+            counts["inadmissible"] = self.inadmissible
         if not self.labelled_documents:
             return counts
         return {
@@ -139,6 +151,8 @@ class ProposalStats:
             scores = self.as_json()
             text += f"; precision {scores['precision']:.2f}, recall {scores['recall']:.2f}, F1 {scores['f1']:.2f}"
         text += f"; {self.cut_mentions} mentions beyond the maximum length"
+        if self.inadmissible is not None:
+            text += f"; {self.inadmissible} triples left out, which the relation schema does not admit"
         return f"{text}; {self.unknown_types} entities of unknown types" if self.unknown_types else text
 
 
@@ -177,6 +191,7 @@ class Proposer:
         batch_size: int,
         device: str | None = None,
         relation_threshold: float = 0.5,
+        schema: RelationSchema | None = None,
     ) -> None:
         """Load the model, on a GPU if available, in the precision of the training.
 
@@ -187,6 +202,7 @@ class Proposer:
             batch_size: documents per forward pass.
             device: where to load it instead, such as cpu.
             relation_threshold: minimum probability of a triple by the relation head alone.
+            schema: relations that the relation head may name; by default those of the schema in the folder, if any.
 
         Raises:
             UserError: if the model is missing or damaged.
@@ -198,6 +214,7 @@ class Proposer:
         self._tokenizer = DocumentTokenizer(tokenizer, model.max_length)
         self._threshold, self._top_k, self._batch_size = threshold, top_k, batch_size
         self._relation_threshold = relation_threshold
+        self._schema = saved_schema(folder, model.relations) if schema is None else schema
 
     def propose(self, documents: Sequence[Document]) -> list[Proposal]:
         """Return a proposal per document, in the same order."""
@@ -206,16 +223,23 @@ class Proposer:
         for start in range(0, len(encoded), self._batch_size):
             with autocast(self._precision, self._device.type):
                 scores += score_pairs(self._model, encoded[start : start + self._batch_size])
-        return [
-            Proposal(
-                self._select(document, pair_scores),
-                self._triples(document, pair_scores),
-                document.num_pairs,
-                document.cut_mentions,
-                self._model.features.count_unknown_types(document),
-            )
-            for document, pair_scores in zip(encoded, scores, strict=True)
-        ]
+        return [self._proposal(*scored) for scored in zip(encoded, scores, strict=True)]
+
+    def _proposal(self, document: EncodedDocument, scores: PairScores) -> Proposal:
+        all_triples = self._triples(document, scores)
+        triples = all_triples
+        if scores.relations is not None and self._schema is not None:
+            admissible = self._schema.mask(document.entity_types)
+            scores = scores._replace(relations=np.where(admissible, scores.relations, np.float32("-inf")))
+            triples = self._triples(document, scores)
+        return Proposal(
+            self._select(document, scores),
+            triples,
+            document.num_pairs,
+            document.cut_mentions,
+            self._model.features.count_unknown_types(document),
+            len(all_triples) - len(triples),
+        )
 
     def _select(self, document: EncodedDocument, scores: PairScores) -> list[Candidate]:
         pairs, probabilities = candidate_pairs(document.num_entities), scores.probabilities
@@ -242,9 +266,26 @@ class Proposer:
         probabilities = 1 / (1 + np.exp(-scores.relations.astype(np.float64)))
         return [
             ScoredTriple(head, tail, ids[relation], float(probabilities[pair, relation]))
-            for pair, relation in np.argwhere(probabilities >= self._relation_threshold).tolist()
+            # Inadmissible relations have no finite log-odds, and are no triples even at the threshold 0.
+            for pair, relation in np.argwhere(
+                (probabilities >= self._relation_threshold) & np.isfinite(scores.relations)
+            ).tolist()
             for head, tail in [pairs[pair]]
         ]
+
+
+def saved_schema(folder: Path, relations: Sequence[str]) -> RelationSchema | None:
+    """Return the relation schema of a model; None if it has none.
+
+    Args:
+        folder: folder of the model.
+        relations: ids of the relations of its relation head.
+
+    Raises:
+        UserError: if the file is damaged.
+    """
+    path = folder / RELATION_SCHEMA
+    return RelationSchema.read(path, relations) if path.exists() else None
 
 
 class ProposeInference:
@@ -256,13 +297,14 @@ class ProposeInference:
         """Open the corpus and check that the model exists, without loading it.
 
         Raises:
-            UserError: if the corpus is damaged or the model is missing.
+            UserError: if the corpus is damaged, the model is missing, or the schema does not belong to it.
         """
         self._config = config
         self._corpus = Corpus.open(config.corpus)
         check_folder(config.rcp)
         self.threshold = find_threshold(config.rcp, config.threshold)
         self._names_relations = predicts_relations(config.rcp)
+        self._schema = self._choose_schema()
         self._relation_threshold = (
             find_relation_threshold(config.rcp, config.relation_threshold) if self._names_relations else 1.0
         )
@@ -275,7 +317,25 @@ class ProposeInference:
             top_k=config.top_k,
             batch_size=config.batch_size,
             relation_threshold=self._relation_threshold,
+            **({} if self._schema is None else {"relation_schema": self._schema.as_json()}),
         )
+
+    def _choose_schema(self) -> RelationSchema | None:
+        """Return the relation schema of the relation head: the given one, or that of the model; None for neither.
+
+        Raises:
+            UserError: if a schema cannot be read, or one is given for a model without a relation head.
+        """
+        given, folder = self._config.schema, self._config.rcp
+        relations = predicted_relations(folder)
+        if given is None:
+            return saved_schema(folder, relations)
+        if not self._names_relations:
+            raise ConfigError(
+                f"--schema says which relations the relation head may name, but {folder} has no relation head: "
+                "leave it out, or train with train.relation_weight above 0"
+            )
+        return RelationSchema.read(given, relations)
 
     @cached_property
     def _proposer(self) -> Proposer:
@@ -286,6 +346,7 @@ class ProposeInference:
             config.top_k,
             config.batch_size,
             relation_threshold=self._relation_threshold,
+            schema=self._schema,
         )
 
     def load(self) -> None:
@@ -319,11 +380,11 @@ class ProposeInference:
         """
         folder: Path = self._config.run.folder / self._config.run.name
         out = folder / "candidates"
-        stats = ProposalStats()
+        stats = ProposalStats(inadmissible=None if self._schema is None else 0)
 
         def candidates(write: Callable[[Iterable[Prediction]], None]) -> Iterator[tuple[str, list[Candidate]]]:
             for document, row in zip(self._corpus, rows, strict=True):
-                counts = {name: row[name] for name in ("pairs", "cut_mentions", "unknown_types")}
+                counts = {name: row[name] for name in COUNTS}
                 triples = [ScoredTriple(**triple) for triple in row["triples"]]
                 proposal = Proposal([Candidate.of_row(values) for values in row["candidates"]], triples, **counts)
                 stats.add(document, proposal)

@@ -16,6 +16,7 @@ from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import CorpusError, UserError
 from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.relation_schema import RelationSchema, SchemaStatistics
 from lmrc.rcp import thresholds
 from lmrc.rcp.data.collate import Batch, ordered_pair_indices
 from lmrc.rcp.data.dataset import EncodedCorpus, Example, load_or_build_dataset
@@ -26,6 +27,7 @@ from lmrc.rcp.model.losses import dev_loss, training_loss
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.model.relation_head import relation_targets
 from lmrc.rcp.model_card import model_card
+from lmrc.rcp.predict import RELATION_SCHEMA
 from lmrc.training.activation_checkpointing import enable_activation_checkpointing
 from lmrc.training.distributed import World
 from lmrc.training.precision import resolve_precision
@@ -105,6 +107,11 @@ class RcpTask:
         self._config = config
         self._corpus = train
         self._dev_corpus = dev
+        self._schema: RelationSchema | None = None
+        if model.relation_head is not None and config.train.schema_minimum:
+            self._schema = RelationSchema.of_corpus(train, config.train.schema_minimum)
+            for split, corpus in (("train", train), ("dev", dev)):
+                logger.info(f"{split}: by the relation schema, {SchemaStatistics.of(self._schema, corpus)}")
         self._manifests = train.manifest, dev.manifest
         # Results of the last evaluation, for `export`.
         self._scores: dict[str, float] = {}
@@ -217,7 +224,10 @@ class RcpTask:
             gold.append(targets.numpy() > 0)
             if relations is not None and real:
                 triples.append(
-                    TripleLogits.of(relations.float().cpu()[:num_pairs].numpy(), self._relation_targets(real, chunk))
+                    TripleLogits.of(
+                        self._admissible(relations.float().cpu()[:num_pairs].numpy(), real),
+                        self._relation_targets(real, chunk),
+                    )
                 )
         losses, all_logits, all_gold, all_triples = zip(
             *world.gather((loss, np.concatenate(logits), np.concatenate(gold), TripleLogits.concatenate(triples))),
@@ -235,6 +245,13 @@ class RcpTask:
             self._scores["relation_f1"] = self._calibration["relations"]["f1"][1]
         return self._scores
 
+    def _admissible(self, logits: NDArray[np.float32], examples: Sequence[Example]) -> NDArray[np.float32]:
+        """Return the log-odds of the relations, [pairs, relations]; -inf if the schema does not admit them."""
+        if self._schema is None:
+            return logits
+        masks = [self._schema.mask(example.document.entity_types) for example in examples]
+        return np.where(np.concatenate(masks), logits, np.float32("-inf"))
+
     def _relation_targets(self, examples: Sequence[Example], indices: Sequence[int]) -> NDArray[np.bool_]:
         """Return the gold relations of dev documents, [pairs sorted by (h, t), relations]."""
         return np.concatenate(
@@ -247,10 +264,12 @@ class RcpTask:
         )
 
     def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
-        """Write the model, the thresholds of the last evaluation and a model card."""
+        """Write the model, the thresholds of the last evaluation, the relation schema and a model card."""
         self._model.save(folder, self.tokenizer, weights)
         if self._calibration is not None:
             thresholds.save(folder, self._calibration)
+        if self._schema is not None:
+            self._schema.write(folder / RELATION_SCHEMA)
         write_atomically(
             folder / "README.md", model_card(self._config, *self._manifests, self._scores, self._model.max_length)
         )

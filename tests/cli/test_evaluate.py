@@ -17,6 +17,7 @@ from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.docred import read_documents, to_json
 from lmrc.corpus.predictions import Prediction, write_predictions
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.synthetic import generator as synthetic
 from tests.evaluation.strategies import as_predictions
@@ -174,6 +175,55 @@ def test_a_submission_needs_no_gold(gold: Path, capsys: Capture) -> None:
     assert len(rows) == len(json.loads(file.read_text())) > 10
 
 
+@pytest.mark.parametrize("as_file", [False, True])
+def test_a_schema_leaves_out_inadmissible_triples(gold: Path, capsys: Capture, as_file: bool) -> None:
+    """Entities have types of their own, and corpus and file of documents give the same."""
+    right = as_predictions(list(Corpus.open(gold)))
+    types = {(d.title, index): e[0].type for d in Corpus.open(gold) for index, e in enumerate(d.entities)}
+    first = right[0].relation
+    pairs = {(types[p.title, p.head], types[p.title, p.tail]) for p in right if p.relation != first}
+    pairs -= {(types[p.title, p.head], types[p.title, p.tail]) for p in right if p.relation == first}
+    # Wrong triples between types that the relation never holds between, and one more file without any.
+    wrong = {
+        Prediction(p.title, p.head, p.tail, first)
+        for p in right
+        if (types[p.title, p.head], types[p.title, p.tail]) in pairs
+    }
+    assert len(wrong) > 3
+    folder = gold.parent
+    write_predictions([*right, *wrong], folder / "p.json")
+    write_predictions(right, folder / "q.json")
+    schema, submission, scores = folder / "schema.json", folder / "result.zip", folder / "scores.json"
+    RelationSchema.of_corpus(Corpus.open(gold), 1).write(schema)
+    documents = gold
+    if as_file:
+        documents = folder / "docs.json"
+        documents.write_text(json.dumps([to_json(document) for document in Corpus.open(gold)]))
+        names = dict(zip(synthetic.RELATIONS.ids, synthetic.RELATIONS.names, strict=True))
+        (folder / "relations.json").write_text(json.dumps(names))
+    relations = ["--relations", folder / "relations.json"] if as_file else []
+    command = ["score", folder / "p.json", "--gold", documents, *relations]
+    assert lines(capsys, *command)[-1] != "F1 100.00"
+    shown = lines(capsys, *command, "--schema", schema, "--submission", submission, "--json", scores)
+    count = len(right) + len(wrong)
+    assert f"p.json: {len(wrong)} of {count} triples are not admissible and left out" in shown
+    assert shown[0] == f"{submission}: {len(right)} triples for the competition"
+    assert shown[-1] == "F1 100.00"
+    (effect,) = json.loads(scores.read_text())["schema"]
+    assert (effect["predictions"], effect["inadmissible"]) == (count, len(wrong))
+    shown = lines(capsys, *command, folder / "q.json", "--schema", schema)
+    assert f"q.json: 0 of {len(right)} triples are not admissible and left out" in shown
+
+
+def test_documents_without_admissible_triples_count_as_classified(gold: Path, capsys: Capture) -> None:
+    file, schema = write_guesses(gold, "p.json", 1.0, 1), gold.parent / "schema.json"
+    kinds = sorted({entity[0].type for document in Corpus.open(gold) for entity in document.entities})
+    entry = {"allowed_head": kinds, "allowed_tail": []}
+    schema.write_text(json.dumps({relation: entry for relation in synthetic.RELATIONS.ids[1:]}))
+    shown = lines(capsys, "score", file, "--gold", gold, "--schema", schema)
+    assert shown[-1].startswith("F1 ") and shown[-1] != "F1 0.00"
+
+
 def test_unsuitable_facts_are_reported(gold: Path, capsys: Capture) -> None:
     shown = lines(capsys, "score", "--gold", gold, "--pred", make_run(gold, "run", 0.5), "--train-facts", gold)
     warning = next(line for line in shown if line.startswith("Warning: "))
@@ -312,6 +362,12 @@ def test_a_relation_set_for_gold_documents(gold: Path, capsys: Capture) -> None:
             ["score", "--gold", "gold", "--pred", "p.json", "--pred", "p.json", "--submission", "x"],
             "--submission belongs",
         ),
+        (["score", "p.json", "--submission", "x", "--schema", "s.json"], "--schema needs the types of the entities"),
+        (["score", "p.json", "--gold", "gold", "--schema", "none.json"], "none.json: no such file"),
+        (
+            ["score", "p.json", "--gold", "gold", "--schema", "s.json"],
+            "s.json: unknown relation 'P177'; did you mean P17",
+        ),
         (["compare", "p.json", "p.json"], "which documents are gold? files of predictions do not say: give --gold"),
         (["compare", "one", "elsewhere"], "which documents are gold? one classified "),
         (["compare", "p.json", "gold", "--gold", "gold"], "holds no predictions.json"),
@@ -323,6 +379,7 @@ def test_user_errors(
     monkeypatch.chdir(gold.parent)
     write_guesses(gold, "p.json", 0.5, 1)
     (gold.parent / "bad.json").write_text("[{}]")
+    (gold.parent / "s.json").write_text('{"P177": {}}')
     make_run(gold, "one", 0.5)
     make_run(gold, "some", 0.5, 3)
     make_run(gold, "elsewhere", 0.5)

@@ -8,7 +8,15 @@ import pytest
 
 from lmrc.common.errors import ConfigError
 from lmrc.config.loader import build, parse
-from lmrc.config.schema import ClassifyConfig, DemoConfig, ExtractConfig, Options, PipelineConfig
+from lmrc.config.schema import (
+    ClassifyConfig,
+    DemoConfig,
+    ExtractConfig,
+    Options,
+    PipelineConfig,
+    RcConfig,
+    RcpConfig,
+)
 from lmrc.config.unused import refuse_unused, unused_options
 from tests.conftest import ROOT
 
@@ -23,6 +31,14 @@ EXTRACT = {"documents": "a.json", "rcp": "rcp", "rc": "rc", "out": "out.json"}
         (
             {"decode.min_fuzzy_score": 70},
             "--decode.min-fuzzy-score has no effect: it is read only with decode.mode free",
+        ),
+        (
+            {"decode.schema": "s.json", "decode.mode": "free"},
+            "--decode.schema has no effect: mode free answers with any relation; lmrc score --schema",
+        ),
+        (
+            {"prompt.schema": "s.json", "decode.schema": "s.json"},
+            "--prompt.schema has no effect: it is read in training; give --decode.schema",
         ),
         ({"server.model": "x"}, "--server.model has no effect: it is read only with decode.backend openai"),
         ({"few_shot.pairs": 3}, "--few-shot.pairs"),
@@ -46,11 +62,25 @@ def test_classify_without_effect(values: dict[str, object], option: str) -> None
         {"few_shot.pairs": 3, "few_shot.examples": 1},
         {"base": "x", "rc": None},
         {"prompt.truncate": "sentences"},
+        {"decode.schema": "s.json"},
+        {"decode.schema": "s.json", "decode.mode": "score"},
         {"decode.batch_size": 2},
     ],
 )
 def test_classify_with_effect(values: dict[str, object]) -> None:
     assert unused_options(build(ClassifyConfig, values)) == []
+
+
+def test_schemas_of_trainings() -> None:
+    (sentence,) = unused_options(build(RcConfig, {"prompt.kind": "rcp-llm", "prompt.schema": "s.json"}))
+    assert sentence == "--prompt.schema has no effect: answers of prompt.kind rcp-llm name no relations"
+    assert unused_options(build(RcConfig, {"prompt.kind": "direct", "prompt.schema": "s.json"})) == []
+    (sentence,) = unused_options(build(RcpConfig, {"train.schema_minimum": 3}))
+    assert sentence.startswith("--train.schema-minimum has no effect: it is read only with train.relation_weight")
+    (sentence,) = unused_options(build(PipelineConfig, {"rcp.train.schema_minimum": 3}))
+    assert sentence.startswith("--rcp.train.schema-minimum has no effect")
+    assert unused_options(build(RcpConfig, {"train.schema_minimum": 3, "train.relation_weight": 0.1})) == []
+    assert unused_options(build(RcpConfig, {"train.schema_minimum": 0})) == []
 
 
 def test_extract() -> None:

@@ -4,7 +4,7 @@ import json
 import shutil
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pyarrow as pa
 import pytest
@@ -15,6 +15,7 @@ from lmrc.config.schema import ClassifyConfig, DecodeOptions, FewShotOptions, Pr
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.predictions import Prediction, read_predictions
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.relations import RelationSet
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
@@ -286,6 +287,82 @@ def test_text_that_does_not_fit_is_shortened(learnt: Learnt, tmp_path: Path) -> 
     shortened = given.model_copy(update={"prompt": PromptOptions(truncate="sentences")})
     assert ClassifyInference(shortened).identity != ClassifyInference(given).identity
     assert run(shortened) == counts
+
+
+def with_schema(learnt: Learnt, folder: Path, rules: dict[str, Any]) -> Path:
+    """Copy the adapter, with a schema in its metadata."""
+    shutil.copytree(learnt.adapter, folder)
+    schema = RelationSchema.of_json(rules, tiny.RELATIONS, "schema.json")
+    replace(AdapterMetadata.read(learnt.adapter), schema=schema).write(folder)
+    return folder
+
+
+# All entities are of type PER, so that P26 and P361 are offered.
+PERSONS = {id_: {"types": []} for id_ in tiny.RELATIONS} | {
+    "P26": {"types": [["PER", "PER"]]},
+    "P361": {"allowed_head": ["PER"]},
+}
+
+
+@pytest.mark.parametrize("mode", ["constrained", "score"])
+def test_answers_name_admissible_relations_only(
+    learnt: Learnt, tmp_path: Path, mode: Literal["constrained", "score"]
+) -> None:
+    """By the schema of the adapter, which a schema of the user replaces."""
+    decode = DecodeOptions(mode=mode)
+    plain = config(learnt, tmp_path, decode=decode)
+    trained = plain.model_copy(update={"rc": with_schema(learnt, tmp_path / "adapter", PERSONS)})
+    assert "no_admissible_relation" not in run(plain)
+    assert predicted(tmp_path) >= GOLD
+    counts = run(trained)
+    assert counts["no_admissible_relation"] == 0
+    found = predicted(tmp_path)
+    assert {p.relation for p in found} <= {"P26", "P361"}
+    assert Prediction("one", 0, 1, "P26") in found
+    file = tmp_path / "schema.json"
+    file.write_text(json.dumps({"P26": {"types": [["PER", "LOC"]]}, "P495": {"allowed_tail": ["LOC"]}}))
+    replaced = trained.model_copy(update={"decode": DecodeOptions(mode=mode, schema=file)})
+    assert run(replaced)["no_admissible_relation"] == 0
+    assert predicted(tmp_path) >= {Prediction("one", 1, 2, "P17"), Prediction("three", 0, 1, "P17")}
+    assert not {"P26", "P495"} & {p.relation for p in predicted(tmp_path)}
+    # The fingerprint covers the content of the schema, and not its path.
+    identities = [ClassifyInference(given).identity for given in (plain, trained, replaced)]
+    assert len(set(identities)) == 3
+    moved = file.rename(tmp_path / "moved.json")
+    again = replaced.model_copy(update={"decode": DecodeOptions(mode=mode, schema=moved)})
+    assert ClassifyInference(again).identity == identities[2]
+    moved.write_text("{}")
+    assert ClassifyInference(again).identity not in identities
+
+
+def test_pairs_without_an_admissible_relation_are_offered_all(learnt: Learnt, tmp_path: Path) -> None:
+    rules = {id_: {"types": []} for id_ in tiny.RELATIONS} | {"P26": {"types": [["PER", "LOC"]]}}
+    counts = run(config(learnt, tmp_path).model_copy(update={"rc": with_schema(learnt, tmp_path / "adapter", rules)}))
+    assert predicted(tmp_path) == GOLD
+    assert (counts["no_admissible_relation"], counts["pairs"]) == (3, 3)
+
+
+def test_mode_free_does_not_use_the_schema_and_says_so(
+    learnt: Learnt, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    adapter = with_schema(learnt, tmp_path / "adapter", PERSONS)
+    free = config(learnt, tmp_path, decode=DecodeOptions(mode="free")).model_copy(update={"rc": adapter})
+    counts = run(free)
+    assert "no_admissible_relation" not in counts
+    assert f"mode free answers with any relation: the relation schema of {adapter} is not used" in caplog.messages
+
+
+def test_schema_for_answers_without_relations_is_refused(learnt: Learnt, tmp_path: Path) -> None:
+    adapter = tmp_path / "adapter"
+    shutil.copytree(learnt.adapter, adapter)
+    replace(AdapterMetadata.read(adapter), prompt=PromptOptions(kind="rcp-llm")).write(adapter)
+    (tmp_path / "schema.json").write_text("{}")
+    given = config(learnt, tmp_path, decode=DecodeOptions(schema=tmp_path / "schema.json"))
+    with pytest.raises(ConfigError, match=r"decode\.schema .* answers of prompt\.kind rcp-llm name none: leave it out"):
+        ClassifyInference(given.model_copy(update={"rc": adapter}))
+    (tmp_path / "schema.json").write_text('{"P99": {}}')
+    with pytest.raises(UserError, match=r"unknown relation 'P99'"):
+        ClassifyInference(given)
 
 
 def test_prompt_options_that_differ_from_training_are_refused(learnt: Learnt, tmp_path: Path) -> None:

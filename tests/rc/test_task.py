@@ -22,6 +22,7 @@ from lmrc.config.schema import (
     RunOptions,
 )
 from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.relations import RelationSet
 from lmrc.rc.model import packed_attention
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
@@ -304,6 +305,42 @@ def test_exported_adapter_gives_the_same_logits_in_peft(learnt: Learnt, base: Pa
     assert tokenizer.decode(tokenizer("Zoë\n(é| x")["input_ids"]) == "Zoë\n(é| x"
     assert tokenizer.eos_token == "</s>"
     assert AdapterMetadata.read(learnt.adapter) == AdapterMetadata(PromptOptions(), "fp32", RELATIONS.sha256, RELATIONS)
+
+
+def test_schema_is_saved_and_its_effect_is_logged(
+    make: Callable[..., RcTask], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """All entities are of type PER. Gold triples that are not admissible stay in the answers."""
+    plain = make()
+    file = tmp_path / "schema.json"
+    file.write_text('{"P17": {"types": []}, "P26": {"types": [["PER", "PER"]]}}')
+    task = make(PromptOptions(schema=file))
+    assert (
+        f"{file}: in {tmp_path / 'train'} the LM is offered 4.0 of 5 relations for a pair on average (all, if none is "
+        "admissible), and 4.0 for one with a relation; 0 of 10 pairs have no admissible relation; 2 of 4 gold triples "
+        "are not admissible; training keeps the inadmissible triples, and only inference is restricted"
+    ) in caplog.messages
+    assert task.fingerprint() == plain.fingerprint()
+    weights = {name: p.detach() for name, p in task.model.named_parameters() if p.requires_grad}
+    task.export(tmp_path / "adapter", weights)
+    schema = RelationSchema.read(file, RELATIONS)
+    # The adapter holds the schema itself, and no path.
+    file.unlink()
+    metadata = AdapterMetadata.read(tmp_path / "adapter")
+    assert metadata.schema == schema
+    assert metadata.prompt == PromptOptions()
+    assert "schema.json" not in (tmp_path / "adapter" / "lmrc.json").read_text()
+    plain.export(tmp_path / "plain", weights)
+    assert AdapterMetadata.read(tmp_path / "plain").schema is None
+    assert "schema" not in (tmp_path / "plain" / "lmrc.json").read_text()
+
+
+def test_schema_of_another_relation_set_is_refused(make: Callable[..., RcTask], tmp_path: Path) -> None:
+    (tmp_path / "schema.json").write_text('{"P1": {}}')
+    with pytest.raises(UserError, match=r"schema\.json: unknown relation 'P1'; did you mean P17\?"):
+        make(PromptOptions(schema=tmp_path / "schema.json"))
+    with pytest.raises(ConfigError, match=r"prompt\.schema .* answers of prompt\.kind rcp-llm name none: leave it out"):
+        make(PromptOptions(kind="rcp-llm", schema=tmp_path / "schema.json"))
 
 
 def test_quantization_is_saved_in_the_metadata(

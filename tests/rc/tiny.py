@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -15,6 +16,7 @@ from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase,
 from lmrc.config.schema import PromptKind
 from lmrc.corpus.candidates import Candidate, Candidates, RelationLogit, write_candidates
 from lmrc.corpus.corpus import Corpus, write_corpus
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Label, Mention
 from lmrc.rc.prompts.query_builder import answer_ids
@@ -35,6 +37,21 @@ def document(
     entities = tuple((Mention(name, 0, 0, 1, "PER"),) for name in names)
     sentences = (tuple(text.split(" ")), ("The", "end", "."))
     return Document(title, sentences, entities, tuple(Label(*label) for label in labels))
+
+
+def typed(doc: Document, types: Sequence[str]) -> Document:
+    """Return the document with these types of its entities."""
+    entities = (
+        tuple(replace(mention, type=name) for mention in entity)
+        for entity, name in zip(doc.entities, types, strict=True)
+    )
+    return replace(doc, entities=tuple(entities))
+
+
+def offered_relations(schema: RelationSchema, doc: Document, pair: Pair) -> list[str]:
+    """Return the ids of the relations that a pair is offered: the admissible ones, or all if there are none."""
+    head, tail = (doc.entities[entity][0].type for entity in pair)
+    return [id_ for id_ in RELATIONS.ids if schema.admits(head, id_, tail)] or [*RELATIONS.ids]
 
 
 # The second document has no relation.
@@ -130,20 +147,24 @@ LINE_MERGES = [(")", "\u010a"), (")\u010a", "(")]
 
 
 def whole_answers(
-    lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, doc: Document, pairs: list[Pair]
+    lm_tokenizer: PreTrainedTokenizerBase,
+    kind: PromptKind,
+    doc: Document,
+    pairs: list[Pair],
+    schema: RelationSchema | None = None,
 ) -> dict[tuple[int, ...], tuple[str, ...]]:
     """Tokenize all possible answers as training does. Values are the relation ids of the first pair."""
     least = 1 if kind == "rc" else 0
-    subsets = [
-        subset
-        for size in range(least, len(RELATIONS.ids) + 1)
-        for subset in itertools.combinations(RELATIONS.ids, size)
-    ]
+    subsets = []
+    for pair in pairs:
+        offered = RELATIONS.ids if schema is None else offered_relations(schema, doc, pair)
+        sizes = range(least, len(offered) + 1)
+        subsets.append([subset for size in sizes for subset in itertools.combinations(offered, size)])
     return {
         tuple(
             answer_ids(PROMPTS[kind].answer(doc, dict(zip(pairs, chosen, strict=True)), RELATIONS), lm_tokenizer)
         ): chosen[0]
-        for chosen in itertools.product(subsets, repeat=len(pairs))
+        for chosen in itertools.product(*subsets)
     }
 
 

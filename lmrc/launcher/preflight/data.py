@@ -8,9 +8,11 @@ from pathlib import Path
 
 from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import UserError
+from lmrc.common.files import reading
 from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.relation_schema import RelationSchema
 
 GIB = 2**30
 
@@ -74,6 +76,24 @@ def check_inference_data(config: ProposeConfig | ClassifyConfig, inputs: Inputs)
         yield missing(str(error))
     else:
         yield ok(f"candidates {config.candidates}: {candidates.manifest.candidates:,} pairs")
+
+
+def check_schema(schema: Path | None, corpus: Path, inputs: Inputs) -> Iterator[Check]:
+    """Check that a relation schema, if one is given, can be read and belongs to the relation set of the corpus."""
+    if schema is None:
+        return
+    opened, _ = inputs.corpus(corpus)
+    try:
+        if opened is not None:
+            RelationSchema.read(schema, opened.relations)
+        elif inputs.is_made(corpus):
+            # Its relation set is not known yet.
+            with reading(schema):
+                pass
+    except UserError as error:
+        yield missing(str(error))
+    else:
+        yield ok(f"relation schema {schema}")
 
 
 def check_disk(folder: Path, needed: int, what: str) -> Check:

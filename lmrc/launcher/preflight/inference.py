@@ -11,14 +11,14 @@ from lmrc.config.schema import ClassifyConfig, ProposeConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.launcher.gpu_memory import estimate_classify
 from lmrc.launcher.plan import LaunchPlan
-from lmrc.launcher.preflight.data import Inputs, check_inference_data
+from lmrc.launcher.preflight.data import Inputs, check_inference_data, check_schema
 from lmrc.launcher.preflight.hub import ModelLocation, find_model
 from lmrc.launcher.preflight.training import check_memory, check_weights, is_importable, model_shape
 
 
 def check_propose(config: ProposeConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
     """Check the corpus, the classifier and its thresholds."""
-    data = list(check_inference_data(config, inputs))
+    data = [*check_inference_data(config, inputs), *check_schema(config.schema, config.corpus, inputs)]
     yield from data
     if inputs.is_made(config.rcp):
         yield ok(f"rcp {config.rcp}: an earlier step trains it")
@@ -37,7 +37,7 @@ def check_propose(config: ProposeConfig, plan: LaunchPlan | None, inputs: Inputs
 
 def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
     """Check the corpus, the candidates, and the decoding backend: adapter and base, vLLM, or a server."""
-    data = list(check_inference_data(config, inputs))
+    data = [*check_inference_data(config, inputs), *check_schema(config.decode.schema, config.corpus, inputs)]
     yield from data
     if config.decode.backend == "vllm" and not is_importable("vllm"):
         yield missing(

@@ -15,7 +15,7 @@ from lmrc.launcher.allocation import partition_nodes
 from lmrc.launcher.gpu_memory import CARDS, FP32, GIB, MemoryEstimate, estimate_memory
 from lmrc.launcher.model_shapes import ModelShape, UnknownShape, first_line, load_model_shape
 from lmrc.launcher.plan import LaunchPlan
-from lmrc.launcher.preflight.data import Inputs, check_disk, check_training_data
+from lmrc.launcher.preflight.data import Inputs, check_disk, check_schema, check_training_data
 from lmrc.launcher.preflight.hub import ModelLocation, find_model
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.rc.prompts.templates import PROMPTS
@@ -62,6 +62,7 @@ def check_rcp(config: RcpConfig, plan: LaunchPlan | None, inputs: Inputs) -> Ite
 def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
     """Check a fine-tuning of the LM."""
     yield from check_training_data(config, inputs)
+    yield from check_schema(config.prompt.schema, config.data.train, inputs)
     yield from _check_backend(config)
     if config.train.negative_ratio is not None and not PROMPTS[config.prompt.kind].asks_all_pairs:
         yield missing(

@@ -169,7 +169,8 @@ def load_or_build_dataset(
     inputs = {
         "version": VERSION,
         "tokenizer": fingerprint(tokenizer),
-        "prompt": prompt.model_dump(mode="json"),
+        # The schema restricts inference only.
+        "prompt": prompt.model_dump(mode="json", exclude={"schema"}),
         "thinning": sampling,
         "corpus": corpus.fingerprint,
         "relations": corpus.relations.sha256,

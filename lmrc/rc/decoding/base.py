@@ -11,6 +11,7 @@ from typing import Protocol
 from transformers import PreTrainedTokenizerBase
 
 from lmrc.config.schema import ClassifyConfig, DecodeOptions, PromptOptions
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Triple
 from lmrc.rc.decoding.generate import Generation
@@ -75,6 +76,7 @@ class BackendInputs:
         answer_folder: folder in which a backend may keep answers.
         document_of: returns the document of a query.
         messages_of: returns a query as chat messages (`role`, `content`), after the demonstrations.
+        schema: restricts the answers of the grammar; None for all relations.
     """
 
     config: ClassifyConfig
@@ -86,6 +88,7 @@ class BackendInputs:
     answer_folder: Path
     document_of: Callable[[Query], Document]
     messages_of: Callable[[Query], Sequence[dict[str, str]]]
+    schema: RelationSchema | None = None
 
 
 def read_answers(

@@ -2,6 +2,7 @@
 
 The pairs are known, so an answer chooses only the relations of each pair. It has one line per relation. Pairs come in
 the order of the query, each at least once. The relations of a pair are distinct and in the order of the relation set.
+With a relation schema, a pair has only the relations that may hold between its entity types.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from typing import NamedTuple
 from transformers import PreTrainedTokenizerBase
 
 from lmrc.config.schema import PromptKind
+from lmrc.corpus.relation_schema import RelationSchema, entity_types
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document
 from lmrc.rc.decoding.line_tokens import ANY_LINE, Line, LineEnd, PairLines, tokenize_lines
@@ -155,18 +157,27 @@ class Grammar:
         relations: RelationSet,
         kind: PromptKind,
         tokenizer: PreTrainedTokenizerBase,
+        schema: RelationSchema | None = None,
     ) -> None:
         """Collect the entity and relation names of the possible lines.
 
         Args:
             kind: `direct` allows None as an answer; `rcp-llm` has the relations Yes and No instead of `relations`.
             tokenizer: tokenizer of the LM.
+            schema: offers each pair its admissible relations, or all if there are none; by default all.
         """
         self._tokenizer = tokenizer
         self._names = [(entity_name(document, head), entity_name(document, tail)) for head, tail in query.pairs]
         answers = PROMPTS[kind].answer_set(relations)
         self._none = len(answers.relations.names) if answers.none_is_possible else None
         self._relations = [*answers.relations.names, *([answers.none] if answers.none_is_possible else [])]
+        every = tuple(range(len(answers.relations.names)))
+        types = entity_types(document)
+        # Relations that are offered to each pair, ascending and without None.
+        self._offered = [
+            every if schema is None else schema.admissible(types[head], types[tail]) or every
+            for head, tail in query.pairs
+        ]
         self._end = (int(tokenizer.eos_token_id),)
         self._roots: dict[int, _Node] = {}
 
@@ -183,9 +194,17 @@ class Grammar:
     def first_lines(self, pair: int) -> list[Line]:
         """Return the token ids of the pair's line for each relation (and None), at the start of an answer.
 
-        If the tokenizer merges newlines with lines, they are without the end of the line.
+        Lines of relations that are not offered to the pair are among them. If the tokenizer merges newlines with
+        lines, they are without the end of the line.
         """
         return self._first_lines[pair].ids
+
+    def _offered_lines(self, pair: int, lines: PairLines) -> Iterator[tuple[int, Line]]:
+        """Yield the relations that are offered to a pair, and None if it is possible, with their lines."""
+        for relation in self._offered[pair]:
+            yield relation, lines.ids[relation]
+        if self._none is not None:
+            yield self._none, lines.ids[self._none]
 
     @property
     def pair_count(self) -> int:
@@ -205,7 +224,7 @@ class Grammar:
             ids. The relation is None for a line of the next pair and for the end of sequence.
         """
         if not relations:
-            return list(enumerate(self.first_lines(pair)))
+            return list(self._offered_lines(pair, self._first_lines[pair]))
         return [
             (possible.relation if possible.pair == pair and possible.relation != END else None, possible.tokens)
             for possible in self.after(pair, relations[-1], is_first=len(relations) == 1)
@@ -219,10 +238,11 @@ class Grammar:
         """
         end = (self._first_lines if is_first else self._later_lines)[pair].ends[relation]
         if relation != self._none:
-            for later in range(relation + 1, self.relation_count):
-                yield PossibleLine(pair, later, end.before_line + self._later_lines[pair].ids[later])
+            for later, tokens in self._offered_lines(pair, self._later_lines[pair]):
+                if later > relation and later != self._none:
+                    yield PossibleLine(pair, later, end.before_line + tokens)
         if pair + 1 < len(self._names):
-            for later, tokens in enumerate(self._later_lines[pair + 1].ids):
+            for later, tokens in self._offered_lines(pair + 1, self._later_lines[pair + 1]):
                 yield PossibleLine(pair + 1, later, end.before_line + tokens)
         else:
             yield PossibleLine(pair, END, end.before_end + self._end)
@@ -231,14 +251,14 @@ class Grammar:
         """Return the states of an empty answer."""
         # Not first_lines, which tokenizes those of all pairs.
         (lines,) = tokenize_lines(self._tokenizer, self._names[:1], self._relations)
-        return [_State(_Node(_Pair(0, lines.ends), self._ranked(lines.ids)))]
+        return [_State(_Node(_Pair(0, lines.ends), self._ranked(0, lines)))]
 
     def states_after(self, pair: _Pair, rank: int) -> Iterator[_State]:
         """Yield the states after a line, as `after` does for lines."""
         # None, which has rank -1, is the last relation.
         end = pair.ends[rank]
         following = []
-        if 0 <= rank < self.relation_count - 1:
+        if 0 <= rank < self._offered[pair.position][-1]:
             following.append(_State(self._root(pair.position), rank))
         next_state = _State(self._root(pair.position + 1))
         if pair.position + 1 < len(self._names):
@@ -254,11 +274,13 @@ class Grammar:
                 self._roots[pair] = _Node(_Pair(pair, []), [(self._end, _END_RANK)])
             else:
                 lines = self._later_lines[pair]
-                self._roots[pair] = _Node(_Pair(pair, lines.ends), self._ranked(lines.ids))
+                self._roots[pair] = _Node(_Pair(pair, lines.ends), self._ranked(pair, lines))
         return self._roots[pair]
 
-    def _ranked(self, lines: Sequence[Line]) -> list[_RankedLine]:
-        return sorted((ids, _NONE_RANK if relation == self._none else relation) for relation, ids in enumerate(lines))
+    def _ranked(self, pair: int, lines: PairLines) -> list[_RankedLine]:
+        """Return the lines of the relations that are offered to a pair, sorted, with their ranks."""
+        offered = self._offered_lines(pair, lines)
+        return sorted((ids, _NONE_RANK if relation == self._none else relation) for relation, ids in offered)
 
 
 def _link(tokens: Line, before_end: Line, following: Sequence[_State]) -> Sequence[_State]:

@@ -13,6 +13,7 @@ from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import DecodeOptions, PromptOptions
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Triple
 from lmrc.rc.data.collate import collate
@@ -82,6 +83,7 @@ class LocalBackend:
         relations: RelationSet,
         document_of: Callable[[Query], Document],
         shared_prefix: Sequence[int],
+        schema: RelationSchema | None = None,
     ) -> None:
         """Keep the arguments.
 
@@ -89,10 +91,12 @@ class LocalBackend:
             load: loads the model.
             document_of: returns the document of a query.
             shared_prefix: token ids that all prompts start with.
+            schema: restricts the answers of the grammar; by default to all relations.
         """
         self._load, self._tokenizer = load, tokenizer
         self._prompt, self._decode = prompt, decode
         self._relations, self._document_of = relations, document_of
+        self._schema = schema
         self._prefix_cache = PrefixCache(shared_prefix)
         self._limit = RowLimit(decode.batch_size)
 
@@ -108,6 +112,7 @@ class LocalBackend:
             inputs.relations,
             inputs.document_of,
             inputs.shared_prefix,
+            inputs.schema,
         )
 
     @cached_property
@@ -126,7 +131,8 @@ class LocalBackend:
         _ = self._model
 
     def _grammar(self, query: Query) -> Grammar:
-        return Grammar(query, self._document_of(query), self._relations, self._prompt.kind, self._tokenizer)
+        document = self._document_of(query)
+        return Grammar(query, document, self._relations, self._prompt.kind, self._tokenizer, self._schema)
 
     def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
         """Yield one result per query, in the order of the queries."""

@@ -13,6 +13,7 @@ from lmrc.common.input_checks import check_model
 from lmrc.config.aliases import with_current_names
 from lmrc.config.schema import PromptOptions, Quantization, ResolvedPrecision
 from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.relations import RelationSet
 
 # File in the folder of the adapter.
@@ -26,6 +27,7 @@ class AdapterMetadata:
     Attributes:
         precision: precision of the base in training.
         relations: the relation set; None for adapters that were saved before it was kept.
+        schema: the relations that inference offers to a pair; None for all.
     """
 
     prompt: PromptOptions
@@ -33,17 +35,21 @@ class AdapterMetadata:
     relations_sha256: str
     relations: RelationSet | None = None
     quantization: Quantization | None = None
+    schema: RelationSchema | None = None
 
     def write(self, folder: Path) -> None:
         """Write the metadata into the folder of the adapter."""
         content: dict[str, Any] = {
-            "prompt": self.prompt.model_dump(mode="json"),
+            # The schema itself is written, and not the path that was given in training.
+            "prompt": self.prompt.model_dump(mode="json", exclude={"schema"}),
             "precision": self.precision,
             "relations_sha256": self.relations_sha256,
             "quantization": self.quantization,
         }
         if self.relations is not None:
             content["relations"] = dict(zip(self.relations.ids, self.relations.names, strict=True))
+        if self.schema is not None:
+            content["schema"] = self.schema.as_json()
         write_atomically(folder / METADATA, json.dumps(content, indent=1) + "\n")
 
     @classmethod
@@ -58,13 +64,14 @@ class AdapterMetadata:
             content = json.loads(path.read_text(encoding="utf-8"))
             if content["precision"] not in get_args(ResolvedPrecision):
                 raise KeyError(content["precision"])
-            relations = content.get("relations")
+            relations, schema = content.get("relations"), content.get("schema")
             return cls(
                 PromptOptions(**with_current_names(content["prompt"], "prompt.")),
                 content["precision"],
                 content["relations_sha256"],
                 RelationSet(tuple(relations), tuple(relations.values())) if relations else None,
                 content.get("quantization"),
+                RelationSchema.of_json(schema, relations, path) if schema is not None else None,
             )
         except OSError as error:
             check_model(folder, "rc")

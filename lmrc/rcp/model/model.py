@@ -50,8 +50,13 @@ def check_folder(folder: Path) -> None:
 
 def predicts_relations(folder: Path) -> bool:
     """Return True if the saved model in `folder` has a relation head."""
+    return bool(predicted_relations(folder))
+
+
+def predicted_relations(folder: Path) -> tuple[str, ...]:
+    """Return the relation ids of the saved model in `folder`, in their order; none if it has no relation head."""
     options = json.loads((folder / "config.json").read_text(encoding="utf-8")).get(KEY)
-    return bool(isinstance(options, dict) and options.get("relations"))
+    return tuple(options.get("relations") or ()) if isinstance(options, dict) else ()
 
 
 class RelationCandidateModel(nn.Module):

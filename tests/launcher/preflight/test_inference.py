@@ -53,6 +53,20 @@ def test_existing_inputs_pass(home: Path) -> None:
     assert not propose(home, threshold="f1")
 
 
+def test_schemas_are_read(home: Path, tmp_path: Path) -> None:
+    """Also if an earlier step builds the corpus: then its relation set is not known yet."""
+    file = tmp_path / "schema.json"
+    (message,) = classify(home, decode={"schema": file})
+    assert message == f"{file}: no such file"
+    later = {"corpus": tmp_path / "later", "candidates": None}
+    assert classify(home, Inputs(frozenset({tmp_path / "later"})), decode={"schema": file}, **later) == [message]
+    file.write_text('{"P0": {}}')
+    assert "unknown relation 'P0'" in classify(home, decode={"schema": file})[0]
+    assert classify(home, Inputs(frozenset({tmp_path / "later"})), decode={"schema": file}, **later) == []
+    file.write_text('{"P17": {}}')
+    assert not classify(home, decode={"schema": file})
+
+
 def test_run_folder_suggests_its_best(home: Path) -> None:
     assert propose(home, rcp=home / "rcp")[0].endswith(f"did you mean {home / 'rcp' / 'best'}?")
     assert classify(home, rc=home / "rc")[0].endswith(f"did you mean {home / 'rc' / 'best'}?")

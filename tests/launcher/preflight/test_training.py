@@ -56,6 +56,7 @@ def test_correct_config_passes(data: Path) -> None:
         ({"prompt": {"template": "chat"}}, "the tokenizer has no chat template"),
         ({"train": {"negative_ratio": 3.0}}, "train.negative_ratio samples pairs"),
         ({"model": {"quantization": "4bit"}}, "model.quantization is 4bit, which needs bitsandbytes"),
+        ({"prompt": {"schema": "./no.json"}}, "no.json: no such file"),
         ({"model": {"base": "./no"}}, "model.base: ./no: no such folder"),
     ],
 )

@@ -126,6 +126,8 @@ def test_other_inputs_give_another_cache_folder(
     load_or_build_dataset(docs, tokenizer, direct, negative_ratio=1.0, seed=2)
     load_or_build_dataset(corpus(tmp_path / "two", DOCUMENTS[:2]), tokenizer, PromptOptions())
     assert sum(folder.is_dir() for folder in cache.iterdir()) == 7
+    # The schema has an effect on inference only.
+    load_or_build_dataset(docs, tokenizer, PromptOptions(schema=tmp_path / "schema.json"))
     # Without negative_ratio, the seed has no effect.
     load_or_build_dataset(docs, tokenizer, direct, seed=3)
     assert sum(folder.is_dir() for folder in cache.iterdir()) == 7

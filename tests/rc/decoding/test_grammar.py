@@ -13,6 +13,7 @@ from transformers import PreTrainedTokenizerBase
 from lmrc.common.errors import UserError
 from lmrc.config.schema import PromptKind
 from lmrc.corpus.docred import candidate_pairs, read_documents, relations_by_pair
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document
 from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
@@ -30,7 +31,9 @@ from tests.rc.tiny import (
     document,
     merging_tokenizer,
     newline_tokenizer,
+    offered_relations,
     tokenizer,
+    typed,
     whole_answers,
 )
 
@@ -44,22 +47,54 @@ def query(kind: PromptKind, pairs: list[Pair]) -> Query:
     return Query(0, "t", tuple(pairs), "", None, 10_000)
 
 
-def grammar(lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, doc: Document, pairs: list[Pair]) -> Grammar:
-    return Grammar(query(kind, pairs), doc, RELATIONS, kind, lm_tokenizer)
+def grammar(
+    lm_tokenizer: PreTrainedTokenizerBase,
+    kind: PromptKind,
+    doc: Document,
+    pairs: list[Pair],
+    schema: RelationSchema | None = None,
+) -> Grammar:
+    return Grammar(query(kind, pairs), doc, RELATIONS, kind, lm_tokenizer, schema)
+
+
+TYPES = ("PER", "LOC", "NEW")
+
+
+@st.composite
+def schemas(draw: st.DrawFn) -> RelationSchema:
+    """Draw a schema that knows the types PER and LOC."""
+    known = st.sampled_from(TYPES[:2])
+    pairs = st.lists(st.tuples(known, known).map(list), max_size=2)
+    # With an entry for each relation, some pairs have no admissible one.
+    ids = RELATIONS.ids if draw(st.booleans()) else [id_ for id_ in RELATIONS.ids if draw(st.booleans())]
+    rules = {id_: {"types": draw(pairs)} for id_ in ids}
+    rules["P26"] = {"types": [["PER", "LOC"], *draw(pairs)]}
+    return RelationSchema.of_json(rules, RELATIONS, "schema.json")
 
 
 class SlowAnswer:
     """The definition of `PartialAnswer`: every possible line is tokenized in its text and followed token by token."""
 
     def __init__(
-        self, lm_tokenizer: PreTrainedTokenizerBase, kind: PromptKind, doc: Document, pairs: list[Pair]
+        self,
+        lm_tokenizer: PreTrainedTokenizerBase,
+        kind: PromptKind,
+        doc: Document,
+        pairs: list[Pair],
+        schema: RelationSchema | None = None,
     ) -> None:
         self._tokenizer, self._doc, self._pairs = lm_tokenizer, doc, pairs
         answers = PROMPTS[kind].answer_set(RELATIONS)
-        self._names = [*answers.relations.names, *([answers.none] if answers.none_is_possible else [])]
+        self._names = answers.relations.names
         self._none = answers.none
+        # Possible names of each pair.
+        self._offered = [[*self._names] for _ in pairs]
+        if schema is not None:
+            self._offered = [[RELATIONS.name(id_) for id_ in offered_relations(schema, doc, pair)] for pair in pairs]
+        if answers.none_is_possible:
+            self._offered = [[*offered, answers.none] for offered in self._offered]
         # Pair, relation and the rest of the tokens; relation "" is the end of sequence.
-        self._states = [(0, name, self._tokens("", 0, name)) for name in self._names]
+        self._states = [(0, name, self._tokens("", 0, name)) for name in self._offered[0]]
         self.ended = False
 
     def _tokens(self, before: str, pair: int, name: str) -> list[int]:
@@ -70,10 +105,10 @@ class SlowAnswer:
     def _after(self, pair: int, name: str) -> list[tuple[int, str, list[int]]]:
         before = "(x| y| z)\n"
         later = [] if name == self._none else self._names[self._names.index(name) + 1 :]
-        states = [(pair, other, self._tokens(before, pair, other)) for other in later if other != self._none]
+        states = [(pair, other, self._tokens(before, pair, other)) for other in later if other in self._offered[pair]]
         if pair + 1 == len(self._pairs):
             return [*states, (pair, "", [self._tokenizer.eos_token_id])]
-        return states + [(pair + 1, other, self._tokens(before, pair + 1, other)) for other in self._names]
+        return states + [(pair + 1, other, self._tokens(before, pair + 1, other)) for other in self._offered[pair + 1]]
 
     def allowed(self) -> list[int]:
         return sorted({rest[0] for *_, rest in self._states})
@@ -197,6 +232,90 @@ def test_allowed_tokens_are_those_of_whole_answers(
         written.write(token)
         possible = [ids for ids in possible if ids[length] == token]
     assert [tuple(written.ids)] == possible
+
+
+@settings(max_examples=150, deadline=None)
+@given(
+    data=st.data(),
+    kind=st.sampled_from(KINDS),
+    given_names=st.lists(st.sampled_from([*ALIKE, "abc", "Bros."]), min_size=2, max_size=3),
+    lm_tokenizer=st.sampled_from([BYTES, MERGING, NEWLINE, EARLY, UNEVEN]),
+    schema=schemas(),
+)
+def test_answers_with_a_schema_are_those_of_admissible_relations(
+    data: st.DataObject,
+    kind: PromptKind,
+    given_names: list[str],
+    lm_tokenizer: PreTrainedTokenizerBase,
+    schema: RelationSchema,
+) -> None:
+    """A pair without an admissible relation, or with a type that the schema does not know, is offered all."""
+    types = data.draw(st.lists(st.sampled_from(TYPES), min_size=len(given_names), max_size=len(given_names)))
+    doc = typed(document(given_names, []), types)
+    everything = [(h, t) for h in range(len(given_names)) for t in range(len(given_names)) if h != t]
+    pairs = sorted(data.draw(st.lists(st.sampled_from(everything), min_size=1, max_size=2, unique=True)))
+    possible = sorted(whole_answers(lm_tokenizer, kind, doc, pairs, schema))
+    generator = data.draw(st.randoms(use_true_random=False))
+    written = PartialAnswer(grammar(lm_tokenizer, kind, doc, pairs, schema))
+    while not written.ended:
+        length = len(written.ids)
+        if data.draw(st.booleans(), label="write forced tokens"):
+            forced = written.write_forced(1_000)
+            assert all(list(ids[length : length + len(forced)]) == forced for ids in possible)
+            if written.ended:
+                break
+            length = len(written.ids)
+        assert written.allowed() == sorted({ids[length] for ids in possible})
+        token = generator.choice(written.allowed())
+        written.write(token)
+        possible = [ids for ids in possible if ids[length] == token]
+    assert [tuple(written.ids)] == possible
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    data=st.data(),
+    kind=st.sampled_from(KINDS),
+    schema=schemas(),
+    lm_tokenizer=st.sampled_from([MERGING, load_tokenizer("embedded:smollm2")]),
+)
+def test_allowed_tokens_with_a_schema_are_those_of_the_definition(
+    data: st.DataObject, kind: PromptKind, schema: RelationSchema, lm_tokenizer: PreTrainedTokenizerBase
+) -> None:
+    """For several pairs, and with the tokenizer of a real LM."""
+    given_names = data.draw(st.lists(st.sampled_from(ALIKE), min_size=3, max_size=4))
+    types = data.draw(st.lists(st.sampled_from(TYPES), min_size=len(given_names), max_size=len(given_names)))
+    doc = typed(document(given_names, []), types)
+    pairs = data.draw(st.lists(st.sampled_from(candidate_pairs(len(given_names))), min_size=2, max_size=5, unique=True))
+    pairs = sorted(pairs)
+    generator = data.draw(st.randoms(use_true_random=False))
+    written = PartialAnswer(grammar(lm_tokenizer, kind, doc, pairs, schema))
+    expected = SlowAnswer(lm_tokenizer, kind, doc, pairs, schema)
+    while not expected.ended:
+        assert not written.ended
+        assert written.allowed() == expected.allowed()
+        token = generator.choice(expected.allowed())
+        written.write(token)
+        expected.write(token)
+    assert written.ended
+
+
+@settings(deadline=None)
+@given(kind=st.sampled_from(KINDS), types=st.lists(st.sampled_from(TYPES), min_size=3, max_size=3), schema=schemas())
+def test_next_lines_with_a_schema(kind: PromptKind, types: list[str], schema: RelationSchema) -> None:
+    """Lines of mode score are those of the offered relations, and of None if it is possible."""
+    doc, pairs = typed(document(["Ada", "B", "U.S."], []), types), [(0, 1), (1, 2)]
+    made = grammar(BYTES, kind, doc, pairs, schema)
+    none = [len(RELATIONS)] if kind == "direct" else []
+    offered = [[RELATIONS.index(id_) for id_ in offered_relations(schema, doc, pair)] for pair in pairs]
+    for pair, relations in enumerate(offered):
+        lines = made.next_lines(pair, [])
+        assert [relation for relation, _ in lines] == [*relations, *none]
+        assert [line for _, line in lines] == [made.first_lines(pair)[index] for index in [*relations, *none]]
+        for chosen in relations:
+            following = [relation for relation, _ in made.next_lines(pair, [chosen])]
+            after = [*offered[1], *none] if pair == 0 else [-1]
+            assert following == [*(r for r in relations if r > chosen), *(None for _ in after)]
 
 
 @pytest.mark.parametrize("lm_tokenizer", [BYTES, NEWLINE, EARLY, UNEVEN], ids=["bytes", "newline", "early", "uneven"])

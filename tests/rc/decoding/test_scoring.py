@@ -8,6 +8,7 @@ import pytest
 import torch
 
 from lmrc.config.schema import DecodeOptions, PromptKind, PromptOptions
+from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.rc.decoding import scoring
 from lmrc.rc.decoding.grammar import Grammar
 from lmrc.rc.decoding.hf_backend import LocalBackend
@@ -15,7 +16,7 @@ from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
 from lmrc.rc.prompts.templates import Pair
 from tests.rc.conftest import Learnt
-from tests.rc.tiny import DOCUMENTS, RELATIONS, slow_probability, whole_answers
+from tests.rc.tiny import DOCUMENTS, RELATIONS, offered_relations, slow_probability, typed, whole_answers
 
 ASKED = [[(0, 1), (1, 2), (2, 0)], [(0, 1)], [(0, 1), (1, 0)]]
 
@@ -131,6 +132,39 @@ def test_scores_equal_those_of_whole_answers(
             before = max(follow)
             start = (*start, RELATIONS.ids[follow.index(before)])
         assert scores[pair] == pytest.approx(expected, abs=1e-4)
+
+
+@pytest.mark.parametrize("merges_newlines", [False, True])
+def test_scores_with_a_schema_are_shared_among_the_admissible_relations(
+    learnt: Learnt, learnt_newline: Learnt, merges_newlines: bool
+) -> None:
+    """Of the four pairs one has two relations, one has a single relation, and two are offered all."""
+    learnt = learnt_newline if merges_newlines else learnt
+    rules = {id_: {"types": []} for id_ in RELATIONS.ids}
+    rules |= {"P17": {"types": [["PER", "LOC"], ["LOC", "LOC"]]}, "P361": {"types": [["PER", "LOC"]]}}
+    schema = RelationSchema.of_json(rules, RELATIONS, "schema.json")
+    doc = typed(DOCUMENTS[0], ["PER", "LOC", "LOC"])
+    asked = [(0, 1), (1, 0), (1, 2), (2, 0)]
+    offered = [offered_relations(schema, doc, pair) for pair in asked]
+    assert offered == [["P17", "P361"], [*RELATIONS.ids], ["P17"], [*RELATIONS.ids]]
+    (query,) = QueryBuilder(learnt.task.tokenizer, RELATIONS, PromptOptions()).build(0, doc, asked)
+    prompt, model = prompt_ids(query.prompt, learnt.task.tokenizer), learnt.task.model.eval()
+    grammar = Grammar(query, doc, RELATIONS, "rc", learnt.task.tokenizer, schema)
+    (scores,) = scoring.relation_scores(model, [prompt], [grammar], PrefixCache([]))
+    for pair, relations in enumerate(offered):
+        by_relation = dict(zip(RELATIONS.ids, scores[pair], strict=True))
+        assert {id_ for id_, score in by_relation.items() if score} == {*relations}
+        assert sum(by_relation.values()) >= 1 - 1e-6
+    assert scores[2][0] == 1.0
+    for pair in (0, 2):
+        answers = whole_answers(learnt.task.tokenizer, "rc", doc, [asked[pair]], schema)
+        first = {
+            id_: slow_probability(model, prompt, {ids: chosen[0] == id_ for ids, chosen in answers.items()})
+            for id_ in offered[pair]
+        }
+        # The most probable first relation has no other way to be in the answer.
+        best = max(first, key=lambda id_: first[id_])
+        assert scores[pair][RELATIONS.index(best)] == pytest.approx(first[best], abs=1e-4)
 
 
 def test_memorized_triples_have_high_scores(learnt: Learnt) -> None:
