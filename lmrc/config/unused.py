@@ -33,6 +33,10 @@ def without_effect(config: Options) -> dict[str, str]:
             name: f"the {command} sets it" for name in names if not (command == "pipeline" and ".cluster." in name)
         }
         unread |= {f"classify.{name}": why for name, why in without_effect(config.classify).items()}
+        if not config.rcp.train.relation_weight:
+            unread["propose.relation_threshold"] = (
+                "it is read only for a model with a relation head, and rcp.train.relation_weight is 0"
+            )
         prompt = config.classify.prompt
         for name in prompt.model_fields_set - {"truncate"}:
             if getattr(prompt, name) != getattr(config.rc.prompt, name):
