@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lmrc.common.errors import ConfigError
-from lmrc.config.schema import ClassifyConfig, DemoConfig, ExtractConfig, Options, PipelineConfig
+from lmrc.config.schema import (
+    ClassifyConfig,
+    DemoConfig,
+    ExtractConfig,
+    Options,
+    PipelineConfig,
+    RcConfig,
+    RcpConfig,
+    Training,
+)
 
 # Options of the stages that the demo sets itself. A name that ends in "." is a whole section.
 SET_BY_DEMO = (
@@ -24,6 +33,8 @@ def without_effect(config: Options) -> dict[str, str]:
     """
     if isinstance(config, ClassifyConfig):
         return _unread_by_classify(config)
+    if isinstance(config, (RcpConfig, RcConfig)):
+        return _unread_by_training(config.train)
     if isinstance(config, ExtractConfig):
         return {} if config.mode == "score" else {"relation_threshold": _read_only_with("score", "mode", config.mode)}
     if isinstance(config, (DemoConfig, PipelineConfig)):
@@ -32,7 +43,8 @@ def without_effect(config: Options) -> dict[str, str]:
         unread = {
             name: f"the {command} sets it" for name in names if not (command == "pipeline" and ".cluster." in name)
         }
-        unread |= {f"classify.{name}": why for name, why in without_effect(config.classify).items()}
+        for stage in ("rcp", "rc", "classify"):
+            unread |= {f"{stage}.{name}": why for name, why in without_effect(getattr(config, stage)).items()}
         if not config.rcp.train.relation_weight:
             unread["propose.relation_threshold"] = (
                 "it is read only for a model with a relation head, and rcp.train.relation_weight is 0"
@@ -43,6 +55,10 @@ def without_effect(config: Options) -> dict[str, str]:
                 unread[f"classify.prompt.{name}"] = "inference uses the prompt of the training; set it in rc.prompt"
         return unread
     return {}
+
+
+def _unread_by_training(options: Training) -> dict[str, str]:
+    return {"train.patience": _read_only_with("best", "train.keep", options.keep)} if options.keep == "last" else {}
 
 
 def _unread_by_classify(config: ClassifyConfig) -> dict[str, str]:

@@ -8,7 +8,15 @@ import pytest
 
 from lmrc.common.errors import ConfigError
 from lmrc.config.loader import build, parse
-from lmrc.config.schema import ClassifyConfig, DemoConfig, ExtractConfig, Options, PipelineConfig
+from lmrc.config.schema import (
+    ClassifyConfig,
+    DemoConfig,
+    ExtractConfig,
+    Options,
+    PipelineConfig,
+    RcConfig,
+    RcpConfig,
+)
 from lmrc.config.unused import refuse_unused, unused_options
 from tests.conftest import ROOT
 
@@ -70,6 +78,19 @@ def test_options_that_demo_and_pipeline_set_themselves(tree: type[Options]) -> N
     assert sentence.startswith("--classify.prompt.max-length has no effect: inference uses the prompt of the training")
     fits = {"classify.prompt.max_length": 1024, "rc.prompt.max_length": 1024, "classify.prompt.truncate": "sentences"}
     assert unused_options(build(tree, fits)) == []
+
+
+@pytest.mark.parametrize("tree", [RcpConfig, RcConfig])
+def test_patience_of_a_training_that_keeps_the_last_weights(tree: type[Options]) -> None:
+    (sentence,) = unused_options(build(tree, {"train.patience": 3, "train.keep": "last"}))
+    assert sentence == "--train.patience has no effect: it is read only with train.keep best, and train.keep is last"
+    assert unused_options(build(tree, {"train.patience": 3})) == []
+    assert unused_options(build(tree, {"train.keep": "last"})) == []
+    stage = tree.__name__.removesuffix("Config").lower()
+    for whole in (DemoConfig, PipelineConfig):
+        values = {f"{stage}.train.patience": 3, f"{stage}.train.keep": "last"}
+        (sentence,) = unused_options(build(whole, values))
+        assert sentence.startswith(f"--{stage}.train.patience has no effect")
 
 
 @pytest.mark.parametrize("tree", [DemoConfig, PipelineConfig])
