@@ -111,8 +111,16 @@ class Demo:
         test, path = self._corpus("test"), self._run.path
         small_corpus = self._corpus("rc-dev")
         export_untrained(self._config, TrainingData(train=small_corpus, dev=small_corpus), path)
+        # Untrained models were not evaluated, so that no threshold was chosen on dev.
+        head = {"relation_threshold": "0.5"} if self._config.rcp.train.relation_weight else {}
         all_pairs = self._stage(
-            PROPOSE, self._config.propose, "untrained-all", corpus=test, rcp=path / "untrained-rcp", threshold="0"
+            PROPOSE,
+            self._config.propose,
+            "untrained-all",
+            corpus=test,
+            rcp=path / "untrained-rcp",
+            threshold="0",
+            **head,
         )
         proposed = sum(len(row) for row in Candidates.open(path / "propose" / "candidates"))
         probabilities = sorted(
@@ -120,7 +128,7 @@ class Demo:
         )
         threshold = probabilities[-min(max(proposed, 1), len(probabilities))]
         rcp, rc = path / "untrained-rcp", path / "untrained-rc"
-        self._propose_and_classify("untrained-propose", "untrained", rcp=rcp, rc=rc, threshold=repr(threshold))
+        self._propose_and_classify("untrained-propose", "untrained", rcp=rcp, rc=rc, threshold=repr(threshold), **head)
 
     def _facts(self) -> Facts:
         train = self._corpus("train")

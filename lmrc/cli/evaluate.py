@@ -88,9 +88,10 @@ def score(
 ) -> None:
     """Score RUNS of classify or prediction files: P, R, F1, Ign F1, intra and inter F1, errors by cause.
 
+    A run of propose is scored as "encoder alone", if its model has a relation head.
     Several RUNS are treated as seeds: mean and standard deviation are printed.
     """
-    from lmrc.evaluation.inputs import corpus_of, read_systems
+    from lmrc.evaluation.inputs import corpus_of, read_systems, system_names
     from lmrc.evaluation.metrics.coverage import select
     from lmrc.evaluation.metrics.error_analysis import analyze
     from lmrc.evaluation.metrics.scores import scores_of
@@ -127,7 +128,7 @@ def score(
     scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
     proposed = None if candidates is None else list(_read_pairs(candidates, gold, documents, selection.left_out))
     analyses = [analyze(triples, system, proposed) for system in range(len(systems))]
-    names = [path.name for path in pred] if len({path.name for path in pred}) == len(pred) else [*map(str, pred)]
+    names = system_names(pred)
     if as_json is not None:
         with replacing(as_json) as file:
             content = scores_json(names, scores, analyses, len(selection.left_out))
@@ -160,7 +161,7 @@ def compare(
     as_json: Path | None,
 ) -> None:
     """Compare FIRST and SECOND, runs of classify or prediction files, with a significance test."""
-    from lmrc.evaluation.inputs import corpus_of, read_systems
+    from lmrc.evaluation.inputs import corpus_of, read_systems, system_names
     from lmrc.evaluation.metrics.compare import ChangedTriple
     from lmrc.evaluation.metrics.compare import compare as comparison_of
     from lmrc.evaluation.metrics.coverage import select
@@ -181,7 +182,7 @@ def compare(
         with replacing(listed) as file:
             file.write("\t".join(ChangedTriple._fields) + "\n")
             file.writelines("\t".join(" ".join(str(v).split()) for v in row) + "\n" for row in comparison.changed())
-    click.echo(format_comparison((str(first), str(second)), comparison, selection.lines))
+    click.echo(format_comparison(system_names((first, second), short=False), comparison, selection.lines))
 
 
 @click.command()

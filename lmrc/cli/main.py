@@ -138,7 +138,7 @@ def _refuse_unused(name: str, why: str) -> None:
 
 @lmrc.group()
 def data() -> None:
-    """Build, convert, count, generate and download corpora, and learn relation schemas."""
+    """Build, convert, count, split, generate and download corpora, and learn relation schemas."""
 
 
 @data.command()
@@ -221,6 +221,35 @@ def schema(corpus: Path, minimum: int, out: Path) -> None:
     learnt = RelationSchema.of_corpus(opened, minimum)
     learnt.write(out)
     click.echo(f"{out}: {SchemaStatistics.of(learnt, opened)}")
+
+
+@data.command()
+@click.argument("corpus", type=FOLDER)
+@click.option("--folds", required=True, type=click.IntRange(min=2), help="Number of folds.")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the corpora FOLD/train and FOLD/held-out.")
+def split(corpus: Path, folds: int, out: Path) -> None:
+    """Split a CORPUS for cross-fitting: document i is held out in fold i modulo the number of folds."""
+    from lmrc.corpus.corpus import Corpus
+    from lmrc.corpus.folds import split_corpus
+
+    for fold, (train, held_out) in enumerate(split_corpus(Corpus.open(corpus), folds, out)):
+        click.echo(f"{out / str(fold)}: {train.documents:,} documents to train on, {held_out.documents:,} held out")
+
+
+@data.command()
+@click.argument("candidates", nargs=-1, required=True, type=FOLDER)
+@click.option("--corpus", required=True, type=FOLDER, help="The corpus that was split.")
+@click.option("--out", required=True, type=FOLDER, help="Folder of the joined candidates.")
+def join_candidates(candidates: tuple[Path, ...], corpus: Path, out: Path) -> None:
+    """Join the CANDIDATES of the held-out parts of a corpus, each document once."""
+    from lmrc.corpus import folds
+    from lmrc.corpus.corpus import Corpus
+
+    manifest = folds.join_candidates(candidates, Corpus.open(corpus), out)
+    click.echo(
+        f"{out}: {manifest.candidates:,} candidates of {manifest.documents:,} documents; threshold "
+        f"{manifest.threshold:.4g}"
+    )
 
 
 @data.command()

@@ -103,6 +103,11 @@ class Training(Options):
     metric: str = Field(
         "f1", description="dev metric that selects the best weights; minimized if its name contains 'loss'"
     )
+    keep: Literal["best", "last"] = Field(
+        "best",
+        description="which weights best/ holds: best: of the evaluation with the best train.metric; last: of the last "
+        "step, so that dev selects nothing",
+    )
     patience: Count | None = Field(None, description="stop after this many evaluations without improvement")
     checkpoint_minutes: float = Field(
         10.0,

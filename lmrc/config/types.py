@@ -26,10 +26,14 @@ def _check_threshold(value: object) -> str:
     return text
 
 
-def _check_relation_threshold(threshold: object) -> str:
-    text = _check_threshold(threshold)
-    if wanted_recall(text) is not None:
-        raise ValueError("expected a probability from 0 to 1, or f1")
+def _check_relation_threshold(value: object) -> str:
+    text = str(value)
+    try:
+        valid = text == "f1" or 0 <= float(text) <= 1
+    except ValueError:
+        valid = False
+    if not valid:
+        raise ValueError(f"{text!r} is neither a probability such as 0.5, nor f1")
     return text
 
 

@@ -13,6 +13,7 @@ from lmrc.config.schema import (
     PipelineConfig,
     RcConfig,
     RcpConfig,
+    Training,
 )
 
 # Options of the stages that the demo sets itself. A name that ends in "." is a whole section.
@@ -37,9 +38,9 @@ def without_effect(config: Options) -> dict[str, str]:
     if isinstance(config, ExtractConfig):
         return {} if config.mode == "score" else {"relation_threshold": _read_only_with("score", "mode", config.mode)}
     if isinstance(config, RcConfig):
-        return _unread_by_rc(config)
+        return _unread_by_rc(config) | _unread_by_training(config.train)
     if isinstance(config, RcpConfig):
-        return _unread_by_rcp(config)
+        return _unread_by_rcp(config) | _unread_by_training(config.train)
     if isinstance(config, (DemoConfig, PipelineConfig)):
         command = "demo" if isinstance(config, DemoConfig) else "pipeline"
         names = SET_BY_DEMO if command == "demo" else SET_BY_PIPELINE
@@ -48,12 +49,20 @@ def without_effect(config: Options) -> dict[str, str]:
         }
         for stage in ("rcp", "rc", "classify"):
             unread |= {f"{stage}.{name}": why for name, why in without_effect(getattr(config, stage)).items()}
+        if not config.rcp.train.relation_weight:
+            unread["propose.relation_threshold"] = (
+                "it is read only for a model with a relation head, and rcp.train.relation_weight is 0"
+            )
         prompt = config.classify.prompt
         for name in prompt.model_fields_set - {"truncate"}:
             if getattr(prompt, name) != getattr(config.rc.prompt, name):
                 unread[f"classify.prompt.{name}"] = "inference uses the prompt of the training; set it in rc.prompt"
         return unread
     return {}
+
+
+def _unread_by_training(options: Training) -> dict[str, str]:
+    return {"train.patience": _read_only_with("best", "train.keep", options.keep)} if options.keep == "last" else {}
 
 
 def _unread_by_classify(config: ClassifyConfig) -> dict[str, str]:

@@ -83,9 +83,8 @@ def write_folder(
     """
     if rows_per_shard < 1:
         raise UserError(f"documents per shard: {rows_per_shard} was given, expected at least 1")
+    check_new_folder(out)
     folder = Path(out).absolute()
-    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
-        raise _occupied(out)
     temporary = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex[:12]}")
     try:
         try:
@@ -113,6 +112,13 @@ def write_folder(
         shutil.rmtree(temporary, ignore_errors=True)
         raise
     return written
+
+
+def check_new_folder(out: Path) -> None:
+    """Raise UserError if `out` exists and is not an empty folder."""
+    folder = Path(out)
+    if folder.exists() and (not folder.is_dir() or any(folder.iterdir())):
+        raise _occupied(out)
 
 
 def write_shard(folder: Path, index: int, batch: pa.RecordBatch, out: Path) -> Shard:

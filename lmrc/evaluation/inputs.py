@@ -13,7 +13,7 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.predictions import Predictions
 from lmrc.evaluation.metrics.coverage import System
 from lmrc.evaluation.metrics.gold_table import DOCUMENTS_AT_ONCE
-from lmrc.evaluation.scored_run import PREDICTIONS
+from lmrc.evaluation.scored_run import PREDICTIONS, name_in_tables
 from lmrc.runs.run_folder import read_config
 from lmrc.runs.run_kinds import RunKind, run_kind
 
@@ -49,8 +49,13 @@ def why_unscored(folder: Path, files: Sequence[str] = (PREDICTIONS,)) -> str:
     kind = kind_of(folder)
     if kind is None:
         return f"{folder} holds no {PREDICTIONS}: give a run of classify, or a file of predictions"
-    if kind.name == "classify":
+    if kind.name in ("classify", "propose") and not (folder / "DONE").is_file():
         return f"{folder} is {kind.description} that has not finished: it holds no {PREDICTIONS} yet"
+    if kind.name == "propose":
+        return (
+            f"{folder} is {kind.description} whose model has no relation head, so that it holds no {PREDICTIONS}: "
+            "train the model with --train.relation-weight 1, or give a run of classify"
+        )
     return (
         f"{folder} is {kind.description} and holds no {PREDICTIONS}: give a run of classify, or a file of predictions"
     )
@@ -76,6 +81,19 @@ def read_systems(paths: Iterable[Path]) -> list[System]:
         System(str(path), Predictions.read(file), _classified(file))
         for path in paths
         for file in [predictions_file(path)]
+    ]
+
+
+def system_names(paths: Sequence[Path], short: bool = True) -> list[str]:
+    """Return the names of runs and files of predictions in tables.
+
+    Args:
+        short: if True, only the last parts of the paths, if these differ.
+    """
+    last = [path.name for path in paths]
+    names = last if short and len(set(last)) == len(paths) else map(str, paths)
+    return [
+        name_in_tables(name, _config(predictions_file(path)) or {}) for name, path in zip(names, paths, strict=True)
     ]
 
 

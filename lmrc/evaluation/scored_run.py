@@ -1,9 +1,9 @@
-"""A run of classify with its gold documents, scores and candidates."""
+"""A run with predictions, of classify or of propose, with its gold documents, scores and candidates."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
@@ -24,8 +24,9 @@ from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.metrics.triple_table import Triples
 from lmrc.evaluation.paper_scores import data_set_by_statistics
 from lmrc.runs.run_folder import read_config
+from lmrc.runs.run_kinds import run_kind
 
-# The file of predictions in a run of classify.
+# The file of predictions in a run of classify, and in one of propose whose model has a relation head.
 PREDICTIONS = "predictions.json"
 
 logger = logging.getLogger(__name__)
@@ -33,14 +34,15 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ScoredRun:
-    """A run of classify with its scores.
+    """A run with its scores.
 
     Attributes:
+        name: name in tables.
         documents: the gold documents that the run classified.
         corpus: corpus folder; runs with the same folder can be compared.
-        candidates: pairs that RCP proposed, by title; None if not known.
+        candidates: pairs that RCP proposed, by title; None if not known, or if the run names relations of any pair.
         threshold: least P(relation) of the candidates.
-        rcp: folder of the RCP model that proposed the candidates.
+        rcp: folder of the RCP model that proposed the candidates, or predicted the triples.
         corpus_name: name that distinguishes the corpus from those of other runs; by default the folder's name.
     """
 
@@ -83,6 +85,17 @@ class ScoredRun:
         return self.analysis.proposed
 
 
+def is_encoder_alone(config: Mapping[str, Any]) -> bool:
+    """Return True if a config is one of propose, whose predictions are those of the relation head."""
+    kind = run_kind(config)
+    return kind is not None and kind.name == "propose"
+
+
+def name_in_tables(name: str, config: Mapping[str, Any]) -> str:
+    """Return `name`, followed by "encoder alone" if the run with this config is one of propose."""
+    return f"{name} (encoder alone)" if is_encoder_alone(config) else name
+
+
 def read_scored_run(
     folder: Path, facts: Facts | None = None, ign_variant: IgnVariant | None = None
 ) -> ScoredRun | None:
@@ -105,7 +118,10 @@ def read_scored_run(
     source = Source(corpus.manifest.source, corpus.manifest.source_sha256)
     gold = replace(Gold.of(documents, corpus.relations), source=source)
     scores = score(gold, predictions, corpus.relations, facts, ign_variant)
-    run = ScoredRun(folder.name, documents, corpus.relations, predictions, scores, str(config["corpus"]))
+    name = name_in_tables(folder.name, config)
+    run = ScoredRun(name, documents, corpus.relations, predictions, scores, str(config["corpus"]))
+    if is_encoder_alone(config):
+        return replace(run, rcp=Path(config["rcp"]))
     candidates = _open_candidates(config, corpus)
     if candidates is None:
         return run

@@ -345,5 +345,5 @@ def _pair_bytes(hidden: int, length: int, config: RcpConfig) -> int:
     projections = ordered * hidden * (3 * FP32 + (2 * BF16 if element == BF16 else 0))
     if not config.train.relation_weight:
         return contexts + projections
-    # The auxiliary head: projections and their product; logits, targets, losses and gradient.
+    # The relation head: projections and their product; logits, targets, losses and gradient.
     return contexts + projections + ordered * (WIDTH * (2 * element + FP32) + RELATIONS * 4 * FP32)

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from lmrc.config.schema import RcpTraining
+
 DEFAULT_THRESHOLD = 0.5
 
 
@@ -36,22 +38,31 @@ class PrecisionRecallCurve:
 
     @classmethod
     def of(cls, probabilities: NDArray[np.float64], gold: NDArray[np.bool_], missing: int = 0) -> PrecisionRecallCurve:
-        """Return the curve of P(relation), [pairs], for gold labels, [pairs], and `missing` gold pairs without a P."""
+        """Return the curve.
+
+        Args:
+            probabilities: P(relation), [pairs].
+            gold: True if the pair has a relation, [pairs].
+            missing: number of gold pairs without a probability, which no threshold proposes.
+        """
         order = np.argsort(-probabilities, kind="stable")
         descending = probabilities[order]
         # The last pair of each run of equal probabilities.
         last = np.flatnonzero(np.append(descending[1:] != descending[:-1], True)) if len(order) else order
         return cls(descending[last], np.cumsum(gold[order], dtype=np.int64)[last], last + 1, int(gold.sum()) + missing)
 
-    def best_f1(self) -> tuple[float, float]:
+    def best_f1(self, least: float = 0.0) -> tuple[float, float]:
         """Return the threshold with the best F1, and this F1 in percent; 0.5 and 0 if nothing can be found.
 
         The threshold is the midpoint to the next lower probability, so that rounding errors do not matter.
+
+        Args:
+            least: lower bound of all probabilities, which is the next lower one of the last.
         """
         if not self.gold or not len(self.thresholds):
             return DEFAULT_THRESHOLD, 0.0
         best = int(self.f1.argmax())
-        next_lower = np.append(self.thresholds[1:], 0.0)[best]
+        next_lower = np.append(self.thresholds[1:], least)[best]
         return float(self.thresholds[best] + next_lower) / 2, 100.0 * float(self.f1[best])
 
     @property
@@ -101,3 +112,13 @@ def binary_scores(probabilities: NDArray[np.float64], gold: NDArray[np.bool_]) -
     scores["best_f1"] = 100.0 * float(curve.f1[best])
     scores["best_threshold"] = float(curve.thresholds[best])
     return scores
+
+
+def metric_problem(options: RcpTraining) -> str:
+    """Return why the evaluations of this training do not give `train.metric`; an empty string if they do."""
+    if options.metric == "relation_f1" and not options.relation_weight:
+        return (
+            "train.metric is relation_f1, the F1 of the relation head, but train.relation_weight is 0, so that there "
+            "is no head: give --train.relation-weight 1, or another --train.metric"
+        )
+    return ""

@@ -10,14 +10,21 @@ from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import Manifest
 from lmrc.corpus.data_table import data_table
 
-# Keys of `lmrc.rcp.metrics.binary_scores`, in the order of the table.
+# Scores of an evaluation (`lmrc.rcp.task.RcpTask.evaluate`), in the order of the table.
 SCORES = {
     "precision": "precision at 0.5",
     "recall": "recall at 0.5",
     "f1": "F1 at 0.5",
     "average_precision": "average precision",
     "best_f1": "best F1 over thresholds",
+    "relation_f1": "best F1 over thresholds of triples (pair and relation), by the relation head",
 }
+
+
+RELATION_HEAD = """
+Its relation head also names the relations of each pair, {count} in all, without an LM: `lmrc propose` writes their
+log-odds beside each candidate, and the triples that reach the threshold in `calibration.json` to `predictions.json`.
+"""
 
 
 def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mapping[str, float], max_length: int) -> str:
@@ -46,7 +53,8 @@ def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mappin
     details += ["sentence distances"] if config.model.sentence_distance else []
     extra = f", weight {settings.positive_weight:g} of pairs with a relation" if settings.positive_weight != 1 else ""
     if settings.relation_weight:
-        extra += f", auxiliary relation loss of weight {settings.relation_weight:g}"
+        extra += f", weight {settings.relation_weight:g} of the relation head's loss"
+    relations = RELATION_HEAD.format(count=len(train.relations)) if settings.relation_weight else ""
     return f"""---
 {json.dumps(front, indent=2)}
 ---
@@ -55,7 +63,7 @@ def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mappin
 
 Predicts P(relation) for each ordered pair of a document's entities: stage 1 of LMRC (arXiv 2408.13889).
 {"; ".join(details)}.
-
+{relations}
 ## Data
 
 {data_table(train, dev)}

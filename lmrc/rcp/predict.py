@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from lmrc.common.errors import ConfigError
+from lmrc.common.errors import ConfigError, UserError
 from lmrc.config.schema import ProposeConfig
 from lmrc.corpus.candidates import SCHEMA as CANDIDATES_SCHEMA
 from lmrc.corpus.candidates import Candidate, RelationLogit, write_candidates
@@ -86,8 +86,8 @@ class Proposal:
 class ProposalStats:
     """Statistics of proposed candidates.
 
-    `labelled_documents`, `kept_labelled`, `gold` and `correct` count documents with labels only. `inadmissible` counts
-    the triples that the relation schema left out; None without one.
+    `labelled_documents`, `kept_labelled`, `gold` and `correct` count documents with labels only. `triples` counts
+    those of the relation head, and `inadmissible` those that the relation schema left out; None without one.
     """
 
     documents: int = 0
@@ -99,7 +99,7 @@ class ProposalStats:
     kept_labelled: int = 0
     gold: int = 0
     correct: int = 0
-    triples: int = 0
+    triples: int | None = None
     inadmissible: int | None = None
 
     def add(self, document: Document, proposal: Proposal) -> None:
@@ -110,7 +110,8 @@ class ProposalStats:
         self.kept += len(candidates)
         self.cut_mentions += proposal.cut_mentions
         self.unknown_types += proposal.unknown_types
-        self.triples += len(proposal.triples)
+        if self.triples is not None:
+            self.triples += len(proposal.triples)
         if self.inadmissible is not None:
             self.inadmissible += proposal.inadmissible
         if document.labels is not None:
@@ -128,8 +129,9 @@ class ProposalStats:
             "kept": self.kept,
             "cut_mentions": self.cut_mentions,
             "unknown_types": self.unknown_types,
-            "triples": self.triples,
         }
+        if self.triples is not None:
+            counts["triples"] = self.triples
         if self.inadmissible is not None:
             counts["inadmissible"] = self.inadmissible
         if not self.labelled_documents:
@@ -151,9 +153,13 @@ class ProposalStats:
             scores = self.as_json()
             text += f"; precision {scores['precision']:.2f}, recall {scores['recall']:.2f}, F1 {scores['f1']:.2f}"
         text += f"; {self.cut_mentions} mentions beyond the maximum length"
+        if self.unknown_types:
+            text += f"; {self.unknown_types} entities of unknown types"
+        if self.triples is not None:
+            text += f"; {self.triples} triples by the relation head"
         if self.inadmissible is not None:
-            text += f"; {self.inadmissible} triples left out, which the relation schema does not admit"
-        return f"{text}; {self.unknown_types} entities of unknown types" if self.unknown_types else text
+            text += f"; {self.inadmissible} left out, which the relation schema does not admit"
+        return text
 
 
 class PairScores(NamedTuple):
@@ -297,13 +303,19 @@ class ProposeInference:
         """Open the corpus and check that the model exists, without loading it.
 
         Raises:
-            UserError: if the corpus is damaged, the model is missing, or the schema does not belong to it.
+            UserError: if the corpus is damaged, the model is missing, the schema does not belong to it, or a relation
+                threshold is given for a model without a relation head.
         """
         self._config = config
         self._corpus = Corpus.open(config.corpus)
         check_folder(config.rcp)
         self.threshold = find_threshold(config.rcp, config.threshold)
         self._names_relations = predicts_relations(config.rcp)
+        if "relation_threshold" in config.model_fields_set and not self._names_relations:
+            raise UserError(
+                f"--relation-threshold has no effect: {config.rcp} has no relation head; leave it out, or train with "
+                "--train.relation-weight 1"
+            )
         self._schema = self._choose_schema()
         self._relation_threshold = (
             find_relation_threshold(config.rcp, config.relation_threshold) if self._names_relations else 1.0
@@ -380,7 +392,9 @@ class ProposeInference:
         """
         folder: Path = self._config.run.folder / self._config.run.name
         out = folder / "candidates"
-        stats = ProposalStats(inadmissible=None if self._schema is None else 0)
+        stats = ProposalStats(
+            triples=0 if self._names_relations else None, inadmissible=None if self._schema is None else 0
+        )
 
         def candidates(write: Callable[[Iterable[Prediction]], None]) -> Iterator[tuple[str, list[Candidate]]]:
             for document, row in zip(self._corpus, rows, strict=True):

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lmrc.common.atomic_io import write_atomically
-from lmrc.common.errors import CorpusError, UserError
+from lmrc.common.errors import ConfigError, CorpusError, UserError
 from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relation_schema import RelationSchema, SchemaStatistics
@@ -22,7 +22,7 @@ from lmrc.rcp.data.collate import Batch, ordered_pair_indices
 from lmrc.rcp.data.dataset import EncodedCorpus, Example, load_or_build_dataset
 from lmrc.rcp.data.features import count_entity_types
 from lmrc.rcp.data.tokenization import DocumentTokenizer
-from lmrc.rcp.metrics import binary_scores
+from lmrc.rcp.metrics import binary_scores, metric_problem
 from lmrc.rcp.model.losses import dev_loss, training_loss
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.model.relation_head import relation_targets
@@ -81,9 +81,17 @@ class RcpTask:
         """Load the encoder and tokenize both corpora.
 
         Raises:
+            ConfigError: if `train.metric` needs a relation head, and there is none.
             UserError: if the encoder is not found or not supported.
-            CorpusError: if a document has no labels.
+            CorpusError: if a document has no labels, or a relation head is trained and dev has other relations.
         """
+        if problem := metric_problem(config.train):
+            raise ConfigError(problem)
+        if config.train.relation_weight and dev.relations.sha256 != train.relations.sha256:
+            raise CorpusError(
+                f"{config.data.train} and {config.data.dev} have different relation sets, but train.relation_weight "
+                "trains a relation head: build both with the same --relations"
+            )
         options = config.model
         types = sorted(count_entity_types(train)) if options.entity_types or options.type_markers else []
         model, self.tokenizer = RelationCandidateModel.from_encoder(
@@ -235,15 +243,13 @@ class RcpTask:
         )
         probabilities = 1 / (1 + np.exp(-np.concatenate(all_logits)))
         has_relation = np.concatenate(all_gold)
-        self._calibration = thresholds.calibrate(probabilities, has_relation)
-        self._scores = {
-            **binary_scores(probabilities, has_relation),
-            "loss": sum(losses) / max(len(probabilities), 1),
-        }
+        calibration = thresholds.calibrate(probabilities, has_relation)
+        scores = {**binary_scores(probabilities, has_relation), "loss": sum(losses) / max(len(probabilities), 1)}
         if self._model.relation_head is not None:
-            self._calibration["relations"] = thresholds.calibrate_relations(*TripleLogits.concatenate(all_triples))
-            self._scores["relation_f1"] = self._calibration["relations"]["f1"][1]
-        return self._scores
+            calibration["relations"] = thresholds.calibrate_relations(*TripleLogits.concatenate(all_triples))
+            scores["relation_f1"] = calibration["relations"]["f1"][1]
+        self._calibration, self._scores = calibration, scores
+        return scores
 
     def _admissible(self, logits: NDArray[np.float32], examples: Sequence[Example]) -> NDArray[np.float32]:
         """Return the log-odds of the relations, [pairs, relations]; -inf if the schema does not admit them."""

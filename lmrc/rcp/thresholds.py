@@ -67,7 +67,9 @@ def calibrate_relations(logits: NDArray[np.float32], gold: NDArray[np.bool_], mi
         "f1": [threshold as a probability, F1 in percent].
     """
     probabilities = 1 / (1 + np.exp(-logits.astype(np.float64)))
-    return {"f1": list(PrecisionRecallCurve.of(probabilities, gold, missing).best_f1())}
+    # A threshold below MIN_LOGIT would also find triples that this F1 does not count.
+    least = 1 / (1 + np.exp(-MIN_LOGIT))
+    return {"f1": list(PrecisionRecallCurve.of(probabilities, gold, missing).best_f1(least))}
 
 
 def find_relation_threshold(folder: Path, threshold: str) -> float:
@@ -87,7 +89,7 @@ def find_relation_threshold(folder: Path, threshold: str) -> float:
     except (OSError, ValueError, KeyError, IndexError, TypeError) as error:
         raise UserError(
             f"{folder / FILE} has no threshold of the relation head ({error!r}); give a number such as "
-            "--relation_threshold 0.5, or train again with train.relation_weight"
+            "--relation-threshold 0.5, or train again with train.relation_weight"
         ) from None
 
 

@@ -1,4 +1,4 @@
-"""The best weights of a training, in `best/` as later stages load them, with their step and score in best.json.
+"""The best (or last) weights of a training, in `best/` as later stages load them, with their step and score.
 
 If the process dies during a save, either the old or the new best weights survive, possibly under a temporary name.
 `recover` renames them back. They may be of a later step than the newest checkpoint. The resumed training then repeats

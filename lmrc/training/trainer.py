@@ -78,7 +78,7 @@ class _Agreed:
 
 
 class Trainer:
-    """A training that resumes from the run folder, evaluates, keeps the best weights and saves checkpoints.
+    """A training that resumes from the run folder, evaluates, keeps the best or last weights and saves checkpoints.
 
     Args:
         seed: Seed of the data order and of dropout.
@@ -122,7 +122,7 @@ class Trainer:
         """Train to the end, or until a signal asks to stop. Collective.
 
         Returns:
-            The best score, its step, and the number of steps done.
+            The score of the weights in `best/`, their step, and the number of steps done.
 
         Raises:
             Preempted: A signal came. A checkpoint is saved.
@@ -237,7 +237,9 @@ class Trainer:
 
     def _out_of_patience(self) -> bool:
         patience = self._options.patience
-        return patience is not None and self._progress.evaluations_since_best >= patience
+        return (
+            patience is not None and self._options.keep == "best" and self._progress.evaluations_since_best >= patience
+        )
 
     def _global_batch(self, batch: list[int], scale: float) -> tuple[Tensor, Tensor | float]:
         """Run forward, backward and the optimizer step for a global batch, without a wait for the device.
@@ -284,7 +286,7 @@ class Trainer:
 
     @torch.no_grad()
     def _evaluate(self, metrics_logger: MetricsLogger | None, stop: StopFlag) -> None:
-        """Evaluate on dev, and keep the weights if they are the best. Collective.
+        """Evaluate on dev, and keep the weights if they are the best, or the last (`train.keep`). Collective.
 
         Raises:
             Preempted: A signal came meanwhile. The evaluation starts anew after a resume.
@@ -308,21 +310,25 @@ class Trainer:
             raise ConfigError(
                 f"train.metric is {metric!r}, but the evaluation gives {', '.join(metrics)}: name one of these"
             )
-        is_best = self._keep_if_best(metrics[metric])
+        is_best = self._keep_weights(metrics[metric])
         self._progress.evaluation_due = False
         if metrics_logger is not None:
             metrics_logger.log_eval(self._progress.step, metrics, metric, is_best)
 
-    def _keep_if_best(self, score: float) -> bool:
-        """Keep the weights if the score is the best so far, and count evaluations for the patience. Collective.
+    def _keep_weights(self, score: float) -> bool:
+        """Write the weights to `best/` if `train.keep` says so, and count evaluations for the patience. Collective.
 
         Returns:
-            True if the score is the best.
+            True if the score is the best so far.
         """
         progress, held = self._progress, self._best.held
         sign = -1.0 if "loss" in self._options.metric else 1.0
         is_best = progress.best is None or sign * score > sign * progress.best
-        if is_best:
+        if self._options.keep == "last":
+            # Also after a resume that repeats this evaluation: the same weights again.
+            if progress.step == self._total:
+                self._best.replace(progress.step, score)
+        elif is_best:
             self._best.replace(progress.step, score)
         elif held is not None and held.step == progress.step:
             # This step was the best before a kill, and best/ holds its weights. The score differs by rounding only.

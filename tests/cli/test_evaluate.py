@@ -79,6 +79,19 @@ def test_score_prints_intervals_errors_and_f1_last(gold: Path, capsys: Capture) 
     assert not any(line.startswith("sentences between") for line in shown)
 
 
+def test_encoder_alone_is_named(gold: Path, capsys: Capture) -> None:
+    runs = [make_run(gold, name, share) for name, share in (("propose", 0.4), ("classify", 0.7))]
+    config = {"corpus": str(gold), "threshold": "0.5"}
+    (runs[0] / "config.yaml").write_text(yaml.safe_dump(config))
+    out = gold.parent / "scores.json"
+    shown = lines(capsys, "score", *runs, "--json", out)
+    assert any(line.startswith("propose (encoder alone)  ") for line in shown)
+    assert any(line.startswith("classify  ") for line in shown)
+    assert "propose (encoder alone)" in out.read_text()
+    shown = lines(capsys, "compare", *runs)
+    assert any(line.startswith(f"First: {runs[0]} (encoder alone). Second: {runs[1]}.") for line in shown)
+
+
 def test_details_print_every_split(gold: Path, capsys: Capture) -> None:
     shown = lines(capsys, "score", "--gold", gold, "--pred", write_guesses(gold, "p.json", 0.7, 1), "--details")
     heads = [line for line in shown if line.endswith("Gold  Predicted")]

@@ -102,6 +102,26 @@ def test_options_that_demo_and_pipeline_set_themselves(tree: type[Options]) -> N
     assert unused_options(build(tree, fits)) == []
 
 
+@pytest.mark.parametrize("tree", [RcpConfig, RcConfig])
+def test_patience_of_a_training_that_keeps_the_last_weights(tree: type[Options]) -> None:
+    (sentence,) = unused_options(build(tree, {"train.patience": 3, "train.keep": "last"}))
+    assert sentence == "--train.patience has no effect: it is read only with train.keep best, and train.keep is last"
+    assert unused_options(build(tree, {"train.patience": 3})) == []
+    assert unused_options(build(tree, {"train.keep": "last"})) == []
+    stage = tree.__name__.removesuffix("Config").lower()
+    for whole in (DemoConfig, PipelineConfig):
+        values = {f"{stage}.train.patience": 3, f"{stage}.train.keep": "last"}
+        (sentence,) = unused_options(build(whole, values))
+        assert sentence.startswith(f"--{stage}.train.patience has no effect")
+
+
+@pytest.mark.parametrize("tree", [DemoConfig, PipelineConfig])
+def test_relation_threshold_without_a_relation_head(tree: type[Options]) -> None:
+    (sentence,) = unused_options(build(tree, {"propose.relation_threshold": 0.3}))
+    assert sentence.startswith("--propose.relation-threshold has no effect: it is read only for a model with a")
+    assert unused_options(build(tree, {"propose.relation_threshold": 0.3, "rcp.train.relation_weight": 1.0})) == []
+
+
 def test_the_demo_sets_corpora_cluster_and_runs() -> None:
     for name in ("rcp.data.train", "rc.cluster.nodes", "rcp.run.name"):
         with pytest.raises(ConfigError, match=rf"--{name} has no effect: the demo sets it"):

@@ -3,15 +3,18 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lmrc.common.errors import CorpusError
-from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
+from lmrc.corpus.candidates import Candidate, Candidates, CandidatesManifest, RelationLogit, write_candidates
 from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.shards import write_folder
 from lmrc.corpus.types import Document, Mention
 
 PAIRS = st.tuples(st.integers(0, 9), st.integers(0, 9)).filter(lambda pair: pair[0] != pair[1])
@@ -49,12 +52,39 @@ def test_candidates_come_back_sorted(
         ([Candidate(1, 2, 0.5), Candidate(0, 1, 0.5), Candidate(1, 2, 0.6)], r"the pair \(1, 2\) occurs twice"),
         ([Candidate(0, 1, 1.5)], "has the probability 1.5, expected 0 to 1"),
         ([Candidate(0, 1, float("nan"))], "has the probability nan, expected 0 to 1"),
+        ([Candidate(0, 1, 0.5, (RelationLogit("P17", float("inf")),))], r"pair \(0, 1\) has no finite log-odds"),
     ],
 )
 def test_bad_candidates_leave_nothing(tmp_path: Path, candidates: list[Candidate], message: str) -> None:
     with pytest.raises(ValueError, match=f"'b': .*{message}"):
         write_candidates([("a", []), ("b", candidates)], tmp_path / "out", "f" * 64, 0.5, docs_per_shard=1)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_relations_of_candidates_come_back_in_order(tmp_path: Path) -> None:
+    rows = [
+        ("a", [Candidate(1, 0, 0.5), Candidate(0, 1, 0.9, (RelationLogit("P27", -4.5), RelationLogit("P17", 2.25)))]),
+        ("b", []),
+    ]
+    write_candidates(rows, tmp_path / "out", "f" * 64, 0.5)
+    assert list(Candidates.open(tmp_path / "out")) == [tuple(rows[0][1][::-1]), ()]
+
+
+def test_folders_without_relations_still_open(tmp_path: Path) -> None:
+    """Earlier versions wrote head, tail and probability only."""
+    pair = pa.struct({"head": pa.int32(), "tail": pa.int32(), "probability": pa.float64()})
+    schema = pa.schema({"title": pa.string(), "candidates": pa.list_(pair)})
+    candidate = {"head": 0, "tail": 1, "probability": 0.75}
+    rows = [{"title": "a", "candidates": [candidate]}, {"title": "b", "candidates": []}]
+
+    def manifest(**shards: Any) -> CandidatesManifest:
+        return CandidatesManifest(corpus_fingerprint="f" * 64, threshold=0.5, candidates=1, **shards)
+
+    write_folder(tmp_path / "out", schema, rows, 256, manifest)
+    candidates = Candidates.open(tmp_path / "out")
+    candidates.verify()
+    assert list(candidates) == [(Candidate(0, 1, 0.75),), ()]
+    assert candidates[0][0].relations == ()
 
 
 def test_rows_are_read_one_shard_at_a_time(tmp_path: Path) -> None:

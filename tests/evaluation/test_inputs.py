@@ -19,7 +19,15 @@ from lmrc.config.schema import (
 from lmrc.corpus.corpus import write_corpus
 from lmrc.corpus.predictions import Prediction, write_predictions
 from lmrc.corpus.synthetic import generator as synthetic
-from lmrc.evaluation.inputs import corpus_of, kind_of, predictions_file, read_systems, runs_inside, why_unscored
+from lmrc.evaluation.inputs import (
+    corpus_of,
+    kind_of,
+    predictions_file,
+    read_systems,
+    runs_inside,
+    system_names,
+    why_unscored,
+)
 from lmrc.rc.alignment import ALIGNED
 
 
@@ -37,7 +45,6 @@ def made(folder: Path, config: Options | dict[str, object], predictions: str | N
     [
         (RcpConfig(), "a training of RCP"),
         (RcConfig(), "a training of RC"),
-        (ProposeConfig(), "a run of propose"),
         (ScoreConfig(), "a score step"),
         (BuildConfig(), "a build step"),
         (DemoConfig(), "a demo"),
@@ -55,9 +62,32 @@ def test_run_of_another_stage(tmp_path: Path, config: Options, kind: str) -> Non
     assert str(refused.value) == message
 
 
-def test_unfinished_run_of_classify(tmp_path: Path) -> None:
-    run = made(tmp_path / "run", ClassifyConfig())
-    assert why_unscored(run) == f"{run} is a run of classify that has not finished: it holds no predictions.json yet"
+@pytest.mark.parametrize("config", [ClassifyConfig(), ProposeConfig()])
+def test_unfinished_run(tmp_path: Path, config: Options) -> None:
+    run = made(tmp_path / "run", config)
+    kind = kind_of(run)
+    assert kind is not None and kind.description in ("a run of classify", "a run of propose")
+    assert why_unscored(run) == f"{run} is {kind.description} that has not finished: it holds no predictions.json yet"
+
+
+def test_run_of_propose_without_relation_head(tmp_path: Path) -> None:
+    run = made(tmp_path / "run", ProposeConfig())
+    (run / "DONE").write_text("{}")
+    with pytest.raises(
+        UserError, match=r"has no relation head.*train the model with --train\.relation-weight 1, or give"
+    ):
+        predictions_file(run)
+
+
+def test_names_of_systems(tmp_path: Path) -> None:
+    """Predictions of propose are those of the encoder alone, also if their file is given."""
+    propose = made(tmp_path / "propose", ProposeConfig(), "predictions.json")
+    classify = made(tmp_path / "classify", ClassifyConfig(), "predictions.json")
+    assert system_names([propose, classify]) == ["propose (encoder alone)", "classify"]
+    files = [run / "predictions.json" for run in (propose, classify)]
+    assert system_names(files) == [f"{files[0]} (encoder alone)", str(files[1])]
+    assert system_names([propose], short=False) == [f"{propose} (encoder alone)"]
+    assert system_names([propose, propose]) == [f"{propose} (encoder alone)"] * 2
 
 
 def test_folder_that_is_no_run(tmp_path: Path) -> None:

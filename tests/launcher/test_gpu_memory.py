@@ -249,9 +249,9 @@ def test_classifier_parameters_equal_the_model() -> None:
     # Six types and the unknown type, for heads and for tails; 8 x 5 distance classes.
     assert count(entity_types=True) == bilinear + 2 * 7 * 48
     assert count(sentence_distance=True, classifier="grouped") == grouped + 40 * 2 * 768
-    # Two layers of width 256 and one with 96 outputs.
-    assert count(0.1) == bilinear + 2 * (48 * 256 + 256) + 256 * 96 + 96
-    assert count(0.1, classifier="grouped") == grouped + 2 * (768 * 256 + 256) + 256 * 96 + 96
+    # Two layers of width 512 and one with 96 outputs.
+    assert count(0.1) == bilinear + 2 * (48 * 512 + 512) + 512 * 96 + 96
+    assert count(0.1, classifier="grouped") == grouped + 2 * (768 * 512 + 512) + 512 * 96 + 96
 
 
 def test_memory_table() -> None:

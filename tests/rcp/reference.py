@@ -126,15 +126,20 @@ def logits(
     return logits
 
 
-def relation_loss(weights: dict[str, Tensor], z_s: Tensor, z_o: Tensor, gold: set[int]) -> float:
-    """Return the binary cross entropy of a pair, summed over relations."""
+def relation_logits(weights: dict[str, Tensor], z_s: Tensor, z_o: Tensor) -> list[float]:
+    """Return the logits of the relations of a pair."""
 
     def layer(name: str, x: Tensor) -> Tensor:
         return weights[f"relation_head.{name}.weight"] @ x + weights[f"relation_head.{name}.bias"]
 
-    scores = layer("relation", torch.tanh(layer("head", z_s)) * torch.tanh(layer("tail", z_o)))
+    logits: list[float] = layer("relation", torch.tanh(layer("head", z_s)) * torch.tanh(layer("tail", z_o))).tolist()
+    return logits
+
+
+def relation_loss(weights: dict[str, Tensor], z_s: Tensor, z_o: Tensor, gold: set[int]) -> float:
+    """Return the binary cross entropy of a pair, summed over relations."""
     total = 0.0
-    for relation, score in enumerate(scores.tolist()):
+    for relation, score in enumerate(relation_logits(weights, z_s, z_o)):
         p = 1 / (1 + math.exp(-score))
         total -= math.log(p if relation in gold else 1 - p)
     return total

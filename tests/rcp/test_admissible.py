@@ -183,7 +183,7 @@ def test_inadmissible_relations_get_no_log_odds(
         assert new_logits == [triple for triple in logits if admits(rules, triple)] != []
         assert new_triples == [triple for triple in triples if admits(rules, triple)] != []
         assert result["inadmissible"] == len(triples) - len(new_triples) > 0
-        assert f"; {result['inadmissible']} triples left out, which the relation schema does not admit" in caplog.text
+        assert f"; {result['inadmissible']} left out, which the relation schema does not admit" in caplog.text
         results.append(result["identity"])
     # The pairs themselves stay.
     plain, other = (Candidates.open(tmp_path / "runs" / name / "candidates") for name in ("plain", "with-1"))

@@ -32,16 +32,18 @@ def test_card_has_data_scores_and_commands(make_corpus: MakeCorpus) -> None:
     assert "learning rates 3e-05 (encoder) and 0.0001 (new layers), warm-up 0.06, seed 66" in card
     assert "python launch/propose.py --rcp FOLDER" in card
     assert "Classifier: bilinear; documents up to 1022 word pieces." in card
-    assert "None" not in card
+    assert "None" not in card and "relation head" not in card
 
 
 def test_card_lists_options_beyond_the_paper(make_corpus: MakeCorpus) -> None:
     train = manifest(make_corpus, "train", 1)
     model = {"entity_types": True, "type_markers": True, "sentence_distance": True}
     config = RcpConfig.model_validate({"model": model, "train": {"relation_weight": 0.1, "positive_weight": 2.0}})
-    card = model_card(config, train, train, {}, 1022)
+    card = model_card(config, train, train, {"f1": 62.4, "relation_f1": 51.236}, 1022)
     assert "documents up to 1022 word pieces; entity types; typed entity markers; sentence distances." in card
-    assert "seed 66, weight 2 of pairs with a relation, auxiliary relation loss of weight 0.1." in card
+    assert "seed 66, weight 2 of pairs with a relation, weight 0.1 of the relation head's loss." in card
+    assert "Its relation head also names the relations of each pair, 1 in all, without an LM" in card
+    assert "| best F1 over thresholds of triples (pair and relation), by the relation head | 51.24 |" in card
 
 
 def test_folders_are_not_base_models_and_missing_scores_are_stated(

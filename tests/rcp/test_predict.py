@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable
 from pathlib import Path
@@ -9,18 +10,20 @@ import numpy as np
 import pyarrow as pa
 import pytest
 import torch
-from numpy.typing import NDArray
 
 from lmrc.common.errors import UserError
 from lmrc.config.schema import ProposeConfig
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
+from lmrc.corpus.predictions import read_predictions
+from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.types import Document
 from lmrc.inference.protocol import Inference
 from lmrc.rcp.data.tokenization import DocumentTokenizer, EncodedDocument
 from lmrc.rcp.model.model import RelationCandidateModel
-from lmrc.rcp.predict import ProposalStats, ProposeInference, probabilities
-from lmrc.rcp.thresholds import calibrate, save
+from lmrc.rcp.predict import PairScores, ProposalStats, ProposeInference, score_pairs
+from lmrc.rcp.thresholds import MIN_LOGIT, calibrate, calibrate_relations, save
 from tests.evaluation.examples import candidate_counts
 from tests.rcp import tiny
 from tests.rcp.conftest import MakeCorpus
@@ -37,6 +40,7 @@ DOCUMENTS = [
 ]
 UNIT = 6
 UNITS = [range(start, min(start + UNIT, len(DOCUMENTS))) for start in range(0, len(DOCUMENTS), UNIT)]
+RELATIONS = RelationSet(("P17", "P131", "P27"), ("country", "located in", "citizen of"))
 MakeConfig = Callable[..., ProposeConfig]
 
 
@@ -172,11 +176,11 @@ def test_finish_does_not_load_the_model(make_config: MakeConfig, monkeypatch: py
 def test_batch_size(make_config: MakeConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     batches: list[int] = []
 
-    def spy(model: RelationCandidateModel, documents: list[EncodedDocument]) -> list[NDArray[np.float64]]:
+    def spy(model: RelationCandidateModel, documents: list[EncodedDocument]) -> list[PairScores]:
         batches.append(len(documents))
-        return probabilities(model, documents)
+        return score_pairs(model, documents)
 
-    monkeypatch.setattr("lmrc.rcp.predict.probabilities", spy)
+    monkeypatch.setattr("lmrc.rcp.predict.score_pairs", spy)
     ProposeInference(make_config()).rows(range(7))
     assert batches == [2, 2, 2, 1]
 
@@ -225,13 +229,129 @@ def test_inference_uses_the_precision_of_training(
     probability = [candidate["probability"] for candidate in row["candidates"]]
 
     documents = [DocumentTokenizer(tiny.tokenizer("bert"), model.max_length).encode(DOCUMENTS[0])]
-    (fp32,) = probabilities(model, documents)
+    fp32, _ = score_pairs(model, documents)[0]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        (bf16,) = probabilities(model, documents)
+        bf16, _ = score_pairs(model, documents)[0]
     assert fp32.tolist() != bf16.tolist() == pytest.approx(fp32.tolist(), abs=0.05)
     assert probability == (bf16 if trained == "bf16" and native else fp32).tolist()
     warning = "bf16 is only emulated on this machine, and slow: RCP answers in fp32"
     assert (warning in caplog.text) == (trained == "bf16" and not native)
+
+
+@pytest.fixture
+def with_head(make_config: MakeConfig, tmp_path: Path) -> RelationCandidateModel:
+    """Replace the saved model by one with a relation head, whose log-odds are on both sides of `MIN_LOGIT`."""
+    torch.manual_seed(2)
+    model = RelationCandidateModel(tiny.encoder("bert"), 80, relations=RELATIONS.ids)
+    assert model.relation_head is not None
+    torch.nn.init.normal_(model.classifier.bilinear.weight, std=0.5)
+    torch.nn.init.normal_(model.relation_head.relation.weight, std=1.0)
+    torch.nn.init.constant_(model.relation_head.relation.bias, -3.0)
+    model.save(tmp_path / "rcp", tiny.tokenizer("bert"))
+    return model.eval()
+
+
+def relation_logits(model: RelationCandidateModel, document: Document) -> dict[tuple[int, int], list[float]]:
+    """Return the log-odds of the relations of each pair."""
+    encoded = DocumentTokenizer(tiny.tokenizer("bert"), model.max_length).encode(document)
+    with torch.no_grad():
+        _, logits = model.split_outputs(model(model.collate([encoded])))
+    assert logits is not None
+    return dict(zip(candidate_pairs(len(document.entities)), logits.tolist(), strict=True))
+
+
+def test_relations_of_candidates(with_head: RelationCandidateModel, make_config: MakeConfig) -> None:
+    config = make_config(threshold=0.5, relation_threshold=0.5)
+    inference = ProposeInference(config)
+    inference.finish(iter(all_rows(inference)))
+    count = 0
+    for document, proposed in zip(
+        DOCUMENTS, Candidates.open(config.run.folder / "proposed" / "candidates"), strict=True
+    ):
+        logits = relation_logits(with_head, document)
+        for candidate in proposed:
+            row = zip(RELATIONS.ids, logits[candidate.head, candidate.tail], strict=True)
+            expected = [(relation, logit) for relation, logit in row if logit >= MIN_LOGIT]
+            assert [relation for relation, _ in candidate.relations] == [relation for relation, _ in expected]
+            assert [logit for _, logit in candidate.relations] == pytest.approx([x for _, x in expected], abs=1e-4)
+            count += len(expected)
+    assert count > 10
+
+
+@pytest.mark.parametrize("threshold", [0.0, 0.2, 1.0])
+def test_triples_of_any_pair(
+    with_head: RelationCandidateModel, make_config: MakeConfig, caplog: pytest.LogCaptureFixture, threshold: float
+) -> None:
+    """No pair is a candidate, and `top_k` does not limit the triples."""
+    config = make_config(threshold=1.0, top_k=1, relation_threshold=threshold)
+    inference = ProposeInference(config)
+    result = inference.finish(iter(all_rows(inference)))
+    assert result["kept"] == 0
+    found = read_predictions(config.run.folder / "proposed" / "predictions.json")
+    expected = {
+        (document.title, *pair, relation): 1 / (1 + math.exp(-logit))
+        for document in DOCUMENTS
+        for pair, row in relation_logits(with_head, document).items()
+        for relation, logit in zip(RELATIONS.ids, row, strict=True)
+        if 1 / (1 + math.exp(-logit)) >= threshold
+    }
+    assert {(p.title, p.head, p.tail, p.relation): p.score for p in found} == pytest.approx(expected, abs=1e-5)
+    assert len(found) == len(expected) == result["triples"]
+    if threshold == 0.2:
+        assert 0 < len(found) < result["pairs"] * len(RELATIONS)
+    assert f"; {len(found)} triples by the relation head" in caplog.text
+
+
+def test_relation_threshold_of_dev(with_head: RelationCandidateModel, make_config: MakeConfig) -> None:
+    config = make_config()
+    with pytest.raises(UserError, match="no threshold of the relation head"):
+        ProposeInference(config)
+    relations = calibrate_relations(np.array([0.0, -2.0], dtype=np.float32), np.array([True, False]), 0)
+    save(config.rcp, {**calibrate(np.array([0.9]), np.array([True])), "relations": relations})
+    inference = ProposeInference(config)
+    rows = all_rows(inference)
+    threshold = (1 / 2 + 1 / (1 + math.exp(2))) / 2
+    scores = [triple["score"] for row in rows for triple in row["triples"]]
+    assert scores and min(scores) >= threshold
+    exact = all_rows(ProposeInference(make_config(relation_threshold=threshold)))
+    assert rows == exact
+    assert inference.identity != ProposeInference(make_config(relation_threshold=0.9)).identity
+
+
+def test_workers_write_the_same_predictions(with_head: RelationCandidateModel, make_config: MakeConfig) -> None:
+    """Process units in any order on several instances, through Arrow, and finish twice."""
+    inference = ProposeInference(make_config(threshold=0.4, relation_threshold=0.3))
+    result = inference.finish(iter(all_rows(inference)))
+    folder = inference._config.run.folder / "proposed"
+    predictions, candidates = (folder / "predictions.json").read_bytes(), written(folder / "candidates")
+    assert result["triples"] > 10
+
+    workers = [ProposeInference(make_config(threshold=0.4, relation_threshold=0.3)) for _ in range(3)]
+    parts = {}
+    for unit in random.Random(1).sample(range(len(UNITS)), len(UNITS)):
+        worker = workers[unit % 3]
+        parts[unit] = pa.Table.from_pylist(worker.rows(UNITS[unit]), schema=worker.schema)
+    merged = pa.concat_tables(parts[unit] for unit in range(len(UNITS)))
+    (folder / "predictions.json").write_bytes(b"torn")
+    for _ in range(2):
+        assert workers[0].finish(iter(merged.to_pylist())) == result
+        assert (folder / "predictions.json").read_bytes() == predictions
+        assert written(folder / "candidates") == candidates
+
+
+def test_model_without_relation_head(make_config: MakeConfig, caplog: pytest.LogCaptureFixture) -> None:
+    config = make_config(threshold=0.0)
+    inference = ProposeInference(config)
+    rows = all_rows(inference)
+    assert not any(row["triples"] for row in rows)
+    result = inference.finish(iter(rows))
+    folder = config.run.folder / "proposed"
+    assert not any(candidate.relations for row in Candidates.open(folder / "candidates") for candidate in row)
+    assert not (folder / "predictions.json").exists()
+    assert "triples" not in result and "relation head" not in caplog.text
+    for threshold in (0.5, "f1"):
+        with pytest.raises(UserError, match=r"--relation-threshold has no effect: .*rcp has no relation head"):
+            ProposeInference(make_config(relation_threshold=threshold))
 
 
 def test_missing_model_is_rejected(make_config: MakeConfig, tmp_path: Path) -> None:

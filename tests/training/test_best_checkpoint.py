@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import nn
+from torch import Tensor, nn
 
 from lmrc.runs.run_folder import RunFolder
 from lmrc.training import checkpoint
@@ -135,6 +135,41 @@ def test_early_stopping_before_the_step_of_the_best_weights(tmp_path: Path) -> N
     die_after_step_4_was_the_best(tmp_path, patience=2)
     result = go(tmp_path, Scored([0.95, 0.90001, 0.90002]), eval_every=1, patience=1)
     assert (result["best"], result["best_step"], result["steps"]) == (0.8999, 4, 3)
+
+
+class DiesInEvaluation(ToyTask):
+    """A task that dies in the evaluation of its last step, before or after the weights are exported."""
+
+    def __init__(self, before: bool) -> None:
+        super().__init__()
+        self._before = before
+        self._evaluations = 0
+
+    def evaluate(self, model: nn.Module, world: World) -> dict[str, float]:
+        self._evaluations += 1
+        if self._before and self._evaluations == 3:
+            raise Killed
+        return super().evaluate(model, world)
+
+    def export(self, folder: Path, weights: dict[str, Tensor]) -> None:
+        super().export(folder, weights)
+        if not self._before:
+            raise Killed
+
+
+@pytest.mark.usefixtures("immediate_checkpoints")
+@pytest.mark.parametrize("before", [True, False])
+def test_a_kill_in_the_last_evaluation_does_not_change_the_last_weights(tmp_path: Path, before: bool) -> None:
+    expected = go(tmp_path / "whole", ToyTask(), eval_every=0, keep="last")
+    with pytest.raises(Killed):
+        go(tmp_path / "run", DiesInEvaluation(before), eval_every=0, keep="last")
+    assert not (tmp_path / "run" / "best").exists()
+    assert go(tmp_path / "run", ToyTask(), eval_every=0, keep="last") == expected
+    for name in ("best/weights.safetensors", "best/best.json", "metrics.jsonl"):
+        assert (tmp_path / "run" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+    # A further attempt, after the weights were replaced but before the end was recorded.
+    assert go(tmp_path / "run", ToyTask(), eval_every=0, keep="last") == expected
+    assert held_in(tmp_path / "run") == held_in(tmp_path / "whole")
 
 
 @pytest.mark.usefixtures("immediate_checkpoints")

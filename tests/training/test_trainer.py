@@ -75,6 +75,22 @@ def test_best_weights_have_the_best_score(tmp_path: Path) -> None:
     assert fresh.evaluate(fresh.model, ALONE)["loss"] == pytest.approx(lowest, rel=1e-6)
 
 
+def weights_of(folder: Path) -> dict[str, list[float]]:
+    return {name: value.tolist() for name, value in load_file(folder / "best" / "weights.safetensors").items()}
+
+
+def test_last_weights_are_those_of_the_last_step(tmp_path: Path) -> None:
+    """The metric is constant, so only the first evaluation is the best. A patience does not end such a training."""
+    task = ToyTask()
+    result = go(tmp_path / "last", task, keep="last", metric="constant", patience=1)
+    assert result == {"metric": "constant", "best": 1.0, "best_step": 9, "steps": 9}
+    assert json.loads((tmp_path / "last" / "best" / "best.json").read_text()) == {"step": 9, "score": 1.0}
+    trained = {name: value.tolist() for name, value in task.model.named_parameters() if value.requires_grad}
+    assert weights_of(tmp_path / "last") == trained
+    assert go(tmp_path / "best", ToyTask(), metric="constant")["best_step"] == 2
+    assert weights_of(tmp_path / "best") != trained
+
+
 class Stopping(ToyTask):
     """A task that sends its process a signal while it collates its n-th batch."""
 
@@ -89,15 +105,19 @@ class Stopping(ToyTask):
         return super().collate(indices)
 
 
-@pytest.mark.parametrize("signal_number", [signal.SIGTERM, signal.SIGUSR2, signal.SIGINT])
-def test_stopped_and_resumed_is_bit_identical(tmp_path: Path, signal_number: signal.Signals) -> None:
+@pytest.mark.parametrize(
+    ("signal_number", "keep"),
+    [(signal.SIGTERM, "best"), (signal.SIGUSR2, "best"), (signal.SIGINT, "best"), (signal.SIGTERM, "last")],
+)
+def test_stopped_and_resumed_is_bit_identical(tmp_path: Path, signal_number: signal.Signals, keep: str) -> None:
     """With dropout, whose random state is a function of seed and step."""
-    go(tmp_path / "whole", ToyTask(dropout=0.3))
+    expected = go(tmp_path / "whole", ToyTask(dropout=0.3), keep=keep)
     with pytest.raises(Preempted, match=r"step 5/9: saved; the same command resumes"):
-        go(tmp_path / "stopped", Stopping(5, signal_number, dropout=0.3))
+        go(tmp_path / "stopped", Stopping(5, signal_number, dropout=0.3), keep=keep)
     assert [row["step"] for row in lines(tmp_path / "stopped") if "loss" in row] == [1, 2, 3, 4, 5]
-    result = go(tmp_path / "stopped", ToyTask(dropout=0.3))
-    assert result["steps"] == 9
+    assert (tmp_path / "stopped" / "best").exists() == (keep == "best")
+    assert go(tmp_path / "stopped", ToyTask(dropout=0.3), keep=keep) == expected
+    assert expected["steps"] == 9
     whole, stopped = tmp_path / "whole", tmp_path / "stopped"
     assert (stopped / "metrics.jsonl").read_bytes() == (whole / "metrics.jsonl").read_bytes()
     for name in ("best/weights.safetensors", "checkpoints/step-000009/state-00000.safetensors"):

@@ -17,7 +17,7 @@ from lmrc.evaluation.plots.read_curves import CALIBRATION, METRICS, SWEEP
 from lmrc.evaluation.report import artifacts
 from lmrc.evaluation.report.document_browser import documents_html
 from lmrc.evaluation.report.page import Section, report_items_html, write_report
-from lmrc.evaluation.scored_run import PREDICTIONS, ScoredRun, read_scored_run
+from lmrc.evaluation.scored_run import PREDICTIONS, ScoredRun, name_in_tables, read_scored_run
 from lmrc.runs.run_folder import read_config
 
 PAGE = "report.html"
@@ -52,7 +52,11 @@ def report_runs(
         if not _has_results(folder) and runs_inside(folder, REPORTED):
             raise UserError(why_unscored(folder, REPORTED))
     runs_by_name = {name: read_scored_run(folder, facts, ign_variant) for name, folder in named.items()}
-    runs = [replace(run, name=name) for name, run in runs_by_name.items() if run is not None]
+    runs = [
+        replace(run, name=name_in_tables(name, read_config(named[name])))
+        for name, run in runs_by_name.items()
+        if run is not None
+    ]
     corpus_names = {folder: name for name, folder in distinct_names([Path(run.corpus) for run in runs]).items()}
     runs = [replace(run, corpus_name=corpus_names[Path(run.corpus).resolve()]) for run in runs]
     figures = list(artifacts.figure_items(runs, named))
@@ -85,6 +89,8 @@ def _has_results(folder: Path) -> bool:
 
 def _no_results(folder: Path) -> str:
     kind = kind_of(folder)
+    if kind is not None and kind.name == "propose":
+        return why_unscored(folder)
     return f"{folder} has neither predictions nor metrics yet" + (f" (it is {kind.description})" if kind else "")
 
 

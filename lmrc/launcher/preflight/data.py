@@ -39,7 +39,8 @@ class Inputs:
 
 
 def check_training_data(config: RcpConfig | RcConfig, inputs: Inputs) -> Iterator[Check]:
-    """Check that both corpora exist, have labels, and have the same relation set."""
+    """Check that both corpora exist and have labels, and the same relation set if the training learns relations."""
+    learns_relations = isinstance(config, RcConfig) or config.train.relation_weight > 0
     corpora = []
     for path in dict.fromkeys((config.data.train, config.data.dev)):
         corpus, check = inputs.corpus(path)
@@ -55,7 +56,7 @@ def check_training_data(config: RcpConfig | RcConfig, inputs: Inputs) -> Iterato
             )
         elif not corpus.manifest.relation_pairs:
             yield missing(f"{path}: no document has a pair with a relation", "give a corpus with labels")
-    if isinstance(config, RcConfig) and len({corpus.relations.sha256 for corpus in corpora}) > 1:
+    if learns_relations and len({corpus.relations.sha256 for corpus in corpora}) > 1:
         yield missing(
             f"{config.data.train} and {config.data.dev} have different relation sets",
             "build both with the same --relations",

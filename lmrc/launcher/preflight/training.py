@@ -19,6 +19,7 @@ from lmrc.launcher.preflight.data import Inputs, check_disk, check_schema, check
 from lmrc.launcher.preflight.hub import ModelLocation, find_model
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.rc.prompts.templates import PROMPTS
+from lmrc.rcp.metrics import metric_problem
 from lmrc.runs.run_folder import RunFolder
 from lmrc.training.backends.zero_config import read_zero_config
 from lmrc.training.trackers.base import missing_trackers
@@ -43,6 +44,8 @@ GPUS = {
 def check_rcp(config: RcpConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
     """Check a training of the candidate classifier."""
     yield from check_training_data(config, inputs)
+    if problem := metric_problem(config.train):
+        yield missing(problem)
     yield from _check_backend(config)
     location = find_model(config.model.encoder, "model.encoder", config.cluster)
     yield location.check

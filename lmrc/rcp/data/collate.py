@@ -53,8 +53,8 @@ class Pairs:
         first: entity a, [pairs].
         second: entity b, [pairs].
         distances: distance classes (`lmrc.rcp.data.features`), [pairs]; None if the model does not use them.
-        relations: gold relations of (a, b) and of (b, a), bool [2, pairs, relations]; None without an auxiliary
-            relation head.
+        relations: gold relations of (a, b) and of (b, a), bool [2, pairs, relations]; None in inference, and
+            without a relation head.
     """
 
     first: Tensor

@@ -39,7 +39,7 @@ LOSSES: dict[RcpLoss, LossFunction] = {"bce": binary_cross_entropy}
 
 
 def training_loss(outputs: Tensor, batch: Mapping[str, Any], options: RcpTraining) -> Tensor:
-    """Return the loss `train.loss` plus the weighted loss of the auxiliary relation head, summed over pairs.
+    """Return the loss `train.loss` plus the weighted loss of the relation head, summed over pairs.
 
     Args:
         outputs: outputs of the model, [pairs, outputs]. If the batch has "relations", the last column is the loss of

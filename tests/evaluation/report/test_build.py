@@ -70,6 +70,35 @@ def test_candidates_of_a_run_are_read(tmp_path: Path, caplog: pytest.LogCaptureF
     assert (scored.threshold, scored.rcp) == (0.3, tmp_path / "rcp" / "best")
 
 
+def test_encoder_alone_beside_a_run_of_classify(tmp_path: Path) -> None:
+    """Pairs that RCP did not propose are no error of the encoder alone, which names relations of any pair."""
+    propose = run_of(tmp_path, None, "propose")
+    config = {"corpus": str(tmp_path / "corpus"), "rcp": str(tmp_path / "rcp" / "best"), "threshold": "0.5"}
+    (propose / "config.yaml").write_text(yaml.safe_dump(config))
+    corpus = Corpus.open(tmp_path / "corpus")
+    write_candidates([(d.title, []) for d in corpus], propose / "candidates", corpus.fingerprint, 0.3)
+    classify = run_of(tmp_path, None, "classify", propose / "candidates")
+    alone, whole = report_runs([propose, classify], tmp_path / "out")
+    assert (alone.name, whole.name) == ("propose (encoder alone)", "classify")
+    assert read_scored_run(propose).name == alone.name  # type: ignore[union-attr]
+    assert alone.scores.all == whole.scores.all and len(alone.documents) == 4
+    assert (alone.candidates, alone.rcp) == (None, tmp_path / "rcp" / "best")
+    assert alone.proposed is None and whole.proposed is not None
+    header, *rows = cells(tmp_path / "out" / "tables" / "scores.csv")
+    assert header[1:] == ["propose (encoder alone)", "classify"]
+    assert next(row for row in rows if row[0] == "F1 of RCP")[1:] == ["-", "0.00"]
+    assert "propose (encoder alone)" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_run_of_propose_without_relation_head(tmp_path: Path) -> None:
+    run = run_of(tmp_path, None)
+    (run / "config.yaml").write_text(yaml.safe_dump({"corpus": str(tmp_path / "corpus"), "threshold": "0.5"}))
+    (run / "predictions.json").unlink()
+    (run / "DONE").write_text("{}")
+    with pytest.raises(UserError, match=r"nothing to report: .*has no relation head.*--train\.relation-weight 1"):
+        report_runs([run], tmp_path / "out")
+
+
 def test_moved_run_is_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Config with absolute paths of a run that was moved with its data, and with relative paths of an older run."""
     home = tmp_path / "home"

@@ -88,6 +88,11 @@ def test_threshold_without_a_curve(home: Path, tmp_path: Path) -> None:
     assert "has no calibration.json" in propose(home, rcp=tmp_path / "best", threshold="f1")[0]
 
 
+def test_relation_threshold_without_a_relation_head(home: Path) -> None:
+    (message,) = propose(home, relation_threshold=0.4)
+    assert "--relation-threshold has no effect" in message and "has no relation head" in message
+
+
 def test_adapter_that_does_not_fit_its_base(home: Path, tmp_path: Path) -> None:
     shutil.copytree(home / "rc" / "best", tmp_path / "bad")
     path = tmp_path / "bad" / "adapter_model.safetensors"

@@ -10,6 +10,7 @@ import pytest
 from lmrc.common.check import Check
 from lmrc.config.schema import RcConfig, RcpConfig
 from lmrc.corpus.corpus import write_corpus
+from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.preflight import training
@@ -95,6 +96,21 @@ def test_corpora_must_have_the_same_relations(data: Path, tmp_path: Path) -> Non
     assert "no document has a pair with a relation" in reasons(rc(data, data={"dev": other}))[0]
     missing = reasons(rc(data, data={"dev": tmp_path / "none"}))
     assert len(missing) == 1 and str(tmp_path / "none") in missing[0]
+
+
+def test_relation_head_needs_the_relations_of_dev(data: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    relations = RelationSet(synthetic.RELATIONS.ids[::-1], synthetic.RELATIONS.names[::-1])
+    write_corpus(synthetic.generate(2, 3), other, relations, "other.json", "0" * 64)
+    assert not reasons(rcp(data, data={"dev": other}))
+    (message,) = reasons(rcp(data, data={"dev": other}, train={"relation_weight": 1.0}))
+    assert "have different relation sets" in message
+
+
+def test_metric_of_the_relation_head_needs_a_head(data: Path) -> None:
+    (message,) = reasons(rcp(data, train={"metric": "relation_f1"}))
+    assert "train.metric is relation_f1" in message and "--train.relation-weight 1" in message
+    assert not reasons(rcp(data, train={"metric": "relation_f1", "relation_weight": 0.5}))
 
 
 def test_encoder_without_tokenizer_or_config(data: Path, tmp_path: Path) -> None:

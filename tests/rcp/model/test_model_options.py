@@ -1,4 +1,4 @@
-"""Model options beyond the paper: entity types, sentence distances and the auxiliary relation head."""
+"""Model options beyond the paper: entity types, sentence distances and the relation head."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Label
 from lmrc.rcp.data.collate import Batch
 from lmrc.rcp.data.tokenization import DocumentTokenizer
-from lmrc.rcp.model.model import RelationCandidateModel
+from lmrc.rcp.model.model import RelationCandidateModel, predicts_relations
 from lmrc.rcp.model.relation_head import relation_targets
 from tests.rcp import reference, tiny
 from tests.rcp.model.test_model import DOCUMENTS, KINDS, LONGEST, _Syncs
@@ -114,7 +114,8 @@ def test_losses_of_relations_one_pair_at_a_time(classifier: ClassifierKind) -> N
     model = build("bert", classifier, relations=True).double()
     documents = [labelled(DOCUMENTS[name]) for name in ("two windows", "single entity", "one window")]
     outputs = model(batch_of(model, "bert", documents, True))
-    assert torch.equal(outputs[:, :-1], model(batch_of(model, "bert", documents, False)))
+    logits = model(batch_of(model, "bert", documents, False))
+    assert torch.equal(outputs[:, :-1], logits[:, : -len(RELATIONS)])
     weights, expected = dict(model.state_dict()), []
     for document in documents:
         gold: dict[tuple[int, int], set[int]] = {}
@@ -125,6 +126,25 @@ def test_losses_of_relations_one_pair_at_a_time(classifier: ClassifierKind) -> N
             expected.append(reference.relation_loss(weights, z_s, z_o, gold.get(pair, set())))
     assert len(expected) == 20 + 12
     assert torch.allclose(outputs[:, -1], torch.tensor(expected, dtype=outputs.dtype), atol=1e-10)
+
+
+@pytest.mark.parametrize("classifier", CLASSIFIERS)
+@torch.no_grad()
+def test_logits_of_relations_one_pair_at_a_time(classifier: ClassifierKind) -> None:
+    model, plain = build("bert", classifier, relations=True).double(), build("bert", classifier).double()
+    documents = [DOCUMENTS[name] for name in ("two windows", "single entity", "one window")]
+    batch = batch_of(model, "bert", documents, False)
+    candidates, relations = model.split_outputs(model(batch))
+    weights = dict(model.state_dict())
+    pairs = [pair for document in documents for pair in reference_projections(model, "bert", document).values()]
+    expected = torch.tensor([reference.relation_logits(weights, *pair) for pair in pairs], dtype=torch.float64)
+    assert relations is not None and relations.shape == expected.shape == (20 + 12, len(RELATIONS))
+    assert expected.std(0).min() > 0.01
+    assert torch.allclose(relations, expected, atol=1e-10)
+    # The classifier does not depend on the head. A model without one has no such logits.
+    plain.load_state_dict({name: tensor for name, tensor in weights.items() if not name.startswith("relation_head.")})
+    alone, nothing = plain.split_outputs(plain(batch))
+    assert torch.equal(candidates, alone) and nothing is None
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
@@ -222,16 +242,20 @@ def test_bf16_keeps_outputs_and_losses_in_float32() -> None:
 
 
 @pytest.mark.parametrize("classifier", CLASSIFIERS)
+@pytest.mark.parametrize("relations", [False, True])
 @torch.no_grad()
-def test_save_and_load(classifier: ClassifierKind, tmp_path: Path) -> None:
-    """Features are saved, the relation head is not."""
-    model = build("bert", classifier, relations=True)
+def test_save_and_load(classifier: ClassifierKind, relations: bool, tmp_path: Path) -> None:
+    """Features and relation head are saved bit for bit."""
+    model = build("bert", classifier, relations)
     model.save(tmp_path, tiny.tokenizer("bert"), dict(model.named_parameters()))
+    assert predicts_relations(tmp_path) == relations
     loaded, _ = RelationCandidateModel.load(tmp_path)
-    assert loaded.relation_head is None
+    assert loaded.relations == model.relations == (RELATIONS.ids if relations else ())
     assert (loaded.features.types, loaded.features.distance) == (TYPES, True)
-    own = {name for name, _ in model.named_parameters() if "relation_head" not in name}
-    assert {name for name, _ in loaded.named_parameters()} == own
+    expected, actual = model.state_dict(), loaded.state_dict()
+    assert sum(name.startswith("relation_head.") for name in actual) == (6 if relations else 0)
+    assert actual.keys() == expected.keys()
+    assert all(torch.equal(actual[name], tensor) for name, tensor in expected.items())
     documents = list(DOCUMENTS.values())
     batch = batch_of(model, "bert", documents, False)
     assert torch.equal(loaded(batch_of(loaded, "bert", documents, False)), model(batch))
@@ -245,7 +269,8 @@ def test_load_model_saved_without_feature_options(tmp_path: Path) -> None:
     config["relation_candidate_proposal"] = {"max_length": 80, "classifier": "bilinear"}
     file.write_text(json.dumps(config))
     loaded, _ = RelationCandidateModel.load(tmp_path)
-    assert (loaded.features.types, loaded.features.distance) == ((), False)
+    assert (loaded.features.types, loaded.features.distance, loaded.relations) == ((), False, ())
+    assert not predicts_relations(tmp_path)
     with torch.no_grad():
         batch = batch_of(model, "bert", [DOCUMENTS["one window"]], False)
         assert "types" not in batch

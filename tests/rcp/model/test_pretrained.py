@@ -79,6 +79,46 @@ def test_other_classifier_is_new_and_the_reason_logged(
     assert f"classifier tensors are not ({why}): the classifier is new" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("relations", "options", "loaded"),
+    [
+        (("P17", "P131"), {}, True),
+        (("P131", "P17"), {}, False),
+        (("P17", "P131", "P27"), {}, False),
+        (("P17", "P131"), {"classifier": "grouped"}, False),
+    ],
+)
+def test_relation_head_continues_if_the_relations_are_the_same(
+    relations: tuple[str, ...],
+    options: dict[str, Any],
+    loaded: bool,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    before = trained(tmp_path, relations=("P17", "P131")).relation_head
+    caplog.clear()
+    model = start(tmp_path, relations=relations, **options)
+    assert before is not None and model.relation_head is not None
+    assert model.relations == relations
+    expected, actual = before.state_dict(), model.relation_head.state_dict()
+    assert len(expected) == 6
+    assert {torch.equal(actual[name], tensor) for name, tensor in expected.items()} == {loaded}
+    assert f"; the relation head is {'loaded too' if loaded else 'new'}" in caplog.text
+
+
+@pytest.mark.parametrize(("old", "new"), [((), ("P17",)), (("P17",), ())])
+def test_relation_head_in_one_of_two_models(
+    old: tuple[str, ...], new: tuple[str, ...], tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    before = trained(tmp_path, relations=old)
+    caplog.clear()
+    model = start(tmp_path, relations=new)
+    expected = before.classifier.state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.classifier.state_dict().items())
+    assert ("the relation head is new" in caplog.text) == bool(new)
+    assert (model.relation_head is not None) == bool(new)
+
+
 def test_damaged_rcp_model_is_rejected(tmp_path: Path) -> None:
     trained(tmp_path)
     weights = load_file(tmp_path / "model.safetensors")

@@ -1,0 +1,122 @@
+"""Folds of a corpus for cross-fitting: every document is scored by a model that was not trained on it.
+
+`split_corpus` writes the corpora of each fold. `join_candidates` puts the candidates of the held-out parts together.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from lmrc.common.errors import CorpusError, UserError
+from lmrc.corpus.candidates import Candidate, Candidates, CandidatesManifest, write_candidates
+from lmrc.corpus.corpus import Corpus, Manifest, write_corpus
+from lmrc.corpus.shards import ShardFolder, check_new_folder
+
+TRAIN, HELD_OUT = "train", "held-out"
+
+
+def split_corpus(corpus: Corpus, folds: int, out: Path) -> list[tuple[Manifest, Manifest]]:
+    """Write the corpora `out`/FOLD/train and `out`/FOLD/held-out of each fold, or nothing on any failure.
+
+    Document i is held out in fold i % folds. The relation set is that of the corpus.
+
+    Args:
+        corpus: the whole corpus.
+        folds: number of folds.
+        out: a new folder.
+
+    Returns:
+        The manifests of train and held-out, for each fold.
+
+    Raises:
+        UserError: there are fewer than two folds, fewer documents than folds, or `out` exists or cannot be written.
+    """
+    if not 2 <= folds <= len(corpus):
+        raise UserError(
+            f"cannot split the {len(corpus):,} documents of {corpus.folder} into {folds} folds: give 2 to {len(corpus)}"
+        )
+    check_new_folder(out)
+    folder = Path(out).absolute()
+    temporary = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex[:12]}")
+
+    def write(fold: int, is_held_out: bool) -> Manifest:
+        indices = (index for index in range(len(corpus)) if (index % folds == fold) == is_held_out)
+        return write_corpus(
+            (corpus[index] for index in indices),
+            temporary / str(fold) / (HELD_OUT if is_held_out else TRAIN),
+            corpus.relations,
+            f"{corpus.manifest.source}, {'' if is_held_out else 'without '}fold {fold} of {folds}",
+            corpus.manifest.source_sha256,
+            corpus.manifest.docs_per_shard,
+        )
+
+    try:
+        manifests = [(write(fold, False), write(fold, True)) for fold in range(folds)]
+        try:
+            temporary.rename(folder)
+        except OSError as error:
+            raise UserError(f"{out}: cannot be written ({error.strerror}); choose another folder") from None
+    except BaseException:
+        shutil.rmtree(temporary, ignore_errors=True)
+        raise
+    return manifests
+
+
+def join_candidates(folders: Sequence[Path], corpus: Corpus, out: Path) -> CandidatesManifest:
+    """Join the candidates of the held-out parts of a corpus to the candidates of the whole corpus.
+
+    The threshold of the result is the largest of the parts: the candidates of all documents are complete from there.
+
+    Args:
+        folders: candidates folders, which together hold each document of the corpus once, by its title.
+        corpus: the whole corpus.
+        out: a new folder.
+
+    Raises:
+        CorpusError: a folder is no candidates folder, a document is missing, occurs twice or is not of the corpus, or
+            it has other entities than in the corpus.
+        UserError: `out` exists, or cannot be written.
+    """
+    parts = [Candidates.open(folder) for folder in folders]
+    located: dict[str, tuple[Candidates, int]] = {}
+    for part in parts:
+        for index, title in enumerate(_titles(part)):
+            other, _ = located.setdefault(title, (part, index))
+            if located[title] != (part, index):
+                raise CorpusError(
+                    f"{part.folder}: the document {title!r} occurs in {other.folder} too: give candidates in which "
+                    "each document was held out once"
+                )
+    titles = list(_titles(corpus))
+    if missing := [title for title in titles if title not in located]:
+        raise CorpusError(
+            f"{', '.join(map(str, folders))}: {len(missing):,} of the {len(corpus):,} documents in {corpus.folder} "
+            f"have no candidates, such as {missing[0]!r}: give the candidates of all folds"
+        )
+    if unknown := sorted(located.keys() - set(titles)):
+        raise CorpusError(
+            f"{located[unknown[0]][0].folder}: {len(unknown):,} documents are not in {corpus.folder}, such as "
+            f"{unknown[0]!r}: give the corpus that was split"
+        )
+
+    def rows() -> Iterator[tuple[str, tuple[Candidate, ...]]]:
+        for document in corpus:
+            part, index = located[document.title]
+            candidates = part[index]
+            if any(max(candidate.head, candidate.tail) >= len(document.entities) for candidate in candidates):
+                raise CorpusError(
+                    f"{part.folder}: a candidate of {document.title!r} is beyond its {len(document.entities)} entities "
+                    f"in {corpus.folder}: give the corpus that was split"
+                )
+            yield document.title, candidates
+
+    threshold = max(part.threshold for part in parts)
+    return write_candidates(rows(), out, corpus.fingerprint, threshold, corpus.manifest.docs_per_shard)
+
+
+def _titles(folder: ShardFolder) -> Iterator[str]:
+    """Yield the title of each document, without reading the rest."""
+    return (title for batch in folder.batches() for title in batch.column("title").to_pylist())
