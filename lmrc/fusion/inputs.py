@@ -17,6 +17,8 @@ from lmrc.fusion.fit import FOLDS, Labeled
 # A fit on fewer documents, or with fewer correct questions, would be noise.
 MIN_DOCUMENTS = 4 * FOLDS
 MIN_POSITIVES = 50
+# File of a run of classify with the scores of all questions.
+SCORES = "scores-of-all.json"
 
 logger = logging.getLogger(__name__)
 

@@ -110,3 +110,29 @@ def _at_most(errors: int, triples: int, rate: float) -> float:
     logs = triples * log(1.0 - rate) + np.concatenate([[0.0], np.cumsum(ratios)])
     top = float(logs.max())
     return min(1.0, exp(top) * float(np.exp(logs - top).sum()))
+
+
+def share_of_misses(
+    probabilities: Floats, correct: Bools, document: Ints, targets: Sequence[float], splits: int, seed: int = 66
+) -> dict[float, str]:
+    """Return, for each precision, how often a threshold from random halves of the documents misses it on the others.
+
+    The precision on the other half varies too, so that a share somewhat above `DELTA` is no fault.
+
+    Returns:
+        "misses/splits with a threshold" by precision.
+    """
+    count = int(document.max()) + 1
+    draw = np.random.default_rng(seed)
+    missed, held = dict.fromkeys(targets, 0), dict.fromkeys(targets, 0)
+    for _ in range(splits):
+        chosen = np.zeros(count, dtype=np.bool_)
+        chosen[draw.permutation(count)[: count // 2]] = True
+        inside = chosen[document]
+        for target, threshold in certified_thresholds(
+            probabilities[inside], correct[inside], document[inside], targets
+        ):
+            predicted = (probabilities >= threshold) & ~inside
+            held[target] += 1
+            missed[target] += bool(predicted.any()) and float(correct[predicted].mean()) < target
+    return {target: f"{missed[target]}/{held[target]}" for target in targets}
