@@ -31,6 +31,7 @@ RcpLoss = Literal["bce"]
 RcMetric = Literal["loss", "token_accuracy"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
+System = Literal["rc", "encoder", "fused"]
 
 # Tables 6 and 7.
 PAPER_BATCH = 4
@@ -402,6 +403,22 @@ class ClassifyConfig(Options):
         Path("runs/rc/best"), description="folder with the trained adapter; none: base without an adapter"
     )
     base: str = Field("", description="LM without an adapter; with a server, the tokenizer that counts tokens")
+    system: System = Field(
+        "rc",
+        description="rc: the answers of the LM; encoder: the relation head of RCP, without an LM; fused: a calibrated "
+        "sum of P(pair), relation head and LM, which needs fusion",
+    )
+    fusion: Path | None = Field(
+        None,
+        description="fusion.json written by lmrc fusion fit; none: with system encoder, the relation head's own "
+        "probability",
+    )
+    precision: Share | None = Field(
+        None, description="predict with the threshold that holds this precision; none: the threshold with the best F1"
+    )
+    ask: Literal["band", "all"] = Field(
+        "band", description="candidates that the LM is asked about in system fused; band: those it could change; all"
+    )
     prompt: PromptOptions = PromptOptions()
     few_shot: FewShotOptions = FewShotOptions()
     documents: Count | None = Field(None, description="classify only this many documents, from the first; none: all")
@@ -409,6 +426,11 @@ class ClassifyConfig(Options):
     server: ServerOptions = ServerOptions()
     work: WorkOptions = WorkOptions()
     cluster: ClusterOptions = ClusterOptions()
+
+    @property
+    def asks_lm(self) -> bool:
+        """Return True if an LM is loaded: in every system but encoder."""
+        return self.system != "encoder"
 
 
 class ExtractConfig(Options):

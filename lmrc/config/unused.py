@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lmrc.common.errors import ConfigError
-from lmrc.config.schema import ClassifyConfig, DemoConfig, ExtractConfig, Options, PipelineConfig
+from lmrc.config.schema import ClassifyConfig, DecodeOptions, DemoConfig, ExtractConfig, Options, PipelineConfig
 
 # Options of the stages that the demo sets itself. A name that ends in "." is a whole section.
 SET_BY_DEMO = (
@@ -42,7 +42,9 @@ def without_effect(config: Options) -> dict[str, str]:
 
 
 def _unread_by_classify(config: ClassifyConfig) -> dict[str, str]:
-    decode, unread = config.decode, {}
+    decode, unread = config.decode, _unread_by_system(config)
+    if not config.asks_lm:
+        return unread
     if decode.mode != "score":
         unread["decode.threshold"] = _read_only_with("score", "decode.mode", decode.mode)
     if decode.mode != "free":
@@ -57,6 +59,26 @@ def _unread_by_classify(config: ClassifyConfig) -> dict[str, str]:
     if config.rc is not None:
         unread["base"] = f"the adapter {config.rc} names its base; give --rc none for an LM without an adapter"
     return unread
+
+
+def _unread_by_system(config: ClassifyConfig) -> dict[str, str]:
+    """Return the options without effect because of the system."""
+    unread = {}
+    if config.system != "fused":
+        unread["ask"] = _read_only_with("fused", "system", config.system)
+    if config.system == "rc":
+        needed = _read_only_with("encoder or fused", "system", config.system)
+        unread |= dict.fromkeys(("fusion", "precision"), needed)
+        return unread
+    if config.fusion is None:
+        unread["precision"] = "it is read only with a fusion, which holds the thresholds"
+    if config.system == "fused":
+        unread["decode.threshold"] = "the fusion holds the threshold; give --precision to choose another"
+        return unread
+    lm = ("rc", "base", "prompt.", "few_shot.", "server.")
+    unread |= dict.fromkeys(lm, "system encoder asks no LM")
+    names = (f"decode.{name}" for name in DecodeOptions.model_fields if config.fusion or name != "threshold")
+    return unread | dict.fromkeys(names, "system encoder asks no LM")
 
 
 def _read_only_with(needed: str, option: str, chosen: str) -> str:

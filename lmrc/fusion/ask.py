@@ -100,13 +100,13 @@ def cheapest_band(points: Sequence[Point], max_loss: float) -> Point:
 
 
 def curve(held: Held, band: tuple[float, float], center: float) -> list[Point]:
-    """Return F1 over the pairs asked, for bands that grow in equal steps of log-odds from `center` to `band`.
+    """Return F1 over the pairs asked, for bands that grow from `center` to `band`, in log-odds and in growing steps.
 
     Only the LM's answers in `band` are read.
     """
     start, low, high = log_odds(np.array([center, *band])).tolist()
     points = []
-    for part in np.linspace(0.0, 1.0, POINTS).tolist():
+    for part in (np.linspace(0.0, 1.0, POINTS) ** 2).tolist():
         if part == 1.0:
             bounds = band
         else:
