@@ -15,18 +15,17 @@ from lmrc.common.files import sha256_of
 from lmrc.config.schema import ClassifyConfig
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.types import Triple
 from lmrc.fusion.ask import Held, curve
-from lmrc.fusion.evidence import Bools, Evidence, Floats, Question, probability
 from lmrc.fusion.inputs import check_relations, encoder_evidence, gold_questions
-from lmrc.fusion.model import Asked, EncoderWeights, Fusion
+from lmrc.fusion.model import Asked, Fusion
 from lmrc.fusion.reliability import reliability
+from lmrc.fusion.scorer import Scorer
 from lmrc.rc.prompts.templates import Pair
 
 # Files of a run whose corpus has labels, for the report.
 RELIABILITY = "reliability.json"
 CURVE = "fusion-curve.json"
-# The relation head's own log-odds, if there is no fusion.
-RELATION_HEAD = EncoderWeights(bias=0.0, pair=0.0, relation=1.0)
 
 
 class FusedScores:
@@ -55,14 +54,12 @@ class FusedScores:
                 raise ConfigError(
                     "system fused needs the weights of a fusion: give --fusion, the file of lmrc fusion fit"
                 )
-            self._encoder = RELATION_HEAD
             self.threshold = config.decode.threshold
         else:
-            self._fusion.check_relations(corpus.relations)
-            self._encoder = self._fusion.without_lm
             self.threshold = self._fusion.threshold(self._asked, config.precision)
         if config.system == "fused" and config.decode.mode != "score":
             raise ConfigError("system fused needs the LM's probability of each relation: give --decode.mode score")
+        self._scorer = Scorer(self._fusion, self._asked, corpus.relations)
         self.identity = {
             "system": config.system,
             "fusion": None if config.fusion is None else sha256_of(config.fusion),
@@ -72,11 +69,7 @@ class FusedScores:
 
     def pairs(self, document: int) -> list[Pair]:
         """Return the pairs of a document that the LM is asked about, in the order of the candidates."""
-        if self._asked == "none":
-            return []
-        proposed = self._candidates[document]
-        chosen = self._asked_pairs(Evidence.of([(document, proposed)], self._corpus.relations))
-        return [(pair.head, pair.tail) for pair, asked in zip(proposed, chosen, strict=True) if asked]
+        return [] if self._asked == "none" else self._scorer.pairs(self._candidates[document])
 
     def triples(self, document: int, answers: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
         """Return all questions of a document as triples with their probabilities.
@@ -84,19 +77,9 @@ class FusedScores:
         Args:
             answers: triples with the LM's scores; those that are no question are ignored.
         """
-        evidence = Evidence.of([(document, self._candidates[document])], self._corpus.relations)
-        if self._fusion is None or self._asked == "none":
-            probabilities = self._without_lm(evidence)
-        else:
-            scores = {
-                Question(document, answer["head"], answer["tail"], answer["relation"]): answer["score"]
-                for answer in answers
-            }
-            probabilities = self._fusion.probabilities(evidence.with_lm(scores, self._asked_pairs(evidence)))
-        return [
-            {"head": question.head, "tail": question.tail, "relation": question.relation, "score": score}
-            for question, score in zip(evidence.questions(), probabilities.tolist(), strict=True)
-        ]
+        scores = {Triple(answer["head"], answer["tail"], answer["relation"]): answer["score"] for answer in answers}
+        scored = self._scorer.triples(self._candidates[document], scores)
+        return [{**triple._asdict(), "score": score} for triple, score in scored]
 
     def proposed(self, documents: int) -> int:
         """Return the number of candidates of the first documents."""
@@ -119,18 +102,8 @@ class FusedScores:
         write_atomically(folder / RELIABILITY, json.dumps(content) + "\n")
         if self._fusion is None or self._asked == "none":
             return
-        held = Held(evidence, with_lm, self._without_lm(evidence), correct, len(gold), self.threshold)
+        held = Held(evidence, with_lm, self._scorer.without_lm(evidence), correct, len(gold), self.threshold)
         band = self._fusion.band if self._asked == "band" else (0.0, 1.0)
         points = [point._asdict() for point in curve(held, band, self._fusion.threshold("all"))]
         content = {"tokens_per_question": self._fusion.tokens_per_question, "curve": points}
         write_atomically(folder / CURVE, json.dumps(content) + "\n")
-
-    def _asked_pairs(self, evidence: Evidence) -> Bools:
-        """Return True for each pair that the LM is asked about: those in the band, or all with a question, [pairs]."""
-        assert self._fusion is not None
-        if self._asked == "band":
-            return self._fusion.in_band(evidence)
-        return np.bincount(evidence.pair, minlength=evidence.pairs) > 0
-
-    def _without_lm(self, evidence: Evidence) -> Floats:
-        return probability(self._encoder.log_odds(evidence))
