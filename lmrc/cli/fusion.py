@@ -73,7 +73,7 @@ def fit(
     candidates = Candidates.open(folder)
     candidates.check(documents)
     count = check_answers(answers, candidates, documents)
-    labeled = read_labeled(candidates, answers / SCORES, documents, count)
+    labeled = read_labeled(candidates, answers / SCORES, documents, count, _unscored(answers))
     found = fit_fusion(labeled, documents.fingerprint, documents.relations.sha256, max_loss, tokens_per_question)
     found.fusion.save(out)
     click.echo(format_fit(found))
@@ -112,6 +112,19 @@ def check_answers(run: Path, candidates: Candidates, corpus: Corpus) -> int:
         if other not in (None, fingerprint):
             raise RunError(f"{run} classified other {option} ({config[option]}) than {opened.folder}: give the same")
     return min(config.get("documents") or len(corpus), len(corpus))
+
+
+def _unscored(run: Path) -> float | None:
+    """Return the probability of a question without a score in a run; None: its LM was not asked this question."""
+    from lmrc.config.schema import PromptOptions
+    from lmrc.rc.fused import unscored
+    from lmrc.rc.model.adapter_metadata import AdapterMetadata
+    from lmrc.runs.run_folder import read_config
+
+    config = read_config(run)
+    if config.get("rc") is None:
+        return unscored(PromptOptions.model_validate(config.get("prompt", {})))
+    return unscored(AdapterMetadata.read(Path(config["rc"])).prompt)
 
 
 def _fingerprint(option: str, config: dict[str, Any]) -> str | None:

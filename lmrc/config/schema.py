@@ -22,7 +22,7 @@ ResolvedPrecision = Literal["fp32", "bf16"]
 Precision = Literal["auto", "fp32", "bf16"]
 ClassifierKind = Literal["bilinear", "grouped"]
 Quantization = Literal["8bit", "4bit"]
-PromptKind = Literal["rc", "direct", "rcp-llm"]
+PromptKind = Literal["rc", "direct", "rcp-llm", "verify"]
 PromptTemplate = Literal["llama2", "chat"]
 Truncation = Literal["sentences"]
 RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "relation_f1", "loss"]
@@ -262,9 +262,13 @@ class LoraOptions(Options):
 
 
 class PromptOptions(Options):
-    """The prompt: table 12 (`rc`, pairs with a relation) or table 11 (`direct`, all pairs, None is an answer)."""
+    """The prompt: table 12 (`rc`, pairs with a relation), table 11 (`direct`, all pairs or None), or another one."""
 
-    kind: PromptKind = Field("rc", description="rc: table 12; direct: table 11; rcp-llm: answer Yes or No, for table 5")
+    kind: PromptKind = Field(
+        "rc",
+        description="rc: table 12; direct: table 11; rcp-llm: answer Yes or No, for table 5; verify: Yes or No for "
+        "each relation that the encoder finds possible",
+    )
     template: PromptTemplate | None = Field(
         None, description="none: the plain prompt; llama2: inside [INST]; chat: the tokenizer's chat template"
     )
@@ -277,6 +281,24 @@ class PromptOptions(Options):
         description="how to shorten a document that does not fit with one pair; none: raise an error; sentences: drop "
         "sentences that mention neither entity, farthest first",
     )
+    entity_types: bool = Field(False, description="verify: add the entity type to each name that is asked about")
+    relations_per_pair: Count = Field(
+        5, description="verify: maximum number of relations to ask about per pair, the most probable ones"
+    )
+    min_relation_probability: Share = Field(
+        0.03, description="verify: least probability by the relation head of a relation that is asked about"
+    )
+
+
+class RcData(TrainingData):
+    """Corpora of RC, and the candidates that prompt.kind verify asks about."""
+
+    train_candidates: Path | None = Field(
+        None,
+        description="candidates of the training corpus, proposed by models that were not trained on their documents "
+        "(lmrc data split); only for prompt.kind verify",
+    )
+    dev_candidates: Path | None = Field(None, description="candidates of the dev corpus; only for prompt.kind verify")
 
 
 class RcTraining(Training):
@@ -305,7 +327,7 @@ class RcConfig(Options):
     """Options of launch/rc.py, which fine-tunes the LM with LoRA."""
 
     run: RunOptions = RunOptions()
-    data: TrainingData = TrainingData()
+    data: RcData = RcData()
     model: RcModelOptions = RcModelOptions()
     lora: LoraOptions = LoraOptions()
     prompt: PromptOptions = PromptOptions()

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from lmrc.common.errors import ConfigError
-from lmrc.config.schema import ClassifyConfig, DecodeOptions, DemoConfig, ExtractConfig, Options, PipelineConfig
+from lmrc.config.schema import (
+    ClassifyConfig,
+    DecodeOptions,
+    DemoConfig,
+    ExtractConfig,
+    Options,
+    PipelineConfig,
+    RcConfig,
+)
 
 # Options of the stages that the demo sets itself. A name that ends in "." is a whole section.
 SET_BY_DEMO = (
@@ -13,6 +21,8 @@ SET_BY_DEMO = (
     *("rcp.data.", "rc.data.", "propose.corpus", "propose.rcp"),
     *("classify.corpus", "classify.candidates", "classify.rc"),
 )
+# Options of the prompt that only kind verify reads.
+VERIFY_OPTIONS = ("entity_types", "relations_per_pair", "min_relation_probability")
 # The pipeline reads configs/rcp and configs/rc, which contain `data`, so that section is allowed.
 SET_BY_PIPELINE = tuple(name for name in SET_BY_DEMO if name.startswith(("propose.", "classify.")))
 
@@ -24,6 +34,8 @@ def without_effect(config: Options) -> dict[str, str]:
     """
     if isinstance(config, ClassifyConfig):
         return _unread_by_classify(config)
+    if isinstance(config, RcConfig):
+        return _unread_by_rc(config)
     if isinstance(config, ExtractConfig):
         return {} if config.mode == "score" else {"relation_threshold": _read_only_with("score", "mode", config.mode)}
     if isinstance(config, (DemoConfig, PipelineConfig)):
@@ -33,12 +45,21 @@ def without_effect(config: Options) -> dict[str, str]:
             name: f"the {command} sets it" for name in names if not (command == "pipeline" and ".cluster." in name)
         }
         unread |= {f"classify.{name}": why for name, why in without_effect(config.classify).items()}
+        unread |= {f"rc.{name}": why for name, why in without_effect(config.rc).items()}
         prompt = config.classify.prompt
         for name in prompt.model_fields_set - {"truncate"}:
             if getattr(prompt, name) != getattr(config.rc.prompt, name):
                 unread[f"classify.prompt.{name}"] = "inference uses the prompt of the training; set it in rc.prompt"
         return unread
     return {}
+
+
+def _unread_by_rc(config: RcConfig) -> dict[str, str]:
+    kind = config.prompt.kind
+    if kind == "verify":
+        return {}
+    names = ("data.train_candidates", "data.dev_candidates", *(f"prompt.{name}" for name in VERIFY_OPTIONS))
+    return dict.fromkeys(names, _read_only_with("verify", "prompt.kind", kind))
 
 
 def _unread_by_classify(config: ClassifyConfig) -> dict[str, str]:

@@ -39,6 +39,7 @@ class Held:
         with_lm: probability with the LM; only read for pairs that it is asked about, [questions].
         without_lm: probability without the LM, [questions].
         correct: True if the triple is gold, [questions].
+        asks: True if the LM is asked this question if it is asked about its pair, [questions].
         gold: number of gold triples, including those that are no question.
         threshold: least probability of a triple.
     """
@@ -47,6 +48,7 @@ class Held:
     with_lm: Floats
     without_lm: Floats
     correct: Bools
+    asks: Bools
     gold: int
     threshold: float
 
@@ -88,7 +90,7 @@ class Held:
             parts = [np.bincount(pair[part], minlength=pairs) for part in (predicted & self.correct, predicted)]
             return np.array(parts, dtype=np.float64)
 
-        questions = np.bincount(pair, minlength=pairs).astype(np.float64)
+        questions = np.bincount(pair[self.asks], minlength=pairs).astype(np.float64)
         return per_pair(self.with_lm), per_pair(self.without_lm), questions
 
 

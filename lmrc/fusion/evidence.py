@@ -21,7 +21,7 @@ Ints = NDArray[np.int32]
 
 # Probabilities are clipped to [LEAST, 1 - LEAST], so that their log-odds are finite.
 LEAST = 1e-6
-# Probability of a question that the LM was asked about, but that has no score: mode score drops those below it.
+# Probability of a question without a score, if the LM was asked about all relations: mode score drops those below it.
 UNSCORED = 0.01
 
 
@@ -47,7 +47,7 @@ class Evidence:
         pair: index of the pair among all proposed pairs, ascending, [questions].
         pair_logit: log-odds of P(pair) by RCP, [questions].
         relation_logit: log-odds by the relation head, [questions].
-        lm_logit: log-odds by the LM; NaN if it was not asked, [questions].
+        lm_logit: log-odds by the LM; NaN if it was not asked this question, [questions].
         pairs: number of proposed pairs, including those without a question.
     """
 
@@ -97,15 +97,17 @@ class Evidence:
             pairs,
         )
 
-    def with_lm(self, probabilities: Mapping[Question, float], asked: Bools) -> Evidence:
-        """Return the evidence with the LM's log-odds of all questions of the pairs that it was asked about.
+    def with_lm(self, probabilities: Mapping[Question, float], asked: Bools, unscored: float | None) -> Evidence:
+        """Return the evidence with the LM's log-odds of the questions about the pairs that it was asked about.
 
         Args:
-            probabilities: the LM's probability of each question; an asked question without one gets `UNSCORED`.
+            probabilities: the LM's probability of each question.
             asked: True if the LM was asked about the pair, [pairs].
+            unscored: probability of a question about an asked pair that has no other; None: it was not asked.
         """
         is_asked = asked[self.pair]
-        scores = [probabilities.get(question, UNSCORED) for question in self.questions(is_asked)]
+        missing = np.nan if unscored is None else unscored
+        scores = [probabilities.get(question, missing) for question in self.questions(is_asked)]
         lm_logit = np.full(len(self), np.nan)
         lm_logit[is_asked] = log_odds(np.array(scores, dtype=np.float64))
         return replace(self, lm_logit=lm_logit)

@@ -31,7 +31,7 @@ class Labeled:
     """Questions of held-out documents with their answers.
 
     Attributes:
-        evidence: the questions; the LM was asked about all of them.
+        evidence: the questions; the LM was asked about all pairs.
         correct: True if the triple is gold, [questions].
         documents: number of documents.
         gold: number of gold triples, including those that are no question.
@@ -91,15 +91,16 @@ def fit(
     """
     evidence, correct, gold = labeled.evidence, labeled.correct, labeled.gold
     with_lm, without_lm = cross_fitted(labeled)
+    asks = ~np.isnan(evidence.lm_logit)
     alone = {
         "RCP's relation head": probability(evidence.relation_logit),
-        "LM": probability(evidence.lm_logit),
+        "LM": np.where(asks, probability(evidence.lm_logit), 0.0),
         "encoder": without_lm,
         "fused": with_lm,
     }
     estimates = [_estimate(name, probabilities, labeled) for name, probabilities in alone.items()]
     threshold = estimates[-1].threshold
-    held = Held(evidence, with_lm, without_lm, correct, gold, threshold)
+    held = Held(evidence, with_lm, without_lm, correct, asks, gold, threshold)
     band = cheapest_band(held.bands(), max_loss)
     bounds = (band.low, band.high)
     mixed = np.where(pairs_in_band(without_lm, evidence, bounds)[evidence.pair], with_lm, without_lm)
@@ -157,8 +158,10 @@ def cross_fitted(labeled: Labeled) -> tuple[Floats, Floats]:
         inside = fold == number
         others, answers = evidence.part(~inside), correct[~inside]
         part = evidence.part(inside)
-        with_lm[inside] = probability(_lm_weights(others, answers).log_odds(part))
-        without_lm[inside] = probability(_encoder_weights(others, answers).log_odds(part))
+        encoder = _encoder_weights(others, answers).log_odds(part)
+        fused = _lm_weights(others, answers).log_odds(part)
+        without_lm[inside] = probability(encoder)
+        with_lm[inside] = probability(np.where(np.isnan(fused), encoder, fused))
     return with_lm, without_lm
 
 
@@ -168,6 +171,9 @@ def _encoder_weights(evidence: Evidence, correct: Bools) -> EncoderWeights:
 
 
 def _lm_weights(evidence: Evidence, correct: Bools) -> LmWeights:
+    """Return the weights of the questions that the LM was asked."""
+    asked = ~np.isnan(evidence.lm_logit)
+    evidence, correct = evidence.part(asked), correct[asked]
     bias, pair, relation, lm = logistic_regression(
         [evidence.pair_logit, evidence.relation_logit, evidence.lm_logit], correct
     )

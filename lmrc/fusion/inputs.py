@@ -11,7 +11,7 @@ from lmrc.common.errors import UserError
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.predictions import Predictions
-from lmrc.fusion.evidence import UNSCORED, Evidence, Question
+from lmrc.fusion.evidence import Evidence, Question
 from lmrc.fusion.fit import FOLDS, Labeled
 
 # A fit on fewer documents, or with fewer correct questions, would be noise.
@@ -46,11 +46,14 @@ def check_relations(candidates: Candidates) -> None:
         )
 
 
-def read_labeled(candidates: Candidates, scores: Path, corpus: Corpus, documents: int) -> Labeled:
+def read_labeled(
+    candidates: Candidates, scores: Path, corpus: Corpus, documents: int, unscored: float | None = None
+) -> Labeled:
     """Return the questions about the first documents of a corpus, with the LM's scores and the gold answers.
 
     Args:
         scores: file of the LM's scores; the LM was asked about all candidates.
+        unscored: probability of a question without a score; None: the LM was not asked this question.
 
     Raises:
         UserError: a document has no labels, the scores are not those of the candidates, or there are too few documents
@@ -65,17 +68,19 @@ def read_labeled(candidates: Candidates, scores: Path, corpus: Corpus, documents
     _check_pairs(probabilities, candidates, documents, scores)
     without = sum(question not in probabilities for question in questions)
     if without:
-        logger.info(f"{scores}: {without:,} of {len(questions):,} questions have no score; they count as {UNSCORED}")
+        meaning = "the LM was not asked them" if unscored is None else f"they count as {unscored:g}"
+        logger.info(f"{scores}: {without:,} of {len(questions):,} questions have no score: {meaning}")
     correct = np.array([question in gold for question in questions], dtype=np.bool_)
     if documents < MIN_DOCUMENTS:
         raise UserError(f"{documents} documents are too few to fit a fusion: give at least {MIN_DOCUMENTS}")
-    if correct.sum() < MIN_POSITIVES:
+    evidence = evidence.with_lm(probabilities, np.ones(evidence.pairs, dtype=np.bool_), unscored)
+    positives = int((correct & ~np.isnan(evidence.lm_logit)).sum())
+    if positives < MIN_POSITIVES:
         raise UserError(
-            f"only {correct.sum()} questions are correct triples, too few to fit a fusion: give more documents "
+            f"only {positives} questions to the LM are correct triples, too few to fit a fusion: give more documents "
             f"or candidates, so that at least {MIN_POSITIVES} are correct"
         )
-    asked = np.ones(evidence.pairs, dtype=np.bool_)
-    return Labeled(evidence.with_lm(probabilities, asked), correct, documents, len(gold))
+    return Labeled(evidence, correct, documents, len(gold))
 
 
 def gold_questions(corpus: Corpus, documents: int) -> set[Question]:

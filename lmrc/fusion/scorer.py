@@ -19,19 +19,22 @@ RELATION_HEAD = EncoderWeights(bias=0.0, pair=0.0, relation=1.0)
 class Scorer:
     """Scores the candidates of a document. Without a fusion, by the relation head alone."""
 
-    def __init__(self, fusion: Fusion | None, asked: Asked, relations: RelationSet) -> None:
+    def __init__(
+        self, fusion: Fusion | None, asked: Asked, relations: RelationSet, unscored: float | None = None
+    ) -> None:
         """Keep the arguments.
 
         Args:
             asked: the pairs that the LM is asked about; only with a fusion.
             relations: relation set of the documents.
+            unscored: the LM's probability of a question about an asked pair without a score; None: it was not asked.
 
         Raises:
             UserError: the fusion was fitted with another relation set.
         """
         if fusion is not None:
             fusion.check_relations(relations)
-        self._fusion, self._asked, self._relations = fusion, asked, relations
+        self._fusion, self._asked, self._relations, self._unscored = fusion, asked, relations, unscored
 
     def pairs(self, candidates: Sequence[Candidate]) -> list[tuple[int, int]]:
         """Return the pairs that the LM is asked about, in the order of the candidates."""
@@ -49,7 +52,7 @@ class Scorer:
             scores = self.without_lm(evidence)
         else:
             lm = {Question(0, *triple): score for triple, score in answers.items()}
-            scores = self._fusion.probabilities(evidence.with_lm(lm, self._are_asked(evidence)))
+            scores = self._fusion.probabilities(evidence.with_lm(lm, self._are_asked(evidence), self._unscored))
         triples = (Triple(*question[1:]) for question in evidence.questions())
         return list(zip(triples, scores.tolist(), strict=True))
 

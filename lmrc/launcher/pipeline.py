@@ -18,7 +18,15 @@ from lmrc.common.errors import ConfigError, RunError
 from lmrc.common.exit_codes import exit_status
 from lmrc.common.logging import set_up_logging, set_up_stage_logging
 from lmrc.config.loader import parse, split_flags, table
-from lmrc.config.schema import BuildConfig, ClusterOptions, PipelineConfig, RunOptions, ScoreConfig, TrainingData
+from lmrc.config.schema import (
+    BuildConfig,
+    ClusterOptions,
+    PipelineConfig,
+    RcData,
+    RunOptions,
+    ScoreConfig,
+    TrainingData,
+)
 from lmrc.launcher.batch import with_recorded_batch_size
 from lmrc.launcher.launch import ALIASES, PRESETS, launch, with_run_name
 from lmrc.launcher.plan import LaunchPlan, plan_launch
@@ -96,7 +104,6 @@ def steps(config: PipelineConfig) -> list[Step]:
     paths = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
     documents = {part: path for part, path in paths.items() if path.name.endswith(DOCUMENTS)}
     corpora = {part: home / "data" / part if part in documents else path for part, path in paths.items()}
-    data = TrainingData(train=corpora["train"], dev=corpora["dev"])
 
     def step(stage: Stage, options: StageConfig, *after: str, **inputs: Any) -> Step:
         own = config.cpu_job if stage.run else options.cluster
@@ -120,9 +127,9 @@ def steps(config: PipelineConfig) -> list[Step]:
     test, candidates = corpora["test"], home / PROPOSE.name / "candidates"
     return [
         *([step(BUILD, build)] if documents else []),
-        step(RCP, config.rcp, "build", data=data),
+        step(RCP, config.rcp, "build", data=TrainingData(train=corpora["train"], dev=corpora["dev"])),
         step(PROPOSE, config.propose, "build", "rcp", corpus=test, rcp=home / RCP.name / "best"),
-        step(RC, config.rc, "build", data=data),
+        step(RC, config.rc, "build", data=RcData(train=corpora["train"], dev=corpora["dev"])),
         step(
             CLASSIFY, config.classify, "propose", "rc", corpus=test, candidates=candidates, rc=home / RC.name / "best"
         ),

@@ -12,16 +12,18 @@ import numpy as np
 from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import ConfigError
 from lmrc.common.files import sha256_of
-from lmrc.config.schema import ClassifyConfig
+from lmrc.config.schema import ClassifyConfig, PromptOptions
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.types import Triple
 from lmrc.fusion.ask import Held, curve
+from lmrc.fusion.evidence import UNSCORED, Bools
 from lmrc.fusion.inputs import check_relations, encoder_evidence, gold_questions
 from lmrc.fusion.model import Asked, Fusion
 from lmrc.fusion.reliability import reliability
 from lmrc.fusion.scorer import Scorer
-from lmrc.rc.prompts.templates import Pair
+from lmrc.rc.prompts.questions import relations_to_ask
+from lmrc.rc.prompts.templates import PROMPTS, Pair
 
 # Files of a run whose corpus has labels, for the report.
 RELIABILITY = "reliability.json"
@@ -36,8 +38,13 @@ class FusedScores:
         identity: everything that the probabilities depend on besides corpus, candidates and LM, as JSON values.
     """
 
-    def __init__(self, config: ClassifyConfig, corpus: Corpus, candidates: Candidates | None) -> None:
+    def __init__(
+        self, config: ClassifyConfig, corpus: Corpus, candidates: Candidates | None, prompt: PromptOptions
+    ) -> None:
         """Check the options and read the fusion.
+
+        Args:
+            prompt: prompt of the LM, if it is asked.
 
         Raises:
             UserError: an option is missing or does not fit, the candidates have no relations, or the fusion is
@@ -59,7 +66,8 @@ class FusedScores:
             self.threshold = self._fusion.threshold(self._asked, config.precision)
         if config.system == "fused" and config.decode.mode != "score":
             raise ConfigError("system fused needs the LM's probability of each relation: give --decode.mode score")
-        self._scorer = Scorer(self._fusion, self._asked, corpus.relations)
+        self._prompt = prompt
+        self._scorer = Scorer(self._fusion, self._asked, corpus.relations, unscored(prompt))
         self.identity = {
             "system": config.system,
             "fusion": None if config.fusion is None else sha256_of(config.fusion),
@@ -102,8 +110,28 @@ class FusedScores:
         write_atomically(folder / RELIABILITY, json.dumps(content) + "\n")
         if self._fusion is None or self._asked == "none":
             return
-        held = Held(evidence, with_lm, self._scorer.without_lm(evidence), correct, len(gold), self.threshold)
+        without_lm = self._scorer.without_lm(evidence)
+        held = Held(evidence, with_lm, without_lm, correct, self._asks(documents), len(gold), self.threshold)
         band = self._fusion.band if self._asked == "band" else (0.0, 1.0)
         points = [point._asdict() for point in curve(held, band, self._fusion.threshold("all"))]
         content = {"tokens_per_question": self._fusion.tokens_per_question, "curve": points}
         write_atomically(folder / CURVE, json.dumps(content) + "\n")
+
+    def _asks(self, documents: int) -> Bools:
+        """Return True for each question that the LM is asked if it is asked about its pair, [questions]."""
+        asks = []
+        for index in range(documents):
+            for candidate in self._candidates[index]:
+                named = [relation for relation, _ in candidate.relations]
+                asked = relations_to_ask(candidate, self._prompt) if _asks_relations(self._prompt) else named
+                asks += [relation in asked for relation in named]
+        return np.array(asks, dtype=np.bool_)
+
+
+def _asks_relations(prompt: PromptOptions) -> bool:
+    return PROMPTS[prompt.kind].asks_relations
+
+
+def unscored(prompt: PromptOptions) -> float | None:
+    """Return the LM's probability of a question about an asked pair without a score; None: it was not asked."""
+    return None if _asks_relations(prompt) else UNSCORED

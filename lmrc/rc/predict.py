@@ -31,6 +31,7 @@ from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.few_shot import Demonstration, demonstration_tokens, demonstrations, few_shot_messages
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
+from lmrc.rc.prompts.questions import QuestionBuilder, open_candidates
 from lmrc.rc.prompts.templates import PROMPTS, Pair
 
 logger = logging.getLogger(__name__)
@@ -82,7 +83,6 @@ class ClassifyInference:
         self._candidates = None if config.candidates is None else Candidates.open(config.candidates)
         if self._candidates is not None:
             self._candidates.check(self._corpus)
-        self._fused = None if config.system == "rc" else FusedScores(config, self._corpus, self._candidates)
         if not config.asks_lm:
             self._metadata = AdapterMetadata(PromptOptions(), "fp32", self._corpus.relations.sha256)
             self._base = ""
@@ -96,8 +96,14 @@ class ClassifyInference:
             self._metadata.check_corpus(config.rc, self._corpus)
             self._base = adapter_base(config.rc)
         self._prompt = PROMPTS[self._metadata.prompt.kind]
+        self._fused = (
+            None
+            if config.system == "rc"
+            else FusedScores(config, self._corpus, self._candidates, self._metadata.prompt)
+        )
         if config.asks_lm:
             self._check_backend()
+            self._check_questions()
         if self._fused is not None and not self._prompt.names_relations:
             raise ConfigError(
                 f"system {config.system} needs an LM that names relations, but {config.rc or config.base} says Yes or "
@@ -133,6 +139,20 @@ class ClassifyInference:
             documents=self.documents,
             **options,
         )
+
+    def _check_questions(self) -> None:
+        if not self._prompt.asks_relations:
+            return
+        if self._config.candidates is None:
+            raise ConfigError(
+                f"{self._config.rc} says Yes or No to relations of candidates (prompt.kind verify): give --candidates"
+            )
+        open_candidates(self._config.candidates, self._corpus)
+        if self._config.decode.mode != "score" or self._config.decode.backend != "hf":
+            raise ConfigError(
+                f"{self._config.rc} gives the probability of Yes to each question (prompt.kind verify): give "
+                "--decode.mode score and --decode.backend hf"
+            )
 
     def _check_backend(self) -> None:
         decode, few_shot = self._config.decode, self._config.few_shot
@@ -172,6 +192,24 @@ class ClassifyInference:
     def _tokenizer(self) -> PreTrainedTokenizerBase:
         return load_tokenizer(str(self._config.rc) if self._config.rc is not None else self._base)
 
+    def _queries(self, index: int) -> Iterator[Query]:
+        """Yield the queries about a document of the corpus."""
+        pairs = self._pairs(index)
+        if not pairs:
+            return  # in system encoder there is no tokenizer
+        document = self._corpus[index]
+        if self._prompt.asks_relations:
+            assert self._candidates is not None
+            asked = set(pairs)
+            candidates = (pair for pair in self._candidates[index] if (pair.head, pair.tail) in asked)
+            yield from self._questions.build(index, document, candidates)
+        else:
+            yield from self._builder.build(index, document, pairs)
+
+    @cached_property
+    def _questions(self) -> QuestionBuilder:
+        return QuestionBuilder(self._tokenizer, self._corpus.relations, self._metadata.prompt)
+
     @cached_property
     def _builder(self) -> QueryBuilder:
         return QueryBuilder(
@@ -199,7 +237,7 @@ class ClassifyInference:
                 metadata=self._metadata,
                 tokenizer=self._tokenizer,
                 relations=self._corpus.relations,
-                shared_prefix=self._builder.shared_prefix(),
+                shared_prefix=(self._questions if self._prompt.asks_relations else self._builder).shared_prefix(),
                 answer_folder=self._config.run.folder / self._config.run.name / ANSWERS,
                 document_of=self._document,
                 messages_of=lambda query: few_shot_messages(shown, query),
@@ -229,9 +267,7 @@ class ClassifyInference:
         for index in documents:
             document = self._corpus[index]
             rows[index] = {"title": document.title, "generations": [], "triples": []}
-            # Without a pair, as in system encoder, no tokenizer is loaded.
-            if pairs := self._pairs(index):
-                queries += self._builder.build(index, document, pairs)
+            queries += self._queries(index)
         for result in self._backend.answer(queries) if queries else ():
             row = rows[result.query.document]
             row["generations"].append(_to_row(result))

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -21,6 +22,7 @@ from lmrc.rc.model.lora import add_adapter, load_base, load_tokenizer, own_gpus,
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, check_positions, packed_forward
 from lmrc.rc.model_card import model_card
 from lmrc.rc.prompts.query_builder import Example
+from lmrc.rc.prompts.questions import answer_tokens, open_candidates
 from lmrc.rc.prompts.templates import PROMPTS
 from lmrc.training.activation_checkpointing import enable_activation_checkpointing
 from lmrc.training.distributed import World
@@ -60,8 +62,16 @@ class RcTask:
                 "train.negative_ratio drops pairs without a relation, but a query of prompt.kind "
                 f"{config.prompt.kind} has none: leave it out"
             )
-        self._train = self._examples(train, config.data.train, config.train.negative_ratio)
-        self._dev = self._examples(dev, config.data.dev)
+        # Token ids of No and Yes: the logits of kind verify are these two.
+        self._answer_tokens: Tensor | None = None
+        if PROMPTS[config.prompt.kind].asks_relations:
+            if config.data.train_candidates is None or config.data.dev_candidates is None:
+                raise ConfigError(
+                    "prompt.kind verify asks about candidates: give --data.train_candidates and --data.dev_candidates"
+                )
+            self._answer_tokens = torch.tensor(answer_tokens(self.tokenizer))
+        self._train = self._examples(train, config.data.train_candidates, config.train.negative_ratio)
+        self._dev = self._examples(dev, config.data.dev_candidates)
         precision = resolve_precision(config.train.precision)
         base = load_base(config.model.base, IMPLEMENTATION, precision, config.model.quantization, own_gpus())
         base.config.use_cache = False
@@ -71,16 +81,18 @@ class RcTask:
         self._adapted = add_adapter(base, config.lora, config.model.base, config.run.seed)
         self.model: nn.Module = self._adapted
 
-    def _examples(self, corpus: Corpus, folder: Path, negative_ratio: float | None = None) -> EncodedQueries:
-        examples = load_or_build_dataset(
-            corpus, self.tokenizer, self._config.prompt, negative_ratio, self._config.run.seed
-        )
+    def _examples(self, corpus: Corpus, candidates: Path | None, negative_ratio: float | None = None) -> EncodedQueries:
+        config, asked = self._config, None
+        if candidates is not None:
+            asked = open_candidates(candidates, corpus)
+        examples = load_or_build_dataset(corpus, self.tokenizer, config.prompt, negative_ratio, config.run.seed, asked)
         if not len(examples):
-            raise UserError(f"{folder}: no document has a pair to train on: give a corpus with labels")
+            raise UserError(f"{corpus.folder}: no document has a pair to train on: give a corpus with labels")
         counts = examples.counts
+        asks = f", {counts.questions} questions, {counts.yes} of them with the answer Yes," if asked else ""
         logger.info(
-            f"{folder}: {len(examples)} queries, {examples.tokens} tokens, from {counts.documents} documents; "
-            f"{counts.without_pairs} documents without pairs; {counts.sentences} sentences dropped from "
+            f"{corpus.folder}: {len(examples)} queries, {examples.tokens} tokens,{asks} from {counts.documents} "
+            f"documents; {counts.without_pairs} documents without pairs; {counts.sentences} sentences dropped from "
             f"{counts.shortened} queries, to fit; {counts.thinned_out} pairs without a relation left out"
         )
         return examples
@@ -113,10 +125,12 @@ class RcTask:
         return functional.cross_entropy(self._logits(model, batch), batch["targets"], reduction="sum")
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the logits that predict the target tokens, float32 [targets, vocabulary]."""
+        """Return the logits that predict the targets, float32 [targets, vocabulary]; those of No and Yes for verify."""
         logits = packed_forward(
             model, batch["input_ids"], batch["positions"], batch["layout"], batch["logit_positions"]
         )
+        if self._answer_tokens is not None:
+            logits = logits[:, self._answer_tokens.to(logits.device)]
         return logits.float()
 
     def parameter_groups(self) -> list[dict[str, Any]]:

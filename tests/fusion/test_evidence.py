@@ -33,7 +33,7 @@ def test_columns_of_candidates() -> None:
 def test_no_question() -> None:
     evidence = Evidence.of([(0, [Candidate(0, 1, 0.5)])], RELATIONS)
     assert (len(evidence), evidence.pairs, evidence.questions()) == (0, 1, [])
-    assert len(evidence.with_lm({}, np.ones(1, dtype=bool))) == 0
+    assert len(evidence.with_lm({}, np.ones(1, dtype=bool), None)) == 0
 
 
 def test_unknown_relation() -> None:
@@ -42,10 +42,12 @@ def test_unknown_relation() -> None:
 
 
 def test_scores_of_the_lm() -> None:
-    """Only questions of asked pairs get log-odds; one without a score gets a low one."""
+    """Only questions of asked pairs get log-odds; one without a score was not asked, or gets a low one."""
     evidence = Evidence.of(CANDIDATES, RELATIONS)
     scores = {Question(3, 0, 1, "P26"): 0.75, Question(7, 2, 0, "P19"): 0.5}
-    asked = evidence.with_lm(scores, np.array([True, False, False]))
+    pairs = np.array([True, False, False])
+    assert np.isnan(evidence.with_lm(scores, pairs, None).lm_logit).tolist() == [True, False, True]
+    asked = evidence.with_lm(scores, pairs, UNSCORED)
     assert asked.lm_logit[:2].tolist() == pytest.approx([log(UNSCORED / (1 - UNSCORED)), log(3)])
     assert np.isnan(asked.lm_logit[2]) and np.isnan(evidence.lm_logit).all()
 

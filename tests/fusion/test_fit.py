@@ -66,6 +66,25 @@ def test_a_document_has_no_influence_on_its_own_scores() -> None:
         assert (before[~same_fold] != after[~same_fold]).all()
 
 
+def test_questions_that_the_lm_was_not_asked(source: Labeled) -> None:
+    """They get the probability without LM, and have no influence on the weights with LM."""
+    asks = np.arange(len(source.evidence)) % 3 > 0
+    partly = replace(
+        source, evidence=replace(source.evidence, lm_logit=np.where(asks, source.evidence.lm_logit, np.nan))
+    )
+    with_lm, without_lm = cross_fitted(partly)
+    assert (with_lm[~asks] == without_lm[~asks]).all() and (with_lm[asks] != without_lm[asks]).all()
+    assert (without_lm == cross_fitted(source)[1]).all()
+    flipped = replace(partly, correct=np.where(asks, source.correct, ~source.correct))
+    found = fit(partly, "a", "b")
+    assert fit(flipped, "a", "b").fusion.with_lm == found.fusion.with_lm
+    weights = found.fusion.with_lm
+    assert (weights.bias, weights.pair, weights.relation, weights.lm) == pytest.approx(WITH_LM, abs=0.1)
+    assert found.curve[-1].questions == asks.sum()
+    alone = {estimate.name: estimate for estimate in found.estimates}
+    assert alone["LM"].f1 < fit(source, "a", "b").estimates[1].f1 and alone["fused"].ece < 0.01
+
+
 @pytest.fixture(scope="module")
 def source() -> Labeled:
     return labeled(300, missed=2)
@@ -123,5 +142,6 @@ def test_the_band_of_the_fusion_is_that_of_the_estimate(source: Labeled) -> None
     fusion = fit(source, "a", "b").fusion
     without = probability(fusion.without_lm.log_odds(source.evidence))
     scores = fusion.probabilities(source.evidence)
-    held = Held(source.evidence, scores, without, source.correct, source.gold, fusion.threshold("band"))
+    asks = np.ones(len(scores), dtype=bool)
+    held = Held(source.evidence, scores, without, source.correct, asks, source.gold, fusion.threshold("band"))
     assert held.point(*fusion.band).share == pytest.approx(fusion.in_band(source.evidence).mean())

@@ -61,7 +61,10 @@ def test_questions_without_a_score_are_counted(home: Path, tmp_path: Path, caplo
     caplog.set_level("INFO")
     corpus = Corpus.open(home / "corpus")
     found = read_labeled(Candidates.open(home / "candidates"), tmp_path / "scores.json", corpus, 24)
-    assert f"3 of {24 * 48:,} questions have no score; they count as 0.01" in caplog.text
+    assert f"3 of {24 * 48:,} questions have no score: the LM was not asked them" in caplog.text
+    assert np.isnan(found.evidence.lm_logit[:4]).tolist() == [True, True, True, False]
+    found = read_labeled(Candidates.open(home / "candidates"), tmp_path / "scores.json", corpus, 24, 0.01)
+    assert f"3 of {24 * 48:,} questions have no score: they count as 0.01" in caplog.text
     assert found.evidence.lm_logit[:3].tolist() == pytest.approx(log_odds(np.full(3, 0.01)).tolist())
 
 
@@ -95,7 +98,7 @@ def test_too_few_documents_or_positives(home: Path, tmp_path: Path) -> None:
         read_labeled_of(home, 19)
     few = replace(SOURCE, correct=SOURCE.correct & (np.cumsum(SOURCE.correct) < 50))
     corpus, candidates, run = write_inputs(few, tmp_path)
-    with pytest.raises(UserError, match="only 49 questions are correct triples, too few"):
+    with pytest.raises(UserError, match="only 49 questions to the LM are correct triples, too few"):
         read_labeled(candidates, run / SCORES, corpus, 24)
 
 

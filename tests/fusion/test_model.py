@@ -46,7 +46,7 @@ def evidence() -> Evidence:
 
 def test_weighted_sums() -> None:
     scores = {Question(0, 0, 1, "P17"): 0.5, Question(0, 0, 1, "P19"): 0.5}
-    asked = evidence().with_lm(scores, np.array([True, False, False]))
+    asked = evidence().with_lm(scores, np.array([True, False, False]), None)
     assert fusion().log_odds(asked).tolist() == pytest.approx([-1.0, -1.0 - 8 * 0.25, -0.5 + 9 * 0.5])
     assert fusion().probabilities(asked)[0] == pytest.approx(1 / (1 + np.e))
 

@@ -176,6 +176,36 @@ def test_fused(learnt: Learnt, tmp_path: Path) -> None:
     assert counts["asked_share"] == pytest.approx(1 / 3) and counts["predictions"] == 4
 
 
+def test_fused_with_questions(learnt_verify: Learnt, tmp_path: Path) -> None:
+    """An adapter of kind verify is asked about the probable relations of the pairs in the band; others have no LM."""
+    proposed = tiny.candidates(tmp_path / "candidates", learnt_verify.corpus)
+    fusion(band=(0.5, 0.6), tokens_per_question=7.0).save(tmp_path / "fusion.json")
+    counts = run(config(learnt_verify, tmp_path))
+    asked = [(0, (2, 0)), (2, (0, 1))]
+    rows = [
+        (proposed.title(index), [pair for pair in pairs if (index, (pair.head, pair.tail)) in asked])
+        for index, pairs in enumerate(proposed)
+    ]
+    (tmp_path / "lm").mkdir()
+    write_candidates(rows, tmp_path / "lm" / "candidates", learnt_verify.corpus.fingerprint, 0.1)
+    run(config(learnt_verify, tmp_path / "lm", system="rc", fusion=None))
+    lm = scores_of(tmp_path / "lm")
+    # P1344 is too improbable to the encoder.
+    assert set(lm) == {("one", 2, 0, "P26"), ("three", 0, 1, "P17")}
+    for (title, head, tail, relation), score in scores_of(tmp_path).items():
+        index = [document.title for document in tiny.DOCUMENTS].index(title)
+        candidate = next(pair for pair in proposed[index] if (pair.head, pair.tail) == (head, tail))
+        value = dict(candidate.relations)[relation]
+        if (title, head, tail, relation) in lm:
+            answer = logit(min(max(lm[title, head, tail, relation], 1e-6), 1 - 1e-6))
+            assert score == pytest.approx(sigmoid(WITH_LM.bias + WITH_LM.relation * value + WITH_LM.lm * answer))
+        else:
+            assert score == pytest.approx(without_lm(0.5, value), rel=1e-6)
+    assert (counts["pairs"], counts["proposed_pairs"], counts["questions"]) == (2, 5, 9)
+    points = json.loads((tmp_path / "classify" / "fusion-curve.json").read_text())["curve"]
+    assert (points[-1]["questions"], points[-1]["share"]) == (2, pytest.approx(0.4))
+
+
 def test_ask_all(learnt: Learnt, tmp_path: Path) -> None:
     """A pair without a question is not asked about."""
     counts = run(config(learnt, tmp_path, ask="all"))

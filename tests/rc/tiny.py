@@ -13,6 +13,7 @@ from torch import nn
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerBase, PreTrainedTokenizerFast
 
 from lmrc.config.schema import PromptKind
+from lmrc.corpus.candidates import Candidate, Candidates, RelationLogit, write_candidates
 from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Label, Mention
@@ -48,6 +49,31 @@ def corpus(folder: Path, documents: list[Document], relations: RelationSet = REL
     """Write the documents as a corpus and open it."""
     write_corpus(documents, folder, relations, "test", "0" * 64)
     return Corpus.open(folder)
+
+
+def candidates(folder: Path, documents: Corpus) -> Candidates:
+    """Write candidates of the corpus of DOCUMENTS, whose relations are partly wrong, and open them."""
+    rows = {
+        "one": [
+            (0, 1, {"P17": 0.5, "P26": 1.0}),
+            (1, 2, {"P17": -1.0, "P495": 2.0, "P361": -2.0}),
+            (2, 0, {"P26": 0.0}),
+        ],
+        "two": [(1, 0, {"P361": -2.0})],
+        "three": [(0, 1, {"P17": 0.0, "P1344": -9.0})],
+    }
+    written = [
+        (
+            document.title,
+            [
+                Candidate(head, tail, 0.5, tuple(RelationLogit(*item) for item in logits.items()))
+                for head, tail, logits in rows[document.title]
+            ],
+        )
+        for document in documents
+    ]
+    write_candidates(written, folder, documents.fingerprint, 0.3)
+    return Candidates.open(folder)
 
 
 def tokenizer(merges: Sequence[tuple[str, str]] = ()) -> PreTrainedTokenizerFast:

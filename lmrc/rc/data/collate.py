@@ -16,7 +16,8 @@ def collate(examples: Sequence[Example]) -> dict[str, Tensor | PackedSequences]:
 
     Returns:
         `input_ids` and `positions`, int64 [tokens]; `logit_positions`, int64 [targets]: indices of the tokens whose
-        logits predict the answers; `targets`, int64 [targets]: the tokens to predict; `layout`.
+        logits predict the answers; `targets`, int64 [targets]: the tokens to predict, or for kind verify the labels;
+        `layout`.
     """
     prefix_length = _shared_prefix_length(examples)
     # Embeddings and losses need int64.
@@ -24,9 +25,13 @@ def collate(examples: Sequence[Example]) -> dict[str, Tensor | PackedSequences]:
     layout = PackedSequences(prefix_length, [len(suffix) for suffix in suffixes])
     logit_positions, targets, start = [], [], prefix_length
     for example, suffix in zip(examples, suffixes, strict=True):
-        prompt_tokens = example.prompt_tokens - prefix_length
-        logit_positions.append(torch.arange(start + prompt_tokens - 1, start + len(suffix) - 1))
-        targets.append(suffix[prompt_tokens:])
+        if example.positions is not None and example.labels is not None:
+            logit_positions.append(example.positions.long() + (start - prefix_length))
+            targets.append(example.labels.long())
+        else:
+            prompt_tokens = example.prompt_tokens - prefix_length
+            logit_positions.append(torch.arange(start + prompt_tokens - 1, start + len(suffix) - 1))
+            targets.append(suffix[prompt_tokens:])
         start += len(suffix)
     return {
         "input_ids": torch.cat([examples[0].input_ids[:prefix_length].long(), *suffixes]),

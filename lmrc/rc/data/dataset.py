@@ -11,6 +11,7 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
+from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -21,9 +22,12 @@ from transformers import PreTrainedTokenizerBase
 from lmrc.common.cache import cached, digest, fingerprint
 from lmrc.common.errors import CorpusError
 from lmrc.config.schema import PromptOptions
+from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import relations_by_pair
+from lmrc.corpus.types import Triple
 from lmrc.rc.prompts.query_builder import Example, QueryBuilder, encode
+from lmrc.rc.prompts.questions import QuestionBuilder, encode_questions
 from lmrc.rc.prompts.templates import PROMPTS, Pair, gold_pairs
 
 logger = logging.getLogger(__name__)
@@ -31,6 +35,8 @@ logger = logging.getLogger(__name__)
 # Increase it whenever the same documents would give other token ids.
 VERSION = 1
 COUNTS, IDS, ENDS, PROMPT_TOKENS = "counts.json", "ids.npy", "ends.npy", "prompts.npy"
+# Only for prompt.kind verify: ends of the questions of each query, and for each question its last token and its answer.
+QUESTION_ENDS, POSITIONS, LABELS = "question-ends.npy", "positions.npy", "labels.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +48,8 @@ class QueryCounts:
         shortened: queries with dropped sentences.
         sentences: sentences dropped from these queries.
         thinned_out: pairs without a relation that are not trained on.
+        questions: questions of kind verify.
+        yes: questions whose answer is Yes.
     """
 
     documents: int = 0
@@ -49,6 +57,8 @@ class QueryCounts:
     shortened: int = 0
     sentences: int = 0
     thinned_out: int = 0
+    questions: int = 0
+    yes: int = 0
 
     def __add__(self, other: QueryCounts) -> QueryCounts:
         return QueryCounts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
@@ -75,6 +85,10 @@ class EncodedQueries:
             self._ids = np.load(folder / IDS, mmap_mode="c")
             self._ends = [0, *np.load(folder / ENDS).tolist()]
             self._prompt_tokens = np.load(folder / PROMPT_TOKENS).tolist()
+            self._question_ends: list[int] | None = None
+            if (folder / QUESTION_ENDS).is_file():
+                self._question_ends = [0, *np.load(folder / QUESTION_ENDS).tolist()]
+                self._positions, self._labels = np.load(folder / POSITIONS), np.load(folder / LABELS)
             if len(self._ids) != self._ends[-1] or len(self._prompt_tokens) != len(self._ends) - 1:
                 raise ValueError(f"the lengths of the arrays in {folder} differ")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -87,7 +101,15 @@ class EncodedQueries:
     def __getitem__(self, index: int) -> Example:
         index = range(len(self))[index]  # raises IndexError if out of range
         ids = self._ids[self._ends[index] : self._ends[index + 1]]
-        return Example(torch.from_numpy(ids), self._prompt_tokens[index])
+        if self._question_ends is None:
+            return Example(torch.from_numpy(ids), self._prompt_tokens[index])
+        questions = slice(self._question_ends[index], self._question_ends[index + 1])
+        return Example(
+            torch.from_numpy(ids),
+            self._prompt_tokens[index],
+            torch.from_numpy(self._positions[questions]),
+            torch.from_numpy(self._labels[questions]),
+        )
 
     @property
     def tokens(self) -> int:
@@ -99,7 +121,9 @@ class EncodedQueries:
         return int(self._ends[index + 1] - self._ends[index])
 
     def weight(self, index: int) -> int:
-        """Return the number of target tokens of a query: answer and end of sequence."""
+        """Return the number of targets of a query: tokens of the answer and end of sequence, or questions."""
+        if self._question_ends is not None:
+            return self._question_ends[index + 1] - self._question_ends[index]
         return self.size(index) - int(self._prompt_tokens[index])
 
 
@@ -122,6 +146,7 @@ def load_or_build_dataset(
     prompt: PromptOptions,
     negative_ratio: float | None = None,
     seed: int = 0,
+    candidates: Candidates | None = None,
 ) -> EncodedQueries:
     """Tokenize the training queries of a corpus, or open them from the cache.
 
@@ -131,6 +156,7 @@ def load_or_build_dataset(
         prompt: prompt options; the kind of prompt decides between gold pairs and all pairs.
         negative_ratio: pairs without a relation to keep per pair with one; by default all.
         seed: seed for drawing these pairs.
+        candidates: candidates of the corpus, for prompt.kind verify.
 
     Raises:
         UserError: if a document does not fit or has no labels, or the cache cannot be written.
@@ -144,9 +170,11 @@ def load_or_build_dataset(
         "thinning": sampling,
         "corpus": corpus.fingerprint,
         "relations": corpus.relations.sha256,
+        **({} if candidates is None else {"candidates": candidates.manifest.fingerprint}),
     }
     key = digest(inputs)[:32]
-    return EncodedQueries(cached(f"queries-{key}", lambda folder: _write(folder, corpus, tokenizer, prompt, sampling)))
+    write = _write if candidates is None else partial(_write_questions, candidates=candidates)
+    return EncodedQueries(cached(f"queries-{key}", lambda folder: write(folder, corpus, tokenizer, prompt, sampling)))
 
 
 def _write(
@@ -183,4 +211,44 @@ def _write(
     np.save(folder / IDS, np.concatenate([np.empty(0, np.int32), *ids]))
     np.save(folder / ENDS, np.cumsum([len(query_ids) for query_ids in ids], dtype=np.int64))
     np.save(folder / PROMPT_TOKENS, np.array(prompt_tokens, dtype=np.int64))
+    (folder / COUNTS).write_text(json.dumps({"counts": asdict(counts), "sha256": digest.hexdigest()}) + "\n")
+
+
+def _write_questions(
+    folder: Path,
+    corpus: Corpus,
+    tokenizer: PreTrainedTokenizerBase,
+    prompt: PromptOptions,
+    sampling: tuple[float, int] | None,
+    candidates: Candidates,
+) -> None:
+    """Write the queries of kind verify, whose questions are all answered: `sampling` is None."""
+    assert sampling is None
+    builder = QuestionBuilder(tokenizer, corpus.relations, prompt)
+    counts, encoded = QueryCounts(), list[Example]()
+    for index, document in enumerate(corpus):
+        gold = {Triple(label.head, label.tail, label.relation) for label in document.labels or ()}
+        queries = list(builder.build(index, document, candidates[index]))
+        examples = [encode_questions(query, tokenizer, prompt.template, gold) for query in queries]
+        labels = [example.labels for example in examples if example.labels is not None]
+        left_out = [len(query.left_out) for query in queries if query.left_out]
+        questions, yes = sum(map(len, labels)), sum(int(answers.sum()) for answers in labels)
+        counts += QueryCounts(1, not queries, len(left_out), sum(left_out), 0, questions, yes)
+        encoded += examples
+    columns = {
+        IDS: [example.input_ids for example in encoded],
+        POSITIONS: [example.positions for example in encoded if example.positions is not None],
+        LABELS: [example.labels for example in encoded if example.labels is not None],
+    }
+    arrays: dict[str, np.ndarray] = {
+        name: np.concatenate([np.empty(0, np.int32), *(part.numpy() for part in parts)])
+        for name, parts in columns.items()
+    }
+    for name, column in {ENDS: IDS, QUESTION_ENDS: LABELS}.items():
+        arrays[name] = np.cumsum([len(part) for part in columns[column]], dtype=np.int64)
+    digest = hashlib.sha256()
+    for name, array in arrays.items():
+        digest.update(array.tobytes())
+        np.save(folder / name, array)
+    np.save(folder / PROMPT_TOKENS, np.array([example.prompt_tokens for example in encoded], dtype=np.int64))
     (folder / COUNTS).write_text(json.dumps({"counts": asdict(counts), "sha256": digest.hexdigest()}) + "\n")

@@ -15,6 +15,7 @@ from lmrc.common.errors import ConfigError
 from lmrc.config.schema import DecodeOptions, PromptOptions
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Triple
+from lmrc.rc.data.collate import collate
 from lmrc.rc.decoding.base import BackendInputs, QueryResult, ScoredTriple, read_answers
 from lmrc.rc.decoding.generate import generate
 from lmrc.rc.decoding.grammar import Grammar
@@ -26,10 +27,12 @@ from lmrc.rc.model.fused_norm import fuse_norms
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.model.lora import load_adapter, load_base, own_gpus
 from lmrc.rc.model.merge import merge_weights
-from lmrc.rc.model.packed_attention import IMPLEMENTATION
+from lmrc.rc.model.packed_attention import IMPLEMENTATION, packed_forward
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
+from lmrc.rc.prompts.questions import answer_tokens, encode_questions
 from lmrc.rc.prompts.templates import PROMPTS
 from lmrc.training.precision import inference_precision
+from lmrc.training.task import to_device
 
 # Relations of lower probability are dropped in mode score.
 MIN_SCORE = 0.01
@@ -127,6 +130,9 @@ class LocalBackend:
 
     def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
         """Yield one result per query, in the order of the queries."""
+        if PROMPTS[self._prompt.kind].asks_relations:
+            yield from map(self._verify, queries)
+            return
         if self._decode.mode == "score":
             for _, results in self._limit.run(queries, self._score, self._prefix_cache.clear):
                 yield from results
@@ -142,6 +148,24 @@ class LocalBackend:
             self._limit,
         )
         yield from read_answers(generations, self._document_of, self._relations, self._prompt, self._decode)
+
+    @torch.inference_mode()
+    def _verify(self, query: Query) -> QueryResult:
+        """Return P(Yes) of each question of a query, in a pass of its own.
+
+        A query of a thousand tokens fills a GPU, and alone its scores do not depend on a batch.
+        """
+        assert query.questions is not None
+        example = encode_questions(query, self._tokenizer, self._prompt.template)
+        batch = to_device(dict(collate([example])), next(self._model.parameters()).device)
+        logits = packed_forward(
+            self._model, batch["input_ids"], batch["positions"], batch["layout"], batch["logit_positions"]
+        )
+        answers = logits[:, list(answer_tokens(self._tokenizer))].double()
+        scores = torch.sigmoid(answers[:, 1] - answers[:, 0]).tolist()
+        triples = tuple(map(ScoredTriple, query.questions.triples, scores))
+        likely = {scored.triple[:2] for scored in triples if (scored.score or 0.0) >= self._decode.threshold}
+        return QueryResult(query, "", True, triples, len(query.pairs) - len(likely), Counter(), ())
 
     @torch.inference_mode()
     def _score(self, queries: Sequence[Query]) -> list[QueryResult]:

@@ -11,7 +11,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import takewhile
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import torch
 from torch import Tensor
@@ -20,7 +20,7 @@ from transformers import PreTrainedTokenizerBase
 from lmrc.common.errors import UserError
 from lmrc.config.schema import PromptOptions, PromptTemplate
 from lmrc.corpus.relations import RelationSet
-from lmrc.corpus.types import Document, Mention
+from lmrc.corpus.types import Document, Mention, Triple
 from lmrc.rc.prompts.templates import PROMPTS, Pair, check_relations, entity_name, line
 from lmrc.rc.prompts.truncation import sentences_to_drop
 
@@ -29,6 +29,19 @@ from lmrc.rc.prompts.truncation import sentences_to_drop
 RESERVED_LINES = 1.5
 # Answer lines per pair after which generation stops if the answer has not ended.
 MAX_LINES = 3
+
+
+class Questions(NamedTuple):
+    """The text after a prompt of kind verify, and its questions.
+
+    Attributes:
+        triples: pair and relation of each question.
+        ends: index in the text of the question mark of each question.
+    """
+
+    text: str
+    triples: tuple[Triple, ...]
+    ends: tuple[int, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +54,7 @@ class Query:
         answer: the gold answer, if it is known.
         answer_room: maximum number of tokens to generate.
         left_out: indices of sentences that are not in the prompt, in document order.
+        questions: the questions after a prompt of kind verify, which has no answer to write.
     """
 
     document: int
@@ -50,23 +64,28 @@ class Query:
     answer: str | None
     answer_room: int
     left_out: tuple[int, ...] = ()
+    questions: Questions | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of prompt, answer and end of sequence.
+    """Token ids of a query and what is to be predicted: the answer and end of sequence, or Yes or No.
 
     Attributes:
         input_ids: int32 [tokens].
         prompt_tokens: number of tokens of the prompt.
+        positions: for kind verify, index of the last token of each question, int32 [questions].
+        labels: 1 if the answer to a question is Yes, else 0, int32 [questions].
     """
 
     input_ids: Tensor
     prompt_tokens: int
+    positions: Tensor | None = None
+    labels: Tensor | None = None
 
     @property
     def answer_tokens(self) -> int:
-        """Number of target tokens, including the end of sequence."""
+        """Number of target tokens of a written answer, including the end of sequence."""
         return len(self.input_ids) - self.prompt_tokens
 
 

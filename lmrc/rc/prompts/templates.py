@@ -75,6 +75,8 @@ class Prompt:
         instruction: text of the section "### Instruction:".
         asks_all_pairs: whether all pairs of entities are asked about, or only the gold pairs.
         names_relations: whether answers name relations, or say Yes or No.
+        asks_relations: whether it asks about single relations of candidates (`lmrc.rc.prompts.questions`); no answer
+            is written.
     """
 
     kind: PromptKind
@@ -82,6 +84,7 @@ class Prompt:
     instruction: str
     asks_all_pairs: bool
     names_relations: bool = True
+    asks_relations: bool = False
 
     def pairs(self, document: Document) -> list[Pair]:
         """Return the pairs to ask about if no candidates are given, sorted by (head, tail).

@@ -51,3 +51,15 @@ def test_the_last_token_of_a_prompt_is_never_shared() -> None:
     assert batch["input_ids"].tolist() == [7, 8, 9, 1, 0, 9, 2, 0]
     assert batch["logit_positions"].tolist() == [2, 3, 5, 6]
     assert batch["targets"].tolist() == [1, 0, 2, 0]
+
+
+def test_questions_are_packed() -> None:
+    """Prompts of three and two tokens share one token; questions are at the tokens 3 and 4, and 2."""
+    examples = [
+        Example(torch.tensor([7, 8, 9, 1, 2]), 3, torch.tensor([3, 4]), torch.tensor([1, 0])),
+        Example(torch.tensor([7, 5, 6]), 2, torch.tensor([2]), torch.tensor([1])),
+    ]
+    batch = collate(examples)
+    assert batch["input_ids"].tolist() == [7, 8, 9, 1, 2, 5, 6]
+    assert [batch["input_ids"][position].item() for position in batch["logit_positions"]] == [1, 2, 6]
+    assert batch["targets"].tolist() == [1, 0, 1]

@@ -24,8 +24,9 @@ from lmrc.rc.model.lora import load_adapter, load_base
 from lmrc.rc.model.merge import merge_weights
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
+from lmrc.rc.prompts.questions import QuestionBuilder, answer_tokens, encode_questions
 from tests.rc.conftest import Learnt
-from tests.rc.tiny import DOCUMENTS, LINE_MERGES, RELATIONS, tokenizer
+from tests.rc.tiny import DOCUMENTS, LINE_MERGES, RELATIONS, candidates, tokenizer
 
 
 def backend(learnt: Learnt, model: nn.Module, mode: Any, batch_size: int = 3) -> tuple[LocalBackend, list[Query]]:
@@ -145,3 +146,32 @@ def test_a_tokenizer_that_merges_lines_is_refused_before_the_model_is_loaded(mod
         with pytest.raises(UserError, match=r"tokenizer of some/lm .* --decode\.mode free"):
             made.load()
         assert not loaded
+
+
+def test_verify_scores_each_question_alone(learnt_verify: Learnt, base: Path, tmp_path: Path) -> None:
+    """P(Yes) is that of a pass over the text up to the question mark, whatever the batch size."""
+    words = learnt_verify.task.tokenizer
+    options = PromptOptions(kind="verify")
+    builder = QuestionBuilder(words, RELATIONS, options)
+    asked = candidates(tmp_path / "candidates", learnt_verify.corpus)
+    queries = [q for index, doc in enumerate(DOCUMENTS) for q in builder.build(index, doc, asked[index])]
+    model = load_lm(str(base), learnt_verify.adapter, AdapterMetadata.read(learnt_verify.adapter))
+    no, yes = answer_tokens(words)
+    found = []
+    for batch_size in (1, 3):
+        decode = DecodeOptions(mode="score", batch_size=batch_size)
+        made = LocalBackend(
+            lambda: model, words, options, decode, RELATIONS, lambda query: DOCUMENTS[query.document], []
+        )
+        found.append(list(made.answer(queries)))
+    assert found[0] == found[1]
+    for result in found[0]:
+        example = encode_questions(result.query, words)
+        assert example.positions is not None and result.query.questions is not None
+        assert [scored.triple for scored in result.triples] == list(result.query.questions.triples)
+        for scored, position in zip(result.triples, example.positions.tolist(), strict=True):
+            with torch.no_grad():
+                logits = model(input_ids=example.input_ids[None, : position + 1].long()).logits[0, -1].double()
+            assert scored.score == pytest.approx(torch.softmax(logits[[no, yes]], 0)[1].item(), abs=1e-4)
+        assert result.finished and result.text == "" and not result.failures
+    assert [result.none for result in found[0]] == [1, 1, 0]
