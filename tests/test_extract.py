@@ -25,7 +25,7 @@ from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.predict import ClassifyInference
 from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
-from lmrc.rcp.predict import Proposal, Proposer, probabilities
+from lmrc.rcp.predict import Proposal, Proposer, score_pairs
 from lmrc.rcp.thresholds import calibrate, save
 from tests.rc import tiny as rc_tiny
 from tests.rc.conftest import Learnt, base, learnt  # noqa: F401 (fixtures)
@@ -85,7 +85,7 @@ def pair_probabilities(rcp: Path, documents: Sequence[Document]) -> dict[tuple[s
         for document in documents
         for pair, score in zip(
             candidate_pairs(len(document.entities)),
-            probabilities(model, [encoder.encode(document)])[0],
+            score_pairs(model, [encoder.encode(document)])[0].probabilities,
             strict=True,
         )
     }

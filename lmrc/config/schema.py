@@ -473,6 +473,15 @@ class ExtractConfig(Options):
     relation_threshold: Share = Field(0.5, description="minimum P(relation of the pair), in mode score")
     batch_size: Count = Field(8, description="documents (RCP) and queries (RC) per batch")
     gpus: Count = Field(1, description="number of GPUs to split the LM over, if it does not fit one")
+    fusion: Path | None = Field(
+        None, description="fusion.json written by lmrc fusion fit; none: the score is P(pair) x P(relation of the pair)"
+    )
+    precision: Share | None = Field(
+        None, description="keep triples with the threshold that holds this precision; none: the one with the best F1"
+    )
+    ask: Literal["band", "all"] = Field(
+        "band", description="candidates that the LM is asked about with a fusion; band: those it could change; all"
+    )
     truncate: Truncation | None = Field(
         None,
         description="how to shorten a document that does not fit; sentences: drop sentences that mention neither "

@@ -37,7 +37,7 @@ def without_effect(config: Options) -> dict[str, str]:
     if isinstance(config, RcConfig):
         return _unread_by_rc(config)
     if isinstance(config, ExtractConfig):
-        return {} if config.mode == "score" else {"relation_threshold": _read_only_with("score", "mode", config.mode)}
+        return _unread_by_extract(config)
     if isinstance(config, (DemoConfig, PipelineConfig)):
         command = "demo" if isinstance(config, DemoConfig) else "pipeline"
         names = SET_BY_DEMO if command == "demo" else SET_BY_PIPELINE
@@ -52,6 +52,18 @@ def without_effect(config: Options) -> dict[str, str]:
                 unread[f"classify.prompt.{name}"] = "inference uses the prompt of the training; set it in rc.prompt"
         return unread
     return {}
+
+
+def _unread_by_extract(config: ExtractConfig) -> dict[str, str]:
+    if config.fusion is not None:
+        return {
+            "mode": "with a fusion, the LM scores relations",
+            "relation_threshold": "the fusion holds the threshold; give --precision to choose another",
+        }
+    unread = dict.fromkeys(("precision", "ask"), "it is read only with a fusion")
+    if config.mode != "score":
+        unread["relation_threshold"] = _read_only_with("score", "mode", config.mode)
+    return unread
 
 
 def _unread_by_rc(config: RcConfig) -> dict[str, str]:
