@@ -78,6 +78,17 @@ def test_extract() -> None:
     (sentence,) = unused_options(build(ExtractConfig, given))
     assert sentence.startswith("--relation-threshold has no effect: it is read only with mode score")
     assert unused_options(build(ExtractConfig, {**given, "mode": "score"})) == []
+    fused = {**EXTRACT, "fusion": "fusion.json"}
+    assert unused_options(build(ExtractConfig, {**fused, "precision": 0.9, "ask": "all"})) == []
+    assert [
+        sentence.split(":")[0] for sentence in unused_options(build(ExtractConfig, {**fused, **given, "mode": "score"}))
+    ] == [
+        "--mode has no effect",
+        "--relation-threshold has no effect",
+    ]
+    assert [
+        sentence.split()[0] for sentence in unused_options(build(ExtractConfig, {**EXTRACT, "precision": 0.9}))
+    ] == ["--precision"]
     with pytest.raises(ConfigError, match=r"--relation-threshold has no effect.*Leave out what has no effect$"):
         refuse_unused(build(ExtractConfig, given))
 
