@@ -45,7 +45,7 @@ CharacterSpan = tuple[int, int]
 
 @dataclass(frozen=True, slots=True)
 class ExtractedTriple:
-    """A triple of a document. `score` is P(pair) x P(relation).
+    """A triple of a document. `score` is P(pair) x P(relation), or with a fusion its calibrated probability.
 
     Attributes:
         head: index of the head entity in the document.
@@ -101,11 +101,14 @@ class RelationExtractor:
         *,
         relations: PathLike | None = None,
         top_k: int | None = None,
-        mode: Literal["constrained", "score"] = "constrained",
+        mode: Literal["constrained", "score"] | None = None,
         relation_threshold: float | None = None,
         batch_size: int = 8,
         gpus: int | None = None,
         truncate: Truncation | None = None,
+        fusion: PathLike | None = None,
+        precision: float | None = None,
+        ask: Literal["band", "all"] | None = None,
     ) -> RelationExtractor:
         """Load RCP. The LM is loaded when the first document has a candidate.
 
@@ -120,12 +123,17 @@ class RelationExtractor:
             device: device of both models, such as "cpu" or "cuda:1"; by default the GPUs if there are any.
             relations: relation set as JSON {id: name}; by default the adapter's own.
             top_k: most pairs per document, the most probable ones; by default no limit.
-            mode: "constrained" decodes the most probable answer; "score" computes P(relation) of every relation.
+            mode: "constrained" (the default) decodes the most probable answer; "score" computes P(relation) of every
+                relation. With a fusion, the LM always scores.
             relation_threshold: least P(relation of the pair) in mode "score"; 0.5 by default.
             batch_size: documents, and then queries, per forward pass.
             gpus: GPUs that hold the LM if it does not fit one.
             truncate: "sentences" drops sentences that mention neither entity if the prompt is too long; by default as
                 in the training of the adapter.
+            fusion: file of `lmrc fusion fit`. The score of a triple is then its calibrated probability.
+            precision: keep triples with the threshold of the fusion that holds this precision; by default the one with
+                the best F1.
+            ask: "band" asks the LM about the candidates that it could change (the default), "all" about all.
 
         Raises:
             UserError: a model is missing or damaged, an option is out of range, or the models do not fit.
@@ -141,6 +149,9 @@ class RelationExtractor:
             "batch_size": batch_size,
             "gpus": gpus,
             "truncate": truncate,
+            "fusion": None if fusion is None else Path(fusion),
+            "precision": precision,
+            "ask": ask,
         }
         given = {name: value for name, value in options.items() if value is not None}
         # The options of `lmrc extract` and their checks. Documents and triples stay in memory here.

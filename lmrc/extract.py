@@ -1,8 +1,9 @@
 """Triples of new documents, found with both models on this machine: RCP proposes pairs, the LM names their relations.
 
-The score of a triple is P(pair) x P(relation). P(pair) is equation 6. P(relation) is the LM's probability of the
-relation among those possible for the pair (`lmrc.rc.decoding.constrained`, `lmrc.rc.decoding.scoring`). The score
-ranks triples; it is calibrated only as well as both models are.
+The score of a triple is P(pair) x P(relation), or with a fusion its calibrated probability. P(pair) is equation 6.
+P(relation) is the LM's probability of the relation among those possible for the pair
+(`lmrc.rc.decoding.constrained`, `lmrc.rc.decoding.scoring`). Their product ranks triples; it is calibrated only as well
+as both models are.
 """
 
 from __future__ import annotations
@@ -19,19 +20,24 @@ from lmrc.common.exit_codes import Interrupted
 from lmrc.common.input_checks import check_output
 from lmrc.common.progress import DocumentProgress
 from lmrc.config.schema import DecodeOptions, ExtractConfig, PromptOptions
+from lmrc.corpus.candidates import Candidate, RelationLogit
 from lmrc.corpus.docred import candidate_pairs, read_documents
 from lmrc.corpus.predictions import Prediction, predictions_writer
 from lmrc.corpus.relation_schema import RelationSchema, entity_types
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
-from lmrc.corpus.types import Document
+from lmrc.corpus.types import Document, Triple
 from lmrc.evaluation.tables.table import Table
+from lmrc.fusion.model import Fusion
+from lmrc.fusion.scorer import Scorer
 from lmrc.rc.decoding.hf_backend import LocalBackend, load_lm
+from lmrc.rc.fused import unscored
 from lmrc.rc.model.adapter import adapter_base
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
+from lmrc.rc.prompts.questions import QuestionBuilder
 from lmrc.rc.prompts.templates import PROMPTS, entity_name
-from lmrc.rcp.model.model import check_folder
+from lmrc.rcp.model.model import check_folder, predicts_relations
 from lmrc.rcp.predict import Proposal, Proposer
 from lmrc.rcp.thresholds import find_threshold
 
@@ -49,6 +55,8 @@ class ExtractionStats:
     documents: int = 0
     pairs: int = 0
     kept: int = 0
+    # Pairs that the LM was asked about; fewer than `kept` with a fusion.
+    asked: int = 0
     triples: int = 0
     # Documents for which RCP proposed no pair.
     documents_without_pairs: int = 0
@@ -72,6 +80,8 @@ class ExtractionStats:
             f"{self.kept:,} of {self.pairs:,} pairs kept ({share:.1f} %); {self.documents_without_pairs:,} documents "
             f"without any; {self.cut_mentions:,} mentions beyond the end of RCP's window",
         ]
+        if self.asked < self.kept:
+            lines.append(f"the LM was asked about {self.asked:,} of these pairs")
         if self.shortened:
             lines.append(f"{self.shortened:,} prompts left out some sentences of the text, to fit")
         if self.unrestricted:
@@ -108,16 +118,35 @@ class TripleExtractor:
         check_gpus(config)
         asked = PromptOptions() if config.truncate is None else PromptOptions(truncate=config.truncate)
         settings = AdapterMetadata.read_for(config.rc, asked)
-        if not PROMPTS[settings.prompt.kind].names_relations:
+        prompt = PROMPTS[settings.prompt.kind]
+        if not prompt.names_relations:
             raise UserError(f"{config.rc} says Yes or No, it names no relations: give an adapter of kind rc or direct")
+        if prompt.asks_relations and config.mode != "score" and config.fusion is None:
+            raise UserError(f"{config.rc} gives the probability of Yes to each question: give --mode score")
         self.relations = relation_set(config, settings)
         given = config.schema
+        if given is not None and prompt.asks_relations:
+            raise UserError(
+                f"--schema has no effect: {config.rc} answers questions about the relations that the encoder finds "
+                "(prompt.kind verify); leave it out"
+            )
         self._schema = settings.schema if given is None else RelationSchema.read(given, self.relations)
         self.stats = ExtractionStats()
         check_folder(config.rcp)
+        if (prompt.asks_relations or config.fusion is not None) and not predicts_relations(config.rcp):
+            raise UserError(
+                f"{config.rcp} has no relation head, which a fusion and prompt.kind verify need: train RCP with "
+                "--train.relation-weight 1 (any weight above 0)"
+            )
         threshold = find_threshold(config.rcp, config.threshold)
         base, tokenizer = adapter_base(config.rc), load_tokenizer(str(config.rc))
-        decode = DecodeOptions(mode=config.mode, threshold=config.relation_threshold, batch_size=config.batch_size)
+        self._fusion = None if config.fusion is None else Fusion.read(config.fusion)
+        if self._fusion is not None:
+            self._threshold = self._fusion.threshold(config.ask, config.precision)
+        self._scorer = Scorer(self._fusion, config.ask, self.relations, unscored(settings.prompt))
+        mode = config.mode if self._fusion is None else "score"
+        decode = DecodeOptions(mode=mode, threshold=config.relation_threshold, batch_size=config.batch_size)
+        self._questions = QuestionBuilder(tokenizer, self.relations, settings.prompt) if prompt.asks_relations else None
         self._builder = QueryBuilder(tokenizer, self.relations, settings.prompt, decode.max_new_tokens)
         self._batch: list[Document] = []
         self._answering = LocalBackend(
@@ -127,7 +156,7 @@ class TripleExtractor:
             decode,
             self.relations,
             self._document,
-            self._builder.shared_prefix(),
+            (self._questions or self._builder).shared_prefix(),
             self._schema,
         )
         self._proposer = Proposer(config.rcp, threshold, config.top_k, config.batch_size, device)
@@ -145,11 +174,23 @@ class TripleExtractor:
         longest = sorted(range(len(document.entities)), key=lambda e: len(entity_name(document, e)))[-2:]
         if len(longest) < 2:
             return
-        query = next(self._builder.build(index, document, [(longest[0], longest[1])]))
+        # The relations with the longest names are asked about first.
+        relations = tuple(
+            RelationLogit(id, float(len(name)))
+            for id, name in zip(self.relations.ids, self.relations.names, strict=True)
+        )
+        query = next(self._queries(index, document, [Candidate(longest[0], longest[1], 1.0, relations)]))
         if query.left_out:
             # If sentences are dropped, those that stay depend on the pair.
-            for _ in self._builder.build(index, document, candidate_pairs(len(document.entities))):
+            pairs = candidate_pairs(len(document.entities))
+            for _ in self._queries(index, document, [Candidate(*pair, 1.0, relations) for pair in pairs]):
                 pass
+
+    def _queries(self, index: int, document: Document, candidates: Sequence[Candidate]) -> Iterator[Query]:
+        """Return the queries about candidates of a document."""
+        if self._questions is not None:
+            return self._questions.build(index, document, candidates)
+        return self._builder.build(index, document, [(candidate.head, candidate.tail) for candidate in candidates])
 
     def extract(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[Prediction]]]:
         """Yield each document with its triples, in order. Only a few batches are in memory at a time.
@@ -167,27 +208,48 @@ class TripleExtractor:
         proposals = self._proposer.propose(batch)
         queries: list[Query] = []
         for index, (document, proposal) in enumerate(zip(batch, proposals, strict=True)):
-            pairs = [(candidate.head, candidate.tail) for candidate in proposal.candidates]
-            queries += self._builder.build(index, document, pairs)
-        triples: list[list[Prediction]] = [[] for _ in batch]
-        pair_probabilities = [
-            {(pair.head, pair.tail): pair.probability for pair in proposal.candidates} for proposal in proposals
-        ]
+            asked = self._asked(proposal.candidates)
+            self.stats.asked += len(asked)
+            if asked:
+                queries += self._queries(index, document, asked)
+        answers: list[dict[Triple, float]] = [{} for _ in batch]
         # Without a query the LM need not be loaded.
         for answered in self._answering.answer(queries) if queries else ():
             index = answered.query.document
             self.stats.unfinished += not answered.finished
             self.stats.shortened += bool(answered.query.left_out)
             for scored in answered.triples:
-                triple = scored.triple
                 # None: the grammar left no choice.
-                relation_probability = 1.0 if scored.score is None else scored.score
-                if self._config.mode == "constrained" or relation_probability >= self._config.relation_threshold:
-                    score = pair_probabilities[index][triple.head, triple.tail] * relation_probability
-                    triples[index].append(Prediction(batch[index].title, *triple, score=score))
+                answers[index][scored.triple] = 1.0 if scored.score is None else scored.score
+        triples = [
+            [Prediction(document.title, *triple, score=score) for triple, score in self._scored(proposal, found)]
+            for document, proposal, found in zip(batch, proposals, answers, strict=True)
+        ]
         for document, proposal, predictions in zip(batch, proposals, triples, strict=True):
             self._count(document, proposal, predictions)
         return triples
+
+    def _asked(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
+        """Return the candidates that the LM is asked about."""
+        if self._fusion is None:
+            return candidates
+        pairs = set(self._scorer.pairs(candidates))
+        return [candidate for candidate in candidates if (candidate.head, candidate.tail) in pairs]
+
+    def _scored(self, proposal: Proposal, answers: dict[Triple, float]) -> Iterator[tuple[Triple, float]]:
+        """Yield the triples of a document that reach the threshold, with their scores.
+
+        Args:
+            answers: the LM's probability of each triple.
+        """
+        if self._fusion is not None:
+            scored = self._scorer.triples(proposal.candidates, answers)
+            yield from ((triple, score) for triple, score in scored if score >= self._threshold)
+            return
+        pair_probabilities = {(pair.head, pair.tail): pair.probability for pair in proposal.candidates}
+        for triple, score in answers.items():
+            if self._config.mode == "constrained" or score >= self._config.relation_threshold:
+                yield triple, pair_probabilities[triple.head, triple.tail] * score
 
     def _count(self, document: Document, proposal: Proposal, predictions: Sequence[Prediction]) -> None:
         stats = self.stats

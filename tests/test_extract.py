@@ -7,7 +7,7 @@ import sys
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -22,6 +22,7 @@ from lmrc.corpus.predictions import read_predictions
 from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.types import Document
 from lmrc.extract import Extraction
+from lmrc.fusion.model import EncoderWeights, LmWeights, Thresholds
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.predict import ClassifyInference
 from lmrc.rcp.data.tokenization import DocumentTokenizer
@@ -29,7 +30,8 @@ from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.predict import Proposal, Proposer, score_pairs
 from lmrc.rcp.thresholds import calibrate, save
 from tests.rc import tiny as rc_tiny
-from tests.rc.conftest import Learnt, base, learnt  # noqa: F401 (fixtures)
+from tests.rc.conftest import Learnt, base, learnt, learnt_verify  # noqa: F401 (fixtures)
+from tests.rc.test_fused import fusion
 from tests.rcp import tiny as rcp_tiny
 
 Capture = pytest.CaptureFixture[str]
@@ -156,6 +158,92 @@ def test_triples_and_scores_equal_those_of_propose_and_classify(
     )
     assert counts.documents_without_pairs == 5 - len(with_pairs)
     assert counts.unfinished == 0
+
+
+@pytest.fixture(scope="module")
+def naming_rcp(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Write a classifier with a relation head of random weights."""
+    folder = tmp_path_factory.mktemp("naming")
+    torch.manual_seed(2)
+    model = RelationCandidateModel(rcp_tiny.encoder("bert"), 40, relations=rc_tiny.RELATIONS.ids)
+    torch.nn.init.normal_(model.classifier.bilinear.weight, std=0.5)
+    assert model.relation_head is not None
+    torch.nn.init.normal_(model.relation_head.relation.weight, std=8.0)
+    torch.nn.init.constant_(model.relation_head.relation.bias, -3.0)
+    model.save(folder, rcp_tiny.tokenizer("bert"))
+    return folder
+
+
+@pytest.mark.parametrize("kind", ["rc", "verify"])
+@pytest.mark.parametrize("ask", ["band", "all"])
+def test_fusion_equals_that_of_propose_and_classify(
+    config: ExtractConfig,
+    naming_rcp: Path,
+    learnt_verify: Learnt,  # noqa: F811
+    tmp_path: Path,
+    kind: str,
+    ask: Literal["band", "all"],
+) -> None:
+    rc = config.rc if kind == "rc" else learnt_verify.adapter
+    corpus = rc_tiny.corpus(tmp_path / "corpus", [replace(document, labels=None) for document in DOCUMENTS])
+    proposals = Proposer(naming_rcp, 0.0, None, 8).propose(DOCUMENTS)
+    rows = [(document.title, proposal.candidates) for document, proposal in zip(DOCUMENTS, proposals, strict=True)]
+    write_candidates(rows, tmp_path / "candidates", corpus.fingerprint, 0.0)
+    fusion(
+        with_lm=LmWeights(bias=0.5, pair=0.3, relation=0.5, lm=0.5),
+        without_lm=EncoderWeights(bias=1.0, pair=0.1, relation=0.5),
+        band=(0.715, 0.735),
+        thresholds={name: Thresholds(f1=0.811, precision=()) for name in ("band", "all", "none")},
+    ).save(tmp_path / "fusion.json")
+    options = {"fusion": tmp_path / "fusion.json", "ask": ask}
+    run = RunOptions(name="classify", folder=tmp_path)
+    classify = ClassifyConfig(
+        run=run,
+        corpus=corpus.folder,
+        candidates=tmp_path / "candidates",
+        rc=rc,
+        system="fused",
+        decode=DecodeOptions(mode="score"),
+        **options,
+    )
+    inference = ClassifyInference(classify)
+    done = inference.finish(iter(inference.rows(range(len(DOCUMENTS)))))
+    wanted = {
+        (p.title, p.head, p.tail, p.relation): p.score
+        for p in read_predictions(tmp_path / "classify" / "predictions.json")
+    }
+    extraction = Extraction(config.model_copy(update={**options, "rc": rc, "rcp": naming_rcp}))
+    counts = extraction.run()
+    assert extracted(config.out) == pytest.approx(wanted, rel=1e-4)
+    assert 0 < len(wanted) < done["questions"]
+    assert 0 < counts.asked < counts.kept if ask == "band" else 0 < counts.asked <= counts.kept
+    assert ("the LM was asked about" in str(counts)) == (counts.asked < counts.kept)
+
+
+def test_fusion_needs_a_relation_head(config: ExtractConfig, tmp_path: Path) -> None:
+    fusion().save(tmp_path / "fusion.json")
+    with pytest.raises(UserError, match=r"has no relation head.* --train.relation-weight 1"):
+        Extraction(config.model_copy(update={"fusion": tmp_path / "fusion.json"}))
+
+
+def test_questions_need_mode_score(
+    config: ExtractConfig,
+    naming_rcp: Path,
+    learnt_verify: Learnt,  # noqa: F811
+) -> None:
+    """The score of a triple is P(pair) x P(Yes)."""
+    verify = config.model_copy(update={"rc": learnt_verify.adapter, "rcp": naming_rcp})
+    with pytest.raises(UserError, match="give --mode score"):
+        Extraction(verify)
+    Extraction(verify.model_copy(update={"mode": "score", "relation_threshold": 0.0})).run()
+    found = extracted(config.out)
+    proposals = Proposer(naming_rcp, 0.0, None, 8).propose(DOCUMENTS)
+    pairs = {
+        (document.title, candidate.head, candidate.tail): candidate.probability
+        for document, proposal in zip(DOCUMENTS, proposals, strict=True)
+        for candidate in proposal.candidates
+    }
+    assert found and all(score <= pairs[triple[:3]] + 1e-6 for triple, score in found.items())
 
 
 def test_mode_score(config: ExtractConfig, tmp_path: Path) -> None:

@@ -23,8 +23,9 @@ MAY_IMPORT = {
     "inference": {"common", "config", "runs"},
     "pretrained": {"common", "corpus", "training"},
     "evaluation": {"common", "config", "corpus", "runs"},
+    "fusion": {"common", "config", "corpus"},
     "rcp": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained"},
-    "rc": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained", "evaluation"},
+    "rc": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained", "evaluation", "fusion"},
 }
 MAY_IMPORT["launcher"] = {*MAY_IMPORT}
 MAY_IMPORT["monitor"] = {"common", "config", "kernels", "runs", "training", "inference", "launcher"}

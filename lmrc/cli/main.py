@@ -13,6 +13,7 @@ from click.core import ParameterSource
 
 from lmrc import __version__
 from lmrc.cli import evaluate as commands
+from lmrc.cli.fusion import fusion
 from lmrc.cli.track import track
 from lmrc.common import threads
 from lmrc.common.atomic_io import replacing, write_atomically
@@ -127,6 +128,7 @@ def score(align: float | None, align_encoder: str, **given: Any) -> None:
 
 lmrc.add_command(commands.compare)
 lmrc.add_command(commands.report)
+lmrc.add_command(fusion)
 lmrc.add_command(track)
 
 
@@ -297,6 +299,9 @@ def download(dataset: str, folder: Path) -> None:
 )
 @click.option("--relation-threshold", type=float, help="Minimum P(relation of the pair), in mode score.")
 @click.option("--schema", type=FOLDER, help="Relation schema of the answers in JSON; by default the adapter's.")
+@click.option("--fusion", type=FOLDER, help="Fusion of both models, of lmrc fusion fit; scores are calibrated then.")
+@click.option("--precision", type=float, help="With --fusion: keep triples so that this precision holds.")
+@click.option("--ask", type=click.Choice(["band", "all"]), help="With --fusion: candidates that the LM is asked about.")
 @click.option("--batch-size", type=int, help="Documents (RCP) and queries (RC) per batch.")
 @click.option("--gpus", type=int, help="Number of GPUs to split the LLM over, if it does not fit one.")
 @click.option(
@@ -308,7 +313,8 @@ def download(dataset: str, folder: Path) -> None:
 def extract(shorten: str | None, **given: object) -> None:
     """Extract the triples of new DOCUMENTS (DocRED JSON) with both models, on this machine.
 
-    The score of a triple is P(pair) x P(relation). Labels in DOCUMENTS are ignored.
+    The score of a triple is P(pair) x P(relation), or with --fusion its calibrated probability. Labels in DOCUMENTS are
+    ignored.
     """
     from lmrc.common.input_checks import check_model, check_output
     from lmrc.config.aliases import announce_renamed

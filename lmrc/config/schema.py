@@ -32,6 +32,7 @@ RcpLoss = Literal["bce"]
 RcMetric = Literal["loss", "token_accuracy"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
+System = Literal["rc", "encoder", "fused"]
 
 # Tables 6 and 7.
 PAPER_BATCH = 4
@@ -453,6 +454,22 @@ class ClassifyConfig(Options):
         Path("runs/rc/best"), description="folder with the trained adapter; none: base without an adapter"
     )
     base: str = Field("", description="LM without an adapter; with a server, the tokenizer that counts tokens")
+    system: System = Field(
+        "rc",
+        description="rc: the answers of the LM; encoder: the relation head of RCP, without an LM; fused: a calibrated "
+        "sum of P(pair), relation head and LM, which needs fusion",
+    )
+    fusion: Path | None = Field(
+        None,
+        description="fusion.json written by lmrc fusion fit; none: with system encoder, the relation head's own "
+        "probability",
+    )
+    precision: Share | None = Field(
+        None, description="predict with the threshold that holds this precision; none: the threshold with the best F1"
+    )
+    ask: Literal["band", "all"] = Field(
+        "band", description="candidates that the LM is asked about in system fused; band: those it could change; all"
+    )
     prompt: PromptOptions = PromptOptions()
     few_shot: FewShotOptions = FewShotOptions()
     documents: Count | None = Field(None, description="classify only this many documents, from the first; none: all")
@@ -460,6 +477,11 @@ class ClassifyConfig(Options):
     server: ServerOptions = ServerOptions()
     work: WorkOptions = WorkOptions()
     cluster: ClusterOptions = ClusterOptions()
+
+    @property
+    def asks_lm(self) -> bool:
+        """Return True if an LM is loaded: in every system but encoder."""
+        return self.system != "encoder"
 
 
 class ExtractConfig(Options):
@@ -483,6 +505,15 @@ class ExtractConfig(Options):
     )
     batch_size: Count = Field(8, description="documents (RCP) and queries (RC) per batch")
     gpus: Count = Field(1, description="number of GPUs to split the LM over, if it does not fit one")
+    fusion: Path | None = Field(
+        None, description="fusion.json written by lmrc fusion fit; none: the score is P(pair) x P(relation of the pair)"
+    )
+    precision: Share | None = Field(
+        None, description="keep triples with the threshold that holds this precision; none: the one with the best F1"
+    )
+    ask: Literal["band", "all"] = Field(
+        "band", description="candidates that the LM is asked about with a fusion; band: those it could change; all"
+    )
     truncate: Truncation | None = Field(
         None,
         description="how to shorten a document that does not fit; sentences: drop sentences that mention neither "

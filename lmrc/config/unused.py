@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import (
     ClassifyConfig,
+    DecodeOptions,
     DemoConfig,
     ExtractConfig,
     Options,
@@ -36,7 +37,7 @@ def without_effect(config: Options) -> dict[str, str]:
     if isinstance(config, ClassifyConfig):
         return _unread_by_classify(config)
     if isinstance(config, ExtractConfig):
-        return {} if config.mode == "score" else {"relation_threshold": _read_only_with("score", "mode", config.mode)}
+        return _unread_by_extract(config)
     if isinstance(config, RcConfig):
         return _unread_by_rc(config) | _unread_by_training(config.train)
     if isinstance(config, RcpConfig):
@@ -65,8 +66,22 @@ def _unread_by_training(options: Training) -> dict[str, str]:
     return {"train.patience": _read_only_with("best", "train.keep", options.keep)} if options.keep == "last" else {}
 
 
+def _unread_by_extract(config: ExtractConfig) -> dict[str, str]:
+    if config.fusion is not None:
+        return {
+            "mode": "with a fusion, the LM scores relations",
+            "relation_threshold": "the fusion holds the threshold; give --precision to choose another",
+        }
+    unread = dict.fromkeys(("precision", "ask"), "it is read only with a fusion")
+    if config.mode != "score":
+        unread["relation_threshold"] = _read_only_with("score", "mode", config.mode)
+    return unread
+
+
 def _unread_by_classify(config: ClassifyConfig) -> dict[str, str]:
-    decode, unread = config.decode, {}
+    decode, unread = config.decode, _unread_by_system(config)
+    if not config.asks_lm:
+        return unread
     if decode.mode != "score":
         unread["decode.threshold"] = _read_only_with("score", "decode.mode", decode.mode)
     if decode.mode != "free":
@@ -102,6 +117,26 @@ def _unread_by_rcp(config: RcpConfig) -> dict[str, str]:
     if config.train.schema_minimum and not config.train.relation_weight:
         return {"train.schema_minimum": "it is read only with train.relation_weight above 0"}
     return {}
+
+
+def _unread_by_system(config: ClassifyConfig) -> dict[str, str]:
+    """Return the options without effect because of the system."""
+    unread = {}
+    if config.system != "fused":
+        unread["ask"] = _read_only_with("fused", "system", config.system)
+    if config.system == "rc":
+        needed = _read_only_with("encoder or fused", "system", config.system)
+        unread |= dict.fromkeys(("fusion", "precision"), needed)
+        return unread
+    if config.fusion is None:
+        unread["precision"] = "it is read only with a fusion, which holds the thresholds"
+    if config.system == "fused":
+        unread["decode.threshold"] = "the fusion holds the threshold; give --precision to choose another"
+        return unread
+    lm = ("rc", "base", "prompt.", "few_shot.", "server.")
+    unread |= dict.fromkeys(lm, "system encoder asks no LM")
+    names = (f"decode.{name}" for name in DecodeOptions.model_fields if config.fusion or name != "threshold")
+    return unread | dict.fromkeys(names, "system encoder asks no LM")
 
 
 def _read_only_with(needed: str, option: str, chosen: str) -> str:

@@ -85,7 +85,7 @@ def hub_model(config: StageConfig) -> str | None:
         name = config.model.encoder
     elif isinstance(config, RcConfig):
         name = config.model.base
-    elif isinstance(config, ClassifyConfig):
+    elif isinstance(config, ClassifyConfig) and config.asks_lm:
         name = config.base if config.rc is None else _adapter_base(config.rc)
     if name is None or name.startswith((PREFIX, "/", ".", "~")) or name.count("/") > 1 or Path(name).is_dir():
         return None

@@ -90,7 +90,16 @@ def is_on_slurm(config: PipelineConfig) -> bool:
 
 
 def steps(config: PipelineConfig) -> list[Step]:
-    """Return the steps in an order in which each comes after those that it depends on."""
+    """Return the steps in an order in which each comes after those that it depends on.
+
+    Raises:
+        ConfigError: the system of classify needs a relation head, and RCP is trained without one.
+    """
+    if config.classify.system != "rc" and not config.rcp.train.relation_weight:
+        raise ConfigError(
+            f"classify.system {config.classify.system} needs the relation head of RCP: give "
+            "--rcp.train.relation-weight 1 (any weight above 0), or --classify.system rc"
+        )
     home, on_slurm = RunFolder.of(config.run).path, is_on_slurm(config)
     paths = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
     documents = {part: path for part, path in paths.items() if path.name.endswith(DOCUMENTS)}

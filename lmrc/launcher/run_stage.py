@@ -50,8 +50,8 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
         stage.check(config)
         if stage.run is not None:
             return _run(stage, config, attempt)
-        if isinstance(config, ClassifyConfig) and config.decode.backend != "hf":
-            # A server needs no GPU, and vLLM's processes cannot inherit this one's CUDA context.
+        if isinstance(config, ClassifyConfig) and (config.decode.backend != "hf" or not config.asks_lm):
+            # A server or no LM needs no GPU, and vLLM's processes cannot inherit this one's CUDA context.
             return _infer(stage, config, attempt)
         return _run_on_gpus(stage, config, attempt, process)
     except Interrupted:

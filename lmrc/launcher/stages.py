@@ -14,6 +14,7 @@ from lmrc.common.input_checks import check_model
 from lmrc.config.schema import BuildConfig, ClassifyConfig, ProposeConfig, RcConfig, RcpConfig, ScoreConfig
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
+from lmrc.fusion.model import Fusion
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 
 if TYPE_CHECKING:
@@ -69,7 +70,9 @@ def _check_classify(config: ClassifyConfig) -> None:
     corpus = Corpus.open(config.corpus)
     if config.candidates is not None:
         Candidates.open(config.candidates).check(corpus)
-    if config.rc is not None:
+    if config.fusion is not None:
+        Fusion.read(config.fusion)
+    if config.asks_lm and config.rc is not None:
         check_model(config.rc, "rc")
         AdapterMetadata.read_for(config.rc, config.prompt).check_corpus(config.rc, corpus)
 

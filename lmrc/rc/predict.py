@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerBase
 from lmrc.common.errors import ConfigError
 from lmrc.common.json_stream import replacing
 from lmrc.config.aliases import with_old_names
-from lmrc.config.schema import ClassifyConfig
+from lmrc.config.schema import ClassifyConfig, PromptOptions
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.predictions import Prediction, write_predictions
@@ -26,6 +26,7 @@ from lmrc.corpus.types import Document
 from lmrc.inference.fingerprint import work_fingerprint
 from lmrc.rc.decoding.base import BackendInputs, DecodingBackend, QueryResult
 from lmrc.rc.decoding.factory import create_backend
+from lmrc.rc.fused import FusedScores
 from lmrc.rc.model.adapter import adapter_base
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
@@ -83,7 +84,10 @@ class ClassifyInference:
         self._candidates = None if config.candidates is None else Candidates.open(config.candidates)
         if self._candidates is not None:
             self._candidates.check(self._corpus)
-        if config.rc is None:
+        if not config.asks_lm:
+            self._metadata = AdapterMetadata(PromptOptions(), "fp32", self._corpus.relations.sha256)
+            self._base = ""
+        elif config.rc is None:
             if not config.base:
                 raise ConfigError("rc is none, so an LM without an adapter is used: name it in base")
             self._metadata = AdapterMetadata(config.prompt, "bf16", self._corpus.relations.sha256)
@@ -93,16 +97,27 @@ class ClassifyInference:
             self._metadata.check_corpus(config.rc, self._corpus)
             self._base = adapter_base(config.rc)
         self._prompt = PROMPTS[self._metadata.prompt.kind]
-        self._check_backend()
-        self._check_questions()
-        self._schema = self._choose_schema()
+        self._fused = (
+            None
+            if config.system == "rc"
+            else FusedScores(config, self._corpus, self._candidates, self._metadata.prompt)
+        )
+        if config.asks_lm:
+            self._check_backend()
+            self._check_questions()
+        self._schema = self._choose_schema() if config.asks_lm else None
+        if self._fused is not None and not self._prompt.names_relations:
+            raise ConfigError(
+                f"system {config.system} needs an LM that names relations, but {config.rc or config.base} says Yes or "
+                "No to a pair: give another --rc"
+            )
         total = len(self._corpus)
         self.documents = total if config.documents is None else min(config.documents, total)
         if not self._prompt.names_relations and self.documents < total:
             raise ConfigError(
                 f"candidates must cover the whole corpus: leave out documents ({self.documents} of {total})"
             )
-        if self._corpus.manifest.labelled_documents < total:
+        if self._candidates is None and self._corpus.manifest.labelled_documents < total:
             for index in range(self.documents):
                 # Raises now if gold pairs are needed and a document has no labels.
                 self._pairs(index)
@@ -117,8 +132,10 @@ class ClassifyInference:
             options["few_shot"]["corpus"] = Corpus.open(config.few_shot.corpus).fingerprint
         if config.decode.backend == "openai":
             options["server"] = config.server.model_dump(mode="json", include={"model", "endpoint", "seed", "body"})
+        if self._fused is not None:
+            options["fused"] = self._fused.identity
         self.identity = work_fingerprint(
-            config.rc,
+            config.rc if config.asks_lm else None,
             SCHEMA,
             corpus=self._corpus.fingerprint,
             candidates="gold" if self._candidates is None else self._candidates.manifest.fingerprint,
@@ -189,6 +206,8 @@ class ClassifyInference:
 
     def _pairs(self, index: int) -> list[Pair]:
         """Return the pairs to ask about in a document of the corpus."""
+        if self._fused is not None:
+            return self._fused.pairs(index)
         if self._candidates is not None:
             return [(candidate.head, candidate.tail) for candidate in self._candidates[index]]
         return self._prompt.pairs(self._corpus[index])
@@ -199,12 +218,17 @@ class ClassifyInference:
 
     def _queries(self, index: int) -> Iterator[Query]:
         """Yield the queries about a document of the corpus."""
+        pairs = self._pairs(index)
+        if not pairs:
+            return  # in system encoder there is no tokenizer
         document = self._corpus[index]
         if self._prompt.asks_relations:
             assert self._candidates is not None
-            yield from self._questions.build(index, document, self._candidates[index])
+            asked = set(pairs)
+            candidates = (pair for pair in self._candidates[index] if (pair.head, pair.tail) in asked)
+            yield from self._questions.build(index, document, candidates)
         else:
-            yield from self._builder.build(index, document, self._pairs(index))
+            yield from self._builder.build(index, document, pairs)
 
     @cached_property
     def _questions(self) -> QuestionBuilder:
@@ -254,7 +278,7 @@ class ClassifyInference:
         Raises:
             UserError: if the LM, its adapter or a package is missing or damaged, or they do not fit each other.
         """
-        if any(self._pairs(index) for index in range(self.documents)):
+        if self._config.asks_lm and any(self._pairs(index) for index in range(self.documents)):
             self._backend.load()
 
     def rows(self, documents: range) -> list[dict[str, Any]]:
@@ -269,28 +293,32 @@ class ClassifyInference:
             document = self._corpus[index]
             rows[index] = {"title": document.title, "generations": [], "triples": []}
             queries += self._queries(index)
-        if not queries:
-            return list(rows.values())
-        for result in self._backend.answer(queries):
+        for result in self._backend.answer(queries) if queries else ():
             row = rows[result.query.document]
             row["generations"].append(_to_row(result))
             row["triples"] += [{**scored.triple._asdict(), "score": scored.score} for scored in result.triples]
+        if self._fused is not None:
+            for index, row in rows.items():
+                row["triples"] = self._fused.triples(index, row["triples"])
         return list(rows.values())
 
-    def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int]:
+    def finish(self, rows: Iterator[dict[str, Any]]) -> dict[str, int | float]:
         """Write the results into the run folder.
 
         - GENERATIONS: one JSON object per query, with the fields document, title, pairs, answer, finished, failures,
           unknown_relations and left_out (sentences dropped from the prompt).
         - PREDICTIONS, in the submission format. In mode score, those with at least `decode.threshold`; all are in
+          SCORES. In the systems encoder and fused, those with at least the fusion's threshold; all questions are in
           SCORES.
         - CANDIDATES instead of PREDICTIONS, if the answers name no relations.
+        - RELIABILITY and CURVE of `lmrc.rc.fused`, in the systems encoder and fused, if the corpus has labels.
 
         Returns:
             Counts: documents, documents_without_pairs, queries, pairs, predictions, unfinished (answers cut off by a
             limit), none (pairs answered so), shortened (queries), sentences_left_out of these, and the failures of
             `lmrc.rc.decoding.parsing.Parsed` by kind; with a relation schema, also no_admissible_relation (pairs that
-            are offered all relations, because none is admissible).
+            are offered all relations, because none is admissible). In the systems encoder and fused, also questions,
+            proposed_pairs, and asked_share: the share of these that the LM was asked about.
 
         Raises:
             UserError: if the folder cannot be written.
@@ -318,7 +346,26 @@ class ClassifyInference:
                     counts["no_admissible_relation"] += self._count_unrestricted(self._schema, index, row)
                 predictions |= {Prediction(row["title"], **triple): None for triple in row["triples"]}
         counts["predictions"] = self._write(predictions, titles, folder)
-        return dict(counts)
+        return {**counts, **self._finish_fused(predictions, counts["pairs"], folder)}
+
+    def _finish_fused(self, scored: dict[Prediction, None], asked: int, folder: Path) -> dict[str, int | float]:
+        """Write and count what only the systems encoder and fused have; return the counts.
+
+        Args:
+            scored: all questions.
+            asked: number of pairs that the LM was asked about.
+        """
+        if self._fused is None:
+            return {}
+        if self._corpus.manifest.labelled_documents == len(self._corpus):
+            self._fused.write_curves([prediction.score or 0.0 for prediction in scored], self.documents, folder)
+        proposed = self._fused.proposed(self.documents)
+        share = asked / proposed if proposed else 0.0
+        logger.info(
+            f"{len(scored):,} questions; the LM was asked about {asked:,} of {proposed:,} proposed pairs "
+            f"({100 * share:.1f} %); threshold {self._fused.threshold:.4g}"
+        )
+        return {"questions": len(scored), "proposed_pairs": proposed, "asked_share": share}
 
     def _count_unrestricted(self, schema: RelationSchema, index: int, row: dict[str, Any]) -> int:
         """Return the number of pairs of a document that have no admissible relation."""
@@ -330,8 +377,8 @@ class ClassifyInference:
         """Write predictions or candidates. Return the number of predictions."""
         predicted = list(scored)
         threshold = 0.0
-        if self._config.decode.mode == "score":
-            threshold = self._config.decode.threshold
+        if self._fused is not None or self._config.decode.mode == "score":
+            threshold = self._config.decode.threshold if self._fused is None else self._fused.threshold
             write_predictions(scored, folder / SCORES)
             predicted = [prediction for prediction in scored if (prediction.score or 0.0) >= threshold]
         if self._prompt.names_relations:

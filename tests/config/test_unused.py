@@ -20,6 +20,8 @@ from lmrc.config.schema import (
 from lmrc.config.unused import refuse_unused, unused_options
 from tests.conftest import ROOT
 
+ENCODER = {"system": "encoder", "fusion": "fusion.json"}
+FUSED = {"system": "fused", "fusion": "fusion.json", "decode.mode": "score"}
 EXTRACT = {"documents": "a.json", "rcp": "rcp", "rc": "rc", "out": "out.json"}
 
 
@@ -45,6 +47,19 @@ EXTRACT = {"documents": "a.json", "rcp": "rcp", "rc": "rc", "out": "out.json"}
         ({"few_shot.corpus": "data/x", "few_shot.examples": 0}, "--few-shot.corpus"),
         ({"base": "x"}, "--base has no effect: the adapter runs/rc/best names its base"),
         ({"decode.batch_size": 2, "decode.backend": "vllm", "decode.mode": "free"}, "--decode.batch-size"),
+        ({"fusion": "f.json"}, "--fusion has no effect: it is read only with system encoder or fused"),
+        ({"precision": 0.9}, "--precision has no effect: it is read only with system encoder or fused"),
+        ({"ask": "all"}, "--ask has no effect: it is read only with system fused, and system is rc"),
+        ({"ask": "all", **ENCODER}, "--ask has no effect: it is read only with system fused, and system is encoder"),
+        ({"precision": 0.9, "system": "encoder"}, "--precision has no effect: it is read only with a fusion"),
+        ({"decode.threshold": 0.3, **ENCODER}, "--decode.threshold has no effect: system encoder asks no LM"),
+        ({"decode.threshold": 0.3, **FUSED}, "--decode.threshold has no effect: the fusion holds the threshold"),
+        ({"decode.mode": "score", **ENCODER}, "--decode.mode has no effect: system encoder asks no LM"),
+        ({"rc": "rc", **ENCODER}, "--rc has no effect: system encoder asks no LM"),
+        ({"base": "x", **ENCODER}, "--base has no effect: system encoder asks no LM"),
+        ({"prompt.max_length": 512, **ENCODER}, "--prompt.max-length has no effect: system encoder asks no LM"),
+        ({"server.model": "x", **ENCODER}, "--server.model has no effect: system encoder asks no LM"),
+        ({"few_shot.examples": 1, **ENCODER}, "--few-shot.examples has no effect: system encoder asks no LM"),
     ],
 )
 def test_classify_without_effect(values: dict[str, object], option: str) -> None:
@@ -65,6 +80,11 @@ def test_classify_without_effect(values: dict[str, object], option: str) -> None
         {"decode.schema": "s.json"},
         {"decode.schema": "s.json", "decode.mode": "score"},
         {"decode.batch_size": 2},
+        ENCODER,
+        {**ENCODER, "precision": 0.9, "documents": 3},
+        {"system": "encoder", "decode.threshold": 0.3},
+        {**FUSED, "precision": 0.9, "ask": "all", "prompt.truncate": "sentences", "decode.batch_size": 2},
+        {**FUSED, "rc": "rc"},
     ],
 )
 def test_classify_with_effect(values: dict[str, object]) -> None:
@@ -88,6 +108,17 @@ def test_extract() -> None:
     (sentence,) = unused_options(build(ExtractConfig, given))
     assert sentence.startswith("--relation-threshold has no effect: it is read only with mode score")
     assert unused_options(build(ExtractConfig, {**given, "mode": "score"})) == []
+    fused = {**EXTRACT, "fusion": "fusion.json"}
+    assert unused_options(build(ExtractConfig, {**fused, "precision": 0.9, "ask": "all"})) == []
+    assert [
+        sentence.split(":")[0] for sentence in unused_options(build(ExtractConfig, {**fused, **given, "mode": "score"}))
+    ] == [
+        "--mode has no effect",
+        "--relation-threshold has no effect",
+    ]
+    assert [
+        sentence.split()[0] for sentence in unused_options(build(ExtractConfig, {**EXTRACT, "precision": 0.9}))
+    ] == ["--precision"]
     with pytest.raises(ConfigError, match=r"--relation-threshold has no effect.*Leave out what has no effect$"):
         refuse_unused(build(ExtractConfig, given))
 

@@ -131,6 +131,8 @@ def test_models_of_the_stages(tmp_path: Path) -> None:
         (ProposeConfig(), None),
         (ClassifyConfig(rc=tmp_path), "org/base"),
         (ClassifyConfig(rc=tmp_path / "none"), None),
+        (ClassifyConfig(rc=tmp_path, system="fused"), "org/base"),
+        (ClassifyConfig(rc=tmp_path, system="encoder"), None),
         (ClassifyConfig.model_validate({"rc": None, "base": "org/plain"}), "org/plain"),
     ]
     for config, expected in cases:

@@ -32,3 +32,6 @@ def test_only_our_own_lm_sets_a_gpu(
     stage = Stage("classify", ClassifyConfig, lambda _: None)
     assert run_stage.run_attempt(stage, config, Attempt("local-1")) == {"documents": 3}
     assert bool(calls) == joined
+    without_lm = config.model_copy(update={"system": "encoder"})
+    assert run_stage.run_attempt(stage, without_lm, Attempt("local-1")) == {"documents": 3}
+    assert len(calls) == joined

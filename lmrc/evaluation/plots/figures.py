@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from lmrc.common.errors import UserError
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.scores import Counts, Scores
-from lmrc.evaluation.plots.read_curves import Aligned, Calibration, Series
+from lmrc.evaluation.plots.read_curves import Aligned, Calibration, FusionCurve, Reliability, Series
 from lmrc.evaluation.plots.style import (
     COLORS,
     DASHES,
@@ -34,6 +34,9 @@ PANELS = {"loss": "loss", "dev_f1": "F1 on dev in percent", "dev_loss": "loss on
 
 # Inches; a wider figure does not fit on a page.
 WIDEST = 10.0
+
+# Lowest and highest probability that the reliability figure shows.
+_EDGE = 5e-4
 
 # A curve with more steps than MANY_STEPS is drawn faint, with a running mean over 1 / WINDOWS of them.
 MANY_STEPS, WINDOWS = 100, 50
@@ -247,3 +250,69 @@ def alignment(runs: Sequence[tuple[str, Sequence[Aligned]]]) -> Plot:
         minimal_axes(axes, grid="y")
         add_legend(axes, max_columns=1)
     return Plot(figure, "F1 over the least similarity at which relations outside the set are aligned to it")
+
+
+def reliability(runs: Sequence[tuple[str, Reliability]]) -> Plot:
+    """Plot the share of correct questions over their probability, one line per run; the diagonal is calibrated.
+
+    Both axes are log-odds, because most questions have a low probability. Bins without any correct or any wrong
+    question are drawn at the edge.
+    """
+    ticks = (0.001, 0.01, 0.1, 0.5, 0.9, 0.99, 0.999)
+    with style():
+        figure = Figure(figsize=(4.6, 4.2), layout="constrained")
+        axes = figure.subplots()
+        axes.plot((_EDGE, 1 - _EDGE), (_EDGE, 1 - _EDGE), color=FOREGROUND, alpha=0.5, linewidth=0.8, linestyle=":")
+        for index, (name, found) in enumerate(runs):
+            points = np.clip([row[:2] for row in found.bins], _EDGE, 1 - _EDGE)
+            axes.plot(
+                points[:, 0],
+                points[:, 1],
+                color=COLORS[index % len(COLORS)],
+                linestyle=DASHES[index % len(DASHES)],
+                marker="o",
+                label=legend_label(f"{name}: ECE {found.ece:.4f}"),
+            )
+        for axis in ("x", "y"):
+            axes.set(**{f"{axis}scale": "logit", f"{axis}lim": (_EDGE, 1 - _EDGE)})
+            labels = [f"{tick:g}" for tick in ticks]
+            axes.set(**{f"{axis}ticks": ticks, f"{axis}ticklabels": labels})
+        axes.minorticks_off()
+        axes.set_xlabel("mean probability of the questions of a bin")
+        axes.set_ylabel("share of them that is correct")
+        minimal_axes(axes, grid="both")
+        add_legend(axes, max_columns=1)
+    return Plot(figure, "Share of correct questions over their probability")
+
+
+def fusion_curves(runs: Sequence[tuple[str, FusionCurve]]) -> Plot:
+    """Plot F1 over LM tokens, or over the share of pairs that the LM is asked about if a run does not know its tokens.
+
+    The mark is the run itself; the points before it are narrower bands.
+    """
+    has_tokens = all(found.tokens_per_question is not None for _, found in runs)
+    with style():
+        figure = Figure(figsize=(5.4, 3.2), layout="constrained")
+        axes = figure.subplots()
+        for index, (name, found) in enumerate(runs):
+            tokens = found.tokens_per_question
+            share, _, f1 = found.points[-1]
+            axes.plot(
+                [
+                    questions * tokens if has_tokens and tokens is not None else 100 * asked
+                    for asked, questions, _ in found.points
+                ],
+                [value for *_, value in found.points],
+                color=COLORS[index % len(COLORS)],
+                linestyle=DASHES[index % len(DASHES)],
+                marker="o",
+                markevery=[len(found.points) - 1],
+                label=legend_label(f"{name}: {f1:.2f} with {100 * share:.1f} % of the pairs"),
+            )
+        axes.margins(y=0.2)
+        axes.set_xlim(left=0)
+        axes.set_xlabel("LM tokens" if has_tokens else "proposed pairs that the LM is asked about, in percent")
+        axes.set_ylabel("F1 in percent")
+        minimal_axes(axes, grid="y")
+        add_legend(axes, max_columns=1)
+    return Plot(figure, "F1 over the cost of the LM, for narrower and wider bands of probability")

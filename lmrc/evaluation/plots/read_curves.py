@@ -22,6 +22,10 @@ METRICS = "metrics.jsonl"
 # The scores of `lmrc score --align` for each threshold, in the run folder.
 SWEEP = "alignment.json"
 
+# The calibration of the probabilities of a run with the encoder, and F1 over the questions that its LM was asked.
+RELIABILITY = "reliability.json"
+FUSION_CURVE = "fusion-curve.json"
+
 logger = logging.getLogger(__name__)
 
 
@@ -51,6 +55,32 @@ class Aligned:
     precision: float
     recall: float
     f1: float
+
+
+@dataclass(frozen=True, slots=True)
+class Reliability:
+    """Calibration of probabilities.
+
+    Attributes:
+        ece: expected calibration error.
+        bins: (mean probability, share correct, number of questions), ascending by probability.
+    """
+
+    ece: float
+    bins: tuple[tuple[float, float, int], ...]
+
+
+@dataclass(frozen=True, slots=True)
+class FusionCurve:
+    """F1 over the cost of the LM.
+
+    Attributes:
+        points: (share of the proposed pairs that are asked about, questions, F1 in percent), ascending.
+        tokens_per_question: LM tokens of a question; None if they are not known.
+    """
+
+    points: tuple[tuple[float, int, float], ...]
+    tokens_per_question: float | None
 
 
 def read_curves(path: str | Path) -> dict[str, Series]:
@@ -114,6 +144,35 @@ def read_sweep(path: Path) -> list[Aligned]:
     if not points:
         raise UserError(f"{path}: the list is empty; give at least one theta")
     return sorted(points, key=lambda point: point.theta)
+
+
+def read_reliability(path: Path) -> Reliability | None:
+    """Read the calibration of a run; return None if it had no question.
+
+    Raises:
+        UserError: the file cannot be read or is damaged.
+    """
+    raw = _read_json(path)
+    try:
+        bins = tuple((float(row["probability"]), float(row["correct"]), int(row["questions"])) for row in raw["bins"])
+        return Reliability(float(raw["ece"]), bins) if bins else None
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); classify again to write it anew") from error
+
+
+def read_fusion_curve(path: Path) -> FusionCurve:
+    """Read F1 over the cost of the LM.
+
+    Raises:
+        UserError: the file cannot be read or is damaged.
+    """
+    raw = _read_json(path)
+    try:
+        points = tuple((float(row["share"]), int(row["questions"]), float(row["f1"])) for row in raw["curve"])
+        tokens = raw["tokens_per_question"]
+        return FusionCurve(points, None if tokens is None else float(tokens))
+    except (KeyError, TypeError, ValueError) as error:
+        raise UserError(f"{path} is damaged ({error!r}); classify again to write it anew") from error
 
 
 def _read_json(path: Path) -> Any:

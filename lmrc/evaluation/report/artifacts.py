@@ -12,7 +12,15 @@ from lmrc.evaluation.metrics.confusion import confusion
 from lmrc.evaluation.paper_scores import ABSENT
 from lmrc.evaluation.plots import figures, read_curves
 from lmrc.evaluation.plots.heatmaps import confusion_heatmap, relation_heatmap
-from lmrc.evaluation.plots.read_curves import CALIBRATION, METRICS, SWEEP, Calibration, Series
+from lmrc.evaluation.plots.read_curves import (
+    CALIBRATION,
+    FUSION_CURVE,
+    METRICS,
+    RELIABILITY,
+    SWEEP,
+    Calibration,
+    Series,
+)
 from lmrc.evaluation.plots.style import Plot
 from lmrc.evaluation.scored_run import ScoredRun
 from lmrc.evaluation.tables import run_tables
@@ -120,6 +128,7 @@ def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iter
     models = list(_rcp_models(runs, folders))
     if models:
         yield ReportItem("rcp", "Precision and recall of RCP on dev", figures.precision_recall(models))
+    yield from _fusion_figures(labels, folders)
     yield from _split_figures(group_by_data(runs))
     for run in runs:
         if run.scores.all.gold:
@@ -138,6 +147,30 @@ def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iter
         averaged_note = "With many logged steps, the line is a running mean and the steps are faint."
         plot = figures.learning_curves([(name, curves)], CURVES)
         yield ReportItem(f"learning-{name}", f"Learning curves: {name}", plot, (averaged_note,) if averaged else ())
+
+
+def _fusion_figures(labels: Mapping[str, str], folders: Mapping[str, Path]) -> Iterator[ReportItem]:
+    """Yield the calibration of the runs with the encoder, and F1 over the cost of the LM."""
+    calibrated = []
+    for name, folder in folders.items():
+        if (folder / RELIABILITY).exists():
+            found = read_curves.read_reliability(folder / RELIABILITY)
+            if found is not None:
+                calibrated.append((labels.get(name, name), found))
+    if calibrated:
+        notes = (
+            "A question is a proposed pair and a relation. Each point is a bin of equally many questions, on the "
+            "diagonal if their probabilities are calibrated. ECE is the mean distance from it.",
+        )
+        yield ReportItem("reliability", "Reliability of the probabilities", figures.reliability(calibrated), notes)
+    curves = [
+        (labels.get(name, name), read_curves.read_fusion_curve(folder / FUSION_CURVE))
+        for name, folder in folders.items()
+        if (folder / FUSION_CURVE).exists()
+    ]
+    if curves:
+        notes = ("The LM is asked about the pairs in a band of probability; the mark is the band of the run.",)
+        yield ReportItem("f1-by-cost", "F1 over the cost of the LM", figures.fusion_curves(curves), notes)
 
 
 def _with_score(table: Table, runs: int) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 from lmrc.common.check import Check, missing, ok
 from lmrc.common.errors import UserError
@@ -36,9 +37,15 @@ def check_propose(config: ProposeConfig, plan: LaunchPlan | None, inputs: Inputs
 
 
 def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
-    """Check the corpus, the candidates, and the decoding backend: adapter and base, vLLM, or a server."""
+    """Check the corpus, the candidates, the fusion, and the decoding backend: adapter and base, vLLM, or a server."""
     data = [*check_inference_data(config, inputs), *check_schema(config.decode.schema, config.corpus, inputs)]
+    if config.fusion is not None:
+        data.append(_check_fusion(config.fusion))
     yield from data
+    if not config.asks_lm:
+        if not lacks_any(data) and not any(map(inputs.is_made, filter(None, (config.corpus, config.candidates)))):
+            yield from _check_encoder(config)
+        return
     if config.decode.backend == "vllm" and not is_importable("vllm"):
         yield missing(
             "decode.backend is vllm, which is not installed",
@@ -73,6 +80,29 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
         yield from _check_lm(config, base, location)
         if plan is not None and config.decode.backend == "hf":
             yield from _check_memory(config, plan)
+
+
+def _check_fusion(path: Path) -> Check:
+    """Check the file of a fusion, also if an earlier step makes the candidates."""
+    from lmrc.fusion.model import Fusion
+
+    try:
+        fitted_on = Fusion.read(path).fitted_on
+    except UserError as error:
+        return missing(str(error))
+    return ok(f"fusion {path}: fitted on {fitted_on.documents:,} documents")
+
+
+def _check_encoder(config: ClassifyConfig) -> Iterator[Check]:
+    """Check the candidates and the fusion of a run without an LM."""
+    from lmrc.rc.predict import ClassifyInference
+
+    try:
+        ClassifyInference(config)
+    except UserError as error:
+        yield missing(str(error))
+        return
+    yield ok(f"triples come from the relations of {config.candidates}")
 
 
 def _check_memory(config: ClassifyConfig, plan: LaunchPlan) -> Iterator[Check]:

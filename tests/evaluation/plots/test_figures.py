@@ -13,8 +13,24 @@ from lmrc.common.errors import UserError
 from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.scores import Counts, score
-from lmrc.evaluation.plots.figures import alignment, learning_curves, precision_recall, relation_bars, split_bars
-from lmrc.evaluation.plots.read_curves import Aligned, Calibration, read_calibration, read_curves, read_sweep
+from lmrc.evaluation.plots.figures import (
+    alignment,
+    fusion_curves,
+    learning_curves,
+    precision_recall,
+    relation_bars,
+    reliability,
+    split_bars,
+)
+from lmrc.evaluation.plots.read_curves import (
+    Aligned,
+    Calibration,
+    read_calibration,
+    read_curves,
+    read_fusion_curve,
+    read_reliability,
+    read_sweep,
+)
 from lmrc.evaluation.plots.style import Plot
 from tests.evaluation.examples import RELATIONS, document, family
 
@@ -188,6 +204,46 @@ def test_alignment_marks_the_best_theta(tmp_path: Path) -> None:
         path.write_text(damaged)
         with pytest.raises(UserError, match=r"alignment\.json"):
             read_sweep(path)
+
+
+def test_reliability_is_drawn_by_run(tmp_path: Path) -> None:
+    path = tmp_path / "reliability.json"
+    rows = [(0.01, 0.02, 5), (0.3, 0.25, 5), (0.9, 1.0, 4)]
+    bins = [dict(zip(("probability", "correct", "questions"), row, strict=True)) for row in rows]
+    path.write_text(json.dumps({"ece": 0.0625, "bins": bins}))
+    found = read_reliability(path)
+    assert found is not None and found.bins == tuple(rows)
+    plot = reliability([("fused", found), ("encoder", found)])
+    drawn = points(plot)
+    # A share of 1 has no log-odds.
+    assert drawn["fused: ECE 0.0625"] == drawn["encoder: ECE 0.0625"] == [(0.01, 0.02), (0.3, 0.25), (0.9, 0.9995)]
+    assert "0.999" in texts(plot) and "mean probability of the questions of a bin" in texts(plot)
+    path.write_text('{"ece": 0.0, "bins": []}')
+    assert read_reliability(path) is None
+    for damaged in ("[]", '{"bins": [{}], "ece": 1}', "{"):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"reliability\.json"):
+            read_reliability(path)
+
+
+def test_cost_of_the_lm_is_drawn_in_tokens_if_all_runs_know_them(tmp_path: Path) -> None:
+    path = tmp_path / "fusion-curve.json"
+    rows = [(0.0, 0, 55.0), (0.1, 20, 57.5), (0.2, 50, 58.0)]
+    curve = [dict(zip(("share", "questions", "f1"), row, strict=True), low=0.1, high=0.2) for row in rows]
+    path.write_text(json.dumps({"tokens_per_question": 10.0, "curve": curve}))
+    known = read_fusion_curve(path)
+    path.write_text(json.dumps({"tokens_per_question": None, "curve": curve}))
+    unknown = read_fusion_curve(path)
+    label = "a: 58.00 with 20.0 % of the pairs"
+    assert points(fusion_curves([("a", known)]))[label] == [(0.0, 55.0), (200.0, 57.5), (500.0, 58.0)]
+    assert "LM tokens" in texts(fusion_curves([("a", known)]))
+    both = fusion_curves([("a", known), ("b", unknown)])
+    assert points(both)[label] == [(0.0, 55.0), (10.0, 57.5), (20.0, 58.0)]
+    assert "proposed pairs that the LM is asked about, in percent" in texts(both)
+    for damaged in ("[]", '{"curve": [{"share": 1}], "tokens_per_question": null}', '{"curve": []}', "x"):
+        path.write_text(damaged)
+        with pytest.raises(UserError, match=r"fusion-curve\.json"):
+            read_fusion_curve(path)
 
 
 def test_split_bars_of_runs_are_side_by_side() -> None:

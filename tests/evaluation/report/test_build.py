@@ -134,6 +134,21 @@ def test_distinct_names_add_parent_folders(tmp_path: Path) -> None:
     assert distinct_names([a, b]) == {"x/classify": a, "y/classify": b}
 
 
+def test_figures_of_a_fused_run(tmp_path: Path) -> None:
+    run, other = run_of(tmp_path, documents=2), run_of(tmp_path, documents=2, name="rc")
+    bins = [{"probability": 0.4, "correct": 0.5, "questions": 3}]
+    (run / "reliability.json").write_text(json.dumps({"ece": 0.1, "bins": bins}))
+    point = {"low": 0.2, "high": 0.8, "share": 0.12, "questions": 30, "f1": 58.2}
+    (run / "fusion-curve.json").write_text(json.dumps({"tokens_per_question": 9.0, "curve": [point]}))
+    report_runs([run, other], tmp_path / "out")
+    names = {path.name for path in (tmp_path / "out" / "figures").iterdir()}
+    assert {"reliability.svg", "reliability.png", "f1-by-cost.svg", "f1-by-cost.png"} <= names
+    page = (tmp_path / "out" / "report.html").read_text()
+    assert "run: ECE 0.1000" in page and "run: 58.20 with 12.0 % of the pairs" in page and "rc: ECE" not in page
+    report_runs([other], tmp_path / "without")
+    assert not (tmp_path / "without" / "figures" / "reliability.svg").exists()
+
+
 def test_report_folder_has_page_tables_and_figures(tmp_path: Path) -> None:
     run, trained = run_of(tmp_path, documents=2), tmp_path / "rcp"
     (trained / "best").mkdir(parents=True)

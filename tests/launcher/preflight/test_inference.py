@@ -131,6 +131,26 @@ def test_outputs_of_earlier_steps_may_be_missing(home: Path, tmp_path: Path) -> 
     assert not classify(home, Inputs(made), rc=tmp_path / "best", candidates=tmp_path / "candidates")
 
 
+def test_systems_with_the_encoder(home: Path, tmp_path: Path) -> None:
+    """Without an LM, neither adapter nor base are looked for."""
+    encoder = {"system": "encoder", "rc": None}
+    assert not classify(home, **encoder)
+    assert classify(home, **encoder, candidates=None) == [
+        "system encoder scores candidates: give --candidates, which propose writes"
+    ]
+    assert "no such file" in classify(home, **encoder, fusion=tmp_path / "none.json")[0]
+    fused = {"system": "fused", "decode": {"mode": "score"}}
+    assert "system fused needs the weights of a fusion" in classify(home, **fused)[0]
+    (tmp_path / "fusion.json").write_text("{}")
+    (message,) = classify(home, **fused, fusion=tmp_path / "fusion.json")
+    assert "is no fusion" in message
+    # Also before the steps that make its other inputs.
+    made = Inputs(frozenset({tmp_path / "candidates", tmp_path / "best"}))
+    later = {"rc": tmp_path / "best", "candidates": tmp_path / "candidates", "fusion": tmp_path / "fusion.json"}
+    assert classify(home, made, **fused, **later) == [message]
+    assert not classify(home, made, **encoder, candidates=tmp_path / "candidates")
+
+
 def test_eval_uses_the_dev_corpus_of_rcp(home: Path, tmp_path: Path) -> None:
     assert evaluated_corpus(home, None) == home / "data" / "dev"
     assert evaluated_corpus(home, home / "data" / "train") == home / "data" / "train"
