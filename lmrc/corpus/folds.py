@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import logging
 import shutil
 import uuid
 from collections.abc import Iterator, Sequence
@@ -14,6 +15,8 @@ from lmrc.common.errors import CorpusError, UserError
 from lmrc.corpus.candidates import Candidate, Candidates, CandidatesManifest, write_candidates
 from lmrc.corpus.corpus import Corpus, Manifest, write_corpus
 from lmrc.corpus.shards import ShardFolder, check_new_folder
+
+logger = logging.getLogger(__name__)
 
 TRAIN, HELD_OUT = "train", "held-out"
 
@@ -66,18 +69,19 @@ def split_corpus(corpus: Corpus, folds: int, out: Path) -> list[tuple[Manifest, 
 
 
 def join_candidates(folders: Sequence[Path], corpus: Corpus, out: Path) -> CandidatesManifest:
-    """Join the candidates of the held-out parts of a corpus to the candidates of the whole corpus.
+    """Join the candidates of the held-out parts of a corpus to the candidates of the whole corpus, or of a part of it.
 
     The threshold of the result is the largest of the parts: the candidates of all documents are complete from there.
 
     Args:
-        folders: candidates folders, which together hold each document of the corpus once, by its title.
-        corpus: the whole corpus.
+        folders: candidates folders, which together hold each document of the corpus once, by its title. Other
+            documents are left out.
+        corpus: the whole corpus, or a part of it.
         out: a new folder.
 
     Raises:
-        CorpusError: a folder is no candidates folder, a document is missing, occurs twice or is not of the corpus, or
-            it has other entities than in the corpus.
+        CorpusError: a folder is no candidates folder, a document is missing or occurs twice, or it has other entities
+            than in the corpus.
         UserError: `out` exists, or cannot be written.
     """
     parts = [Candidates.open(folder) for folder in folders]
@@ -96,11 +100,8 @@ def join_candidates(folders: Sequence[Path], corpus: Corpus, out: Path) -> Candi
             f"{', '.join(map(str, folders))}: {len(missing):,} of the {len(corpus):,} documents in {corpus.folder} "
             f"have no candidates, such as {missing[0]!r}: give the candidates of all folds"
         )
-    if unknown := sorted(located.keys() - set(titles)):
-        raise CorpusError(
-            f"{located[unknown[0]][0].folder}: {len(unknown):,} documents are not in {corpus.folder}, such as "
-            f"{unknown[0]!r}: give the corpus that was split"
-        )
+    if others := len(located.keys() - set(titles)):
+        logger.info(f"{out}: left out the candidates of {others:,} documents that are not in {corpus.folder}")
 
     def rows() -> Iterator[tuple[str, tuple[Candidate, ...]]]:
         for document in corpus:

@@ -101,10 +101,6 @@ def twice(corpus: Corpus, folders: list[Path]) -> tuple[list[Path], Corpus]:
     return [*folders, folders[0]], corpus
 
 
-def of_a_part(corpus: Corpus, folders: list[Path]) -> tuple[list[Path], Corpus]:
-    return folders, Corpus.open(corpus.folder.parent / "folds" / "0" / "held-out")
-
-
 def of_other_documents(corpus: Corpus, folders: list[Path]) -> tuple[list[Path], Corpus]:
     # Documents with these titles and a pair of the entities 98 and 99.
     part = Corpus.open(corpus.folder.parent / "folds" / "1" / "held-out")
@@ -118,7 +114,6 @@ def of_other_documents(corpus: Corpus, folders: list[Path]) -> tuple[list[Path],
     [
         (without_last, r"candidates-0: 3 of the 7 documents in .*whole have no candidates, such as {1}"),
         (twice, r"candidates-0: the document {0} occurs in .*candidates-0 too: give candidates in which each"),
-        (of_a_part, r"candidates-1: 3 documents are not in .*held-out, such as '"),
         (of_other_documents, r"odd: a candidate of {1} is beyond its \d+ entities in .*whole"),
     ],
 )
@@ -151,3 +146,19 @@ def test_commands(corpus: Corpus, tmp_path: Path, capsys: pytest.CaptureFixture[
     assert capsys.readouterr().out == f"{tmp_path}/joined: 10 candidates of 7 documents; threshold 0.5\n"
     assert main(["data", "join-candidates", given[0], "--corpus", whole, "--out", str(tmp_path / "more")]) == 2
     assert capsys.readouterr().err.count("\n") == 1
+
+
+def test_candidates_of_a_part_of_the_corpus(corpus: Corpus, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Those of other documents are left out, and counted."""
+    split_corpus(corpus, 2, tmp_path / "folds")
+    folders = [
+        proposed(Corpus.open(tmp_path / "folds" / str(fold) / "held-out"), tmp_path / f"candidates-{fold}")
+        for fold in range(2)
+    ]
+    part = Corpus.open(tmp_path / "folds" / "1" / "held-out")
+    with caplog.at_level("INFO"):
+        join_candidates(folders, part, tmp_path / "part")
+    assert "left out the candidates of 4 documents that are not in" in caplog.text
+    joined = Candidates.open(tmp_path / "part")
+    joined.check(part)
+    assert list(joined) == list(Candidates.open(folders[1]))
