@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -77,6 +78,20 @@ def test_unfinished_run_and_run_without_scores(home: Path, tmp_path: Path, capsy
     (tmp_path / "DONE").unlink()
     assert fit(home, tmp_path / "fusion.json", answers=tmp_path) == 2
     assert "is not finished" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("kind", "meaning"), [("rc", "they count as 0.01"), ("verify", "the LM was not asked them")])
+def test_questions_without_a_score(
+    home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, meaning: str
+) -> None:
+    caplog.set_level("INFO")
+    rows = json.loads((home / "answers" / "scores-of-all.json").read_text())
+    (tmp_path / "scores-of-all.json").write_text(json.dumps(rows[1:]))
+    write_run(
+        tmp_path, corpus=str(home / "corpus"), candidates=str(home / "candidates"), rc=None, prompt={"kind": kind}
+    )
+    assert fit(home, tmp_path / "fusion.json", answers=tmp_path) == 0
+    assert f"1 of 3,840 questions have no score: {meaning}" in caplog.text
 
 
 def test_other_corpus(home: Path, tmp_path: Path, capsys: Capture) -> None:
