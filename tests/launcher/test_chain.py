@@ -122,6 +122,7 @@ def test_encoder_with_a_fusion(tmp_path: Path) -> None:
         ),
         (("--classify.decode.backend", "vllm"), r"give --classify\.decode\.mode score and --classify\.decode\.backend"),
         (("--crossfit.folds", "0"), r"kind verify learns from candidates.*: give --crossfit\.folds 2.*; classify\.sys"),
+        (("--rcp.train.relation_weight", "0", "--classify.system", "rc"), r"crossfit\.folds 2 needs the relation head"),
         (("--crossfit.folds", "1"), r"crossfit\.folds is '1': .*expected 0, or at least 2 folds"),
         (("--crossfit.folds", "-2"), r"expected 0, or at least 2 folds"),
         (("--classify.fusion", "f.json"), r"fusion has no effect: with crossfit\.folds 2 the pipeline fits a fusion"),
