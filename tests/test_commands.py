@@ -50,6 +50,8 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Make small corpora data/{train,dev}, runs rcp and rc, and cached models with the paper's names."""
     folder = tmp_path_factory.mktemp("small")
     write_data(folder / "data", documents=6)
+    # Cross-fitting needs some held-out documents.
+    write_data(folder / "many", documents=200)
     write_models(folder, folder / "data")
     for name, options in KNOWN_CONFIGS.items():
         if name.startswith("embedded:"):
@@ -94,6 +96,15 @@ def make_ready(config: StageConfig, small: Path) -> None:
     if isinstance(config, (RcpConfig, RcConfig)):
         link(config.data.train, small / "data" / "train")
         link(config.data.dev, small / "data" / "dev")
+    if isinstance(config, RcConfig) and config.prompt.kind == "verify":
+        for folder, path in (
+            (config.data.train_candidates, config.data.train),
+            (config.data.dev_candidates, config.data.dev),
+        ):
+            assert folder is not None
+            if not folder.exists():
+                corpus = Corpus.open(path)
+                write_candidates([(document.title, []) for document in corpus], folder, corpus.fingerprint, 0.5)
     if isinstance(config, (ProposeConfig, ClassifyConfig)):
         link(config.corpus, small / "data" / "dev")
     if isinstance(config, ProposeConfig):
@@ -134,7 +145,8 @@ def test_launch_passes_the_preflight(
             if path.suffix == ".json":
                 path.write_text("[]")
             else:
-                link(path, small / "data" / ("train" if part == "train" else "dev"))
+                folder = small / ("many" if config.crossfit.folds else "data")
+                link(path, folder / ("train" if part == "train" else "dev"))
         pipeline.run_on_slurm(pipeline.steps(config), dry=True)
         return
     read = read_config(STAGES[stage], [*options, "--where", "slurm"])

@@ -12,7 +12,15 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from lmrc.config.types import RelationThreshold, RequestFields, SbatchOptions, ServerUrl, Threshold, VariableName
+from lmrc.config.types import (
+    Folds,
+    RelationThreshold,
+    RequestFields,
+    SbatchOptions,
+    ServerUrl,
+    Threshold,
+    VariableName,
+)
 
 Count = Annotated[int, Field(ge=1)]
 Share = Annotated[float, Field(ge=0.0, le=1.0)]
@@ -564,6 +572,35 @@ class BuildConfig(Options):
     cluster: ClusterOptions = ClusterOptions()
 
 
+class SplitConfig(Options):
+    """Options of the pipeline's step that splits the training corpus for cross-fitting."""
+
+    run: RunOptions = RunOptions()
+    corpus: Path = Field(Path("data/docred/train"), description="corpus to split")
+    folds: int = Field(2, ge=2, description="number of folds")
+    held_out: int = Field(10, ge=2, description="one in so many documents is kept from the LM")
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class JoinConfig(Options):
+    """Options of the pipeline's step that joins the candidates of all folds."""
+
+    run: RunOptions = RunOptions()
+    proposed: tuple[Path, ...] = Field((), description="candidates folders of the held-out parts of all folds")
+    parts: dict[str, Path] = Field({}, description="corpora of training documents by name of their joined candidates")
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class FitConfig(Options):
+    """Options of the pipeline's step that fits the fusion."""
+
+    run: RunOptions = RunOptions()
+    corpus: Path = Field(Path("data/docred/held-out"), description="labeled training documents kept from the LM")
+    candidates: Path = Field(Path("data/docred/candidates"), description="their candidates")
+    answers: Path = Field(Path("runs/classify"), description="run folder of classify, which scored these candidates")
+    cluster: ClusterOptions = ClusterOptions()
+
+
 class ScoreConfig(Options):
     """Options of the pipeline's last step, which writes scores.json and the report."""
 
@@ -576,12 +613,26 @@ class ScoreConfig(Options):
     cluster: ClusterOptions = ClusterOptions()
 
 
+class CrossfitOptions(Options):
+    """Cross-fitting: the LM learns from candidates, and a fusion is fitted, on documents kept from the encoder."""
+
+    folds: Folds = Field(
+        0,
+        description="number of encoders that propose candidates for the training documents they were not trained on, 2 "
+        "or more; the LM learns from these (rc.prompt.kind verify); 0: no cross-fitting",
+    )
+    held_out: int = Field(
+        10, ge=2, description="one in so many training documents is kept from the LM, to fit the fusion on"
+    )
+
+
 class PipelineConfig(Options):
     """Options of launch/pipeline.py, which runs all stages. It sets runs, data and models of the stages itself."""
 
     run: RunOptions = RunOptions()
     data: PipelineData = PipelineData()
     ign_variant: IgnVariant | None = Field(None, description="data set that defines Ign F1; none: that of the corpus")
+    crossfit: CrossfitOptions = CrossfitOptions()
     rcp: RcpConfig = RcpConfig()
     propose: ProposeConfig = ProposeConfig()
     rc: RcConfig = RcConfig()

@@ -37,6 +37,14 @@ def _check_relation_threshold(value: object) -> str:
     return text
 
 
+def _check_folds(folds: int) -> int:
+    if folds < 0 or folds == 1:
+        raise ValueError("expected 0, or at least 2 folds")
+    return folds
+
+
+# Folds of cross-fitting: none, or at least two.
+Folds = Annotated[int, AfterValidator(_check_folds)]
 # Threshold of triples by the relation head: a probability, or f1.
 RelationThreshold = Annotated[str, BeforeValidator(_check_relation_threshold)]
 # Threshold of candidates: a probability, or the dev-set metric that chooses it.

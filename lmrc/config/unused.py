@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import (
@@ -48,18 +49,30 @@ def without_effect(config: Options) -> dict[str, str]:
         unread = {
             name: f"the {command} sets it" for name in names if not (command == "pipeline" and ".cluster." in name)
         }
-        for stage in ("rcp", "rc", "classify"):
-            unread |= {f"{stage}.{name}": why for name, why in without_effect(getattr(config, stage)).items()}
+        stages = {"rcp": config.rcp, "rc": config.rc, "classify": config.classify}
+        if isinstance(config, PipelineConfig) and config.crossfit.folds and config.classify.system != "rc":
+            # The path does not matter here, only that there is a fusion.
+            stages["classify"] = config.classify.model_copy(update={"fusion": Path("fusion.json")})
+        for stage, options in stages.items():
+            unread |= {f"{stage}.{name}": why for name, why in without_effect(options).items()}
         if not config.rcp.train.relation_weight:
             unread["propose.relation_threshold"] = (
                 "it is read only for a model with a relation head, and rcp.train.relation_weight is 0"
             )
+        if isinstance(config, PipelineConfig):
+            unread |= _unread_by_crossfit(config)
         prompt = config.classify.prompt
         for name in prompt.model_fields_set - {"truncate"}:
             if getattr(prompt, name) != getattr(config.rc.prompt, name):
                 unread[f"classify.prompt.{name}"] = "inference uses the prompt of the training; set it in rc.prompt"
         return unread
     return {}
+
+
+def _unread_by_crossfit(config: PipelineConfig) -> dict[str, str]:
+    if not config.crossfit.folds:
+        return {"crossfit.held_out": "it is read only with crossfit.folds of at least 2"}
+    return {"classify.fusion": f"with crossfit.folds {config.crossfit.folds} the pipeline fits a fusion"}
 
 
 def _unread_by_training(options: Training) -> dict[str, str]:

@@ -1,10 +1,12 @@
 """Folds of a corpus for cross-fitting: every document is scored by a model that was not trained on it.
 
-`split_corpus` writes the corpora of each fold. `join_candidates` puts the candidates of the held-out parts together.
+`split_corpus` writes the corpora of each fold, `hold_out` those of one. `join_candidates` puts the candidates of the
+held-out parts together.
 """
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import shutil
 import uuid
@@ -41,23 +43,57 @@ def split_corpus(corpus: Corpus, folds: int, out: Path) -> list[tuple[Manifest, 
         raise UserError(
             f"cannot split the {len(corpus):,} documents of {corpus.folder} into {folds} folds: give 2 to {len(corpus)}"
         )
-    check_new_folder(out)
-    folder = Path(out).absolute()
-    temporary = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex[:12]}")
+    with _new_folder(out) as folder:
+        return [_write_fold(corpus, fold, folds, folder / str(fold)) for fold in range(folds)]
 
-    def write(fold: int, is_held_out: bool) -> Manifest:
+
+def hold_out(corpus: Corpus, one_in: int, out: Path) -> tuple[Manifest, Manifest]:
+    """Write the corpora `out`/train and `out`/held-out of the last of `one_in` folds, or nothing on any failure.
+
+    Returns:
+        The manifests of train and held-out.
+
+    Raises:
+        UserError: the corpus has fewer than `one_in` documents, or `out` exists or cannot be written.
+    """
+    if not 2 <= one_in <= len(corpus):
+        raise UserError(
+            f"cannot hold out one in {one_in} of the {len(corpus):,} documents of {corpus.folder}: give 2 to "
+            f"{len(corpus)}"
+        )
+    with _new_folder(out) as folder:
+        return _write_fold(corpus, one_in - 1, one_in, folder)
+
+
+def _write_fold(corpus: Corpus, fold: int, folds: int, out: Path) -> tuple[Manifest, Manifest]:
+    """Write the corpora of one fold. Return the manifests of train and held-out."""
+
+    def write(is_held_out: bool) -> Manifest:
         indices = (index for index in range(len(corpus)) if (index % folds == fold) == is_held_out)
         return write_corpus(
             (corpus[index] for index in indices),
-            temporary / str(fold) / (HELD_OUT if is_held_out else TRAIN),
+            out / (HELD_OUT if is_held_out else TRAIN),
             corpus.relations,
             f"{corpus.manifest.source}, {'' if is_held_out else 'without '}fold {fold} of {folds}",
             corpus.manifest.source_sha256,
             corpus.manifest.docs_per_shard,
         )
 
+    return write(False), write(True)
+
+
+@contextlib.contextmanager
+def _new_folder(out: Path) -> Iterator[Path]:
+    """Yield a temporary folder, which becomes `out` if nothing fails.
+
+    Raises:
+        UserError: `out` exists or cannot be written.
+    """
+    check_new_folder(out)
+    folder = Path(out).absolute()
+    temporary = folder.with_name(f".{folder.name}.tmp-{uuid.uuid4().hex[:12]}")
     try:
-        manifests = [(write(fold, False), write(fold, True)) for fold in range(folds)]
+        yield temporary
         try:
             temporary.rename(folder)
         except OSError as error:
@@ -65,7 +101,6 @@ def split_corpus(corpus: Corpus, folds: int, out: Path) -> list[tuple[Manifest, 
     except BaseException:
         shutil.rmtree(temporary, ignore_errors=True)
         raise
-    return manifests
 
 
 def join_candidates(folders: Sequence[Path], corpus: Corpus, out: Path) -> CandidatesManifest:

@@ -8,138 +8,33 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from lmrc.common import threads
 from lmrc.common.check import Check, missing
-from lmrc.common.errors import ConfigError, RunError
+from lmrc.common.errors import RunError
 from lmrc.common.exit_codes import exit_status
 from lmrc.common.logging import set_up_logging, set_up_stage_logging
 from lmrc.config.loader import parse, split_flags, table
-from lmrc.config.schema import (
-    BuildConfig,
-    ClusterOptions,
-    PipelineConfig,
-    RcData,
-    RunOptions,
-    ScoreConfig,
-    TrainingData,
-)
+from lmrc.config.schema import PipelineConfig
 from lmrc.launcher.batch import with_recorded_batch_size
+from lmrc.launcher.chain import Step, is_on_slurm, steps
 from lmrc.launcher.launch import ALIASES, PRESETS, launch, with_run_name
 from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.preflight import examine, refuse, show_checks
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.submit import active_jobs, submit
-from lmrc.launcher.stages import BUILD, CLASSIFY, PROPOSE, RC, RCP, SCORE, Stage, StageConfig
 from lmrc.runs.run_folder import RunFolder
 
 # `rcp: redocred` stands for configs/rcp/redocred.yaml, so that a pipeline config does not repeat its stages' options.
 PARTS = {"cluster": PRESETS, **{part: PRESETS.parent / part for part in ("rcp", "rc")}}
-DOCUMENTS = (".json", ".json.gz")
 FLAGS = ("--dry-run",)
-
-
-@dataclass(frozen=True)
-class Step:
-    """A stage of the pipeline with its config, and the names of the steps that it depends on."""
-
-    stage: Stage
-    config: StageConfig
-    after: tuple[str, ...]
-
-    @property
-    def name(self) -> str:
-        """Return the name of the stage and of its run folder."""
-        return self.stage.name
-
-    @property
-    def outputs(self) -> tuple[Path, ...]:
-        """Return the paths that this step writes and later steps read."""
-        if isinstance(self.config, BuildConfig):
-            return tuple(self.config.corpora / name for name in self.config.documents)
-        home = self.folder.path
-        outputs = {"rcp": home / "best", "rc": home / "best", "propose": home / "candidates", "classify": home}
-        return (outputs[self.name],) if self.name in outputs else ()
-
-    @property
-    def folder(self) -> RunFolder:
-        """Return the step's run folder."""
-        return RunFolder.of(self.config.run)
 
 
 def read_pipeline(arguments: Sequence[str]) -> PipelineConfig:
     """Return the pipeline's config from the command line."""
     config, file = parse(PipelineConfig, arguments, ALIASES, PARTS, FLAGS)
     return config.model_copy(update={"run": with_run_name(config.run, "pipeline", file)})
-
-
-def is_on_slurm(config: PipelineConfig) -> bool:
-    """Return True if the steps are submitted to SLURM.
-
-    Raises:
-        ConfigError: a step has its own `cluster.where`.
-    """
-    where = config.cluster.where
-    for name in ("rcp", "propose", "rc", "classify"):
-        if "where" in getattr(config, name).cluster.model_fields_set:
-            raise ConfigError(f"{name}.cluster.where: all steps of a pipeline run in one place; give --where alone")
-    return where == "slurm" or (where == "auto" and slurm.is_available())
-
-
-def steps(config: PipelineConfig) -> list[Step]:
-    """Return the steps in an order in which each comes after those that it depends on.
-
-    Raises:
-        ConfigError: the system of classify needs a relation head, and RCP is trained without one.
-    """
-    if config.classify.system != "rc" and not config.rcp.train.relation_weight:
-        raise ConfigError(
-            f"classify.system {config.classify.system} needs the relation head of RCP: give "
-            "--rcp.train.relation-weight 1 (any weight above 0), or --classify.system rc"
-        )
-    home, on_slurm = RunFolder.of(config.run).path, is_on_slurm(config)
-    paths = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
-    documents = {part: path for part, path in paths.items() if path.name.endswith(DOCUMENTS)}
-    corpora = {part: home / "data" / part if part in documents else path for part, path in paths.items()}
-
-    def step(stage: Stage, options: StageConfig, *after: str, **inputs: Any) -> Step:
-        own = config.cpu_job if stage.run else options.cluster
-        where = {"where": "slurm"} if on_slurm else {"where": "here"} if stage.run else {}
-        overrides = {
-            "run": RunOptions(name=stage.name, folder=home, seed=config.run.seed, verbose=config.run.verbose),
-            "cluster": config.cluster.model_copy(update=_set_options(own) | where),
-            **inputs,
-        }
-        dependencies = tuple(name for name in after if documents or name != BUILD.name)
-        return Step(stage, options.model_copy(update=overrides), dependencies)
-
-    build = BuildConfig(documents=documents, relations=config.data.relations, corpora=home / "data")
-    score = ScoreConfig(
-        classify=home / CLASSIFY.name,
-        trained=(home / RCP.name, home / RC.name),
-        train=corpora["train"],
-        ign_variant=config.ign_variant,
-        out=home,
-    )
-    test, candidates = corpora["test"], home / PROPOSE.name / "candidates"
-    return [
-        *([step(BUILD, build)] if documents else []),
-        step(RCP, config.rcp, "build", data=TrainingData(train=corpora["train"], dev=corpora["dev"])),
-        step(PROPOSE, config.propose, "build", "rcp", corpus=test, rcp=home / RCP.name / "best"),
-        step(RC, config.rc, "build", data=RcData(train=corpora["train"], dev=corpora["dev"])),
-        step(
-            CLASSIFY, config.classify, "propose", "rc", corpus=test, candidates=candidates, rc=home / RC.name / "best"
-        ),
-        step(SCORE, score, "classify"),
-    ]
-
-
-def _set_options(options: ClusterOptions) -> dict[str, Any]:
-    """Return the options that were given, without defaults."""
-    return {name: getattr(options, name) for name in options.model_fields_set}
 
 
 def run_here(chain: Sequence[Step]) -> None:
@@ -179,6 +74,11 @@ def check_pipeline(chain: Sequence[Step], dry: bool = False) -> dict[str, Launch
     return plans
 
 
+def name_width(chain: Sequence[Step]) -> int:
+    """Return the width of the column of names."""
+    return max(len(step.name) for step in chain) + 1
+
+
 def is_slurm(plan: LaunchPlan | None) -> bool:
     """Return True if the step is submitted, or if there is no plan yet."""
     return plan is None or plan.executor == "slurm"
@@ -210,10 +110,11 @@ def run_on_slurm(chain: Sequence[Step], dry: bool = False) -> None:
     """
     plans = check_pipeline(chain, dry)
     dependencies: dict[str, list[str]] = {}
+    width = name_width(chain)
     for step in chain:
         before = [job for name in step.after for job in dependencies[name]]
         dependencies[step.name], line = _advance(step, plans.get(step.name), before, dry)
-        print(f"{step.name:<9} {line}", flush=True)
+        print(f"{step.name:<{width}} {line}", flush=True)
 
 
 def _advance(step: Step, plan: LaunchPlan | None, before: list[str], dry: bool) -> tuple[list[str], str]:
@@ -261,8 +162,9 @@ def _run_or_print(config: PipelineConfig, dry: bool) -> None:
         run_on_slurm(chain, dry)
     elif dry:
         check_pipeline(chain, dry)
+        width = name_width(chain)
         for step in chain:
-            print(f"{step.name:<9} {'done' if step.folder.result() is not None else 'would run here'}")
+            print(f"{step.name:<{width}} {'done' if step.folder.result() is not None else 'would run here'}")
     else:
         set_up_stage_logging(config.run.verbose)
         run_here(chain)
@@ -288,7 +190,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python launch/p
         print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run] [--verbose]")
         short = ", ".join(f"--{name}" for name in ALIASES)
         print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
-        print("cluster.* sets all steps; STEP.cluster.* overrides it for one step, cpu_job.* for build and score.\n")
+        print("cluster.* sets all steps; STEP.cluster.* overrides it for a step, cpu_job.* for those without GPUs.\n")
         print(table(PipelineConfig))
         return 0
     flags, options = split_flags(words, FLAGS)

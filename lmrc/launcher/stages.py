@@ -6,16 +6,29 @@ import json
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import UserError
 from lmrc.common.input_checks import check_model
-from lmrc.config.schema import BuildConfig, ClassifyConfig, ProposeConfig, RcConfig, RcpConfig, ScoreConfig
+from lmrc.config.schema import (
+    BuildConfig,
+    ClassifyConfig,
+    FitConfig,
+    JoinConfig,
+    ProposeConfig,
+    RcConfig,
+    RcpConfig,
+    ScoreConfig,
+    SplitConfig,
+)
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
+from lmrc.fusion.inputs import MIN_DOCUMENTS, SCORES
 from lmrc.fusion.model import Fusion
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
+from lmrc.runs.run_folder import RunFolder
 
 if TYPE_CHECKING:
     from lmrc.inference.protocol import Inference
@@ -24,7 +37,23 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-StageConfig = RcpConfig | RcConfig | ProposeConfig | ClassifyConfig | BuildConfig | ScoreConfig
+StageConfig = (
+    RcpConfig
+    | RcConfig
+    | ProposeConfig
+    | ClassifyConfig
+    | BuildConfig
+    | SplitConfig
+    | JoinConfig
+    | FitConfig
+    | ScoreConfig
+)
+
+# Folders and files in the run folders of split, join and fit.
+FOLDS = Path("data") / "folds"
+LM_PARTS = Path("data") / "lm"
+JOINED = Path("candidates")
+FUSION = Path("fusion.json")
 
 
 @dataclass(frozen=True)
@@ -83,6 +112,43 @@ def _check_build(config: BuildConfig) -> None:
     for path in (*config.documents.values(), *([config.relations] if config.relations else [])):
         with reading(path):
             pass
+
+
+def _check_split(config: SplitConfig) -> None:
+    check_parts(config, Corpus.open(config.corpus))
+
+
+def check_parts(config: SplitConfig, corpus: Corpus) -> None:
+    """Check that the corpus has documents for each fold, and enough held-out ones to fit a fusion on.
+
+    Raises:
+        UserError: it has too few.
+    """
+    held_out = len(corpus) // config.held_out
+    if held_out < MIN_DOCUMENTS:
+        most = len(corpus) // MIN_DOCUMENTS
+        remedy = f"--crossfit.held-out {most} or less" if most >= 2 else f"at least {2 * MIN_DOCUMENTS} documents"
+        raise UserError(
+            f"one in {config.held_out} of the {len(corpus):,} documents of {config.corpus} leaves {held_out} to fit a "
+            f"fusion on, which needs {MIN_DOCUMENTS}: give {remedy}"
+        )
+    if config.folds > len(corpus):
+        raise UserError(
+            f"crossfit.folds is {config.folds}, but {config.corpus} has {len(corpus):,} documents: give fewer"
+        )
+
+
+def _check_join(config: JoinConfig) -> None:
+    for folder in config.proposed:
+        Candidates.open(folder)
+    for corpus in config.parts.values():
+        Corpus.open(corpus)
+
+
+def _check_fit(config: FitConfig) -> None:
+    Candidates.open(config.candidates).check(Corpus.open(config.corpus))
+    if RunFolder(config.answers).result() is None or not (config.answers / SCORES).is_file():
+        raise UserError(f"{config.answers} has not scored all candidates: repeat the command of the pipeline")
 
 
 def _check_score(config: ScoreConfig) -> None:
@@ -160,6 +226,48 @@ def _build(config: BuildConfig) -> dict[str, Any]:
     return built
 
 
+def _split(config: SplitConfig) -> dict[str, Any]:
+    from lmrc.corpus.folds import HELD_OUT, hold_out, split_corpus
+
+    corpus, run = Corpus.open(config.corpus), RunFolder.of(config.run).path
+    # An earlier attempt may have written one of them.
+    if not (run / FOLDS).exists():
+        split_corpus(corpus, config.folds, run / FOLDS)
+    if not (run / LM_PARTS).exists():
+        hold_out(corpus, config.held_out, run / LM_PARTS)
+    held_out = len(Corpus.open(run / LM_PARTS / HELD_OUT))
+    logger.info(f"{run}: {config.folds} folds of {len(corpus):,} documents; {held_out:,} of them kept from the LM")
+    return {"documents": len(corpus), "held_out": held_out}
+
+
+def _join(config: JoinConfig) -> dict[str, Any]:
+    from lmrc.corpus.folds import join_candidates
+
+    joined = {}
+    for part, corpus in config.parts.items():
+        out = RunFolder.of(config.run).path / JOINED / part
+        if not out.exists():
+            join_candidates(config.proposed, Corpus.open(corpus), out)
+        manifest = Candidates.open(out).manifest
+        logger.info(f"{out}: {manifest.candidates:,} candidates of {manifest.documents:,} documents")
+        joined[part] = manifest.candidates
+    return joined
+
+
+def _fit(config: FitConfig) -> dict[str, Any]:
+    from lmrc.fusion.fit import fit
+    from lmrc.fusion.inputs import read_labeled
+    from lmrc.rc.fusion_tables import format_fit
+
+    corpus, candidates = Corpus.open(config.corpus), Candidates.open(config.candidates)
+    labeled = read_labeled(candidates, config.answers / SCORES, corpus, len(corpus))
+    found = fit(labeled, corpus.fingerprint, corpus.relations.sha256)
+    out = RunFolder.of(config.run).path / FUSION
+    found.fusion.save(out)
+    logger.info(f"{out}:\n{format_fit(found)}")
+    return {"documents": labeled.documents, "questions": len(labeled.evidence), "asked_share": found.band.share}
+
+
 def _score(config: ScoreConfig) -> dict[str, Any]:
     from lmrc.evaluation.metrics.train_facts import read_facts
     from lmrc.evaluation.report.build import page_of, report_runs
@@ -177,9 +285,12 @@ def _score(config: ScoreConfig) -> dict[str, Any]:
 
 
 BUILD = Stage("build", BuildConfig, _check_build, run=_build)
+SPLIT = Stage("split", SplitConfig, _check_split, run=_split)
+JOIN = Stage("join", JoinConfig, _check_join, run=_join)
+FIT = Stage("fit", FitConfig, _check_fit, run=_fit)
 SCORE = Stage("score", ScoreConfig, _check_score, run=_score)
 RCP = Stage("rcp", RcpConfig, _check_training, train=_train_rcp)
 RC = Stage("rc", RcConfig, _check_training, train=_train_rc)
 PROPOSE = Stage("propose", ProposeConfig, _check_propose, infer=_propose)
 CLASSIFY = Stage("classify", ClassifyConfig, _check_classify, infer=_classify)
-STAGES = {stage.name: stage for stage in (BUILD, RCP, RC, PROPOSE, CLASSIFY, SCORE)}
+STAGES = {stage.name: stage for stage in (BUILD, SPLIT, RCP, JOIN, RC, PROPOSE, CLASSIFY, FIT, SCORE)}

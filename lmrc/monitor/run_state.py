@@ -78,7 +78,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def stage_of(config: dict[str, Any]) -> str:
-    """Return the stage of a config (rcp, rc, propose, classify, build, score, demo), or "run" if it is none of them."""
+    """Return the stage of a config (a name in RUN_KINDS, such as rcp), or "run" if it is of none of them."""
     kind = run_kind(config)
     return "run" if kind is None else kind.name
 

@@ -40,7 +40,7 @@ class Status(Progress):
     """The state of a run, as printed by `lmrc status --json`. Unknown values are null; times are UTC.
 
     Attributes:
-        kind: rcp, rc, propose, classify, build, score, demo, or run.
+        kind: rcp, rc, propose, classify, build, split, join, fit, score, demo, or run.
         state: queued, running, done, failed, cancelled, stopped (saved and ended after a signal), dead (unfinished,
             without a job or process), unknown (SLURM does not answer), or new.
         detail: SLURM's reason, the cause of a failure, or what to do.

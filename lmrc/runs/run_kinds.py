@@ -26,6 +26,9 @@ class RunKind:
 RUN_KINDS = (
     RunKind("demo", "a demo", "synthetic"),
     RunKind("build", "a build step", "corpora"),
+    RunKind("split", "a split step", "held_out"),
+    RunKind("join", "a join step", "proposed"),
+    RunKind("fit", "a fit step", "answers"),
     RunKind("score", "a score step", "trained"),
     RunKind("rc", "a training of RC", "lora"),
     RunKind("classify", "a run of classify", "decode"),

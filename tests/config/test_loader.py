@@ -124,10 +124,11 @@ def test_every_shipped_config_is_valid(path: Path) -> None:
     parse(_tree_of(path), ["--config", str(path)], {})
 
 
-@pytest.mark.parametrize("name", ["docred-7b", "docred-13b", "redocred-7b", "redocred-13b"])
+@pytest.mark.parametrize("name", ["docred-7b", "docred-13b", "redocred-7b", "redocred-13b", "redocred-13b-plus"])
 def test_pipeline_configs_equal_those_of_their_stages(name: str) -> None:
+    encoder = name.replace("-7b", "").replace("-13b", "")
     config, _ = parse(PipelineConfig, ["--config", str(ROOT / f"configs/pipeline/{name}.yaml")], {}, PARTS)
-    rcp, _ = parse(RcpConfig, ["--config", str(ROOT / f"configs/rcp/{name.partition('-')[0]}.yaml")], {})
+    rcp, _ = parse(RcpConfig, ["--config", str(ROOT / f"configs/rcp/{encoder}.yaml")], {})
     rc, _ = parse(RcConfig, ["--config", str(ROOT / f"configs/rc/{name}.yaml")], {})
     assert (config.rcp, config.rc) == (rcp, rc)
     assert (config.data.train, config.data.dev) == (rcp.data.train, rcp.data.dev)

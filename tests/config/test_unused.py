@@ -163,6 +163,22 @@ def test_cluster_options_of_a_pipeline_step() -> None:
     assert unused_options(build(PipelineConfig, {"classify.cluster.gpus": 2, "rcp.data.train": "x"})) == []
 
 
+def test_options_of_cross_fitting() -> None:
+    (sentence,) = unused_options(build(PipelineConfig, {"crossfit.held_out": 5}))
+    assert sentence.startswith("--crossfit.held-out has no effect: it is read only with crossfit.folds of at least 2")
+    given = {"crossfit.folds": 2, "crossfit.held_out": 5, "rcp.train.relation_weight": 1.0, "rc.prompt.kind": "verify"}
+    assert unused_options(build(PipelineConfig, given)) == []
+    (sentence,) = unused_options(build(PipelineConfig, {**given, "classify.system": "encoder", "classify.fusion": "f"}))
+    assert sentence == "--classify.fusion has no effect: with crossfit.folds 2 the pipeline fits a fusion"
+    # The fusion that the pipeline fits has the thresholds.
+    encoder = {**given, "classify.system": "encoder", "classify.precision": 0.9}
+    assert unused_options(build(PipelineConfig, encoder)) == []
+    (sentence,) = unused_options(build(PipelineConfig, {**encoder, "classify.decode.threshold": 0.3}))
+    assert sentence.startswith("--classify.decode.threshold has no effect: system encoder asks no LM")
+    (sentence,) = unused_options(build(PipelineConfig, {**given, "classify.precision": 0.9}))
+    assert sentence.startswith("--classify.precision has no effect: it is read only with system encoder or fused")
+
+
 def test_the_command_line_and_files_are_checked(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("decode: {min_fuzzy_score: 70}\n")

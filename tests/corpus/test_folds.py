@@ -10,7 +10,7 @@ from lmrc.cli.main import main
 from lmrc.common.errors import CorpusError, UserError
 from lmrc.corpus.candidates import Candidate, Candidates, RelationLogit, write_candidates
 from lmrc.corpus.corpus import Corpus, write_corpus
-from lmrc.corpus.folds import join_candidates, split_corpus
+from lmrc.corpus.folds import hold_out, join_candidates, split_corpus
 from lmrc.corpus.synthetic import generator as synthetic
 
 
@@ -54,6 +54,22 @@ def test_each_document_is_held_out_once(corpus: Corpus, tmp_path: Path, folds: i
 def test_number_of_folds(corpus: Corpus, tmp_path: Path, folds: int) -> None:
     with pytest.raises(UserError, match=rf"cannot split the 7 documents of .*whole into {folds} folds: give 2 to 7"):
         split_corpus(corpus, folds, tmp_path / "folds")
+
+
+@pytest.mark.parametrize("one_in", [2, 3, 7])
+def test_the_last_fold_is_held_out(corpus: Corpus, tmp_path: Path, one_in: int) -> None:
+    manifests = hold_out(corpus, one_in, tmp_path / "parts")
+    split_corpus(corpus, one_in, tmp_path / "folds")
+    for manifest, part in zip(manifests, ("train", "held-out"), strict=True):
+        found = Corpus.open(tmp_path / "parts" / part)
+        assert found.manifest == manifest == Corpus.open(tmp_path / "folds" / str(one_in - 1) / part).manifest
+
+
+@pytest.mark.parametrize("one_in", [1, 8])
+def test_number_of_parts(corpus: Corpus, tmp_path: Path, one_in: int) -> None:
+    with pytest.raises(UserError, match=rf"cannot hold out one in {one_in} of the 7 documents of .*: give 2 to 7"):
+        hold_out(corpus, one_in, tmp_path / "parts")
+    assert not (tmp_path / "parts").exists()
 
 
 def test_failed_split_leaves_nothing(corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

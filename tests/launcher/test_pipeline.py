@@ -3,6 +3,7 @@ from __future__ import annotations
 import itertools
 import json
 import re
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -12,8 +13,11 @@ import pytest
 from lmrc.cli.main import main as lmrc
 from lmrc.common.errors import ConfigError, RunError, UserError
 from lmrc.config.schema import ClassifyConfig, PipelineConfig, RunOptions
+from lmrc.corpus.corpus import Corpus
+from lmrc.fusion.model import Fusion
 from lmrc.launcher import pipeline
-from lmrc.launcher.pipeline import Step, main, read_pipeline, run_on_slurm, steps
+from lmrc.launcher.chain import Step, steps
+from lmrc.launcher.pipeline import main, read_pipeline, run_on_slurm
 from lmrc.launcher.plan import plan_launch
 from lmrc.launcher.run_stage import run_attempt
 from lmrc.launcher.slurm import commands as slurm
@@ -26,6 +30,7 @@ from tests.conftest import ROOT
 from tests.launcher.site import fake_site
 
 PAPER = ROOT / "configs/pipeline/redocred-13b.yaml"
+PLUS = ROOT / "configs/pipeline/redocred-13b-plus.yaml"
 
 
 class Queue:
@@ -42,8 +47,8 @@ class Queue:
 
     def _submit(self, stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
         job = str(next(self._numbers))
-        self.submitted[stage.name] = list(after)
-        self.add(stage.name, job if stage.infer is None else f"{job}_0")
+        self.submitted[config.run.name] = list(after)
+        self.add(config.run.name, job if stage.infer is None else f"{job}_0")
         return [job]
 
     def add(self, step: str, job: str, state: str = "PENDING", reason: str = "Dependency") -> None:
@@ -136,6 +141,72 @@ def test_job_dependencies(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFi
         "score": ["afterany:15"],
     }
     assert "classify  submitted as job 15 after 13, 14\n" in capsys.readouterr().out
+
+
+# Dependencies of the jobs of PLUS, whose first job is 11.
+CROSSFITTED = {
+    "rcp": [],
+    "split": [],
+    "rcp-fold0": ["afterok:12"],
+    "rcp-fold1": ["afterok:12"],
+    "propose-fold0": ["afterok:12", "afterok:13"],
+    "propose-fold1": ["afterok:12", "afterok:14"],
+    "join": ["afterok:12", "afterany:15", "afterany:16"],
+    "propose": ["afterok:11"],
+    "rc": ["afterok:12", "afterok:17"],
+    "classify-held-out": ["afterok:12", "afterok:17", "afterok:19"],
+    "fit": ["afterok:12", "afterok:17", "afterany:20"],
+    "classify": ["afterany:18", "afterok:19", "afterok:21"],
+    "score": ["afterany:22"],
+}
+
+
+def test_jobs_of_a_crossfitted_pipeline(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    given = ["--config", str(PLUS), "--run.folder", str(tmp_path), "--run", "all", "--where", "slurm"]
+    chain = steps(read_pipeline(given))
+    run_on_slurm(chain)
+    assert queue.submitted == CROSSFITTED
+    assert "classify-held-out  submitted as job 20 after 12, 17, 19\n" in capsys.readouterr().out
+    # Repeated: only steps that have neither a result nor a job are submitted.
+    queue.submitted.clear()
+    for name in ("split", "rcp-fold0", "rcp-fold1", "propose-fold0"):
+        done(tmp_path, next(step for step in chain if step.name == name))
+    queue.active.pop("propose-fold1")
+    run_on_slurm(chain)
+    assert queue.submitted == {"propose-fold1": []}
+    assert queue.waits_for["17"] == "afterany:24"
+    lines = capsys.readouterr().out.splitlines()
+    assert "propose-fold0      done" in lines and "propose-fold1      submitted as job 24" in lines
+
+
+def test_jobs_without_a_gpu(tmp_path: Path) -> None:
+    given = ["--config", str(PLUS), "--run.folder", str(tmp_path), "--where", "slurm", "--gpus", "8"]
+    chain = steps(read_pipeline([*given, "--cpu_job.partition", "cpu"]))
+    scripts = {step.name: sbatch_script(step.stage, plan_launch(step.stage, step.config).config) for step in chain}
+    without = {name for name, script in scripts.items() if "--partition=cpu" in script and "--gpus" not in script}
+    assert without == {"split", "join", "fit", "score"}
+
+
+def test_preflight_of_a_crossfitted_pipeline(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    jobs = fake_site(tmp_path / "site", monkeypatch)
+    data = make_data(tmp_path)
+    for part in ("train", "dev", "test"):
+        options = ["--out", f"{tmp_path}/corpora/{part}", "--relations", data["relations"]]
+        assert lmrc(["data", "build", data[part], *options]) == 0
+    given = [*SMALL, "--run.folder", str(tmp_path / "runs"), *("--crossfit.held_out", "2")]
+    given += [f"--data.{part}={tmp_path}/corpora/{part}" for part in ("train", "dev", "test")]
+    assert main(given) == 2
+    reason = (
+        "split: one in 2 of the 8 documents of .*/train leaves 4 to fit a fusion on, .*: give at least 40 documents"
+    )
+    assert re.search(reason, capsys.readouterr().err)
+    assert not list(jobs.iterdir())
+    # Only what is there is checked: nothing else is missing, as earlier steps make it.
+    monkeypatch.setattr("lmrc.launcher.stages.MIN_DOCUMENTS", 4)
+    assert main(given) == 0
+    assert len(list(jobs.iterdir())) == 13
 
 
 def test_only_missing_steps_are_submitted(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
@@ -259,8 +330,18 @@ def test_job_checks_its_inputs_when_it_starts(tmp_path: Path) -> None:
     assert f"{tmp_path}/no" in attempt_outcome(tmp_path, Attempt("77")).cause
 
 
-def make_data(folder: Path) -> dict[str, str]:
-    for seed, (part, count) in enumerate({"train": 8, "dev": 3, "test": 4}.items()):
+# Cross-fitting of tiny models. All pairs and relations are asked about, because such models know none.
+SMALL = (
+    *("--config", str(ROOT / "configs/pipeline/smoke.yaml"), "--crossfit.folds", "2", "--propose.threshold", "0"),
+    *("--rcp.train.relation_weight", "1", "--rcp.train.epochs", "2", "--rcp.train.learning_rate", "1e-3"),
+    *("--rcp.train.classifier_learning_rate", "1e-2", "--rc.prompt.kind", "verify", "--rc.train.keep", "last"),
+    *("--rc.prompt.min_relation_probability", "0", "--rc.prompt.relations_per_pair", "20", "--rc.train.max_steps", "3"),
+    *("--classify.system", "fused", "--classify.decode.mode", "score", "--classify.ask", "all"),
+)
+
+
+def make_data(folder: Path, train: int = 8) -> dict[str, str]:
+    for seed, (part, count) in enumerate({"train": train, "dev": 3, "test": 4}.items()):
         assert lmrc(["data", "synth", "--docs", str(count), "--seed", str(seed), "--out", f"{folder}/{part}.json"]) == 0
     return {part: f"{folder}/{part}.json" for part in ("train", "dev", "test")} | {
         "relations": f"{folder}/train.relations.json"
@@ -299,3 +380,38 @@ def test_pipeline_on_this_machine(
     assert main(given) == 0
     assert re.findall(r"/(\w+) (?:is new|was begun)", capsys.readouterr().out) == ["score"]
     assert (home / "scores.json").exists()
+
+
+@pytest.mark.slow
+def test_crossfitted_pipeline_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LMRC_CACHE", str(tmp_path / "cache"))
+    given = [*SMALL, "--where", "here", "--run", "all", "--run.folder", str(tmp_path), "--crossfit.held_out", "2"]
+    given += [f"--data.{name}={path}" for name, path in make_data(tmp_path, train=60).items()]
+    assert main(given) == 0
+    home = tmp_path / "all"
+    assert capsys.readouterr().out.endswith(f"Report: {home}/report.html\n")
+    finished = {path.parent.name for path in home.glob("*/DONE")}
+    assert finished == {"build", *CROSSFITTED}
+    # The LM was trained and the fusion fitted on documents that together are the training documents.
+    whole = [document.title for document in Corpus.open(home / "data" / "train")]
+    parts = [Corpus.open(home / "split" / "data" / "lm" / part) for part in ("train", "held-out")]
+    assert sorted(document.title for part in parts for document in part) == sorted(whole)
+    assert len(parts[1]) == 30
+    fusion = Fusion.read(home / "fit" / "fusion.json")
+    assert fusion.fitted_on.corpus_fingerprint == parts[1].fingerprint and fusion.fitted_on.documents == 30
+    answered = json.loads((home / "classify" / "DONE").read_text())
+    assert answered["pairs"] > 0 and answered["asked_share"] > 0
+    assert (home / "scores.json").exists()
+
+    # Repeated: only a step without a result runs again.
+    before = (home / "fit" / "fusion.json").read_bytes()
+    for name in ("split", "join", "fit"):
+        (home / name / "DONE").unlink()
+    shutil.rmtree(home / "join" / "candidates" / "held-out")
+    assert main(given) == 0
+    assert re.findall(r"/([\w-]+) (?:is new|was begun)", capsys.readouterr().out) == ["split", "join", "fit"]
+    assert (home / "fit" / "fusion.json").read_bytes() == before
+    assert main([*given, "--crossfit.folds", "3"]) == 2
+    assert "split was made by another config: folds (was 2, now 3)" in capsys.readouterr().err

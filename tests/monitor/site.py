@@ -13,7 +13,18 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from lmrc.config.schema import ClassifyConfig, DemoConfig, ProposeConfig, RcConfig, RcpConfig
+from lmrc.config.schema import (
+    BuildConfig,
+    ClassifyConfig,
+    DemoConfig,
+    FitConfig,
+    JoinConfig,
+    ProposeConfig,
+    RcConfig,
+    RcpConfig,
+    ScoreConfig,
+    SplitConfig,
+)
 from lmrc.inference.work_units import Units, WorkPlan, encode
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.monitor.status import Status, run_statuses
@@ -28,6 +39,11 @@ CONFIGS = {
     "rc": RcConfig(),
     "propose": ProposeConfig(),
     "classify": ClassifyConfig(),
+    "build": BuildConfig(),
+    "split": SplitConfig(),
+    "join": JoinConfig(),
+    "fit": FitConfig(),
+    "score": ScoreConfig(),
     "demo": DemoConfig(),
 }
 

@@ -14,17 +14,18 @@ import click
 from lmrc.common.check import Check, format_check, missing, ok
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.launcher.plan import LaunchPlan, plan_launch
-from lmrc.launcher.preflight.data import Inputs
+from lmrc.launcher.preflight.data import Inputs, check_split
 from lmrc.launcher.preflight.inference import check_classify, check_propose
 from lmrc.launcher.preflight.site import check_site, check_unused
 from lmrc.launcher.preflight.training import check_rc, check_rcp
-from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig
+from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, SPLIT, Stage, StageConfig
 
 CHECKS: dict[Stage, Callable[[Any, LaunchPlan | None, Inputs], Iterator[Check]]] = {
     RCP: check_rcp,
     RC: check_rc,
     PROPOSE: check_propose,
     CLASSIFY: check_classify,
+    SPLIT: check_split,
 }
 
 

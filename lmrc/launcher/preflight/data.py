@@ -9,10 +9,12 @@ from pathlib import Path
 from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import UserError
 from lmrc.common.files import reading
-from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
+from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig, SplitConfig
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relation_schema import RelationSchema
+from lmrc.launcher.plan import LaunchPlan
+from lmrc.launcher.stages import check_parts
 
 GIB = 2**30
 
@@ -77,6 +79,18 @@ def check_inference_data(config: ProposeConfig | ClassifyConfig, inputs: Inputs)
         yield missing(str(error))
     else:
         yield ok(f"candidates {config.candidates}: {candidates.manifest.candidates:,} pairs")
+
+
+def check_split(config: SplitConfig, plan: LaunchPlan | None, inputs: Inputs) -> Iterator[Check]:
+    """Check that the corpus exists and has enough documents for each part."""
+    corpus, check = inputs.corpus(config.corpus)
+    yield check
+    if corpus is None:
+        return
+    try:
+        check_parts(config, corpus)
+    except UserError as error:
+        yield missing(str(error))
 
 
 def check_schema(schema: Path | None, corpus: Path, inputs: Inputs) -> Iterator[Check]:

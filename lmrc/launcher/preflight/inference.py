@@ -40,10 +40,11 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
     """Check the corpus, the candidates, the fusion, and the decoding backend: adapter and base, vLLM, or a server."""
     data = [*check_inference_data(config, inputs), *check_schema(config.decode.schema, config.corpus, inputs)]
     if config.fusion is not None:
-        data.append(_check_fusion(config.fusion))
+        data.append(_check_fusion(config.fusion, inputs))
     yield from data
     if not config.asks_lm:
-        if not lacks_any(data) and not any(map(inputs.is_made, filter(None, (config.corpus, config.candidates)))):
+        needed = filter(None, (config.corpus, config.candidates, config.fusion))
+        if not lacks_any(data) and not any(map(inputs.is_made, needed)):
             yield from _check_encoder(config)
         return
     if config.decode.backend == "vllm" and not is_importable("vllm"):
@@ -51,7 +52,8 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
             "decode.backend is vllm, which is not installed",
             "install it with the suite in an environment of its own (docs/servers.md), or give --decode.backend hf",
         )
-    made = [path for path in (config.corpus, config.candidates, config.rc) if path is not None and inputs.is_made(path)]
+    needed = filter(None, (config.corpus, config.candidates, config.rc, config.fusion))
+    made = [path for path in needed if inputs.is_made(path)]
     if config.rc is not None and inputs.is_made(config.rc):
         yield ok(f"rc {config.rc}: an earlier step trains it")
     if made:
@@ -82,10 +84,12 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
             yield from _check_memory(config, plan)
 
 
-def _check_fusion(path: Path) -> Check:
+def _check_fusion(path: Path, inputs: Inputs) -> Check:
     """Check the file of a fusion, also if an earlier step makes the candidates."""
     from lmrc.fusion.model import Fusion
 
+    if inputs.is_made(path):
+        return ok(f"fusion {path}: an earlier step fits it")
     try:
         fitted_on = Fusion.read(path).fitted_on
     except UserError as error:

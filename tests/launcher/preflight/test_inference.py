@@ -151,6 +151,14 @@ def test_systems_with_the_encoder(home: Path, tmp_path: Path) -> None:
     assert not classify(home, made, **encoder, candidates=tmp_path / "candidates")
 
 
+def test_fusion_of_an_earlier_step(home: Path, tmp_path: Path) -> None:
+    later = tmp_path / "fusion.json"
+    for options in ({"system": "encoder", "rc": None}, {"system": "fused", "decode": {"mode": "score"}}):
+        assert not classify(home, Inputs(frozenset({later})), **options, fusion=later)
+        (message,) = classify(home, **options, fusion=later)
+        assert "fusion.json: no such file" in message
+
+
 def test_eval_uses_the_dev_corpus_of_rcp(home: Path, tmp_path: Path) -> None:
     assert evaluated_corpus(home, None) == home / "data" / "dev"
     assert evaluated_corpus(home, home / "data" / "train") == home / "data" / "train"

@@ -50,8 +50,9 @@ EXCLUDED = (
         "pretrained/tiny.py",
         "launcher/preflight",
     ),
-    *(f"launcher/{name}.py" for name in ("allocation", "model_shapes", "batch", "launch", "local", "pipeline", "plan")),
-    *(f"launcher/{name}.py" for name in ("slurm/requeue", "slurm/code_snapshot", "slurm/submit", "stages")),
+    *(f"launcher/{name}.py" for name in ("allocation", "model_shapes", "batch", "launch", "local", "plan")),
+    *(f"launcher/{name}.py" for name in ("pipeline", "chain", "stages")),
+    *(f"launcher/slurm/{name}.py" for name in ("requeue", "code_snapshot", "submit")),
 )
 
 

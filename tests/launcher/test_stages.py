@@ -1,0 +1,114 @@
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmrc.common.errors import UserError
+from lmrc.config.schema import FitConfig, JoinConfig, Options, RunOptions, SplitConfig
+from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
+from lmrc.corpus.corpus import Corpus, write_corpus
+from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.fusion.fit import fit
+from lmrc.fusion.model import Fusion
+from lmrc.launcher.stages import FIT, JOIN, SPLIT, Stage
+from tests.fusion.examples import labeled
+from tests.fusion.files import write_inputs
+
+
+@pytest.fixture
+def corpus(tmp_path: Path) -> Corpus:
+    write_corpus(synthetic.generate(45, 3), tmp_path / "whole", synthetic.RELATIONS, "docs.json", "a" * 64, 16)
+    return Corpus.open(tmp_path / "whole")
+
+
+def run(stage: Stage, config: Options) -> dict[str, Any]:
+    assert stage.run is not None
+    stage.check(config)
+    return stage.run(config)
+
+
+def split_of(corpus: Corpus, **options: Any) -> SplitConfig:
+    run = RunOptions(name="split", folder=corpus.folder.parent)
+    return SplitConfig.model_validate({"run": run, "corpus": corpus.folder, **options})
+
+
+def test_split_goes_on_after_its_first_part(corpus: Corpus, tmp_path: Path) -> None:
+    config = split_of(corpus, folds=3, held_out=2)
+    assert run(SPLIT, config) == {"documents": 45, "held_out": 22}
+    folds, parts = tmp_path / "split" / "data" / "folds", tmp_path / "split" / "data" / "lm"
+    assert sorted(path.name for path in folds.iterdir()) == ["0", "1", "2"]
+    before = (parts / "train" / "manifest.json").read_bytes()
+    shutil.rmtree(parts)
+    written = (folds / "0" / "train" / "manifest.json").stat().st_mtime_ns
+    assert run(SPLIT, config) == {"documents": 45, "held_out": 22}
+    assert (parts / "train" / "manifest.json").read_bytes() == before
+    assert (folds / "0" / "train" / "manifest.json").stat().st_mtime_ns == written
+
+
+@pytest.mark.parametrize(
+    ("options", "sentence"),
+    [
+        ({"held_out": 3}, r"one in 3 of the 45 documents of .*whole leaves 15 .*needs 20: give --crossfit\.held-out 2"),
+        ({"held_out": 2, "folds": 46}, r"crossfit\.folds is 46, but .*whole has 45 documents: give fewer"),
+    ],
+)
+def test_parts_that_are_too_small(corpus: Corpus, options: dict[str, Any], sentence: str) -> None:
+    with pytest.raises(UserError, match=sentence):
+        SPLIT.check(split_of(corpus, **options))
+
+
+def test_join_goes_on_after_its_first_part(corpus: Corpus, tmp_path: Path) -> None:
+    run(SPLIT, split_of(corpus, folds=2, held_out=2))
+    data = tmp_path / "split" / "data"
+    proposed = []
+    for fold in range(2):
+        part = Corpus.open(data / "folds" / str(fold) / "held-out")
+        rows = [(document.title, [Candidate(0, 1, 0.5 + fold / 4)]) for document in part]
+        proposed.append(tmp_path / f"fold{fold}")
+        write_candidates(rows, proposed[fold], part.fingerprint, 0.1)
+    config = JoinConfig(
+        run=RunOptions(name="join", folder=tmp_path),
+        proposed=tuple(proposed),
+        parts={part: data / "lm" / part for part in ("train", "held-out")},
+    )
+    assert run(JOIN, config) == {"train": 23, "held-out": 22}
+    joined = tmp_path / "join" / "candidates"
+    shutil.rmtree(joined / "held-out")
+    written = (joined / "train" / "manifest.json").stat().st_mtime_ns
+    assert run(JOIN, config) == {"train": 23, "held-out": 22}
+    assert (joined / "train" / "manifest.json").stat().st_mtime_ns == written
+    for part, corpus_of_part in config.parts.items():
+        Candidates.open(joined / part).check(Corpus.open(corpus_of_part))
+    shutil.rmtree(proposed[1])
+    with pytest.raises(UserError, match="fold1"):
+        JOIN.check(config)
+
+
+def test_fit_equals_the_command(tmp_path: Path) -> None:
+    questions = labeled(40)
+    corpus, candidates, answers = write_inputs(questions, tmp_path)
+    (tmp_path / "fit").mkdir()
+    config = FitConfig(
+        run=RunOptions(name="fit", folder=tmp_path),
+        corpus=corpus.folder,
+        candidates=candidates.folder,
+        answers=answers,
+    )
+    result = run(FIT, config)
+    assert (result["documents"], result["questions"]) == (40, len(questions.evidence))
+    expected = fit(questions, corpus.fingerprint, corpus.relations.sha256)
+    assert result["asked_share"] == pytest.approx(expected.band.share)
+    found = Fusion.read(tmp_path / "fit" / "fusion.json")
+    assert found.fitted_on == expected.fusion.fitted_on
+    assert found.with_lm.lm == pytest.approx(expected.fusion.with_lm.lm, abs=1e-3)
+    (answers / "DONE").unlink()
+    with pytest.raises(UserError, match=r"answers has not scored all candidates: repeat the command of the pipeline"):
+        FIT.check(config)
+    (answers / "DONE").write_text(json.dumps({}))
+    (answers / "scores-of-all.json").unlink()
+    with pytest.raises(UserError, match=r"answers has not scored all candidates"):
+        FIT.check(config)
