@@ -103,7 +103,7 @@ class RcTask:
         if not len(examples):
             raise UserError(f"{corpus.folder}: no document has a pair to train on: give a corpus with labels")
         counts = examples.counts
-        asks = f", {counts.questions} questions, {counts.yes} of them with the answer Yes," if asked else ""
+        asks = f" {counts.questions} questions, {counts.yes} of them with the answer Yes," if asked else ""
         logger.info(
             f"{corpus.folder}: {len(examples)} queries, {examples.tokens} tokens,{asks} from {counts.documents} "
             f"documents; {counts.without_pairs} documents without pairs; {counts.sentences} sentences dropped from "

@@ -74,8 +74,8 @@ def open_candidates(folder: Path, corpus: Corpus) -> Candidates:
     candidates.check(corpus)
     if candidates.manifest.candidates and not any(c.relations for document in candidates for c in document):
         raise UserError(
-            f"{folder} has pairs without relations, which prompt.kind verify asks about: propose them with an RCP "
-            "model that was trained with train.relation_weight"
+            f"no pair in {folder} has a probable relation, which prompt.kind verify asks about: propose with an RCP "
+            "model that was trained with train.relation_weight; an untrained one finds none"
         )
     return candidates
 

@@ -16,12 +16,19 @@ REASON = "# Not in the pre-flight: "
 # Functions that the pre-flight calls, or whose condition it checks itself, by file.
 COVERED = {
     "rcp/thresholds.py": {"find_threshold", "find_relation_threshold"},
-    "rcp/predict.py": {"ProposeInference.__init__"},
+    "rcp/predict.py": {"ProposeInference.__init__", "ProposeInference._choose_schema"},
     "rcp/data/tokenization.py": {"DocumentTokenizer.__init__"},
     "rcp/task.py": {"RcpTask.__init__", "RcpTask._prepare"},
     "rcp/data/windows.py": {"Windows.of", "Windows.fit"},
     "rc/model/adapter.py": {"read_adapter_config", "adapter_base", "check_adapter", "_config_of", "_shapes"},
-    "rc/predict.py": {"ClassifyInference.__init__", "ClassifyInference._check_backend"},
+    "rc/predict.py": {
+        "ClassifyInference.__init__",
+        "ClassifyInference._check_backend",
+        "ClassifyInference._check_questions",
+        "ClassifyInference._choose_schema",
+    },
+    "rc/fused.py": {"FusedScores.__init__"},
+    "rc/prompts/questions.py": {"answer_tokens", "open_candidates", "QuestionBuilder.__init__"},
     "rc/prompts/query_builder.py": {"prompt_ids"},
     "rc/prompts/few_shot.py": {"demonstrations"},
     "rc/model/lora.py": {"quantized", "load_tokenizer", "add_adapter"},
