@@ -89,6 +89,12 @@ direct() {
   fine_tune "direct-$1" direct "$1" --train.negative_ratio 3
   answer "direct-answers-$1" "$data/dev-20" "direct-$1" --work.docs_per_unit 4
 }
+# Not among the steps that run without a STEP: an LM in the place of RCP, table 5 of the paper.
+rcp-llm() {
+  fine_tune "rcp-llm-$1" rcp-llm "$1" --train.negative_ratio 3
+  answer "rcp-llm-answers-$1" "$data/dev-20" "rcp-llm-$1" --work.docs_per_unit 4
+  answer "lmrc-llm-$1" "$data/dev-20" "rc-$1" --candidates "$RUNS/rcp-llm-answers-$1/candidates"
+}
 baselines() {
   for system in type_prior bag_of_words; do
     [ -f "$RUNS/$system-$1/DONE" ] || python "$here/baselines.py" "$system" --train "$train" --corpus "$dev" \
