@@ -30,6 +30,7 @@ from lmrc.pretrained.packaged import resolve
 from tests.conftest import ROOT
 from tests.launcher.preflight.test_hub import make_cached
 from tests.launcher.site import Partition, fake_site
+from tests.rc.test_fused import fusion
 from tests.slurm.harness import write_data, write_models
 from tests.test_readme import commands as commands_of_pages
 
@@ -118,6 +119,10 @@ def make_ready(config: StageConfig, small: Path) -> None:
             corpus = Corpus.open(config.corpus)
             rows = [(document.title, []) for document in corpus]
             write_candidates(rows, config.candidates, corpus.fingerprint, 0.5)
+        if config.fusion is not None and not config.fusion.exists():
+            relations = Corpus.open(config.corpus).relations.sha256
+            fitted_on = fusion().fitted_on.model_copy(update={"relations_sha256": relations})
+            fusion(fitted_on=fitted_on).save(config.fusion)
 
 
 @pytest.mark.parametrize("gpus", [8, 4])

@@ -234,6 +234,7 @@ def test_save_and_load(kind: tiny.Kind, tmp_path: Path) -> None:
         "classifier": "bilinear",
         "entity_types": [],
         "sentence_distance": False,
+        "relations": [],
         "type_markers": {},
         "precision": "fp32",
     }
