@@ -15,7 +15,7 @@ import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 from unittest import mock
 
 import numpy as np
@@ -32,6 +32,7 @@ from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.losses import binary_cross_entropy
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.model.pooling import pool_contexts
+from lmrc.rcp.model.relation_head import RelationHead
 from lmrc.rcp.task import RcpTask
 from lmrc.training.distributed import ALONE
 from lmrc.training.sampler import DeterministicSampler, step_seed
@@ -57,12 +58,21 @@ OPTIONS: dict[str, dict[str, dict[str, Any]]] = {
     },
 }
 
+# The recipe of the study's encoder, whose relation head has the binary cross entropy.
+STUDY: dict[str, dict[str, Any]] = {
+    "model": {"entity_types": True, "sentence_distance": True, "type_markers": True},
+    "train": {"relation_weight": 1.0},
+}
+OPTIONS["study"] = STUDY
+
 
 class Idea:
     """Training with options of OPTIONS; subclasses change more."""
 
+    options: ClassVar[dict[str, dict[str, Any]]] = {}
+
     def __init__(self, arguments: argparse.Namespace) -> None:
-        changed = OPTIONS.get(arguments.idea, {})
+        changed = OPTIONS.get(arguments.idea, self.options)
         train = {"learning_rate": 1e-4, "classifier_learning_rate": 3e-4, "epochs": arguments.epochs}
         config = RcpConfig.model_validate(
             {
@@ -187,6 +197,39 @@ class Evidence(Idea):
         return loss + self.weight * torch.stack(divergences).mean() if divergences else loss
 
 
+class AdaptiveThreshold(Idea):
+    """ATLOP's loss of the relation head of "study": a learnt threshold class ranks below the relations of a pair."""
+
+    options: ClassVar[dict[str, dict[str, Any]]] = STUDY
+
+    def __init__(self, arguments: argparse.Namespace) -> None:
+        super().__init__(arguments)
+        assert self.model.relation_head is not None
+        # One more output, the threshold.
+        self.model.relation_head = RelationHead(self.model.classifier.width, len(self.model.relations) + 1)
+        mock.patch.object(rcp_model, "relation_loss", adaptive_threshold_loss).start()
+        mock.patch.object(self.model, "split_outputs", self.split_outputs).start()
+
+    def split_outputs(self, outputs: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the logits of P(relation), and those of the relations above the threshold, which is log-odds 0."""
+        count = len(self.model.relations) + 1
+        logits = outputs[:, -count:]
+        return self.model.classifier.logits(outputs[:, :-count]), logits[:, :-1] - logits[:, -1:]
+
+
+def adaptive_threshold_loss(logits: Tensor, targets: Tensor) -> Tensor:
+    """Return ATLOP's loss of each pair (Zhou et al. 2021, equations 9 to 11).
+
+    Args:
+        logits: relations and the threshold, [..., relations + 1].
+        targets: True if the relation holds, bool [..., relations].
+    """
+    threshold = torch.ones_like(targets[..., :1])
+    above = logits.masked_fill(~torch.cat([targets, threshold], -1), -1e30).log_softmax(-1)[..., :-1]
+    below = logits.masked_fill(torch.cat([targets, ~threshold], -1), -1e30).log_softmax(-1)[..., -1]
+    return -torch.where(targets, above, torch.zeros_like(above)).sum(-1) - below
+
+
 class WeakEvidence(Evidence):
     """DREEAM with weight 0.01."""
 
@@ -198,6 +241,7 @@ IDEAS: dict[str, type[Idea]] = {
     "fewer": NegativeSampling,
     "ema": MovingAverage,
     "r-drop": RDrop,
+    "adaptive-threshold": AdaptiveThreshold,
     "evidence": Evidence,
     "little-evidence": WeakEvidence,
 }
@@ -246,7 +290,7 @@ def main() -> None:
     print(
         f"{arguments.idea}, {arguments.epochs} epochs, seed {arguments.seed}: P {scores['precision']:.2f} "
         f"R {scores['recall']:.2f} F1 {scores['f1']:.2f} best F1 {scores['best_f1']:.2f} AP "
-        f"{scores['average_precision']:.2f}"
+        f"{scores['average_precision']:.2f} relation F1 {scores.get('relation_f1', 0.0):.2f}"
     )
 
 
