@@ -41,8 +41,8 @@ def check_relations(candidates: Candidates) -> None:
     """
     if candidates.manifest.candidates and not any(pair.relations for pairs in candidates for pair in pairs):
         raise UserError(
-            f"{candidates.folder}: the candidates have no relations, because their model has no relation head: train "
-            "RCP with --train.relation-weight 1 (any weight above 0) and propose the candidates again"
+            f"{candidates.folder}: the candidates have no relations: propose them with an RCP model that was trained "
+            "with --train.relation-weight 1 (any weight above 0); an untrained relation head finds none"
         )
 
 

@@ -104,7 +104,7 @@ def test_too_few_documents_or_positives(home: Path, tmp_path: Path) -> None:
 
 def test_candidates_without_relations(tmp_path: Path) -> None:
     write_candidates([("a", [Candidate(0, 1, 0.5)])], tmp_path / "without", "0" * 64, 0.1)
-    with pytest.raises(UserError, match=r"no relation head: train RCP with --train.relation-weight 1"):
+    with pytest.raises(UserError, match=r"the candidates have no relations: .* --train.relation-weight 1"):
         check_relations(Candidates.open(tmp_path / "without"))
     write_candidates([("a", [])], tmp_path / "empty", "0" * 64, 0.1)
     check_relations(Candidates.open(tmp_path / "empty"))

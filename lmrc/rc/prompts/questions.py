@@ -21,6 +21,7 @@ from lmrc.corpus.candidates import Candidate, Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Mention, Triple
+from lmrc.fusion.inputs import check_relations
 from lmrc.rc.prompts.query_builder import EncodedQuestions, Example, Query, Questions, prompt_ids, shared_length
 from lmrc.rc.prompts.templates import PROMPTS, entity_name
 from lmrc.rc.prompts.truncation import sentences_to_drop
@@ -72,11 +73,7 @@ def open_candidates(folder: Path, corpus: Corpus) -> Candidates:
     """
     candidates = Candidates.open(folder)
     candidates.check(corpus)
-    if candidates.manifest.candidates and not any(c.relations for document in candidates for c in document):
-        raise UserError(
-            f"no pair in {folder} has a probable relation, which prompt.kind verify asks about: propose with an RCP "
-            "model that was trained with train.relation_weight; an untrained one finds none"
-        )
+    check_relations(candidates)
     return candidates
 
 

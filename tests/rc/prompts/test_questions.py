@@ -177,7 +177,7 @@ def test_candidates_need_relations(tmp_path: Path) -> None:
     documents = corpus(tmp_path / "corpus", DOCUMENTS)
     rows = [(doc.title, [Candidate(0, 1, 0.9)]) for doc in DOCUMENTS]
     write_candidates(rows, tmp_path / "plain", documents.fingerprint, 0.5)
-    with pytest.raises(UserError, match=r"no pair in .* has a probable relation.*train.relation_weight"):
+    with pytest.raises(UserError, match=r"the candidates have no relations: .*--train.relation-weight 1"):
         open_candidates(tmp_path / "plain", documents)
     write_candidates([(doc.title, []) for doc in DOCUMENTS], tmp_path / "none", documents.fingerprint, 0.5)
     assert len(open_candidates(tmp_path / "none", documents)) == 3
