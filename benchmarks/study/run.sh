@@ -23,7 +23,7 @@ run() { echo "== $2 =="; python "launch/$1.py" --where local --run.folder "$RUNS
 seeds() { for seed in $SEEDS; do "$@" "$seed"; done; }
 # NAME CORPUS SEED
 encoder() {
-  run rcp "$1" --config "$here/rcp.yaml" --data.train "$2" --data.dev "$data/dev-20" --model.encoder "$ENCODER" --run.seed "$3"
+  run rcp "$1" --config "$here/rcp.yaml" --data.train "$2" --data.dev "$data/dev-$SAMPLE" --model.encoder "$ENCODER" --run.seed "$3"
 }
 # NAME CONFIG SEED [OPTION ...]
 fine_tune() {
@@ -39,7 +39,7 @@ data() {
   done
   # Trainings are measured on a few documents, for their curves: dev selects no weights (train.keep last).
   [ -d "$data/dev-2" ] || lmrc data build "$folder/redocred_dev.json" --out "$data/dev-2" --sample 2 --seed 67
-  [ -d "$data/dev-20" ] || lmrc data build "$folder/redocred_dev.json" --out "$data/dev-20" --sample "$SAMPLE" --seed 66
+  [ -d "$data/dev-$SAMPLE" ] || lmrc data build "$folder/redocred_dev.json" --out "$data/dev-$SAMPLE" --sample "$SAMPLE" --seed 66
   [ -d "$folds" ] || lmrc data split "$train" --folds 2 --out "$folds"
   [ -d "$data/lm" ] || lmrc data split "$train" --folds 10 --out "$data/lm"
 }
@@ -87,13 +87,13 @@ rc-gold() { answer "rc_gold-$1" "$dev" "rc-$1"; }
 # Three pairs without a relation for each with one: trained on all pairs, the LM only learns to say None.
 direct() {
   fine_tune "direct-$1" direct "$1" --train.negative_ratio 3
-  answer "direct-answers-$1" "$data/dev-20" "direct-$1" --work.docs_per_unit 4
+  answer "direct-answers-$1" "$data/dev-$SAMPLE" "direct-$1" --work.docs_per_unit 4
 }
 # Not among the steps that run without a STEP: an LM in the place of RCP, table 5 of the paper.
 rcp-llm() {
   fine_tune "rcp-llm-$1" rcp-llm "$1" --train.negative_ratio 3
-  answer "rcp-llm-answers-$1" "$data/dev-20" "rcp-llm-$1" --work.docs_per_unit 4
-  answer "lmrc-llm-$1" "$data/dev-20" "rc-$1" --candidates "$RUNS/rcp-llm-answers-$1/candidates"
+  answer "rcp-llm-answers-$1" "$data/dev-$SAMPLE" "rcp-llm-$1" --work.docs_per_unit 4
+  answer "lmrc-llm-$1" "$data/dev-$SAMPLE" "rc-$1" --candidates "$RUNS/rcp-llm-answers-$1/candidates"
 }
 baselines() {
   for system in type_prior bag_of_words; do

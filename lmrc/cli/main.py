@@ -240,7 +240,7 @@ def split(corpus: Path, folds: int, out: Path) -> None:
 
 @data.command()
 @click.argument("candidates", nargs=-1, required=True, type=FOLDER)
-@click.option("--corpus", required=True, type=FOLDER, help="The corpus that was split.")
+@click.option("--corpus", required=True, type=FOLDER, help="The corpus that was split, or a part of it.")
 @click.option("--out", required=True, type=FOLDER, help="Folder of the joined candidates.")
 def join_candidates(candidates: tuple[Path, ...], corpus: Path, out: Path) -> None:
     """Join the CANDIDATES of the held-out parts of a corpus, each document once."""
