@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from lmrc.common.atomic_io import write_atomically
-from lmrc.config.schema import ClusterOptions, DemoConfig, RcData, RunOptions, TrainingData
+from lmrc.config.schema import ClusterOptions, DemoConfig, RunOptions, TrainingData
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
@@ -93,7 +93,7 @@ class Demo:
     def _train(self) -> None:
         config = self._config
         self._stage(RCP, config.rcp, "rcp", data=TrainingData(train=self._corpus("train"), dev=self._corpus("dev")))
-        rc_data = RcData(train=self._corpus("rc-train"), dev=self._corpus("rc-dev"))
+        rc_data = TrainingData(train=self._corpus("rc-train"), dev=self._corpus("rc-dev"))
         self._stage(RC, config.rc, "rc", data=rc_data)
 
     def _propose_and_classify(self, propose: str, classify: str, rcp: Path, rc: Path, **changes: Any) -> None:

@@ -35,7 +35,7 @@ from lmrc.rc.model.adapter import adapter_base
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
-from lmrc.rc.prompts.questions import QuestionBuilder
+from lmrc.rc.prompts.questions import QuestionBuilder, questions_about
 from lmrc.rc.prompts.templates import PROMPTS, entity_name
 from lmrc.rcp.model.model import check_folder, predicts_relations
 from lmrc.rcp.predict import Proposal, Proposer
@@ -122,20 +122,20 @@ class TripleExtractor:
         if not prompt.names_relations:
             raise UserError(f"{config.rc} says Yes or No, it names no relations: give an adapter of kind rc or direct")
         if prompt.asks_relations and config.mode != "score" and config.fusion is None:
-            raise UserError(f"{config.rc} gives the probability of Yes to each question: give --mode score")
+            raise UserError(f"{config.rc} scores triples and writes no answers: give --mode score")
         self.relations = relation_set(config, settings)
         given = config.schema
         if given is not None and prompt.asks_relations:
             raise UserError(
                 f"--schema has no effect: {config.rc} answers questions about the relations that the encoder finds "
-                "(prompt.kind verify); leave it out"
+                "(prompt.kind likelihood); leave it out"
             )
         self._schema = settings.schema if given is None else RelationSchema.read(given, self.relations)
         self.stats = ExtractionStats()
         check_folder(config.rcp)
         if (prompt.asks_relations or config.fusion is not None) and not predicts_relations(config.rcp):
             raise UserError(
-                f"{config.rcp} has no relation head, which a fusion and prompt.kind verify need: train RCP with "
+                f"{config.rcp} has no relation head, which a fusion and prompt.kind likelihood need: train RCP with "
                 "--train.relation-weight 1 (any weight above 0)"
             )
         threshold = find_threshold(config.rcp, config.threshold)
@@ -146,6 +146,7 @@ class TripleExtractor:
         self._scorer = Scorer(self._fusion, config.ask, self.relations, unscored(settings.prompt))
         mode = config.mode if self._fusion is None else "score"
         decode = DecodeOptions(mode=mode, threshold=config.relation_threshold, batch_size=config.batch_size)
+        self._options = settings.prompt
         self._questions = QuestionBuilder(tokenizer, self.relations, settings.prompt) if prompt.asks_relations else None
         self._builder = QueryBuilder(tokenizer, self.relations, settings.prompt, decode.max_new_tokens)
         self._batch: list[Document] = []
@@ -189,7 +190,7 @@ class TripleExtractor:
     def _queries(self, index: int, document: Document, candidates: Sequence[Candidate]) -> Iterator[Query]:
         """Return the queries about candidates of a document."""
         if self._questions is not None:
-            return self._questions.build(index, document, candidates)
+            return self._questions.build(index, document, questions_about(candidates, self._options))
         return self._builder.build(index, document, [(candidate.head, candidate.tail) for candidate in candidates])
 
     def extract(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[Prediction]]]:

@@ -97,15 +97,6 @@ def make_ready(config: StageConfig, small: Path) -> None:
     if isinstance(config, (RcpConfig, RcConfig)):
         link(config.data.train, small / "data" / "train")
         link(config.data.dev, small / "data" / "dev")
-    if isinstance(config, RcConfig) and config.prompt.kind == "verify":
-        for folder, path in (
-            (config.data.train_candidates, config.data.train),
-            (config.data.dev_candidates, config.data.dev),
-        ):
-            assert folder is not None
-            if not folder.exists():
-                corpus = Corpus.open(path)
-                write_candidates([(document.title, []) for document in corpus], folder, corpus.fingerprint, 0.5)
     if isinstance(config, (ProposeConfig, ClassifyConfig)):
         link(config.corpus, small / "data" / "dev")
     if isinstance(config, ProposeConfig):

@@ -30,7 +30,7 @@ from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.predict import Proposal, Proposer, score_pairs
 from lmrc.rcp.thresholds import calibrate, save
 from tests.rc import tiny as rc_tiny
-from tests.rc.conftest import Learnt, base, learnt, learnt_verify  # noqa: F401 (fixtures)
+from tests.rc.conftest import Learnt, base, learnt, learnt_likelihood  # noqa: F401 (fixtures)
 from tests.rc.test_fused import fusion
 from tests.rcp import tiny as rcp_tiny
 
@@ -174,17 +174,17 @@ def naming_rcp(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.parametrize("kind", ["rc", "verify"])
+@pytest.mark.parametrize("kind", ["rc", "likelihood"])
 @pytest.mark.parametrize("ask", ["band", "all"])
 def test_fusion_equals_that_of_propose_and_classify(
     config: ExtractConfig,
     naming_rcp: Path,
-    learnt_verify: Learnt,  # noqa: F811
+    learnt_likelihood: Learnt,  # noqa: F811
     tmp_path: Path,
     kind: str,
     ask: Literal["band", "all"],
 ) -> None:
-    rc = config.rc if kind == "rc" else learnt_verify.adapter
+    rc = config.rc if kind == "rc" else learnt_likelihood.adapter
     corpus = rc_tiny.corpus(tmp_path / "corpus", [replace(document, labels=None) for document in DOCUMENTS])
     proposals = Proposer(naming_rcp, 0.0, None, 8).propose(DOCUMENTS)
     rows = [(document.title, proposal.candidates) for document, proposal in zip(DOCUMENTS, proposals, strict=True)]
@@ -229,13 +229,13 @@ def test_fusion_needs_a_relation_head(config: ExtractConfig, tmp_path: Path) -> 
 def test_questions_need_mode_score(
     config: ExtractConfig,
     naming_rcp: Path,
-    learnt_verify: Learnt,  # noqa: F811
+    learnt_likelihood: Learnt,  # noqa: F811
 ) -> None:
     """The score of a triple is P(pair) x P(Yes)."""
-    verify = config.model_copy(update={"rc": learnt_verify.adapter, "rcp": naming_rcp})
+    likely = config.model_copy(update={"rc": learnt_likelihood.adapter, "rcp": naming_rcp})
     with pytest.raises(UserError, match="give --mode score"):
-        Extraction(verify)
-    Extraction(verify.model_copy(update={"mode": "score", "relation_threshold": 0.0})).run()
+        Extraction(likely)
+    Extraction(likely.model_copy(update={"mode": "score", "relation_threshold": 0.0})).run()
     found = extracted(config.out)
     proposals = Proposer(naming_rcp, 0.0, None, 8).propose(DOCUMENTS)
     pairs = {

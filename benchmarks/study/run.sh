@@ -16,7 +16,7 @@ root=$(cd "$here/../.." && pwd)
 export PATH="$root/.venv/bin:$PATH"
 cd "$root"
 data=$RUNS/data dev=$RUNS/data/dev train=$RUNS/data/train_992
-# Folds of the encoder, whose candidates the LM learns from, and the tenth of the documents that the fusion is fitted on.
+# Folds of the encoder, and the tenth of the documents, kept from the LM, that the fusion is fitted on.
 folds=$data/folds lm=$data/lm/9
 
 run() { echo "== $2 =="; python "launch/$1.py" --where local --run.folder "$RUNS" --run "$2" "${@:3}"; }
@@ -43,17 +43,15 @@ data() {
   [ -d "$folds" ] || lmrc data split "$train" --folds 2 --out "$folds"
   [ -d "$data/lm" ] || lmrc data split "$train" --folds 10 --out "$data/lm"
 }
-# An encoder of each half of the training documents names candidates of the other half.
+# An encoder of each half of the training documents proposes candidates in the other half.
 folds() {
   for fold in 0 1; do
     encoder "rcp-fold$fold" "$folds/$fold/train" 66
     run propose "propose-fold$fold" --corpus "$folds/$fold/held-out" --rcp "$RUNS/rcp-fold$fold/best" --threshold 0.03 \
       --relation_threshold 0.5
   done
-  for part in train held-out; do
-    [ -d "$data/candidates-$part" ] ||
-      lmrc data join-candidates "$RUNS"/propose-fold{0,1}/candidates --corpus "$lm/$part" --out "$data/candidates-$part"
-  done
+  [ -d "$data/candidates" ] ||
+    lmrc data join-candidates "$RUNS"/propose-fold{0,1}/candidates --corpus "$lm/held-out" --out "$data/candidates"
 }
 rcp() { encoder "rcp-$1" "$train" "$1"; }
 # The encoder alone, and the candidates of LMRC at the paper's threshold.
@@ -61,20 +59,19 @@ propose() {
   run propose "propose-$1" --corpus "$dev" --rcp "$RUNS/rcp-$1/best" --threshold 0.03 --relation_threshold f1
   run propose "pairs-$1" --corpus "$dev" --rcp "$RUNS/rcp-$1/best" --threshold 0.5 --relation_threshold 0.5
 }
-# The LM says Yes or No to the relations that the encoder finds possible.
-verify() {
-  run rc "verify-$1" --config "$here/verify.yaml" --model.base "$LM" --run.seed "$1" \
-    --data.train "$lm/train" --data.train_candidates "$data/candidates-train" \
-    --data.dev "$lm/held-out" --data.dev_candidates "$data/candidates-held-out"
-  run classify "held-out-$1" --corpus "$lm/held-out" --candidates "$data/candidates-held-out" --rc "$RUNS/verify-$1/best" \
+# The LM scores the relations that the encoder finds possible.
+likelihood() {
+  run rc "likelihood-$1" --config "$here/likelihood.yaml" --model.base "$LM" --run.seed "$1" \
+    --data.train "$lm/train" --data.dev "$lm/held-out"
+  run classify "held-out-$1" --corpus "$lm/held-out" --candidates "$data/candidates" --rc "$RUNS/likelihood-$1/best" \
     --decode.mode score
-  [ -f "$RUNS/fusion-$1.json" ] || lmrc fusion fit --corpus "$lm/held-out" --candidates "$data/candidates-held-out" \
+  [ -f "$RUNS/fusion-$1.json" ] || lmrc fusion fit --corpus "$lm/held-out" --candidates "$data/candidates" \
     --answers "$RUNS/held-out-$1" --out "$RUNS/fusion-$1.json"
 }
 # The LM is asked about all candidates once, for the curve over its tokens, and once where it can change the answer.
 fused() {
   for ask in all band; do
-    run classify "fused-$ask-$1" --corpus "$dev" --candidates "$RUNS/propose-$1/candidates" --rc "$RUNS/verify-$1/best" \
+    run classify "fused-$ask-$1" --corpus "$dev" --candidates "$RUNS/propose-$1/candidates" --rc "$RUNS/likelihood-$1/best" \
       --decode.mode score --system fused --fusion "$RUNS/fusion-$1.json" --ask "$ask"
   done
 }
@@ -112,7 +109,7 @@ summary() {
   lmrc report "${finished[@]}" --train-facts "$train" --out "$RUNS/report"
 }
 
-[ $# -gt 0 ] || set -- data folds rcp propose verify fused lmrc-paper rc-gold direct baselines summary
+[ $# -gt 0 ] || set -- data folds rcp propose likelihood fused lmrc-paper rc-gold direct baselines summary
 for step in "$@"; do
   case $step in
     data | folds | summary) "$step" ;;

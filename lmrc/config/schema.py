@@ -31,7 +31,7 @@ ResolvedPrecision = Literal["fp32", "bf16"]
 Precision = Literal["auto", "fp32", "bf16"]
 ClassifierKind = Literal["bilinear", "grouped"]
 Quantization = Literal["8bit", "4bit"]
-PromptKind = Literal["rc", "direct", "rcp-llm", "verify"]
+PromptKind = Literal["rc", "direct", "rcp-llm", "likelihood"]
 PromptTemplate = Literal["llama2", "chat"]
 Truncation = Literal["sentences"]
 RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1", "relation_f1", "loss"]
@@ -290,8 +290,8 @@ class PromptOptions(Options):
 
     kind: PromptKind = Field(
         "rc",
-        description="rc: table 12; direct: table 11; rcp-llm: answer Yes or No, for table 5; verify: Yes or No for "
-        "each relation that the encoder finds possible",
+        description="rc: table 12; direct: table 11; rcp-llm: answer Yes or No, for table 5; likelihood: score "
+        "relations that the encoder finds possible, by the probability of the tail's name",
     )
     template: PromptTemplate | None = Field(
         None, description="none: the plain prompt; llama2: inside [INST]; chat: the tokenizer's chat template"
@@ -305,29 +305,17 @@ class PromptOptions(Options):
         description="how to shorten a document that does not fit with one pair; none: raise an error; sentences: drop "
         "sentences that mention neither entity, farthest first",
     )
-    entity_types: bool = Field(False, description="verify: add the entity type to each name that is asked about")
     relations_per_pair: Count = Field(
-        5, description="verify: maximum number of relations to ask about per pair, the most probable ones"
+        5, description="likelihood: maximum number of relations to ask about per pair, the most probable ones"
     )
     min_relation_probability: Share = Field(
-        0.03, description="verify: least probability by the relation head of a relation that is asked about"
+        0.03, description="likelihood: least probability by the relation head of a relation that is asked about"
     )
     schema: Path | None = Field(  # type: ignore[assignment]
         None,
         description="relation schema (lmrc data schema), saved with the adapter: inference offers a pair the relations "
         "that may hold between its entity types; none: all relations",
     )
-
-
-class RcData(TrainingData):
-    """Corpora of RC, and the candidates that prompt.kind verify asks about."""
-
-    train_candidates: Path | None = Field(
-        None,
-        description="candidates of the training corpus, proposed by models that were not trained on their documents "
-        "(lmrc data split); only for prompt.kind verify",
-    )
-    dev_candidates: Path | None = Field(None, description="candidates of the dev corpus; only for prompt.kind verify")
 
 
 class RcTraining(Training):
@@ -356,7 +344,7 @@ class RcConfig(Options):
     """Options of launch/rc.py, which fine-tunes the LM with LoRA."""
 
     run: RunOptions = RunOptions()
-    data: RcData = RcData()
+    data: TrainingData = TrainingData()
     model: RcModelOptions = RcModelOptions()
     lora: LoraOptions = LoraOptions()
     prompt: PromptOptions = PromptOptions()
@@ -614,12 +602,12 @@ class ScoreConfig(Options):
 
 
 class CrossfitOptions(Options):
-    """Cross-fitting: the LM learns from candidates, and a fusion is fitted, on documents kept from the encoder."""
+    """Cross-fitting: a fusion is fitted on training documents that neither stage was trained on."""
 
     folds: Folds = Field(
         0,
         description="number of encoders that propose candidates for the training documents they were not trained on, 2 "
-        "or more; the LM learns from these (rc.prompt.kind verify); 0: no cross-fitting",
+        "or more; a fusion is fitted on these; 0: no cross-fitting",
     )
     held_out: int = Field(
         10, ge=2, description="one in so many training documents is kept from the LM, to fit the fusion on"

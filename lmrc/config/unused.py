@@ -24,8 +24,8 @@ SET_BY_DEMO = (
     *("rcp.data.", "rc.data.", "propose.corpus", "propose.rcp"),
     *("classify.corpus", "classify.candidates", "classify.rc"),
 )
-# Options of the prompt that only kind verify reads.
-VERIFY_OPTIONS = ("entity_types", "relations_per_pair", "min_relation_probability")
+# Options of the prompt that only kind likelihood reads.
+LIKELIHOOD_OPTIONS = ("relations_per_pair", "min_relation_probability")
 # The pipeline reads configs/rcp and configs/rc, which contain `data`, so that section is allowed.
 SET_BY_PIPELINE = tuple(name for name in SET_BY_DEMO if name.startswith(("propose.", "classify.")))
 
@@ -116,10 +116,12 @@ def _unread_by_classify(config: ClassifyConfig) -> dict[str, str]:
 
 def _unread_by_rc(config: RcConfig) -> dict[str, str]:
     kind = config.prompt.kind
-    if kind == "verify":
-        return {"prompt.schema": "prompt.kind verify asks about relations of candidates; give RCP train.schema_minimum"}
-    names = ("data.train_candidates", "data.dev_candidates", *(f"prompt.{name}" for name in VERIFY_OPTIONS))
-    unread = dict.fromkeys(names, _read_only_with("verify", "prompt.kind", kind))
+    if kind == "likelihood":
+        return {
+            "prompt.schema": "prompt.kind likelihood asks about relations of candidates; give RCP train.schema_minimum"
+        }
+    names = (f"prompt.{name}" for name in LIKELIHOOD_OPTIONS)
+    unread = dict.fromkeys(names, _read_only_with("likelihood", "prompt.kind", kind))
     if kind == "rcp-llm":
         unread["prompt.schema"] = "answers of prompt.kind rcp-llm name no relations"
     return unread

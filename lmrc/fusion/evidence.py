@@ -21,6 +21,8 @@ Ints = NDArray[np.int32]
 
 # Probabilities are clipped to [LEAST, 1 - LEAST], so that their log-odds are finite.
 LEAST = 1e-6
+# Those of the LM are clipped to at least this: that of a long name is tiny.
+LEAST_OF_LM = 1e-30
 # Probability of a question without a score, if the LM was asked about all relations: mode score drops those below it.
 UNSCORED = 0.01
 
@@ -109,8 +111,16 @@ class Evidence:
         missing = np.nan if unscored is None else unscored
         scores = [probabilities.get(question, missing) for question in self.questions(is_asked)]
         lm_logit = np.full(len(self), np.nan)
-        lm_logit[is_asked] = log_odds(np.array(scores, dtype=np.float64))
+        lm_logit[is_asked] = log_odds(np.array(scores, dtype=np.float64), LEAST_OF_LM)
         return replace(self, lm_logit=lm_logit)
+
+    def without_lm(self, pairs: Bools) -> Evidence:
+        """Return the evidence as if the LM had not been asked about some pairs.
+
+        Args:
+            pairs: True for these pairs, [pairs].
+        """
+        return replace(self, lm_logit=np.where(pairs[self.pair], np.nan, self.lm_logit))
 
     def __len__(self) -> int:
         return len(self.document)
@@ -128,9 +138,9 @@ class Evidence:
         return replace(self, **{name: getattr(self, name)[selected] for name in columns})
 
 
-def log_odds(probabilities: Floats) -> Floats:
-    """Return the log-odds of probabilities, which are clipped to [LEAST, 1 - LEAST]."""
-    clipped = np.clip(probabilities, LEAST, 1.0 - LEAST)
+def log_odds(probabilities: Floats, least: float = LEAST) -> Floats:
+    """Return the log-odds of probabilities, which are clipped to [least, 1 - LEAST]."""
+    clipped = np.clip(probabilities, least, 1.0 - LEAST)
     return np.asarray(np.log(clipped) - np.log1p(-clipped), dtype=np.float64)
 
 

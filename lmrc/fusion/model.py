@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Literal
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from typing_extensions import Self
 
 from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import UserError
 from lmrc.common.files import reading
 from lmrc.corpus.relations import RelationSet
+from lmrc.fusion.context import lm_same_head, lm_same_tail, other_relations, other_tails
 from lmrc.fusion.evidence import Bools, Evidence, Floats, probability
 
 # Pairs that the LM is asked about: those in the band, all, or none (the encoder alone).
@@ -25,25 +28,54 @@ class _Strict(BaseModel):
 
 
 class EncoderWeights(_Strict):
-    """Weights of the log-odds of a question that the LM is not asked about."""
+    """Weights of the log-odds of a question that the LM is not asked about.
+
+    Attributes:
+        other_relations: weight of `lmrc.fusion.context.other_relations`.
+        other_tails: weight of `lmrc.fusion.context.other_tails`.
+    """
 
     bias: float
     pair: float
     relation: float
+    other_relations: float = 0.0
+    other_tails: float = 0.0
+
+    @classmethod
+    def columns(cls, evidence: Evidence) -> list[Floats]:
+        """Return what each weight after the bias is multiplied by, [questions] each."""
+        return [evidence.pair_logit, evidence.relation_logit, other_relations(evidence), other_tails(evidence)]
+
+    @classmethod
+    def of(cls, values: Sequence[float]) -> Self:
+        """Return the weights of a bias and the columns, in their order."""
+        return cls(**dict(zip(cls.model_fields, values, strict=True)))
 
     def log_odds(self, evidence: Evidence) -> Floats:
-        """Return the log-odds of each question, [questions]."""
-        return self.bias + self.pair * evidence.pair_logit + self.relation * evidence.relation_logit
+        """Return the log-odds of each question, [questions]; for `LmWeights` NaN if the LM was not asked."""
+        bias, *weights = self.model_dump().values()
+        total = np.full(len(evidence), float(bias))
+        for weight, column in zip(weights, self.columns(evidence), strict=True):
+            total += weight * column
+        return total
 
 
 class LmWeights(EncoderWeights):
-    """Weights of the log-odds of a question that the LM is asked about."""
+    """Weights of the log-odds of a question that the LM is asked about.
+
+    Attributes:
+        lm_same_tail: weight of `lmrc.fusion.context.lm_same_tail`.
+        lm_same_head: weight of `lmrc.fusion.context.lm_same_head`.
+    """
 
     lm: float
+    lm_same_tail: float = 0.0
+    lm_same_head: float = 0.0
 
-    def log_odds(self, evidence: Evidence) -> Floats:
-        """Return the log-odds of each question, [questions]; NaN if the LM was not asked."""
-        return super().log_odds(evidence) + self.lm * evidence.lm_logit
+    @classmethod
+    def columns(cls, evidence: Evidence) -> list[Floats]:
+        """See `EncoderWeights`."""
+        return [*super().columns(evidence), evidence.lm_logit, lm_same_tail(evidence), lm_same_head(evidence)]
 
 
 class Thresholds(_Strict):

@@ -14,7 +14,6 @@ from lmrc.config.schema import (
     FitConfig,
     JoinConfig,
     PipelineConfig,
-    RcData,
     RunOptions,
     ScoreConfig,
     SplitConfig,
@@ -113,7 +112,7 @@ def steps(config: PipelineConfig) -> list[Step]:
     if is_crossfitted:
         _add_lm(chain)
     else:
-        data = RcData(train=chain.data.train, dev=chain.data.dev)
+        data = TrainingData(train=chain.data.train, dev=chain.data.dev)
         chain.add(RC, RC.name, config.rc, "build", data=data)
     inputs = {"candidates": home / PROPOSE.name / "candidates", "rc": home / RC.name / "best"}
     after = ["propose", "rc"]
@@ -168,7 +167,7 @@ class _Chain:
 
 
 def _add_folds(chain: _Chain) -> None:
-    """Add the steps that propose candidates for all training documents by encoders that were not trained on them."""
+    """Add the steps that propose candidates for held-out documents by encoders that were not trained on them."""
     config, home, split = chain.config, chain.home, chain.home / SPLIT.name
     options = config.crossfit
     parts = SplitConfig(corpus=chain.data.train, folds=options.folds, held_out=options.held_out)
@@ -182,21 +181,16 @@ def _add_folds(chain: _Chain) -> None:
         chain.add(PROPOSE, f"propose-fold{fold}", config.propose, "split", f"rcp-fold{fold}", **inputs)
     join = JoinConfig(
         proposed=tuple(home / f"propose-fold{fold}" / "candidates" for fold in folds),
-        parts={part: split / LM_PARTS / part for part in (TRAIN, HELD_OUT)},
+        parts={HELD_OUT: split / LM_PARTS / HELD_OUT},
     )
     chain.add(JOIN, JOIN.name, join, "split", *(f"propose-fold{fold}" for fold in folds))
 
 
 def _add_lm(chain: _Chain) -> None:
     """Add the training of the LM on its part of the training documents."""
-    parts, joined = chain.home / SPLIT.name / LM_PARTS, chain.home / JOIN.name / JOINED
-    data = RcData(
-        train=parts / TRAIN,
-        dev=parts / HELD_OUT,
-        train_candidates=joined / TRAIN,
-        dev_candidates=joined / HELD_OUT,
-    )
-    chain.add(RC, RC.name, chain.config.rc, "split", "join", data=data)
+    parts = chain.home / SPLIT.name / LM_PARTS
+    data = TrainingData(train=parts / TRAIN, dev=parts / HELD_OUT)
+    chain.add(RC, RC.name, chain.config.rc, "split", data=data)
 
 
 def _add_fit(chain: _Chain) -> None:
@@ -217,31 +211,24 @@ def _add_fit(chain: _Chain) -> None:
 def _problems(config: PipelineConfig) -> Iterator[str]:
     """Yield a sentence for each option that does not fit the others."""
     folds, classify, kind = config.crossfit.folds, config.classify, config.rc.prompt.kind
-    if not config.rcp.train.relation_weight and (folds or classify.system != "rc"):
-        what, instead = f"classify.system {classify.system}", "--classify.system rc"
-        if folds:
-            what, instead = f"crossfit.folds {folds}", "--crossfit.folds 0"
+    readers = {
+        f"crossfit.folds {folds}": ("--crossfit.folds 0", folds > 0),
+        f"classify.system {classify.system}": ("--classify.system rc", classify.system != "rc"),
+        f"rc.prompt.kind {kind}": ("--rc.prompt.kind rc", kind == "likelihood"),
+    }
+    what, instead = next(((name, other) for name, (other, reads) in readers.items() if reads), ("", ""))
+    if what and not config.rcp.train.relation_weight:
         yield (
             f"{what} needs the relation head of RCP: give --rcp.train.relation-weight 1 (any weight above 0), or "
             f"{instead}"
         )
     if not folds:
-        if kind == "verify":
-            yield (
-                "rc.prompt.kind verify learns from candidates of the training documents: give --crossfit.folds 2, "
-                "which proposes them, or --rc.prompt.kind rc"
-            )
         if classify.system == "fused" and classify.fusion is None:
             yield (
                 "classify.system fused needs a fusion: give --crossfit.folds 2, which fits one, or --classify.fusion, "
                 "the file of lmrc fusion fit"
             )
         return
-    if kind != "verify":
-        yield (
-            f"crossfit.folds {folds} proposes candidates for the LM to learn from, but rc.prompt.kind {kind} reads "
-            "none: give --rc.prompt.kind verify, or --crossfit.folds 0"
-        )
     decode = classify.decode
     if classify.asks_lm and (decode.mode != "score" or decode.backend != "hf"):
         yield (

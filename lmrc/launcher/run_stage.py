@@ -183,6 +183,7 @@ def _run(stage: Stage, config: StageConfig, attempt: Attempt) -> dict[str, Any]:
 
 def _finish(folder: RunFolder, attempt: Attempt, result: dict[str, Any], start: float) -> dict[str, Any]:
     result |= {"seconds": round(time.monotonic() - start, 1)}
-    folder.finish(result)
-    History(folder.path).add("finished", job=attempt.job, restart=attempt.restart)
+    # A worker that finds the merged result before its writer has written DONE finishes too.
+    if folder.finish(result):
+        History(folder.path).add("finished", job=attempt.job, restart=attempt.restart)
     return result

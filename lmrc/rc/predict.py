@@ -32,7 +32,7 @@ from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
 from lmrc.rc.prompts.few_shot import Demonstration, demonstration_tokens, demonstrations, few_shot_messages
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
-from lmrc.rc.prompts.questions import QuestionBuilder, open_candidates
+from lmrc.rc.prompts.questions import QuestionBuilder, check_candidates, questions_about
 from lmrc.rc.prompts.templates import PROMPTS, Pair
 
 logger = logging.getLogger(__name__)
@@ -150,12 +150,12 @@ class ClassifyInference:
             return
         if self._config.candidates is None:
             raise ConfigError(
-                f"{self._config.rc} says Yes or No to relations of candidates (prompt.kind verify): give --candidates"
+                f"{self._config.rc} scores relations of candidates (prompt.kind likelihood): give --candidates"
             )
-        open_candidates(self._config.candidates, self._corpus)
+        check_candidates(self._config.candidates, self._corpus)
         if self._config.decode.mode != "score" or self._config.decode.backend != "hf":
             raise ConfigError(
-                f"{self._config.rc} gives the probability of Yes to each question (prompt.kind verify): give "
+                f"{self._config.rc} scores triples and writes no answers (prompt.kind likelihood): give "
                 "--decode.mode score and --decode.backend hf"
             )
 
@@ -226,7 +226,8 @@ class ClassifyInference:
             assert self._candidates is not None
             asked = set(pairs)
             candidates = (pair for pair in self._candidates[index] if (pair.head, pair.tail) in asked)
-            yield from self._questions.build(index, document, candidates)
+            questions = questions_about(candidates, self._metadata.prompt)
+            yield from self._questions.build(index, document, questions)
         else:
             yield from self._builder.build(index, document, pairs)
 

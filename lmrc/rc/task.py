@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -23,7 +22,6 @@ from lmrc.rc.model.lora import add_adapter, load_base, load_tokenizer, own_gpus,
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, check_positions, packed_forward
 from lmrc.rc.model_card import model_card
 from lmrc.rc.prompts.query_builder import Example
-from lmrc.rc.prompts.questions import answer_tokens, open_candidates
 from lmrc.rc.prompts.templates import PROMPTS
 from lmrc.training.activation_checkpointing import enable_activation_checkpointing
 from lmrc.training.distributed import World
@@ -76,16 +74,8 @@ class RcTask:
                 "train.negative_ratio drops pairs without a relation, but a query of prompt.kind "
                 f"{config.prompt.kind} has none: leave it out"
             )
-        # Token ids of No and Yes: the logits of kind verify are these two.
-        self._answer_tokens: Tensor | None = None
-        if PROMPTS[config.prompt.kind].asks_relations:
-            if config.data.train_candidates is None or config.data.dev_candidates is None:
-                raise ConfigError(
-                    "prompt.kind verify asks about candidates: give --data.train_candidates and --data.dev_candidates"
-                )
-            self._answer_tokens = torch.tensor(answer_tokens(self.tokenizer))
-        self._train = self._examples(train, config.data.train_candidates, config.train.negative_ratio)
-        self._dev = self._examples(dev, config.data.dev_candidates)
+        self._train = self._examples(train, config.train.negative_ratio)
+        self._dev = self._examples(dev)
         precision = resolve_precision(config.train.precision)
         base = load_base(config.model.base, IMPLEMENTATION, precision, config.model.quantization, own_gpus())
         base.config.use_cache = False
@@ -95,15 +85,13 @@ class RcTask:
         self._adapted = add_adapter(base, config.lora, config.model.base, config.run.seed)
         self.model: nn.Module = self._adapted
 
-    def _examples(self, corpus: Corpus, candidates: Path | None, negative_ratio: float | None = None) -> EncodedQueries:
-        config, asked = self._config, None
-        if candidates is not None:
-            asked = open_candidates(candidates, corpus)
-        examples = load_or_build_dataset(corpus, self.tokenizer, config.prompt, negative_ratio, config.run.seed, asked)
+    def _examples(self, corpus: Corpus, negative_ratio: float | None = None) -> EncodedQueries:
+        config = self._config
+        examples = load_or_build_dataset(corpus, self.tokenizer, config.prompt, negative_ratio, config.run.seed)
         if not len(examples):
             raise UserError(f"{corpus.folder}: no document has a pair to train on: give a corpus with labels")
         counts = examples.counts
-        asks = f" {counts.questions} questions, {counts.yes} of them with the answer Yes," if asked else ""
+        asks = f" {counts.questions} triples," if counts.questions else ""
         logger.info(
             f"{corpus.folder}: {len(examples)} queries, {examples.tokens} tokens,{asks} from {counts.documents} "
             f"documents; {counts.without_pairs} documents without pairs; {counts.sentences} sentences dropped from "
@@ -120,7 +108,7 @@ class RcTask:
         return self._train.sha256
 
     def weight(self, index: int) -> int:
-        """Return the number of target tokens of a training query: answer and end of sequence."""
+        """Return the number of target tokens of a training query."""
         return self._train.weight(index)
 
     def size(self, index: int) -> int:
@@ -139,13 +127,10 @@ class RcTask:
         return functional.cross_entropy(self._logits(model, batch), batch["targets"], reduction="sum")
 
     def _logits(self, model: nn.Module, batch: Batch) -> Tensor:
-        """Return the logits that predict the targets, float32 [targets, vocabulary]; those of No and Yes for verify."""
-        logits = packed_forward(
+        """Return the logits that predict the targets, float32 [targets, vocabulary]."""
+        return packed_forward(
             model, batch["input_ids"], batch["positions"], batch["layout"], batch["logit_positions"]
-        )
-        if self._answer_tokens is not None:
-            logits = logits[:, self._answer_tokens.to(logits.device)]
-        return logits.float()
+        ).float()
 
     def parameter_groups(self) -> list[dict[str, Any]]:
         """Return one parameter group: the adapter, at `train.learning_rate`."""

@@ -22,6 +22,7 @@ from lmrc.config.aliases import with_current_names
 from lmrc.config.loader import READERS, options_of
 from lmrc.config.schema import BuildConfig, FitConfig, JoinConfig, Options, RunOptions, ScoreConfig, SplitConfig
 from lmrc.config.unused import is_among, without_effect
+from lmrc.runs.shared_fs import Files
 
 # Options that may change when a run is resumed: they affect where and how fast it runs, but not its result.
 MAY_CHANGE = (
@@ -182,9 +183,9 @@ class RunFolder:
         result: dict[str, Any] = json.loads(path.read_text())
         return result
 
-    def finish(self, result: dict[str, Any]) -> None:
-        """Write DONE with this result."""
-        write_atomically(self.path / "DONE", json.dumps(result, indent=2) + "\n")
+    def finish(self, result: dict[str, Any]) -> bool:
+        """Write DONE with this result. Return False if another process has written it."""
+        return Files().publish(self.path / "DONE", (json.dumps(result, indent=2) + "\n").encode())
 
 
 def _defaults(config: Options) -> dict[str, Any]:

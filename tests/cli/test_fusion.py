@@ -80,7 +80,9 @@ def test_unfinished_run_and_run_without_scores(home: Path, tmp_path: Path, capsy
     assert "is not finished" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("kind", "meaning"), [("rc", "they count as 0.01"), ("verify", "the LM was not asked them")])
+@pytest.mark.parametrize(
+    ("kind", "meaning"), [("rc", "they count as 0.01"), ("likelihood", "the LM was not asked them")]
+)
 def test_questions_without_a_score(
     home: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, kind: str, meaning: str
 ) -> None:

@@ -166,7 +166,8 @@ def test_cluster_options_of_a_pipeline_step() -> None:
 def test_options_of_cross_fitting() -> None:
     (sentence,) = unused_options(build(PipelineConfig, {"crossfit.held_out": 5}))
     assert sentence.startswith("--crossfit.held-out has no effect: it is read only with crossfit.folds of at least 2")
-    given = {"crossfit.folds": 2, "crossfit.held_out": 5, "rcp.train.relation_weight": 1.0, "rc.prompt.kind": "verify"}
+    given = {"crossfit.folds": 2, "crossfit.held_out": 5, "rcp.train.relation_weight": 1.0}
+    given |= {"rc.prompt.kind": "likelihood"}
     assert unused_options(build(PipelineConfig, given)) == []
     (sentence,) = unused_options(build(PipelineConfig, {**given, "classify.system": "encoder", "classify.fusion": "f"}))
     assert sentence == "--classify.fusion has no effect: with crossfit.folds 2 the pipeline fits a fusion"

@@ -35,8 +35,10 @@ def test_what_was_written_is_read(home: Path) -> None:
     assert found.evidence.questions() == SOURCE.evidence.questions()
     for name in ("pair_logit", "relation_logit", "lm_logit"):
         logits = getattr(SOURCE.evidence, name)
-        # Probabilities are clipped.
-        expected = logits if name == "relation_logit" else np.clip(logits, *log_odds(np.array([0.0, 1.0])))
+        # Probabilities are clipped, those of the LM from above alone.
+        lowest, highest = log_odds(np.array([0.0, 1.0]))
+        bounds = {"pair_logit": (lowest, highest), "lm_logit": (None, highest), "relation_logit": (None, None)}[name]
+        expected = logits if bounds == (None, None) else np.clip(logits, *bounds)
         assert getattr(found.evidence, name) == pytest.approx(expected, abs=1e-5)
 
 

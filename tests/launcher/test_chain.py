@@ -37,7 +37,7 @@ def test_dependencies_of_a_crossfitted_chain(tmp_path: Path) -> None:
         **{f"propose-fold{fold}": ("split", f"rcp-fold{fold}") for fold in range(3)},
         "join": ("split", "propose-fold0", "propose-fold1", "propose-fold2"),
         "propose": ("rcp",),
-        "rc": ("split", "join"),
+        "rc": ("split",),
         "classify-held-out": ("split", "join", "rc"),
         "fit": ("split", "join", "classify-held-out"),
         "classify": ("propose", "rc", "fit"),
@@ -52,7 +52,7 @@ def test_documents_are_built_before_they_are_split(tmp_path: Path) -> None:
     assert chain["split"].after == ("build",)
     assert chain["rcp-fold0"].after == ("build", "split")
     assert config_of(chain, "split").corpus == tmp_path / "all" / "data" / "train"
-    assert chain["rc"].after == ("split", "join")
+    assert chain["rc"].after == ("split",)
 
 
 def test_no_model_is_asked_about_documents_that_it_was_trained_on(tmp_path: Path) -> None:
@@ -68,12 +68,10 @@ def test_no_model_is_asked_about_documents_that_it_was_trained_on(tmp_path: Path
     join = config_of(chain, "join")
     assert isinstance(join, JoinConfig)
     assert join.proposed == (home / "propose-fold0" / "candidates", home / "propose-fold1" / "candidates")
-    assert join.parts == {"train": parts / "train", "held-out": parts / "held-out"}
+    assert join.parts == {"held-out": parts / "held-out"}
     rc = config_of(chain, "rc")
     assert isinstance(rc, RcConfig)
-    joined = home / "join" / "candidates"
-    assert (rc.data.train, rc.data.train_candidates) == (parts / "train", joined / "train")
-    assert (rc.data.dev, rc.data.dev_candidates) == (parts / "held-out", joined / "held-out")
+    assert (rc.data.train, rc.data.dev) == (parts / "train", parts / "held-out")
 
 
 def test_fusion_is_fitted_on_the_held_out_part(tmp_path: Path) -> None:
@@ -121,7 +119,7 @@ def test_encoder_with_a_fusion(tmp_path: Path) -> None:
             r"give --classify\.decode\.mode score and --classify\.decode\.back",
         ),
         (("--classify.decode.backend", "vllm"), r"give --classify\.decode\.mode score and --classify\.decode\.backend"),
-        (("--crossfit.folds", "0"), r"kind verify learns from candidates.*: give --crossfit\.folds 2.*; classify\.sys"),
+        (("--crossfit.folds", "0"), r"classify\.system fused needs a fusion: give --crossfit\.folds 2"),
         (("--rcp.train.relation_weight", "0", "--classify.system", "rc"), r"crossfit\.folds 2 needs the relation head"),
         (("--crossfit.folds", "1"), r"crossfit\.folds is '1': .*expected 0, or at least 2 folds"),
         (("--crossfit.folds", "-2"), r"expected 0, or at least 2 folds"),
@@ -141,8 +139,6 @@ def test_options_of_a_chain_without_folds(tmp_path: Path) -> None:
         steps(config.model_copy(update={"classify": fused}))
     given = config.model_copy(update={"classify": fused.model_copy(update={"fusion": Path("f.json")})})
     assert [step.name for step in steps(given)] == ["rcp", "propose", "rc", "classify", "score"]
-    crossfit = PipelineConfig.model_validate({"crossfit": {"folds": 2}, "rcp": {"train": {"relation_weight": 1}}})
-    with pytest.raises(
-        ConfigError, match=r"rc\.prompt\.kind rc reads none: give --rc\.prompt\.kind verify, or --cross"
-    ):
-        steps(crossfit)
+    likely = PipelineConfig.model_validate({"rc": {"prompt": {"kind": "likelihood"}}})
+    with pytest.raises(ConfigError, match=r"rc\.prompt\.kind likelihood needs the relation head.*, or --rc\.prompt"):
+        steps(likely)

@@ -334,7 +334,7 @@ def test_job_checks_its_inputs_when_it_starts(tmp_path: Path) -> None:
 SMALL = (
     *("--config", str(ROOT / "configs/pipeline/smoke.yaml"), "--crossfit.folds", "2", "--propose.threshold", "0"),
     *("--rcp.train.relation_weight", "1", "--rcp.train.epochs", "2", "--rcp.train.learning_rate", "1e-3"),
-    *("--rcp.train.classifier_learning_rate", "1e-2", "--rc.prompt.kind", "verify", "--rc.train.keep", "last"),
+    *("--rcp.train.classifier_learning_rate", "1e-2", "--rc.prompt.kind", "likelihood", "--rc.train.keep", "last"),
     *("--rc.prompt.min_relation_probability", "0", "--rc.prompt.relations_per_pair", "20", "--rc.train.max_steps", "3"),
     *("--classify.system", "fused", "--classify.decode.mode", "score", "--classify.ask", "all"),
 )

@@ -12,9 +12,9 @@ from lmrc.config.schema import (
     PromptOptions,
     PromptTemplate,
     RcConfig,
-    RcData,
     RcModelOptions,
     RcTraining,
+    TrainingData,
 )
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.types import Document
@@ -50,12 +50,8 @@ def by_heart(
     template: PromptTemplate | None = None,
 ) -> Learnt:
     corpus = tiny.corpus(folder / "corpus", documents)
-    asked = {}
-    if kind == "verify":
-        tiny.candidates(folder / "candidates", corpus)
-        asked = {"train_candidates": folder / "candidates", "dev_candidates": folder / "candidates"}
     config = RcConfig(
-        data=RcData(train=corpus.folder, dev=corpus.folder, **asked),
+        data=TrainingData(train=corpus.folder, dev=corpus.folder),
         model=RcModelOptions(base=str(base)),
         lora=LoraOptions(r=16, alpha=32, dropout=0.0),
         prompt=PromptOptions(kind=kind, template=template),
@@ -103,6 +99,6 @@ def learnt_direct(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learn
 
 
 @pytest.fixture(scope="session")
-def learnt_verify(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
-    """Return an adapter that has memorized which of the relations in `tiny.candidates` hold."""
-    return by_heart(base, tmp_path_factory.mktemp("verify"), "verify", tiny.DOCUMENTS, 80)
+def learnt_likelihood(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    """Return an adapter that has memorized the lines of the gold triples."""
+    return by_heart(base, tmp_path_factory.mktemp("likelihood"), "likelihood", tiny.DOCUMENTS, 80)

@@ -176,19 +176,19 @@ def test_fused(learnt: Learnt, tmp_path: Path) -> None:
     assert counts["asked_share"] == pytest.approx(1 / 3) and counts["predictions"] == 4
 
 
-def test_fused_with_questions(learnt_verify: Learnt, tmp_path: Path) -> None:
-    """An adapter of kind verify is asked about the probable relations of the pairs in the band; others have no LM."""
-    proposed = tiny.candidates(tmp_path / "candidates", learnt_verify.corpus)
+def test_fused_with_questions(learnt_likelihood: Learnt, tmp_path: Path) -> None:
+    """Kind likelihood is asked about the probable relations of the pairs in the band; others have no LM."""
+    proposed = tiny.candidates(tmp_path / "candidates", learnt_likelihood.corpus)
     fusion(band=(0.5, 0.6), tokens_per_question=7.0).save(tmp_path / "fusion.json")
-    counts = run(config(learnt_verify, tmp_path))
+    counts = run(config(learnt_likelihood, tmp_path))
     asked = [(0, (2, 0)), (2, (0, 1))]
     rows = [
         (proposed.title(index), [pair for pair in pairs if (index, (pair.head, pair.tail)) in asked])
         for index, pairs in enumerate(proposed)
     ]
     (tmp_path / "lm").mkdir()
-    write_candidates(rows, tmp_path / "lm" / "candidates", learnt_verify.corpus.fingerprint, 0.1)
-    run(config(learnt_verify, tmp_path / "lm", system="rc", fusion=None))
+    write_candidates(rows, tmp_path / "lm" / "candidates", learnt_likelihood.corpus.fingerprint, 0.1)
+    run(config(learnt_likelihood, tmp_path / "lm", system="rc", fusion=None))
     lm = scores_of(tmp_path / "lm")
     # P1344 is too improbable to the encoder.
     assert set(lm) == {("one", 2, 0, "P26"), ("three", 0, 1, "P17")}
@@ -197,7 +197,7 @@ def test_fused_with_questions(learnt_verify: Learnt, tmp_path: Path) -> None:
         candidate = next(pair for pair in proposed[index] if (pair.head, pair.tail) == (head, tail))
         value = dict(candidate.relations)[relation]
         if (title, head, tail, relation) in lm:
-            answer = logit(min(max(lm[title, head, tail, relation], 1e-6), 1 - 1e-6))
+            answer = logit(min(max(lm[title, head, tail, relation], 1e-30), 1 - 1e-6))
             assert score == pytest.approx(sigmoid(WITH_LM.bias + WITH_LM.relation * value + WITH_LM.lm * answer))
         else:
             assert score == pytest.approx(without_lm(0.5, value), rel=1e-6)

@@ -106,18 +106,22 @@ def test_mode_score(learnt: Learnt, tmp_path: Path) -> None:
     assert read_predictions(tmp_path / "classify" / "scores-of-all.json") == everything
 
 
-def test_verify_scores_the_relations_of_candidates(learnt_verify: Learnt, tmp_path: Path) -> None:
+def test_likelihood_scores_the_relations_of_candidates(learnt_likelihood: Learnt, tmp_path: Path) -> None:
     """All questions are in a separate file, also the improbable ones."""
-    asked = tiny.candidates(tmp_path / "candidates", learnt_verify.corpus)
-    score = DecodeOptions(mode="score")
-    counts = run(config(learnt_verify, tmp_path, candidates=asked.folder, decode=score))
-    assert predicted(tmp_path) == GOLD
-    assert len(read_predictions(tmp_path / "classify" / "scores-of-all.json")) == 8
-    assert (counts["queries"], counts["pairs"], counts["predictions"], counts["none"]) == (3, 5, 4, 2)
-    with pytest.raises(ConfigError, match=r"says Yes or No to relations of candidates .*: give --candidates"):
-        ClassifyInference(config(learnt_verify, tmp_path, decode=score))
-    with pytest.raises(ConfigError, match=r"gives the probability of Yes .*: give --decode.mode score"):
-        ClassifyInference(config(learnt_verify, tmp_path, candidates=asked.folder))
+    asked = tiny.candidates(tmp_path / "candidates", learnt_likelihood.corpus)
+    score = DecodeOptions(mode="score", threshold=0.1)
+    counts = run(config(learnt_likelihood, tmp_path, candidates=asked.folder, decode=score))
+    scores = read_predictions(tmp_path / "classify" / "scores-of-all.json")
+    assert len(scores) == 8
+    # The tails of gold triples were learnt by heart.
+    assert (
+        predicted(tmp_path) == {replace(found, score=None) for found in scores if (found.score or 0.0) >= 0.1} >= GOLD
+    )
+    assert (counts["queries"], counts["pairs"], counts["predictions"]) == (3, 5, len(predicted(tmp_path)))
+    with pytest.raises(ConfigError, match=r"scores relations of candidates .*: give --candidates"):
+        ClassifyInference(config(learnt_likelihood, tmp_path, decode=score))
+    with pytest.raises(ConfigError, match=r"scores triples and writes no answers .*: give --decode.mode score"):
+        ClassifyInference(config(learnt_likelihood, tmp_path, candidates=asked.folder))
 
 
 def test_rcp_llm_writes_candidates(base: Path, tmp_path: Path) -> None:

@@ -16,10 +16,10 @@ from lmrc.config.schema import (
     PromptOptions,
     Quantization,
     RcConfig,
-    RcData,
     RcModelOptions,
     RcTraining,
     RunOptions,
+    TrainingData,
 )
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relation_schema import RelationSchema
@@ -27,7 +27,6 @@ from lmrc.corpus.relations import RelationSet
 from lmrc.rc.model import packed_attention
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_base
-from lmrc.rc.prompts.questions import answer_tokens
 from lmrc.rc.task import RcTask
 from lmrc.training.distributed import ALONE, World
 from tests.rc.conftest import Learnt, by_heart
@@ -43,7 +42,7 @@ def make(base: Path, tmp_path: Path) -> Callable[..., RcTask]:
     ) -> RcTask:
         options = {"learning_rate": 0.01, "precision": "fp32", **train}
         config = RcConfig(
-            data=RcData(train=tmp_path / "train", dev=tmp_path / "dev"),
+            data=TrainingData(train=tmp_path / "train", dev=tmp_path / "dev"),
             model=RcModelOptions(base=str(base), quantization=quantization),
             lora=LoraOptions(dropout=0.0),
             prompt=prompt or PromptOptions(),
@@ -238,7 +237,7 @@ def test_pairs_without_a_relation_are_sampled_in_training_only(
     def make(seed: int, ratio: float | None) -> RcTask:
         options = RcConfig(
             run=RunOptions(seed=seed),
-            data=RcData(train=folder, dev=folder),
+            data=TrainingData(train=folder, dev=folder),
             model=RcModelOptions(base=str(base)),
             prompt=PromptOptions(kind="direct"),
             train=RcTraining(precision="fp32", negative_ratio=ratio),
@@ -273,7 +272,7 @@ def test_queries_beyond_the_position_limit_are_refused(make: Callable[..., RcTas
     config = json.loads((short / "config.json").read_text())
     (short / "config.json").write_text(json.dumps({**config, "max_position_embeddings": 250}))
     options = RcConfig(
-        data=RcData(train=tmp_path / "train", dev=tmp_path / "dev"),
+        data=TrainingData(train=tmp_path / "train", dev=tmp_path / "dev"),
         model=RcModelOptions(base=str(short)),
     )
     corpora = Corpus.open(tmp_path / "train"), Corpus.open(tmp_path / "dev")
@@ -382,37 +381,30 @@ def test_missing_or_damaged_metadata(tmp_path: Path) -> None:
             AdapterMetadata.read(tmp_path)
 
 
-def test_loss_of_questions_is_that_of_yes_and_no(learnt_verify: Learnt) -> None:
-    """Compare with passes over the text up to each question mark. The answers are memorized."""
-    task = learnt_verify.task
-    assert [task.weight(index) for index in range(3)] == [6, 1, 1]
-    assert learnt_verify.loss < 0.05 < 0.5 < learnt_verify.loss_before
-    no, yes = answer_tokens(task.tokenizer)
-    expected = []
-    for index in range(3):
+def test_loss_of_likelihood_is_that_of_the_names(learnt_likelihood: Learnt) -> None:
+    """Compare with passes over text and line. The names are memorized."""
+    task = learnt_likelihood.task
+    assert learnt_likelihood.loss < 0.2 < 0.5 < learnt_likelihood.loss_before
+    words, expected = task.tokenizer, list[float]()
+    for index in range(len(task)):
         example = task._train[index]
         assert example.questions is not None
-        ids, questions = example.input_ids.long(), example.questions
-        ends = (example.prompt_tokens + questions.lengths.cumsum(0)).tolist()
-        for position, label in zip(questions.positions.tolist(), questions.labels.tolist(), strict=True):
-            # The line of the question begins where the one before it ends.
-            start = max([example.prompt_tokens, *(end for end in ends if end <= position)])
-            text = torch.cat([ids[: example.prompt_tokens], ids[start : position + 1]])
+        ids, start, names = example.input_ids.long(), example.prompt_tokens, 0
+        for length, tokens in zip(*(values.tolist() for values in example.questions), strict=True):
+            text = torch.cat([ids[: example.prompt_tokens], ids[start : start + length]])
+            start, names = start + length, names + tokens
             with torch.no_grad():
-                logits = task.model(input_ids=text[None]).logits[0, -1]
-            expected.append(-torch.log_softmax(logits[[no, yes]].double(), 0)[label].item())
+                log_probabilities = torch.log_softmax(task.model(input_ids=text[None]).logits[0, :-1].double(), 1)
+            assert words.decode(text[-tokens:]).endswith("\n")
+            expected += (-log_probabilities[-tokens:].gather(1, text[-tokens:, None])).flatten().tolist()
+        assert task.weight(index) == names
     with torch.no_grad():
-        loss = task.loss(task.model, task.collate([0, 1, 2])).item()
-    assert loss == pytest.approx(sum(expected), abs=1e-5)
+        loss = task.loss(task.model, task.collate(range(len(task)))).item()
+    assert loss == pytest.approx(sum(expected), abs=1e-4)
     scores = task.evaluate(task.model, ALONE)
-    assert scores == {"loss": pytest.approx(sum(expected) / 8, abs=1e-5), "token_accuracy": 100.0}
-
-
-def test_verify_needs_candidates(make: Callable[..., RcTask]) -> None:
-    with pytest.raises(ConfigError, match=r"kind verify asks about candidates: give --data.train_candidates"):
-        make(prompt=PromptOptions(kind="verify"))
+    assert scores["loss"] == pytest.approx(sum(expected) / len(expected), abs=1e-5)
 
 
 def test_questions_are_counted(base: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
-    by_heart(base, tmp_path, "verify", DOCUMENTS, 1)
-    assert " 8 questions, 4 of them with the answer Yes, from 3 documents; 0 documents without pairs" in caplog.text
+    by_heart(base, tmp_path, "likelihood", DOCUMENTS, 1)
+    assert " 4 triples, from 3 documents; 1 documents without pairs" in caplog.text

@@ -71,8 +71,6 @@ def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Itera
         yield missing(
             f"train.negative_ratio samples pairs without a relation, but prompt.kind {config.prompt.kind} has none"
         )
-    if PROMPTS[config.prompt.kind].asks_relations:
-        yield from _check_candidates(config, inputs)
     location = find_model(config.model.base, "model.base", config.cluster)
     yield location.check
     shape = model_shape(location, "causal")
@@ -86,31 +84,6 @@ def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Itera
 
         yield ok(f"attention: flash-attn is not installed; GPUs use {kernel_name()}")
     yield from _check_room(config, plan, location.check.level != "missing")
-
-
-def _check_candidates(config: RcConfig, inputs: Inputs) -> Iterator[Check]:
-    """Check the candidates that prompt.kind verify asks about."""
-    from lmrc.rc.prompts.questions import open_candidates
-
-    data = config.data
-    for name, folder, path in (
-        ("train_candidates", data.train_candidates, data.train),
-        ("dev_candidates", data.dev_candidates, data.dev),
-    ):
-        if folder is None:
-            yield missing(
-                f"prompt.kind verify asks about candidates, but data.{name} is not given", f"give --data.{name}"
-            )
-            continue
-        corpus, _ = inputs.corpus(path)
-        if inputs.is_made(folder) or corpus is None:
-            continue
-        try:
-            candidates = open_candidates(folder, corpus)
-        except UserError as error:
-            yield missing(str(error))
-        else:
-            yield ok(f"candidates {folder}: {candidates.manifest.candidates:,} pairs")
 
 
 def _check_length(config: RcpConfig, shape: ModelShape) -> Iterator[Check]:
@@ -249,14 +222,11 @@ def _check_queries(config: RcConfig, location: ModelLocation, inputs: Inputs) ->
     if corpus is None:
         return
     from lmrc.rc.prompts.query_builder import QueryBuilder
-    from lmrc.rc.prompts.questions import QuestionBuilder, answer_tokens
 
+    if PROMPTS[config.prompt.kind].asks_relations:
+        return
     try:
-        if PROMPTS[config.prompt.kind].asks_relations:
-            QuestionBuilder(tokenizer, corpus.relations, config.prompt)
-            answer_tokens(tokenizer)
-        else:
-            QueryBuilder(tokenizer, corpus.relations, config.prompt)
+        QueryBuilder(tokenizer, corpus.relations, config.prompt)
     except UserError as error:
         yield missing(str(error))
 

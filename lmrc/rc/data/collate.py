@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import accumulate
 
 import torch
 from torch import Tensor
@@ -17,8 +16,7 @@ def collate(examples: Sequence[Example]) -> dict[str, Tensor | PackedSequences |
 
     Returns:
         `input_ids` and `positions`, int64 [tokens]; `logit_positions`, int64 [targets]: indices of the tokens whose
-        logits predict the answers; `targets`, int64 [targets]: the tokens to predict, or for kind verify the labels;
-        `layout`.
+        logits predict the answers; `targets`, int64 [targets]: the tokens to predict; `layout`.
     """
     asked = [example.questions for example in examples if example.questions is not None]
     if asked:
@@ -45,20 +43,26 @@ def collate(examples: Sequence[Example]) -> dict[str, Tensor | PackedSequences |
 def _collate_questions(
     examples: Sequence[Example], asked: Sequence[EncodedQuestions]
 ) -> dict[str, Tensor | PackedSequences | PackedGroups]:
-    """Concatenate examples of kind verify, in which each line sees the prompt alone."""
-    starts = accumulate((len(example.input_ids) for example in examples), initial=0)
+    """Concatenate examples of kind likelihood, in which each line sees the prompt alone."""
     layout = PackedGroups(
         [
             PackedSequences(example.prompt_tokens, questions.lengths.tolist())
             for example, questions in zip(examples, asked, strict=True)
         ]
     )
-    positions = [questions.positions.long() + start for questions, start in zip(asked, starts, strict=False)]
+    ids = torch.cat([example.input_ids.long() for example in examples])
+    # Positions of the tokens to predict: the last ones of each line.
+    names, start = list[Tensor](), 0
+    for example, questions in zip(examples, asked, strict=True):
+        ends = start + example.prompt_tokens + questions.lengths.long().cumsum(0)
+        names += map(torch.arange, (ends - questions.name_tokens).tolist(), ends.tolist())
+        start += len(example.input_ids)
+    positions = torch.cat(names)
     return {
-        "input_ids": torch.cat([example.input_ids.long() for example in examples]),
+        "input_ids": ids,
         "positions": layout.positions(),
-        "logit_positions": torch.cat(positions),
-        "targets": torch.cat([questions.labels.long() for questions in asked]),
+        "logit_positions": positions - 1,
+        "targets": ids[positions],
         "layout": layout,
     }
 

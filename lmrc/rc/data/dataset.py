@@ -11,7 +11,6 @@ import json
 import logging
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
-from functools import partial
 from pathlib import Path
 from random import Random
 
@@ -22,10 +21,8 @@ from transformers import PreTrainedTokenizerBase
 from lmrc.common.cache import cached, digest, fingerprint
 from lmrc.common.errors import CorpusError
 from lmrc.config.schema import PromptOptions
-from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import relations_by_pair
-from lmrc.corpus.types import Triple
 from lmrc.rc.prompts.query_builder import EncodedQuestions, Example, QueryBuilder, encode
 from lmrc.rc.prompts.questions import QuestionBuilder, encode_questions
 from lmrc.rc.prompts.templates import PROMPTS, Pair, gold_pairs
@@ -34,11 +31,11 @@ logger = logging.getLogger(__name__)
 
 # Increase it whenever the same documents would give other token ids.
 VERSION = 1
-QUESTIONS_VERSION = 1
+# Options of the prompt that only inference reads.
+ONLY_INFERENCE = {"schema", "relations_per_pair", "min_relation_probability"}
 COUNTS, IDS, ENDS, PROMPT_TOKENS = "counts.json", "ids.npy", "ends.npy", "prompts.npy"
-# Only for prompt.kind verify: the arrays of `EncodedQuestions`, and the ends of the lines and questions of each query.
-LENGTHS, POSITIONS, LABELS = "lengths.npy", "positions.npy", "labels.npy"
-LINE_ENDS, QUESTION_ENDS = "line-ends.npy", "question-ends.npy"
+# Only for prompt.kind likelihood: the arrays of `EncodedQuestions`, and the ends of the questions of each query.
+LENGTHS, NAME_TOKENS, QUESTION_ENDS = "lengths.npy", "name-tokens.npy", "question-ends.npy"
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,8 +47,7 @@ class QueryCounts:
         shortened: queries with dropped sentences.
         sentences: sentences dropped from these queries.
         thinned_out: pairs without a relation that are not trained on.
-        questions: questions of kind verify.
-        yes: questions whose answer is Yes.
+        questions: lines of kind likelihood.
     """
 
     documents: int = 0
@@ -60,7 +56,6 @@ class QueryCounts:
     sentences: int = 0
     thinned_out: int = 0
     questions: int = 0
-    yes: int = 0
 
     def __add__(self, other: QueryCounts) -> QueryCounts:
         return QueryCounts(*(getattr(self, field.name) + getattr(other, field.name) for field in fields(self)))
@@ -90,9 +85,7 @@ class EncodedQueries:
             self._question_ends: list[int] | None = None
             if (folder / QUESTION_ENDS).is_file():
                 self._question_ends = [0, *np.load(folder / QUESTION_ENDS).tolist()]
-                self._line_ends = [0, *np.load(folder / LINE_ENDS).tolist()]
-                self._lengths = np.load(folder / LENGTHS)
-                self._positions, self._labels = np.load(folder / POSITIONS), np.load(folder / LABELS)
+                self._lengths, self._name_tokens = np.load(folder / LENGTHS), np.load(folder / NAME_TOKENS)
             if len(self._ids) != self._ends[-1] or len(self._prompt_tokens) != len(self._ends) - 1:
                 raise ValueError(f"the lengths of the arrays in {folder} differ")
         except (OSError, ValueError, KeyError, TypeError) as error:
@@ -107,9 +100,8 @@ class EncodedQueries:
         ids = self._ids[self._ends[index] : self._ends[index + 1]]
         if self._question_ends is None:
             return Example(torch.from_numpy(ids), self._prompt_tokens[index])
-        lines = slice(self._line_ends[index], self._line_ends[index + 1])
         questions = slice(self._question_ends[index], self._question_ends[index + 1])
-        arrays = self._lengths[lines], self._positions[questions], self._labels[questions]
+        arrays = self._lengths[questions], self._name_tokens[questions]
         return Example(
             torch.from_numpy(ids), self._prompt_tokens[index], EncodedQuestions(*map(torch.from_numpy, arrays))
         )
@@ -124,9 +116,9 @@ class EncodedQueries:
         return int(self._ends[index + 1] - self._ends[index])
 
     def weight(self, index: int) -> int:
-        """Return the number of targets of a query: tokens of the answer and end of sequence, or questions."""
+        """Return the number of targets of a query: tokens of the answer and end of sequence, or names of tails."""
         if self._question_ends is not None:
-            return self._question_ends[index + 1] - self._question_ends[index]
+            return int(self._name_tokens[self._question_ends[index] : self._question_ends[index + 1]].sum())
         return self.size(index) - int(self._prompt_tokens[index])
 
 
@@ -149,7 +141,6 @@ def load_or_build_dataset(
     prompt: PromptOptions,
     negative_ratio: float | None = None,
     seed: int = 0,
-    candidates: Candidates | None = None,
 ) -> EncodedQueries:
     """Tokenize the training queries of a corpus, or open them from the cache.
 
@@ -159,7 +150,6 @@ def load_or_build_dataset(
         prompt: prompt options; the kind of prompt decides between gold pairs and all pairs.
         negative_ratio: pairs without a relation to keep per pair with one; by default all.
         seed: seed for drawing these pairs.
-        candidates: candidates of the corpus, for prompt.kind verify.
 
     Raises:
         UserError: if a document does not fit or has no labels, or the cache cannot be written.
@@ -169,15 +159,13 @@ def load_or_build_dataset(
     inputs = {
         "version": VERSION,
         "tokenizer": fingerprint(tokenizer),
-        # The schema restricts inference only.
-        "prompt": prompt.model_dump(mode="json", exclude={"schema"}),
+        "prompt": prompt.model_dump(mode="json", exclude=ONLY_INFERENCE),
         "thinning": sampling,
         "corpus": corpus.fingerprint,
         "relations": corpus.relations.sha256,
-        **({} if candidates is None else {"questions": [QUESTIONS_VERSION, candidates.manifest.fingerprint]}),
     }
     key = digest(inputs)[:32]
-    write = _write if candidates is None else partial(_write_questions, candidates=candidates)
+    write = _write_questions if PROMPTS[prompt.kind].asks_relations else _write
     return EncodedQueries(cached(f"queries-{key}", lambda folder: write(folder, corpus, tokenizer, prompt, sampling)))
 
 
@@ -224,33 +212,29 @@ def _write_questions(
     tokenizer: PreTrainedTokenizerBase,
     prompt: PromptOptions,
     sampling: tuple[float, int] | None,
-    candidates: Candidates,
 ) -> None:
-    """Write the queries of kind verify, whose questions are all answered: `sampling` is None."""
+    """Write the queries of kind likelihood, which are about gold triples alone: `sampling` is None."""
     assert sampling is None
     builder = QuestionBuilder(tokenizer, corpus.relations, prompt)
     counts, encoded = QueryCounts(), list[Example]()
     for index, document in enumerate(corpus):
-        gold = {Triple(label.head, label.tail, label.relation) for label in document.labels or ()}
-        queries = list(builder.build(index, document, candidates[index]))
-        examples = [encode_questions(query, tokenizer, prompt.template, gold) for query in queries]
-        labels = [example.questions.labels for example in examples if example.questions is not None]
+        gold_pairs(document)  # raises if there are no labels
+        queries = list(builder.build(index, document, relations_by_pair(document).items()))
         left_out = [len(query.left_out) for query in queries if query.left_out]
-        questions, yes = sum(map(len, labels)), sum(int(answers.sum()) for answers in labels)
-        counts += QueryCounts(1, not queries, len(left_out), sum(left_out), 0, questions, yes)
-        encoded += examples
+        questions = sum(len(query.questions) for query in queries)
+        counts += QueryCounts(1, not queries, len(left_out), sum(left_out), 0, questions)
+        encoded += [encode_questions(query, tokenizer, prompt.template) for query in queries]
     asked = [example.questions for example in encoded if example.questions is not None]
     columns = {
         IDS: [example.input_ids for example in encoded],
         LENGTHS: [questions.lengths for questions in asked],
-        POSITIONS: [questions.positions for questions in asked],
-        LABELS: [questions.labels for questions in asked],
+        NAME_TOKENS: [questions.name_tokens for questions in asked],
     }
     arrays: dict[str, np.ndarray] = {
         name: np.concatenate([np.empty(0, np.int32), *(part.numpy() for part in parts)])
         for name, parts in columns.items()
     }
-    for name, column in {ENDS: IDS, LINE_ENDS: LENGTHS, QUESTION_ENDS: LABELS}.items():
+    for name, column in {ENDS: IDS, QUESTION_ENDS: LENGTHS}.items():
         arrays[name] = np.cumsum([len(part) for part in columns[column]], dtype=np.int64)
     digest = hashlib.sha256()
     for name, array in arrays.items():

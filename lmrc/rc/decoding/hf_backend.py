@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
@@ -9,6 +10,7 @@ from pathlib import Path
 
 import torch
 from peft import PeftModel
+from torch.nn import functional
 from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
 from lmrc.common.errors import ConfigError
@@ -30,7 +32,7 @@ from lmrc.rc.model.lora import load_adapter, load_base, own_gpus
 from lmrc.rc.model.merge import merge_weights
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, packed_forward
 from lmrc.rc.prompts.query_builder import Query, prompt_ids
-from lmrc.rc.prompts.questions import answer_tokens, encode_questions
+from lmrc.rc.prompts.questions import encode_questions
 from lmrc.rc.prompts.templates import PROMPTS
 from lmrc.training.precision import inference_precision
 from lmrc.training.task import to_device
@@ -137,7 +139,7 @@ class LocalBackend:
     def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
         """Yield one result per query, in the order of the queries."""
         if PROMPTS[self._prompt.kind].asks_relations:
-            yield from map(self._verify, queries)
+            yield from map(self._likelihood, queries)
             return
         if self._decode.mode == "score":
             for _, results in self._limit.run(queries, self._score, self._prefix_cache.clear):
@@ -156,20 +158,21 @@ class LocalBackend:
         yield from read_answers(generations, self._document_of, self._relations, self._prompt, self._decode)
 
     @torch.inference_mode()
-    def _verify(self, query: Query) -> QueryResult:
-        """Return P(Yes) of each question of a query, in a pass of its own.
+    def _likelihood(self, query: Query) -> QueryResult:
+        """Return the probability of the tail's name in each line of a query, in a pass of its own.
 
         A query of a thousand tokens fills a GPU, and its scores do not depend on a batch.
         """
         example = encode_questions(query, self._tokenizer, self._prompt.template)
+        assert example.questions is not None
         batch = to_device(dict(collate([example])), next(self._model.parameters()).device)
         logits = packed_forward(
             self._model, batch["input_ids"], batch["positions"], batch["layout"], batch["logit_positions"]
-        )
-        answers = logits[:, list(answer_tokens(self._tokenizer))].double()
-        scores = torch.sigmoid(answers[:, 1] - answers[:, 0]).tolist()
-        asked = (triple for line in query.questions for triple in line.triples)
-        triples = tuple(map(ScoredTriple, asked, scores))
+        ).float()
+        log_probabilities = -functional.cross_entropy(logits, batch["targets"], reduction="none").double()
+        names = torch.split(log_probabilities.cpu(), example.questions.name_tokens.tolist())
+        scores = [math.exp(name.sum().item()) for name in names]
+        triples = tuple(map(ScoredTriple, (question.triple for question in query.questions), scores))
         likely = {scored.triple[:2] for scored in triples if (scored.score or 0.0) >= self._decode.threshold}
         return QueryResult(query, "", True, triples, len(query.pairs) - len(likely), Counter(), ())
 

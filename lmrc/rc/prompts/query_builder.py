@@ -31,17 +31,17 @@ RESERVED_LINES = 1.5
 MAX_LINES = 3
 
 
-class Questions(NamedTuple):
-    """A line after a prompt of kind verify: a pair and the questions about it.
+class Question(NamedTuple):
+    """A line after a prompt of kind likelihood.
 
     Attributes:
-        triples: pair and relation of each question.
-        ends: index in the text of the question mark of each question.
+        cue: start of the line, with head and relation.
+        name: rest of the line, with the name of the tail, which the LM predicts.
     """
 
-    text: str
-    triples: tuple[Triple, ...]
-    ends: tuple[int, ...]
+    triple: Triple
+    cue: str
+    name: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -54,7 +54,7 @@ class Query:
         answer: the gold answer, if it is known.
         answer_room: maximum number of tokens to generate.
         left_out: indices of sentences that are not in the prompt, in document order.
-        questions: the lines after a prompt of kind verify, which has no answer to write [pairs].
+        questions: the lines after a prompt of kind likelihood, which has no answer to write.
     """
 
     document: int
@@ -64,31 +64,29 @@ class Query:
     answer: str | None
     answer_room: int
     left_out: tuple[int, ...] = ()
-    questions: tuple[Questions, ...] = ()
+    questions: tuple[Question, ...] = ()
 
 
 class EncodedQuestions(NamedTuple):
-    """The questions after a prompt. All are int32.
+    """The lines after a prompt of kind likelihood. All are int32.
 
     Attributes:
-        lengths: number of tokens of each line [pairs].
-        positions: index in `Example.input_ids` of the last token of each question [questions].
-        labels: 1 if the answer to a question is Yes, else 0 [questions].
+        lengths: number of tokens of each line [questions].
+        name_tokens: number of tokens to predict, at the end of each line [questions].
     """
 
     lengths: Tensor
-    positions: Tensor
-    labels: Tensor
+    name_tokens: Tensor
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """Token ids of a query and what is to be predicted: the answer and end of sequence, or Yes or No.
+    """Token ids of a query and what is to be predicted: the answer and end of sequence, or names of tails.
 
     Attributes:
         input_ids: int32 [tokens].
         prompt_tokens: number of tokens of the prompt.
-        questions: the questions after a prompt of kind verify; None for other kinds.
+        questions: the lines after a prompt of kind likelihood; None for other kinds.
     """
 
     input_ids: Tensor

@@ -1,8 +1,8 @@
-"""Queries of prompt kind verify: questions whether a pair has a relation, answered with P(Yes) in one forward pass.
+"""Queries of prompt kind likelihood: how probable is the name of a tail after the text, the head and a relation?
 
-Each pair has a line after the prompt, which asks about the relations that the encoder finds possible:
-`head| tail| relation? relation?`. The token after a question mark would be the answer. It is predicted there, but never
-written. A line sees the prompt but no other line, so that scores do not depend on which pairs are asked.
+Each relation that the encoder finds possible for a pair is a line after the prompt, `head - relation: tail`. Only the
+tokens of the tail are predicted. A line sees the prompt but no other line, so that scores do not depend on which pairs
+are asked about. The LM is trained on the lines of gold triples.
 """
 
 from __future__ import annotations
@@ -22,34 +22,9 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Mention, Triple
 from lmrc.fusion.inputs import check_relations
-from lmrc.rc.prompts.query_builder import EncodedQuestions, Example, Query, Questions, prompt_ids, shared_length
-from lmrc.rc.prompts.templates import PROMPTS, entity_name
+from lmrc.rc.prompts.query_builder import EncodedQuestions, Example, Query, Question, prompt_ids, shared_length
+from lmrc.rc.prompts.templates import Pair, entity_name
 from lmrc.rc.prompts.truncation import sentences_to_drop
-
-_LAYOUT = """\
-### Instruction:
-{instruction}
-
-### Text:
-{text}
-
-### Entity pair:
-"""
-
-
-def answer_tokens(tokenizer: PreTrainedTokenizerBase) -> tuple[int, int]:
-    """Return the token ids that stand for No and Yes after a question mark.
-
-    Raises:
-        UserError: if the tokenizer does not tell them apart.
-    """
-    no, yes = (tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in ("No", "Yes"))
-    count = shared_length([no, yes])
-    if count >= min(len(no), len(yes)):
-        raise UserError(
-            f"the tokenizer of {tokenizer.name_or_path or 'the LM'} does not tell Yes from No: choose another base LM"
-        )
-    return int(no[count]), int(yes[count])
 
 
 def relations_to_ask(candidate: Candidate, options: PromptOptions) -> tuple[str, ...]:
@@ -60,12 +35,17 @@ def relations_to_ask(candidate: Candidate, options: PromptOptions) -> tuple[str,
     return tuple(relation.relation for relation in possible if relation in most)
 
 
+def questions_about(candidates: Iterable[Candidate], options: PromptOptions) -> list[tuple[Pair, tuple[str, ...]]]:
+    """Return the pairs, and the relation ids to ask about for each."""
+    return [((pair.head, pair.tail), relations_to_ask(pair, options)) for pair in candidates]
+
+
 def _log_odds(probability: float) -> float:
     return float(torch.logit(torch.tensor(probability, dtype=torch.float64)))
 
 
-def open_candidates(folder: Path, corpus: Corpus) -> Candidates:
-    """Open the candidates of a corpus, whose relations are asked about.
+def check_candidates(folder: Path, corpus: Corpus) -> None:
+    """Check the candidates of a corpus, whose relations are asked about.
 
     Raises:
         CorpusError: if they are those of another corpus.
@@ -74,86 +54,75 @@ def open_candidates(folder: Path, corpus: Corpus) -> Candidates:
     candidates = Candidates.open(folder)
     candidates.check(corpus)
     check_relations(candidates)
-    return candidates
 
 
 class QuestionBuilder:
     """Splits the questions about a document into as few queries as fit `prompt.max_length`."""
 
     def __init__(self, tokenizer: PreTrainedTokenizerBase, relations: RelationSet, options: PromptOptions) -> None:
-        """Keep the arguments.
-
-        Raises:
-            UserError: if the tokenizer gives no character offsets.
-        """
-        if not tokenizer.is_fast:
-            raise UserError("prompt.kind verify needs a fast tokenizer: choose another base LM, or prompt.kind rc")
+        """Keep the arguments."""
         self._tokenizer, self._relations, self._options = tokenizer, relations, options
-        self._instruction = PROMPTS[options.kind].instruction
 
-    def build(self, index: int, document: Document, candidates: Iterable[Candidate]) -> Iterator[Query]:
-        """Yield the queries about the candidates of a document; none if no relation is probable enough.
+    def build(self, index: int, document: Document, asked: Iterable[tuple[Pair, Sequence[str]]]) -> Iterator[Query]:
+        """Yield the queries about pairs of a document; none if there is nothing to ask.
 
         If the text does not fit with a single pair and `options.truncate` is set, sentences are dropped for this pair.
+
+        Args:
+            asked: the pairs, and the relation ids to ask about for each.
 
         Raises:
             UserError: if a single pair does not fit.
         """
-        asked = [(c, relations) for c in candidates if (relations := relations_to_ask(c, self._options))]
-        lines = [self._line(document, candidate, relations) for candidate, relations in asked]
-        tokens = [self._count(line.text) for line in lines]
-        limit = self._options.pairs_per_query or len(lines)
-        while lines:
+        pairs = [
+            [self._question(document, Triple(head, tail, relation)) for relation in relations]
+            for (head, tail), relations in asked
+            if relations
+        ]
+        tokens = [sum(len(self._ids(question.cue + question.name)) for question in pair) for pair in pairs]
+        limit = self._options.pairs_per_query or len(pairs)
+        while pairs:
             room = self._options.max_length - self._prompt_tokens(document)
             count = min(limit, bisect_right(list(accumulate(tokens)), room))
-            left_out = () if count else self._shorten(document, lines[0], tokens[0])
+            left_out = () if count else self._shorten(document, pairs[0][0].triple[:2], tokens[0])
             count = count or 1
-            yield self._query(index, document, lines[:count], left_out)
-            lines, tokens = lines[count:], tokens[count:]
+            yield Query(
+                document=index,
+                title=document.title,
+                pairs=tuple(pair[0].triple[:2] for pair in pairs[:count]),
+                prompt=_render(document, left_out),
+                answer=None,
+                answer_room=0,
+                left_out=left_out,
+                questions=tuple(question for pair in pairs[:count] for question in pair),
+            )
+            pairs, tokens = pairs[count:], tokens[count:]
 
     def shared_prefix(self) -> list[int]:
         """Return the token ids at the start of every prompt."""
         prompts = []
         for word in ("A", "0", "(", "\u4e2d"):
             document = Document(word, ((word,),), ((Mention(word, 0, 0, 1, "MISC"),),), None)
-            prompts.append(prompt_ids(self._render(document), self._tokenizer, self._options.template))
+            prompts.append(prompt_ids(_render(document), self._tokenizer, self._options.template))
         return prompts[0][: shared_length(prompts)]
 
-    def _render(self, document: Document, left_out: Collection[int] = ()) -> str:
-        sentences = (" ".join(words) for number, words in enumerate(document.sentences) if number not in left_out)
-        return _LAYOUT.format(instruction=self._instruction, text=" ".join(sentences))
+    def _question(self, document: Document, triple: Triple) -> Question:
+        head, tail = entity_name(document, triple.head), entity_name(document, triple.tail)
+        return Question(triple, f"{head} - {self._relations.name(triple.relation)}:", f" {tail}\n")
 
-    def _name(self, document: Document, entity: int) -> str:
-        name = entity_name(document, entity)
-        return f"{name} ({document.entities[entity][0].type})" if self._options.entity_types else name
-
-    def _line(self, document: Document, candidate: Candidate, relations: Sequence[str]) -> Questions:
-        text = f"{self._name(document, candidate.head)}| {self._name(document, candidate.tail)}|"
-        ends = []
-        for relation in relations:
-            text += f" {self._relations.name(relation)}?"
-            ends.append(len(text) - 1)
-        triples = tuple(Triple(candidate.head, candidate.tail, relation) for relation in relations)
-        return Questions(text, triples, tuple(ends))
-
-    def _query(self, index: int, document: Document, lines: Sequence[Questions], left_out: tuple[int, ...]) -> Query:
-        pairs = tuple(line.triples[0][:2] for line in lines)
-        prompt = self._render(document, left_out)
-        return Query(index, document.title, pairs, prompt, None, 0, left_out, tuple(lines))
-
-    def _count(self, text: str) -> int:
-        return len(self._tokenizer(text, add_special_tokens=False)["input_ids"])
+    def _ids(self, text: str) -> list[int]:
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _prompt_tokens(self, document: Document, left_out: Collection[int] = ()) -> int:
-        return len(prompt_ids(self._render(document, left_out), self._tokenizer, self._options.template))
+        return len(prompt_ids(_render(document, left_out), self._tokenizer, self._options.template))
 
-    def _shorten(self, document: Document, line: Questions, tokens: int) -> tuple[int, ...]:
-        """Return the sentences to drop so that a query for this line alone fits."""
-        limit, (head, tail, _) = self._options.max_length, line.triples[0]
+    def _shorten(self, document: Document, pair: Pair, tokens: int) -> tuple[int, ...]:
+        """Return the sentences to drop so that a query for this pair alone fits."""
+        limit = self._options.max_length
         left_out: tuple[int, ...] = ()
         if self._options.truncate == "sentences":
             left_out = sentences_to_drop(
-                document, (head, tail), lambda dropped: self._prompt_tokens(document, dropped) + tokens <= limit
+                document, pair, lambda dropped: self._prompt_tokens(document, dropped) + tokens <= limit
             )
         needed = self._prompt_tokens(document, left_out) + tokens
         if needed > limit:
@@ -167,26 +136,24 @@ class QuestionBuilder:
         return left_out
 
 
-def encode_questions(
-    query: Query,
-    tokenizer: PreTrainedTokenizerBase,
-    template: PromptTemplate | None = None,
-    gold: Collection[Triple] = (),
-) -> Example:
-    """Return the token ids of a query of kind verify, with its questions.
+def _render(document: Document, left_out: Collection[int] = ()) -> str:
+    """Return the prompt: the text without some sentences."""
+    sentences = (" ".join(words) for number, words in enumerate(document.sentences) if number not in left_out)
+    return f"Text: {' '.join(sentences)}\n\n"
 
-    Args:
-        gold: the triples that hold; without them all labels are 0.
-    """
+
+def encode_questions(
+    query: Query, tokenizer: PreTrainedTokenizerBase, template: PromptTemplate | None = None
+) -> Example:
+    """Return the token ids of a query of kind likelihood."""
     ids = prompt_ids(query.prompt, tokenizer, template)
-    prompt_tokens, lengths, positions = len(ids), list[int](), list[int]()
-    encoded = tokenizer([line.text for line in query.questions], add_special_tokens=False, return_offsets_mapping=True)
-    for line, line_ids, offsets in zip(query.questions, encoded["input_ids"], encoded["offset_mapping"], strict=True):
-        starts = [start for start, _ in offsets]
-        # The token that holds the question mark is the last one that starts at or before it.
-        positions += [len(ids) + bisect_right(starts, end) - 1 for end in line.ends]
-        lengths.append(len(line_ids))
-        ids += line_ids
-    labels = [triple in gold for line in query.questions for triple in line.triples]
-    questions = EncodedQuestions(*(torch.tensor(values, dtype=torch.int32) for values in (lengths, positions, labels)))
-    return Example(torch.tensor(ids, dtype=torch.int32), prompt_tokens, questions)
+    prompt_tokens, lengths, name_tokens = len(ids), list[int](), list[int]()
+    texts = [question.cue + question.name for question in query.questions]
+    cues = [question.cue for question in query.questions]
+    lines, known = (tokenizer(part, add_special_tokens=False)["input_ids"] for part in (texts, cues))
+    for line, cue in zip(lines, known, strict=True):
+        ids += line
+        lengths.append(len(line))
+        name_tokens.append(len(line) - shared_length([line, cue]))
+    counts = (torch.tensor(values, dtype=torch.int32) for values in (lengths, name_tokens))
+    return Example(torch.tensor(ids, dtype=torch.int32), prompt_tokens, EncodedQuestions(*counts))

@@ -54,15 +54,13 @@ def test_the_last_token_of_a_prompt_is_never_shared() -> None:
 
 
 def test_questions_are_packed() -> None:
-    """Each line begins at the position after its prompt: here lines of two tokens and one, and a single line."""
+    """Each line begins at the position after its prompt: here lines of three tokens and two, and a single line."""
     examples = [
-        Example(
-            torch.tensor([7, 8, 9, 1, 2, 3]), 3, EncodedQuestions(*map(torch.tensor, ([2, 1], [3, 4, 5], [1, 0, 0])))
-        ),
-        Example(torch.tensor([7, 5, 6]), 2, EncodedQuestions(*map(torch.tensor, ([1], [2], [1])))),
+        Example(torch.tensor([7, 8, 1, 2, 3, 4, 5]), 2, EncodedQuestions(torch.tensor([3, 2]), torch.tensor([2, 1]))),
+        Example(torch.tensor([7, 5, 6]), 1, EncodedQuestions(torch.tensor([2]), torch.tensor([1]))),
     ]
     batch = collate(examples)
-    assert batch["input_ids"].tolist() == [7, 8, 9, 1, 2, 3, 7, 5, 6]
-    assert batch["positions"].tolist() == [0, 1, 2, 3, 4, 3, 0, 1, 2]
-    assert [batch["input_ids"][position].item() for position in batch["logit_positions"]] == [1, 2, 3, 6]
-    assert batch["targets"].tolist() == [1, 0, 0, 1]
+    assert batch["input_ids"].tolist() == [7, 8, 1, 2, 3, 4, 5, 7, 5, 6]
+    assert batch["positions"].tolist() == [0, 1, 2, 3, 4, 2, 3, 0, 1, 2]
+    assert [batch["input_ids"][position].item() for position in batch["logit_positions"]] == [1, 2, 4, 5]
+    assert batch["targets"].tolist() == [2, 3, 5, 6]

@@ -12,7 +12,6 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lmrc.common.errors import CorpusError, UserError
 from lmrc.config.schema import PromptOptions
-from lmrc.corpus.candidates import Candidate, Candidates, RelationLogit, write_candidates
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.types import Triple
 from lmrc.rc.data import dataset as module
@@ -20,7 +19,7 @@ from lmrc.rc.data.dataset import QueryCounts, load_or_build_dataset
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, encode
 from lmrc.rc.prompts.questions import QuestionBuilder, encode_questions
 from tests.conftest import ROOT
-from tests.rc.tiny import DOCUMENTS, KINDS, RELATIONS, candidates, corpus, document
+from tests.rc.tiny import DOCUMENTS, KINDS, RELATIONS, corpus, document
 from tests.rc.tiny import tokenizer as byte_tokenizer
 
 
@@ -206,40 +205,28 @@ print(load_or_build_dataset(Corpus.open({str(docs.folder)!r}), tokenizer, Prompt
 
 
 def test_questions_equal_those_of_the_builder(tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path) -> None:
-    options = PromptOptions(kind="verify", pairs_per_query=2)
+    options = PromptOptions(kind="likelihood", pairs_per_query=2)
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
-    asked = candidates(tmp_path / "candidates", docs)
-    dataset = load_or_build_dataset(docs, tokenizer, options, candidates=asked)
-    again = load_or_build_dataset(docs, tokenizer, options, candidates=asked)
+    dataset = load_or_build_dataset(docs, tokenizer, options)
+    # Which relations are asked about matters in inference only.
+    again = load_or_build_dataset(docs, tokenizer, options.model_copy(update={"relations_per_pair": 1}))
     assert dataset.sha256 == again.sha256
-    assert dataset.counts == QueryCounts(documents=3, questions=8, yes=4)
+    assert sum(folder.is_dir() for folder in cache.iterdir()) == 1
+    triples = [{Triple(label.head, label.tail, label.relation) for label in doc.labels or ()} for doc in DOCUMENTS]
+    assert dataset.counts.questions == sum(map(len, triples))
     builder = QuestionBuilder(tokenizer, RELATIONS, options)
     expected = []
     for index, doc in enumerate(DOCUMENTS):
-        gold = {Triple(label.head, label.tail, label.relation) for label in doc.labels or ()}
-        expected += [encode_questions(query, tokenizer, gold=gold) for query in builder.build(index, doc, asked[index])]
-    assert len(dataset) == len(expected) == 4
+        queries = list(builder.build(index, doc, relations_by_pair(doc).items()))
+        assert {question.triple for query in queries for question in query.questions} == triples[index]
+        expected += [encode_questions(query, tokenizer) for query in queries]
+    assert len(dataset) == len(expected)
     for index, reference in enumerate(expected):
         example = dataset[index]
         assert torch.equal(example.input_ids, reference.input_ids)
         assert example.questions is not None and reference.questions is not None
         assert all(map(torch.equal, example.questions, reference.questions))
         assert example.prompt_tokens == reference.prompt_tokens
-        assert (dataset.size(index), dataset.weight(index)) == (
-            len(reference.input_ids),
-            len(reference.questions.labels),
-        )
+        assert dataset.size(index) == len(reference.input_ids)
+        assert dataset.weight(index) == int(reference.questions.name_tokens.sum())
     assert dataset.tokens == sum(len(reference.input_ids) for reference in expected)
-
-
-def test_other_candidates_give_another_cache_folder(
-    tmp_path: Path, tokenizer: PreTrainedTokenizerBase, cache: Path
-) -> None:
-    options = PromptOptions(kind="verify")
-    docs = corpus(tmp_path / "corpus", DOCUMENTS)
-    first = load_or_build_dataset(docs, tokenizer, options, candidates=candidates(tmp_path / "first", docs))
-    rows = [(doc.title, [Candidate(0, 1, 0.5, (RelationLogit("P17", 0.0),))]) for doc in DOCUMENTS]
-    write_candidates(rows, tmp_path / "second", docs.fingerprint, 0.5)
-    second = load_or_build_dataset(docs, tokenizer, options, candidates=Candidates.open(tmp_path / "second"))
-    assert second.counts.questions == 3
-    assert first.sha256 != second.sha256

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,7 +25,7 @@ from lmrc.rc.model.lora import load_adapter, load_base
 from lmrc.rc.model.merge import merge_weights
 from lmrc.rc.model.packed_attention import IMPLEMENTATION
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder
-from lmrc.rc.prompts.questions import QuestionBuilder, answer_tokens, encode_questions
+from lmrc.rc.prompts.questions import QuestionBuilder, questions_about
 from tests.rc.conftest import Learnt
 from tests.rc.tiny import DOCUMENTS, LINE_MERGES, RELATIONS, candidates, tokenizer
 
@@ -148,15 +149,18 @@ def test_a_tokenizer_that_merges_lines_is_refused_before_the_model_is_loaded(mod
         assert not loaded
 
 
-def test_verify_scores_each_question_alone(learnt_verify: Learnt, base: Path, tmp_path: Path) -> None:
-    """P(Yes) is that of a pass over the text up to the question mark, whatever the batch size."""
-    words = learnt_verify.task.tokenizer
-    options = PromptOptions(kind="verify")
+def test_likelihood_is_that_of_each_line_alone(learnt_likelihood: Learnt, base: Path, tmp_path: Path) -> None:
+    """A score is the product of the probabilities in a pass over text and line, whatever the batch size."""
+    words = learnt_likelihood.task.tokenizer
+    options = PromptOptions(kind="likelihood")
     builder = QuestionBuilder(words, RELATIONS, options)
-    asked = candidates(tmp_path / "candidates", learnt_verify.corpus)
-    queries = [q for index, doc in enumerate(DOCUMENTS) for q in builder.build(index, doc, asked[index])]
-    model = load_lm(str(base), learnt_verify.adapter, AdapterMetadata.read(learnt_verify.adapter))
-    no, yes = answer_tokens(words)
+    asked = candidates(tmp_path / "candidates", learnt_likelihood.corpus)
+    queries = [
+        query
+        for index, doc in enumerate(DOCUMENTS)
+        for query in builder.build(index, doc, questions_about(asked[index], options))
+    ]
+    model = load_lm(str(base), learnt_likelihood.adapter, AdapterMetadata.read(learnt_likelihood.adapter))
     found = []
     for batch_size in (1, 3):
         decode = DecodeOptions(mode="score", batch_size=batch_size)
@@ -166,16 +170,17 @@ def test_verify_scores_each_question_alone(learnt_verify: Learnt, base: Path, tm
         found.append(list(made.answer(queries)))
     assert found[0] == found[1]
     for result in found[0]:
-        example = encode_questions(result.query, words)
-        assert example.questions is not None
-        lines = result.query.questions
-        assert [scored.triple for scored in result.triples] == [triple for line in lines for triple in line.triples]
-        prompt = words(result.query.prompt)["input_ids"]
-        texts = [line.text[: end + 1] for line in lines for end in line.ends]
-        for scored, text in zip(result.triples, texts, strict=True):
-            ids = torch.tensor([[*prompt, *words(text)["input_ids"]]])
+        questions = result.query.questions
+        assert [scored.triple for scored in result.triples] == [question.triple for question in questions]
+        for scored, question in zip(result.triples, questions, strict=True):
+            known, name = (words(part, add_special_tokens=False)["input_ids"] for part in (question.cue, question.name))
+            ids = torch.tensor([[*words(result.query.prompt)["input_ids"], *known, *name]])
             with torch.no_grad():
-                logits = model(input_ids=ids).logits[0, -1].double()
-            assert scored.score == pytest.approx(torch.softmax(logits[[no, yes]], 0)[1].item(), abs=1e-4)
+                log_probabilities = torch.log_softmax(model(input_ids=ids).logits[0, :-1].double(), 1)
+            chosen = log_probabilities[-len(name) :].gather(1, torch.tensor(name)[:, None])
+            assert math.log(scored.score or 0.0) == pytest.approx(chosen.sum().item(), abs=1e-3)
         assert result.finished and result.text == "" and not result.failures
-    assert [result.none for result in found[0]] == [1, 1, 0]
+    likely = [{scored.triple[:2] for scored in r.triples if (scored.score or 0.0) >= 0.5} for r in found[0]]
+    assert [r.none for r in found[0]] == [
+        len(r.query.pairs) - len(pairs) for r, pairs in zip(found[0], likely, strict=True)
+    ]

@@ -108,7 +108,7 @@ def test_pairs_and_answers_of_each_kind() -> None:
         "direct": (everything, (RELATIONS, "None", True)),
         "rcp-llm": (everything, (YES, "No", True)),
         # Its pairs and questions are those of candidates.
-        "verify": ([(0, 1), (1, 2)], (RELATIONS, "None", False)),
+        "likelihood": ([(0, 1), (1, 2)], (RELATIONS, "None", False)),
     }
     for kind, prompt in PROMPTS.items():
         assert (prompt.pairs(DOCUMENT), prompt.answer_set(RELATIONS)) == expected[kind]
