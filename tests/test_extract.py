@@ -185,6 +185,8 @@ def test_fusion_equals_that_of_propose_and_classify(
     ask: Literal["band", "all"],
 ) -> None:
     rc = config.rc if kind == "rc" else learnt_likelihood.adapter
+    # A name of many tokens has a small probability.
+    least = 1e-4 if kind == "likelihood" and ask == "all" else 0.811
     corpus = rc_tiny.corpus(tmp_path / "corpus", [replace(document, labels=None) for document in DOCUMENTS])
     proposals = Proposer(naming_rcp, 0.0, None, 8).propose(DOCUMENTS)
     rows = [(document.title, proposal.candidates) for document, proposal in zip(DOCUMENTS, proposals, strict=True)]
@@ -193,7 +195,7 @@ def test_fusion_equals_that_of_propose_and_classify(
         with_lm=LmWeights(bias=0.5, pair=0.3, relation=0.5, lm=0.5),
         without_lm=EncoderWeights(bias=1.0, pair=0.1, relation=0.5),
         band=(0.715, 0.735),
-        thresholds={name: Thresholds(f1=0.811, precision=()) for name in ("band", "all", "none")},
+        thresholds={name: Thresholds(f1=least, precision=()) for name in ("band", "all", "none")},
     ).save(tmp_path / "fusion.json")
     options = {"fusion": tmp_path / "fusion.json", "ask": ask}
     run = RunOptions(name="classify", folder=tmp_path)

@@ -28,7 +28,6 @@ COVERED = {
         "ClassifyInference._choose_schema",
     },
     "rc/fused.py": {"FusedScores.__init__"},
-    "rc/prompts/questions.py": {"answer_tokens", "QuestionBuilder.__init__"},
     "rc/prompts/query_builder.py": {"prompt_ids"},
     "rc/prompts/few_shot.py": {"demonstrations"},
     "rc/model/lora.py": {"quantized", "load_tokenizer", "add_adapter"},
