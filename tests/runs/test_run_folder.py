@@ -80,7 +80,10 @@ def test_cluster_options_may_change(tmp_path: Path) -> None:
 def test_done_holds_the_result(tmp_path: Path) -> None:
     run = RunFolder(tmp_path)
     assert run.result() is None
-    run.finish({"best": 1.5})
+    assert run.finish({"best": 1.5})
+    assert run.result() == {"best": 1.5}
+    # Two workers may find the merged result at the same time. The first one has finished the run.
+    assert not run.finish({"best": 2.5})
     assert run.result() == {"best": 1.5}
 
 
