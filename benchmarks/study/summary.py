@@ -24,6 +24,7 @@ from pydantic import BaseModel, ConfigDict, TypeAdapter, ValidationError
 
 from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import UserError
+from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.evaluation.metrics.bootstrap import DocumentCounts, intervals_over_seeds, paired_over_seeds
 from lmrc.evaluation.metrics.train_facts import Facts, read_facts
@@ -31,6 +32,7 @@ from lmrc.evaluation.scored_run import ScoredRun, read_scored_run
 from lmrc.evaluation.tables.table import Table
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import load_tokenizer
+from lmrc.rc.prompts.questions import QuestionBuilder, encode_questions, questions_about
 from lmrc.rc.prompts.templates import PROMPTS
 from lmrc.runs.events import History
 from lmrc.runs.run_folder import read_config
@@ -153,11 +155,21 @@ def answer_tokens(run: Path) -> int:
     if not config.get("rc"):
         raise UserError(f"{run} asked an LM without an adapter: expected its tokens in DONE")
     adapter = Path(config["rc"])
-    prompt, tokenizer = PROMPTS[AdapterMetadata.read(adapter).prompt.kind], load_tokenizer(str(adapter))
-    corpus = Corpus.open(config["corpus"])
+    options, tokenizer = AdapterMetadata.read(adapter).prompt, load_tokenizer(str(adapter))
+    corpus, prompt = Corpus.open(config["corpus"]), PROMPTS[options.kind]
+    generations = [json.loads(line) for line in (run / "generations.jsonl").read_text().splitlines()]
+    if prompt.asks_relations:
+        candidates = Candidates.open(Path(config["candidates"]))
+        builder = QuestionBuilder(tokenizer, corpus.relations, options)
+        tokens = 0
+        for asked in generations:
+            index, known = asked["document"], {(head, tail) for head, tail in asked["pairs"]}
+            chosen = [pair for pair in candidates[index] if (pair.head, pair.tail) in known]
+            for query in builder.build(index, corpus[index], questions_about(chosen, options)):
+                tokens += len(encode_questions(query, tokenizer, options.template).input_ids)
+        return tokens
     texts = []
-    for line in (run / "generations.jsonl").read_text().splitlines():
-        asked = json.loads(line)
+    for asked in generations:
         pairs = [(head, tail) for head, tail in asked["pairs"]]
         rendered = prompt.render(corpus[asked["document"]], pairs, corpus.relations, asked["left_out"])
         texts.append(rendered + asked["answer"])

@@ -237,6 +237,27 @@ def test_tokens_of_prompts_and_answers_are_counted(tmp_path: Path) -> None:
         answer_tokens(run)
 
 
+def test_tokens_of_lines_are_counted(tmp_path: Path) -> None:
+    """Prompt kind likelihood has one line per pair and probable relation, after the text."""
+    corpus, adapter, run = tiny.corpus(tmp_path / "dev", tiny.DOCUMENTS), tmp_path / "best", tmp_path / "run"
+    proposed = tiny.candidates(tmp_path / "candidates", corpus)
+    tiny.tokenizer().save_pretrained(adapter)
+    options = PromptOptions(kind="likelihood", min_relation_probability=0.0)
+    AdapterMetadata(options, "fp32", corpus.relations.sha256).write(adapter)
+    run.mkdir()
+    names = {"corpus": corpus.folder, "candidates": proposed.folder, "rc": adapter}
+    (run / "config.yaml").write_text(yaml.safe_dump({name: str(path) for name, path in names.items()}))
+    (pair, *_) = proposed[0]
+    asked = {"document": 0, "pairs": [[pair.head, pair.tail]], "left_out": [], "answer": ""}
+    (run / "generations.jsonl").write_text(json.dumps(asked) + "\n")
+    document = tiny.DOCUMENTS[0]
+    head, tail = (document.entities[entity][0].name for entity in (pair.head, pair.tail))
+    names_of_relations = [tiny.RELATIONS.name(relation) for relation, _ in pair.relations]
+    text = f"Text: {' '.join(' '.join(words) for words in document.sentences)}\n\n"
+    text += "".join(f"{head} - {name}: {tail}\n" for name in names_of_relations)
+    assert answer_tokens(run) == len(tiny.tokenizer()(text)["input_ids"])
+
+
 def main(monkeypatch: pytest.MonkeyPatch, *words: str) -> None:
     monkeypatch.setattr(sys, "argv", ["summary.py", *words])
     summary.main()
