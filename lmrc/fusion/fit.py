@@ -114,6 +114,7 @@ def fit(
     }
     fusion = Fusion(
         with_lm=_weights(LmWeights, evidence, correct),
+        with_lm_in_band=_weights(LmWeights, evidence.without_lm(~pairs_in_band(without_lm, evidence, bounds)), correct),
         without_lm=_weights(EncoderWeights, evidence, correct),
         band=bounds,
         thresholds={
@@ -191,9 +192,11 @@ def cross_fitted(labeled: Labeled, asked: Bools | None = None) -> tuple[Floats, 
 
 
 def _weights(kind: type[Weights], evidence: Evidence, correct: Bools) -> Weights:
-    """Return fitted weights; those with LM are fitted on the questions that it was asked."""
+    """Return fitted weights, zeros without a question; those with LM are fitted on the questions that it was asked."""
     columns = kind.columns(evidence)
     asked = ~np.isnan(columns).any(axis=0)
+    if not asked.any():
+        return kind.of([0.0] * len(kind.model_fields))
     return kind.of(logistic_regression([column[asked] for column in columns], correct[asked]))
 
 

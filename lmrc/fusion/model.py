@@ -113,6 +113,8 @@ class Fusion(_Strict):
     """Weights, thresholds and the band in which the LM is asked.
 
     Attributes:
+        with_lm: weights if the LM is asked about all pairs.
+        with_lm_in_band: weights if it is asked about the pairs in the band, which are each other's context.
         band: the LM is asked about a pair if the probability without LM of one of its relations is in this interval.
         thresholds: by the pairs that the LM is asked about.
         tokens_per_question: LM tokens of a question, for the curve of F1 over tokens; None if they are not known.
@@ -121,6 +123,7 @@ class Fusion(_Strict):
     kind: Literal["fusion"] = "fusion"
     version: Literal[1] = 1
     with_lm: LmWeights
+    with_lm_in_band: LmWeights
     without_lm: EncoderWeights
     band: tuple[Probability, Probability]
     thresholds: dict[Asked, Thresholds]
@@ -135,14 +138,15 @@ class Fusion(_Strict):
             raise ValueError(f"the band starts at {self.band[0]} and ends below, at {self.band[1]}")
         return self
 
-    def log_odds(self, evidence: Evidence) -> Floats:
+    def log_odds(self, evidence: Evidence, asked: Asked) -> Floats:
         """Return the log-odds of each question, with the LM if it was asked, [questions]."""
+        weights = self.with_lm_in_band if asked == "band" else self.with_lm
         without = self.without_lm.log_odds(evidence)
-        return np.where(np.isnan(evidence.lm_logit), without, self.with_lm.log_odds(evidence))
+        return np.where(np.isnan(evidence.lm_logit), without, weights.log_odds(evidence))
 
-    def probabilities(self, evidence: Evidence) -> Floats:
+    def probabilities(self, evidence: Evidence, asked: Asked) -> Floats:
         """Return the probability of each question, with the LM if it was asked, [questions]."""
-        return probability(self.log_odds(evidence))
+        return probability(self.log_odds(evidence, asked))
 
     def in_band(self, evidence: Evidence) -> Bools:
         """Return True for each pair that the LM is asked about, [pairs]."""

@@ -32,12 +32,18 @@ def format_fit(found: Fit) -> str:
 
 
 def _weights_table(fusion: Fusion) -> Table:
+    sets = {
+        "with LM": fusion.with_lm,
+        "with LM, in the band": fusion.with_lm_in_band,
+        "without LM": fusion.without_lm,
+    }
+    values = {name: weights.model_dump() for name, weights in sets.items()}
+    names = tuple(type(fusion.with_lm).model_fields)
     rows = [
-        (name, *(f"{value:.3f}" for value in (weights.bias, weights.pair, weights.relation)))
-        for name, weights in (("with LM", fusion.with_lm), ("without LM", fusion.without_lm))
+        (name, *(f"{found[weight]:.3f}" if weight in found else ABSENT for weight in names))
+        for name, found in values.items()
     ]
-    header = ("weights", "bias", "pair", "relation", "LM")
-    return Table(header, ((*rows[0], f"{fusion.with_lm.lm:.3f}"), (*rows[1], ABSENT)))
+    return Table(("weights", *(name.replace("_", " ") for name in names)), tuple(rows))
 
 
 def _estimates_table(found: Fit) -> Table:

@@ -33,8 +33,7 @@ def test_fit(home: Path, tmp_path: Path, capsys: Capture) -> None:
     assert fusion.with_lm.lm == pytest.approx(WITH_LM[3], abs=0.15)
     assert fusion.tokens_per_question == 12
     printed = capsys.readouterr().out
-    weights = fusion.with_lm
-    row = ["with", "LM", *(f"{value:.3f}" for value in (weights.bias, weights.pair, weights.relation, weights.lm))]
+    row = ["with", "LM", *(f"{value:.3f}" for value in fusion.with_lm.model_dump().values())]
     assert row in [line.split() for line in printed.splitlines()]
     for words in ("80 documents, 3,840 questions", "cross-fitted", "fused, in the band", "LM tokens", "pairs asked"):
         assert words in printed
