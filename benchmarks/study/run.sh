@@ -68,12 +68,14 @@ likelihood() {
   [ -f "$RUNS/fusion-$1.json" ] || lmrc fusion fit --corpus "$lm/held-out" --candidates "$data/candidates" \
     --answers "$RUNS/held-out-$1" --out "$RUNS/fusion-$1.json"
 }
-# The LM is asked about all candidates once, for the curve over its tokens, and once where it can change the answer.
+# The LM is asked about all candidates, alone and fused, and then only where it can change the answer.
 fused() {
-  for ask in all band; do
-    run classify "fused-$ask-$1" --corpus "$dev" --candidates "$RUNS/propose-$1/candidates" --rc "$RUNS/likelihood-$1/best" \
-      --decode.mode score --system fused --fusion "$RUNS/fusion-$1.json" --ask "$ask"
-  done
+  local candidates=$RUNS/propose-$1/candidates rc=$RUNS/likelihood-$1/best fusion=$RUNS/fusion-$1.json
+  run classify "lm-$1" --corpus "$dev" --candidates "$candidates" --rc "$rc" --decode.mode score --decode.threshold 0.01
+  run classify "fused-all-$1" --corpus "$dev" --candidates "$candidates" --answers "$RUNS/lm-$1" --system fused \
+    --fusion "$fusion" --ask all
+  run classify "fused-band-$1" --corpus "$dev" --candidates "$candidates" --rc "$rc" --decode.mode score --system fused \
+    --fusion "$fusion" --ask band
 }
 # The paper's recipe.
 lmrc-paper() {

@@ -3,15 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
-
-from lmrc.common.errors import CorpusError, RunError
-
-if TYPE_CHECKING:
-    from lmrc.corpus.candidates import Candidates
-    from lmrc.corpus.corpus import Corpus
 
 FOLDER = click.Path(path_type=Path)
 
@@ -58,6 +51,8 @@ def fit(
     from lmrc.fusion.fit import fit as fit_fusion
     from lmrc.fusion.inputs import SCORES, read_labeled
     from lmrc.fusion.precision import share_of_misses
+    from lmrc.rc.answers import check_answers, prompt_of
+    from lmrc.rc.fused import unscored
     from lmrc.rc.fusion_tables import PRINTED, format_fit
 
     check_output(out)
@@ -65,7 +60,7 @@ def fit(
     candidates = Candidates.open(folder)
     candidates.check(documents)
     count = check_answers(answers, candidates, documents)
-    labeled = read_labeled(candidates, answers / SCORES, documents, count, _unscored(answers))
+    labeled = read_labeled(candidates, answers / SCORES, documents, count, unscored(prompt_of(answers)))
     found = fit_fusion(labeled, documents.fingerprint, documents.relations.sha256, max_loss, tokens_per_question)
     found.fusion.save(out)
     click.echo(format_fit(found))
@@ -75,59 +70,3 @@ def fit(
         click.echo(f"\nShare of {splits} random halves whose threshold misses the precision on the other half:")
         click.echo("\n".join(f"  precision {target:g}: {share}" for target, share in shares.items()))
     click.echo(out)
-
-
-def check_answers(run: Path, candidates: Candidates, corpus: Corpus) -> int:
-    """Check that a run of classify scored the candidates with the LM. Return the number of its documents.
-
-    Raises:
-        RunError: it is unfinished, has no scores, or classified something else.
-    """
-    from lmrc.fusion.inputs import SCORES
-    from lmrc.runs.run_folder import RunFolder, read_config
-
-    config = read_config(run)
-    if RunFolder(run).result() is None:
-        raise RunError(f"{run} is not finished: repeat its launch/classify.py command first")
-    system = config.get("system", "rc")
-    if system != "rc":
-        raise RunError(f"{run}: its system is {system}, but a fusion is fitted on answers of the LM: give --system rc")
-    if not config.get("candidates"):
-        raise RunError(f"{run} classified the gold pairs: classify the candidates in {candidates.folder}")
-    if not (run / SCORES).is_file():
-        raise RunError(f"{run} has no {SCORES}: classify again with --decode.mode score")
-    for option, opened, fingerprint in (
-        ("candidates", candidates, candidates.manifest.fingerprint),
-        ("corpus", corpus, corpus.fingerprint),
-    ):
-        other = _fingerprint(option, config)
-        if other not in (None, fingerprint):
-            raise RunError(f"{run} classified other {option} ({config[option]}) than {opened.folder}: give the same")
-    return min(config.get("documents") or len(corpus), len(corpus))
-
-
-def _unscored(run: Path) -> float | None:
-    """Return the probability of a question without a score in a run; None: its LM was not asked this question."""
-    from lmrc.config.schema import PromptOptions
-    from lmrc.rc.fused import unscored
-    from lmrc.rc.model.adapter_metadata import AdapterMetadata
-    from lmrc.runs.run_folder import read_config
-
-    config = read_config(run)
-    if config.get("rc") is None:
-        return unscored(PromptOptions.model_validate(config.get("prompt", {})))
-    return unscored(AdapterMetadata.read(Path(config["rc"])).prompt)
-
-
-def _fingerprint(option: str, config: dict[str, Any]) -> str | None:
-    """Return the fingerprint of the run's candidates or corpus; None if the folder was moved."""
-    from lmrc.corpus.candidates import Candidates
-    from lmrc.corpus.corpus import Corpus
-
-    try:
-        if option == "corpus":
-            return Corpus.open(config["corpus"]).fingerprint
-        return Candidates.open(config["candidates"]).manifest.fingerprint
-    except CorpusError:
-        # The pairs and titles of the scores are compared with the given candidates in any case.
-        return None

@@ -466,6 +466,10 @@ class ClassifyConfig(Options):
     ask: Literal["band", "all"] = Field(
         "band", description="candidates that the LM is asked about in system fused; band: those it could change; all"
     )
+    answers: Path | None = Field(
+        None,
+        description="run of classify that scored all candidates with the LM, whose scores are fused; none: ask the LM",
+    )
     prompt: PromptOptions = PromptOptions()
     few_shot: FewShotOptions = FewShotOptions()
     documents: Count | None = Field(None, description="classify only this many documents, from the first; none: all")
@@ -476,8 +480,8 @@ class ClassifyConfig(Options):
 
     @property
     def asks_lm(self) -> bool:
-        """Return True if an LM is loaded: in every system but encoder."""
-        return self.system != "encoder"
+        """Return True if an LM is loaded: in every system but encoder, unless an earlier run has the answers."""
+        return self.system != "encoder" and self.answers is None
 
 
 class ExtractConfig(Options):

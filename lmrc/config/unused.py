@@ -136,22 +136,22 @@ def _unread_by_rcp(config: RcpConfig) -> dict[str, str]:
 
 def _unread_by_system(config: ClassifyConfig) -> dict[str, str]:
     """Return the options without effect because of the system."""
-    unread = {}
+    unread: dict[str, str] = {}
     if config.system != "fused":
-        unread["ask"] = _read_only_with("fused", "system", config.system)
+        unread |= dict.fromkeys(("ask", "answers"), _read_only_with("fused", "system", config.system))
     if config.system == "rc":
         needed = _read_only_with("encoder or fused", "system", config.system)
         unread |= dict.fromkeys(("fusion", "precision"), needed)
         return unread
     if config.fusion is None:
         unread["precision"] = "it is read only with a fusion, which holds the thresholds"
-    if config.system == "fused":
+    if config.asks_lm:
         unread["decode.threshold"] = "the fusion holds the threshold; give --precision to choose another"
         return unread
-    lm = ("rc", "base", "prompt.", "few_shot.", "server.")
-    unread |= dict.fromkeys(lm, "system encoder asks no LM")
+    why = "system encoder asks no LM" if config.answers is None else f"the answers of {config.answers} are fused"
+    unread |= dict.fromkeys(("rc", "base", "prompt.", "few_shot.", "server."), why)
     names = (f"decode.{name}" for name in DecodeOptions.model_fields if config.fusion or name != "threshold")
-    return unread | dict.fromkeys(names, "system encoder asks no LM")
+    return unread | dict.fromkeys(names, why)
 
 
 def _read_only_with(needed: str, option: str, chosen: str) -> str:

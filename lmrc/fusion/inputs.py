@@ -64,7 +64,7 @@ def read_labeled(
     if not len(evidence):
         raise UserError(f"{candidates.folder}: there is no candidate in the first {documents:,} documents")
     questions = evidence.questions()
-    probabilities = _read_scores(scores, candidates, documents)
+    probabilities = read_scores(scores, candidates, documents)
     _check_pairs(probabilities, candidates, documents, scores)
     without = sum(question not in probabilities for question in questions)
     if without:
@@ -101,7 +101,7 @@ def gold_questions(corpus: Corpus, documents: int) -> set[Question]:
     return gold
 
 
-def _read_scores(path: Path, candidates: Candidates, documents: int) -> dict[Question, float]:
+def read_scores(path: Path, candidates: Candidates, documents: int) -> dict[Question, float]:
     """Return the LM's scores.
 
     Raises:

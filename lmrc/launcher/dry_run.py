@@ -82,7 +82,7 @@ def _memory(config: RcpConfig | RcConfig | ClassifyConfig, processes: int) -> st
         if isinstance(config, (RcpConfig, RcConfig)):
             return estimate_memory(config, processes).table()
         if not config.asks_lm:
-            return "memory per GPU: none, system encoder asks no LM"
+            return "memory per GPU: none, no LM is asked"
         if config.decode.backend == "openai":
             return "memory per GPU: none, the server has the LM"
         if config.decode.backend == "vllm":

@@ -64,7 +64,7 @@ class FusedScores:
             self.threshold = config.decode.threshold
         else:
             self.threshold = self._fusion.threshold(self._asked, config.precision)
-        if config.system == "fused" and config.decode.mode != "score":
+        if config.system == "fused" and config.asks_lm and config.decode.mode != "score":
             raise ConfigError("system fused needs the LM's probability of each relation: give --decode.mode score")
         self._prompt = prompt
         self._scorer = Scorer(self._fusion, self._asked, corpus.relations, unscored(prompt))

@@ -15,6 +15,7 @@ import pyarrow as pa
 from transformers import PreTrainedTokenizerBase
 
 from lmrc.common.errors import ConfigError
+from lmrc.common.files import sha256_of
 from lmrc.common.json_stream import replacing
 from lmrc.config.aliases import with_old_names
 from lmrc.config.schema import ClassifyConfig, PromptOptions
@@ -22,8 +23,10 @@ from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.predictions import Prediction, write_predictions
 from lmrc.corpus.relation_schema import RelationSchema, entity_types
-from lmrc.corpus.types import Document
+from lmrc.corpus.types import Document, Triple
+from lmrc.fusion.inputs import SCORES, read_scores
 from lmrc.inference.fingerprint import work_fingerprint
+from lmrc.rc.answers import check_answers, prompt_of
 from lmrc.rc.decoding.base import BackendInputs, DecodingBackend, QueryResult
 from lmrc.rc.decoding.factory import create_backend
 from lmrc.rc.fused import FusedScores
@@ -40,7 +43,6 @@ logger = logging.getLogger(__name__)
 # Names of the files and folders in the run folder.
 GENERATIONS = "generations.jsonl"
 PREDICTIONS = "predictions.json"
-SCORES = "scores-of-all.json"
 CANDIDATES = "candidates"
 ANSWERS = "server-answers"
 
@@ -85,7 +87,8 @@ class ClassifyInference:
         if self._candidates is not None:
             self._candidates.check(self._corpus)
         if not config.asks_lm:
-            self._metadata = AdapterMetadata(PromptOptions(), "fp32", self._corpus.relations.sha256)
+            prompt = PromptOptions() if config.answers is None else prompt_of(config.answers)
+            self._metadata = AdapterMetadata(prompt, "fp32", self._corpus.relations.sha256)
             self._base = ""
         elif config.rc is None:
             if not config.base:
@@ -113,6 +116,13 @@ class ClassifyInference:
             )
         total = len(self._corpus)
         self.documents = total if config.documents is None else min(config.documents, total)
+        if config.answers is not None and self._candidates is not None:
+            self._answered = check_answers(config.answers, self._candidates, self._corpus)
+            if self._answered < self.documents:
+                raise ConfigError(
+                    f"{config.answers} has answers for the first {self._answered} of {self.documents} documents: give "
+                    f"--documents {self._answered}"
+                )
         if not self._prompt.names_relations and self.documents < total:
             raise ConfigError(
                 f"candidates must cover the whole corpus: leave out documents ({self.documents} of {total})"
@@ -121,7 +131,7 @@ class ClassifyInference:
             for index in range(self.documents):
                 # Raises now if gold pairs are needed and a document has no labels.
                 self._pairs(index)
-        options = {
+        options: dict[str, Any] = {
             name: with_old_names(name, getattr(config, name).model_dump(mode="json", exclude={"schema"}))
             for name in ("decode", "few_shot")
         }
@@ -134,6 +144,8 @@ class ClassifyInference:
             options["server"] = config.server.model_dump(mode="json", include={"model", "endpoint", "seed", "body"})
         if self._fused is not None:
             options["fused"] = self._fused.identity
+        if config.answers is not None:
+            options["answers"] = sha256_of(config.answers / SCORES)
         self.identity = work_fingerprint(
             config.rc if config.asks_lm else None,
             SCHEMA,
@@ -232,6 +244,16 @@ class ClassifyInference:
             yield from self._builder.build(index, document, pairs)
 
     @cached_property
+    def _answers(self) -> dict[int, list[dict[str, Any]]]:
+        """Return the triples of `config.answers` with the LM's scores, by document."""
+        assert self._config.answers is not None and self._candidates is not None
+        triples: dict[int, list[dict[str, Any]]] = {}
+        for question, score in read_scores(self._config.answers / SCORES, self._candidates, self._answered).items():
+            triple = Triple(question.head, question.tail, question.relation)
+            triples.setdefault(question.document, []).append({**triple._asdict(), "score": score})
+        return triples
+
+    @cached_property
     def _questions(self) -> QuestionBuilder:
         return QuestionBuilder(self._tokenizer, self._corpus.relations, self._metadata.prompt)
 
@@ -293,7 +315,12 @@ class ClassifyInference:
         for index in documents:
             document = self._corpus[index]
             rows[index] = {"title": document.title, "generations": [], "triples": []}
-            queries += self._queries(index)
+            if self._config.answers is None:
+                queries += self._queries(index)
+            elif pairs := self._pairs(index):
+                asked = Query(index, document.title, tuple(pairs), "", None, 0)
+                rows[index]["generations"].append(_to_row(QueryResult(asked, "", True, (), 0, Counter(), ())))
+                rows[index]["triples"] += self._answers.get(index, [])
         for result in self._backend.answer(queries) if queries else ():
             row = rows[result.query.document]
             row["generations"].append(_to_row(result))

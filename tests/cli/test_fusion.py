@@ -47,7 +47,7 @@ def test_fit(home: Path, tmp_path: Path, capsys: Capture) -> None:
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"system": "fused"}, "its system is fused, but a fusion is fitted on answers of the LM"),
+        ({"system": "fused"}, "its system is fused, but a fusion needs answers of the LM"),
         ({"candidates": None}, "classified the gold pairs"),
         ({"corpus": "OTHER/corpus"}, "classified other corpus"),
         ({"candidates": "OTHER/candidates"}, "classified other candidates"),

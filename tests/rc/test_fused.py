@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from math import exp, log
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,15 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from lmrc.common.errors import ConfigError, UserError
+from lmrc.common.errors import ConfigError, RunError, UserError
 from lmrc.config.schema import ClassifyConfig, DecodeOptions, RunOptions
 from lmrc.corpus.candidates import Candidate, RelationLogit, write_candidates
 from lmrc.corpus.predictions import read_predictions
 from lmrc.fusion.evidence import UNSCORED
 from lmrc.fusion.model import EncoderWeights, FittedOn, Fusion, LmWeights, Thresholds
+from lmrc.rc.decoding.hf_backend import LocalBackend
 from lmrc.rc.predict import ClassifyInference
+from lmrc.runs.run_folder import RunFolder
 from tests.rc import tiny
 from tests.rc.conftest import Learnt, by_heart
 
@@ -205,6 +208,45 @@ def test_fused_with_questions(learnt_likelihood: Learnt, tmp_path: Path) -> None
     assert (counts["pairs"], counts["proposed_pairs"], counts["questions"]) == (2, 5, 9)
     points = json.loads((tmp_path / "classify" / "fusion-curve.json").read_text())["curve"]
     assert (points[-1]["questions"], points[-1]["share"]) == (2, pytest.approx(0.4))
+
+
+@pytest.mark.parametrize("ask", ["band", "all"])
+def test_answers_of_an_earlier_run(
+    learnt_likelihood: Learnt, tmp_path: Path, ask: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They give the same triples, and the LM is not loaded."""
+    tiny.candidates(tmp_path / "candidates", learnt_likelihood.corpus)
+    fusion(band=(0.5, 0.6), tokens_per_question=7.0).save(tmp_path / "fusion.json")
+    counts = run(config(learnt_likelihood, tmp_path, ask=ask))
+    expected = {file: scores_of(tmp_path, file) for file in ("predictions.json", "scores-of-all.json")}
+    (tmp_path / "lm").mkdir()
+    shutil.copytree(tmp_path / "candidates", tmp_path / "lm" / "candidates")
+    asked = config(learnt_likelihood, tmp_path / "lm", system="rc", fusion=None)
+    answers = RunFolder.of(asked.run)
+    answers.prepare(asked)
+    answers.finish(dict(run(asked)))
+    monkeypatch.setattr(LocalBackend, "load", None)
+    again = {"run": RunOptions(name="again", folder=tmp_path), "answers": answers.path, "rc": None, "ask": ask}
+    found = run(config(learnt_likelihood, tmp_path, **again))
+    for file, scores in expected.items():
+        rows = read_predictions(tmp_path / "again" / file)
+        # Other questions beside it change the last digits of a score.
+        assert {(p.title, p.head, p.tail, p.relation): p.score for p in rows} == pytest.approx(scores, rel=1e-4)
+    for name in ("pairs", "proposed_pairs", "asked_share", "questions", "predictions"):
+        assert found[name] == counts[name]
+    run(config(learnt_likelihood, tmp_path, **again, documents=1))
+    # More documents than have answers.
+    (answers.path / "config.yaml").write_text(
+        (answers.path / "config.yaml").read_text().replace("documents: null", "documents: 1")
+    )
+    with pytest.raises(ConfigError, match=r"has answers for the first 1 of 3 documents: give --documents 1"):
+        ClassifyInference(config(learnt_likelihood, tmp_path, **again))
+    with pytest.raises(RunError, match="its system is fused, but a fusion needs answers of the LM"):
+        other = tmp_path / "classify"
+        RunFolder(other).finish({})
+        fused = config(learnt_likelihood, tmp_path, ask=ask)
+        RunFolder(other).prepare(fused)
+        ClassifyInference(config(learnt_likelihood, tmp_path, **again | {"answers": other}))
 
 
 def test_ask_all(learnt: Learnt, tmp_path: Path) -> None:

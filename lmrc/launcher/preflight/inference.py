@@ -43,7 +43,7 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
         data.append(_check_fusion(config.fusion, inputs))
     yield from data
     if not config.asks_lm:
-        needed = filter(None, (config.corpus, config.candidates, config.fusion))
+        needed = filter(None, (config.corpus, config.candidates, config.fusion, config.answers))
         if not lacks_any(data) and not any(map(inputs.is_made, needed)):
             yield from _check_encoder(config)
         return
