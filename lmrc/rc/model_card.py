@@ -25,13 +25,15 @@ def model_card(config: RcConfig, train: Manifest, dev: Manifest, scores: Mapping
     if scores:
         rows = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items())
         measured = f"On the gold answers of `{dev.source}`:\n\n| score | |\n|---|---|\n{rows}"
+    schema = "" if prompt.schema is None else " Answers name relations that its relation schema admits."
+    needed = " --decode.mode score" if PROMPTS[prompt.kind].asks_relations else ""
     return f"""---
 {json.dumps(front, indent=2)}
 ---
 
 # LoRA adapter for {config.model.base}
 
-{PROMPTS[prompt.kind].summary}
+{PROMPTS[prompt.kind].summary}{schema}
 
 ## Data
 
@@ -51,7 +53,7 @@ Every option is in `config.yaml` of the run.
 ## Use
 
 ```console
-$ python launch/classify.py --rc FOLDER --corpus CORPUS --candidates CANDIDATES
+$ python launch/classify.py --rc FOLDER --corpus CORPUS --candidates CANDIDATES{needed}
 ```
 
 `FOLDER` is the folder of this file. `lmrc.json` holds the relations and the prompt options.

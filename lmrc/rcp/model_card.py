@@ -20,10 +20,11 @@ SCORES = {
     "relation_f1": "best F1 over thresholds of triples (pair and relation), by the relation head",
 }
 
-
 RELATION_HEAD = """
 Its relation head also names the relations of each pair, {count} in all, without an LM: `lmrc propose` writes their
 log-odds beside each candidate, and the triples that reach the threshold in `calibration.json` to `predictions.json`.
+"""
+SCHEMA = """Only relations that were seen at least {minimum} times between two entity types in the training corpus are named.
 """
 
 
@@ -55,6 +56,8 @@ def model_card(config: RcpConfig, train: Manifest, dev: Manifest, scores: Mappin
     if settings.relation_weight:
         extra += f", weight {settings.relation_weight:g} of the relation head's loss"
     relations = RELATION_HEAD.format(count=len(train.relations)) if settings.relation_weight else ""
+    if settings.schema_minimum:
+        relations += SCHEMA.format(minimum=settings.schema_minimum)
     return f"""---
 {json.dumps(front, indent=2)}
 ---

@@ -33,3 +33,12 @@ def test_card_without_hub_name_and_scores(manifest: Manifest) -> None:
     card = model_card(config, manifest, manifest, {})
     assert "base_model" not in card and "Not measured." in card
     assert "4 examples per optimizer step, as train.batch_size says" in card
+
+
+def test_card_says_how_the_adapter_is_used(manifest: Manifest) -> None:
+    config = RcConfig.model_validate({"prompt": {"kind": "likelihood"}})
+    card = model_card(config, manifest, manifest, {})
+    assert "--candidates CANDIDATES --decode.mode score\n" in card and "schema" not in card
+    config = RcConfig.model_validate({"prompt": {"schema": "schema.json"}})
+    card = model_card(config, manifest, manifest, {})
+    assert "Answers name relations that its relation schema admits." in card and "--decode.mode" not in card

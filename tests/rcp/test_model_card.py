@@ -44,6 +44,10 @@ def test_card_lists_options_beyond_the_paper(make_corpus: MakeCorpus) -> None:
     assert "seed 66, weight 2 of pairs with a relation, weight 0.1 of the relation head's loss." in card
     assert "Its relation head also names the relations of each pair, 1 in all, without an LM" in card
     assert "| best F1 over thresholds of triples (pair and relation), by the relation head | 51.24 |" in card
+    assert "at least 3 times between two entity types" not in card
+    train_options = {"relation_weight": 0.1, "schema_minimum": 3}
+    card = model_card(RcpConfig.model_validate({"train": train_options}), train, train, {}, 1022)
+    assert "Only relations that were seen at least 3 times between two entity types" in card
 
 
 def test_folders_are_not_base_models_and_missing_scores_are_stated(
