@@ -24,7 +24,7 @@ RELATION_HEAD = """
 Its relation head also names the relations of each pair, {count} in all, without an LM: `lmrc propose` writes their
 log-odds beside each candidate, and the triples that reach the threshold in `calibration.json` to `predictions.json`.
 """
-SCHEMA = """Only relations that were seen at least {minimum} times between two entity types in the training corpus are named.
+SCHEMA = """Only relations that were seen at least {minimum} times between two entity types in training are named.
 """
 
 
