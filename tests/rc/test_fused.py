@@ -337,10 +337,21 @@ def test_no_curves_without_labels(learnt: Learnt, tmp_path: Path) -> None:
     )
 
 
-def test_files_do_not_depend_on_the_workers(learnt: Learnt, tmp_path: Path) -> None:
+@pytest.mark.parametrize("kind", ["rc", "likelihood"])
+def test_files_do_not_depend_on_the_workers(
+    learnt: Learnt, learnt_likelihood: Learnt, tmp_path: Path, kind: str
+) -> None:
+    """With kind likelihood not on the size of batches either."""
+    if kind == "likelihood":
+        tiny.candidates(tmp_path / "candidates", learnt.corpus)
     written = []
     for unit in (3, 2, 1):
-        options = config(learnt, tmp_path)
+        batch_size = unit if kind == "likelihood" else 8
+        options = config(
+            learnt_likelihood if kind == "likelihood" else learnt,
+            tmp_path,
+            decode=DecodeOptions(mode="score", batch_size=batch_size),
+        )
         parts = {}
         for start in reversed(range(0, 3, unit)):
             worker = ClassifyInference(options)
