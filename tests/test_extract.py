@@ -193,7 +193,6 @@ def test_fusion_equals_that_of_propose_and_classify(
     write_candidates(rows, tmp_path / "candidates", corpus.fingerprint, 0.0)
     fusion(
         with_lm=LmWeights(bias=0.5, pair=0.3, relation=0.5, lm=0.5),
-        with_lm_in_band=LmWeights(bias=0.5, pair=0.3, relation=0.5, lm=0.5),
         without_lm=EncoderWeights(bias=1.0, pair=0.1, relation=0.5),
         band=(0.715, 0.735),
         thresholds={name: Thresholds(f1=least, precision=()) for name in ("band", "all", "none")},

@@ -1,8 +1,7 @@
 """Context of a question: how probable other questions of its document are.
 
-Relations compete: a pair rarely has two, a person one place of birth. And the LM finds some names probable after
-anything. So a question is compared with others of its document: the same pair with another relation, the same head and
-relation with another tail, and for the LM also the same tail after any head and relation.
+Relations compete: a pair rarely has two, and a person one place of birth. So a question is compared with others of its
+document: the same pair with another relation, and the same head and relation with another tail.
 """
 
 from __future__ import annotations
@@ -10,7 +9,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from lmrc.fusion.evidence import Bools, Evidence, Floats
+from lmrc.fusion.evidence import Evidence, Floats
 
 Groups = NDArray[np.int64]
 
@@ -32,29 +31,6 @@ def other_tails(evidence: Evidence) -> Floats:
     NO_OTHER if there is none.
     """
     return _best_other(evidence.relation_logit, _heads(evidence))
-
-
-def lm_same_tail(evidence: Evidence) -> Floats:
-    """Return the mean log-odds by the LM of the questions about the same tail, [questions]; NaN if not asked."""
-    asked = ~np.isnan(evidence.lm_logit)
-    groups = _groups(evidence.document, evidence.tail)
-    size = int(groups.max(initial=-1)) + 1
-    counts = np.bincount(groups[asked], minlength=size)
-    sums = np.bincount(groups[asked], weights=evidence.lm_logit[asked], minlength=size)
-    return _where(asked, (sums / np.maximum(counts, 1))[groups])
-
-
-def lm_same_head(evidence: Evidence) -> Floats:
-    """Return the log of the summed odds by the LM of all tails of head and relation, [questions]; NaN if not asked."""
-    asked = ~np.isnan(evidence.lm_logit)
-    groups = _heads(evidence)
-    sums = np.full(int(groups.max(initial=-1)) + 1, -np.inf)
-    np.logaddexp.at(sums, groups[asked], evidence.lm_logit[asked])
-    return _where(asked, sums[groups])
-
-
-def _where(asked: Bools, values: Floats) -> Floats:
-    return np.where(asked, values, np.nan)
 
 
 def _heads(evidence: Evidence) -> Groups:

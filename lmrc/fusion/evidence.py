@@ -114,14 +114,6 @@ class Evidence:
         lm_logit[is_asked] = log_odds(np.array(scores, dtype=np.float64), LEAST_OF_LM)
         return replace(self, lm_logit=lm_logit)
 
-    def without_lm(self, pairs: Bools) -> Evidence:
-        """Return the evidence as if the LM had not been asked about some pairs.
-
-        Args:
-            pairs: True for these pairs, [pairs].
-        """
-        return replace(self, lm_logit=np.where(pairs[self.pair], np.nan, self.lm_logit))
-
     def __len__(self) -> int:
         return len(self.document)
 

@@ -104,8 +104,9 @@ def fit(
     estimates = [_estimate(name, probabilities, labeled) for name, probabilities in alone.items()]
     threshold = estimates[-1].threshold
     held = Held(evidence, with_lm, without_lm, correct, asks, gold, threshold)
-    band, mixed = _choose_band(held, labeled, max_loss)
+    band = cheapest_band(held.bands(), max_loss)
     bounds = (band.low, band.high)
+    mixed = np.where(pairs_in_band(without_lm, evidence, bounds)[evidence.pair], with_lm, without_lm)
     estimates.append(_estimate("fused, in the band", mixed, labeled, threshold))
     systems: dict[Asked, tuple[Floats, float]] = {
         "band": (mixed, threshold),
@@ -114,7 +115,6 @@ def fit(
     }
     fusion = Fusion(
         with_lm=_weights(LmWeights, evidence, correct),
-        with_lm_in_band=_weights(LmWeights, evidence.without_lm(~pairs_in_band(without_lm, evidence, bounds)), correct),
         without_lm=_weights(EncoderWeights, evidence, correct),
         band=bounds,
         thresholds={
@@ -132,24 +132,6 @@ def fit(
         ),
     )
     return Fit(fusion, tuple(estimates), band, tuple(curve(held, (0.0, 1.0), threshold)))
-
-
-def _choose_band(held: Held, labeled: Labeled, max_loss: float) -> tuple[Point, Floats]:
-    """Return the cheapest band, and the probability of each question if the LM is asked about its pairs.
-
-    The context of a question is smaller if the LM is asked fewer questions. `held` knows F1 with the whole context, so
-    a band that loses more than that is tried again with less to lose.
-    """
-    points = held.bands()
-    everything = held.point(0.0, 1.0)
-    for allowed in (max_loss, max_loss / 2, max_loss / 4, 0.0):
-        band = cheapest_band(points, allowed)
-        asked = pairs_in_band(held.without_lm, held.evidence, (band.low, band.high))
-        mixed, _ = cross_fitted(labeled, asked)
-        f1 = _estimate("", mixed, labeled, held.threshold).f1
-        if f1 >= everything.f1 - max_loss:
-            return band._replace(f1=f1), mixed
-    return everything, held.with_lm
 
 
 def _estimate(name: str, probabilities: Floats, labeled: Labeled, threshold: float | None = None) -> Estimate:
@@ -170,20 +152,15 @@ def folds(documents: int) -> np.ndarray:
     return fold
 
 
-def cross_fitted(labeled: Labeled, asked: Bools | None = None) -> tuple[Floats, Floats]:
-    """Return the probability of each question with and without LM, by weights of other folds, [questions] each.
-
-    Args:
-        asked: pairs that the LM is asked about, [pairs]; by default all.
-    """
+def cross_fitted(labeled: Labeled) -> tuple[Floats, Floats]:
+    """Return the probability of each question with and without LM, by weights of other folds, [questions] each."""
     evidence, correct = labeled.evidence, labeled.correct
-    scored = evidence if asked is None else evidence.without_lm(~asked)
     fold = folds(labeled.documents)[evidence.document]
     with_lm, without_lm = np.empty(len(evidence)), np.empty(len(evidence))
     for number in range(FOLDS):
         inside = fold == number
-        others, answers = scored.part(~inside), correct[~inside]
-        part = scored.part(inside)
+        others, answers = evidence.part(~inside), correct[~inside]
+        part = evidence.part(inside)
         encoder = _weights(EncoderWeights, others, answers).log_odds(part)
         fused = _weights(LmWeights, others, answers).log_odds(part)
         without_lm[inside] = probability(encoder)
@@ -192,11 +169,9 @@ def cross_fitted(labeled: Labeled, asked: Bools | None = None) -> tuple[Floats, 
 
 
 def _weights(kind: type[Weights], evidence: Evidence, correct: Bools) -> Weights:
-    """Return fitted weights, zeros without a question; those with LM are fitted on the questions that it was asked."""
+    """Return fitted weights; those with LM are fitted on the questions that it was asked."""
     columns = kind.columns(evidence)
     asked = ~np.isnan(columns).any(axis=0)
-    if not asked.any():
-        return kind.of([0.0] * len(kind.model_fields))
     return kind.of(logistic_regression([column[asked] for column in columns], correct[asked]))
 
 

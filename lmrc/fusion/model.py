@@ -15,7 +15,7 @@ from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import UserError
 from lmrc.common.files import reading
 from lmrc.corpus.relations import RelationSet
-from lmrc.fusion.context import lm_same_head, lm_same_tail, other_relations, other_tails
+from lmrc.fusion.context import other_relations, other_tails
 from lmrc.fusion.evidence import Bools, Evidence, Floats, probability
 
 # Pairs that the LM is asked about: those in the band, all, or none (the encoder alone).
@@ -61,21 +61,14 @@ class EncoderWeights(_Strict):
 
 
 class LmWeights(EncoderWeights):
-    """Weights of the log-odds of a question that the LM is asked about.
-
-    Attributes:
-        lm_same_tail: weight of `lmrc.fusion.context.lm_same_tail`.
-        lm_same_head: weight of `lmrc.fusion.context.lm_same_head`.
-    """
+    """Weights of the log-odds of a question that the LM is asked about."""
 
     lm: float
-    lm_same_tail: float = 0.0
-    lm_same_head: float = 0.0
 
     @classmethod
     def columns(cls, evidence: Evidence) -> list[Floats]:
         """See `EncoderWeights`."""
-        return [*super().columns(evidence), evidence.lm_logit, lm_same_tail(evidence), lm_same_head(evidence)]
+        return [*super().columns(evidence), evidence.lm_logit]
 
 
 class Thresholds(_Strict):
@@ -113,8 +106,6 @@ class Fusion(_Strict):
     """Weights, thresholds and the band in which the LM is asked.
 
     Attributes:
-        with_lm: weights if the LM is asked about all pairs.
-        with_lm_in_band: weights if it is asked about the pairs in the band, which are each other's context.
         band: the LM is asked about a pair if the probability without LM of one of its relations is in this interval.
         thresholds: by the pairs that the LM is asked about.
         tokens_per_question: LM tokens of a question, for the curve of F1 over tokens; None if they are not known.
@@ -123,7 +114,6 @@ class Fusion(_Strict):
     kind: Literal["fusion"] = "fusion"
     version: Literal[1] = 1
     with_lm: LmWeights
-    with_lm_in_band: LmWeights
     without_lm: EncoderWeights
     band: tuple[Probability, Probability]
     thresholds: dict[Asked, Thresholds]
@@ -138,15 +128,14 @@ class Fusion(_Strict):
             raise ValueError(f"the band starts at {self.band[0]} and ends below, at {self.band[1]}")
         return self
 
-    def log_odds(self, evidence: Evidence, asked: Asked) -> Floats:
+    def log_odds(self, evidence: Evidence) -> Floats:
         """Return the log-odds of each question, with the LM if it was asked, [questions]."""
-        weights = self.with_lm_in_band if asked == "band" else self.with_lm
         without = self.without_lm.log_odds(evidence)
-        return np.where(np.isnan(evidence.lm_logit), without, weights.log_odds(evidence))
+        return np.where(np.isnan(evidence.lm_logit), without, self.with_lm.log_odds(evidence))
 
-    def probabilities(self, evidence: Evidence, asked: Asked) -> Floats:
+    def probabilities(self, evidence: Evidence) -> Floats:
         """Return the probability of each question, with the LM if it was asked, [questions]."""
-        return probability(self.log_odds(evidence, asked))
+        return probability(self.log_odds(evidence))
 
     def in_band(self, evidence: Evidence) -> Bools:
         """Return True for each pair that the LM is asked about, [pairs]."""

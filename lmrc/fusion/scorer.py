@@ -52,9 +52,7 @@ class Scorer:
             scores = self.without_lm(evidence)
         else:
             lm = {Question(0, *triple): score for triple, score in answers.items()}
-            scores = self._fusion.probabilities(
-                evidence.with_lm(lm, self._are_asked(evidence), self._unscored), self._asked
-            )
+            scores = self._fusion.probabilities(evidence.with_lm(lm, self._are_asked(evidence), self._unscored))
         triples = (Triple(*question[1:]) for question in evidence.questions())
         return list(zip(triples, scores.tolist(), strict=True))
 

@@ -32,17 +32,11 @@ def format_fit(found: Fit) -> str:
 
 
 def _weights_table(fusion: Fusion) -> Table:
-    sets = {
-        "with LM": fusion.with_lm,
-        "with LM, in the band": fusion.with_lm_in_band,
-        "without LM": fusion.without_lm,
-    }
-    values = {name: weights.model_dump() for name, weights in sets.items()}
     names = tuple(type(fusion.with_lm).model_fields)
-    rows = [
-        (name, *(f"{found[weight]:.3f}" if weight in found else ABSENT for weight in names))
-        for name, found in values.items()
-    ]
+    rows = []
+    for title, weights in (("with LM", fusion.with_lm), ("without LM", fusion.without_lm)):
+        values = weights.model_dump()
+        rows.append((title, *(f"{values[name]:.3f}" if name in values else ABSENT for name in names)))
     return Table(("weights", *(name.replace("_", " ") for name in names)), tuple(rows))
 
 

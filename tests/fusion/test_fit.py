@@ -141,7 +141,7 @@ def test_recorded_inputs(source: Labeled) -> None:
 def test_the_band_of_the_fusion_is_that_of_the_estimate(source: Labeled) -> None:
     fusion = fit(source, "a", "b").fusion
     without = probability(fusion.without_lm.log_odds(source.evidence))
-    scores = fusion.probabilities(source.evidence, "all")
+    scores = fusion.probabilities(source.evidence)
     asks = np.ones(len(scores), dtype=bool)
     held = Held(source.evidence, scores, without, source.correct, asks, source.gold, fusion.threshold("band"))
     assert held.point(*fusion.band).share == pytest.approx(fusion.in_band(source.evidence).mean())

@@ -20,7 +20,6 @@ RELATIONS = RelationSet(("P17", "P19"), ("country", "place of birth"))
 def fusion(**changes: Any) -> Fusion:
     values: dict[str, Any] = {
         "with_lm": LmWeights(bias=-1.0, pair=0.5, relation=0.25, lm=2.0),
-        "with_lm_in_band": LmWeights(bias=-1.0, pair=0.5, relation=0.25, lm=3.0),
         "without_lm": EncoderWeights(bias=-0.5, pair=1.0, relation=0.5),
         "band": (0.2, 0.6),
         "thresholds": {
@@ -49,38 +48,20 @@ def evidence() -> Evidence:
 def test_weighted_sums() -> None:
     scores = {Question(0, 0, 1, "P17"): 0.5, Question(0, 0, 1, "P19"): 0.5}
     asked = evidence().with_lm(scores, np.array([True, False, False]), None)
-    assert fusion().log_odds(asked, "all").tolist() == pytest.approx([-1.0, -1.0 - 8 * 0.25, -0.5 + 9 * 0.5])
-    assert fusion().probabilities(asked, "all")[0] == pytest.approx(1 / (1 + np.e))
+    assert fusion().log_odds(asked).tolist() == pytest.approx([-1.0, -1.0 - 8 * 0.25, -0.5 + 9 * 0.5])
+    assert fusion().probabilities(asked)[0] == pytest.approx(1 / (1 + np.e))
 
 
 def test_weights_of_the_context() -> None:
-    """A pair with two relations, and one tail with two pairs; with LM their log-odds are 0, -1 and -2."""
+    """A pair with two relations, and one tail of two with a relation of its own."""
     logits = ((RelationLogit("P17", 1.0), RelationLogit("P19", -3.0)), (RelationLogit("P17", 2.0),))
-    proposed = [Candidate(0, 3, 0.5, logits[0]), Candidate(0, 4, 0.5, logits[1])]
-    scores = dict(
-        zip(Evidence.of([(0, proposed)], RELATIONS).questions(), 1 / (1 + np.exp([0.0, 1.0, 2.0])), strict=True)
-    )
-    asked = Evidence.of([(0, proposed)], RELATIONS).with_lm(scores, np.ones(2, dtype=np.bool_), None)
-    nothing = {"bias": 0.0, "pair": 0.0, "relation": 0.0, "lm": 0.0}
-    found = {
-        name: LmWeights(**nothing | {name: 1.0}).log_odds(asked).tolist()
-        for name in ("other_relations", "other_tails", "lm", "lm_same_tail", "lm_same_head")
+    found = Evidence.of([(0, [Candidate(0, 3, 0.5, logits[0]), Candidate(0, 4, 0.5, logits[1])])], RELATIONS)
+    nothing = {"bias": 0.0, "pair": 0.0, "relation": 0.0}
+    columns = {
+        name: EncoderWeights(**nothing | {name: 1.0}).log_odds(found).tolist()
+        for name in ("other_relations", "other_tails")
     }
-    summed = float(np.log(1 + np.exp(-2.0)))
-    assert found == {
-        "other_relations": [-3.0, 1.0, NO_OTHER],
-        "other_tails": [2.0, NO_OTHER, 1.0],
-        "lm": pytest.approx([0.0, -1.0, -2.0]),
-        "lm_same_tail": pytest.approx([-0.5, -0.5, -2.0]),
-        "lm_same_head": pytest.approx([summed, -1.0, summed]),
-    }
-
-
-def test_the_band_has_weights_of_its_own() -> None:
-    scores = {Question(0, 0, 1, "P17"): 0.9}
-    asked = evidence().with_lm(scores, np.array([True, False, False]), None)
-    in_band, whole = (float(fusion().log_odds(asked, name)[0]) for name in ("band", "all"))  # type: ignore[arg-type]
-    assert (in_band, whole) == pytest.approx((-1 + 3 * np.log(9), -1 + 2 * np.log(9)))
+    assert columns == {"other_relations": [-3.0, 1.0, NO_OTHER], "other_tails": [2.0, NO_OTHER, 1.0]}
 
 
 def test_pairs_in_the_band() -> None:

@@ -134,6 +134,6 @@ def test_fitted_fusion_holds_its_precision_on_other_documents() -> None:
         others = of_documents(whole, order[150:])
         asked = fusion.in_band(others.evidence)[others.evidence.pair]
         unasked = np.where(asked, others.evidence.lm_logit, np.nan)
-        probabilities = fusion.probabilities(replace(others.evidence, lm_logit=unasked), "band")
+        probabilities = fusion.probabilities(replace(others.evidence, lm_logit=unasked))
         missed += precision_of(probabilities, others.correct, fusion.threshold("band", 0.8)) < 0.8
     assert missed <= 7

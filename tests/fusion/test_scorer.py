@@ -28,10 +28,9 @@ def sigmoid(value: float) -> float:
 def test_asked_pairs_and_their_scores(asked: Asked, pairs: list[tuple[int, int]]) -> None:
     scorer = Scorer(fusion(), asked, RELATIONS)
     assert scorer.pairs(CANDIDATES) == pairs
-    weight = 3 if asked == "band" else 2
     answers = {Triple(0, 1, "P17"): 0.9, Triple(0, 2, "P17"): 0.2, Triple(0, 3, "P19"): 0.99}
     expected = {
-        pair: sigmoid(-1 + 0.25 * logit + weight * log(p / (1 - p))) if pair in pairs else sigmoid(-0.5 + 0.5 * logit)
+        pair: sigmoid(-1 + 0.25 * logit + 2 * log(p / (1 - p))) if pair in pairs else sigmoid(-0.5 + 0.5 * logit)
         for pair, logit, p in (((0, 1), 0.0, 0.9), ((0, 2), 9.0, 0.2))
     }
     found = scorer.triples(CANDIDATES, answers)

@@ -44,7 +44,6 @@ ASKED = {"one": [(0, 1), (1, 2)], "two": [], "three": []}
 def fusion(**changes: Any) -> Fusion:
     values: dict[str, Any] = {
         "with_lm": WITH_LM,
-        "with_lm_in_band": WITH_LM,
         "without_lm": WITHOUT_LM,
         "band": BAND,
         "thresholds": {
