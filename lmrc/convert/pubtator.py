@@ -1,0 +1,135 @@
+"""PubTator: abstracts with mentions at character offsets, such as BC5CDR (CDR), GDA and BioRED.
+
+1|t|A title.
+1|a|An abstract.
+1	2	7	title	Disease	D003
+1	CID	D008	D003
+"""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from lmrc.common.errors import UserError
+from lmrc.common.files import reading
+from lmrc.convert.annotations import Annotations, RawRelation, locate
+from lmrc.corpus.text import tokenize
+from lmrc.corpus.types import Document
+
+_TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
+# A variant's identifier of tmVar, such as p|SUB|V|600|E: its bars separate no concepts.
+_VARIANT = re.compile(r"[a-z]?\|[A-Za-z]+\|")
+_WITHOUT_IDENTIFIER = {"", "-", "-1", "none", "null"}
+
+
+@dataclass
+class _Record:
+    """The lines of one document. A mention has start, end, name, type and identifiers."""
+
+    identifier: str
+    title: str = ""
+    abstract: str = ""
+    mentions: list[tuple[int, int, str, str, str]] = field(default_factory=list)
+    relations: list[tuple[str, str, str]] = field(default_factory=list)
+    # Columns of relations behind the second identifier: BioRED's Novel or No.
+    further_columns: int = 0
+
+
+def read(path: Path, remarks: Counter[str]) -> Iterator[Document]:
+    """Yield the documents of a PubTator file. The title is the document's identifier; an entity is an identifier.
+
+    Raises:
+        UserError: A line is not in the format.
+    """
+    record: _Record | None = None
+    with reading(path) as stream:
+        for number, line in enumerate(stream, 1):
+            try:
+                text = line.decode("utf-8").rstrip("\r\n")
+            except UnicodeDecodeError as error:
+                raise UserError(f"{path}: line {number} is not UTF-8 ({error.reason}); convert it first") from None
+            if not text.strip():
+                continue
+            identifier = re.split(r"[|\t]", text, maxsplit=1)[0]
+            if record is None or identifier != record.identifier:
+                if record is not None:
+                    yield from _documents(record, remarks)
+                record = _Record(identifier)
+            _add(record, text, f"{path}: line {number}")
+    if record is not None:
+        yield from _documents(record, remarks)
+
+
+def _add(record: _Record, line: str, where: str) -> None:
+    if match := _TEXT.fullmatch(line):
+        if match[2] == "t":
+            record.title = match[3]
+        else:
+            record.abstract = match[3]
+        return
+    fields = [part.strip() for part in line.split("\t")]
+    if len(fields) >= 4 and fields[1].isdigit() and fields[2].isdigit():
+        # Seven columns: the last one has the parts of a mention of several concepts.
+        kind, identifiers = (*fields[4:6], "", "")[:2]
+        record.mentions.append((int(fields[1]), int(fields[2]), line.split("\t")[3], kind, identifiers))
+    elif len(fields) >= 4:
+        record.relations.append((fields[1], fields[2], fields[3]))
+        record.further_columns += any(fields[4:])
+    else:
+        raise UserError(
+            f"{where} is {line[:60]!r}, expected ID|t|title, ID|a|abstract, a mention (ID, start, end, name, type and "
+            "identifier, separated by tabs) or a relation (ID, relation, identifier and identifier)"
+        )
+
+
+def _documents(record: _Record, remarks: Counter[str]) -> Iterator[Document]:
+    """Yield the document of a record, if it has an entity."""
+    text = f"{record.title} {record.abstract}"
+    annotations = Annotations(record.identifier, remarks)
+    arguments = {argument for _, *pair in record.relations for argument in pair}
+    for index, (start, end, name, kind, identifiers) in enumerate(record.mentions):
+        concepts = [identifiers] if identifiers in arguments else _concepts(identifiers)
+        remarks["mentions without an identifier, each now an entity"] += not concepts
+        remarks["mentions of several concepts, each now in the entity of each"] += len(concepts) > 1
+        span = locate(text, start, end, name, remarks)
+        mention = None if span is None else annotations.add_mention([span], kind)
+        for key in concepts or [f"\0{index}"]:
+            annotations.entities.setdefault(key, [])
+            if mention is not None:
+                annotations.add_to_entity(key, mention)
+    for relation, *pair in record.relations:
+        heads, tails = (_resolve(argument, annotations) for argument in pair)
+        remarks["relations of several identifiers, now one of each"] += len(heads) * len(tails) > 1
+        annotations.relations += [RawRelation(head, tail, relation) for head in heads for tail in tails]
+    remarks["columns of relations behind the identifiers (novelty) left out"] += record.further_columns
+    tokenized = tokenize(text, annotations.parts(), [len(record.title)])
+    remarks["sentences, split by rule"] += len(tokenized.spans)
+    document = annotations.to_document(tokenized)
+    if document is not None:
+        yield document
+
+
+def _concepts(identifiers: str) -> list[str]:
+    """Return the concepts of a mention: D010|D001 has two, and 12;13 or 12,13 too."""
+    # PubTator 3 gives a variant in several notations: tmVar:p|SUB|V|600|E;HGVS:p.V600E;RS#:113488022.
+    if identifiers.startswith("tmVar:"):
+        return [identifiers]
+    parts: list[str] = []
+    for part in re.split(r"[;,]", identifiers):
+        parts += [part] if _VARIANT.match(part.strip()) else part.split("|")
+    return list(dict.fromkeys(part.strip() for part in parts if part.strip().lower() not in _WITHOUT_IDENTIFIER))
+
+
+def _resolve(argument: str, annotations: Annotations) -> list[str]:
+    """Return the concepts that an argument of a relation names: itself, or each of several."""
+    if argument in annotations.entities:
+        return [argument]
+    # PubTator 3 writes Chemical|MESH:D003, some exports MESH:D003 in one place and D003 in the other.
+    bare = {str(key).rpartition(":")[2]: str(key) for key in annotations.entities}
+    parts = [bare.get(part.rpartition(":")[2], part) for part in _concepts(argument)]
+    types = {mention.type for mention in annotations.mentions}
+    return [part for part in parts if part not in types] or [argument]
