@@ -201,12 +201,13 @@ def lay_out(sentences: Iterable[Sequence[str]], glued: Container[int] = ()) -> T
 def locate(text: str, start: int, end: int, name: str, remarks: Counter[str]) -> Span | None:
     """Check that the characters [start, end) are the name of a mention, and return its span.
 
-    White space counts alike. If they are not, the span is that of the nearest occurrence of the name, or if there is
-    none, the given one. Both are counted. None, which is counted too, if the span is outside of the text.
+    White space counts alike, and an empty name is not checked. If they are not, the span is that of the nearest
+    occurrence of the name, or if there is none, the given one. Both are counted. None, which is counted too, if the
+    span is outside of the text.
     """
     inside = 0 <= start < end <= len(text)
     given, wanted = (" ".join(part.split()) for part in (text[start:end] if inside else "", name))
-    if inside and given == wanted:
+    if inside and wanted in (given, ""):
         return start, end
     if inside and text[start : end + 1] == name:
         remarks["mentions whose end is their last character, now the one behind it"] += 1

@@ -63,7 +63,9 @@ def read(path: Path, remarks: Counter[str]) -> Iterator[Document]:
     stem = path.with_suffix("") if path.suffix == ".gz" else path
     text = _text(stem.with_suffix(".txt"))
     file = _File()
-    for number, line in enumerate(_text(path).splitlines(), 1):
+    # Not splitlines, which also takes a form feed for the end of a line.
+    for number, line in enumerate(_text(path).split("\n"), 1):
+        line = line.rstrip("\r")
         if line.strip():
             try:
                 _add(file, line, remarks)

@@ -64,7 +64,7 @@ def read(path: Path, remarks: Counter[str]) -> Iterator[Document]:
     """Yield the documents of a file. The format has no relations, so that no document has labels.
 
     Raises:
-        UserError: A line is not in the format, or a mention begins or ends only.
+        UserError: A line is not in the format.
     """
     text = _Text(path.stem)
     columns, names = _COLUMNS, list[str]()
@@ -130,7 +130,7 @@ def _documents(text: _Text, names: list[str], path: Path, remarks: Counter[str])
     rows = [row for sentence in sentences for row in sentence]
     bases = _bases(sentences)
     where = f"{path}: document {text.title!r}"
-    found = _mentions(rows, names, where, remarks) + _of_clusters(sentences, bases, where, remarks)
+    found = _mentions(rows, names, remarks) + _of_clusters(sentences, bases, where)
     remarks["bridging links left out"] += sum(row.misc.get("Bridge", "").count("<") for row in rows)
     for key in ("SplitAnte", "Split"):
         remarks["split antecedents left out"] += sum(row.misc.get(key, "").count("<") for row in rows)
@@ -206,20 +206,13 @@ def _tokens(
     return tokens, glued, token_of_row
 
 
-def _mentions(rows: list[_Row], names: list[str], where: str, remarks: Counter[str]) -> list[_Open]:
-    """Return the mentions in bracket notation, with rows as their parts.
-
-    Raises:
-        UserError: A bracket has no partner.
-    """
+def _mentions(rows: list[_Row], names: list[str], remarks: Counter[str]) -> list[_Open]:
+    """Return the mentions in bracket notation, with rows as their parts. A bracket without a partner is counted."""
     found: list[_Open] = []
     still_open: list[tuple[str, _Open]] = []
     discontinuous: dict[str, _Open] = {}
     for index, row in enumerate(rows):
-        rest = _BRACKET.sub("", row.brackets)
-        remarks["coreference attributes without brackets left out"] += bool(row.brackets) and rest == row.brackets
-        if rest and rest != row.brackets:
-            raise UserError(f"{where}: {row.brackets!r} at the word {row.form!r} is no sequence of (x, x) and (x)")
+        remarks["coreference attributes in no form of brackets left out"] += bool(_BRACKET.sub("", row.brackets))
         for begun, single, ended in _BRACKET.findall(row.brackets):
             if begun:
                 key, part, total, group, kind = _attributes(begun, names)
@@ -235,11 +228,12 @@ def _mentions(rows: list[_Row], names: list[str], where: str, remarks: Counter[s
             else:
                 place = _partner(still_open, ended)
                 if place is None:
-                    raise UserError(f"{where}: {ended}) at the word {row.form!r} ends no mention that has begun")
-                still_open.pop(place)[1].parts[-1][1] = index
-    if still_open:
-        raise UserError(f"{where}: the mention ({still_open[0][0]} begins and never ends")
-    return found
+                    remarks["brackets that end no mention left out"] += 1
+                else:
+                    still_open.pop(place)[1].parts[-1][1] = index
+    remarks["mentions that never end left out"] += len(still_open)
+    never_ended = {id(mention) for _, mention in still_open}
+    return [mention for mention in found if id(mention) not in never_ended]
 
 
 def _attributes(begun: str, names: list[str]) -> tuple[str, int, int, str, str]:
@@ -275,7 +269,7 @@ def _partner(still_open: list[tuple[str, _Open]], ended: str) -> int | None:
     return None
 
 
-def _of_clusters(sentences: list[list[_Row]], bases: list[int], where: str, remarks: Counter[str]) -> list[_Open]:
+def _of_clusters(sentences: list[list[_Row]], bases: list[int], where: str) -> list[_Open]:
     """Return the mentions of CorefUD 0.1 and 0.2: ClusterId=c1|MentionSpan=1,3-5|ClusterType=person at a word."""
     found = []
     for base, sentence in zip(bases, sentences, strict=False):

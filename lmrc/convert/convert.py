@@ -50,8 +50,11 @@ def convert(path: Path, out: Path, source: Format) -> Conversion:
     """
     conversion = Conversion()
     relations: set[str] = set()
+    relations_file = out.with_name(out.stem + ".relations.json")
+    # A second conversion into the folder that is read must not read the first one's output.
+    files = [file for file in _files(path, source) if file.resolve() not in (out.resolve(), relations_file.resolve())]
     with replacing(out) as file:
-        for index, document in enumerate(_documents(path, source, conversion.remarks)):
+        for index, document in enumerate(_documents(files, source, conversion.remarks)):
             found = sorted({label.relation for label in document.labels or ()})
             raw = to_json(document)
             parse_document(raw, path, index, RelationSet(tuple(found), tuple(found)))
@@ -64,16 +67,16 @@ def convert(path: Path, out: Path, source: Format) -> Conversion:
             raise UserError(f"{path}: no document with an entity, as {source.content}; {conversion.account()}")
         file.write("\n]\n")
     if relations:
-        conversion.relations = out.with_name(out.stem + ".relations.json")
+        conversion.relations = relations_file
         names = {relation: relation for relation in sorted(relations)}
         write_atomically(conversion.relations, json.dumps(names, indent=1, ensure_ascii=False) + "\n")
     return conversion
 
 
-def _documents(path: Path, source: Format, remarks: Counter[str]) -> Iterator[Document]:
+def _documents(files: list[Path], source: Format, remarks: Counter[str]) -> Iterator[Document]:
     """Yield the documents of all files, each with a title of its own."""
     titles: set[str] = set()
-    for file in _files(path, source):
+    for file in files:
         for document in source.read(file, remarks):
             title, number = document.title, 1
             while title in titles:
@@ -85,16 +88,19 @@ def _documents(path: Path, source: Format, remarks: Counter[str]) -> Iterator[Do
 
 
 def _files(path: Path, source: Format) -> list[Path]:
-    """Return the files to read, sorted by name.
+    """Return the files to read, sorted by name, without hidden ones.
 
     Raises:
         UserError: A folder has no file of the format.
     """
     if not path.is_dir():
         return [path]
-    names = ", ".join(f"*{suffix}" for suffix in source.suffixes)
-    files = [file for suffix in source.suffixes for file in path.rglob(f"*{suffix}*")]
-    found = sorted({file for file in files if file.name.removesuffix(".gz").endswith(source.suffixes)})
+    found = sorted(
+        file
+        for file in path.rglob("*")
+        if file.name.lower().removesuffix(".gz").endswith(source.suffixes) and not file.name.startswith(".")
+    )
     if not found:
+        names = ", ".join(f"*{suffix}" for suffix in source.suffixes)
         raise UserError(f"{path}: has no file {names}, expected {source.content}")
     return found

@@ -23,7 +23,7 @@ class Format:
     Attributes:
         read: Its reader.
         content: What a file holds, for messages.
-        suffixes: Ends of the names of its files in a folder, without .gz.
+        suffixes: Ends of the names of its files in a folder, in lower case and without .gz.
     """
 
     read: Reader
@@ -32,7 +32,7 @@ class Format:
 
 
 FORMATS = {
-    "pubtator": Format(pubtator.read, "PubTator: abstracts and mentions by PMID", (".txt", ".pubtator", ".PubTator")),
+    "pubtator": Format(pubtator.read, "PubTator: abstracts and mentions by PMID", (".txt", ".pubtator")),
     "scierc": Format(scierc.read, "objects with sentences, ner, relations and clusters", (".json", ".jsonl")),
     "dwie": Format(dwie.read, "objects with content, mentions, concepts and relations", (".json", ".jsonl")),
     "tacred": Format(tacred.read, "objects with token, subj_start, obj_start and relation", (".json", ".jsonl")),

@@ -4,6 +4,9 @@
 1|a|An abstract.
 1	2	7	title	Disease	D003
 1	CID	D008	D003
+
+GDA is published as a folder with the same in three files: abstracts.txt (identifier, title, abstract, on a line each),
+anns.txt (mentions) and labels.csv (identifier, gene, disease, 1 or 0).
 """
 
 from __future__ import annotations
@@ -45,23 +48,67 @@ def read(path: Path, remarks: Counter[str]) -> Iterator[Document]:
     Raises:
         UserError: A line is not in the format.
     """
-    record: _Record | None = None
+    has_parts = (path.parent / "abstracts.txt").is_file() and (path.parent / "anns.txt").is_file()
+    if has_parts and path.name == "anns.txt":
+        return
+    for record in _gda_records(path.parent, remarks) if has_parts and path.name == "abstracts.txt" else _records(path):
+        yield from _documents(record, remarks)
+
+
+def _lines(path: Path) -> Iterator[tuple[str, str]]:
+    """Yield the lines that are not blank, each after its place for messages."""
     with reading(path) as stream:
         for number, line in enumerate(stream, 1):
             try:
                 text = line.decode("utf-8").rstrip("\r\n")
             except UnicodeDecodeError as error:
                 raise UserError(f"{path}: line {number} is not UTF-8 ({error.reason}); convert it first") from None
-            if not text.strip():
-                continue
-            identifier = re.split(r"[|\t]", text, maxsplit=1)[0]
-            if record is None or identifier != record.identifier:
-                if record is not None:
-                    yield from _documents(record, remarks)
-                record = _Record(identifier)
-            _add(record, text, f"{path}: line {number}")
+            if text.strip():
+                yield f"{path}: line {number}", text
+
+
+def _records(path: Path) -> Iterator[_Record]:
+    record: _Record | None = None
+    for where, text in _lines(path):
+        identifier = re.split(r"[|\t]", text, maxsplit=1)[0]
+        if record is None or identifier != record.identifier:
+            if record is not None:
+                yield record
+            record = _Record(identifier)
+        _add(record, text, where)
     if record is not None:
-        yield from _documents(record, remarks)
+        yield record
+
+
+def _gda_records(folder: Path, remarks: Counter[str]) -> Iterator[_Record]:
+    """Yield the records of abstracts.txt, with their lines of anns.txt and the pairs with a 1 in labels.csv."""
+    further: dict[str, list[tuple[str, str]]] = {}
+    for where, text in _lines(folder / "anns.txt"):
+        further.setdefault(text.partition("\t")[0], []).append((where, text))
+    labels = folder / "labels.csv"
+    for where, text in _lines(labels) if labels.is_file() else ():
+        fields = text.split(",")
+        if len(fields) < 4:
+            raise UserError(f"{where} is {text[:60]!r}, expected identifier, gene, disease and 1 or 0")
+        if fields[3].strip() == "1":
+            further.setdefault(fields[0], []).append((where, "\t".join((fields[0], "GDA", *fields[1:3]))))
+        # The first line has the names of the columns.
+        remarks["pairs of no relation, which have no label"] += fields[3].strip() == "0"
+    record: _Record | None = None
+    for _, text in _lines(folder / "abstracts.txt"):
+        if text.strip().isdigit():
+            if record is not None:
+                yield record
+            record = _Record(text.strip())
+            for where, line in further.pop(record.identifier, []):
+                _add(record, line, where)
+        elif record is not None and not record.title:
+            record.title = text
+        elif record is not None:
+            record.abstract = f"{record.abstract} {text}".lstrip()
+    if record is not None:
+        yield record
+    remarks["lines of documents that are not there left out"] += sum(map(len, further.values()))
 
 
 def _add(record: _Record, line: str, where: str) -> None:
@@ -90,9 +137,8 @@ def _documents(record: _Record, remarks: Counter[str]) -> Iterator[Document]:
     """Yield the document of a record, if it has an entity."""
     text = f"{record.title} {record.abstract}"
     annotations = Annotations(record.identifier, remarks)
-    arguments = {argument for _, *pair in record.relations for argument in pair}
     for index, (start, end, name, kind, identifiers) in enumerate(record.mentions):
-        concepts = [identifiers] if identifiers in arguments else _concepts(identifiers)
+        concepts = _concepts(identifiers)
         remarks["mentions without an identifier, each now an entity"] += not concepts
         remarks["mentions of several concepts, each now in the entity of each"] += len(concepts) > 1
         span = locate(text, start, end, name, remarks)

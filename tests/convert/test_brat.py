@@ -85,6 +85,17 @@ def test_every_kind_of_line(tmp_path: Path, given: str) -> None:
     }
 
 
+def test_a_relation_between_further_mentions_adds_its_sentences(tmp_path: Path) -> None:
+    text = "Ada left Orr. She saw it. It was big."
+    annotations = (
+        "T1\tP 0 3\tAda\nT2\tL 9 12\tOrr\nT3\tP 14 17\tShe\nT4\tL 22 24\tit\n*\tEquiv T1 T3\n*\tEquiv T2 T4\n"
+        "R1\tLeft Arg1:T1 Arg2:T2\nR2\tLeft Arg1:T3 Arg2:T4\n"
+    )
+    (document,), remarks, _ = converted(write(tmp_path / "brat", "x", annotations, text), "brat")
+    assert triples(document) == [(0, "Left", 1, [0, 1])]
+    assert remarks["repeated relations kept once"] == 1
+
+
 def test_folder_with_documents_in_folders(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()

@@ -143,7 +143,7 @@ def test_a_column_of_conllu_plus_and_pointers(tmp_path: Path) -> None:
     text = "# global.columns = ID FORM COREF\n1\tAda\t(0)\n2\tleft\t_\n3\tOrr\t(1)|(0\n4\tnow\t0)\n5\tago\t12.8\n"
     (document,), remarks, _ = convert_text(tmp_path, text)
     assert entities(document) == [["ENTITY: Ada", "ENTITY: Orr now"], ["ENTITY: Orr"]]
-    assert remarks["coreference attributes without brackets left out"] == 1
+    assert remarks["coreference attributes in no form of brackets left out"] == 1
 
 
 def test_a_mention_over_two_sentences(tmp_path: Path) -> None:
@@ -153,13 +153,19 @@ def test_a_mention_over_two_sentences(tmp_path: Path) -> None:
     assert remarks["sentences joined with the one before, as a mention is in both"] == 1
 
 
+def test_brackets_without_a_partner(tmp_path: Path) -> None:
+    lines = [("1", "Ada", "Entity=(e1-x(e2-x)"), ("2", "left", "Entity=e3)"), ("3", "Orr", "Entity=(e2-x)")]
+    (document,), remarks, _ = convert_text(tmp_path, text_of(*lines))
+    assert entities(document) == [["x: Ada", "x: Orr"]]
+    assert remarks == {"brackets that end no mention left out": 1, "mentions that never end left out": 1}
+
+
 @pytest.mark.parametrize(
     ("text", "message"),
     [
         ("1\tAda\n", "line 1 has 2 columns separated by tabs, expected 10"),
         (text_of(("a", "Ada")), "line 1 begins with 'a', expected the number of a word"),
-        (text_of(("1", "Ada", "Entity=(e1-x")), r"the mention \(e1-x begins and never ends"),
-        (text_of(("1", "Ada", "Entity=e1)")), r"e1\) at the word 'Ada' ends no mention that has begun"),
+        (text_of(("1", "Ada", "ClusterId=c1|MentionSpan=1-2")), "MentionSpan=1-2 at 'Ada' names a word that is not"),
     ],
 )
 def test_errors(tmp_path: Path, text: str, message: str) -> None:

@@ -119,6 +119,16 @@ def test_lists_of_relations(make: Documents, listed: list[Any]) -> None:
     assert triples(document) == [(0, "met", 2, [0, 1])]
 
 
+def test_a_span_of_prodigy_names_one_of_two_mentions_that_begin_alike(make: Documents) -> None:
+    doc = make.doc()
+    doc.spans["sc"] = [make.span(doc, 8, 9, "NAME")]
+    head, child = {"token_start": 0, "token_end": 1}, {"token_start": 8, "token_end": 8}
+    doc.user_data["relations"] = [{"head": 1, "child": 8, "head_span": head, "child_span": child, "label": "met"}]
+    (document,), _, _ = make.convert(doc)
+    assert entities(document) == [*ENTITIES, ["NAME: Orr"]]
+    assert triples(document) == [(0, "met", 3, [0, 1])]
+
+
 def test_span_groups(make: Documents) -> None:
     doc = make.doc(ids=True)
     doc.spans["coref_clusters_1"] = [make.span(doc, 0, 2), make.span(doc, 6, 7)]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pytest
@@ -34,3 +35,11 @@ def test_a_folder_without_such_files(tmp_path: Path) -> None:
     (tmp_path / "a.json").write_text("{}")
     with pytest.raises(UserError, match=r"has no file \*\.ann, expected standoff annotations"):
         convert(tmp_path, tmp_path / "out.json", FORMATS["brat"])
+
+
+def test_a_second_conversion_reads_no_output_and_no_hidden_file(tmp_path: Path) -> None:
+    record = {"token": ["Ada", "left"], "relation": "x", "subj_start": 0, "subj_end": 0, "obj_start": 1, "obj_end": 1}
+    (tmp_path / "train.json").write_text(json.dumps([record]))
+    (tmp_path / "._train.json").write_text("no JSON")
+    for _ in range(2):
+        assert convert(tmp_path, tmp_path / "out.json", FORMATS["tacred"]).documents == 1

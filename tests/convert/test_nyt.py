@@ -75,6 +75,13 @@ def test_triple_list(tmp_path: Path) -> None:
     assert remarks == {"mentions without a type, now ENTITY": 3, "documents without an entity left out": 1}
 
 
+def test_a_name_with_other_white_space(tmp_path: Path) -> None:
+    triple = ["Lum - on - Tamm", PLACE, "OLD ORR"]
+    (document,), remarks, _ = convert_lines(tmp_path, {"text": TEXT, "triple_list": [triple]})
+    assert entities(document) == [["ENTITY: Lum-on-Tamm"], ["ENTITY: Old Orr"]]
+    assert remarks == {"mentions without a type, now ENTITY": 2}
+
+
 def test_a_name_inside_of_another_one_only(tmp_path: Path) -> None:
     triple = {"subject": "Orr Times", "predicate": PLACE, "object": "Times"}
     (document,), _, _ = convert_lines(tmp_path, {"tokens": TEXT.split(), "spo_list": [triple]})

@@ -35,12 +35,12 @@ BIORED = """\
 18|a|Bind V600E in Tumorosis.
 18\t0\t5\tGENE2\tGeneOrGeneProduct\t2,3
 18\t10\t15\tGene3\tGeneOrGeneProduct\t3
-18\t21\t26\tV600E\tSequenceVariant\tp|SUB|V|600|E
-18\t30\t39\tTumorosis\tDiseaseOrPhenotypicFeature\tD004
+18\t21\t26\tV600E\tSequenceVariant\tp|DEL|439_443|
+18\t30\t39\tTumorosis\tDiseaseOrPhenotypicFeature\tD004\t
 18\tBind\t2\t3\tNovel
 18\tBind\t2\t3\tNo
 18\tBind\t2\t2\tNo
-18\tAssociation\tp|SUB|V|600|E\tD004\tNovel
+18\tAssociation\tp|DEL|439_443|\tD004\tNovel
 18\tGDA\t2;3\tD004
 """
 
@@ -110,6 +110,26 @@ def test_pubtator_3(tmp_path: Path) -> None:
     (document,), _, _ = converted(write(tmp_path, text), "pubtator")
     assert entities(document) == [["Gene: BRAFF"], ["ProteinMutation: V600E"], ["Chemical: Vemurix"]]
     assert triples(document) == [(2, "negative_correlate", 0, [])]
+
+
+def test_the_three_files_of_gda(tmp_path: Path) -> None:
+    folder = tmp_path / "training_data"
+    folder.mkdir()
+    (folder / "abstracts.txt").write_text("71\nABC in tumorosis\nGlowitis and ABC.\n\n72\nNone\nNothing.\n\n")
+    anns = "71\t0\t3\tABC\tGene\t12;13\n71\t7\t16\ttumorosis\tDisease\tD004\n71\t17\t25\tGlowitis\tDisease\tD005\n"
+    (folder / "anns.txt").write_text(anns + "\n73\t0\t3\tXYZ\tGene\t1\n")
+    (folder / "labels.csv").write_text("pmid,geneId,diseaseId,label\n71,12,D004,1\n71,13,D004,1\n71,12,D005,0\n")
+    (document,), remarks, _ = converted(folder, "gda")
+    assert document["title"] == "71"
+    assert entities(document) == [["Gene: ABC"], ["Gene: ABC"], ["Disease: tumorosis"], ["Disease: Glowitis"]]
+    assert triples(document) == [(0, "GDA", 2, []), (1, "GDA", 2, [])]
+    assert remarks == {
+        "pairs of no relation, which have no label": 1,
+        "mentions of several concepts, each now in the entity of each": 1,
+        "documents without an entity left out": 1,
+        "lines of documents that are not there left out": 1,
+        "sentences, split by rule": 4,
+    }
 
 
 def test_offsets_are_checked(tmp_path: Path) -> None:
