@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Container, Hashable, Iterable, Sequence
@@ -224,15 +223,20 @@ def locate(text: str, start: int, end: int, name: str, remarks: Counter[str]) ->
 
 def _nearest(text: str, name: str, start: int) -> Span | None:
     """Return the occurrence of the name that begins nearest to `start`; one that is whole words goes first."""
-    if not name.strip():
-        return None
-    found = [match.start() for match in re.finditer(re.escape(name), text)]
-    whole = [index for index in found if is_whole(text, (index, index + len(name)))]
+    found = occurrences(text, name)
     # A short name may be part of any word.
-    candidates = whole or (found if len(name) > 2 else [])
-    return min(
-        ((index, index + len(name)) for index in candidates), key=lambda span: abs(span[0] - start), default=None
-    )
+    candidates = [span for span in found if is_whole(text, span)] or (found if len(name) > 2 else [])
+    return min(candidates, key=lambda span: abs(span[0] - start), default=None)
+
+
+def occurrences(text: str, name: str) -> list[Span]:
+    """Return where a name occurs in a text; nowhere if it is blank."""
+    found: list[Span] = []
+    start = text.find(name) if name.strip() else -1
+    while start >= 0:
+        found.append((start, start + len(name)))
+        start = text.find(name, start + len(name))
+    return found
 
 
 def is_whole(text: str, span: Span) -> bool:

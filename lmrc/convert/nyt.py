@@ -20,11 +20,13 @@ from pathlib import Path
 from typing import Any
 
 from lmrc.common.errors import UserError
-from lmrc.convert.annotations import Annotations, RawRelation, Span, is_whole, locate
+from lmrc.convert.annotations import Annotations, RawRelation, Span, is_whole, locate, occurrences
 from lmrc.convert.json_records import json_records, member
 from lmrc.convert.tacred import NO_RELATION
 from lmrc.corpus.text import TokenizedText
 from lmrc.corpus.types import Document
+
+_WORD = re.compile(r"\S+")
 
 
 @dataclass
@@ -182,20 +184,19 @@ def _contains(outer: Span, inner: Span) -> bool:
 
 def _occurrences(text: str, name: str) -> list[Span]:
     """Return where a name occurs: as whole words, or else with other white space or case, or else inside of words."""
+    exact = occurrences(text, name.strip())
+    if whole := [span for span in exact if is_whole(text, span)]:
+        return whole
     letters = "".join(name.split())
-    if not letters:
-        return []
     spaced = r"\s*".join(map(re.escape, letters))
-    for pattern, flags in ((re.escape(name.strip()), 0), (spaced, 0), (spaced, re.IGNORECASE)):
-        found = [match.span() for match in re.finditer(pattern, text, flags)]
+    for flags in (0, re.IGNORECASE) if letters else ():
+        found = [match.span() for match in re.finditer(spaced, text, flags)]
         if whole := [span for span in found if is_whole(text, span)]:
             return whole
-    return [match.span() for match in re.finditer(re.escape(name.strip()), text)]
+    return exact
 
 
 def _tokens(text: str, spans: list[Span]) -> tuple[Span, ...]:
     """Return the tokens of a sentence, which white space separates already; a token ends at each end of a mention."""
     bounds = sorted({0, len(text), *(bound for span in spans for bound in span)})
-    return tuple(
-        match.span() for start, end in pairwise(bounds) for match in re.compile(r"\S+").finditer(text, start, end)
-    )
+    return tuple(match.span() for start, end in pairwise(bounds) for match in _WORD.finditer(text, start, end))
