@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_right
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from lmrc.corpus.types import Document
 # A relation of spaCy's relation extractor has a score; from this one on it holds.
 THRESHOLD = 0.5
 _RELATION_KEYS = ("rel", "rels", "relation", "relations")
+_TITLE_KEYS = ("title", "id")
 _COREFERENCE = re.compile(r"coref_clusters|cluster")
 
 
@@ -50,7 +51,7 @@ def read(path: Path, remarks: Counter[str]) -> Iterator[Document]:
             f"{path}: is no DocBin of spaCy {spacy.__version__} ({type(error).__name__}: {error})"
         ) from None
     for index, doc in enumerate(documents):
-        title = doc.user_data.get("title") or doc.user_data.get("id") or f"{path.stem} {index}"
+        title = next((doc.user_data[key] for key in _TITLE_KEYS if doc.user_data.get(key)), f"{path.stem} {index}")
         document = _document(doc, str(title), remarks)
         if document is not None:
             yield document
@@ -89,8 +90,12 @@ def _document(doc: Any, title: str, remarks: Counter[str]) -> Document | None:
         else:
             remarks["span groups without labels left out"] += 1
     entities = [(entity.start, entity.end) for entity in doc.ents]
-    for value in _relation_values(doc):
-        links += _of_pairs(value, mentions, remarks) if isinstance(value, dict) else _of_list(value, mentions, entities)
+    places = _Places(doc, mentions)
+    for value in _relation_values(doc, remarks):
+        if isinstance(value, dict):
+            links += _of_pairs(value, places, remarks)
+        else:
+            links += _of_list(value, places, entities, remarks)
     for tokens, mention in mentions.items():
         annotations.add_to_entity(groups.find(tokens), mention)
     for head, tail, relation in links:
@@ -99,18 +104,51 @@ def _document(doc: Any, title: str, remarks: Counter[str]) -> Document | None:
     return annotations.to_document(_sentences(doc, annotations.parts(), remarks))
 
 
-def _relation_values(doc: Any) -> list[Any]:
+class _Places:
+    """Finds the mention that a relation names.
+
+    Attributes:
+        mentions: Tokens [start, end) of all mentions.
+    """
+
+    def __init__(self, doc: Any, mentions: Iterable[Span]) -> None:
+        self.mentions = list(mentions)
+        spans = {span: doc[span[0] : span[1]] for span in reversed(self.mentions)}
+        self._of_characters = {(span.start_char, span.end_char): tokens for tokens, span in spans.items()}
+        # Of several mentions with a text the first.
+        self._of_text = {span.text: tokens for tokens, span in spans.items()}
+
+    def find(self, place: Any) -> Span | None:
+        """Return the mention of a token, of a span ({token_start, token_end}, {start, end}), or of a text."""
+        if isinstance(place, str):
+            return self._of_text.get(place)
+        if isinstance(place, dict):
+            # Prodigy's last token is inside of the span; start and end are characters.
+            first, last = place.get("token_start"), place.get("token_end")
+            if isinstance(first, int) and isinstance(last, int) and (first, last + 1) in self.mentions:
+                return first, last + 1
+            span = (place.get("start", -1), place.get("end", -1))
+            return self._of_characters.get(span) or self.find(first)
+        if not isinstance(place, int):
+            return None
+        starting = [span for span in self.mentions if span[0] == place]
+        return next(iter(starting or [span for span in self.mentions if span[0] <= place < span[1]]), None)
+
+
+def _relation_values(doc: Any, remarks: Counter[str]) -> list[Any]:
     """Return what the user data has under the name of relations, as a key or as an extension attribute doc._.NAME."""
     values = []
     for key, value in doc.user_data.items():
         name = key[1] if isinstance(key, tuple) and len(key) == 4 and key[0] == "._." and key[2] is None else key
         if name in _RELATION_KEYS and isinstance(value, (dict, list, tuple)):
             values.append(value)
+        else:
+            remarks["other entries of the user data left out"] += name not in _TITLE_KEYS
     return values
 
 
 def _of_pairs(
-    pairs: dict[Any, Any], mentions: dict[Span, int], remarks: Counter[str]
+    pairs: dict[Any, Any], places: _Places, remarks: Counter[str]
 ) -> list[tuple[Span | None, Span | None, str]]:
     """Return the relations of {(start of head, start of tail): {relation: score}}, or a relation in place of scores."""
     links = []
@@ -118,10 +156,9 @@ def _of_pairs(
         if not isinstance(pair, (tuple, list)) or len(pair) != 2:
             remarks["relations in another form left out"] += 1
             continue
-        head, tail = (_mention_at(token, mentions) for token in pair)
-        scores = relations if isinstance(relations, dict) else {relations: 1.0}
-        if isinstance(relations, (list, tuple)):
-            scores = dict.fromkeys(relations, 1.0)
+        head, tail = (places.find(token) for token in pair)
+        names = [relations] if isinstance(relations, str) else relations
+        scores = names if isinstance(names, dict) else dict.fromkeys(names, 1.0)
         for relation, score in scores.items():
             if float(score) >= THRESHOLD:
                 links.append((head, tail, str(relation)))
@@ -130,37 +167,29 @@ def _of_pairs(
     return links
 
 
-def _of_list(items: Any, mentions: dict[Span, int], entities: list[Span]) -> list[tuple[Span | None, Span | None, str]]:
-    """Return the relations of a list of {head, child or tail, label}, or of head, tail and label in any order."""
+def _of_list(
+    items: Any, places: _Places, entities: list[Span], remarks: Counter[str]
+) -> list[tuple[Span | None, Span | None, str]]:
+    """Return the relations of a list of {head, child or tail, label}, or of (head, label, tail) in numbers."""
     links: list[tuple[Span | None, Span | None, str]] = []
     for item in items:
         if isinstance(item, dict):
             tail_key = "tail" if "tail" in item else "child"
             label = item.get("label", item.get("relation", item.get("type", "")))
             ends = [item.get(f"{key}_span", item.get(key)) for key in ("head", tail_key)]
-        else:
+        elif isinstance(item, (list, tuple)):
             label = next((part for part in item if isinstance(part, str)), "")
             ends = [part for part in item if not isinstance(part, str)]
-        head, tail = (_mention_at(end, mentions) for end in (*ends, None, None)[:2])
+        else:
+            remarks["relations in another form left out"] += 1
+            continue
+        head, tail = (places.find(end) for end in (*ends, None, None)[:2])
         numbers = [end for end in ends if isinstance(end, int) and 0 <= end < len(entities)]
         if len(numbers) == 2 and (head is None or tail is None or head == tail):
             # They are no tokens of two mentions: numbers of entities.
             head, tail = (entities[number] for number in numbers)
         links.append((head, tail, str(label)))
     return links
-
-
-def _mention_at(place: Any, mentions: dict[Span, int]) -> Span | None:
-    """Return the mention that begins at a token, or else has it; or that has the tokens of a span of Prodigy."""
-    if isinstance(place, dict):
-        first, last = place.get("token_start"), place.get("token_end")
-        if isinstance(first, int) and isinstance(last, int) and (first, last + 1) in mentions:
-            return first, last + 1
-        place = first
-    if not isinstance(place, int):
-        return None
-    starting = [span for span in mentions if span[0] == place]
-    return next(iter(starting or [span for span in mentions if span[0] <= place < span[1]]), None)
 
 
 def _sentences(doc: Any, parts: list[Span], remarks: Counter[str]) -> TokenizedText:

@@ -3,6 +3,7 @@
 {"sentText": "…", "articleId": "…", "sentId": "1", "entityMentions": [{"text": "Ada", "label": "PERSON", "start": 0}],
  "relationMentions": [{"em1Text": "Ada", "em2Text": "Rome", "label": "/people/person/place_lived"}]}
 {"text": "…", "triple_list": [["Ada", "/people/person/place_lived", "Rome"]]}
+{"tokens": ["…"], "spo_list": [["Ada", "…", "Rome"]], "spo_details": [[0, 1, "PERSON", "…", 4, 5, "LOCATION"]]}
 {"text": "…", "relation": "…", "h": {"name": "Ada", "pos": [0, 3]}, "t": {…}}                       (OpenNRE)
 {"sentence": "…", "relation": "…", "head": {"word": "Ada", "type": "…"}, "tail": {…}}
 {"text": "…", "relation_list": [{"subject": "Ada", "predicate": "…", "object": "Rome", "subj_char_span": [0, 3], …}],
@@ -27,6 +28,8 @@ from lmrc.corpus.text import TokenizedText
 from lmrc.corpus.types import Document
 
 _WORD = re.compile(r"\S+")
+# Names of a list of triples.
+_TRIPLES = ("triple_list", "spo_list", "triples")
 
 
 @dataclass
@@ -86,8 +89,9 @@ def _parse(record: dict[str, Any], where: str) -> _Sentence:
         return _of_relation_mentions(record, where)
     if "relation_list" in record:
         return _of_relation_list(record, where)
-    if "triple_list" in record or "spo_list" in record:
-        return _of_triple_list(record, where)
+    for key in _TRIPLES:
+        if key in record:
+            return _of_triples(record, key, where)
     for text, head, tail, name in (("text", "h", "t", "name"), ("sentence", "head", "tail", "word")):
         if text in record and head in record and tail in record:
             return _of_one_pair(record, where, text, (head, tail), name)
@@ -109,16 +113,21 @@ def _of_relation_mentions(record: dict[str, Any], where: str) -> _Sentence:
     return sentence
 
 
-def _of_triple_list(record: dict[str, Any], where: str) -> _Sentence:
+def _of_triples(record: dict[str, Any], key: str, where: str) -> _Sentence:
     raw = record.get("text", record.get("sentence", record.get("tokens")))
     text = " ".join(map(str, raw)) if isinstance(raw, list) else raw
     if not isinstance(text, str):
         raise UserError(f"{where}: text is missing; it has {', '.join(sorted(record)[:12])}")
     sentence = _Sentence(text)
-    key = "triple_list" if "triple_list" in record else "spo_list"
+    words = text.split()
+    for start, end, kind, _, *tail in record.get("spo_details") or []:
+        # Tokens and types of the triples in `spo_list`.
+        sentence.add(" ".join(words[start:end]), kind)
+        sentence.add(" ".join(words[tail[0] : tail[1]]), tail[2])
     for triple in member(record, key, list, where):
         if isinstance(triple, dict):
-            triple = [triple.get("subject"), triple.get("predicate", triple.get("relation")), triple.get("object")]
+            keys = (("subject", "head"), ("predicate", "relation"), ("object", "tail"))
+            triple = [triple.get(key, triple.get(other)) for key, other in keys]
         if not isinstance(triple, (list, tuple)) or len(triple) != 3 or not all(isinstance(x, str) for x in triple):
             raise UserError(f"{where}: {key} has {triple!r}, expected subject, relation and object")
         head, relation, tail = triple

@@ -80,6 +80,7 @@ def test_entities_and_the_relations_of_the_relation_extractor(make: Documents) -
         (7, 8): {"met": 1.0},
     }
     doc.user_data["title"] = "a story"
+    doc.user_data["source"] = "a book"
     (document,), remarks, relations = make.convert(doc)
     assert document["title"] == "a story"
     assert sentences(document) == ["Ada Lum runs Tamm .", "She met Orr Bank ."]
@@ -88,6 +89,7 @@ def test_entities_and_the_relations_of_the_relation_extractor(make: Documents) -
     assert relations == ["met", "runs"]
     assert remarks == {
         "relations with a score below 0.5 left out": 1,
+        "other entries of the user data left out": 1,
         "relations of an entity without a mention left out": 1,
     }
 
@@ -106,11 +108,17 @@ def test_entities_and_the_relations_of_the_relation_extractor(make: Documents) -
             }
         ],
         [{"head": 1, "child": 9, "label": "met"}],
+        # Characters, and names.
+        [{"head": {"start": 0, "end": 7}, "tail": {"start": 30, "end": 38}, "label": "met"}],
+        [{"head": "Ada Lum", "tail": "Orr Bank", "type": "met"}],
+        # Starts of head and tail with a relation, or several, in place of scores.
+        {(0, 8): "met"},
+        {(0, 8): ["met"]},
         # Numbers of entities: no two tokens of different mentions.
         [{"head": 0, "tail": 2, "relation": "met"}],
         [(0, "met", 8)],
     ],
-    ids=["prodigy", "tokens", "numbers", "tuples"],
+    ids=["prodigy", "tokens", "characters", "names", "pair", "pair-list", "numbers", "tuples"],
 )
 def test_lists_of_relations(make: Documents, listed: list[Any]) -> None:
     doc = make.doc()

@@ -84,9 +84,21 @@ def test_a_name_with_other_white_space(tmp_path: Path) -> None:
 
 def test_a_name_inside_of_another_one_only(tmp_path: Path) -> None:
     triple = {"subject": "Orr Times", "predicate": PLACE, "object": "Times"}
-    (document,), _, _ = convert_lines(tmp_path, {"tokens": TEXT.split(), "spo_list": [triple]})
+    (document,), _, _ = convert_lines(tmp_path, {"sentence": TEXT, "triples": [triple]})
     assert entities(document) == [["ENTITY: Orr Times"], ["ENTITY: Times"]]
     assert triples(document) == [(0, PLACE, 1, [0])]
+
+
+def test_tokens_with_types(tmp_path: Path) -> None:
+    record = {
+        "tokens": TEXT.split(),
+        "spo_list": [["Ada Lum", BORN, "Old Orr"]],
+        "spo_details": [[0, 2, "PER", BORN, 3, 5, "LOC"]],
+    }
+    (document,), remarks, _ = convert_lines(tmp_path, record)
+    assert entities(document) == [["PER: Ada Lum"], ["LOC: Old Orr"]]
+    assert triples(document) == [(0, BORN, 1, [0])]
+    assert not remarks
 
 
 def test_opennre(tmp_path: Path) -> None:
