@@ -192,7 +192,8 @@ def _tokens(
                     continue
                 whole = row
                 written.append(row.form)
-                token_of_row.update({place: count for place in words})
+                # An attribute may also be at the line of the whole.
+                token_of_row.update({place: count for place in (index, *words)})
             elif row.is_empty or (whole is not None and row.first <= whole.last):
                 continue
             else:

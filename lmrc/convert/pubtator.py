@@ -134,7 +134,12 @@ def _add(record: _Record, line: str, where: str) -> None:
 
 
 def _documents(record: _Record, remarks: Counter[str]) -> Iterator[Document]:
-    """Yield the document of a record, if it has an entity."""
+    """Yield the document of a record, if it has a text and an entity."""
+    if not record.title and not record.abstract:
+        # Such as relations of all documents at the end of the file.
+        lines = len(record.mentions) + len(record.relations)
+        remarks["mentions and relations apart from the text of their document left out"] += lines
+        return
     text = f"{record.title} {record.abstract}"
     annotations = Annotations(record.identifier, remarks)
     for index, (start, end, name, kind, identifiers) in enumerate(record.mentions):

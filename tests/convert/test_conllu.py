@@ -153,6 +153,12 @@ def test_a_mention_over_two_sentences(tmp_path: Path) -> None:
     assert remarks["sentences joined with the one before, as a mention is in both"] == 1
 
 
+def test_a_mention_at_the_line_of_several_words(tmp_path: Path) -> None:
+    lines = [("1-2", "dámelo", "Entity=(e1-x)"), ("1", "da"), ("2", "lo"), ("3", "Ada", "Entity=(e2-x)")]
+    (document,), _, _ = convert_text(tmp_path, text_of(*lines))
+    assert entities(document) == [["x: dámelo"], ["x: Ada"]]
+
+
 def test_brackets_without_a_partner(tmp_path: Path) -> None:
     lines = [("1", "Ada", "Entity=(e1-x(e2-x)"), ("2", "left", "Entity=e3)"), ("3", "Orr", "Entity=(e2-x)")]
     (document,), remarks, _ = convert_text(tmp_path, text_of(*lines))

@@ -151,6 +151,13 @@ def test_offsets_are_checked(tmp_path: Path) -> None:
     }
 
 
+def test_lines_that_do_not_follow_their_document(tmp_path: Path) -> None:
+    late = "17\tCID\tD009\tD003\n17\t0\t3\tNal\tX\t1\n"
+    documents, remarks, _ = converted(write(tmp_path, CDR + BIORED + late), "pubtator")
+    assert [document["title"] for document in documents] == ["17", "18"]
+    assert remarks["mentions and relations apart from the text of their document left out"] == 2
+
+
 def test_a_mention_that_crosses_the_end_of_the_title_joins_the_sentences(tmp_path: Path) -> None:
     text = "5|t|Breast\n5|a|cancer grew.\n5\t0\t13\tBreast cancer\tX\t1\n"
     (document,), remarks, _ = converted(write(tmp_path, text), "pubtator")
