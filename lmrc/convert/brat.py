@@ -138,12 +138,12 @@ def _document(file: _File, title: str, text: str, remarks: Counter[str]) -> Docu
     groups = Groups()
 
     def mention_of(identifier: str) -> str:
-        """Return the T of a T or of an event."""
+        """Return the identifier of a mention, or that of the trigger of an event."""
         return file.triggers.get(identifier, identifier)
 
     by_reference: dict[frozenset[str], str] = {}
     for identifier, references in file.references.items():
-        # The same references, and not one of them: a mention of two genes names both.
+        # Mentions with all references in common: a mention of two genes has one in common with each gene.
         groups.join(by_reference.setdefault(frozenset(references), identifier), identifier)
     remarks["entries in knowledge bases left out, which joined mentions"] += len(file.references)
     for group in file.equivalents:

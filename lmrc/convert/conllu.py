@@ -12,6 +12,7 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from itertools import accumulate
 from pathlib import Path
 
 from lmrc.common.errors import UserError
@@ -40,6 +41,10 @@ class _Row:
     brackets: str
     misc: dict[str, str]
     node: str
+
+    def has(self, word: _Row) -> bool:
+        """Return True if a row is one of the words that this one writes as one."""
+        return word.first == word.last and not word.is_empty and self.first <= word.first <= self.last
 
 
 @dataclass
@@ -111,7 +116,7 @@ def _row(line: str, columns: list[str], where: str) -> _Row:
             key = name
             misc[key] = value
         elif key in ("Coref", "Entity") and re.search("[()]", part):
-            # Coref=(1|(2: the separator of CoNLL-2012 is that of the attributes too.
+            # Coref=(1|(2 has the separator of CoNLL-2012, which also separates the attributes.
             misc[key] += part
     column = next(
         (value for name, value in values.items() if name.upper().rpartition(":")[2] in ("COREF", "ENTITY")), ""
@@ -128,7 +133,8 @@ def _documents(text: _Text, names: list[str], path: Path, remarks: Counter[str])
     if not sentences:
         return
     rows = [row for sentence in sentences for row in sentence]
-    bases = _bases(sentences)
+    # The number of the first row of each sentence.
+    bases = [0, *accumulate(len(sentence) for sentence in sentences)]
     where = f"{path}: document {text.title!r}"
     found = _mentions(rows, names, remarks) + _of_clusters(sentences, bases, where)
     remarks["bridging links left out"] += sum(row.misc.get("Bridge", "").count("<") for row in rows)
@@ -158,14 +164,6 @@ def _documents(text: _Text, names: list[str], path: Path, remarks: Counter[str])
         yield document
 
 
-def _bases(sentences: list[list[_Row]]) -> list[int]:
-    """Return the number of the first row of each sentence."""
-    bases = [0]
-    for sentence in sentences:
-        bases.append(bases[-1] + len(sentence))
-    return bases
-
-
 def _tokens(
     sentences: list[list[_Row]], bounds: set[int], remarks: Counter[str]
 ) -> tuple[list[list[str]], set[int], dict[int, int]]:
@@ -183,10 +181,7 @@ def _tokens(
         whole: _Row | None = None
         for index, row in enumerate(sentence, number):
             if row.last > row.first:
-                words = [
-                    place for place, word in enumerate(sentence, number)
-                    if word.first == word.last and not word.is_empty and row.first <= word.first <= row.last
-                ]  # fmt: skip
+                words = [place for place, word in enumerate(sentence, number) if row.has(word)]
                 if words and any(place in bounds for place in range(words[0] + 1, words[-1] + 1)):
                     remarks["words written as one, now apart, as a mention is of one of them"] += 1
                     continue
@@ -246,7 +241,7 @@ def _attributes(begun: str, names: list[str]) -> tuple[str, int, int, str, str]:
     part, total = (int(match[1]), int(match[2])) if match else (1, 1)
     values = _PART.sub("", begun).split("-")
     if not names:
-        # Without `# global.Entity` an entity is what has a digit: (e1-person, (person-1, (1 or, without one, (person.
+        # Without `# global.Entity`, an entity has a digit: (e1-person, (person-1, (1. In (person there is only a type.
         group, kind = (*values, "", "")[:2]
         if not re.search(r"\d", group):
             group, kind = (kind if kind else "", group)

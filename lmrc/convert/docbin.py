@@ -19,7 +19,7 @@ from lmrc.convert.annotations import Annotations, Groups, RawRelation, Span
 from lmrc.corpus.text import TokenizedText, tokenize
 from lmrc.corpus.types import Document
 
-# A relation of spaCy's relation extractor has a score; from this one on it holds.
+# A relation of spaCy's relation extractor holds from this score on.
 THRESHOLD = 0.5
 _RELATION_KEYS = ("rel", "rels", "relation", "relations")
 _TITLE_KEYS = ("title", "id")
@@ -46,7 +46,7 @@ def read(path: Path, remarks: Counter[str]) -> Iterator[Document]:
         content = stream.read()
     try:
         documents = list(DocBin().from_bytes(content).get_docs(spacy.blank("xx").vocab))
-    except Exception as error:  # zlib, msgpack and spaCy each have their own
+    except Exception as error:  # zlib, msgpack and spaCy raise their own
         raise UserError(
             f"{path}: is no DocBin of spaCy {spacy.__version__} ({type(error).__name__}: {error})"
         ) from None
@@ -115,7 +115,7 @@ class _Places:
         self.mentions = list(mentions)
         spans = {span: doc[span[0] : span[1]] for span in reversed(self.mentions)}
         self._of_characters = {(span.start_char, span.end_char): tokens for tokens, span in spans.items()}
-        # Of several mentions with a text the first.
+        # The first of several mentions with one text.
         self._of_text = {span.text: tokens for tokens, span in spans.items()}
 
     def find(self, place: Any) -> Span | None:

@@ -107,9 +107,10 @@ def test_pubtator_3(tmp_path: Path) -> None:
         "5\t6\t11\tV600E\tProteinMutation\ttmVar:p|SUB|V|600|E;HGVS:p.V600E;RS#:1\n"
         "5\t12\t19\tVemurix\tChemical\tMESH:C551\n5\tnegative_correlate\tChemical|MESH:C551\tGene|673\n"
     )
-    (document,), _, _ = converted(write(tmp_path, text), "pubtator")
+    (document,), remarks, _ = converted(write(tmp_path, text), "pubtator")
     assert entities(document) == [["Gene: BRAFF"], ["ProteinMutation: V600E"], ["Chemical: Vemurix"]]
     assert triples(document) == [(2, "negative_correlate", 0, [])]
+    assert remarks == {"sentences, split by rule": 2}
 
 
 def test_the_three_files_of_gda(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -41,6 +42,13 @@ def test_tacred(tmp_path: Path) -> None:
     assert triples(second) == []
     assert relations == ["org:founded_by"]
     assert remarks == {"pairs of no relation, which have no label": 1}
+
+
+def test_gzip_and_lines(tmp_path: Path) -> None:
+    path = tmp_path / "train.json.gz"
+    path.write_bytes(gzip.compress(f"{json.dumps(EXAMPLE)}\n\n{json.dumps(NONE)}".encode()))
+    documents, _, _ = converted(path, "tacred")
+    assert [document["title"] for document in documents] == ["e7798fb926b9403cfcd2", "e2"]
 
 
 def test_opennre(tmp_path: Path) -> None:
