@@ -91,8 +91,10 @@ def _files(path: Path, source: Format) -> list[Path]:
     """Return the files to read, sorted by name, without hidden ones.
 
     Raises:
-        UserError: A folder has no file of the format.
+        UserError: There is no such file, or a folder has no file of the format.
     """
+    if not path.exists():
+        raise UserError(f"{path}: no such file or folder")
     if not path.is_dir():
         return [path]
     found = sorted(

@@ -28,7 +28,9 @@ def test_without_spacy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(
         UserError, match=r"read with the package spacy, which is not installed: pip install .*\[spacy\]"
     ):
-        convert(tmp_path / "train.spacy", tmp_path / "out.json", FORMATS["docbin"])
+        path = tmp_path / "train.spacy"
+        path.touch()
+        convert(path, tmp_path / "out.json", FORMATS["docbin"])
 
 
 class Documents:

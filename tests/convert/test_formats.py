@@ -37,6 +37,11 @@ def test_a_folder_without_such_files(tmp_path: Path) -> None:
         convert(tmp_path, tmp_path / "out.json", FORMATS["brat"])
 
 
+def test_no_such_file(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"corpus: no such file or folder"):
+        convert(tmp_path / "corpus", tmp_path / "out.json", FORMATS["brat"])
+
+
 def test_a_second_conversion_reads_no_output_and_no_hidden_file(tmp_path: Path) -> None:
     record = {"token": ["Ada", "left"], "relation": "x", "subj_start": 0, "subj_end": 0, "obj_start": 1, "obj_end": 1}
     (tmp_path / "train.json").write_text(json.dumps([record]))
