@@ -17,6 +17,7 @@ MAY_IMPORT = {
     "common": set[str](),
     "config": {"common"},
     "corpus": {"common"},
+    "convert": {"common", "corpus"},
     "kernels": set[str](),
     "runs": {"common", "config"},
     "training": {"common", "config", "runs"},

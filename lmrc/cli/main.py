@@ -17,7 +17,7 @@ from lmrc.cli.fusion import fusion
 from lmrc.cli.track import track
 from lmrc.common import threads
 from lmrc.common.atomic_io import replacing, write_atomically
-from lmrc.common.errors import UserError, nearest
+from lmrc.common.errors import UserError
 from lmrc.common.exit_codes import exit_status
 from lmrc.common.logging import set_up_logging, set_up_stage_logging
 from lmrc.common.project import CONFIGS
@@ -168,23 +168,26 @@ def build(
 
 @data.command()
 @click.argument("file", type=FOLDER)
-@click.option("--from", "source", required=True, metavar="FORMAT", help="Format of FILE, such as pubtator.")
+@click.option(
+    "--from",
+    "source",
+    required=True,
+    metavar="FORMAT",
+    help="pubtator, scierc, dwie, tacred, nyt, brat, conllu or docbin.",
+)
 @click.option("--out", required=True, type=FOLDER, help="File to write; its relation set is written beside it.")
 def convert(file: Path, source: str, out: Path) -> None:
-    """Convert FILE from another format to DocRED JSON."""
-    from lmrc.corpus.converters.base import CONVERTERS
-    from lmrc.corpus.converters.base import convert as convert_file
+    """Convert FILE, or all files of a folder, from another format to DocRED JSON."""
+    from lmrc.convert.convert import convert as convert_file
+    from lmrc.convert.formats import format_named
 
-    if source not in CONVERTERS:
-        raise UserError(f"--from {source}: unknown format; {nearest(source, CONVERTERS)}")
-    conversion = convert_file(file, out, CONVERTERS[source])
+    conversion = convert_file(file, out, format_named(source))
     relations = f"; relations in {conversion.relations}" if conversion.relations else ""
     click.echo(
         f"{out}: {conversion.documents:,} documents, {conversion.entities:,} entities, "
         f"{conversion.triples:,} triples{relations}"
     )
-    for remark, count in (+conversion.remarks).items():
-        click.echo(f"  {count:,} {remark}")
+    click.echo(conversion.account())
 
 
 @data.command()

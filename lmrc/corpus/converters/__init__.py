@@ -1,1 +1,0 @@
-"""Data sets in other formats, as documents in DocRED's. A format is a module here and a line in `base.CONVERTERS`."""

@@ -1,0 +1,168 @@
+"""NYT in the forms of the field: names are found in their sentence, and each sentence is a document."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lmrc.common.errors import UserError
+from lmrc.convert.convert import convert
+from lmrc.convert.formats import FORMATS
+from tests.convert.examples import Converted, converted, entities, sentences, triples
+
+TEXT = "Ada Lum of Old Orr , Lum-on-Tamm , met the Orr Times in Orr ."
+BORN, PLACE = "/people/person/place_of_birth", "/location/location/contains"
+
+
+def convert_lines(tmp_path: Path, *records: dict[str, Any]) -> Converted:
+    path = tmp_path / "nyt.json"
+    path.write_text("".join(json.dumps(record) + "\n" for record in records))
+    return converted(path, "nyt")
+
+
+def test_relation_mentions(tmp_path: Path) -> None:
+    record = {
+        "sentText": TEXT + "\r\n",
+        "articleId": "/m/docstore/1677367.xml.pb",
+        "sentId": "1",
+        # `start` is the number of the mention, as in the published files.
+        "entityMentions": [
+            {"start": 0, "label": "PERSON", "text": "Ada Lum"},
+            {"start": 1, "label": "LOCATION", "text": "Old Orr"},
+            {"start": 2, "label": "LOCATION", "text": "Lum-on-Tamm"},
+            {"start": 3, "label": "LOCATION", "text": "Orr"},
+        ],
+        "relationMentions": [
+            {"em1Text": "Ada Lum", "em2Text": "Old Orr", "label": BORN},
+            {"em1Text": "Old Orr", "em2Text": "Lum-on-Tamm", "label": PLACE},
+            {"em1Text": "Orr", "em2Text": "Ada Lum", "label": "None"},
+            {"em1Text": "Orr", "em2Text": "Nowhere", "label": PLACE},
+        ],
+    }
+    (document,), remarks, relations = convert_lines(tmp_path, record)
+    assert document["title"] == "/m/docstore/1677367.xml.pb 1"
+    assert sentences(document) == [TEXT]
+    assert entities(document) == [
+        ["PERSON: Ada Lum"],
+        ["LOCATION: Old Orr"],
+        ["LOCATION: Lum-on-Tamm"],
+        # Not the "Orr" of "Old Orr", but that of "the Orr Times", which is no entity.
+        ["LOCATION: Orr", "LOCATION: Orr"],
+    ]
+    assert triples(document) == [(0, BORN, 1, [0]), (1, PLACE, 2, [0])]
+    assert relations == [PLACE, BORN]
+    assert remarks == {
+        "pairs of no relation, which have no label": 1,
+        "names that are not in their sentence": 1,
+        "entities without a mention left out": 1,
+        "relations of an entity without a mention left out": 1,
+    }
+
+
+def test_triple_list(tmp_path: Path) -> None:
+    # The last word of a name, as in one of the variants: it is in "Ada Lum" only, and not in "Lum-on-Tamm".
+    triple_list = [["Ada", BORN, "Old Orr"], ["Old Orr", PLACE, "tamm"], ["Old Orr", PLACE, "Ada"]]
+    first, second = {"text": TEXT, "triple_list": triple_list}, {"text": "No one met .", "triple_list": []}
+    (document,), remarks, _ = convert_lines(tmp_path, first, second)
+    assert document["title"] == "nyt 0"
+    assert entities(document) == [["ENTITY: Ada"], ["ENTITY: Old Orr"], ["ENTITY: Tamm"]]
+    # A token ends where a mention does.
+    assert "Lum-on- Tamm" in sentences(document)[0]
+    assert triples(document) == [(0, BORN, 1, [0]), (1, PLACE, 2, [0]), (1, PLACE, 0, [0])]
+    assert remarks == {"mentions without a type, now ENTITY": 3, "documents without an entity left out": 1}
+
+
+def test_a_name_with_other_white_space(tmp_path: Path) -> None:
+    triple = ["Lum - on - Tamm", PLACE, "OLD ORR"]
+    (document,), remarks, _ = convert_lines(tmp_path, {"text": TEXT, "triple_list": [triple]})
+    assert entities(document) == [["ENTITY: Lum-on-Tamm"], ["ENTITY: Old Orr"]]
+    assert remarks == {"mentions without a type, now ENTITY": 2}
+
+
+def test_a_name_inside_of_another_one_only(tmp_path: Path) -> None:
+    triple = {"subject": "Orr Times", "predicate": PLACE, "object": "Times"}
+    (document,), _, _ = convert_lines(tmp_path, {"sentence": TEXT, "triples": [triple]})
+    assert entities(document) == [["ENTITY: Orr Times"], ["ENTITY: Times"]]
+    assert triples(document) == [(0, PLACE, 1, [0])]
+
+
+def test_tokens_with_types(tmp_path: Path) -> None:
+    record = {
+        "tokens": TEXT.split(),
+        "spo_list": [["Ada Lum", BORN, "Old Orr"]],
+        "spo_details": [[0, 2, "PER", BORN, 3, 5, "LOC"]],
+    }
+    (document,), remarks, _ = convert_lines(tmp_path, record)
+    assert entities(document) == [["PER: Ada Lum"], ["LOC: Old Orr"]]
+    assert triples(document) == [(0, BORN, 1, [0])]
+    assert not remarks
+
+
+def test_opennre(tmp_path: Path) -> None:
+    start = TEXT.rindex("Orr")
+    record = {
+        "text": TEXT,
+        "relation": PLACE,
+        "h": {"id": "m.0", "name": "Old Orr", "pos": [11, 18]},
+        "t": {"id": "m.1", "name": "Orr", "pos": [start, start + 3]},
+    }
+    (first, second), remarks, _ = convert_lines(tmp_path, record, {**record, "relation": "NA"})
+    assert entities(first) == [["ENTITY: Old Orr"], ["ENTITY: Orr"]]
+    assert [mention["pos"] for (mention,) in first["vertexSet"]] == [[3, 5], [13, 14]]
+    assert triples(first) == [(0, PLACE, 1, [0])] and triples(second) == []
+    assert remarks == {"pairs of no relation, which have no label": 1, "mentions without a type, now ENTITY": 4}
+
+
+def test_head_and_tail_with_freebase_types(tmp_path: Path) -> None:
+    record = {
+        "sentence": TEXT,
+        "relation": BORN,
+        "head": {"id": "/guid/1", "word": "Ada Lum", "type": "/people/person,/book/author"},
+        "tail": {"id": "/guid/2", "word": "Old Orr", "type": "/location/location"},
+    }
+    (document,), remarks, _ = convert_lines(tmp_path, record)
+    assert entities(document) == [["/people/person: Ada Lum"], ["/location/location: Old Orr"]]
+    assert remarks == {"further types of entities left out": 1}
+
+
+def test_tplinker(tmp_path: Path) -> None:
+    record = {
+        "id": "train_7",
+        "text": TEXT,
+        "entity_list": [
+            {"text": "Ada Lum", "type": "PER", "char_span": [0, 7]},
+            {"text": "Old Orr", "type": "LOC", "char_span": [11, 18]},
+        ],
+        "relation_list": [
+            {
+                "subject": "Ada Lum",
+                "object": "Old Orr",
+                "predicate": BORN,
+                "subj_char_span": [0, 7],
+                "obj_char_span": [11, 18],
+            }
+        ],
+    }
+    (document,), remarks, _ = convert_lines(tmp_path, record)
+    assert document["title"] == "nyt train_7"
+    assert entities(document) == [["PER: Ada Lum"], ["LOC: Old Orr"]]
+    assert triples(document) == [(0, BORN, 1, [0])]
+    assert not remarks
+
+
+@pytest.mark.parametrize(
+    ("record", "message"),
+    [
+        ({"a": 1}, "sentence 0 has a; expected sentText with relationMentions"),
+        ({"text": "x", "triple_list": [["a", "b"]]}, r"triple_list has \['a', 'b'\], expected subject, relation"),
+        ({"sentText": "x", "relationMentions": [{"em1Text": "x"}]}, "a relation mention: em2Text is missing"),
+    ],
+)
+def test_errors(tmp_path: Path, record: dict[str, Any], message: str) -> None:
+    path = tmp_path / "nyt.json"
+    path.write_text(json.dumps(record))
+    with pytest.raises(UserError, match=message):
+        convert(path, tmp_path / "out.json", FORMATS["nyt"])
