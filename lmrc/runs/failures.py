@@ -210,6 +210,25 @@ def attempt_outcome(folder: Path, attempt: Attempt) -> AttemptOutcome:
     return AttemptOutcome(str(failures[0]), lost_peer=True)
 
 
+@dataclass(frozen=True)
+class FailureRecord:
+    """A failure recorded by a process in log/failures/JOB-RESTART-PROCESS.json."""
+
+    job: str
+    restart: int
+    time: float
+
+
+def newest_failure(folder: Path) -> FailureRecord | None:
+    """Return the newest recorded failure; None if there is none."""
+    records = []
+    for path in _reports(folder).glob("*-*-*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            job, restart, _ = path.stem.rsplit("-", 2)
+            records.append(FailureRecord(job, int(restart), path.stat().st_mtime))
+    return max(records, key=lambda record: record.time, default=None)
+
+
 def _read_reports(folder: Path, attempt: Attempt) -> list[tuple[int, Failure]]:
     """Return the processes that reported a failure and their reports, earliest first. Damaged ones are skipped."""
     failures = []

@@ -20,7 +20,16 @@ from lmrc.common.environment import environment
 from lmrc.common.errors import RunError
 from lmrc.config.aliases import with_current_names
 from lmrc.config.loader import READERS, options_of
-from lmrc.config.schema import BuildConfig, FitConfig, JoinConfig, Options, RunOptions, ScoreConfig, SplitConfig
+from lmrc.config.schema import (
+    BuildConfig,
+    FitConfig,
+    JoinConfig,
+    Options,
+    RunOptions,
+    ScoreConfig,
+    SplitConfig,
+    SummaryConfig,
+)
 from lmrc.config.unused import is_among, without_effect
 from lmrc.runs.shared_fs import Files
 
@@ -46,9 +55,10 @@ def _is_path(kind: Any) -> bool:
     return kind is Path or any(_is_path(part) for part in typing.get_args(kind))
 
 
+_STEPS = (BuildConfig, SplitConfig, JoinConfig, FitConfig, ScoreConfig, SummaryConfig)
 # Dotted names of the options that are paths, of those that map names to paths, and of those that are a model's name
 # or its folder.
-_TREES: tuple[type[Options], ...] = (*READERS.values(), BuildConfig, SplitConfig, JoinConfig, FitConfig, ScoreConfig)
+_TREES: tuple[type[Options], ...] = (*READERS.values(), *_STEPS)
 _FIELDS = [option for tree in _TREES for option in options_of(tree)]
 PATHS = frozenset(name for name, field in _FIELDS if _is_path(field.annotation))
 MAPPINGS = frozenset(name for name, field in _FIELDS if name in PATHS and typing.get_origin(field.annotation) is dict)
