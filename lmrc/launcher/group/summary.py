@@ -102,13 +102,16 @@ def _score(config: SummaryConfig, group: Group, unfinished: dict[str, str], fact
 
 
 def why_unfinished(member: Path) -> str:
-    """Return the step of a member that failed first, and its cause."""
+    """Return the step of a member that failed first with its cause, and the steps that have not failed themselves."""
     steps = [path.parent for path in sorted(member.glob("*/config.yaml")) if not (path.parent / "DONE").exists()]
-    failures = [(*failure, step.name) for step in steps if (failure := _last_failure(step)) is not None]
+    failures = {step: failure for step in steps if (failure := _last_failure(step)) is not None}
+    parts = []
     if failures:
-        _, cause, step = min(failures)
-        return f"{step} failed: {cause}"
-    return f"{', '.join(step.name for step in steps)} not finished" if steps else "it was not started"
+        step, (_, cause) = min(failures.items(), key=lambda item: item[1][0])
+        parts.append(f"{step.name} failed: {cause}")
+    if others := [step.name for step in steps if step not in failures]:
+        parts.append(f"{', '.join(others)} not finished")
+    return "; ".join(parts) or "it was not started"
 
 
 def _last_failure(step: Path) -> tuple[float, str] | None:

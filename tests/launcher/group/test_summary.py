@@ -126,9 +126,10 @@ def test_the_first_failure_is_the_cause(tmp_path: Path) -> None:
     # Processes on this machine leave a report only.
     note_failure(tmp_path / "rcp", Attempt("local-1"), RuntimeError("no weights"), 0)
     note_failure(tmp_path / "classify", Attempt("local-2"), UserError("no candidates"), 0)
-    assert why_unfinished(tmp_path).startswith("rcp failed: ") and "no weights" in why_unfinished(tmp_path)
+    assert why_unfinished(tmp_path).startswith("rcp failed: ")
+    assert why_unfinished(tmp_path).endswith("no weights; score not finished")
     (tmp_path / "rcp" / "DONE").touch()
-    assert why_unfinished(tmp_path) == "classify failed: no candidates"
+    assert why_unfinished(tmp_path) == "classify failed: no candidates; score not finished"
 
 
 def test_the_list_of_members_must_exist(home: Path) -> None:
