@@ -235,6 +235,7 @@ def _advance(step: Step, plan: LaunchPlan | None, before: list[str], dry: bool) 
         return StepState(step, "done")
     active = _active(step)
     if active:
+        folder.check_owner()
         folder.check(with_recorded_batch_size(step.config))
         jobs = tuple(dict.fromkeys(job.id.partition("_")[0] for job in active))
         waits = all(job.state == "PENDING" for job in active)

@@ -26,7 +26,9 @@ _HARDWARE_ERROR = re.compile(
 )
 # Errors that a process group raises although no other rank is lost.
 _LOCAL_ERROR = re.compile(
-    r"out of memory|unhandled cuda error|invalid usage|invalid argument|duplicate GPU|no space left", re.IGNORECASE
+    r"out of memory|unhandled cuda error|invalid usage|invalid argument|duplicate GPU|no space left"
+    r"|quota exceeded",
+    re.IGNORECASE,
 )
 # gloo raises a plain RuntimeError, which only its message identifies.
 _LOST_PEER = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -284,6 +285,13 @@ def test_queued_or_done_step_refuses_other_options(tmp_path: Path, queue: Queue)
     done(tmp_path, other[3])
     queue.end("rc")
     with pytest.raises(RunError, match=r"train\.epochs \(was 3, now 8\)"):
+        run_on_slurm(chain_in(tmp_path))
+
+
+def test_queued_step_of_another_user_is_refused(tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_on_slurm(chain_in(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 987654)
+    with pytest.raises(RunError, match=r"build was begun by .*, and you are user 987654"):
         run_on_slurm(chain_in(tmp_path))
 
 
