@@ -37,6 +37,10 @@ def test_a_failed_seed_does_not_hold_the_other(cluster: Cluster, tmp_path: Path)
     assert f"afterany:{jobs['seed66/score']}" in waits_for
     cluster.run("scancel", jobs["seed66/rcp"])
     cluster.run("scontrol", "release", jobs["seed67/rcp"])
+    wait_for(
+        "end of the first seed", lambda: cluster.state(jobs["seed66/score"]) == "FAILED", home / "seed66" / "score"
+    )
+    wait_for("second seed", (home / "seed67" / "classify" / "DONE").exists, home / "seed67" / "rcp")
     wait_for("summary", (home / "summary" / "DONE").exists, home / "seed67" / "classify")
     # The second seed started although the first one failed.
     assert cluster.state(jobs["seed66/propose"]) == "CANCELLED"
@@ -51,6 +55,7 @@ def test_a_failed_seed_does_not_hold_the_other(cluster: Cluster, tmp_path: Path)
         *(f"seed66/{step}" for step in ("rcp", "propose", "classify", "score")),
         "summary",
     ]
+    wait_for("first seed", (home / "seed66" / "classify" / "DONE").exists, home / "seed66" / "rcp")
     wait_for("scores of both", lambda: len(json.loads((home / "scores.json").read_text())["members"]) == 2, home)
     wait_for("end of the summary", (home / "summary" / "DONE").exists, home / "summary")
     found = json.loads((home / "scores.json").read_text())
