@@ -9,7 +9,7 @@ from typing import Any
 
 from lmrc.cli.main import main as lmrc
 from tests.conftest import ROOT
-from tests.slurm.harness import Cluster, wait_for
+from tests.slurm.harness import Cluster, events, wait_for
 
 
 def submit(cluster: Cluster, options: dict[str, object]) -> dict[str, dict[str, Any]]:
@@ -37,13 +37,12 @@ def test_a_failed_seed_does_not_hold_the_other(cluster: Cluster, tmp_path: Path)
     assert f"afterany:{jobs['seed66/score']}" in waits_for
     cluster.run("scancel", jobs["seed66/rcp"])
     cluster.run("scontrol", "release", jobs["seed67/rcp"])
-    wait_for(
-        "end of the first seed", lambda: cluster.state(jobs["seed66/score"]) == "FAILED", home / "seed66" / "score"
-    )
+    failed = home / "seed66" / "score"
+    wait_for("end of the first seed", lambda: events(failed, "failed"), failed)
+    assert cluster.state(jobs["seed66/propose"]) == "CANCELLED"
     wait_for("second seed", (home / "seed67" / "classify" / "DONE").exists, home / "seed67" / "rcp")
     wait_for("summary", (home / "summary" / "DONE").exists, home / "seed67" / "classify")
     # The second seed started although the first one failed.
-    assert cluster.state(jobs["seed66/propose"]) == "CANCELLED"
     found = json.loads((home / "scores.json").read_text())
     assert [member["name"] for member in found["members"]] == ["seed67"]
     assert "classify failed" in found["unfinished"]["seed66"]
