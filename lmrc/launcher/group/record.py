@@ -73,6 +73,8 @@ class Group:
             content = json.loads(path.read_text())
             return cls(tuple(GroupMember(**member) for member in content["members"]), content["against"])
         except OSError as error:
+            # Not in the pre-flight: the launcher writes the file.
             raise RunError(f"cannot read {path}, the list of a group's members: {error.strerror}") from None
         except (ValueError, TypeError, KeyError):
+            # Not in the pre-flight: the launcher writes the file.
             raise RunError(f"{path} is not a list of a group's members: repeat the command of the pipeline") from None

@@ -51,6 +51,7 @@ def summarize(config: SummaryConfig) -> dict[str, Any]:
         if RunFolder(home / member.name / "score").result() is None
     }
     if len(unfinished) == len(group.members):
+        # Not in the pre-flight: the members run after it.
         raise UserError(
             "no member of the group has finished: " + "; ".join(f"{name}: {why}" for name, why in unfinished.items())
         )
