@@ -13,8 +13,8 @@ import pytest
 from lmrc.cli.main import lmrc
 from lmrc.config import schema as config_module
 from lmrc.config.loader import table
+from lmrc.launcher import pipeline
 from lmrc.launcher.launch import FLAGS, read_config
-from lmrc.launcher.pipeline import read_pipeline
 from lmrc.launcher.stages import STAGES
 from tests.conftest import ROOT
 
@@ -50,7 +50,10 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
     elif program == "sbatch":
         assert os.access(ROOT / arguments[0], os.X_OK)
     elif program == "python" and arguments[0] == "launch/pipeline.py":
-        read_pipeline([word for word in arguments[1:] if word != "--dry-run"])
+        given = [word for word in arguments[1:] if word not in pipeline.FLAGS]
+        config = pipeline.read_pipeline(given)
+        if config.group.is_given:
+            pipeline.read_group(given, config)
     elif program == "python" and arguments[0].startswith("launch/"):
         assert (ROOT / arguments[0]).is_file()
         read_config(STAGES[Path(arguments[0]).stem], [word for word in arguments[1:] if word not in FLAGS])

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -37,6 +37,29 @@ MISSING = click.option(
     type=click.Choice(["empty", "skip"]),
     help="Gold documents without predictions: count them as empty, or skip them. By default the documents that a run "
     "classified are scored; a file with predictions for less than half of the documents is an error.",
+)
+
+
+# The value of --json that stands for the output of the command.
+STDOUT = Path("-")
+
+
+def _check_json(_: click.Context, __: click.Parameter, file: Path | None) -> Path | None:
+    """Refuse a folder, such as a run that was given after --json."""
+    if file is not None and file.is_dir():
+        raise UserError(f"--json {file} is a folder: to print JSON give --json last, or --json -; or give a file")
+    return file
+
+
+JSON = click.option(
+    "--json",
+    "as_json",
+    type=FOLDER,
+    is_flag=False,
+    flag_value=str(STDOUT),
+    metavar="[FILE]",
+    callback=_check_json,
+    help="Print all scores as JSON, or write them to FILE.",
 )
 
 
@@ -72,7 +95,7 @@ def _join_runs(context: click.Context, _: click.Parameter, pred: tuple[Path, ...
 @click.option("--schema", type=FOLDER, help="Relation schema in JSON: apply it to the predictions first.")
 @click.option("--details", is_flag=True, help="Also score by relation, frequency, distance, mentions and length.")
 @click.option("--submission", type=FOLDER, help="Zip file to write for the DocRED competition; needs no labels.")
-@click.option("--json", "as_json", type=FOLDER, help="JSON file for all scores.")
+@JSON
 def score(
     gold: Path | None,
     pred: tuple[Path, ...],
@@ -104,6 +127,8 @@ def score(
         raise UserError(f"{option} belongs to one file of predictions, but {len(pred)} were given")
     # Without --gold only the submission is written: the competition's documents have no labels.
     only_submission = gold is None and submission is not None
+    if only_submission and as_json is not None:
+        raise UserError("--json needs scores, and --submission alone scores nothing: give the documents with --gold")
     if only_submission and schema is not None:
         raise UserError("--schema needs the types of the entities: give the documents with --gold")
     if gold is None and not only_submission:
@@ -115,7 +140,7 @@ def score(
         if schema is not None and gold is not None and documents is not None:
             triples_to_submit, _ = _apply_schema(triples_to_submit, schema, gold, documents)
         count = write_submission(triples_to_submit[0], submission)
-        click.echo(f"{submission}: {count:,} triples for the competition")
+        click.echo(f"{submission}: {count:,} triples for the competition", err=as_json == STDOUT)
     if gold is None or documents is None:
         return
     # Before the schema: documents that it leaves without predictions were classified all the same.
@@ -130,11 +155,12 @@ def score(
     analyses = [analyze(triples, system, proposed) for system in range(len(systems))]
     names = system_names(pred)
     if as_json is not None:
-        with replacing(as_json) as file:
-            content = scores_json(names, scores, analyses, len(selection.left_out))
-            if effects:
-                content["schema"] = [asdict(effect) for effect in effects]
-            file.write(json.dumps(content, indent=1) + "\n")
+        content = scores_json(names, scores, analyses, len(selection.left_out))
+        if effects:
+            content["schema"] = [asdict(effect) for effect in effects]
+        _write_json(as_json, content)
+    if as_json == STDOUT:
+        return
     analysis = analyses[0] if len(systems) == 1 else None
     changes = [f"{name}: {effect}" for name, effect in zip(names, effects, strict=False)]
     lines = [*selection.lines, *changes]
@@ -148,7 +174,7 @@ def score(
 @MISSING
 @_facts_options
 @click.option("--list", "listed", type=FOLDER, help="TSV file for every changed triple, with names.")
-@click.option("--json", "as_json", type=FOLDER, help="JSON file for all scores.")
+@JSON
 def compare(
     first: Path,
     second: Path,
@@ -175,14 +201,13 @@ def compare(
     first_scores, second_scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
     comparison = comparison_of(triples, (first_scores, second_scores))
     if as_json is not None:
-        with replacing(as_json) as file:
-            content = {**comparison.as_json(), "documents_left_out": len(selection.left_out)}
-            file.write(json.dumps(content, indent=1) + "\n")
+        _write_json(as_json, {**comparison.as_json(), "documents_left_out": len(selection.left_out)})
     if listed is not None:
         with replacing(listed) as file:
             file.write("\t".join(ChangedTriple._fields) + "\n")
             file.writelines("\t".join(" ".join(str(v).split()) for v in row) + "\n" for row in comparison.changed())
-    click.echo(format_comparison(system_names((first, second), short=False), comparison, selection.lines))
+    if as_json != STDOUT:
+        click.echo(format_comparison(system_names((first, second), short=False), comparison, selection.lines))
 
 
 @click.command()
@@ -204,6 +229,15 @@ def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None, ign_vari
     facts = None if train_facts is None else read_facts(train_facts, relations_of(runs))
     report_runs(runs, out, facts, ign_variant)
     click.echo(page_of(out))
+
+
+def _write_json(file: Path, content: Mapping[str, Any]) -> None:
+    text = json.dumps(content, indent=1)
+    if file == STDOUT:
+        click.echo(text)
+        return
+    with replacing(file) as opened:
+        opened.write(f"{text}\n")
 
 
 def _read_gold(path: Path, relations: Path | None) -> Gold:

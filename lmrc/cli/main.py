@@ -363,8 +363,11 @@ def merge(adapter: Path, out: Path, precision: ResolvedPrecision) -> None:
 @click.option("--watch", is_flag=False, flag_value="5", metavar="[SECONDS]", help="Refresh until Ctrl-C.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of objects.")
 def status(runs: tuple[Path, ...], watch: str | None, as_json: bool) -> None:
-    """Print state, progress and remaining time of RUNS; by default of all runs below runs/."""
-    from lmrc.monitor.status_table import show, watch_runs
+    """Print state, progress and remaining time of RUNS; by default of all runs below runs/.
+
+    On a terminal with colors and bars.
+    """
+    from lmrc.monitor.show_status import show, watch_runs
 
     if watch is None:
         show(runs, as_json)

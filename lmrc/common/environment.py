@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import pwd
 import shutil
 import socket
 import subprocess
@@ -37,7 +38,7 @@ COMMAND_TIMEOUT = 10.0
 def environment() -> dict[str, Any]:
     """Return the content of environment.json as JSON values; None for unknown values.
 
-    Keys: lmrc (version), command (list of arguments), git (`commit`, `dirty`; None outside a checkout), python,
+    Keys: lmrc (version), user, command (list of arguments), git (`commit`, `dirty`; None outside a checkout), python,
     packages (name to version), host, platform, cpus (usable by this process), threads (of torch in this process),
     memory (bytes), gpus (name, memory in bytes, driver), slurm_job. Environment variables are not recorded, because
     they may contain secrets.
@@ -48,6 +49,7 @@ def environment() -> dict[str, Any]:
 
     return {
         "lmrc": __version__,
+        "user": user_name(),
         "command": list(sys.argv),
         "git": _git(PROJECT),
         "python": platform.python_version(),
@@ -60,6 +62,15 @@ def environment() -> dict[str, Any]:
         "gpus": _gpus(),
         "slurm_job": os.environ.get("SLURM_JOB_ID"),
     }
+
+
+def user_name(number: int | None = None) -> str:
+    """Return the name of a user, by default of this one; the number if it has no name, as in some containers."""
+    number = os.geteuid() if number is None else number
+    try:
+        return pwd.getpwuid(number).pw_name
+    except KeyError:
+        return f"user {number}"
 
 
 def _version(package: str) -> str | None:

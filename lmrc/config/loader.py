@@ -205,7 +205,7 @@ def parse(
 ) -> tuple[Tree, Path | None]:
     """Return the tree and the config file that `--config FILE --any.option value` (or `=value`) give.
 
-    A bool option is true without a value.
+    A bool option is true without a value. An option that is a mapping, such as --sbatch, may be repeated.
 
     Args:
         tree: the options that may be given.
@@ -246,7 +246,12 @@ def parse(
             stage = next((Path(command).stem for command, reader in READERS.items() if reader is tree), "")
             config = find_config(text, stage)
         else:
-            given[name] = _from_text(text, fields[name]) if name in fields else text
+            value = _from_text(text, fields[name]) if name in fields else text
+            if isinstance(value, dict) and isinstance(before := given.get(name), dict):
+                if twice := sorted(value.keys() & before.keys()):
+                    raise ConfigError(f"--{typed} gives {', '.join(twice)} twice: give it once")
+                value = before | value
+            given[name] = value
     values = read_yaml(config, fields) if config else {}
     from_presets: dict[str, Any] = {}
     for section, folder in presets.items():

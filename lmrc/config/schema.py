@@ -17,7 +17,9 @@ from lmrc.config.types import (
     RelationThreshold,
     RequestFields,
     SbatchOptions,
+    Seeds,
     ServerUrl,
+    Sweep,
     Threshold,
     VariableName,
 )
@@ -182,6 +184,7 @@ class ClusterOptions(Options):
     collective_timeout_minutes: float = Field(
         10.0, gt=0.0, description="timeout of collectives in minutes: a rank that waits longer for the others fails"
     )
+    group_readable: bool = Field(False, description="let your group read the run folder, even if your umask does not")
     setup: str = Field("", description="shell commands to run before Python, such as 'module load cuda'")
     sbatch: SbatchOptions = Field(
         {},
@@ -605,6 +608,39 @@ class ScoreConfig(Options):
     cluster: ClusterOptions = ClusterOptions()
 
 
+class SummaryConfig(Options):
+    """Options of the last step of a group of pipelines, which writes scores.json and the report of its members."""
+
+    run: RunOptions = RunOptions()
+    group: Path = Field(Path("runs/group.json"), description="file that lists the members")
+    train: Path = Field(Path("data/docred/train"), description="training corpus, for Ign F1")
+    ign_variant: IgnVariant | None = Field(None, description="data set that defines Ign F1; none: that of the corpus")
+    out: Path = Field(Path("runs"), description="folder of scores.json, report.html, tables/ and figures/")
+    cluster: ClusterOptions = ClusterOptions()
+
+
+class GroupOptions(Options):
+    """Seeds and sweeps: the pipeline is run once for each member of a group, and the members are scored together."""
+
+    seeds: Seeds = Field((), description="seeds, one member each; empty: run.seed alone")
+    sweep: Sweep = Field(
+        {},
+        description="values by option, one member each: 'rcp.train.learning_rate=1e-5,3e-5'; several options and seeds "
+        "make a grid",
+    )
+    at_once: Count | None = Field(None, description="maximum number of members that run at once; none: all")
+    against: str | None = Field(
+        None,
+        description="run, pipeline, member, or values of the sweep, that the members are compared with by a paired "
+        "bootstrap; none: no comparison",
+    )
+
+    @property
+    def is_given(self) -> bool:
+        """Return True if the pipeline has several members."""
+        return bool(self.seeds or self.sweep)
+
+
 class CrossfitOptions(Options):
     """Cross-fitting: a fusion is fitted on training documents that neither stage was trained on."""
 
@@ -625,6 +661,7 @@ class PipelineConfig(Options):
     data: PipelineData = PipelineData()
     ign_variant: IgnVariant | None = Field(None, description="data set that defines Ign F1; none: that of the corpus")
     crossfit: CrossfitOptions = CrossfitOptions()
+    group: GroupOptions = GroupOptions()
     rcp: RcpConfig = RcpConfig()
     propose: ProposeConfig = ProposeConfig()
     rc: RcConfig = RcConfig()

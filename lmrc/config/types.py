@@ -43,6 +43,33 @@ def _check_folds(folds: int) -> int:
     return folds
 
 
+def _check_seeds(seeds: tuple[int, ...]) -> tuple[int, ...]:
+    if len(set(seeds)) != len(seeds) or any(seed < 0 for seed in seeds):
+        raise ValueError("expected different seeds of 0 or more, such as 66,67,68")
+    return seeds
+
+
+def _split_values(sweep: object) -> object:
+    """Split the values of each option at commas. YAML may give them as a list."""
+    if not isinstance(sweep, Mapping):
+        return sweep
+    split: dict[str, tuple[str, ...]] = {}
+    for option, given in sweep.items():
+        values = given if isinstance(given, list | tuple) else str(given).split(",")
+        name = str(option).removeprefix("--").replace("-", "_")
+        if name in split:
+            raise ValueError(f"{name} is given twice, in two spellings: keep one of them")
+        split[name] = tuple(text for value in values if (text := str(value).strip()))
+        # The command line gives True for a name without "=", and None for one without a value.
+        if not split[name] or given is True or given is None:
+            raise ValueError(f"{option} has no values: expected some, such as rcp.train.learning_rate=1e-5,3e-5")
+    return split
+
+
+# Seeds of the members of a group of pipelines.
+Seeds = Annotated[tuple[int, ...], AfterValidator(_check_seeds)]
+# Values of the options that a group of pipelines is run with, by dotted name of the option.
+Sweep = Annotated[dict[str, tuple[str, ...]], BeforeValidator(_split_values)]
 # Folds of cross-fitting: none, or at least two.
 Folds = Annotated[int, AfterValidator(_check_folds)]
 # Threshold of triples by the relation head: a probability, or f1.

@@ -60,7 +60,7 @@ def without_effect(config: Options) -> dict[str, str]:
                 "it is read only for a model with a relation head, and rcp.train.relation_weight is 0"
             )
         if isinstance(config, PipelineConfig):
-            unread |= _unread_by_crossfit(config)
+            unread |= _unread_by_crossfit(config) | _unread_by_group(config)
         prompt = config.classify.prompt
         for name in prompt.model_fields_set - {"truncate"}:
             if getattr(prompt, name) != getattr(config.rc.prompt, name):
@@ -73,6 +73,12 @@ def _unread_by_crossfit(config: PipelineConfig) -> dict[str, str]:
     if not config.crossfit.folds:
         return {"crossfit.held_out": "it is read only with crossfit.folds of at least 2"}
     return {"classify.fusion": f"with crossfit.folds {config.crossfit.folds} the pipeline fits a fusion"}
+
+
+def _unread_by_group(config: PipelineConfig) -> dict[str, str]:
+    if config.group.is_given:
+        return {"run.seed": "group.seeds gives the seeds"} if config.group.seeds else {}
+    return dict.fromkeys(("group.at_once", "group.against"), "it is read only with --seeds or --sweep")
 
 
 def _unread_by_training(options: Training) -> dict[str, str]:

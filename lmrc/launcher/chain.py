@@ -17,9 +17,11 @@ from lmrc.config.schema import (
     RunOptions,
     ScoreConfig,
     SplitConfig,
+    SummaryConfig,
     TrainingData,
 )
 from lmrc.corpus.folds import HELD_OUT, TRAIN
+from lmrc.launcher.group.record import Group
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.stages import (
     BUILD,
@@ -47,16 +49,40 @@ ANSWERS = "classify-held-out"
 
 @dataclass(frozen=True)
 class Step:
-    """A stage of the pipeline with its config, and the names of the steps that it depends on."""
+    """A stage of the pipeline with its config, and the names of the steps that it depends on.
+
+    Attributes:
+        after: steps that must have finished.
+        when_ended: steps that must have ended, well or not.
+        member: member of a group that the step belongs to; empty for a single pipeline.
+        group: for the summary of a group, its members, which may change until it has run.
+    """
 
     stage: Stage
     config: StageConfig
     after: tuple[str, ...]
+    when_ended: tuple[str, ...] = ()
+    member: str = ""
+    group: Group | None = None
 
     @property
     def name(self) -> str:
-        """Return the name of the step and of its run folder."""
-        return self.config.run.name
+        """Return the name of the run folder, after that of the member."""
+        return f"{self.member}/{self.config.run.name}" if self.member else self.config.run.name
+
+    def result(self) -> dict[str, Any] | None:
+        """Return the content of DONE; None if the step has to run, as a summary that lacks a member has."""
+        result = self.folder.result()
+        if result is None or self.group is None:
+            return result
+        return result if result["group"] == self.group.fingerprint and not result["unfinished"] else None
+
+    def record_group(self) -> None:
+        """For a summary, write the list of members, and remove a result that lacks one of them."""
+        if isinstance(self.config, SummaryConfig) and self.group is not None:
+            self.group.write(self.config.group)
+            if self.result() is None:
+                (self.folder.path / "DONE").unlink(missing_ok=True)
 
     @property
     def outputs(self) -> tuple[Path, ...]:

@@ -1,24 +1,33 @@
 """The pipeline: all steps in one folder, as dependent SLURM jobs, or one after the other on this machine.
 
 Each step is a run of its own below runs/NAME/. The command can be repeated: finished steps are skipped, and new jobs
-depend on those that are already queued or running.
+depend on those that are already queued or running. With seeds or a sweep there is such a pipeline per member, below
+runs/NAME/MEMBER/, and a summary of all.
 """
 
 from __future__ import annotations
 
+import contextlib
+import json
+import logging
 import sys
-from collections.abc import Sequence
+import traceback
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from lmrc.common import threads
 from lmrc.common.check import Check, missing
-from lmrc.common.errors import RunError
-from lmrc.common.exit_codes import exit_status
+from lmrc.common.errors import ConfigError, RunError, UserError
+from lmrc.common.exit_codes import Failed, Interrupted, exit_status
 from lmrc.common.logging import set_up_logging, set_up_stage_logging
 from lmrc.config.loader import parse, split_flags, table
-from lmrc.config.schema import PipelineConfig
+from lmrc.config.schema import GroupOptions, PipelineConfig
 from lmrc.launcher.batch import with_recorded_batch_size
 from lmrc.launcher.chain import Step, is_on_slurm, steps
+from lmrc.launcher.group.members import group_of, group_steps, members_of
+from lmrc.launcher.group.record import Group
 from lmrc.launcher.launch import ALIASES, PRESETS, launch, with_run_name
 from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.preflight import examine, refuse, show_checks
@@ -26,22 +35,61 @@ from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.submit import active_jobs, submit
 from lmrc.runs.run_folder import RunFolder
 
+logger = logging.getLogger(__name__)
+
 # `rcp: redocred` stands for configs/rcp/redocred.yaml, so that a pipeline config does not repeat its stages' options.
 PARTS = {"cluster": PRESETS, **{part: PRESETS.parent / part for part in ("rcp", "rc")}}
-FLAGS = ("--dry-run",)
+FLAGS = ("--dry-run", "--json")
+SHORT = ALIASES | {name.replace("_", "-"): f"group.{name}" for name in GroupOptions.model_fields}
 
 
 def read_pipeline(arguments: Sequence[str]) -> PipelineConfig:
     """Return the pipeline's config from the command line."""
-    config, file = parse(PipelineConfig, arguments, ALIASES, PARTS, FLAGS)
+    config, file = parse(PipelineConfig, arguments, SHORT, PARTS, FLAGS)
     return config.model_copy(update={"run": with_run_name(config.run, "pipeline", file)})
 
 
-def run_here(chain: Sequence[Step]) -> None:
-    """Run the unfinished steps on this machine, in order."""
+def read_group(arguments: Sequence[str], config: PipelineConfig) -> tuple[list[Step], Group]:
+    """Return the steps of all members of a group, and the list of its members.
+
+    Raises:
+        ConfigError: an option cannot be swept, is given besides, or does not fit the others.
+    """
+    given = {word[2:].partition("=")[0].replace("-", "_") for word in arguments if word.startswith("--")}
+    if twice := sorted(given & config.group.sweep.keys()):
+        raise ConfigError(f"--{twice[0]} is given besides --sweep {twice[0]}: leave one of them out")
+    members = members_of(config, lambda more: read_pipeline([*arguments, *more]))
+    group = group_of(config, members)
+    return group_steps(config, members, group), group
+
+
+def run_here(chain: Sequence[Step]) -> dict[str, str]:
+    """Run the unfinished steps on this machine, in order.
+
+    Returns:
+        The members of a group that failed, with the cause. Their other steps are left out.
+
+    Raises:
+        Exception: a step outside of a member failed.
+    """
     check_pipeline(chain)
+    failed: dict[str, str] = {}
     for step in chain:
-        launch(step.stage, step.config)
+        if step.member in failed:
+            continue
+        step.record_group()
+        try:
+            launch(step.stage, step.config)
+        except Interrupted:
+            raise
+        except Exception as error:
+            if not step.member:
+                raise
+            if not isinstance(error, (UserError, Failed)):
+                traceback.print_exception(error)
+            failed[step.member] = f"{step.config.run.name}: {error}"
+            logger.error("%s failed, and its later steps are left out: %s", step.name, error)
+    return failed
 
 
 def check_pipeline(chain: Sequence[Step], dry: bool = False) -> dict[str, LaunchPlan]:
@@ -56,9 +104,10 @@ def check_pipeline(chain: Sequence[Step], dry: bool = False) -> dict[str, Launch
     plans: dict[str, LaunchPlan] = {}
     reasons: list[Check] = []
     outputs: set[Path] = set()
+    seen: set[tuple[str, str]] = set()
     for step in chain:
         outputs |= set(step.outputs)
-        if step.folder.result() is not None or _active(step):
+        if step.result() is not None or _active(step):
             continue
         plan, checks = examine(step.stage, step.config, frozenset(outputs - set(step.outputs)))
         if plan is not None:
@@ -66,7 +115,11 @@ def check_pipeline(chain: Sequence[Step], dry: bool = False) -> dict[str, Launch
         for check in checks:
             if check.level == "missing":
                 reasons.append(missing(f"{step.name}: {check.what}", check.remedy))
-        shown = [check for check in checks if check.level == "warning" or dry or is_slurm(plan)]
+        # The members of a group have most checks in common.
+        texts = [(step.config.run.name, str(check).replace(f"/{step.member}/", "/")) for check in checks]
+        own = [check for check, text in zip(checks, texts, strict=True) if text not in seen]
+        seen.update(texts)
+        shown = [check for check in own if check.level == "warning" or dry or is_slurm(plan)]
         if shown:
             print(f"{step.name}:", flush=True)
             show_checks(shown)
@@ -101,7 +154,44 @@ def _active(step: Step) -> list[slurm.SlurmJob]:
         ) from None
 
 
-def run_on_slurm(chain: Sequence[Step], dry: bool = False) -> None:
+@dataclass(frozen=True)
+class StepState:
+    """The state of a step after a command, as `--json` prints it.
+
+    Attributes:
+        state: done, queued, running, submitted, failed, waiting (for a failed step), or with --dry-run: would be
+            submitted, would run.
+        jobs: SLURM job ids.
+        after: SLURM dependencies, or with --dry-run the steps that it waits for.
+    """
+
+    step: Step
+    state: str
+    jobs: tuple[str, ...] = ()
+    after: tuple[str, ...] = ()
+    where: str = ""
+
+    def __str__(self) -> str:
+        to = f" to {self.where}" if self.state == "would be submitted" else ""
+        jobs = f" as job {', '.join(self.jobs)}" if self.jobs else ""
+        before = list(dict.fromkeys(job.rpartition(":")[2] for job in self.after))
+        after = f" after {', '.join(before)}" if before and self.state.endswith("submitted") else ""
+        return f"{self.state}{to}{jobs}{after}"
+
+    def as_json(self) -> dict[str, Any]:
+        """Return the fields with the names of the step and its member."""
+        return {
+            "member": self.step.member or None,
+            "step": self.step.config.run.name,
+            "run": str(self.step.folder.path),
+            "state": self.state,
+            "jobs": list(self.jobs),
+            "after": list(self.after),
+            "where": self.where or None,
+        }
+
+
+def run_on_slurm(chain: Sequence[Step], dry: bool = False) -> list[StepState]:
     """Submit the unfinished steps and print one line per step. With `dry` only print.
 
     Raises:
@@ -109,45 +199,59 @@ def run_on_slurm(chain: Sequence[Step], dry: bool = False) -> None:
         RunError: a step was run or submitted with other options, or SLURM refuses or does not answer.
     """
     plans = check_pipeline(chain, dry)
-    dependencies: dict[str, list[str]] = {}
+    states: dict[str, StepState] = {}
     width = name_width(chain)
     for step in chain:
-        before = [job for name in step.after for job in dependencies[name]]
-        dependencies[step.name], line = _advance(step, plans.get(step.name), before, dry)
-        print(f"{step.name:<{width}} {line}", flush=True)
+        finished = [f"{_kind(states[name].step)}:{job}" for name in step.after for job in _waited_for(states[name])]
+        ended = [f"afterany:{job}" for name in step.when_ended for job in _waited_for(states[name])]
+        state = _advance(step, plans.get(step.name), [*finished, *ended], dry)
+        states[step.name] = state
+        print(f"{step.name:<{width}} {state}", flush=True)
+    return list(states.values())
 
 
-def _advance(step: Step, plan: LaunchPlan | None, before: list[str], dry: bool) -> tuple[list[str], str]:
+def _kind(step: Step) -> str:
+    """Return how a later step depends on this one."""
+    # A failed worker does not matter if the others finished its work; the next job checks its inputs when it starts.
+    return "afterok" if step.stage.infer is None else "afterany"
+
+
+def _waited_for(state: StepState) -> tuple[str, ...]:
+    """Return the jobs that later steps depend on, or the name of the step if it would be submitted."""
+    return (state.step.name,) if state.state == "would be submitted" else state.jobs
+
+
+def _advance(step: Step, plan: LaunchPlan | None, before: list[str], dry: bool) -> StepState:
     """Submit a step unless it is finished, queued or running.
 
-    Returns:
-        The sbatch dependencies for the steps after it (such as afterok:12), and the text for the user.
+    Args:
+        before: the sbatch dependencies of the step, such as afterok:12.
     """
     folder = step.folder
-    # A failed worker does not matter if the others finished its work; the next job checks its inputs when it starts.
-    kind = "afterok" if step.stage.infer is None else "afterany"
-    if folder.result() is not None:
+    if not dry:
+        step.record_group()
+    if step.result() is not None:
         folder.check(with_recorded_batch_size(step.config))
-        return [], "done"
+        return StepState(step, "done")
     active = _active(step)
     if active:
+        folder.check_owner()
         folder.check(with_recorded_batch_size(step.config))
-        jobs = list(dict.fromkeys(job.id.partition("_")[0] for job in active))
+        jobs = tuple(dict.fromkeys(job.id.partition("_")[0] for job in active))
         waits = all(job.state == "PENDING" for job in active)
         if waits and before and not dry:
             _set_dependencies(step, jobs, before)
-        return [f"{kind}:{job}" for job in jobs], f"{'queued' if waits else 'running'} as job {', '.join(jobs)}"
-    after = f" after {', '.join(job.partition(':')[2] for job in before)}" if before else ""
+        return StepState(step, "queued" if waits else "running", jobs, tuple(before) if waits else ())
     if plan is None:  # its jobs have ended since the pre-flight
         plan = plan_launch(step.stage, step.config)
     if dry:
-        return [f"{kind}:{step.name}"], f"would be submitted to {plan.description}{after}"
+        return StepState(step, "would be submitted", (), tuple(before), plan.description)
     folder.prepare(plan.config, plan.batch)
-    jobs = submit(step.stage, plan.config, before)
-    return [f"{kind}:{job}" for job in jobs], f"submitted as job {', '.join(jobs)}{after}"
+    jobs = tuple(submit(step.stage, plan.config, before))
+    return StepState(step, "submitted", jobs, tuple(before), plan.description)
 
 
-def _set_dependencies(step: Step, jobs: list[str], before: list[str]) -> None:
+def _set_dependencies(step: Step, jobs: Sequence[str], before: list[str]) -> None:
     """Update the dependencies of a queued step, because a step before it may have been submitted again."""
     try:
         for job in jobs:
@@ -156,24 +260,72 @@ def _set_dependencies(step: Step, jobs: list[str], before: list[str]) -> None:
         raise RunError(f"cannot set the dependencies of {step.name}: {error}; repeat the command") from None
 
 
-def _run_or_print(config: PipelineConfig, dry: bool) -> None:
-    chain, home = steps(config), RunFolder.of(config.run).path
-    if is_on_slurm(config):
-        run_on_slurm(chain, dry)
-    elif dry:
-        check_pipeline(chain, dry)
-        width = name_width(chain)
-        for step in chain:
-            print(f"{step.name:<{width}} {'done' if step.folder.result() is not None else 'would run here'}")
-    else:
-        set_up_stage_logging(config.run.verbose)
-        run_here(chain)
-    if not dry:
-        finished = all(step.folder.result() is not None for step in chain)
-        print(
-            f"Report: {home / 'report.html'}"
-            if finished
-            else f"See lmrc status {home}; repeat the command to continue."
+def _states_here(chain: Sequence[Step], dry: bool, failed: Mapping[str, str]) -> list[StepState]:
+    """Return the states of the steps on this machine, after they ran or before."""
+    states = []
+    for step in chain:
+        reason = failed.get(step.member, "")
+        if step.result() is not None:
+            state = "done"
+        elif dry:
+            state = "would run here"
+        else:
+            state = "failed" if reason.startswith(f"{step.config.run.name}: ") else "waiting"
+        states.append(StepState(step, state))
+    return states
+
+
+def _run_or_print(arguments: Sequence[str], dry: bool, as_json: bool) -> None:
+    """Run, submit or list the steps.
+
+    Args:
+        as_json: print only an object with the steps to stdout, and everything else to stderr.
+
+    Raises:
+        Failed: members of a group have failed on this machine.
+    """
+    with contextlib.redirect_stdout(sys.stderr) if as_json else contextlib.nullcontext():
+        config = read_pipeline(arguments)
+        home, on_slurm = RunFolder.of(config.run).path, is_on_slurm(config)
+        group: Group | None = None
+        if config.group.is_given:
+            chain, group = read_group(arguments, config)
+        else:
+            chain = steps(config)
+        failed: dict[str, str] = {}
+        if on_slurm:
+            states = run_on_slurm(chain, dry)
+        else:
+            if dry:
+                check_pipeline(chain, dry)
+            else:
+                set_up_stage_logging(config.run.verbose)
+                failed = run_here(chain)
+            states = _states_here(chain, dry, failed)
+            width = name_width(chain)
+            for state in states if dry else ():
+                print(f"{state.step.name:<{width}} {state}")
+        finished = all(step.result() is not None for step in chain)
+        if finished and not dry:
+            print(f"Report: {home / 'report.html'}")
+        elif not dry:
+            print(f"See lmrc status {home}; repeat the command to continue.")
+    if as_json:
+        content = {
+            "run": str(home),
+            "where": "slurm" if on_slurm else "here",
+            "dry_run": dry,
+            "finished": finished,
+            "group": None if group is None else group.as_json(),
+            "failed": failed,
+            "steps": [state.as_json() for state in states],
+        }
+        print(json.dumps(content, indent=1))
+    if failed and group is not None:
+        reasons = "; ".join(f"{name}: {why}" for name, why in failed.items())
+        raise Failed(
+            f"{len(group.members) - len(failed)} of {len(group.members)} members are finished, not {reasons}. "
+            "Repeat the command to run the others again"
         )
 
 
@@ -187,11 +339,14 @@ def main(arguments: Sequence[str] | None = None, program: str = "python launch/p
     set_up_logging("stderr")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words:
-        print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run] [--verbose]")
-        short = ", ".join(f"--{name}" for name in ALIASES)
+        print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run] [--json] [--verbose]")
+        short = ", ".join(f"--{name}" for name in SHORT)
         print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
         print("cluster.* sets all steps; STEP.cluster.* overrides it for a step, cpu_job.* for those without GPUs.\n")
+        print(
+            "--seeds 66,67,68 and --sweep rcp.train.learning_rate=1e-5,3e-5 run the pipeline once per seed and value.\n"
+        )
         print(table(PipelineConfig))
         return 0
     flags, options = split_flags(words, FLAGS)
-    return exit_status(lambda: _run_or_print(read_pipeline(options), dry="--dry-run" in flags))
+    return exit_status(lambda: _run_or_print(options, dry="--dry-run" in flags, as_json="--json" in flags))

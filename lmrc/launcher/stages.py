@@ -22,6 +22,7 @@ from lmrc.config.schema import (
     RcpConfig,
     ScoreConfig,
     SplitConfig,
+    SummaryConfig,
 )
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus
@@ -47,6 +48,7 @@ StageConfig = (
     | JoinConfig
     | FitConfig
     | ScoreConfig
+    | SummaryConfig
 )
 
 # Folders and files in the run folders of split, join and fit.
@@ -155,6 +157,12 @@ def _check_score(config: ScoreConfig) -> None:
     Corpus.open(config.train)
     if not (config.classify / "predictions.json").is_file():
         raise UserError(f"{config.classify} has no predictions.json: finish launch/classify.py there first")
+
+
+def _check_summary(config: SummaryConfig) -> None:
+    if not config.group.is_file():
+        raise UserError(f"{config.group} does not list the members of the group: repeat the command of the pipeline")
+    Corpus.open(config.train)
 
 
 def quieten() -> None:
@@ -284,13 +292,20 @@ def _score(config: ScoreConfig) -> dict[str, Any]:
     return {"f1": run.scores.all.f1, "ign_f1": run.scores.ign_f1, "report": str(page_of(config.out))}
 
 
+def _summary(config: SummaryConfig) -> dict[str, Any]:
+    from lmrc.launcher.group.summary import summarize
+
+    return summarize(config)
+
+
 BUILD = Stage("build", BuildConfig, _check_build, run=_build)
 SPLIT = Stage("split", SplitConfig, _check_split, run=_split)
 JOIN = Stage("join", JoinConfig, _check_join, run=_join)
 FIT = Stage("fit", FitConfig, _check_fit, run=_fit)
 SCORE = Stage("score", ScoreConfig, _check_score, run=_score)
+SUMMARY = Stage("summary", SummaryConfig, _check_summary, run=_summary)
 RCP = Stage("rcp", RcpConfig, _check_training, train=_train_rcp)
 RC = Stage("rc", RcConfig, _check_training, train=_train_rc)
 PROPOSE = Stage("propose", ProposeConfig, _check_propose, infer=_propose)
 CLASSIFY = Stage("classify", ClassifyConfig, _check_classify, infer=_classify)
-STAGES = {stage.name: stage for stage in (BUILD, SPLIT, RCP, JOIN, RC, PROPOSE, CLASSIFY, FIT, SCORE)}
+STAGES = {stage.name: stage for stage in (BUILD, SPLIT, RCP, JOIN, RC, PROPOSE, CLASSIFY, FIT, SCORE, SUMMARY)}

@@ -257,22 +257,3 @@ def _submissions(units: Units) -> set[str]:
             if process is not None and process.submission:
                 submissions.add(process.submission)
     return submissions
-
-
-@dataclass(frozen=True)
-class FailureRecord:
-    """A failure recorded by a process in log/failures/JOB-RESTART-PROCESS.json."""
-
-    job: str
-    restart: int
-    time: float
-
-
-def newest_failure(folder: Path) -> FailureRecord | None:
-    """Return the newest recorded failure; None if there is none."""
-    records = []
-    for path in (folder / "log" / "failures").glob("*-*-*.json"):
-        with contextlib.suppress(OSError, ValueError):
-            job, restart, _ = path.stem.rsplit("-", 2)
-            records.append(FailureRecord(job, int(restart), path.stat().st_mtime))
-    return max(records, key=lambda record: record.time, default=None)

@@ -18,7 +18,6 @@ from lmrc.monitor.run_state import (
     InferenceProgress,
     Progress,
     inference_progress,
-    newest_failure,
     read_config,
     result,
     stage_of,
@@ -26,7 +25,7 @@ from lmrc.monitor.run_state import (
 )
 from lmrc.monitor.slurm_queue import Queue, ask_queue, slurm_id
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, attempt_outcome
+from lmrc.runs.failures import Attempt, attempt_outcome, newest_failure
 from lmrc.runs.lease import Holder, holder
 
 RESUMES = "the same command resumes it"
@@ -40,7 +39,7 @@ class Status(Progress):
     """The state of a run, as printed by `lmrc status --json`. Unknown values are null; times are UTC.
 
     Attributes:
-        kind: rcp, rc, propose, classify, build, split, join, fit, score, demo, or run.
+        kind: rcp, rc, propose, classify, build, split, join, fit, score, summary, demo, or run.
         state: queued, running, done, failed, cancelled, stopped (saved and ended after a signal), dead (unfinished,
             without a job or process), unknown (SLURM does not answer), or new.
         detail: SLURM's reason, the cause of a failure, or what to do.

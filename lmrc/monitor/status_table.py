@@ -1,19 +1,15 @@
-"""The output of `lmrc status`: a table of runs, or the details of one run."""
+"""The plain text of `lmrc status`: a table of runs, or the details of one run."""
 
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import Any
 
-import click
 from tabulate import tabulate
 
-from lmrc.monitor.run_state import find_runs
-from lmrc.monitor.status import Status, run_statuses
+from lmrc.monitor.status import Status
 
 WIDTH = 120
 HEADINGS = ("run", "stage", "state", "progress", "loss", "speed", "left", "best", "")
@@ -67,7 +63,7 @@ def _job(status: Status) -> str:
     return f"job {status.job}" if status.job and not status.job.startswith("local-") else ""
 
 
-def _progress(status: Status) -> str:
+def progress_text(status: Status) -> str:
     if status.units is not None:
         failed = f", {status.units['failed']} failed" if status.units["failed"] else ""
         return f"{status.units['done']}/{status.units['total']} units{failed}"
@@ -76,15 +72,15 @@ def _progress(status: Status) -> str:
     return f"{status.step}" if status.total is None else f"{status.step}/{status.total}"
 
 
-def _speed(status: Status) -> str:
+def speed_text(status: Status) -> str:
     return "" if status.per_second is None else f"{status.per_second:.3g} {status.unit}/s"
 
 
-def _best(status: Status) -> str:
+def best_text(status: Status) -> str:
     return "" if status.best is None else f"{status.metric} {status.best:.2f}"
 
 
-def _note(status: Status) -> str:
+def note_text(status: Status) -> str:
     """Return the last column of the table: where the run is running, or how it ended."""
     where = " on ".join(part for part in (_job(status), status.nodes or "") if part)
     parts = [where, status.detail] if status.state in ("running", "queued") else [status.detail]
@@ -97,23 +93,23 @@ def format_table(statuses: Sequence[Status]) -> str:
     for status in statuses:
         loss = "" if status.loss is None or status.state == "done" else f"{status.loss:.3f}"
         left = "" if status.seconds_left is None else duration(status.seconds_left)
-        progress, speed, best, note = _progress(status), _speed(status), _best(status), _one_line(_note(status))
-        rows.append((status.run, status.kind, status.state, progress, loss, speed, left, best, note))
+        shown = (progress_text(status), loss, speed_text(status), left, best_text(status), one_line(note_text(status)))
+        rows.append((status.run, status.kind, status.state, *shown))
     columns = [
-        [_cut(cell, MAX_COLUMN_WIDTH.get(heading, WIDTH), heading == "run") for cell in column]
+        [cut(cell, MAX_COLUMN_WIDTH.get(heading, WIDTH), heading == "run") for cell in column]
         for heading, *cells in zip(*rows, strict=True)
         if any(cells)
         for column in ([heading, *cells],)
     ]
     text = tabulate(zip(*columns, strict=True), tablefmt="plain", disable_numparse=True)
-    return "\n".join(_cut(line.rstrip(), WIDTH) for line in text.splitlines())
+    return "\n".join(cut(line.rstrip(), WIDTH) for line in text.splitlines())
 
 
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
     return " ".join(text.split())
 
 
-def _cut(text: str, width: int, keep_end: bool = False) -> str:
+def cut(text: str, width: int, keep_end: bool = False) -> str:
     if len(text) <= width:
         return text
     return f"…{text[1 - width :]}" if keep_end else f"{text[: width - 1]}…"
@@ -121,6 +117,14 @@ def _cut(text: str, width: int, keep_end: bool = False) -> str:
 
 def format_details(status: Status) -> str:
     """Return all details of one run, several lines."""
+    lines = [f"{status.run} ({status.kind})"]
+    for name, text in detail_rows(status):
+        lines += [f"{name if not index else '':<12}{line}" for index, line in enumerate(text.splitlines())]
+    return "\n".join(lines)
+
+
+def detail_rows(status: Status) -> list[tuple[str, str]]:
+    """Return the details of a run by name, each of one or more lines; an empty text has nothing to show."""
     state = status.state
     interruptions = _interruptions(status)
     rows = [
@@ -132,22 +136,19 @@ def format_details(status: Status) -> str:
     where = " on ".join(part for part in (_job(status), status.nodes or "") if part)
     if state in ("running", "queued"):
         rows.append(("where", where + (f", since {moment(status.since)}" if status.since else "")))
-    progress = [_progress(status) + ("" if status.epoch is None else f" (epoch {status.epoch + 1})")]
+    progress = [progress_text(status) + ("" if status.epoch is None else f" (epoch {status.epoch + 1})")]
     progress += [] if status.loss is None else [f"loss {status.loss:.4f}"]
-    progress += [_speed(status)] if status.per_second is not None else []
+    progress += [speed_text(status)] if status.per_second is not None else []
     progress += [] if status.seconds_left is None else [f"{duration(status.seconds_left)} left"]
     rows.append(("units" if status.units else "step", ", ".join(part for part in progress if part)))
-    rows.append(("best", _best(status) + (f" at step {status.best_step}" if status.best_step is not None else "")))
+    rows.append(("best", best_text(status) + (f" at step {status.best_step}" if status.best_step is not None else "")))
     rows.append(("result", json.dumps(status.result) if status.result else ""))
     rows.append(("failed", "\n".join(status.failures)))
     rows.append(("last error", status.error or "" if status.error != status.detail else ""))
     rows.append(("jobs", "\n".join(_job_lines(status.jobs))))
     rows.append(("events", "\n".join(f"{moment(event['time'])}  {_event(event)}" for event in status.events)))
     rows.append(("logs", status.log or (f"{status.run}/log" if status.events else "")))
-    lines = [f"{status.run} ({status.kind})"]
-    for name, text in rows:
-        lines += [f"{name if not index else '':<12}{line}" for index, line in enumerate(text.splitlines())]
-    return "\n".join(lines)
+    return rows
 
 
 def _detail(status: Status) -> str:
@@ -175,7 +176,7 @@ def _event(event: dict[str, Any]) -> str:
     """Return an event of the history as text."""
     job = str(event.get("job") or "")
     name = f"process {job.removeprefix('local-')}" if job.startswith("local-") else f"job {job}"
-    cause = _one_line(str(event.get("cause") or ""))
+    cause = one_line(str(event.get("cause") or ""))
     if event["event"] == "submitted":
         return f"submitted as {name}"
     if event["event"] == "started":
@@ -186,36 +187,3 @@ def _event(event: dict[str, Any]) -> str:
         return f"{name} requeued"
     step = f" (saved up to step {event['step']})" if event.get("step") is not None else ""
     return f"{event['event']}{f': {cause}' if cause else ''}{step}"
-
-
-def show(runs: Sequence[Path], as_json: bool = False, clear: bool = False) -> None:
-    """Print the state of these runs, or of all runs.
-
-    Raises:
-        RunError: a folder contains no run.
-    """
-    statuses, remarks = run_statuses(find_runs(runs))
-    if clear:
-        click.clear()  # only now, so that the screen is not blank while SLURM answers
-    if as_json:
-        click.echo(json.dumps([status.as_json() for status in statuses], indent=1))
-        for remark in remarks:
-            click.echo(remark, err=True)
-        return
-    for remark in remarks:
-        click.echo(remark)
-    if not statuses:
-        click.echo("no runs in runs/ yet: start one with lmrc demo or launch/rcp.py, or give the folder of a run")
-    else:
-        click.echo(format_details(statuses[0]) if len(statuses) == 1 else format_table(statuses))
-
-
-def watch_runs(runs: Sequence[Path], seconds: float) -> None:
-    """Print the state every `seconds` seconds until Ctrl-C."""
-    try:
-        while True:
-            show(runs, clear=True)
-            click.echo(f"\n{datetime.now(timezone.utc):%H:%M:%S} UTC, every {seconds:g} s; Ctrl-C ends only this view")
-            time.sleep(seconds)
-    except KeyboardInterrupt:
-        click.echo()

@@ -26,7 +26,9 @@ _HARDWARE_ERROR = re.compile(
 )
 # Errors that a process group raises although no other rank is lost.
 _LOCAL_ERROR = re.compile(
-    r"out of memory|unhandled cuda error|invalid usage|invalid argument|duplicate GPU|no space left", re.IGNORECASE
+    r"out of memory|unhandled cuda error|invalid usage|invalid argument|duplicate GPU|no space left"
+    r"|quota exceeded",
+    re.IGNORECASE,
 )
 # gloo raises a plain RuntimeError, which only its message identifies.
 _LOST_PEER = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
@@ -208,6 +210,25 @@ def attempt_outcome(folder: Path, attempt: Attempt) -> AttemptOutcome:
             f"{', '.join(silent)} went silent (killed, or its node is gone), as {observer} noticed", lost_peer=True
         )
     return AttemptOutcome(str(failures[0]), lost_peer=True)
+
+
+@dataclass(frozen=True)
+class FailureRecord:
+    """A failure recorded by a process in log/failures/JOB-RESTART-PROCESS.json."""
+
+    job: str
+    restart: int
+    time: float
+
+
+def newest_failure(folder: Path) -> FailureRecord | None:
+    """Return the newest recorded failure; None if there is none."""
+    records = []
+    for path in _reports(folder).glob("*-*-*.json"):
+        with contextlib.suppress(OSError, ValueError):
+            job, restart, _ = path.stem.rsplit("-", 2)
+            records.append(FailureRecord(job, int(restart), path.stat().st_mtime))
+    return max(records, key=lambda record: record.time, default=None)
 
 
 def _read_reports(folder: Path, attempt: Attempt) -> list[tuple[int, Failure]]:

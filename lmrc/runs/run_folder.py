@@ -16,11 +16,20 @@ import yaml
 from pydantic import ValidationError
 
 from lmrc.common.atomic_io import write_atomically
-from lmrc.common.environment import environment
+from lmrc.common.environment import environment, user_name
 from lmrc.common.errors import RunError
 from lmrc.config.aliases import with_current_names
 from lmrc.config.loader import READERS, options_of
-from lmrc.config.schema import BuildConfig, FitConfig, JoinConfig, Options, RunOptions, ScoreConfig, SplitConfig
+from lmrc.config.schema import (
+    BuildConfig,
+    FitConfig,
+    JoinConfig,
+    Options,
+    RunOptions,
+    ScoreConfig,
+    SplitConfig,
+    SummaryConfig,
+)
 from lmrc.config.unused import is_among, without_effect
 from lmrc.runs.shared_fs import Files
 
@@ -46,13 +55,17 @@ def _is_path(kind: Any) -> bool:
     return kind is Path or any(_is_path(part) for part in typing.get_args(kind))
 
 
+_STEPS = (BuildConfig, SplitConfig, JoinConfig, FitConfig, ScoreConfig, SummaryConfig)
 # Dotted names of the options that are paths, of those that map names to paths, and of those that are a model's name
 # or its folder.
-_TREES: tuple[type[Options], ...] = (*READERS.values(), BuildConfig, SplitConfig, JoinConfig, FitConfig, ScoreConfig)
+_TREES: tuple[type[Options], ...] = (*READERS.values(), *_STEPS)
 _FIELDS = [option for tree in _TREES for option in options_of(tree)]
 PATHS = frozenset(name for name, field in _FIELDS if _is_path(field.annotation))
 MAPPINGS = frozenset(name for name, field in _FIELDS if name in PATHS and typing.get_origin(field.annotation) is dict)
 MODELS = frozenset(name for name, _ in _FIELDS if name.rpartition(".")[2] in ("base", "encoder"))
+
+# Bits of the umask that keep the group from reading files and entering folders.
+GROUP_MAY_READ = 0o050
 
 # Entries of a run folder that exist before its first result.
 NOT_RESULTS = ("config.yaml", "environment.json", "log", "code", "lease")
@@ -107,13 +120,18 @@ class RunFolder:
     def prepare(self, config: Options, note: str = "") -> bool:
         """Create the folder, or check the one that exists. Return True if there is a run to resume.
 
+        With `cluster.group_readable` this process and those that it starts let the group read all that they write.
+
         Args:
             config: the options, which are written to config.yaml.
             note: comment at the top of config.yaml.
 
         Raises:
-            RunError: the run was started with another config, or the folder cannot be written.
+            RunError: the run was started with another config or by another user, or the folder cannot be written.
         """
+        self.check_owner()
+        if getattr(getattr(config, "cluster", None), "group_readable", False):
+            os.umask(os.umask(0o077) & ~GROUP_MAY_READ)
         path = self.path / "config.yaml"
         if path.exists() and self.has_begun():
             self.check(config)
@@ -129,6 +147,42 @@ class RunFolder:
         head = f"# {note}\n" if note else ""
         write_atomically(path, head + yaml.safe_dump(resolved(config), sort_keys=False))
         return False
+
+    def check_owner(self) -> None:
+        """Check that no other user has begun the run, whose files would then have two owners.
+
+        A user is another one if both number and recorded name differ: a container may change the number, and an NFS
+        server without names the owner of files.
+
+        Raises:
+            RunError: another user has. The message says who.
+        """
+        try:
+            number = (self.path / "config.yaml").stat().st_uid
+            recorded = self._recorded_user()
+        except FileNotFoundError:
+            return
+        except PermissionError as error:
+            raise RunError(
+                f"{self.path} cannot be read ({error.strerror}): it is another user's, or in a folder of one; choose "
+                "another --run.folder"
+            ) from None
+        if number == os.geteuid() or recorded == user_name():
+            return
+        # Runs of older versions record no user.
+        if recorded is not None or not os.access(self.path, os.W_OK):
+            owner = recorded or user_name(number)
+            raise RunError(
+                f"{self.path} was begun by {owner}, and you are {user_name()}: ask {owner} to resume it, or begin your "
+                "own under another --run name or --run.folder"
+            )
+
+    def _recorded_user(self) -> str | None:
+        """Return the user who began the run; None if it is not recorded."""
+        try:
+            return str(json.loads((self.path / "environment.json").read_text())["user"])
+        except (FileNotFoundError, ValueError, TypeError, KeyError):
+            return None
 
     def has_begun(self) -> bool:
         """Return True if there is something to resume. Before that, the run may be started with other options."""

@@ -29,6 +29,7 @@ RUN_KINDS = (
     RunKind("split", "a split step", "held_out"),
     RunKind("join", "a join step", "proposed"),
     RunKind("fit", "a fit step", "answers"),
+    RunKind("summary", "a summary of a group of pipelines", "group"),
     RunKind("score", "a score step", "trained"),
     RunKind("rc", "a training of RC", "lora"),
     RunKind("classify", "a run of classify", "decode"),

@@ -163,6 +163,23 @@ def test_several_seeds_give_mean_and_standard_deviation(gold: Path, capsys: Capt
     assert shown[-1] == (f"F1 {statistics.mean(f1):.2f} ± {statistics.stdev(f1):.2f}, mean and standard deviation of 3")
 
 
+def test_json_is_printed_or_written(gold: Path, capsys: Capture) -> None:
+    one, other, out = make_run(gold, "one", 0.4), make_run(gold, "other", 0.9), gold.parent / "scores.json"
+    for words in (["score", one], ["score", one, other], ["compare", one, other]):
+        table = lines(capsys, *words, "--json", out)
+        written = json.loads(out.read_text())
+        assert table[-1].startswith("F1 ")
+        # Nothing but JSON is printed.
+        assert json.loads("\n".join(lines(capsys, *words, "--json"))) == written
+        assert json.loads("\n".join(lines(capsys, words[0], "--json", "-", *words[1:]))) == written
+    submission = ["--submission", gold.parent / "result.zip", "--json"]
+    assert json.loads("\n".join(lines(capsys, "score", one, "--gold", gold, *submission)))["f1"] > 0
+    assert main(["score", str(one), *map(str, submission)]) == 2
+    assert "--json needs scores" in capsys.readouterr().err
+    assert main(["score", "--json", str(one)]) == 2
+    assert f"--json {one} is a folder: to print JSON give --json last, or --json -" in capsys.readouterr().err
+
+
 def test_remarks_on_one_of_several_name_it(gold: Path, capsys: Capture) -> None:
     one, other = write_guesses(gold, "one.json", 0.6, 1), write_guesses(gold, "other.json", 0.6, 2)
     rows = json.loads(other.read_text())

@@ -14,17 +14,18 @@ from lmrc.common.errors import RunError
 @pytest.mark.parametrize(
     "write", [write_atomically, lambda path, text: write_bytes(path, text.encode())], ids=["text", "bytes"]
 )
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT], ids=["disk", "quota"])
 def test_a_full_disk_keeps_the_old_file(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, str], None]
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, write: Callable[[Path, str], None], code: int
 ) -> None:
     path = tmp_path / "new folder" / "file"
     write(path, "before")
 
     def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(code, os.strerror(code))
 
     monkeypatch.setattr(os, "fsync", full)
-    with pytest.raises(RunError, match="No space left on device; free space"):
+    with pytest.raises(RunError, match=f"{os.strerror(code)}; free space"):
         write(path, "after")
     assert path.read_text() == "before"
     assert list(path.parent.iterdir()) == [path]

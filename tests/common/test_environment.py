@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from importlib.metadata import version
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from lmrc.common import environment as module
-from lmrc.common.environment import environment
+from lmrc.common.environment import environment, user_name
 
 
 def git(folder: Path, *arguments: str) -> str:
@@ -41,6 +42,14 @@ def test_it_is_json_and_describes_the_machine(monkeypatch: pytest.MonkeyPatch) -
     assert recorded["cpus"] >= 1
     assert recorded["threads"] == torch.get_num_threads()
     assert recorded["host"] and recorded["platform"]
+
+
+def test_names_of_users(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert user_name(0) == "root"
+    assert environment()["user"] == user_name() == user_name(os.geteuid())
+    # A container without an entry for the user.
+    monkeypatch.setattr(os, "geteuid", lambda: 987654)
+    assert user_name() == "user 987654"
 
 
 def test_memory_is_in_bytes() -> None:

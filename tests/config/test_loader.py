@@ -153,6 +153,14 @@ def test_every_preset_is_valid(name: str) -> None:
     assert config.cluster != RcpConfig().cluster
 
 
+def test_a_mapping_may_be_given_in_parts() -> None:
+    given = ["--cluster.sbatch", "reservation=maint", "--cluster.sbatch", "licenses=x:2 exclusive"]
+    config, _ = parse(RcpConfig, given, ALIASES)
+    assert config.cluster.sbatch == {"reservation": "maint", "licenses": "x:2", "exclusive": True}
+    with pytest.raises(ConfigError, match=r"--cluster\.sbatch gives reservation twice"):
+        parse(RcpConfig, [*given, "--cluster.sbatch", "reservation=other"], ALIASES)
+
+
 def test_options_of_a_section_override_its_preset(tmp_path: Path) -> None:
     (tmp_path / "site.yaml").write_text("partition: gpu\ntime: 60\nnodes: 2\nsbatch: {reservation: maint}\n")
     presets = {"cluster": tmp_path}

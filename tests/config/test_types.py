@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from lmrc.config.schema import ServerOptions
+from lmrc.config.schema import GroupOptions, ServerOptions
 
 
 @pytest.mark.parametrize(
@@ -45,3 +45,26 @@ def test_request_fields_are_parsed_as_json_if_possible() -> None:
 def test_invalid_names_of_variables(name: str) -> None:
     with pytest.raises(ValidationError):
         ServerOptions(key_variable=name)
+
+
+@pytest.mark.parametrize("seeds", ["66", (66, 66), (-1,), ("one",)])
+def test_invalid_seeds(seeds: Any) -> None:
+    with pytest.raises(ValidationError):
+        GroupOptions(seeds=seeds)
+
+
+def test_values_of_a_sweep_are_separated_by_commas() -> None:
+    given: Any = {"rcp.train.learning-rate": "1e-5, 3e-5", "rc.lora.r": [8, 16]}
+    expected = {"rcp.train.learning_rate": ("1e-5", "3e-5"), "rc.lora.r": ("8", "16")}
+    assert GroupOptions(sweep=given).sweep == expected
+
+
+@pytest.mark.parametrize("value", [True, None, "", ",", []])
+def test_sweeps_without_values(value: Any) -> None:
+    with pytest.raises(ValidationError, match=r"rc\.lora\.r has no values"):
+        GroupOptions(sweep={"rc.lora.r": value})
+
+
+def test_an_option_of_a_sweep_in_two_spellings() -> None:
+    with pytest.raises(ValidationError, match="given twice"):
+        GroupOptions(sweep={"rc.train.warm-up": ("1",), "rc.train.warm_up": ("2",)})

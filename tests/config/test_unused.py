@@ -180,6 +180,16 @@ def test_options_of_cross_fitting() -> None:
     assert sentence.startswith("--classify.precision has no effect: it is read only with system encoder or fused")
 
 
+def test_options_of_a_group() -> None:
+    for name, value in (("at_once", 2), ("against", "seed66")):
+        (sentence,) = unused_options(build(PipelineConfig, {f"group.{name}": value}))
+        assert sentence.endswith("has no effect: it is read only with --seeds or --sweep")
+        given = {f"group.{name}": value, "group.sweep": {"rc.lora.r": "8,16"}, "run.seed": 1}
+        assert unused_options(build(PipelineConfig, given)) == []
+    (sentence,) = unused_options(build(PipelineConfig, {"run.seed": 1, "group.seeds": (66, 67)}))
+    assert sentence == "--run.seed has no effect: group.seeds gives the seeds"
+
+
 def test_the_command_line_and_files_are_checked(tmp_path: Path) -> None:
     file = tmp_path / "my.yaml"
     file.write_text("decode: {min_fuzzy_score: 70}\n")

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import re
 import shutil
 from collections.abc import Sequence
@@ -11,6 +12,7 @@ from typing import Any
 import pytest
 
 from lmrc.cli.main import main as lmrc
+from lmrc.common.check import Check, ok, warning
 from lmrc.common.errors import ConfigError, RunError, UserError
 from lmrc.config.schema import ClassifyConfig, PipelineConfig, RunOptions
 from lmrc.corpus.corpus import Corpus
@@ -18,7 +20,7 @@ from lmrc.fusion.model import Fusion
 from lmrc.launcher import pipeline
 from lmrc.launcher.chain import Step, steps
 from lmrc.launcher.pipeline import main, read_pipeline, run_on_slurm
-from lmrc.launcher.plan import plan_launch
+from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.run_stage import run_attempt
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.commands import SlurmJob
@@ -42,14 +44,19 @@ class Queue:
         self.submitted: dict[str, list[str]] = {}
         monkeypatch.setattr(pipeline, "submit", self._submit)
         self.waits_for: dict[str, str] = {}
-        monkeypatch.setattr(pipeline, "active_jobs", lambda folder: self.active.get(folder.name, []))
+        monkeypatch.setattr(pipeline, "active_jobs", lambda folder: self.active.get(self._name(folder), []))
         monkeypatch.setattr(slurm, "set_dependency", self.waits_for.__setitem__)
 
     def _submit(self, stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
-        job = str(next(self._numbers))
-        self.submitted[config.run.name] = list(after)
-        self.add(config.run.name, job if stage.infer is None else f"{job}_0")
+        job, name = str(next(self._numbers)), self._name(config.run.folder / config.run.name)
+        self.submitted[name] = list(after)
+        self.add(name, job if stage.infer is None else f"{job}_0")
         return [job]
+
+    @staticmethod
+    def _name(folder: Path) -> str:
+        """Return the name of a step, with the member of a group that it belongs to."""
+        return "/".join(folder.parts[-2:]) if folder.parent.name.startswith("seed") else folder.name
 
     def add(self, step: str, job: str, state: str = "PENDING", reason: str = "Dependency") -> None:
         self.active.setdefault(step, []).append(SlurmJob(job, state, reason, 0, ""))
@@ -281,6 +288,13 @@ def test_queued_or_done_step_refuses_other_options(tmp_path: Path, queue: Queue)
         run_on_slurm(chain_in(tmp_path))
 
 
+def test_queued_step_of_another_user_is_refused(tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    run_on_slurm(chain_in(tmp_path))
+    monkeypatch.setattr(os, "geteuid", lambda: 987654)
+    with pytest.raises(RunError, match=r"build was begun by .*, and you are user 987654"):
+        run_on_slurm(chain_in(tmp_path))
+
+
 def test_dry_run_lists_submissions(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--config", str(PAPER), "--run.folder", str(tmp_path), "--where", "slurm", "--gpus", "16", "--nodes", "2"]
     assert main([*given, "--dry-run"]) == 0
@@ -346,6 +360,195 @@ def make_data(folder: Path, train: int = 8) -> dict[str, str]:
     return {part: f"{folder}/{part}.json" for part in ("train", "dev", "test")} | {
         "relations": f"{folder}/train.relations.json"
     }
+
+
+GROUP = ("--config", str(PAPER), "--run", "all", "--where", "slurm", "--gpus", "2", "--nodes", "1")
+
+
+def group_states(queue: Queue, folder: Path, capsys: pytest.CaptureFixture[str], *options: str) -> dict[str, Any]:
+    """Run the command with --json. Return its steps by name."""
+    queue.submitted.clear()
+    assert main([*GROUP, "--run.folder", str(folder), "--json", *options]) == 0
+    found = json.loads(capsys.readouterr().out)
+    return {f"{step['member']}/{step['step']}" if step["member"] else step["step"]: step for step in found["steps"]}
+
+
+def test_members_of_a_group_are_submitted_at_once(
+    tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    found = group_states(queue, tmp_path, capsys, "--seeds", "1,2,3", "--at-once", "2")
+    assert queue.submitted == {
+        **{"seed1/rcp": [], "seed1/propose": ["afterok:11"], "seed1/rc": []},
+        **{"seed1/classify": ["afterany:12", "afterok:13"], "seed1/score": ["afterany:14"]},
+        **{"seed2/rcp": [], "seed2/propose": ["afterok:16"], "seed2/rc": []},
+        **{"seed2/classify": ["afterany:17", "afterok:18"], "seed2/score": ["afterany:19"]},
+        # After the first member, however that ends.
+        **{"seed3/rcp": ["afterany:15"], "seed3/propose": ["afterok:21"], "seed3/rc": ["afterany:15"]},
+        **{"seed3/classify": ["afterany:22", "afterok:23"], "seed3/score": ["afterany:24"]},
+        "summary": ["afterany:15", "afterany:20", "afterany:25"],
+    }
+    assert found["seed2/rc"] == {
+        **{"member": "seed2", "step": "rc", "run": f"{tmp_path}/all/seed2/rc", "state": "submitted"},
+        **{"jobs": ["18"], "after": [], "where": "SLURM (2 tasks on 1 node)"},
+    }
+    assert found["summary"]["after"] == ["afterany:15", "afterany:20", "afterany:25"]
+
+
+def test_a_failed_member_is_submitted_again_and_finished_ones_are_not(
+    tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ("--seeds", "1,2")
+    group_states(queue, tmp_path, capsys, *options)
+    given = [*GROUP, "--run.folder", str(tmp_path), *options]
+    chain, _ = pipeline.read_group(given, read_pipeline(given))
+    for step in chain:
+        if step.member == "seed1" or step.name == "seed2/rcp":
+            done(tmp_path, step)
+    queue.active.clear()
+    # The summary of the first member alone is done too.
+    summary = chain[-1]
+    assert summary.group is not None
+    summary.folder.finish({"group": summary.group.fingerprint, "unfinished": {"seed2": "rc failed"}})
+    found = group_states(queue, tmp_path, capsys, *options)
+    assert list(queue.submitted) == ["seed2/propose", "seed2/rc", "seed2/classify", "seed2/score", "summary"]
+    assert {name for name, step in found.items() if step["state"] == "done"} == {
+        *(f"seed1/{name}" for name in ("rcp", "propose", "rc", "classify", "score")),
+        "seed2/rcp",
+    }
+    assert queue.submitted["summary"] == [f"afterany:{found['seed2/score']['jobs'][0]}"]
+    # A member more: the queued summary waits for it too.
+    found = group_states(queue, tmp_path, capsys, "--seeds", "1,2,3")
+    assert "summary" not in queue.submitted
+    (job,) = found["summary"]["jobs"]
+    assert queue.waits_for[job] == ",".join(found["summary"]["after"])
+    assert f"afterany:{found['seed3/score']['jobs'][0]}" in found["summary"]["after"]
+
+
+def test_dry_run_of_a_group_writes_nothing(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
+    given = [*GROUP, "--run.folder", str(tmp_path), "--dry-run", "--sweep", "rc.lora.r=8,16"]
+    assert main(given) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "would be" in line]
+    assert len(lines) == 11
+    assert lines[5] == "rc.r-16/rcp       would be submitted to SLURM (2 tasks on 1 node)"
+    assert lines[-1] == "summary           would be submitted to SLURM (1 task) after rc.r-8/score, rc.r-16/score"
+    assert main([*given, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert (found["dry_run"], found["where"], found["run"]) == (True, "slurm", f"{tmp_path}/all")
+    assert found["group"]["members"][1]["options"] == {"rc.lora.r": "16"}
+    assert found["steps"][-1]["after"] == ["afterany:rc.r-8/score", "afterany:rc.r-16/score"]
+    assert queue.submitted == {} and {entry.name for entry in tmp_path.iterdir()} == {"site"}
+
+
+def test_common_checks_of_members_are_shown_once(
+    tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def examine(stage: Stage, config: StageConfig, made: frozenset[Path]) -> tuple[LaunchPlan, list[Check]]:
+        own = [warning("seed 2", "")] if config.run.seed == 2 else []
+        return plan_launch(stage, config), [ok(f"free for {config.run.folder}/rcp"), *own]
+
+    monkeypatch.setattr(pipeline, "examine", examine)
+    given = [*GROUP, "--run.folder", str(tmp_path), "--dry-run", "--seeds", "1,2,3"]
+    assert main(given) == 0
+    shown = [line for line in capsys.readouterr().out.splitlines() if line.endswith(":") or "free" in line]
+    assert shown[:2] == ["seed1/rcp:", f"ok       free for {tmp_path}/all/seed1/rcp"]
+    assert [line for line in shown if line.startswith("seed")] == [
+        *(f"seed{seed}/{step}:" for seed in (1, 2) for step in ("rcp", "propose", "rc", "classify", "score"))
+    ]
+    assert sum("free" in line for line in shown) == 6  # with that of the summary
+
+
+@pytest.fixture
+def launched(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return the steps that are launched on this machine. Each only writes its result; seed2/rc fails."""
+    names: list[str] = []
+
+    def launch(stage: Stage, config: StageConfig) -> None:
+        name = Queue._name(config.run.folder / config.run.name)
+        step = next(step for step in pipeline_chain if step.name == name)
+        if step.result() is not None:
+            return
+        names.append(name)
+        if name in broken:
+            raise broken[name]
+        step.folder.prepare(config)
+        result = {"group": step.group.fingerprint, "unfinished": {}} if step.group is not None else {}
+        step.folder.finish(result)
+
+    pipeline_chain: list[Step] = []
+    broken: dict[str, Exception] = {"seed2/rc": RuntimeError("no memory")}
+    monkeypatch.setattr(pipeline, "launch", launch)
+    monkeypatch.setattr(pipeline, "check_pipeline", lambda chain, dry=False: pipeline_chain.extend(chain))
+    return names
+
+
+HERE = ("--config", str(PAPER), "--run", "all", "--where", "here", "--seeds", "1,2,3")
+
+
+def test_members_run_one_after_another_and_a_failed_one_does_not_hold_the_others(
+    tmp_path: Path, launched: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main([*HERE, "--run.folder", str(tmp_path), "--json"]) == 1
+    steps = ("rcp", "propose", "rc", "classify", "score")
+    whole = [f"seed{seed}/{step}" for seed in (1, 3) for step in steps]
+    assert launched == [*whole[:5], "seed2/rcp", "seed2/propose", "seed2/rc", *whole[5:], "summary"]
+    shown = capsys.readouterr()
+    found = json.loads(shown.out)
+    assert found["failed"] == {"seed2": "rc: no memory"}
+    states = {f"{step['member']}/{step['step']}": step["state"] for step in found["steps"]}
+    assert (states["seed2/propose"], states["seed2/rc"], states["seed2/classify"]) == ("done", "failed", "waiting")
+    assert shown.err.endswith(
+        "2 of 3 members are finished, not seed2: rc: no memory. Repeat the command to run the others again\n"
+    )
+    assert "RuntimeError: no memory" in shown.err  # with its traceback
+
+
+def test_a_step_outside_of_members_ends_the_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, launched: list[str]
+) -> None:
+    def launch(stage: Stage, config: StageConfig) -> None:
+        raise UserError(f"{stage.name} failed")
+
+    monkeypatch.setattr(pipeline, "launch", launch)
+    monkeypatch.setattr(pipeline, "check_pipeline", lambda chain, dry=False: {})
+    assert main([*HERE, "--run.folder", str(tmp_path), "--data.train", "train.json"]) == 2
+
+
+@pytest.mark.slow
+def test_group_on_this_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("LMRC_CACHE", str(tmp_path / "cache"))
+    given = ["--config", str(ROOT / "configs/pipeline/smoke.yaml"), "--where", "here", "--run", "all"]
+    given += [f"--data.{name}={path}" for name, path in make_data(tmp_path).items()]
+    given += ["--run.folder", str(tmp_path), "--seeds", "66,67", "--against", "seed66"]
+
+    def launch(stage: Stage, config: StageConfig) -> None:
+        if (config.run.seed, config.run.name) == (67, "rc"):
+            raise UserError("no memory")
+        real(stage, config)
+
+    real = pipeline.launch
+    monkeypatch.setattr(pipeline, "launch", launch)
+    assert main(given) == 1
+    home = tmp_path / "all"
+    found = json.loads((home / "scores.json").read_text())
+    assert [member["name"] for member in found["members"]] == ["seed66"]
+    assert list(found["unfinished"]) == ["seed67"]
+
+    monkeypatch.setattr(pipeline, "launch", real)
+    capsys.readouterr()
+    assert main(given) == 0
+    shown = capsys.readouterr().out
+    began = re.findall(r"all/([\w/]+) (?:is new|was begun)", shown)
+    assert began == ["seed67/rc", "seed67/classify", "seed67/score", "summary"]
+    assert shown.endswith(f"Report: {home}/report.html\n")
+    found = json.loads((home / "scores.json").read_text())
+    (system,) = found["systems"]
+    assert system["members"] == ["seed66", "seed67"] and found["unfinished"] == {}
+    single = [json.loads((home / f"seed{seed}" / "scores.json").read_text())["f1"] for seed in (66, 67)]
+    assert system["mean"]["f1"] == pytest.approx(sum(single) / 2)
+    assert list(found["comparisons"]) == ["seed67"]
+    assert {path.parent.name for path in home.glob("*/DONE")} == {"build", "summary"}
 
 
 @pytest.mark.slow

@@ -24,6 +24,7 @@ from lmrc.config.schema import (
     RcpConfig,
     ScoreConfig,
     SplitConfig,
+    SummaryConfig,
 )
 from lmrc.inference.work_units import Units, WorkPlan, encode
 from lmrc.launcher.slurm import commands as slurm
@@ -44,6 +45,7 @@ CONFIGS = {
     "join": JoinConfig(),
     "fit": FitConfig(),
     "score": ScoreConfig(),
+    "summary": SummaryConfig(),
     "demo": DemoConfig(),
 }
 

@@ -1,11 +1,8 @@
-"""The output of `lmrc status`."""
+"""The plain text of `lmrc status`."""
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
@@ -15,7 +12,7 @@ import pytest
 
 from lmrc.cli.main import main
 from lmrc.runs.events import History
-from tests.monitor.site import Capture, Site, make, progress, units
+from tests.monitor.site import Capture, Site, make, progress
 
 pytestmark = pytest.mark.usefixtures("nowhere")
 
@@ -55,19 +52,6 @@ def test_table_width_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert all(line.endswith("…") for line in lines[2:])
 
 
-def test_json_has_the_same_keys_for_every_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    make(tmp_path / "runs" / "a")
-    units(make(tmp_path / "runs" / "b", "classify"), 3, 1)
-    monkeypatch.chdir(tmp_path)
-    assert main(["status", "--json"]) == 0
-    found = json.loads(capsys.readouterr().out)
-    assert len({tuple(status) for status in found}) == 1
-    assert {status["run"]: status["units"] and status["units"]["done"] for status in found} == {
-        "runs/a": None,
-        "runs/b": 1,
-    }
-
-
 @pytest.fixture
 def tokyo(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     with monkeypatch.context() as there:
@@ -102,34 +86,3 @@ def test_find_run_by_name_or_suggest_the_nearest(run: Path, monkeypatch: pytest.
     assert "runs/docred-13b (rcp)" in capsys.readouterr().out
     assert main(["status", "runs/docred-13"]) == 2
     assert "runs/docred-13 is not a run folder: did you mean runs/docred-13b?" in capsys.readouterr().err
-
-
-def test_no_runs_yet(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert main(["status"]) == 0
-    assert "no runs" in capsys.readouterr().out
-    assert main(["status", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out) == []
-
-
-def test_watch_repeats_until_ctrl_c(run: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture) -> None:
-    naps: list[float] = []
-
-    def nap(seconds: float) -> None:
-        naps.append(seconds)
-        if len(naps) == 2:
-            raise KeyboardInterrupt
-
-    monkeypatch.setattr(time, "sleep", nap)
-    assert main(["status", "--watch", str(run)]) == 0  # the path is not parsed as the number of seconds
-    assert naps == [5.0, 5.0]
-    assert capsys.readouterr().out.count("state ") == 2
-    naps.clear()
-    assert main(["status", str(run), "--watch", "2"]) == 0
-    assert naps == [2.0, 2.0]
-    assert main(["status", str(run), "--watch", "--json"]) == 2
-
-
-def test_status_does_not_import_torch() -> None:
-    code = "import sys, lmrc.monitor.status_table; sys.exit('torch' in sys.modules)"
-    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

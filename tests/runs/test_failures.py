@@ -108,6 +108,9 @@ NCCL = "NCCL error in: /pytorch/torch/csrc/distributed/c10d/NCCLUtils.cpp:94, {}
         ),
         # The port is busy. A requeued job uses another one.
         (dist.DistNetworkError("The server socket has failed to listen. port: 20711, EADDRINUSE"), True, False),
+        # A checkpoint in gloo's process group.
+        (RuntimeError("gloo: [Errno 28] No space left on device"), False, False),
+        (RuntimeError("gloo: [Errno 122] Disk quota exceeded"), False, False),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB."), False, False),
         (torch.AcceleratorError("CUDA error: uncorrectable ECC error encountered"), False, True),
         (torch.AcceleratorError("CUDA error: uncorrectable NVLink error detected during the execution"), False, True),

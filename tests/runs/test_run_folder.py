@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import errno
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -8,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from lmrc.common.environment import user_name
 from lmrc.common.errors import RunError
 from lmrc.config.schema import (
     BuildConfig,
@@ -23,6 +26,7 @@ from lmrc.config.schema import (
     ScoreConfig,
     WorkOptions,
 )
+from lmrc.runs.events import History
 from lmrc.runs.run_folder import RunFolder, read_config, resolved
 
 
@@ -48,6 +52,76 @@ def test_a_run_without_results_may_start_with_another_config(tmp_path: Path) -> 
     other = first.model_copy(update={"train": first.train.model_copy(update={"epochs": 3})})
     assert RunFolder.of(first.run).prepare(other) is False
     assert "epochs: 3" in (tmp_path / "one" / "config.yaml").read_text()
+
+
+OTHER = 987654
+
+
+@pytest.fixture
+def begun(tmp_path: Path) -> RunFolder:
+    """Return a run that this user has begun."""
+    run = RunFolder.of(config(tmp_path).run)
+    run.prepare(config(tmp_path))
+    run.checkpoints.mkdir()
+    return run
+
+
+def test_a_run_of_another_user_is_refused(begun: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = user_name()
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER)
+    with pytest.raises(RunError, match=rf"one was begun by {owner}, and you are user {OTHER}: ask {owner} to resume"):
+        begun.prepare(config(begun.path.parent))
+    shutil.rmtree(begun.checkpoints)  # also before its first result
+    with pytest.raises(RunError, match="was begun by"):
+        begun.prepare(config(begun.path.parent))
+
+
+def test_a_user_is_known_by_name_or_number(begun: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def record(name: str) -> None:
+        (begun.path / "environment.json").write_text(json.dumps({"user": name}))
+
+    record("alice")  # in a container, whose users have other names
+    assert begun.prepare(config(begun.path.parent))
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER)  # an NFS server that names another owner
+    record(f"user {OTHER}")
+    assert begun.prepare(config(begun.path.parent))
+
+
+def test_a_run_without_a_recorded_user(begun: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    owner = user_name()
+    (begun.path / "environment.json").write_text("{}")
+    monkeypatch.setattr(os, "geteuid", lambda: OTHER)
+    assert begun.prepare(config(begun.path.parent))
+    monkeypatch.setattr(os, "access", lambda path, mode: False)
+    with pytest.raises(RunError, match=f"was begun by {owner}"):
+        begun.prepare(config(begun.path.parent))
+
+
+def test_a_folder_that_cannot_be_read(begun: RunFolder, monkeypatch: pytest.MonkeyPatch) -> None:
+    def denied(self: Path, **named: Any) -> os.stat_result:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "stat", denied)
+        with pytest.raises(RunError, match=r"cannot be read \(Permission denied\): it is another user's"):
+            begun.check_owner()
+
+
+@pytest.mark.parametrize(("readable", "modes"), [(True, (0o750, 0o640)), (False, (0o700, 0o600))])
+def test_the_group_may_read_a_run(tmp_path: Path, readable: bool, modes: tuple[int, int]) -> None:
+    before = os.umask(0o077)
+    try:
+        options = config(tmp_path / "runs", cluster=ClusterOptions(group_readable=readable))
+        run = RunFolder.of(options.run)
+        run.prepare(options)
+        run.finish({})
+        History(run.path).add("finished")
+    finally:
+        os.umask(before)
+    for folder in (run.path.parent, run.path, run.path / "log"):
+        assert folder.stat().st_mode & 0o777 == modes[0]
+    for name in ("config.yaml", "environment.json", "DONE", "log/history.jsonl"):
+        assert (run.path / name).stat().st_mode & 0o777 == modes[1]
 
 
 def test_another_config_is_refused(tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ from xdist.scheduler import LoadFileScheduling
 from tests.slurm.harness import Cluster, is_given, missing, write_data, write_models
 
 # Each test process runs one of these groups of files, which take about the same time.
-GROUPS = (("preemption", "kill", "doctor"), ("eval", "workers"), ("pipeline", "ends"))
+GROUPS = (("preemption", "kill", "doctor"), ("eval", "workers"), ("pipeline", "group", "ends"))
 
 
 class Groups(LoadFileScheduling):

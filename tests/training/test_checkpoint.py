@@ -127,14 +127,15 @@ def test_a_killed_save_leaves_the_previous_checkpoint(tmp_path: Path, monkeypatc
     assert saver.save(Progress(step=2)).name == "step-000002"  # in spite of the temporary folder of the killed save
 
 
-def test_a_full_disk_is_named_with_rank_and_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT], ids=["disk", "quota"])
+def test_a_full_disk_is_named_with_rank_and_host(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int) -> None:
     saver = checkpoints(tmp_path, stepped())
     good = saver.save(Progress(step=1))
 
     def full(descriptor: int) -> None:
-        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        raise OSError(code, os.strerror(code))
 
-    with monkeypatch.context() as patch, pytest.raises(RunError, match=r"rank 0 on .*No space left on device"):
+    with monkeypatch.context() as patch, pytest.raises(RunError, match=rf"rank 0 on .*{os.strerror(code)}"):
         patch.setattr(os, "fsync", full)
         saver.save(Progress(step=2))
     assert saver.newest() == good

@@ -34,12 +34,14 @@ def report_runs(
     facts: Facts | None = None,
     ign_variant: IgnVariant | None = None,
     title: str = "LMRC report",
+    items: Sequence[artifacts.ReportItem] = (),
 ) -> list[ScoredRun]:
     """Write a report of run folders: scores, the paper's tables, figures, errors, documents.
 
     Args:
         out: a folder, which gets report.html, tables/ and figures/, or an .html file for the page only.
         facts, ign_variant: for Ign F1; see `score`.
+        items: tables and figures to show first.
 
     Returns:
         The runs that have predictions, in the given order.
@@ -66,7 +68,7 @@ def report_runs(
         if not _has_results(folder):
             logger.warning("%s: the report omits it", _no_results(folder))
     parts = {
-        "summary": ("Summary", artifacts.summary_items(runs)),
+        "summary": ("Summary", [*items, *artifacts.summary_items(runs)]),
         "tables": ("The paper's tables", artifacts.paper_items(runs)),
         "figures": ("Figures", figures),
         "errors": ("Errors", artifacts.error_items(runs)),

@@ -58,7 +58,7 @@ EXCLUDED = (
         "launcher/preflight",
     ),
     *(f"launcher/{name}.py" for name in ("allocation", "model_shapes", "batch", "launch", "local", "plan")),
-    *(f"launcher/{name}.py" for name in ("pipeline", "chain", "stages")),
+    *(f"launcher/{name}.py" for name in ("pipeline", "chain", "stages", "group/members")),
     *(f"launcher/slurm/{name}.py" for name in ("requeue", "code_snapshot", "submit")),
 )
 
