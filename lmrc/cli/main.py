@@ -321,7 +321,7 @@ def download(dataset: str, folder: Path) -> None:
 )
 @click.option("--shorten", type=click.Choice(["sentences"]), hidden=True)
 def extract(shorten: str | None, **given: object) -> None:
-    """Extract the triples of new DOCUMENTS (DocRED JSON) with both models, on this machine.
+    """Extract the triples of new DOCUMENTS (DocRED's format) with both models, on this machine.
 
     The score of a triple is P(pair) x P(relation), or with --fusion its calibrated probability. Labels in DOCUMENTS are
     ignored.

@@ -28,7 +28,7 @@ _MAGIC = (
     (b"\xfd7zXZ\x00", "compressed by xz", "unpack it (unxz FILE)"),
     (b"\x28\xb5\x2f\xfd", "compressed by Zstandard", "unpack it (unzstd FILE)"),
     (b"\x04\x22\x4d\x18", "compressed by LZ4", "unpack it (unlz4 FILE)"),
-    (PARQUET, "a Parquet file", "only lmrc data build and other readers of documents take Parquet"),
+    (PARQUET, "a Parquet file", "only documents may be in Parquet; give JSON"),
     (b"ARROW1\x00\x00", "an Arrow file", "write it as JSON Lines (Dataset.to_json) or Parquet (Dataset.to_parquet)"),
     (b"%PDF-", "a PDF document", "give the data themselves"),
     (b"SQLite format 3\x00", "an SQLite database", "export its documents as JSON"),

@@ -145,7 +145,7 @@ class _Reader:
 
     def _mended(self, log: _FixLog) -> Iterator[tuple[int, Any]]:
         log.restart()
-        for index, raw, fixes in fixed(raw_documents(self._path), self._inclusive_ends):
+        for index, raw, fixes in fixed(raw_documents(self._path), self._relations, self._inclusive_ends):
             log.add(fixes)
             if raw is not None:
                 yield index, raw
@@ -178,7 +178,7 @@ def _remedy(error: FormatError, documents: Path, out: Path, relations: Path | No
 
 
 def _warn(documents: Path, manifest: Manifest, names: NameCounts) -> None:
-    if warning := names.warning():
+    if warning := names.warning("give --fix to move the ends"):
         logger.warning(f"{documents}: {warning}")
     if manifest.labelled_documents and not manifest.triples:
         logger.warning(

@@ -1,4 +1,4 @@
-"""Documents in the DocRED JSON format: read, check, write."""
+"""Documents in DocRED's format: read, check, write."""
 
 from __future__ import annotations
 

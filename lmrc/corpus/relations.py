@@ -131,6 +131,11 @@ def read_relations(path: str | Path) -> RelationSet:
     return _named(raw, path) if numbered is None else _of_numbers(numbered, path)
 
 
+def is_no_relation(name: str) -> bool:
+    """Return True if the name stands for "no relation" in files of the field: Na, no_relation, None."""
+    return name.lower() in _NO_RELATION
+
+
 def _numbered(raw: dict[str, object], path: str | Path) -> dict[int, str] | None:
     """Return the names of rel2id or id2rel by number, or None if the file has another form."""
     if all(type(number) is int for number in raw.values()):
@@ -142,7 +147,7 @@ def _numbered(raw: dict[str, object], path: str | Path) -> dict[int, str] | None
             names[number] = name
         return names
     # Ids that are numbers too may be meant in {id: name}, unless 0 is "no relation".
-    if str(raw.get("0")).lower() not in _NO_RELATION or not all(key.isdecimal() for key in raw):
+    if not is_no_relation(str(raw.get("0"))) or not all(key.isdecimal() for key in raw):
         return None
     if not all(isinstance(name, str) for name in raw.values()):
         return None
@@ -151,7 +156,7 @@ def _numbered(raw: dict[str, object], path: str | Path) -> dict[int, str] | None
 
 def _of_numbers(names: dict[int, str], path: str | Path) -> RelationSet:
     ordered = [names[number] for number in sorted(names)]
-    relations = [name for name in ordered if name.lower() not in _NO_RELATION]
+    relations = [name for name in ordered if not is_no_relation(name)]
     for left_out in sorted(set(ordered) - set(relations)):
         logger.info(f"{path}: {left_out!r} is left out of the relation set: it stands for pairs without a relation")
     if not relations or not all(name.strip() for name in relations):

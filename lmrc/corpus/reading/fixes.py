@@ -15,6 +15,7 @@ from enum import Enum
 from typing import Any
 
 from lmrc.corpus.reading.names import mention_parts, named_end
+from lmrc.corpus.relations import RelationSet, is_no_relation
 
 
 class Change(Enum):
@@ -67,12 +68,14 @@ class Fix:
 class Fixer:
     """Repairs the documents of one file, in their order."""
 
-    def __init__(self, inclusive_ends: bool) -> None:
+    def __init__(self, relations: RelationSet, inclusive_ends: bool) -> None:
         """Remember titles from the first document on.
 
         Args:
+            relations: relation set of the labels.
             inclusive_ends: positions are [first token, last token] in the whole file.
         """
+        self._relations = relations
         self._inclusive_ends = inclusive_ends
         # Hashes of the documents by title.
         self._seen: dict[str, set[bytes]] = {}
@@ -88,7 +91,7 @@ class Fixer:
                 part.note(Change.DOCUMENT, "it has no entity", raw)
                 return None, part.fixes
             indices = {old: new for new, old in enumerate(entities)}
-            raw = _with_labels({**raw, "vertexSet": list(entities.values())}, len(raw["vertexSet"]), indices, part)
+            raw = self._with_labels({**raw, "vertexSet": list(entities.values())}, len(raw["vertexSet"]), indices, part)
         return self._with_unique_title(raw, part), part.fixes
 
     def _entities(self, raw: dict[str, Any], part: _Part) -> dict[int, Any] | None:
@@ -138,6 +141,39 @@ class Fixer:
         part.note(Change.MENTION, f"{name}: {why}", mention)
         return None
 
+    def _with_labels(self, raw: dict[str, Any], entities: int, indices: dict[int, int], part: _Part) -> dict[str, Any]:
+        """Return the document with the labels that stay, and their entities renumbered.
+
+        Args:
+            raw: the document with the entities that stay.
+            entities: number of entities in the file.
+            indices: index of each entity that stays, by its index in the file.
+        """
+        labels = raw.get("labels")
+        if type(labels) is not list:
+            return raw
+        kept = []
+        for number, label in enumerate(labels):
+            if type(label) is not dict or not all(type(label.get(key)) is int for key in ("h", "t")):
+                kept.append(label)
+                continue
+            head, tail = label["h"], label["t"]
+            if not (0 <= head < entities and 0 <= tail < entities):
+                part.note(Change.LABEL, f"label {number}: an entity of it does not exist", label)
+            elif head == tail:
+                part.note(Change.LABEL, f"label {number}: h and t are the same entity", label)
+            elif self._is_none(label.get("r")):
+                part.note(Change.LABEL, f"label {number}: {label['r']!r} is no relation", label)
+            elif head not in indices or tail not in indices:
+                part.note(Change.LABEL, f"label {number}: an entity of it was left out", label)
+            else:
+                fixed = {**label, "h": indices[head], "t": indices[tail]}
+                kept.append(_with_evidence(fixed, raw["sents"], number, part))
+        return {**raw, "labels": kept}
+
+    def _is_none(self, relation: Any) -> bool:
+        return type(relation) is str and relation not in self._relations and is_no_relation(relation)
+
     def _with_unique_title(self, raw: Any, part: _Part) -> Any:
         """Return the document with a title that is new, or None if the same document came before."""
         title = raw.get("title")
@@ -174,35 +210,6 @@ class _Part:
         self.fixes.append(Fix(self.index, self.title, change, why, was, now))
 
 
-def _with_labels(raw: dict[str, Any], entities: int, indices: dict[int, int], part: _Part) -> dict[str, Any]:
-    """Return the document with the labels that stay, and their entities renumbered.
-
-    Args:
-        raw: the document with the entities that stay.
-        entities: number of entities in the file.
-        indices: index of each entity that stays, by its index in the file.
-    """
-    labels = raw.get("labels")
-    if type(labels) is not list:
-        return raw
-    kept = []
-    for number, label in enumerate(labels):
-        if type(label) is not dict or not all(type(label.get(key)) is int for key in ("h", "t")):
-            kept.append(label)
-            continue
-        head, tail = label["h"], label["t"]
-        if not (0 <= head < entities and 0 <= tail < entities):
-            part.note(Change.LABEL, f"label {number}: an entity of it does not exist", label)
-        elif head == tail:
-            part.note(Change.LABEL, f"label {number}: h and t are the same entity", label)
-        elif head not in indices or tail not in indices:
-            part.note(Change.LABEL, f"label {number}: an entity of it was left out", label)
-        else:
-            fixed = {**label, "h": indices[head], "t": indices[tail]}
-            kept.append(_with_evidence(fixed, raw["sents"], number, part))
-    return {**raw, "labels": kept}
-
-
 def _with_evidence(label: dict[str, Any], sentences: list[Any], number: int, part: _Part) -> dict[str, Any]:
     evidence = label.get("evidence")
     if type(evidence) is not list:
@@ -214,9 +221,11 @@ def _with_evidence(label: dict[str, Any], sentences: list[Any], number: int, par
     return {**label, "evidence": inside}
 
 
-def fixed(documents: Iterable[Any], inclusive_ends: bool) -> Iterator[tuple[int, Any, list[Fix]]]:
+def fixed(
+    documents: Iterable[Any], relations: RelationSet, inclusive_ends: bool
+) -> Iterator[tuple[int, Any, list[Fix]]]:
     """Yield index in the file, repaired document (None if it is left out) and changes of each document."""
-    fixer = Fixer(inclusive_ends)
+    fixer = Fixer(relations, inclusive_ends)
     for index, raw in enumerate(documents):
         yield index, *fixer.fix(raw, index)
 

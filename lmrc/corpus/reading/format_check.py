@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
-from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.relations import RelationSet, is_no_relation
 from lmrc.corpus.types import Document, Entity, Label, Mention
 
 
@@ -23,6 +23,7 @@ class Kind(Enum):
     SELF = ("label of an entity with itself", "labels of entities with themselves", True)
     ENTITY = ("label of an entity that does not exist", "labels of entities that do not exist", True)
     EVIDENCE = ("evidence that does not exist", "labels with evidence that does not exist", True)
+    NO_RELATION = ("label of no relation", "labels of no relation", True)
     RELATION = ("label with an unknown relation", "labels with an unknown relation", False)
     TITLE = ("repeated title", "repeated titles", True)
 
@@ -195,6 +196,8 @@ def _label(raw: object, description: str, entities: int, sentences: int, relatio
             raise _Found(Kind.ENTITY, f"{context}{key} is {value}, but the document has {entities} entities")
     if head == tail:
         raise _Found(Kind.SELF, f"{context}h and t are both {head}, expected two different entities")
+    if relation not in relations and is_no_relation(relation):
+        raise _Found(Kind.NO_RELATION, f"{context}{relation!r} is no relation: pairs without one have no label")
     if relation not in relations:
         raise _Found(Kind.RELATION, f"{context}unknown relation {relation!r}{_suggest(relation, relations)}")
     for sentence in evidence:

@@ -68,8 +68,12 @@ class NameCounts:
                 if parts is not None:
                     self._add(*parts, (index, raw.get("title"), number, position))
 
-    def warning(self) -> str | None:
-        """Return the sentence for the user about names that are not the tokens, or None if all are."""
+    def warning(self, remedy: str) -> str | None:
+        """Return the sentence for the user about names that are not the tokens, or None if all are.
+
+        Args:
+            remedy: what to do if all ends are inclusive.
+        """
         if not self.different:
             return None
         examples = "; ".join(self._examples)
@@ -78,7 +82,7 @@ class NameCounts:
             f"as {examples}"
         )
         if self.all_inclusive:
-            return f"{text}. All names fit if pos is [first token, last token]: give --fix to move the ends"
+            return f"{text}. All names fit if pos is [first token, last token]: {remedy}"
         fits = f" {self.inclusive:,} would fit if pos was [first token, last token]." if self.inclusive else ""
         return f"{text}.{fits} RCP marks the tokens at pos: check the positions"
 

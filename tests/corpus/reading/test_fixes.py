@@ -20,7 +20,7 @@ from tests.corpus.strategies import corpora
 
 def fix(raw: Any) -> tuple[Any, list[Change]]:
     before = copy.deepcopy(raw)
-    result, fixes = Fixer(inclusive_ends=False).fix(raw, 0)
+    result, fixes = Fixer(DOCRED, inclusive_ends=False).fix(raw, 0)
     assert raw == before
     return result, [change.change for change in fixes]
 
@@ -29,7 +29,7 @@ def fix(raw: Any) -> tuple[Any, list[Change]]:
 @given(corpora())
 def test_good_documents_stay_as_they_are(documents: list[Document]) -> None:
     raw = [to_json(document) for document in documents]
-    assert list(fixed(raw, False)) == [(index, document, []) for index, document in enumerate(raw)]
+    assert list(fixed(raw, DOCRED, False)) == [(index, document, []) for index, document in enumerate(raw)]
 
 
 def test_the_end_of_an_empty_span_is_where_its_name_ends() -> None:
@@ -59,11 +59,12 @@ def test_labels_that_no_entity_or_sentence_fits() -> None:
     labels = [
         {"h": 1, "t": 1, "r": "P17"},
         {"h": 0, "t": 2, "r": "P17"},
+        {"h": 0, "t": 1, "r": "Na"},
         {"h": 0, "t": 1, "r": "P17", "evidence": [0, 5]},
     ]
     result, changes = fix(changed((("labels",), labels)))
     assert result["labels"] == [{"h": 0, "t": 1, "r": "P17", "evidence": [0]}]
-    assert changes == [Change.LABEL, Change.LABEL, Change.EVIDENCE]
+    assert changes == [Change.LABEL, Change.LABEL, Change.LABEL, Change.EVIDENCE]
 
 
 def test_a_document_without_entities_is_left_out() -> None:
@@ -74,7 +75,7 @@ def test_a_document_without_entities_is_left_out() -> None:
 def test_repeated_titles_are_numbered_and_equal_documents_left_out() -> None:
     other = {**GOOD, "labels": []}
     numbered = {**other, "title": "Ada (2)"}
-    results = list(fixed([GOOD, GOOD, other, other, numbered, {**GOOD, "title": "Ada (2)"}], False))
+    results = list(fixed([GOOD, GOOD, other, other, numbered, {**GOOD, "title": "Ada (2)"}], DOCRED, False))
     assert [None if raw is None else raw["title"] for _, raw, _ in results] == [
         "Ada", None, "Ada (2)", None, "Ada (2) (2)", "Ada (2) (3)"
     ]  # fmt: skip
@@ -85,7 +86,7 @@ def test_repeated_titles_are_numbered_and_equal_documents_left_out() -> None:
 
 def test_inclusive_ends_are_moved_in_the_whole_file() -> None:
     inclusive = changed((mention(0, 0, "pos"), [0, 1]), (mention(0, 1, "pos"), [0, 0]), (mention(1, 0, "pos"), [4, 4]))
-    ((_, result, fixes),) = fixed([inclusive], True)
+    ((_, result, fixes),) = fixed([inclusive], DOCRED, True)
     assert result == GOOD
     assert [(fix.change, fix.was, fix.now) for fix in fixes[:2]] == [
         (Change.MOVED_END, [0, 1], [0, 2]), (Change.MOVED_END, [0, 0], [0, 1])
@@ -128,12 +129,12 @@ def test_mended_documents_pass_the_check(documents: list[Document], data: st.Dat
             part["sent_id"] = data.draw(broken)
         for label in (x for x in raw.get("labels", ()) if data.draw(st.booleans())):
             label.update(h=data.draw(broken), t=data.draw(broken), evidence=[data.draw(broken)])
-    kept = [raw for _, raw, _ in fixed(raws, False) if raw is not None]
+    kept = [raw for _, raw, _ in fixed(raws, DOCRED, False) if raw is not None]
     assert [check_document(raw, DOCRED)[1] for raw in kept] == [[]] * len(kept)
     assert len({raw["title"] for raw in kept}) == len(kept)
     # A mended file needs no further change.
-    assert [raw for _, raw, _ in fixed(kept, False)] == kept
-    counts = Counter(change.change for _, _, fixes in fixed(raws, False) for change in fixes)
+    assert [raw for _, raw, _ in fixed(kept, DOCRED, False)] == kept
+    counts = Counter(change.change for _, _, fixes in fixed(raws, DOCRED, False) for change in fixes)
     assert counts[Change.REPEAT] + counts[Change.DOCUMENT] == len(raws) - len(kept)
 
 

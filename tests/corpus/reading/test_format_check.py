@@ -39,6 +39,7 @@ def kinds(raw: object) -> list[Kind]:
         (changed((("labels", 0, "t"), 0)), [Kind.SELF]),
         (changed((("labels", 0, "t"), 2)), [Kind.ENTITY]),
         (changed((("labels", 0, "r"), "P0")), [Kind.RELATION]),
+        (changed((("labels", 0, "r"), "Na")), [Kind.NO_RELATION]),
         (changed((("labels", 0, "evidence"), [0, 2])), [Kind.EVIDENCE]),
     ],
 )

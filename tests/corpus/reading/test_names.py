@@ -43,11 +43,11 @@ def test_the_end_of_a_name_is_found(before: list[str], name: list[str], after: l
 def test_warning_counts_and_shows_examples() -> None:
     counts = NameCounts()
     counts.add(parse_document(GOOD, "x", 0, DOCRED), 0)
-    assert (counts.mentions, counts.different, counts.warning()) == (3, 0, None)
+    assert (counts.mentions, counts.different, counts.warning("do this")) == (3, 0, None)
     for index in range(1, 3):
         raw = changed((mention(0, 0, "pos"), [1, 3]), (mention(0, 1, "pos"), [1, 2]))
         counts.add(parse_document(raw, "x", index, DOCRED), index)
-    warning = str(counts.warning())
+    warning = str(counts.warning("do this"))
     assert warning.startswith(
         "4 of 9 mentions have a name that is not the tokens at their pos, such as 'Ada Lovelace' at"
     )
@@ -61,10 +61,10 @@ def test_inclusive_ends_are_known_only_if_all_names_fit() -> None:
     counts = count_names([inclusive] * 4)
     assert (counts.mentions, counts.different, counts.inclusive) == (12, 12, 12)
     assert counts.all_inclusive
-    assert "All names fit if pos is [first token, last token]: give --fix" in str(counts.warning())
+    assert "All names fit if pos is [first token, last token]: do this" in str(counts.warning("do this"))
     mixed = count_names([inclusive, GOOD])
     assert not mixed.all_inclusive
-    assert "3 would fit if pos was [first token, last token]" in str(mixed.warning())
+    assert "3 would fit if pos was [first token, last token]" in str(mixed.warning("do this"))
     assert not count_names([GOOD]).all_inclusive
     assert not count_names([]).all_inclusive
 
