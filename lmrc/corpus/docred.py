@@ -6,8 +6,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from lmrc.common.errors import UserError
-from lmrc.corpus.reading.breach_list import BreachList
+from lmrc.common.errors import DocumentError, UserError
+from lmrc.corpus.reading.breach_list import EXAMPLES, BreachList
 from lmrc.corpus.reading.format_check import Breach, Kind, check_document
 from lmrc.corpus.reading.hub_export import in_docred_layout
 from lmrc.corpus.reading.raw_documents import raw_documents
@@ -109,12 +109,14 @@ def parse_document(raw: object, file: str | Path, index: int, relations: Relatio
         relations: relation set of the labels; if it is None, labels are ignored.
 
     Raises:
-        FormatError: the document breaks the format.
+        DocumentError: the document breaks the format.
     """
     raw = in_docred_layout(raw)
     document, found = check_document(raw, relations)
     if document is None:
-        breaches = BreachList(file)
-        breaches.add(index, raw, found)
-        raise breaches.error(1)
+        title = raw.get("title") if isinstance(raw, dict) else None
+        problems = [breach.problem for breach in found[:EXAMPLES]]
+        if len(found) > EXAMPLES:
+            problems.append(f"and {len(found) - EXAMPLES:,} more")
+        raise DocumentError(file, index, title if isinstance(title, str) else None, "; ".join(problems))
     return document

@@ -111,7 +111,7 @@ LABEL = ("labels", 0)
         (changed((*MENTION, "pos"), [2, 2]), "expected 0 <= start < end <= 6"),
         (changed((*MENTION, "pos"), [2, 1]), "expected 0 <= start < end <= 6"),
         (changed((*MENTION, "pos"), [5, 7]), "expected 0 <= start < end <= 6, the length of sentence 0"),
-        (changed(("labels",), None), "labels is null, expected a list"),
+        (changed(("labels",), "none"), "labels is a string, expected a list"),
         (changed(LABEL, 3), "label 0 is the number 3"),
         (changed((*LABEL, "h"), 2), "h is 2, but the document has 2 entities"),
         (changed((*LABEL, "t"), -1), "t is -1, but the document has 2 entities"),
@@ -126,6 +126,13 @@ LABEL = ("labels", 0)
 def test_format_errors_name_the_field(raw: object, message: str) -> None:
     with pytest.raises(DocumentError, match=f"^docs.json: document 7 \\(.*\\): .*{message}"):
         parse(raw)
+
+
+def test_error_of_a_document_names_three_breaches_and_counts_the_rest() -> None:
+    labels = [{"h": 0, "t": 0, "r": "P17"}] * 5
+    with pytest.raises(DocumentError, match=r"label 0: .*; label 1: .*; label 2: .*; and 2 more$") as error:
+        parse(changed(("labels",), labels))
+    assert "\n" not in str(error.value)
 
 
 def test_error_names_the_title() -> None:
@@ -155,6 +162,8 @@ def test_irregularities_of_real_data_are_accepted(raw: object) -> None:
 
 def test_absent_labels_differ_from_empty_labels() -> None:
     assert parse(without(("labels",))).labels is None
+    # A data set of the hub has no absent keys.
+    assert parse(changed(("labels",), None)) == parse(without(("labels",)))
     assert parse(changed(("labels",), [])).labels == ()
     assert "labels" not in to_json(parse(without(("labels",))))
     assert to_json(parse(changed(("labels",), [])))["labels"] == []
@@ -217,7 +226,8 @@ def test_gzipped_file(tmp_path: Path) -> None:
         (json.dumps([GOOD])[:-1], "the file is cut off, after 1 documents"),
         (json.dumps([GOOD])[:-40], "the file is cut off, after 0 documents"),
         (json.dumps([GOOD]) + "]", "is not valid JSON .* after 1 documents"),
-        ("[{'title': 1}]", "is not valid JSON"),
+        ("[{'title': 1}]", "is not JSON, but Python's notation with single quotes: write it by json.dump"),
+        ('[{"title": nan}]', "is not valid JSON"),
         (json.dumps([GOOD])[:-1] + " {}]", "is not valid JSON .* after 1 documents"),
     ],
 )

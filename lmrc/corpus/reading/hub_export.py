@@ -1,6 +1,7 @@
 """Documents as the `datasets` library exports them, in DocRED's layout.
 
 `load_dataset("docred")` holds the labels of a document as columns {head, tail, relation_id, relation_text, evidence}.
+A data set has no absent keys: a document without labels has null.
 """
 
 from __future__ import annotations
@@ -12,12 +13,14 @@ _LABEL_KEYS = {"head": "h", "tail": "t", "relation_id": "r"}
 
 
 def in_docred_layout(raw: Any) -> Any:
-    """Return a document with lists of objects in place of columns, and DocRED's keys of labels.
+    """Return a document with lists of objects in place of columns, DocRED's keys of labels, and no null labels.
 
     Anything that is not such an export is returned as it is, for the check of the format.
     """
     if not isinstance(raw, dict):
         return raw
+    if "labels" in raw and raw["labels"] is None:
+        raw = {key: value for key, value in raw.items() if key != "labels"}
     labels, entities = raw.get("labels"), raw.get("vertexSet")
     if isinstance(labels, dict):
         labels = _rows(labels)
@@ -27,7 +30,7 @@ def in_docred_layout(raw: Any) -> Any:
         entities = [_rows(entity) if type(entity) is dict else entity for entity in entities]
     if labels is raw.get("labels") and entities is raw.get("vertexSet"):
         return raw
-    return {**raw, "labels": labels, "vertexSet": entities}
+    return {**raw, "vertexSet": entities} | ({"labels": labels} if "labels" in raw else {})
 
 
 def _rows(columns: dict[str, Any]) -> Any:

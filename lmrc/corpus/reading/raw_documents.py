@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from itertools import chain
 from pathlib import Path
@@ -15,6 +16,7 @@ from lmrc.common.errors import UserError
 from lmrc.common.file_kind import HEAD, PARQUET, describe_encoding, describe_start
 from lmrc.common.files import head_of, invalid_utf8, reading
 from lmrc.corpus.reading.hub_export import in_docred_layout
+from lmrc.corpus.shards import MANIFEST
 
 REQUIRED = ("title", "sents", "vertexSet")
 EXPECTED = "expected documents in DocRED's format: a JSON list, or JSON Lines (one document a line)"
@@ -24,6 +26,7 @@ SUFFIXES = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet")
 # Documents of a Parquet file in memory at once.
 _ROWS = 64
 _STARTS = {b'"': "holds a string", b"t": "holds true", b"f": "holds false", b"n": "holds null"}
+_PYTHON = re.compile(rb"\s*\[?\s*\{\s*'")
 # Files that the `datasets` library writes into a folder.
 _DATASET_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
 
@@ -64,6 +67,8 @@ def _folder_remedy(path: Path) -> str:
             ": it was written by save_to_disk of the datasets library; load it by load_from_disk and write each split "
             "by to_json or to_parquet"
         )
+    if (path / MANIFEST).exists():
+        return f": it was written by lmrc, such as a corpus that lmrc data stats {path} describes"
     files = sorted(file.name for file in path.iterdir() if file.name.endswith(SUFFIXES))
     return f": give one of its files, such as {path / files[0]}" if files else ""
 
@@ -80,8 +85,8 @@ def _json(path: Path) -> Iterator[Any]:
                 return
             except ijson.JSONError as error:
                 raise UserError(f"{path}: {_describe_json_error(error, path, count)}") from None
-            if count == 0 and not is_list:
-                _check_lines(raw, path)
+            if count == 0:
+                _check_first(raw, path)
             yield raw
             count += 1
 
@@ -112,13 +117,13 @@ def _is_number(head: bytes) -> bool:
     return True
 
 
-def _check_lines(raw: dict[str, Any], path: Path) -> None:
-    """Raise UserError if the first object of a file is no document at all, such as {"data": [...]}."""
-    if raw.keys().isdisjoint(REQUIRED):
+def _check_first(raw: Any, path: Path) -> None:
+    """Raise UserError if the first object is no document at all, such as {"data": [...]} or a prediction."""
+    if isinstance(raw, dict) and raw.keys().isdisjoint(("sents", "vertexSet")):
         names = ", ".join(map(repr, list(raw)[:5])) or "no keys"
         raise UserError(
-            f"{path}: holds an object with {names}, which is no document; {EXPECTED}, each with title, sents and "
-            "vertexSet"
+            f"{path}: document 0 is an object with {names}, which is no document; {EXPECTED}, each with title, sents "
+            "and vertexSet"
         )
 
 
@@ -130,6 +135,9 @@ def _describe_json_error(error: Exception, path: Path, documents: int) -> str:
         return f"the JSON ends in the middle: the file is cut off, {after}"
     if "UTF8" in text and (invalid := invalid_utf8(path)) is not None:
         return f"{describe_encoding(path, *invalid)} ({after})"
+    with reading(path) as stream:
+        if _PYTHON.match(stream.read(HEAD)):
+            return "is not JSON, but Python's notation with single quotes: write it by json.dump"
     return f"is not valid JSON ({text.partition(chr(10))[0].strip()}) {after}"
 
 
@@ -144,8 +152,6 @@ def _parquet(path: Path) -> Iterator[Any]:
                 )
             columns = [name for name in (*REQUIRED, "labels") if name in names]
             batches = file.iter_batches(batch_size=_ROWS, columns=columns)
-            for row in chain.from_iterable(batch.to_pylist() for batch in batches):
-                # Parquet has no absent keys: a document without labels has null.
-                yield {name: value for name, value in row.items() if name != "labels" or value is not None}
+            yield from chain.from_iterable(batch.to_pylist() for batch in batches)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: damaged Parquet file ({error}); fetch it again") from None

@@ -41,7 +41,7 @@ def test_an_export_is_read_like_the_file(document: Document) -> None:
 
 @pytest.mark.parametrize(
     "labels",
-    [{"head": [0], "tail": []}, {"head": 0}, {}, [{"head": 0, "tail": 1}], [3], "text", None],
+    [{"head": [0], "tail": []}, {"head": 0}, {}, [{"head": 0, "tail": 1}], [3], "text"],
 )
 def test_other_forms_are_left_to_the_check(labels: object) -> None:
     assert in_docred_layout(changed((("labels",), labels)))["labels"] == labels

@@ -78,10 +78,11 @@ def test_parquet_of_the_hub_has_columns_of_labels(tmp_path: Path) -> None:
     [
         (
             '{"data": [1], "version": 2}',
-            "holds an object with 'data', 'version', which is no document; expected documents",
+            "document 0 is an object with 'data', 'version', which is no document; expected documents",
         ),
-        ("{}", "holds an object with no keys"),
+        ("{}", "an object with no keys"),
         ('{"message": "Not Found"}', "an object with 'message'"),
+        ('[{"title": "x", "h_idx": 0}]', "document 0 is an object with 'title', 'h_idx', which is no document"),
         ("404: Not Found", "is not JSON: it begins with '404: Not Found'"),
         ("nobody", "is not JSON: it begins with 'nobody'"),
         ("-1.5e3", "holds a number"),
@@ -113,6 +114,9 @@ def test_folders_say_which_file_to_give(tmp_path: Path) -> None:
         raw_documents(tmp_path)
     (tmp_path / "train-00000.parquet").touch()
     with pytest.raises(UserError, match=r"expected a file: give one of its files, such as .*train-00000\.parquet"):
+        raw_documents(tmp_path)
+    (tmp_path / "manifest.json").touch()
+    with pytest.raises(UserError, match="it was written by lmrc, such as a corpus"):
         raw_documents(tmp_path)
     (tmp_path / "dataset_info.json").touch()
     with pytest.raises(UserError, match="written by save_to_disk of the datasets library"):
