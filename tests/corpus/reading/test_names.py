@@ -38,6 +38,7 @@ def test_the_end_of_a_name_is_found(before: list[str], name: list[str], after: l
     assert end is not None
     assert is_name(" ".join(name), tokens[len(before) : end])
     assert named_end(" ".join([*name, "x" * 99]), tokens, len(before)) is None
+    assert named_end("Labs", ["Lake", "."], 0) is None
 
 
 def test_warning_counts_and_shows_examples() -> None:
