@@ -107,6 +107,8 @@ class _FixLog:
         if self._counts:
             logger.info(f"{self._documents}: mended: {summary(self._counts)}; each change is in {self._path}")
         else:
+            # That of an earlier corpus of this name would be taken for this one's.
+            self._path.unlink(missing_ok=True)
             logger.info(f"{self._documents}: nothing to mend")
 
     def restart(self) -> None:

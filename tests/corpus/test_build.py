@@ -115,6 +115,7 @@ def test_fix_refuses_what_it_cannot_mend_and_leaves_no_file(tmp_path: Path) -> N
 
 
 def test_nothing_to_mend(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "c.fixes.jsonl").write_text("of an earlier corpus of this name")
     with caplog.at_level("INFO"):
         build_corpus(write(tmp_path / "docs.json", [GOOD]), tmp_path / "c", fix=True)
     assert caplog.messages == [f"{tmp_path / 'docs.json'}: nothing to mend"]
