@@ -8,6 +8,7 @@ as both models are.
 
 from __future__ import annotations
 
+import logging
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -23,6 +24,7 @@ from lmrc.config.schema import DecodeOptions, ExtractConfig, PromptOptions
 from lmrc.corpus.candidates import Candidate, RelationLogit
 from lmrc.corpus.docred import candidate_pairs, read_documents
 from lmrc.corpus.predictions import Prediction, predictions_writer
+from lmrc.corpus.reading.names import NameCounts
 from lmrc.corpus.relation_schema import RelationSchema, entity_types
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
 from lmrc.corpus.types import Document, Triple
@@ -40,6 +42,8 @@ from lmrc.rc.prompts.templates import PROMPTS, entity_name
 from lmrc.rcp.model.model import check_folder, predicts_relations
 from lmrc.rcp.predict import Proposal, Proposer
 from lmrc.rcp.thresholds import find_threshold
+
+logger = logging.getLogger(__name__)
 
 # Batches of documents in memory. More would fill the LM's batches better, but report progress less often.
 BATCHES = 2
@@ -305,14 +309,17 @@ class Extraction(TripleExtractor):
 
     def _check_documents(self, progress: DocumentProgress) -> int:
         """Return the number of documents; raise UserError if one is malformed or does not fit the prompt."""
-        count = 0
+        count, names = 0, NameCounts()
         for index, document in enumerate(read_documents(self._config.documents, None)):
             try:
                 self.check(index, document)
             except UserError as error:
                 raise UserError(f"{self._config.documents}: {error}; nothing was extracted") from None
+            names.add(document, index)
             progress.add(1)
             count += 1
+        if warning := names.warning("add 1 to the ends"):
+            logger.warning(f"{self._config.documents}: {warning}")
         return count
 
 

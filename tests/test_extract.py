@@ -296,6 +296,17 @@ def test_lm_is_not_loaded_without_candidates(config: ExtractConfig, monkeypatch:
     assert (counts.documents_without_pairs, counts.kept, counts.triples) == (5, 0, 0)
 
 
+def test_names_that_are_not_the_tokens_are_told_once(
+    config: ExtractConfig, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(extract, "load_lm", None)
+    Extraction(config.model_copy(update={"threshold": "1"})).run()
+    (message,) = (message for message in caplog.messages if "mentions have a name" in message)
+    names = [(x.name, document.sentences[0][x.start]) for document in DOCUMENTS for (x,) in document.entities]
+    different = sum(name.casefold() != token.casefold() for name, token in names)
+    assert message.startswith(f"{config.documents}: {different} of {len(names)} mentions have a name that is not the")
+
+
 def test_cut_mentions_are_counted(config: ExtractConfig) -> None:
     # RCP reads 40 word pieces here.
     long = rc_tiny.document(["Ada", "Bob"], [], "long", text=" ".join(["Ada"] * 60))

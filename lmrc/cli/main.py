@@ -146,19 +146,29 @@ def data() -> None:
 @data.command()
 @click.argument("documents", type=FOLDER)
 @click.option("--out", required=True, type=FOLDER, help="Folder of the new corpus.")
-@click.option("--relations", type=FOLDER, help="Relation set as JSON {id: name}; by default the 96 of DocRED.")
+@click.option(
+    "--relations",
+    type=FOLDER,
+    help="Relation set as JSON {id: name}, or rel2id.json {name: number}; by default the 96 of DocRED.",
+)
+@click.option(
+    "--fix", is_flag=True, help="Mend or leave out what breaks the format; each change is written to OUT.fixes.jsonl."
+)
 @click.option("--docs-per-shard", type=click.IntRange(min=1), default=256, show_default=True)
 @click.option("--sample", type=click.IntRange(min=1), help="Number of documents to sample; by default all.")
 @click.option("--seed", default=66, show_default=True, type=click.IntRange(min=0), help="Seed of --sample.")
 def build(
-    documents: Path, out: Path, relations: Path | None, docs_per_shard: int, sample: int | None, seed: int
+    documents: Path, out: Path, relations: Path | None, fix: bool, docs_per_shard: int, sample: int | None, seed: int
 ) -> None:
-    """Check DOCUMENTS (DocRED JSON) and build a corpus from them."""
+    """Check DOCUMENTS and build a corpus from them.
+
+    DOCUMENTS are in DocRED's format: a JSON list, JSON Lines, either gzipped, or Parquet.
+    """
     from lmrc.corpus.build import build_corpus
 
     if sample is None:
         _refuse_unused("seed", "it is read only with --sample, which draws documents")
-    manifest = build_corpus(documents, out, relations, docs_per_shard, sample, seed)
+    manifest = build_corpus(documents, out, relations, docs_per_shard, sample, seed, fix)
     click.echo(
         f"{out}: {manifest.documents:,} documents, {manifest.candidate_pairs:,} candidate pairs, "
         f"{manifest.triples:,} triples in {len(manifest.shards)} shards"
@@ -314,7 +324,7 @@ def download(dataset: str, folder: Path) -> None:
 )
 @click.option("--shorten", type=click.Choice(["sentences"]), hidden=True)
 def extract(shorten: str | None, **given: object) -> None:
-    """Extract the triples of new DOCUMENTS (DocRED JSON) with both models, on this machine.
+    """Extract the triples of new DOCUMENTS (DocRED's format) with both models, on this machine.
 
     The score of a triple is P(pair) x P(relation), or with --fusion its calibrated probability. Labels in DOCUMENTS are
     ignored.

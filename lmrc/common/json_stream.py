@@ -22,7 +22,7 @@ SPACES = b" \t\n\r"
 
 
 def json_batches(path: str | Path, expected: str) -> Iterator[list[Any]]:
-    """Yield the elements of a JSON file (also gzipped: .gz) that holds one list, those of a block at a time.
+    """Yield the elements of a JSON file (also gzipped) that holds one list, those of a block at a time.
 
     Args:
         path: the file.

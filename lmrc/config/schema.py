@@ -547,7 +547,7 @@ class DemoConfig(Options):
 
 
 class PipelineData(TrainingData):
-    """Corpora of the pipeline: each is a corpus folder, or documents (.json, .json.gz) to build a corpus from."""
+    """Corpora of the pipeline: each is a corpus folder, or documents (JSON, JSON Lines, Parquet) to build one from."""
 
     train: Path = Field(Path("data/docred/train"), description="corpus or documents to train on")
     dev: Path = Field(Path("data/docred/dev"), description="corpus or documents that select the best weights")

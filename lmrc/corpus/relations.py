@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,7 +12,10 @@ from pathlib import Path
 from typing import NoReturn
 
 from lmrc.common.errors import UserError, nearest
+from lmrc.common.file_kind import HEAD, describe_encoding, describe_start
 from lmrc.common.files import reading
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
@@ -88,8 +92,16 @@ class RelationSet:
         raise UserError(f"unknown {kind} {value!r}; {nearest(value, known)}")
 
 
+# Names of "no relation" in the relation files of the field, in lower case.
+_NO_RELATION = frozenset(["na", "n/a", "<na>", "none", "null", "no_relation", "no relation", "norelation"])
+_EXPECTED = 'expected an object of relation ids and names, such as {"P17": "country"}, or of names and numbers (rel2id)'
+
+
 def read_relations(path: str | Path) -> RelationSet:
-    """Read a relation set from a JSON file {id: name}, in the order of the file.
+    """Read a relation set from a JSON file: {id: name}, in the order of the file, or the field's rel2id or id2rel.
+
+    rel2id.json is {name: number} (ATLOP and code that follows it), id2rel.json {number: name}. Their names become ids,
+    in the order of the numbers. The entry of "no relation" is left out, and the log says so.
 
     Raises:
         UserError: the file is unreadable or empty, has another form, or an id or name occurs twice.
@@ -106,16 +118,66 @@ def read_relations(path: str | Path) -> RelationSet:
         content = stream.read()
     try:
         raw = json.loads(content, object_pairs_hook=unique_ids)
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: is not JSON ({error})") from None
+    except json.JSONDecodeError as error:
+        raise UserError(f"{path}: is not JSON ({error}): it {describe_start(content[:HEAD])}; {_EXPECTED}") from None
+    except UnicodeDecodeError as error:
+        text = describe_encoding(Path(path), error.start, content[error.start])
+        raise UserError(f"{path}: {text}") from None
     if not isinstance(raw, dict):
-        raise UserError(f'{path}: expected an object of relation ids and names, such as {{"P17": "country"}}')
+        raise UserError(f"{path}: {_EXPECTED}")
     if not raw:
         raise UserError(f'{path}: holds no relations; expected at least one, such as {{"P17": "country"}}')
+    numbered = _numbered(raw, path)
+    return _named(raw, path) if numbered is None else _of_numbers(numbered, path)
+
+
+def is_no_relation(name: str) -> bool:
+    """Return True if the name stands for "no relation" in files of the field: Na, no_relation, None."""
+    return name.lower() in _NO_RELATION
+
+
+def _numbered(raw: dict[str, object], path: str | Path) -> dict[int, str] | None:
+    """Return the names of rel2id or id2rel by number, or None if the file has another form."""
+    if all(type(number) is int for number in raw.values()):
+        names: dict[int, str] = {}
+        for name, number in raw.items():
+            assert isinstance(number, int)
+            if number in names:
+                raise UserError(f"{path}: the relations {names[number]!r} and {name!r} both have the number {number}")
+            names[number] = name
+        return names
+    # Ids that are numbers too may be meant in {id: name}, unless 0 is "no relation".
+    if not is_no_relation(str(raw.get("0"))) or not all(key.isdecimal() for key in raw):
+        return None
+    if not all(isinstance(name, str) for name in raw.values()):
+        return None
+    return {int(number): str(name) for number, name in raw.items()}
+
+
+def _of_numbers(names: dict[int, str], path: str | Path) -> RelationSet:
+    ordered = [names[number] for number in sorted(names)]
+    relations = [name for name in ordered if not is_no_relation(name)]
+    for left_out in sorted(set(ordered) - set(relations)):
+        logger.info(f"{path}: {left_out!r} is left out of the relation set: it stands for pairs without a relation")
+    if not relations or not all(name.strip() for name in relations):
+        raise UserError(f"{path}: holds no relations or one without a name; {_EXPECTED}")
+    if len(set(relations)) != len(relations):
+        duplicate = next(name for name in relations if relations.count(name) > 1)
+        raise UserError(f"{path}: the relation {duplicate!r} occurs twice; every relation must be unique")
+    if set(relations) <= set(DOCRED.ids):
+        logger.info(f"{path}: its {len(relations)} relations are DocRED's and get DocRED's names")
+        return RelationSet(tuple(relations), tuple(DOCRED.name(relation) for relation in relations))
+    return RelationSet(tuple(relations), tuple(relations))
+
+
+def _named(raw: dict[str, object], path: str | Path) -> RelationSet:
     id_of_name: dict[str, str] = {}
     for relation, name in raw.items():
         if not isinstance(name, str) or not name.strip() or not relation.strip():
-            raise UserError(f"{path}: relation {relation!r} has the name {name!r}; ids and names must be text")
+            raise UserError(
+                f"{path}: relation {relation!r} has the name {json.dumps(name)[:60]}; ids and names must be text, or "
+                "all values whole numbers (rel2id)"
+            )
         if name in id_of_name:
             raise UserError(
                 f"{path}: the relations {id_of_name[name]!r} and {relation!r} are both named {name!r}; "

@@ -21,6 +21,7 @@ from lmrc.config.schema import (
     TrainingData,
 )
 from lmrc.corpus.folds import HELD_OUT, TRAIN
+from lmrc.corpus.reading.raw_documents import SUFFIXES
 from lmrc.launcher.group.record import Group
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.stages import (
@@ -42,7 +43,6 @@ from lmrc.launcher.stages import (
 )
 from lmrc.runs.run_folder import RunFolder
 
-DOCUMENTS = (".json", ".json.gz")
 # Run of classify over the documents that the fusion is fitted on.
 ANSWERS = "classify-held-out"
 
@@ -170,7 +170,7 @@ class _Chain:
     def __init__(self, config: PipelineConfig) -> None:
         self.config, self.home = config, RunFolder.of(config.run).path
         paths = {"train": config.data.train, "dev": config.data.dev, "test": config.data.test}
-        self.documents = {part: path for part, path in paths.items() if path.name.endswith(DOCUMENTS)}
+        self.documents = {part: path for part, path in paths.items() if path.name.endswith(SUFFIXES)}
         self.corpora = {
             part: self.home / "data" / part if part in self.documents else path for part, path in paths.items()
         }

@@ -109,11 +109,14 @@ def _check_classify(config: ClassifyConfig) -> None:
 
 
 def _check_build(config: BuildConfig) -> None:
-    from lmrc.common.files import reading
+    from lmrc.corpus.reading.raw_documents import raw_documents
+    from lmrc.corpus.relations import read_relations
 
-    for path in (*config.documents.values(), *([config.relations] if config.relations else [])):
-        with reading(path):
-            pass
+    for path in config.documents.values():
+        # The first document: the file is there and holds what it should.
+        next(raw_documents(path), None)
+    if config.relations is not None:
+        read_relations(config.relations)
 
 
 def _check_split(config: SplitConfig) -> None:

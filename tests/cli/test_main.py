@@ -108,9 +108,8 @@ def _label(key: str, value: Any) -> Any:
         (lambda document: document["labels"][0].update(h=0, t=0), "h"),
         (_label("t", 99), "t"),
         (_label("r", "P1"), "unknown relation"),
-        (_label("r", "works_for"), "give another relation set ({id: name} in a JSON file) as --relations FILE"),
+        (_label("r", "works_for"), "give the relation set of these documents as --relations FILE, JSON {id: name} or"),
         (lambda document: document.update(vertexSet=[]), "vertexSet"),
-        (lambda document: document.update(vertexSet=[[]]), "entity"),
         (lambda document: document.pop("sents"), "sents"),
     ],
 )
@@ -129,7 +128,19 @@ def test_malformed_documents(tmp_path: Path, documents: Path, capsys: Capture, c
     assert not out.exists()
 
 
-@pytest.mark.parametrize("content", ['{"title": "x"}', "[1, 2]", "[{", "no JSON", "", '"text"'])
+def test_all_breaches_of_a_file_are_listed(tmp_path: Path, documents: Path, capsys: Capture) -> None:
+    path = change_first(documents, lambda document: document.update(vertexSet=[[]]))
+    labels = len(json.loads(path.read_text())[0]["labels"])
+    capsys.readouterr()
+    assert main(["data", "build", str(path), "--out", str(tmp_path / "corpus")]) == 2
+    lines = capsys.readouterr().err.splitlines()
+    assert lines[0] == f"Error: {path}: {labels + 1} breaches of DocRED's format in 1 of 5 documents:"
+    assert "  - 1 entity without mentions:" in lines
+    assert f"  - {labels} labels of entities that do not exist:" in lines
+    assert lines[-1].startswith(f"lmrc data build {path} --out {tmp_path / 'corpus'} --fix mends all of them")
+
+
+@pytest.mark.parametrize("content", ['{"name": "x"}', "[1]", "[{", "no JSON", "", '"text"'])
 def test_files_that_are_no_list_of_documents(tmp_path: Path, capsys: Capture, content: str) -> None:
     path = tmp_path / "bad.json"
     path.write_text(content)
@@ -144,10 +155,16 @@ def test_duplicate_titles_are_refused(tmp_path: Path, documents: Path, capsys: C
     content = json.loads(documents.read_text())
     documents.write_text(json.dumps([*content, content[2]]))
     capsys.readouterr()
-    assert main(["data", "build", str(documents), "--out", str(tmp_path / "corpus")]) == 2
+    arguments = ["data", "build", str(documents), "--out", str(tmp_path / "corpus")]
+    assert main(arguments) == 2
     error = capsys.readouterr().err
     assert "document 5" in error
     assert content[2]["title"] in error
+    assert main([*arguments, "--fix"]) == 0
+    printed = capsys.readouterr()
+    changes = tmp_path / "corpus.fixes.jsonl"
+    assert f"mended: 1 repeated document left out; each change is in {changes}" in printed.err
+    assert "5 documents" in printed.out and len(changes.read_text().splitlines()) == 1
 
 
 @pytest.mark.parametrize(

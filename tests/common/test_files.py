@@ -6,9 +6,12 @@ import os
 from pathlib import Path
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from lmrc.common.errors import UserError
-from lmrc.common.files import reading, sha256_of
+from lmrc.common.file_kind import foreign_kind
+from lmrc.common.files import invalid_utf8, reading, sha256_of
 
 
 def read(path: Path) -> bytes:
@@ -48,9 +51,49 @@ def test_unreadable_files_are_user_errors(tmp_path: Path, use: object, monkeypat
         use(file)
 
 
-def test_damaged_gzip_files(tmp_path: Path) -> None:
+def test_the_content_says_if_a_file_is_gzipped(tmp_path: Path) -> None:
+    (tmp_path / "docs.json").write_bytes(gzip.compress(b"\xef\xbb\xbf[1, 2]"))
+    assert read(tmp_path / "docs.json") == b"[1, 2]"
     (tmp_path / "no.json.gz").write_bytes(b"[1, 2]")
+    with pytest.raises(UserError, match=r"no\.json\.gz: is not gzipped, .* it begins with '\[1, 2\]'; rename it"):
+        read(tmp_path / "no.json.gz")
+    (tmp_path / "empty.json.gz").write_bytes(b"")
+    assert read(tmp_path / "empty.json.gz") == b""
+
+
+def test_damaged_gzip_files(tmp_path: Path) -> None:
     (tmp_path / "cut.json.gz").write_bytes(gzip.compress(os.urandom(5_000))[:-1_000])
-    for name in ("no.json.gz", "cut.json.gz"):
-        with pytest.raises(UserError, match="damaged gzip file"):
+    with pytest.raises(UserError, match="damaged gzip file"):
+        read(tmp_path / "cut.json.gz")
+
+
+def test_files_of_other_kinds_are_named_also_in_gzip(tmp_path: Path) -> None:
+    pointer = b"version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 4287303\n"
+    for name, content in (("a.json", pointer), ("a.json.gz", pointer), ("b.json.gz", gzip.compress(pointer))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(UserError, match=rf"{name}: is a pointer of Git LFS for a file of 4,287,303 bytes"):
             read(tmp_path / name)
+
+
+@given(st.text(), st.binary(min_size=1, max_size=3), st.booleans())
+def test_the_first_invalid_byte_is_found(
+    tmp_path_factory: pytest.TempPathFactory, text: str, end: bytes, packed: bool
+) -> None:
+    content = ("x" + text).encode() + end
+    try:
+        content.decode()
+        expected = None
+    except UnicodeDecodeError as error:
+        expected = (error.start, content[error.start])
+    path = tmp_path_factory.mktemp("d") / "a.txt"
+    path.write_bytes(gzip.compress(content) if packed else content)
+    assume(foreign_kind(content, path) is None)
+    assert invalid_utf8(path) == expected
+
+
+def test_an_invalid_byte_after_a_character_that_two_blocks_share(tmp_path: Path) -> None:
+    content = b"x" * ((1 << 20) - 1) + "\u20ac".encode() + b"y\xff"
+    (tmp_path / "a.txt").write_bytes(content)
+    assert invalid_utf8(tmp_path / "a.txt") == (len(content) - 1, 0xFF)
+    (tmp_path / "b.txt").write_bytes(b"\xef\xbb\xbf" + content)
+    assert invalid_utf8(tmp_path / "b.txt") == (len(content) + 2, 0xFF)

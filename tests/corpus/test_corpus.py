@@ -152,8 +152,10 @@ MEMORY = """
 import json, sys, threading
 from pathlib import Path
 from lmrc.corpus.corpus import Corpus, write_corpus
-from lmrc.corpus.docred import Document, Label, Mention, read_documents, to_json
+import pyarrow as pa, pyarrow.parquet as pq
+from lmrc.corpus.docred import read_documents, to_json
 from lmrc.corpus.relations import DOCRED
+from lmrc.corpus.types import Document, Label, Mention
 
 def resident():
     fields = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -164,14 +166,23 @@ def document(number):
     entities = tuple((Mention(f"e{number}-{e}", e % 8, e, e + 2, "PER"),) for e in range(20))
     return Document(f"d{number}", sentences, entities, tuple(Label(h, h + 1, "P17", (0,)) for h in range(19)))
 
-count, folder = int(sys.argv[1]), Path(sys.argv[2])
-with (folder / "docs.json").open("w") as file:
-    for number in range(count):
-        file.write(("[" if number == 0 else ",\\n") + json.dumps(to_json(document(number))))
-    file.write("]")
+count, folder, form = int(sys.argv[1]), Path(sys.argv[2]), sys.argv[3]
+path = folder / f"docs.{form}"
+if form == "parquet":
+    schema = pa.RecordBatch.from_pylist([to_json(document(0))]).schema
+    with pq.ParquetWriter(path, schema) as writer:
+        for first in range(0, count, 500):
+            rows = [to_json(document(number)) for number in range(first, first + 500)]
+            writer.write_batch(pa.RecordBatch.from_pylist(rows, schema))
+else:
+    opening, between, end = ("[", ",\\n", "]") if form == "json" else ("", "\\n", "\\n")
+    with path.open("w") as file:
+        for number in range(count):
+            file.write((opening if number == 0 else between) + json.dumps(to_json(document(number))))
+        file.write(end)
 Path("/proc/self/clear_refs").write_text("5")
 before = resident()
-write_corpus(read_documents(folder / "docs.json", DOCRED), folder / "out", DOCRED, "docs.json", "0" * 64)
+write_corpus(read_documents(path, DOCRED), folder / "out", DOCRED, path.name, "0" * 64)
 corpus = Corpus.open(folder / "out")
 assert sum(len(document.labels) for document in corpus) == 19 * count
 size = sum(shard.bytes for shard in corpus.manifest.shards) / 2**20
@@ -181,13 +192,14 @@ print(json.dumps({"growth": resident() - before, "size": size}))
 
 @pytest.mark.slow
 @pytest.mark.skipif(not Path("/proc/self/clear_refs").exists(), reason="needs /proc to measure memory")
-def test_memory_stays_flat(tmp_path: Path) -> None:
+@pytest.mark.parametrize("form", ["json", "jsonl", "parquet"])
+def test_memory_stays_flat(tmp_path: Path, form: str) -> None:
     growth = {}
     for count in (1_000, 6_000):
         folder = tmp_path / str(count)
         folder.mkdir()
         done = subprocess.run(
-            [sys.executable, "-c", MEMORY, str(count), str(folder)], capture_output=True, text=True, check=True
+            [sys.executable, "-c", MEMORY, str(count), str(folder), form], capture_output=True, text=True, check=True
         )
         growth[count] = json.loads(done.stdout)
     more_data = growth[6_000]["size"] - growth[1_000]["size"]

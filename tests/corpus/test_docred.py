@@ -13,6 +13,8 @@ from hypothesis import strategies as st
 
 from lmrc.common.errors import DocumentError, UserError
 from lmrc.corpus.docred import candidate_pairs, parse_document, read_documents, relations_by_pair, to_json
+from lmrc.corpus.reading.breach_list import FormatError
+from lmrc.corpus.reading.format_check import Kind
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document, Label, Mention
 from tests.corpus.strategies import corpora, documents
@@ -109,7 +111,7 @@ LABEL = ("labels", 0)
         (changed((*MENTION, "pos"), [2, 2]), "expected 0 <= start < end <= 6"),
         (changed((*MENTION, "pos"), [2, 1]), "expected 0 <= start < end <= 6"),
         (changed((*MENTION, "pos"), [5, 7]), "expected 0 <= start < end <= 6, the length of sentence 0"),
-        (changed(("labels",), None), "labels is null, expected a list"),
+        (changed(("labels",), "none"), "labels is a string, expected a list"),
         (changed(LABEL, 3), "label 0 is the number 3"),
         (changed((*LABEL, "h"), 2), "h is 2, but the document has 2 entities"),
         (changed((*LABEL, "t"), -1), "t is -1, but the document has 2 entities"),
@@ -124,6 +126,13 @@ LABEL = ("labels", 0)
 def test_format_errors_name_the_field(raw: object, message: str) -> None:
     with pytest.raises(DocumentError, match=f"^docs.json: document 7 \\(.*\\): .*{message}"):
         parse(raw)
+
+
+def test_error_of_a_document_names_three_breaches_and_counts_the_rest() -> None:
+    labels = [{"h": 0, "t": 0, "r": "P17"}] * 5
+    with pytest.raises(DocumentError, match=r"label 0: .*; label 1: .*; label 2: .*; and 2 more$") as error:
+        parse(changed(("labels",), labels))
+    assert "\n" not in str(error.value)
 
 
 def test_error_names_the_title() -> None:
@@ -153,6 +162,8 @@ def test_irregularities_of_real_data_are_accepted(raw: object) -> None:
 
 def test_absent_labels_differ_from_empty_labels() -> None:
     assert parse(without(("labels",))).labels is None
+    # A data set of the hub has no absent keys.
+    assert parse(changed(("labels",), None)) == parse(without(("labels",)))
     assert parse(changed(("labels",), [])).labels == ()
     assert "labels" not in to_json(parse(without(("labels",))))
     assert to_json(parse(changed(("labels",), [])))["labels"] == []
@@ -208,16 +219,16 @@ def test_gzipped_file(tmp_path: Path) -> None:
         (" \n\t", "is empty"),
         ("PK\x03", "is not JSON"),
         ("# Title", "is not JSON"),
-        (json.dumps(GOOD), "holds an object, expected a JSON list of documents"),
-        ('"text"', "holds a string, expected a JSON list of documents"),
-        ("12", "holds a number, expected a JSON list"),
-        ("null", "holds null, expected a JSON list"),
-        ("[1, 2]", r"document 0 \(without a title\): is the number 1, expected an object"),
+        ('"text"', "holds a string, expected documents in DocRED's format: a JSON list, or JSON Lines"),
+        ("12", "holds a number, expected documents"),
+        ("null", "holds null, expected documents"),
+        ("[1]", r"document 0 \(without a title\): is the number 1, expected an object"),
         (json.dumps([GOOD])[:-1], "the file is cut off, after 1 documents"),
         (json.dumps([GOOD])[:-40], "the file is cut off, after 0 documents"),
         (json.dumps([GOOD]) + "]", "is not valid JSON .* after 1 documents"),
-        ("[{'title': 1}]", "is not valid JSON"),
-        ("[{} {}]", r"document 0 \(without a title\): title is missing"),
+        ("[{'title': 1}]", "is not JSON, but Python's notation with single quotes: write it by json.dump"),
+        ('[{"title": nan}]', "is not valid JSON"),
+        (json.dumps([GOOD])[:-1] + " {}]", "is not valid JSON .* after 1 documents"),
     ],
 )
 def test_files_without_a_list_of_documents_are_refused(tmp_path: Path, content: str, message: str) -> None:
@@ -229,8 +240,38 @@ def test_files_without_a_list_of_documents_are_refused(tmp_path: Path, content: 
 
 def test_invalid_utf8(tmp_path: Path) -> None:
     (tmp_path / "docs.json").write_bytes(b'[{"title": "\xff"}]')
-    with pytest.raises(UserError, match=r"docs\.json: is not valid JSON \(lexical error: invalid bytes in UTF8"):
+    with pytest.raises(UserError, match=r"docs\.json: is not UTF-8: byte 0xff at position 12 is invalid; convert it"):
         list(read_documents(tmp_path / "docs.json", DOCRED))
+
+
+def test_one_error_names_all_breaches_of_a_file(tmp_path: Path) -> None:
+    empty, itself = changed((*MENTION, "pos"), [2, 2]), changed((*LABEL, "t"), 0)
+    path = write(
+        tmp_path / "docs.json", [GOOD, *({**raw, "title": str(i)} for i, raw in enumerate([empty] * 5 + [itself]))]
+    )
+    reader = read_documents(path, DOCRED)
+    assert next(reader).title == "Ada"
+    with pytest.raises(FormatError) as error:
+        next(reader)
+    assert error.value.counts == {Kind.EMPTY_SPAN: 5, Kind.SELF: 1}
+    text = str(error.value)
+    assert "6 breaches of DocRED's format in 6 of 7 documents" in text
+    assert "5 empty spans" in text and "1 label of an entity with itself" in text
+    assert "document 1 ('0'): mention 0 of entity 0: pos is [2, 2]" in text and "and 2 more" in text
+    assert "document 6 ('5'): label 0: h and t are both 0" in text
+
+
+def test_breaches_before_damage_are_named_too(tmp_path: Path) -> None:
+    path = tmp_path / "docs.json"
+    path.write_text(json.dumps([changed(("vertexSet",), []), GOOD])[:-1])
+    with pytest.raises(FormatError, match=r"vertexSet is empty(.|\n)*end cannot be read: .*cut off, after 2 documents"):
+        list(read_documents(path, DOCRED))
+
+
+def test_documents_after_a_breach_are_not_yielded(tmp_path: Path) -> None:
+    path = write(tmp_path / "docs.json", [changed(("vertexSet",), []), {**GOOD, "title": "Bob"}])
+    with pytest.raises(FormatError, match="vertexSet is empty"):
+        next(read_documents(path, DOCRED))
 
 
 def test_an_empty_list_has_no_documents(tmp_path: Path) -> None:

@@ -2,8 +2,11 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from random import Random
 
 import pytest
+from hypothesis import assume, given
+from hypothesis import strategies as st
 
 from lmrc.common.errors import UserError
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
@@ -65,8 +68,14 @@ def test_order_of_the_file_is_kept(tmp_path: Path) -> None:
         ("{", "is not JSON"),
         ("[]", "expected an object"),
         ("{}", "holds no relations"),
-        ('{"a": 3}', "relation 'a' has the name 3"),
-        ('{"a": " "}', "relation 'a' has the name ' '"),
+        ('{"a": 3, "b": "x"}', "relation 'a' has the name 3"),
+        ('{"a": " "}', "relation 'a' has the name \" \""),
+        ('{"Na": 0}', "holds no relations"),
+        ('{"Na": 0, "a": 1, "b": 1}', "the relations 'a' and 'b' both have the number 1"),
+        ('{"0": "NA", "1": "x", "2": "x"}', "relation 'x' occurs twice"),
+        ('{"a": true}', "relation 'a' has the name true"),
+        ("404: Not Found", "is not JSON .* begins with '404: Not Found'"),
+        ("version https://git-lfs.github.com/spec/v1\nsize 7\n", "pointer of Git LFS for a file of 7 bytes"),
         ('{"a": "x", "b": "x"}', "'a' and 'b' are both named 'x'"),
         ('{"a": "x", "a": "y"}', "id 'a' occurs twice"),
     ],
@@ -75,3 +84,43 @@ def test_bad_files_are_refused(tmp_path: Path, content: str, message: str) -> No
     (tmp_path / "r.json").write_text(content)
     with pytest.raises(UserError, match=f"r.json: .*{message}"):
         read_relations(tmp_path / "r.json")
+
+
+def test_rel2id_gives_names_in_the_order_of_the_numbers(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    (tmp_path / "rel2id.json").write_text('{"lies_in": 2, "Na": 0, "works_at": 1}')
+    with caplog.at_level("INFO"):
+        relations = read_relations(tmp_path / "rel2id.json")
+    assert relations == RelationSet(("works_at", "lies_in"), ("works_at", "lies_in"))
+    assert "rel2id.json: 'Na' is left out of the relation set" in caplog.text
+    # Without "no relation", nothing is left out.
+    (tmp_path / "rel2id.json").write_text('{"works_at": 0, "lies_in": 1}')
+    assert read_relations(tmp_path / "rel2id.json").ids == ("works_at", "lies_in")
+
+
+def test_id2rel_is_known_by_its_first_entry(tmp_path: Path) -> None:
+    (tmp_path / "id2rel.json").write_text('{"0": "no_relation", "10": "b", "2": "a"}')
+    assert read_relations(tmp_path / "id2rel.json").ids == ("a", "b")
+    (tmp_path / "r.json").write_text('{"0": "owns", "1": "sells"}')
+    assert read_relations(tmp_path / "r.json") == RelationSet(("0", "1"), ("owns", "sells"))
+
+
+def test_rel2id_of_docred_has_its_names(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    numbers = {"Na": 0} | {relation: index for index, relation in enumerate(DOCRED.ids[::-1], 1)}
+    (tmp_path / "rel2id.json").write_text(json.dumps(numbers))
+    with caplog.at_level("INFO"):
+        relations = read_relations(tmp_path / "rel2id.json")
+    assert relations == RelationSet(DOCRED.ids[::-1], DOCRED.names[::-1])
+    assert "its 96 relations are DocRED's and get DocRED's names" in caplog.text
+
+
+@given(st.lists(st.text(min_size=1).filter(str.strip), min_size=1, unique_by=str.lower), st.randoms())
+def test_rel2id_and_id2rel_give_the_same_set(
+    tmp_path_factory: pytest.TempPathFactory, names: list[str], random: Random
+) -> None:
+    assume(not {name.lower() for name in names} & {"na", "n/a", "<na>", "none", "null"})
+    folder = tmp_path_factory.mktemp("r")
+    numbered = list(enumerate(["NA", *names]))
+    random.shuffle(numbered)
+    (folder / "rel2id.json").write_text(json.dumps({name: number for number, name in numbered}))
+    (folder / "id2rel.json").write_text(json.dumps({str(number): name for number, name in numbered}))
+    assert read_relations(folder / "rel2id.json").ids == read_relations(folder / "id2rel.json").ids == tuple(names)

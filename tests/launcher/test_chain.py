@@ -47,8 +47,9 @@ def test_dependencies_of_a_crossfitted_chain(tmp_path: Path) -> None:
     assert all(names.index(before) < names.index(step.name) for step in chain for before in step.after)
 
 
-def test_documents_are_built_before_they_are_split(tmp_path: Path) -> None:
-    chain = chain_in(tmp_path, "--data.train", "train.json")
+@pytest.mark.parametrize("name", ["train.json", "train.json.gz", "train.jsonl", "train.parquet"])
+def test_documents_are_built_before_they_are_split(tmp_path: Path, name: str) -> None:
+    chain = chain_in(tmp_path, "--data.train", name)
     assert chain["split"].after == ("build",)
     assert chain["rcp-fold0"].after == ("build", "split")
     assert config_of(chain, "split").corpus == tmp_path / "all" / "data" / "train"

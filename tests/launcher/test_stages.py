@@ -5,16 +5,19 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lmrc.common.errors import UserError
-from lmrc.config.schema import FitConfig, JoinConfig, Options, RunOptions, SplitConfig
+from lmrc.config.schema import BuildConfig, FitConfig, JoinConfig, Options, RunOptions, SplitConfig
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
 from lmrc.corpus.corpus import Corpus, write_corpus
+from lmrc.corpus.docred import to_json
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.fusion.fit import fit
 from lmrc.fusion.model import Fusion
-from lmrc.launcher.stages import FIT, JOIN, SPLIT, Stage
+from lmrc.launcher.stages import BUILD, FIT, JOIN, SPLIT, Stage
 from tests.fusion.examples import labeled
 from tests.fusion.files import write_inputs
 
@@ -34,6 +37,25 @@ def run(stage: Stage, config: Options) -> dict[str, Any]:
 def split_of(corpus: Corpus, **options: Any) -> SplitConfig:
     run = RunOptions(name="split", folder=corpus.folder.parent)
     return SplitConfig.model_validate({"run": run, "corpus": corpus.folder, **options})
+
+
+def test_build_reads_documents_of_any_form_and_names_other_files_first(tmp_path: Path) -> None:
+    raw = [to_json(document) for document in synthetic.generate(4, 3)]
+    (tmp_path / "train.jsonl").write_text("".join(f"{json.dumps(document)}\n" for document in raw))
+    pq.write_table(pa.Table.from_pylist(raw), tmp_path / "dev.parquet")
+    documents = {"train": tmp_path / "train.jsonl", "dev": tmp_path / "dev.parquet"}
+    (tmp_path / "rel2id.json").write_text(json.dumps({"Na": 0} | {r: i for i, r in enumerate(synthetic.RELATIONS, 1)}))
+    given = {"documents": documents, "relations": tmp_path / "rel2id.json", "corpora": tmp_path / "data"}
+    config = BuildConfig.model_validate(given)
+    assert run(BUILD, config) == {"train": 4, "dev": 4}
+    assert list(Corpus.open(tmp_path / "data" / "train")) == list(Corpus.open(tmp_path / "data" / "dev"))
+    for path, content, message in (
+        (tmp_path / "rel2id.json", '{"a": []}', "relation 'a' has the name"),
+        (tmp_path / "dev.parquet", "version https://git-lfs.github.com/spec/v1\nsize 9\n", "dev.parquet: is a pointer"),
+    ):
+        path.write_text(content)
+        with pytest.raises(UserError, match=message):
+            BUILD.check(config)
 
 
 def test_split_goes_on_after_its_first_part(corpus: Corpus, tmp_path: Path) -> None:

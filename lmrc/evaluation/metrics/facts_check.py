@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import get_args
 
@@ -10,6 +11,7 @@ import numpy as np
 
 from lmrc.config.schema import IgnVariant
 from lmrc.corpus.download import FILES
+from lmrc.corpus.relations import DOCRED
 from lmrc.evaluation.metrics.gold_table import Gold, Source
 from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.metrics.triple_table import Flags, Triples, distinct
@@ -55,7 +57,7 @@ def facts_warnings(triples: Triples, in_training: Flags, facts: Facts, ign_varia
     gold = triples.documents
     warnings = []
     gold_set = data_set_of(gold)
-    facts_set = "docred" if _content_hash(facts) == DOCRED_FACTS else _data_set_of_file(facts.built_from)
+    facts_set = _data_set_of_facts(facts)
     density = Density(len(gold), int(triples.gold.sum()))
     if gold_set and facts_set and gold_set != facts_set:
         warnings.append(
@@ -102,12 +104,18 @@ def _training_density(facts: Facts, facts_set: str | None) -> Density | None:
 
 def data_set_of(gold: Gold) -> IgnVariant | None:
     """Return the published data set of gold documents, by their file or by the statistics of table 1."""
-    return _data_set_of_file(gold.source) or _data_set_by_statistics(gold)
+    return _data_set_of_file(gold.source, gold.relations) or _data_set_by_statistics(gold)
 
 
 def ign_variant_for(gold: Gold, facts: Facts | None) -> IgnVariant:
     """Return the Ign F1 variant of the data set of the gold documents, or of the facts, or else DocRED's."""
-    return data_set_of(gold) or (_data_set_of_file(facts.built_from) if facts is not None else None) or "docred"
+    return data_set_of(gold) or (_data_set_of_facts(facts) if facts is not None else None) or "docred"
+
+
+def _data_set_of_facts(facts: Facts) -> IgnVariant | None:
+    if _content_hash(facts) == DOCRED_FACTS:
+        return "docred"
+    return _data_set_of_file(facts.built_from, facts.by_relation())
 
 
 def _data_set_by_statistics(gold: Gold) -> IgnVariant | None:
@@ -123,17 +131,21 @@ def _data_set_by_statistics(gold: Gold) -> IgnVariant | None:
     return None if name is None else "redocred" if name.startswith("Re-") else "docred"
 
 
-def _data_set_of_file(source: Source | None) -> IgnVariant | None:
-    """Return the published data set of a file, by its hash or by a name that only this data set uses."""
+def _data_set_of_file(source: Source | None, relations: Iterable[str]) -> IgnVariant | None:
+    """Return the published data set of a file, by its hash or by a name that only this data set uses.
+
+    "train_annotated" is no such name: code that follows DocRED's writes files of other data sets under it.
+
+    Args:
+        relations: relations of the file. A file with others than DocRED's is of neither data set.
+    """
     if source is None:
         return None
     names: tuple[IgnVariant, ...] = get_args(IgnVariant)
     for name in names:
         if any(file.sha256 == source.sha256 for file in FILES[name]):
             return name
-    if "_revised" in source.name:
-        return "redocred"
-    return "docred" if "train_annotated" in source.name else None
+    return "redocred" if "_revised" in source.name and all(relation in DOCRED for relation in relations) else None
 
 
 def _content_hash(facts: Facts) -> str:

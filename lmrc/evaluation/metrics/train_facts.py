@@ -14,6 +14,7 @@ from lmrc.common.files import sha256_of
 from lmrc.common.json_stream import json_list
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import read_documents
+from lmrc.corpus.reading.raw_documents import is_without_list
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document, Entity
 from lmrc.evaluation.metrics.gold_table import Source
@@ -102,9 +103,9 @@ def read_facts(path: str | Path, relations: RelationSet) -> Facts:
         sha256, source = corpus.fingerprint, Source(corpus.manifest.source, corpus.manifest.source_sha256)
     else:
         expected = "training documents, or facts [head name, tail name, relation id]"
-        elements = json_list(path, f"a list of {expected}")
+        elements = iter(()) if is_without_list(path) else json_list(path, f"a list of {expected}")
         first = list(islice(elements, 1))
-        if first and isinstance(first[0], dict):
+        if not first or isinstance(first[0], dict):
             triples, training = _from_documents(read_documents(path, relations))
         else:
             triples, training = frozenset(_checked(chain(first, elements), path, relations, expected)), None

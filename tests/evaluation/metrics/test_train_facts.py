@@ -23,14 +23,16 @@ FAMILY = {
 }
 
 
-def test_three_formats_give_the_same_facts(tmp_path: Path) -> None:
+def test_all_formats_give_the_same_facts(tmp_path: Path) -> None:
     documents = tmp_path / "train.json"
     documents.write_text(json.dumps([to_json(family())]))
     listed = tmp_path / "facts.json"
     listed.write_text(json.dumps([list(fact) for fact in sorted(FAMILY)] * 2))
     folder = tmp_path / "corpus"
     write_corpus([family()], folder, RELATIONS, "train.json", "0" * 64)
-    for path in (documents, listed, folder):
+    lines = tmp_path / "train.jsonl"
+    lines.write_text(json.dumps(to_json(family())) + "\n")
+    for path in (documents, listed, folder, lines):
         facts = read_facts(path, RELATIONS)
         assert facts.triples == FAMILY
         assert facts.source == str(path)
@@ -64,7 +66,7 @@ def test_contains_matches_any_name_and_is_case_sensitive(tmp_path: Path) -> None
         ('[["Ann", "Bob", "P1"], ["Ann", "Bob", 1]]', "element 1 is not a fact"),
         ('[["Ann", "Bob", "P9"]]', "fact 0: unknown relation 'P9'; did you mean"),
         ('[{"title": "x"}]', "document 0"),
-        ('{"Ann": "Bob"}', "no JSON list"),
+        ('{"Ann": "Bob"}', "an object with 'Ann', which is no document"),
         (json.dumps([to_json(document("x", [[("Ann", 0)]], []))]), "holds no facts"),
     ],
 )

@@ -1,0 +1,1 @@
+"""Reading of documents: from files of any layout, checked against DocRED's format, and repaired if asked."""
