@@ -26,7 +26,10 @@ MAY_IMPORT = {
     "evaluation": {"common", "config", "corpus", "runs"},
     "fusion": {"common", "config", "corpus"},
     "rcp": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained"},
-    "rc": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained", "evaluation", "fusion"},
+    "rc": {
+        *("common", "config", "corpus", "kernels", "runs", "training", "inference", "pretrained", "evaluation"),
+        "fusion",
+    },
 }
 MAY_IMPORT["launcher"] = {*MAY_IMPORT}
 MAY_IMPORT["monitor"] = {"common", "config", "kernels", "runs", "training", "inference", "launcher"}

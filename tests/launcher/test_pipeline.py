@@ -160,7 +160,7 @@ CROSSFITTED = {
     "propose-fold1": ["afterok:12", "afterok:14"],
     "join": ["afterok:12", "afterany:15", "afterany:16"],
     "propose": ["afterok:11"],
-    "rc": ["afterok:12", "afterok:17"],
+    "rc": ["afterok:12"],
     "classify-held-out": ["afterok:12", "afterok:17", "afterok:19"],
     "fit": ["afterok:12", "afterok:17", "afterany:20"],
     "classify": ["afterany:18", "afterok:19", "afterok:21"],
