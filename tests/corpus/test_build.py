@@ -105,6 +105,14 @@ def test_a_sample_of_a_mended_file_records_each_change_once(tmp_path: Path) -> N
     assert len((tmp_path / "c.fixes.jsonl").read_text().splitlines()) == 3
 
 
+def test_documents_that_are_left_out_do_not_shift_samples_and_messages(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = write(tmp_path / "docs.json", [GOOD, GOOD, changed((("title",), "x"), (mention(1, 0, "pos"), [3, 4]))])
+    assert build_corpus(path, tmp_path / "c", sample_size=2, fix=True).documents == 2
+    assert "(document 2 ('x'), mention 0 of entity 1)" in caplog.text
+
+
 def test_fix_refuses_what_it_cannot_mend_and_leaves_no_file(tmp_path: Path) -> None:
     path = write(tmp_path / "docs.json", [*BROKEN, changed((("title",), "x"), (("labels", 0, "r"), "P0"))])
     for fix in (False, True):

@@ -84,6 +84,11 @@ def test_repeated_titles_are_numbered_and_equal_documents_left_out() -> None:
     ]  # fmt: skip
 
 
+def test_a_number_that_a_title_has_already_is_not_given_again() -> None:
+    titles = [{**GOOD, "title": "Ada (2)"}, GOOD, {**GOOD, "labels": []}]
+    assert [raw["title"] for _, raw, _ in fixed(titles, DOCRED, False)] == ["Ada (2)", "Ada", "Ada (3)"]
+
+
 def test_inclusive_ends_are_moved_in_the_whole_file() -> None:
     inclusive = changed((mention(0, 0, "pos"), [0, 1]), (mention(0, 1, "pos"), [0, 0]), (mention(1, 0, "pos"), [4, 4]))
     ((_, result, fixes),) = fixed([inclusive], DOCRED, True)
