@@ -53,7 +53,7 @@ test-vllm: $(VLLM)/.installed
 	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm tests/rc/decoding $(PYTEST_ARGS)
 
 $(VLLM)/.installed: setup.cfg constraints-vllm.txt requirements-embedded.txt
-	@echo "Making $(VLLM) (about three minutes, 4 GB)"
+	@echo "Making $(VLLM) (two to ten minutes, 4 GB)"
 	$(PYTHON) -m venv $(VLLM)
 	$(VLLM)/bin/pip install --quiet $(TORCH)
 	$(VLLM)/bin/pip install --quiet --no-deps --requirement constraints-vllm.txt
