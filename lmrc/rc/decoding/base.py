@@ -20,6 +20,9 @@ from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.prompts.query_builder import Query
 from lmrc.rc.prompts.templates import PROMPTS
 
+# Relations of lower probability are dropped in mode score.
+MIN_SCORE = 0.01
+
 
 @dataclass(frozen=True, slots=True)
 class ScoredTriple:
@@ -36,7 +39,7 @@ class QueryResult:
     Attributes:
         text: the answer as written; empty in mode score, which writes none.
         finished: False if the answer was cut at its token limit; True in mode score.
-        triples: triples of the answer; in mode score, those of at least `lmrc.rc.decoding.hf_backend.MIN_SCORE`.
+        triples: triples of the answer; in mode score, those of at least `MIN_SCORE`.
         none: number of pairs answered with no relation.
         failures: parsing failures by kind (`lmrc.rc.decoding.parsing.Parsed`).
         unknown: answered relations that are not in the relation set.
@@ -113,3 +116,36 @@ def read_answers(
         yield QueryResult(
             query, generation.text, generation.finished, triples, parsed.none, parsed.failures, parsed.unknown
         )
+
+
+def score_result(
+    query: Query, relations: RelationSet, scores: Sequence[Sequence[float]], threshold: float
+) -> QueryResult:
+    """Return the result of mode score.
+
+    Args:
+        scores: probability of each relation for each pair [pairs][relations].
+        threshold: a pair whose relations are all less probable counts as None.
+    """
+    triples = tuple(
+        ScoredTriple(Triple(head, tail, relation), score)
+        for (head, tail), pair_scores in zip(query.pairs, scores, strict=True)
+        for relation, score in zip(relations.ids, pair_scores, strict=True)
+        if score >= MIN_SCORE
+    )
+    none = sum(max(pair_scores) < threshold for pair_scores in scores)
+    return QueryResult(query, "", True, triples, none, Counter(), ())
+
+
+def likelihood_result(query: Query, scores: Sequence[float], threshold: float) -> QueryResult:
+    """Return the result of a query of kind likelihood.
+
+    Args:
+        scores: probability of the tail's name for each question.
+        threshold: a pair whose questions are all less probable counts as None.
+    """
+    triples = tuple(
+        ScoredTriple(question.triple, score) for question, score in zip(query.questions, scores, strict=True)
+    )
+    likely = {scored.triple[:2] for scored in triples if (scored.score or 0.0) >= threshold}
+    return QueryResult(query, "", True, triples, len(query.pairs) - len(likely), Counter(), ())

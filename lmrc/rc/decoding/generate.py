@@ -83,10 +83,11 @@ def generate(
             decoded = constrained.decode(model, requests, limit, prefix_cache)
             answers = {order[position]: answer for position, answer in decoded}
         for index, query in enumerate(window):
-            yield _to_generation(query, answers[index], tokenizer)
+            yield to_generation(query, answers[index], tokenizer)
 
 
-def _to_generation(query: Query, answer: constrained.Answer, tokenizer: PreTrainedTokenizerBase) -> Generation:
+def to_generation(query: Query, answer: constrained.Answer, tokenizer: PreTrainedTokenizerBase) -> Generation:
+    """Return an answer as text, with the probability of each line."""
     kept = answer.ids
     finished = tokenizer.eos_token_id in kept
     if finished:

@@ -206,6 +206,19 @@ class Grammar:
         if self._none is not None:
             yield self._none, lines.ids[self._none]
 
+    def offered(self, pair: int) -> Sequence[int]:
+        """Return the indices of the relations that are offered to a pair, ascending and without None."""
+        return self._offered[pair]
+
+    def lines(self, pair: int, is_first: bool = False) -> PairLines:
+        """Return the lines of a pair for each relation (and None), after another line or at the start of an answer."""
+        return (self._first_lines if is_first else self._later_lines)[pair]
+
+    @property
+    def none(self) -> int | None:
+        """Index of None among the lines of a pair; None if it is no answer."""
+        return self._none
+
     @property
     def pair_count(self) -> int:
         """Number of pairs in the query."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,9 +16,9 @@ from lmrc.common.errors import ConfigError
 from lmrc.config.schema import DecodeOptions, PromptOptions
 from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.relations import RelationSet
-from lmrc.corpus.types import Document, Triple
+from lmrc.corpus.types import Document
 from lmrc.rc.data.collate import collate
-from lmrc.rc.decoding.base import BackendInputs, QueryResult, ScoredTriple, read_answers
+from lmrc.rc.decoding.base import BackendInputs, QueryResult, likelihood_result, read_answers, score_result
 from lmrc.rc.decoding.generate import generate
 from lmrc.rc.decoding.grammar import Grammar
 from lmrc.rc.decoding.line_tokens import merges_newlines
@@ -36,9 +35,6 @@ from lmrc.rc.prompts.questions import encode_questions
 from lmrc.rc.prompts.templates import PROMPTS
 from lmrc.training.precision import inference_precision
 from lmrc.training.task import to_device
-
-# Relations of lower probability are dropped in mode score.
-MIN_SCORE = 0.01
 
 
 def load_lm(
@@ -172,24 +168,15 @@ class LocalBackend:
         log_probabilities = -functional.cross_entropy(logits, batch["targets"], reduction="none").double()
         names = torch.split(log_probabilities.cpu(), example.questions.name_tokens.tolist())
         scores = [math.exp(name.sum().item()) for name in names]
-        triples = tuple(map(ScoredTriple, (question.triple for question in query.questions), scores))
-        likely = {scored.triple[:2] for scored in triples if (scored.score or 0.0) >= self._decode.threshold}
-        return QueryResult(query, "", True, triples, len(query.pairs) - len(likely), Counter(), ())
+        return likelihood_result(query, scores, self._decode.threshold)
 
     @torch.inference_mode()
     def _score(self, queries: Sequence[Query]) -> list[QueryResult]:
         relations = PROMPTS[self._prompt.kind].answer_set(self._relations).relations
         prompts = [prompt_ids(query.prompt, self._tokenizer, self._prompt.template) for query in queries]
         grammars = [self._grammar(query) for query in queries]
-        results = []
         scores_by_query = relation_scores(self._model, prompts, grammars, self._prefix_cache)
-        for query, scores_by_pair in zip(queries, scores_by_query, strict=True):
-            triples = tuple(
-                ScoredTriple(Triple(head, tail, relation), score)
-                for (head, tail), scores in zip(query.pairs, scores_by_pair, strict=True)
-                for relation, score in zip(relations.ids, scores, strict=True)
-                if score >= MIN_SCORE
-            )
-            none = sum(max(scores) < self._decode.threshold for scores in scores_by_pair)
-            results.append(QueryResult(query, "", True, triples, none, Counter(), ()))
-        return results
+        return [
+            score_result(query, relations, scores, self._decode.threshold)
+            for query, scores in zip(queries, scores_by_query, strict=True)
+        ]

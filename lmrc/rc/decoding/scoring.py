@@ -1,6 +1,7 @@
 """Probability of every relation for every pair, without generating an answer (mode score).
 
-The possible lines of all pairs of a query form a token tree after its prompt. One forward pass scores the whole tree.
+The possible lines of all pairs of a query form a token tree after its prompt. One forward pass scores the whole tree,
+or an engine that only knows sequences follows its probable branches, step by step.
 Probabilities are those of the LM, normalized over the tokens that continue a possible line. A further pass scores the
 relations that may follow the most probable one of each pair, and so on until no pair is likely to have another.
 """
@@ -8,8 +9,9 @@ relations that may follow the most probable one of each pair, and so on until no
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -20,6 +22,8 @@ from lmrc.rc.model.packed_attention import packed_forward
 
 # Look for another relation of a pair only if the probability that one follows is at least this.
 MIN_FOLLOW_PROBABILITY = 0.5
+# An engine that follows branches step by step leaves those out that are less probable than this.
+MIN_BRANCH_PROBABILITY = 0.001
 # Rows of logits, each as wide as the vocabulary, that one pass computes. A single query may exceed it.
 _MAX_LOGIT_ROWS = 512
 
@@ -66,7 +70,20 @@ def relation_scores(
     Returns:
         Probabilities [queries][pairs][relations].
     """
-    caches = _prefill(model, prompts, prefix_cache)
+    caches, roots = _prefill(model, prompts, prefix_cache), [prompt[-1] for prompt in prompts]
+    return scores_of_relations(grammars, lambda groups: _line_log_probabilities(model, caches, roots, groups))
+
+
+def scores_of_relations(
+    grammars: Sequence[Grammar],
+    line_logs: Callable[[Sequence[Sequence[Sequence[Line]]]], Sequence[Sequence[Sequence[float]]]],
+) -> list[list[list[float]]]:
+    """Compute what `relation_scores` does with the log probabilities of lines from any source.
+
+    Args:
+        line_logs: returns the log probability of each line after the prompt of its query, among the lines of its group
+            [queries][groups][lines].
+    """
     chains = [
         [_Chain(pair, [0.0] * grammar.relation_count, []) for pair in range(grammar.pair_count)] for grammar in grammars
     ]
@@ -84,7 +101,7 @@ def relation_scores(
             ]
             for query_chains, query_lines in zip(active, next_lines, strict=True)
         ]
-        logs = _line_log_probabilities(model, caches, [prompt[-1] for prompt in prompts], groups)
+        logs = line_logs(groups)
         for query, query_chains in enumerate(active):
             active[query] = [
                 chain
@@ -92,6 +109,73 @@ def relation_scores(
                 if _extend(chain, lines, line_logs)
             ]
     return [[chain.scores for chain in query_chains] for query_chains in chains]
+
+
+class _Branch(NamedTuple):
+    """Lines of a group that start with the same tokens.
+
+    Attributes:
+        depth: number of these tokens.
+        log: their log probability.
+        lines: indices of the lines in the group.
+    """
+
+    query: int
+    group: int
+    depth: int
+    log: float
+    lines: list[int]
+
+
+def line_logs_by_steps(
+    next_logs: Callable[[Sequence[tuple[Sequence[int], Sequence[int]]]], Sequence[Sequence[float]]],
+    prompts: Sequence[Sequence[int]],
+    groups: Sequence[Sequence[Sequence[Line]]],
+) -> list[list[list[float]]]:
+    """Compute the log probability of each line token by token, without lines that are improbable from their start.
+
+    Args:
+        next_logs: returns the log probability of each of the tokens after each prompt, normalized over these tokens.
+        prompts: token ids of each query's prompt.
+        groups: token ids of each line [queries][groups][lines].
+
+    Returns:
+        Log probabilities [queries][groups][lines]; minus infinity if a line begins with a less probable sequence than
+        `MIN_BRANCH_PROBABILITY`.
+    """
+    logs = [[[-math.inf] * len(lines) for lines in query_groups] for query_groups in groups]
+    branches = [
+        _Branch(query, group, 0, 0.0, list(range(len(lines))))
+        for query, query_groups in enumerate(groups)
+        for group, lines in enumerate(query_groups)
+    ]
+    while branches:
+        # Branches before a choice, and the lines after each token of the choice.
+        choices: list[tuple[_Branch, dict[int, list[int]]]] = []
+        for branch in branches:
+            tokens, lines, depth = groups[branch.query][branch.group], branch.lines, branch.depth
+            while lines:
+                following: dict[int, list[int]] = {}
+                for line in lines:
+                    if len(tokens[line]) == depth:
+                        logs[branch.query][branch.group][line] = branch.log
+                    else:
+                        following.setdefault(tokens[line][depth], []).append(line)
+                if len(following) > 1:
+                    choices.append((branch._replace(depth=depth), following))
+                    break
+                lines, depth = next(iter(following.values()), []), depth + 1
+        asked = []
+        for branch, following in choices:
+            any_line = groups[branch.query][branch.group][next(iter(following.values()))[0]]
+            asked.append(([*prompts[branch.query], *any_line[: branch.depth]], [*following]))
+        branches = [
+            branch._replace(depth=branch.depth + 1, log=branch.log + log, lines=lines)
+            for (branch, following), found in zip(choices, next_logs(asked), strict=True)
+            for lines, log in zip(following.values(), found, strict=True)
+            if branch.log + log >= math.log(MIN_BRANCH_PROBABILITY)
+        ]
+    return logs
 
 
 def _extend(chain: _Chain, lines: Sequence[tuple[int | None, Line]], logs: Sequence[float]) -> bool:

@@ -13,7 +13,7 @@ from lmrc.common.errors import UserError
 from lmrc.config.schema import ClassifyConfig, ProposeConfig
 from lmrc.corpus.candidates import write_candidates
 from lmrc.corpus.corpus import Corpus
-from lmrc.launcher.plan import plan_launch
+from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.preflight import inference
 from lmrc.launcher.preflight.data import Inputs
 from lmrc.launcher.preflight.evaluation import evaluated_corpus
@@ -114,6 +114,14 @@ def test_decoding_backend_must_be_available(home: Path, monkeypatch: pytest.Monk
     free = {"mode": "free"}
     monkeypatch.setattr(inference, "is_importable", lambda package: package != "vllm")
     assert "decode.backend is vllm, which is not installed" in classify(home, decode={"backend": "vllm", **free})[0]
+    monkeypatch.setattr(inference, "is_importable", lambda package: True)
+    assert not classify(home, decode={"backend": "vllm"})
+    assert "4 attention heads, which vLLM cannot distribute over 3 GPUs" in "".join(
+        classify(home, decode={"backend": "vllm", "gpus_per_worker": 3})
+    )
+    untrained = {"rc": None, "base": "embedded:tiny-llm", "decode": {"backend": "vllm"}}
+    assert "positions" in classify(home, **untrained, prompt={"max_length": 10**6})[0]
+    assert not classify(home, **untrained)
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     server = {"url": "https://api.example.com/v1", "model": "m"}
     asked = {"rc": None, "base": "embedded:tiny-llm", "decode": {"backend": "openai", **free}}
@@ -123,6 +131,19 @@ def test_decoding_backend_must_be_available(home: Path, monkeypatch: pytest.Monk
     assert not classify(home, **asked, server=server)
     few = {"examples": 50, "corpus": home / "data" / "train"}
     assert "documents with pairs" in classify(home, **asked, server=server, few_shot=few)[0]
+
+
+@pytest.mark.parametrize(
+    ("executor", "for_cpus", "level"), [("here", False, "missing"), ("slurm", False, None), ("here", True, "warning")]
+)
+def test_vllm_for_gpus_needs_one_if_it_runs_here(
+    executor: str, for_cpus: bool, level: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(inference, "is_importable", lambda package: True)
+    monkeypatch.setattr(inference, "is_built_for_cpus", lambda: for_cpus)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    plan = LaunchPlan(CLASSIFY, ClassifyConfig(corpus=Path("x")), executor, 1, "", ())
+    assert [check.level for check in inference._check_vllm(plan)] == ([] if level is None else [level])
 
 
 def test_outputs_of_earlier_steps_may_be_missing(home: Path, tmp_path: Path) -> None:

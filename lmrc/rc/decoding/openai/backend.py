@@ -20,7 +20,9 @@ from typing import Any, NamedTuple, NoReturn
 from lmrc.common.errors import ConfigError, RunError
 from lmrc.config.schema import ServerOptions
 from lmrc.rc.decoding.base import BackendInputs, QueryResult, read_answers
-from lmrc.rc.decoding.generate import Generation
+from lmrc.rc.decoding.constrained import Answer
+from lmrc.rc.decoding.generate import Generation, to_generation
+from lmrc.rc.decoding.grammar import Grammar, PartialAnswer
 from lmrc.rc.decoding.openai.answer_cache import AnswerCache, DamagedEntry
 from lmrc.rc.decoding.openai.client import (
     Client,
@@ -28,12 +30,14 @@ from lmrc.rc.decoding.openai.client import (
     RetryableError,
     ServerAnswer,
     ServerRequest,
+    build_grammar_request,
     build_request,
     check_body,
     needs_key,
     read_key,
 )
-from lmrc.rc.prompts.query_builder import Query
+from lmrc.rc.decoding.structured_output import ebnf_grammar
+from lmrc.rc.prompts.query_builder import Query, prompt_ids
 
 logger = logging.getLogger(__name__)
 
@@ -63,12 +67,58 @@ class OpenAiBackend:
     def answer(self, queries: Iterable[Query]) -> Iterator[QueryResult]:
         """Yield an answer per query, then log the counts of requests, tokens and money so far."""
         inputs = self._inputs
+        is_free = inputs.config.decode.mode == "free"
+        asked = self._generator.generate(queries, inputs.messages_of) if is_free else self._constrained(queries)
         # Close at once if a signal arrives, so that the requests in flight end.
-        with closing(self._generator.generate(queries, inputs.messages_of)) as generations:
+        with closing(asked) as generations:
             yield from read_answers(
                 generations, inputs.document_of, inputs.relations, inputs.metadata.prompt, inputs.config.decode
             )
         logger.info(f"server: {self._generator.usage}")
+
+    def _constrained(self, queries: Iterable[Query]) -> Generator[Generation, None, None]:
+        with closing(self._generator.ask(queries, self._grammar_request)) as answers:
+            for query, answer in answers:
+                yield self._read_tokens(query, answer)
+
+    def _grammar_request(self, query: Query) -> ServerRequest:
+        """Return a request that has the token ids of training, so that the server adds no template or special token."""
+        ids = prompt_ids(query.prompt, self._inputs.tokenizer, self._inputs.metadata.prompt.template)
+        limit = min(query.answer_room, self._inputs.config.decode.max_new_tokens)
+        return build_grammar_request(self._inputs.config.server, ids, ebnf_grammar(self._grammar(query)), limit)
+
+    def _grammar(self, query: Query) -> Grammar:
+        document, inputs = self._inputs.document_of(query), self._inputs
+        return Grammar(query, document, inputs.relations, inputs.metadata.prompt.kind, inputs.tokenizer, inputs.schema)
+
+    def _read_tokens(self, query: Query, answer: ServerAnswer) -> Generation:
+        """Return an answer along the grammar, with the probability of each line.
+
+        Raises:
+            ConfigError: the server does not keep to the grammar.
+        """
+        if answer.token_ids is None or answer.token_logs is None:
+            # Not in the pre-flight: only an answer shows it.
+            raise ConfigError(
+                f"{self._inputs.config.server.url} returns no token ids, which mode constrained needs: use a vLLM "
+                "server, or give --decode.mode free"
+            )
+        written, choices = PartialAnswer(self._grammar(query)), list[tuple[int, float]]()
+        for token, log in zip(answer.token_ids, answer.token_logs, strict=True):
+            allowed = [] if written.ended else written.allowed()
+            if token not in allowed:
+                # Not in the pre-flight: only an answer shows it.
+                raise ConfigError(
+                    f"{self._inputs.config.server.url} does not keep to the grammar of mode constrained: use a vLLM "
+                    "server (structured_outputs), or give --decode.mode free"
+                )
+            written.write(token)
+            if len(allowed) > 1:
+                choices.append((written.line, log))
+        # Some versions leave out the end of sequence.
+        if answer.finish_reason == "stop" and not written.ended:
+            written.write(int(self._inputs.tokenizer.eos_token_id))
+        return to_generation(query, Answer(written.complete_lines(), choices), self._inputs.tokenizer)
 
 
 class _Stopped(Exception):
@@ -116,13 +166,25 @@ class ServerGenerator:
     def generate(
         self, queries: Iterable[Query], messages_of: Callable[[Query], Sequence[Message]]
     ) -> Generator[Generation, None, None]:
-        """Yield the answers in the order of the queries. An answer has at most `query.answer_room` tokens.
+        """Yield the free answers to messages, as `ask` does. An answer has at most `query.answer_room` tokens."""
+
+        def request_of(query: Query) -> ServerRequest:
+            return build_request(self._options, messages_of(query), query.answer_room)
+
+        with closing(self.ask(queries, request_of)) as answers:
+            for query, answer in answers:
+                yield Generation(query, answer.text, finished=answer.finish_reason == "stop")
+
+    def ask(
+        self, queries: Iterable[Query], request_of: Callable[[Query], ServerRequest]
+    ) -> Generator[tuple[Query, ServerAnswer], None, None]:
+        """Yield each query and its answer, in the order of the queries.
 
         When the iterator is closed or raises, requests in flight get a few seconds to finish; their answers are kept.
 
         Args:
             queries: read as they are needed.
-            messages_of: returns the messages for a query.
+            request_of: returns the request for a query.
 
         Raises:
             ConfigError: no request can succeed (address, key, model, credit).
@@ -132,20 +194,20 @@ class ServerGenerator:
         pending: deque[_PendingQuery] = deque()
         in_flight: dict[str, Future[ServerAnswer]] = {}
 
-        def next_answer() -> Generation:
+        def next_answer() -> tuple[Query, ServerAnswer]:
             query, cache_key, future, is_repeat = pending.popleft()
             answer = workers.result(future)
             # Later queries with the same request find the answer in the cache.
             in_flight.pop(cache_key, None)
             if is_repeat:
                 self._counter.count_answer(answer, cached=True)
-            return Generation(query, answer.text, finished=answer.finish_reason == "stop")
+            return query, answer
 
         client = Client(self._options, self._key)
-        workers = _WorkerThreads(self._options.concurrency, lambda request, stop: self._ask(client, request, stop))
+        workers = _WorkerThreads(self._options.concurrency, lambda request, stop: self._send(client, request, stop))
         try:
             for query in queries:
-                request = build_request(self._options, messages_of(query), query.answer_room)
+                request = request_of(query)
                 key = request.cache_key
                 is_repeat = key in in_flight
                 if not is_repeat:
@@ -177,7 +239,7 @@ class ServerGenerator:
         future.set_result(cached)
         return future
 
-    def _ask(self, client: Client, request: ServerRequest, stop: threading.Event) -> ServerAnswer:
+    def _send(self, client: Client, request: ServerRequest, stop: threading.Event) -> ServerAnswer:
         """Send a request, repeat it after failures that may pass, and cache the answer."""
         for failures in itertools.count(1):
             while seconds := self._rate_limit.try_start(request.tokens):

@@ -132,8 +132,11 @@ class ServerRequest:
     @property
     def tokens(self) -> int:
         """Estimated number of tokens: the prompt and the longest possible answer."""
+        longest_answer: int = self.body.get("max_tokens") or 0
         prompt = self.body.get("prompt") or "".join(message["content"] for message in self.body["messages"])
-        return len(prompt) // _CHARACTERS_PER_TOKEN + (self.body.get("max_tokens") or 0)
+        if not isinstance(prompt, str):  # token ids
+            return len(prompt) + longest_answer
+        return len(prompt) // _CHARACTERS_PER_TOKEN + longest_answer
 
 
 class ServerAnswer(NamedTuple):
@@ -144,6 +147,9 @@ class ServerAnswer(NamedTuple):
     finish_reason: str
     prompt_tokens: int | None
     completion_tokens: int | None
+    # Token ids of an answer along a grammar, and the log probability of each; None for other answers.
+    token_ids: Sequence[int] | None = None
+    token_logs: Sequence[float] | None = None
 
 
 class RetryableError(Exception):
@@ -174,6 +180,30 @@ def build_request(options: ServerOptions, messages: Sequence[Message], max_token
         "max_tokens": max_tokens,
         "temperature": 0.0,
         "seed": options.seed,
+        **options.body,
+    }
+    return ServerRequest(options.endpoint, {name: value for name, value in fields.items() if value is not None})
+
+
+def build_grammar_request(
+    options: ServerOptions, prompt: Sequence[int], grammar: str, max_tokens: int
+) -> ServerRequest:
+    """Build the request for the greedy answer of a vLLM server along a grammar, with its token ids and probabilities.
+
+    Args:
+        prompt: token ids.
+        grammar: a grammar of token ids (`lmrc.rc.decoding.structured_output`).
+    """
+    fields = {
+        "model": options.model,
+        "prompt": list(prompt),
+        "max_tokens": max_tokens,
+        "temperature": 0.0,
+        "seed": options.seed,
+        "structured_outputs": {"grammar": grammar},
+        # The log probability of each chosen token, among those that the grammar allows.
+        "logprobs": 0,
+        "return_token_ids": True,
         **options.body,
     }
     return ServerRequest(options.endpoint, {name: value for name, value in fields.items() if value is not None})
@@ -285,6 +315,8 @@ class Client:
             finish_reason = choice["finish_reason"]
             usage = answer.get("usage") or {}
             counts = usage.get("prompt_tokens"), usage.get("completion_tokens")
+            token_ids = choice.get("token_ids")
+            token_logs = None if token_ids is None else choice["logprobs"]["token_logprobs"]
         except (ValueError, LookupError, TypeError, AttributeError):
             raise self._malformed(content) from None
         # A withheld answer may have no text. Without a finish reason the answer is incomplete.
@@ -294,7 +326,7 @@ class Client:
             raise self._malformed(content)
         # JSON may contain half a surrogate pair, which UTF-8 cannot encode: U+FFFD replaces it.
         encodable = (text or "").encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        return ServerAnswer(encodable, finish_reason, *counts)
+        return ServerAnswer(encodable, finish_reason, *counts, token_ids, token_logs)
 
     def _malformed(self, content: bytes) -> RetryableError:
         return RetryableError("malformed", f"the answer does not have the expected format: {self._shorten(content)}")
