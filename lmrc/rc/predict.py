@@ -248,6 +248,15 @@ class ClassifyInference:
         else:
             yield from self._builder.build(index, document, pairs)
 
+    def _answered_pairs(self, index: int) -> list[Pair]:
+        """Return the pairs of a document whose answers are taken from an earlier run."""
+        pairs = self._pairs(index)
+        if not self._prompt.asks_relations or self._candidates is None:
+            return pairs
+        questions = questions_about(self._candidates[index], self._metadata.prompt)
+        asked = {pair for pair, relations in questions if relations}
+        return [pair for pair in pairs if pair in asked]
+
     @cached_property
     def _answers(self) -> dict[int, list[dict[str, Any]]]:
         """Return the triples of `config.answers` with the LM's scores, by document."""
@@ -322,7 +331,7 @@ class ClassifyInference:
             rows[index] = {"title": document.title, "generations": [], "triples": []}
             if self._config.answers is None:
                 queries += self._queries(index)
-            elif pairs := self._pairs(index):
+            elif pairs := self._answered_pairs(index):
                 asked = Query(index, document.title, tuple(pairs), "", None, 0)
                 rows[index]["generations"].append(_to_row(QueryResult(asked, "", True, (), 0, Counter(), ())))
                 rows[index]["triples"] += self._answers.get(index, [])
