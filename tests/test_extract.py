@@ -359,7 +359,7 @@ def test_all_documents_are_checked_before_extraction(
     config.out.write_text("before")
     raw = json.loads(config.documents.read_text())
     config.documents.write_text(json.dumps([*raw, {**raw[1], "title": "last", "sents": [[1]]}]))
-    with pytest.raises(UserError, match=r"new\.json: document 5 \('last'\)"):
+    with pytest.raises(UserError, match=r"new\.json: 2 breaches .*(\n.*)*document 5 \('last'\)"):
         Extraction(config).run()
     endless = {**raw[1], "title": "endless", "sents": [["w"] * 5000]}
     config.documents.write_text(json.dumps([*raw, endless]))

@@ -57,9 +57,7 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
     elif program == "python" and arguments[0].startswith("launch/"):
         assert (ROOT / arguments[0]).is_file()
         read_config(STAGES[Path(arguments[0]).stem], [word for word in arguments[1:] if word not in FLAGS])
-    elif program == "python":
-        assert (ROOT / arguments[0]).is_file()
-    elif program == ".venv-vllm/bin/python":  # made by make vllm
+    elif program == "python" or program == ".venv-vllm/bin/python":
         assert (ROOT / arguments[0]).is_file()
     elif "/" in program:
         assert os.access(ROOT / program, os.X_OK)

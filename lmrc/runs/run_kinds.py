@@ -28,11 +28,11 @@ RUN_KINDS = (
     RunKind("build", "a build step", "corpora"),
     RunKind("split", "a split step", "held_out"),
     RunKind("join", "a join step", "proposed"),
-    RunKind("fit", "a fit step", "answers"),
     RunKind("summary", "a summary of a group of pipelines", "group"),
     RunKind("score", "a score step", "trained"),
     RunKind("rc", "a training of RC", "lora"),
     RunKind("classify", "a run of classify", "decode"),
+    RunKind("fit", "a fit step", "answers"),
     RunKind("propose", "a run of propose", "threshold"),
     RunKind("rcp", "a training of RCP", "train"),
 )

@@ -367,7 +367,7 @@ def test_dry_run_of_classify_shows_the_memory(backend: str, shown: str) -> None:
     llama = {"rc": None, "base": "meta-llama/Llama-2-13b-chat-hf", "decode": {"backend": backend}}
     assert shown in dry_run._memory(ClassifyConfig.model_validate(llama), 8)
     without_lm = ClassifyConfig.model_validate({**llama, "system": "encoder"})
-    assert dry_run._memory(without_lm, 8) == "memory per GPU: none, system encoder asks no LM"
+    assert dry_run._memory(without_lm, 8) == "memory per GPU: none, no LM is asked"
 
 
 def test_all_errors_are_listed_at_once(
