@@ -107,7 +107,7 @@ class _FixLog:
         if self._counts:
             logger.info(f"{self._documents}: mended: {summary(self._counts)}; each change is in {self._path}")
         else:
-            # That of an earlier corpus of this name would be taken for this one's.
+            # An older file of this name lists the changes of another corpus.
             self._path.unlink(missing_ok=True)
             logger.info(f"{self._documents}: nothing to mend")
 

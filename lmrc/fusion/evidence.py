@@ -21,7 +21,7 @@ Ints = NDArray[np.int32]
 
 # Probabilities are clipped to [LEAST, 1 - LEAST], so that their log-odds are finite.
 LEAST = 1e-6
-# Those of the LM are clipped to at least this: that of a long name is tiny.
+# Least probability by the LM. A long name has a tiny one.
 LEAST_OF_LM = 1e-30
 # Probability of a question without a score, if the LM was asked about all relations: mode score drops those below it.
 UNSCORED = 0.01

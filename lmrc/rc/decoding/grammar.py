@@ -99,7 +99,7 @@ class _Node:
 
     @cached_property
     def chain(self) -> Line:
-        """The next tokens that all longer lines have in common."""
+        """Return the next tokens that all longer lines have in common."""
         return _common_prefix([self._longer[0][0][self._depth :], self._longer[-1][0][self._depth :]])
 
     @cached_property

@@ -37,7 +37,7 @@ class VllmBackend:
 
     @cached_property
     def engine(self) -> VllmEngine:
-        """The engine, which is started at its first use."""
+        """Return the engine, started at its first use."""
         if self._decode.mode != "free":
             # Before the weights, which take minutes.
             merges_newlines(self._tokenizer)

@@ -51,7 +51,7 @@ class Completion(NamedTuple):
 
 @dataclass(slots=True)
 class EngineCounts:
-    """What the engine did so far.
+    """Counts of the work of an engine.
 
     Attributes:
         requests: number of requests.
@@ -70,7 +70,7 @@ class VllmEngine:
     """A base LM with an adapter beside it.
 
     Attributes:
-        counts: what the engine did so far.
+        counts: work of the engine so far.
     """
 
     def __init__(self, base: str, adapter: Path | None, precision: str, max_length: int, gpus: int = 1) -> None:
