@@ -3,6 +3,14 @@
 A worker claims a unit by an exclusive hard link, computes its rows and publishes them as a part. Only the part marks
 the unit as done, and the first part stays. If no unit is free, a worker takes over units of workers that died, failed
 or are slow. When all units are done, one worker merges the parts.
+
+Invariants, which `tests/inference/test_interleavings.py` checks over all orders of operations with few disturbances:
+
+1. No server process and no open port: the state is the names of the files in RUN/units.
+2. Any worker may die or stop at any instruction. Those that are left, or the same command again, finish the work.
+3. Idle workers take over units of others. A disturbance costs the unit at work and no other.
+4. Listings and missing files may be seconds old, as on NFS. Only exclusive links decide.
+5. The bytes of the output do not depend on which workers computed which units.
 """
 
 from __future__ import annotations
