@@ -30,6 +30,7 @@ def _worker(rank: int, size: int, port: int, function: Callable[..., Any], argum
         function(distributed.init_process_group(), *arguments)
     finally:
         distributed.destroy_process_group()
+    distributed.skip_teardown_at_exit()
 
 
 def run_in_processes(size: int, function: Callable[..., Any], *arguments: Any) -> None:

@@ -67,8 +67,11 @@ class Job:
         )
         set_up_stage_logging(self._config.run.verbose)
         try:
-            return run_attempt(stage, self._config, attempt, environment.global_rank)
+            result = run_attempt(stage, self._config, attempt, environment.global_rank)
+            _end_without_teardown(size)
+            return result
         except Interrupted as error:
+            _end_without_teardown(size)
             logger.info(error)
             if not stage.trains or environment.global_rank == 0:
                 requeue(RunFolder.of(self._config.run).path, attempt, self._config.cluster.max_requeues)
@@ -82,6 +85,14 @@ class Job:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _end_without_teardown(size: int) -> None:
+    """Let this rank of a group of `size`, which has saved everything, end without Python's teardown."""
+    if size > 1:
+        from lmrc.training import distributed
+
+        distributed.skip_teardown_at_exit()
 
 
 def _restrict_visible_gpus(worker: int, gpus_per_worker: int) -> None:

@@ -12,6 +12,7 @@ from lmrc.config.schema import ClassifyConfig, DecodeOptions, RcConfig
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.job import Job
 from lmrc.launcher.stages import StageConfig
+from lmrc.training import distributed
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCH_FR_BUFFER_SIZE")
 
@@ -29,6 +30,9 @@ def environment(monkeypatch: pytest.MonkeyPatch) -> SimpleNamespace:
         monkeypatch.delenv(name)
     monkeypatch.setenv("SLURM_JOB_NODELIST", "n[1-2]")
     monkeypatch.setattr(slurm, "hostnames", lambda nodes: ["n1", "n2"])
+    # It would end the tests with status 0.
+    environment.exits = []
+    monkeypatch.setattr(distributed, "skip_teardown_at_exit", lambda: environment.exits.append(0))
     return environment
 
 
@@ -99,3 +103,21 @@ def test_an_interrupted_rank_ends_with_status_0(monkeypatch: pytest.MonkeyPatch,
     # submitit writes a result only if the callable returns, by which the local launcher knows a killed rank.
     environment.cluster = "local"
     assert Job("rc", RcConfig())() is None
+    assert environment.exits == [0, 0]
+
+
+def test_only_ranks_that_succeeded_skip_the_teardown(
+    monkeypatch: pytest.MonkeyPatch, environment: SimpleNamespace
+) -> None:
+    variables(monkeypatch)
+    assert environment.exits == [0]
+    variables(monkeypatch, "classify", ClassifyConfig())  # its workers form no group
+    assert environment.exits == [0]
+
+    def fail(*_: Any) -> None:
+        raise ValueError("a bug")
+
+    monkeypatch.setattr("lmrc.launcher.slurm.job.run_attempt", fail)
+    with pytest.raises(ValueError, match="a bug"):
+        Job("rc", RcConfig())()
+    assert environment.exits == [0]
