@@ -256,10 +256,10 @@ def _problems(config: PipelineConfig) -> Iterator[str]:
             )
         return
     decode = classify.decode
-    if classify.asks_lm and (decode.mode != "score" or decode.backend != "hf"):
+    if classify.asks_lm and (decode.mode != "score" or decode.backend == "openai"):
         yield (
             f"crossfit.folds {folds} needs the LM's probability of each relation: give --classify.decode.mode score "
-            "and --classify.decode.backend hf"
+            "and --classify.decode.backend hf or vllm"
         )
 
 

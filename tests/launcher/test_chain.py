@@ -119,7 +119,7 @@ def test_encoder_with_a_fusion(tmp_path: Path) -> None:
             ("--classify.decode.mode", "constrained"),
             r"give --classify\.decode\.mode score and --classify\.decode\.back",
         ),
-        (("--classify.decode.backend", "vllm"), r"give --classify\.decode\.mode score and --classify\.decode\.backend"),
+        (("--classify.decode.backend", "openai"), r"give --classify\.decode\.mode score and --classify\.decode\.backe"),
         (("--crossfit.folds", "0"), r"classify\.system fused needs a fusion: give --crossfit\.folds 2"),
         (("--rcp.train.relation_weight", "0", "--classify.system", "rc"), r"crossfit\.folds 2 needs the relation head"),
         (("--crossfit.folds", "1"), r"crossfit\.folds is '1': .*expected 0, or at least 2 folds"),
@@ -131,6 +131,11 @@ def test_encoder_with_a_fusion(tmp_path: Path) -> None:
 def test_what_cannot_work_is_refused(tmp_path: Path, options: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(ConfigError, match=sentence):
         chain_in(tmp_path, *options)
+
+
+def test_the_lm_is_asked_for_the_fusion_by_the_backend_of_classify(tmp_path: Path) -> None:
+    chain = chain_in(tmp_path, "--classify.decode.backend", "vllm")
+    assert {config_of(chain, name).decode.backend for name in ("classify", "classify-held-out")} == {"vllm"}
 
 
 def test_options_of_a_chain_without_folds(tmp_path: Path) -> None:
