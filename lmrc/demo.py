@@ -1,6 +1,7 @@
 """`lmrc demo`: the whole pipeline on synthetic documents, with the code that also runs on a cluster.
 
-Each stage is a separate run in runs/demo/, so that the same command resumes where it stopped.
+Each stage is a separate run in runs/demo/, so that the same command resumes where it stopped. On CPUs the two
+trainings, which need nothing of each other, run side by side.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from lmrc.common import threads
 from lmrc.common.atomic_io import write_atomically
 from lmrc.config.schema import ClusterOptions, DemoConfig, RunOptions, TrainingData
 from lmrc.corpus.candidates import Candidates
@@ -21,6 +23,7 @@ from lmrc.evaluation.metrics.train_facts import Facts, read_facts
 from lmrc.evaluation.report.build import PAGE, report_runs
 from lmrc.evaluation.scored_run import ScoredRun, read_scored_run
 from lmrc.evaluation.tables.table import Table, score_table
+from lmrc.launcher.background import BackgroundStage
 from lmrc.launcher.launch import launch
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig, quieten
 from lmrc.runs.run_folder import RunFolder
@@ -46,10 +49,16 @@ class Demo:
         summary = self._run.result()
         if summary is None:
             start = time.monotonic()
-            self._build()
-            self._train()
-            self._infer()
-            self._untrained()
+            steps: tuple[tuple[str, Callable[[], None]], ...] = (
+                ("synthetic documents", self._build),
+                ("training of both models", self._train),
+                ("triples of held-out documents", self._infer),
+                ("the same with untrained models, to compare", self._untrained),
+            )
+            for number, (title, step) in enumerate(steps, 1):
+                passed = f", {time.monotonic() - start:.0f} s so far" if number > 1 else ""
+                print(f"\n[{number}/{len(steps)}] {title}{passed}", flush=True)
+                step()
             summary = self._summarize(time.monotonic() - start)
             self._run.finish(summary)
         self._show(summary)
@@ -67,6 +76,7 @@ class Demo:
             "dev": (sizes.dev_documents, sizes.seed + 1),
             "rc-dev": (self._config.rc_dev_documents, sizes.seed + 1),
             "test": (sizes.test_documents, sizes.seed + 2),
+            "untrained-test": (min(self._config.untrained_documents, sizes.test_documents), sizes.seed + 2),
         }
         for part, (documents, seed) in parts.items():
             out = self._corpus(part)
@@ -83,64 +93,88 @@ class Demo:
             )
             print(f"{out}: {documents} synthetic documents", flush=True)
 
-    def _stage(self, stage: Stage, config: StageConfig, name: str, **changes: Any) -> Path:
-        """Run a stage as the run `name` in the demo's folder. Returns its run folder."""
+    def _at(self, config: StageConfig, name: str, **changes: Any) -> StageConfig:
+        """Return the config of a stage as the run `name` in the demo's folder."""
         own = self._config.run
         run = RunOptions(name=name, folder=self._run.path, seed=own.seed, verbose=own.verbose)
-        launch(stage, config.model_copy(update={"run": run, "cluster": HERE, **changes}))
+        return config.model_copy(update={"run": run, "cluster": HERE, **changes})
+
+    def _stage(self, stage: Stage, config: StageConfig, name: str, **changes: Any) -> Path:
+        """Run a stage as the run `name` in the demo's folder. Returns its run folder."""
+        launch(stage, self._at(config, name, **changes))
         return self._run.path / name
 
     def _train(self) -> None:
-        config = self._config
-        self._stage(RCP, config.rcp, "rcp", data=TrainingData(train=self._corpus("train"), dev=self._corpus("dev")))
+        rcp_data = TrainingData(train=self._corpus("train"), dev=self._corpus("dev"))
         rc_data = TrainingData(train=self._corpus("rc-train"), dev=self._corpus("rc-dev"))
-        self._stage(RC, config.rc, "rc", data=rc_data)
+        rcp, rc = self._at(self._config.rcp, "rcp", data=rcp_data), self._at(self._config.rc, "rc", data=rc_data)
+        if not _has_two_cores_and_no_gpu():
+            launch(RCP, rcp)
+            self._show_rcp()
+            launch(RC, rc)
+            return
+        import torch
 
-    def _propose_and_classify(self, propose: str, classify: str, rcp: Path, rc: Path, **changes: Any) -> None:
-        """Propose candidates of the held-out documents and classify them, with the models in these folders."""
-        test = self._corpus("test")
-        candidates = self._stage(PROPOSE, self._config.propose, propose, corpus=test, rcp=rcp, **changes) / "candidates"
-        self._stage(CLASSIFY, self._config.classify, classify, corpus=test, candidates=candidates, rc=rc)
+        log = self._run.path / "rc.log"
+        print(f"RCP trains here and RC beside it, each on half of the cores. The log of RC: {log}", flush=True)
+        threads_before = torch.get_num_threads()
+        with BackgroundStage(RC, rc, log, processes=2) as training:
+            torch.set_num_threads(max(1, threads_before // 2))
+            launch(RCP, rcp)
+            self._show_rcp()
+            print(f"\nThe training of RC, from {log}:", flush=True)
+            training.wait()
+        torch.set_num_threads(threads_before)
+
+    def _show_rcp(self) -> None:
+        """Propose candidates in the held-out documents, and print how many of their pairs have a relation."""
+        best = self._run.path / "rcp" / "best"
+        folder = self._stage(PROPOSE, self._config.propose, "propose", corpus=self._corpus("test"), rcp=best)
+        result = RunFolder(folder).result()
+        assert result is not None, "launch returns when the stage is finished"
+        print(f"\n{_rcp_table(result['precision'], result['recall'], result['f1']).text()}", flush=True)
+
+    def _classify(self, name: str, test: str, propose: str, rc: Path) -> None:
+        candidates = self._run.path / propose / "candidates"
+        self._stage(CLASSIFY, self._config.classify, name, corpus=self._corpus(test), candidates=candidates, rc=rc)
 
     def _infer(self) -> None:
-        path = self._run.path
-        self._propose_and_classify("propose", "lmrc", rcp=path / "rcp" / "best", rc=path / "rc" / "best")
+        self._classify("lmrc", "test", "propose", self._run.path / "rc" / "best")
+        print(f"\n{self._score_table('lmrc').text()}", flush=True)
 
     def _untrained(self) -> None:
         """Run the pipeline with untrained models, on as many candidates as the trained classifier proposes."""
-        test, path = self._corpus("test"), self._run.path
+        test, path = self._corpus("untrained-test"), self._run.path
         small_corpus = self._corpus("rc-dev")
         export_untrained(self._config, TrainingData(train=small_corpus, dev=small_corpus), path)
         # Untrained models were not evaluated, so that no threshold was chosen on dev.
         head = {"relation_threshold": "0.5"} if self._config.rcp.train.relation_weight else {}
-        all_pairs = self._stage(
-            PROPOSE,
-            self._config.propose,
-            "untrained-all",
-            corpus=test,
-            rcp=path / "untrained-rcp",
-            threshold="0",
-            **head,
-        )
-        proposed = sum(len(row) for row in Candidates.open(path / "propose" / "candidates"))
+        given = {"corpus": test, "rcp": path / "untrained-rcp", **head}
+        all_pairs = self._stage(PROPOSE, self._config.propose, "untrained-all", threshold="0", **given)
+        # The untrained documents are the first of the test documents.
+        trained = zip(Candidates.open(path / "propose" / "candidates"), Corpus.open(test), strict=False)
+        proposed = sum(len(row) for row, _ in trained)
         probabilities = sorted(
             candidate.probability for row in Candidates.open(all_pairs / "candidates") for candidate in row
         )
         threshold = probabilities[-min(max(proposed, 1), len(probabilities))]
-        rcp, rc = path / "untrained-rcp", path / "untrained-rc"
-        self._propose_and_classify("untrained-propose", "untrained", rcp=rcp, rc=rc, threshold=repr(threshold), **head)
+        self._stage(PROPOSE, self._config.propose, "untrained-propose", threshold=repr(threshold), **given)
+        self._classify("untrained", "untrained-test", "untrained-propose", path / "untrained-rc")
 
     def _facts(self) -> Facts:
         train = self._corpus("train")
         return read_facts(train, Corpus.open(train).relations)
 
-    def _scored_runs(self) -> list[ScoredRun]:
-        facts = self._facts()
-        runs = (read_scored_run(self._run.path / name, facts) for name in ("lmrc", "untrained"))
-        return [run for run in runs if run is not None]
+    def _scored(self, name: str) -> ScoredRun:
+        run = read_scored_run(self._run.path / name, self._facts())
+        assert run is not None, "the run has predictions"
+        return run
+
+    def _score_table(self, *names: str) -> Table:
+        return score_table([(run.name, run.scores) for run in map(self._scored, names)])
 
     def _summarize(self, seconds: float) -> dict[str, Any]:
-        trained, untrained = self._scored_runs()
+        trained, untrained = self._scored("lmrc"), self._scored("untrained")
         rcp = trained.proposed
         assert rcp is not None, "the candidates are those of the stage propose"
         folders = [self._run.path / name for name in ("lmrc", "untrained", "rcp", "rc")]
@@ -155,20 +189,42 @@ class Demo:
         }
 
     def _show(self, summary: dict[str, Any]) -> None:
-        write_atomically(self._run.path / "summary.json", json.dumps(summary, indent=2) + "\n")
+        path, config = self._run.path, self._config
+        write_atomically(path / "summary.json", json.dumps(summary, indent=2) + "\n")
         print()
-        print(_rcp_table(summary).text())
+        print(_rcp_table(*(summary[f"rcp_{name}"] for name in ("precision", "recall", "f1"))).text())
         print()
-        print(score_table([(run.name, run.scores) for run in self._scored_runs()]).text())
-        print(f"\nReport: {self._run.path / PAGE}")
+        print(self._score_table("lmrc", "untrained").text())
+        train, test = config.synthetic.train_documents, config.synthetic.test_documents
+        untrained = min(config.untrained_documents, test)
+        print(f"\nuntrained: the same models without training, on {untrained} of the {test} documents.")
+        print(f"""
+Made in {path}:
+  data/                  {train} made-up documents to train on, {test} held out
+  rcp/best, rc/best      the two trained models
+  lmrc/predictions.json  triples of the held-out documents
+  {PAGE}            the report, for a browser
+
+Try next:
+  lmrc data synth --docs 3 --seed 7 --out docs.json
+  lmrc extract docs.json --rcp {path}/rcp/best --rc {path}/rc/best --out triples.json
+  lmrc score {path}/lmrc --details
+""")
+        print(f"Report: {path / PAGE}")
         print(
             f"RCP F1 {summary['rcp_f1']:.1f}, final F1 {summary['final_f1']:.1f} "
             f"(untrained {summary['untrained_f1']:.1f}) in {summary['seconds']:.0f} s"
         )
 
 
-def _rcp_table(summary: dict[str, Any]) -> Table:
-    cells = (f"{summary[key]:.2f}" for key in ("rcp_precision", "rcp_recall", "rcp_f1"))
+def _has_two_cores_and_no_gpu() -> bool:
+    import torch
+
+    return threads.cores() > 1 and not torch.cuda.is_available()
+
+
+def _rcp_table(precision: float, recall: float, f1: float) -> Table:
+    cells = (f"{value:.2f}" for value in (precision, recall, f1))
     return Table(("held-out documents", "P", "R", "F1"), (("RCP (pairs)", *cells),))
 
 

@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from lmrc.cli.main import main
 from tests.conftest import ROOT
@@ -25,6 +27,8 @@ def test_pipeline_from_documents_to_report(
     assert {"rcp_f1", "final_f1", "untrained_f1", "seconds"} <= summary.keys()
     assert all(0.0 <= summary[key] <= 100.0 for key in ("rcp_f1", "final_f1", "untrained_f1"))
     assert shown.splitlines()[-1].startswith(f"RCP F1 {summary['rcp_f1']:.1f}, final F1 {summary['final_f1']:.1f}")
+    assert "[4/4] the same with untrained models, to compare" in shown
+    assert f"lmrc extract docs.json --rcp {run}/rcp/best --rc {run}/rc/best" in shown
     # Every stage is a finished run.
     for stage in ("rcp", "propose", "rc", "lmrc", "untrained"):
         assert (run / stage / "DONE").exists(), stage
@@ -63,3 +67,16 @@ def test_pipeline_from_documents_to_report(
     assert "rcp is finished" in shown
     assert "lmrc was begun before: resuming" in shown
     assert json.loads((run / "summary.json").read_text())["final_f1"] == summary["final_f1"]
+
+
+def test_long_is_a_config_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--long", "--config", "x.yaml"]) == 2
+    assert (
+        "--long is a config of its own, demo-long.yaml: leave out either --long or --config" in capsys.readouterr().err
+    )
+    assert read_yaml("demo-long.yaml")["run"] == {"name": "demo-long"}
+    assert read_yaml("demo.yaml").keys() == read_yaml("demo-long.yaml").keys() - {"run"}
+
+
+def read_yaml(name: str) -> Any:
+    return yaml.safe_load((ROOT / "configs" / name).read_text())

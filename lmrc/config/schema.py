@@ -540,6 +540,9 @@ class DemoConfig(Options):
     synthetic: SyntheticData = SyntheticData()
     rc_documents: Count = Field(80, description="number of training documents to fine-tune the LM on, from the first")
     rc_dev_documents: Count = Field(8, description="number of dev documents to evaluate the LM on, from the first")
+    untrained_documents: Count = Field(
+        4, description="number of test documents that untrained models are asked about too, from the first"
+    )
     rcp: RcpConfig = RcpConfig()
     propose: ProposeConfig = ProposeConfig()
     rc: RcConfig = RcConfig()
