@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from lmrc import __version__
 from lmrc.cli import evaluate as commands
 from lmrc.cli.fusion import fusion
+from lmrc.cli.push import push
 from lmrc.cli.track import track
 from lmrc.common import threads
 from lmrc.common.atomic_io import replacing, write_atomically
@@ -137,6 +138,7 @@ def score(align: float | None, align_encoder: str, **given: Any) -> None:
 lmrc.add_command(commands.compare)
 lmrc.add_command(commands.report)
 lmrc.add_command(fusion)
+lmrc.add_command(push)
 lmrc.add_command(track)
 
 
