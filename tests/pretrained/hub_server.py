@@ -2,7 +2,7 @@
 
 The contract, as huggingface_hub 1 and 2 use it:
 
-    POST /api/repos/create                        {"name", "organization", "private"} -> {"url"}
+    POST /api/repos/create                        {"name", "organization", "visibility"} -> {"url"}
     POST /api/validate-yaml                       the header of a model card -> {"errors", "warnings"}
     POST /api/models/OWNER/NAME/preupload/main    {"files": [{"path"}]} -> {"files": [{"path", "uploadMode"}]}
     POST /OWNER/NAME.git/info/lfs/objects/batch   {"objects": [{"oid"}]} -> {"objects": [{"oid", "actions"}]}
@@ -70,7 +70,7 @@ def _handler(hub: Hub) -> type[BaseHTTPRequestHandler]:
         def _create(self, given: dict[str, Any]) -> None:
             name = f"{given['organization']}/{given['name']}"
             exists = name in hub.private
-            hub.private.setdefault(name, bool(given.get("private")))
+            hub.private.setdefault(name, given.get("visibility") == "private" or bool(given.get("private")))
             self._answer({"url": f"{hub.address}/{name}"}, 409 if exists else 200)
 
         def _action(self, given: dict[str, Any]) -> dict[str, Any]:
