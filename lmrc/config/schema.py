@@ -178,6 +178,11 @@ class ClusterOptions(Options):
     mem_per_gpu: str | None = Field(None, pattern=r"^\d+[KMGT]$", description="host memory per process, such as 64G")
     signal_delay: Count = Field(120, description="seconds before the time limit at which the job saves and requeues")
     max_requeues: int = Field(100, ge=0, description="maximum number of times a job requeues itself")
+    node_check: bool = Field(
+        True,
+        description="check GPUs, host memory, temporary and run folder of each node before a job begins, and requeue "
+        "the job without a node that fails",
+    )
     max_running: Count | None = Field(
         None, description="maximum number of inference workers that run at once; none: all"
     )

@@ -47,6 +47,7 @@ class Status(Progress):
         since: start of the current job or process.
         units: units of an inference: total, done, claimed, failed.
         failures: one line per failed unit.
+        bad_nodes: nodes with a hardware error or a failed check, each with its last cause.
         error: the last error; null if done.
         result: content of DONE.
         jobs: jobs known to SLURM: id, state, reason, restarts, nodes.
@@ -66,6 +67,7 @@ class Status(Progress):
     died: int = 0
     units: dict[str, int] | None = None
     failures: list[str] = field(default_factory=list)
+    bad_nodes: dict[str, str] = field(default_factory=dict)
     error: str | None = None
     result: dict[str, Any] | None = None
     jobs: list[dict[str, Any]] = field(default_factory=list)
@@ -89,6 +91,8 @@ def run_statuses(folders: Sequence[Path]) -> tuple[list[Status], list[str]]:
         found.append(status)
         remarks += [remark] if remark else []
     for status in found:
+        if status.bad_nodes and status.state != "done" and len(found) > 1:
+            remarks.append(f"bad nodes of {status.run}: {', '.join(status.bad_nodes)}")
         if status.state == "new":
             _set_state_from_inner_runs(status, [other for other in found if other.run.startswith(f"{status.run}/")])
     return found, remarks
@@ -124,6 +128,9 @@ def _run_status(
     for event in history:
         if event["event"] in ("preempted", "requeued", "died"):
             setattr(status, event["event"], getattr(status, event["event"]) + 1)
+        if event.get("broken_nodes"):
+            cause = str(event.get("cause", ""))
+            status.bad_nodes |= dict.fromkeys(str(event["broken_nodes"]).split(","), cause)
     identifiers = _job_ids(history, inference)
     jobs = [job for identifier in identifiers for job in queue.jobs.get(identifier, [])]
     status.jobs = [asdict(job) for job in jobs]

@@ -145,6 +145,7 @@ def detail_rows(status: Status) -> list[tuple[str, str]]:
     rows.append(("result", json.dumps(status.result) if status.result else ""))
     rows.append(("failed", "\n".join(status.failures)))
     rows.append(("last error", status.error or "" if status.error != status.detail else ""))
+    rows.append(("bad nodes", "\n".join(f"{node}: {one_line(cause)}" for node, cause in status.bad_nodes.items())))
     rows.append(("jobs", "\n".join(_job_lines(status.jobs))))
     rows.append(("events", "\n".join(f"{moment(event['time'])}  {_event(event)}" for event in status.events)))
     rows.append(("logs", status.log or (f"{status.run}/log" if status.events else "")))

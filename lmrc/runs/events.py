@@ -2,7 +2,7 @@
 
 Events: submitted, started, preempted, requeued, died, failed, cancelled, stopped, finished. Every event has `time`
 (UTC) and `event`. The other fields are JSON values: `job` (SLURM job id, or local-PID), `restart`, `hosts` (one per
-rank, separated by commas), `step`, `cause` (one line).
+rank, separated by commas), `step`, `cause` (one line), `broken_nodes` (separated by commas).
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmrc.monitor.status import run_statuses
+from lmrc.monitor.status_table import format_details
 from lmrc.runs.events import History
 from lmrc.runs.heartbeat import Process
 from lmrc.runs.lease import Lease
@@ -169,3 +170,22 @@ def test_state_of_a_demo_follows_its_stages(tmp_path: Path) -> None:
     History(stage).add("failed", job="local-1", restart=0, cause="no")
     found = {status.run: status for status in run_statuses([demo, stage])[0]}
     assert (found[str(demo)].state, found[str(demo)].detail) == ("failed", "in rcp")
+
+
+def test_bad_nodes_are_listed(tmp_path: Path, nowhere: None) -> None:
+    run, other = make(tmp_path / "a"), make(tmp_path / "b")
+    history = History(run)
+    history.add("died", job="1", restart=0, cause="rank 3 on n3: node check: no memory", broken_nodes="n3")
+    history.add("died", job="1", restart=1, cause="killed")
+    history.add("died", job="1", restart=2, cause="rank 0 on n5: ECC", broken_nodes="n5,n6")
+    status = look(run)
+    assert status.bad_nodes == {
+        "n3": "rank 3 on n3: node check: no memory",
+        "n5": "rank 0 on n5: ECC",
+        "n6": "rank 0 on n5: ECC",
+    }
+    assert "\nbad nodes   n3: rank 3 on n3: node check: no memory\n" in format_details(status)
+    assert run_statuses([run, other])[1][1:] == [f"bad nodes of {run}: n3, n5, n6"]
+    assert look(other).bad_nodes == {}
+    (run / "DONE").write_text("{}")
+    assert run_statuses([run, other])[1][1:] == []

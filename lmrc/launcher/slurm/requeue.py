@@ -18,7 +18,7 @@ from lmrc.common.logging import set_up_stage_logging
 from lmrc.inference.work_units import counts
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, attempt_outcome
+from lmrc.runs.failures import BROKEN_NODE_STATUS, Attempt, AttemptOutcome, attempt_outcome
 from lmrc.runs.run_folder import RunFolder
 
 logger = logging.getLogger(__name__)
@@ -105,6 +105,8 @@ def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) 
     ):
         return True  # rank 0 requeued it after all had saved; SLURM then ended the processes
     outcome, killed = attempt_outcome(folder, attempt), status >= FIRST_SIGNAL_STATUS
+    if status == BROKEN_NODE_STATUS and not outcome.broken_nodes:
+        outcome = _unreported_node(folder, attempt)
     # SLURM also kills the remaining processes after one failed, so the status alone is not enough.
     if not (outcome.lost_peer or outcome.broken_nodes or (killed and not outcome.cause)):
         cause = outcome.cause or f"ended with status {status}"
@@ -113,7 +115,8 @@ def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) 
         return False
     death = outcome.cause or f"{_killed_task(folder, attempt)} was killed by signal {status - FIRST_SIGNAL_STATUS}"
     step = _progress(folder)
-    history.add("died", job=attempt.job, restart=attempt.restart, cause=death, step=step)
+    broken = {"broken_nodes": ",".join(outcome.broken_nodes)} if outcome.broken_nodes else {}
+    history.add("died", job=attempt.job, restart=attempt.restart, cause=death, step=step, **broken)
     own = [event for event in history.read() if event.get("job") == attempt.job]
     last = [event for event in own if event["event"] in ("died", "preempted")][-MAX_DEATHS_WITHOUT_PROGRESS:]
     if len(last) == MAX_DEATHS_WITHOUT_PROGRESS and all(
@@ -129,17 +132,28 @@ def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) 
 
 def _killed_task(folder: Path, attempt: Attempt) -> str:
     """Return the rank and host that srun reports as killed first, from the job's log; else "a process"."""
+    match = _srun_error(folder, attempt, "Killed|Out Of Memory|Aborted|Segmentation fault|Bus error")
+    return f"rank {match[2]} on {match[1]}" if match else "a process"
+
+
+def _unreported_node(folder: Path, attempt: Attempt) -> AttemptOutcome:
+    """Return the outcome of an attempt with a node that could not even write its report to the run folder."""
+    match = _srun_error(folder, attempt, f"Exited with exit code {BROKEN_NODE_STATUS}")
+    if match is None:
+        return AttemptOutcome()
+    cause = f"rank {match[2]} on {match[1]}: node check: the node cannot write its report to {folder}"
+    return AttemptOutcome(cause, broken_nodes=(match[1],))
+
+
+def _srun_error(folder: Path, attempt: Attempt, what: str) -> re.Match[str] | None:
+    """Return the first message of srun of this kind in the job's log, with the node and its tasks as groups."""
     try:
         log = (folder / "log" / f"{attempt.job}_0_log.out").read_text(errors="replace")
     except OSError:
-        return "a process"
+        return None
     # Earlier starts of the job wrote to the same log. Each begins with a line of submitit.
-    match = re.search(
-        r"^srun: error: (\S+): tasks? ([\d,-]+): (?:Killed|Out Of Memory|Aborted|Segmentation fault|Bus error)",
-        log.rpartition("Starting with JobEnvironment")[2],
-        re.MULTILINE,
-    )
-    return f"rank {match[2]} on {match[1]}" if match else "a process"
+    newest = log.rpartition("Starting with JobEnvironment")[2]
+    return re.search(rf"^srun: error: (\S+): tasks? ([\d,-]+): (?:{what})", newest, re.MULTILINE)
 
 
 def _progress(folder: Path) -> int:
