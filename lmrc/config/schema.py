@@ -41,6 +41,7 @@ RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1",
 RcpLoss = Literal["bce"]
 RcMetric = Literal["loss", "token_accuracy"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+Requeue = Literal["auto", "requeue", "chain", "never"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
 System = Literal["rc", "encoder", "fused"]
 
@@ -178,6 +179,13 @@ class ClusterOptions(Options):
     mem_per_gpu: str | None = Field(None, pattern=r"^\d+[KMGT]$", description="host memory per process, such as 64G")
     signal_delay: Count = Field(120, description="seconds before the time limit at which the job saves and requeues")
     max_requeues: int = Field(100, ge=0, description="maximum number of times a job requeues itself")
+    requeue: Requeue = Field(
+        "auto",
+        description="how an interrupted job goes on; requeue: SLURM starts it again; chain: further jobs, submitted "
+        "with it, resume the run one after the other; never: you repeat the command; auto: chain if the site has "
+        "JobRequeue=0 or sbatch has no-requeue, else requeue",
+    )
+    chain_jobs: int = Field(10, ge=2, description="number of jobs in a chain; those that are not needed are cancelled")
     node_check: bool = Field(
         True,
         description="check GPUs, host memory, temporary and run folder of each node before a job begins, and requeue "

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -154,7 +155,7 @@ def detail_rows(status: Status) -> list[tuple[str, str]]:
 
 def _detail(status: Status) -> str:
     # ReqNodeNotAvail is followed by the names of the nodes.
-    meaning = REASONS.get(status.detail.partition(",")[0]) if status.state == "queued" else None
+    meaning = REASONS.get(re.split("[,;]", status.detail)[0]) if status.state == "queued" else None
     return f"{status.detail} ({meaning})" if meaning else status.detail
 
 
@@ -184,7 +185,9 @@ def _event(event: dict[str, Any]) -> str:
         hosts = list(dict.fromkeys(str(event.get("hosts") or "").split(",")))
         again = f", restart {event['restart']}" if event.get("restart") else ""
         return f"started as {name}{again} on {', '.join(hosts)}"
+    if event["event"] == "link":
+        return f"{name} begins, {event['number']} of {event['total']} of a chain"
     if event["event"] == "requeued":
-        return f"{name} requeued"
+        return f"{name} handed over to job {event['next']}" if "next" in event else f"{name} requeued"
     step = f" (saved up to step {event['step']})" if event.get("step") is not None else ""
     return f"{event['event']}{f': {cause}' if cause else ''}{step}"

@@ -1,7 +1,8 @@
 """Requeue a job: after it saved on a signal, or from its batch script after a process died.
 
 SLURM requeues a job after a node failure, but not after one of its processes was killed. The batch script then runs
-`python -m lmrc.launcher.slurm.requeue RUN STATUS MAX_REQUEUES`.
+`python -m lmrc.launcher.slurm.requeue RUN STATUS MAX_REQUEUES`. In a chain the next job goes on instead. The batch
+script then always runs this module, which cancels the later jobs if they are not needed.
 """
 
 from __future__ import annotations
@@ -15,8 +16,8 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from lmrc.common.logging import set_up_stage_logging
-from lmrc.inference.work_units import counts
 from lmrc.launcher.slurm import commands as slurm
+from lmrc.launcher.slurm import job_chain
 from lmrc.runs.events import History
 from lmrc.runs.failures import BROKEN_NODE_STATUS, Attempt, AttemptOutcome, attempt_outcome
 from lmrc.runs.run_folder import RunFolder
@@ -41,10 +42,13 @@ def requeue(folder: Path, attempt: Attempt, max_requeues: int, broken_nodes: Seq
         broken_nodes: nodes on which the job must not run again.
     """
     history = History(folder)
+    own = job_chain.submission(history.read(), attempt.job)
 
     def give_up(event: str, cause: str) -> bool:
         logger.warning(f"Not requeued: {cause}")
         history.add(event, job=attempt.job, restart=attempt.restart, cause=cause)
+        if event == "cancelled":
+            job_chain.cancel_later(folder, attempt.job)
         return False
 
     if "SLURM_JOB_ID" not in os.environ:
@@ -56,6 +60,12 @@ def requeue(folder: Path, attempt: Attempt, max_requeues: int, broken_nodes: Seq
                 return give_up("cancelled", "the job was cancelled")
             logger.info(f"SLURM has ended the job ({known.state}) and decides whether to requeue it")
             return False
+        if "chain" in own:
+            return _hand_over(folder, attempt, broken_nodes) or give_up(
+                "stopped", f"it was job {own['number']}, the last of a chain; the same command resumes the run"
+            )
+        if own.get("requeue") == "never":
+            return give_up("stopped", "cluster.requeue is never; the same command resumes the run")
         if attempt.restart >= max_requeues:
             return give_up("failed", f"it was requeued {attempt.restart} times, the limit of cluster.max_requeues")
         # Recorded before the command, which may end this process.
@@ -73,6 +83,19 @@ def requeue(folder: Path, attempt: Attempt, max_requeues: int, broken_nodes: Seq
     return True
 
 
+def _hand_over(folder: Path, attempt: Attempt, broken_nodes: Sequence[str]) -> bool:
+    """Let the next job of the chain go on. Return False if there is none."""
+    links = job_chain.find_chain(folder, attempt.job)
+    if links is None or not links.later:
+        return False
+    excluded = {"excluded": ",".join(broken_nodes)} if broken_nodes else {}
+    History(folder).add("requeued", job=attempt.job, restart=attempt.restart, next=links.later[0], **excluded)
+    logger.info(f"job {links.later[0]} of the chain goes on")
+    for job in links.later if broken_nodes else ():
+        _exclude(job, broken_nodes)
+    return True
+
+
 def _exclude(job: str, nodes: Sequence[str]) -> None:
     try:
         slurm.exclude_nodes(job, nodes)
@@ -80,9 +103,38 @@ def _exclude(job: str, nodes: Sequence[str]) -> None:
         logger.warning("%s could not be excluded from the requeued job %s: %s", ",".join(nodes), job, error)
     else:
         logger.warning(
-            "%s is excluded from the requeued job; lift it with: scontrol update jobid=%s excnodelist=",
-            *(",".join(nodes), job),
+            "%s is excluded from job %s; lift it with: scontrol update jobid=%s excnodelist=",
+            *(",".join(nodes), job, job),
         )
+
+
+def note_interruption(folder: Path, attempt: Attempt, cause: str) -> None:
+    """Record that a process of the job has saved its state and ended. The batch script then calls `at_the_end`."""
+    history = History(folder)
+    if not _was_recorded(history, attempt, "preempted"):
+        history.add("preempted", job=attempt.job, restart=attempt.restart, cause=cause)
+
+
+def _was_recorded(history: History, attempt: Attempt, event: str) -> bool:
+    """Return True if the history has such an event of this attempt."""
+    wanted = (event, attempt.job, attempt.restart)
+    return any((row["event"], row.get("job"), row.get("restart")) == wanted for row in history.read())
+
+
+def at_the_end(folder: Path, attempt: Attempt, status: int, max_requeues: int) -> None:
+    """Decide in the batch script how an ended job goes on.
+
+    Args:
+        status: exit status of srun.
+    """
+    history = History(folder)
+    if RunFolder(folder).result() is not None:
+        job_chain.cancel_later(folder, attempt.job)
+    elif _was_recorded(history, attempt, "preempted") and not _was_recorded(history, attempt, "requeued"):
+        requeue(folder, attempt, max_requeues)
+    elif status and not after_death(folder, attempt, status, max_requeues) and "_" not in attempt.job:
+        # The other workers of an array go on.
+        job_chain.cancel_later(folder, attempt.job)
 
 
 def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) -> bool:
@@ -99,10 +151,7 @@ def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) 
     if RunFolder(folder).result() is not None:
         return False
     history = History(folder)
-    if any(
-        (event["event"], event.get("job"), event.get("restart")) == ("requeued", attempt.job, attempt.restart)
-        for event in history.read()
-    ):
+    if _was_recorded(history, attempt, "requeued"):
         return True  # rank 0 requeued it after all had saved; SLURM then ended the processes
     outcome, killed = attempt_outcome(folder, attempt), status >= FIRST_SIGNAL_STATUS
     if status == BROKEN_NODE_STATUS and not outcome.broken_nodes:
@@ -114,7 +163,7 @@ def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) 
         history.add("failed", job=attempt.job, restart=attempt.restart, cause=cause)
         return False
     death = outcome.cause or f"{_killed_task(folder, attempt)} was killed by signal {status - FIRST_SIGNAL_STATUS}"
-    step = _progress(folder)
+    step = job_chain.progress(folder)
     broken = {"broken_nodes": ",".join(outcome.broken_nodes)} if outcome.broken_nodes else {}
     history.add("died", job=attempt.job, restart=attempt.restart, cause=death, step=step, **broken)
     own = [event for event in history.read() if event.get("job") == attempt.job]
@@ -156,23 +205,11 @@ def _srun_error(folder: Path, attempt: Attempt, what: str) -> re.Match[str] | No
     return re.search(rf"^srun: error: (\S+): tasks? ([\d,-]+): (?:{what})", newest, re.MULTILINE)
 
 
-def _progress(folder: Path) -> int:
-    """Return the step of the newest checkpoint, or the number of finished units of an inference."""
-    if (folder / "units").exists():
-        return counts(folder).done
-    try:
-        return int((folder / "checkpoints" / "latest").read_text().strip().removeprefix("step-"))
-    except (OSError, ValueError):
-        return 0
-
-
 def main() -> None:
-    """Run `after_death` with the arguments of the batch script."""
+    """Run `at_the_end` with the arguments of the batch script."""
     set_up_stage_logging()
     folder, status, max_requeues = sys.argv[1:]
-    array, task = os.environ.get("SLURM_ARRAY_JOB_ID"), os.environ.get("SLURM_ARRAY_TASK_ID")
-    job = f"{array}_{task}" if array else os.environ["SLURM_JOB_ID"]
-    after_death(Path(folder), current_attempt(job), int(status), int(max_requeues))
+    at_the_end(Path(folder), current_attempt(job_chain.current_job()), int(status), int(max_requeues))
 
 
 if __name__ == "__main__":

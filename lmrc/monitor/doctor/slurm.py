@@ -54,7 +54,9 @@ def check_slurm() -> Iterator[Check]:
         yield ok("JobRequeue=1: jobs are requeued after a node failure")
     else:
         yield warning(
-            f"JobRequeue={requeues}: jobs are not requeued by default", "none needed: lmrc submits with --requeue"
+            f"JobRequeue={requeues}: the site does not requeue jobs by default",
+            "none needed: lmrc submits a chain of jobs instead (cluster.chain_jobs); --requeue requeue if the site "
+            "requeues jobs that ask for it",
         )
     yield from _check_preemption(settings, partitions)
     largest = settings.get("MaxArraySize", "unknown")
