@@ -198,6 +198,16 @@ class ClusterOptions(Options):
         10.0, gt=0.0, description="timeout of collectives in minutes: a rank that waits longer for the others fails"
     )
     group_readable: bool = Field(False, description="let your group read the run folder, even if your umask does not")
+    container: str | None = Field(
+        None,
+        description="image that jobs run in: .sif or a folder for apptainer or singularity; .sqsh, docker://… or "
+        "REGISTRY#NAME:TAG for pyxis",
+    )
+    container_mounts: tuple[str, ...] = Field(
+        (),
+        description="more folders to mount, as SOURCE[:DESTINATION[:OPTIONS]] with commas; run folder, data, models "
+        "and caches are always mounted; may contain $VARIABLES",
+    )
     setup: str = Field("", description="shell commands to run before Python, such as 'module load cuda'")
     sbatch: SbatchOptions = Field(
         {},

@@ -50,7 +50,7 @@ def wait_for_end(cluster: Cluster, folder: Path) -> None:
 
 def test_each_job_resumes_the_one_before(chaining: Cluster, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chained"
-    options = training("rcp", data, folder, train__epochs=6) | OPTIONS | {"partition": "low"}
+    options = training("rcp", data, folder, train__epochs=3) | OPTIONS | {"partition": "low"}
     message = chaining.launch("rcp", options)
     assert "the site has JobRequeue=0: a chain of 5 jobs" in message
     jobs = links(folder)
@@ -70,13 +70,12 @@ def test_each_job_resumes_the_one_before(chaining: Cluster, data: Path, tmp_path
     wait_for_end(chaining, folder)
 
     assert [event["job"] for event in events(folder, "link")] == jobs[:3]
-    assert [(event["job"], event["next"]) for event in events(folder, "requeued")] == [
-        (jobs[0], jobs[1]),
-        (jobs[1], jobs[2]),
-    ]
+    # SLURM may end the batch script of a preempted job before it has recorded that the next one goes on.
+    handed_over = [(event["job"], event["next"]) for event in events(folder, "requeued")]
+    assert handed_over[-1] == (jobs[1], jobs[2]) and handed_over[:-1] in ([], [(jobs[0], jobs[1])])
     assert [event["job"] for event in events(folder, "preempted")] == [jobs[0]]
     assert [event["job"] for event in events(folder, "died")] == [jobs[1]]
-    assert steps(folder) == list(range(1, 16 * 6 + 1))
+    assert steps(folder) == list(range(1, 16 * 3 + 1))
     assert [chaining.state(job) for job in jobs[3:]] == ["CANCELLED", "CANCELLED"]
     assert [chaining.restarts(job) for job in jobs] == [0] * JOBS
 

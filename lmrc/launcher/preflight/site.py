@@ -23,6 +23,8 @@ SLURM_ONLY = (
     "gpu_type",
     "sbatch",
     "max_running",
+    "container",
+    "container_mounts",
 )
 
 

@@ -33,7 +33,7 @@ REMEMBERED_COLLECTIVES = "2000"
 
 def ends_by_script(options: ClusterOptions) -> bool:
     """Return True if the batch script, and not a process of the job, decides how an interrupted job goes on."""
-    return options.requeue in ("chain", "never")
+    return options.requeue in ("chain", "never") or options.container is not None
 
 
 class Job:
@@ -84,7 +84,8 @@ class Job:
         except Interrupted as error:
             logger.info(error)
             if by_script:
-                note_interruption(RunFolder.of(self._config.run).path, attempt, str(error))
+                if not stage.trains:  # rank 0 of a training has recorded it
+                    note_interruption(RunFolder.of(self._config.run).path, attempt, str(error))
             elif not stage.trains or environment.global_rank == 0:
                 requeue(RunFolder.of(self._config.run).path, attempt, self._config.cluster.max_requeues)
             if not is_slurm:

@@ -20,6 +20,7 @@ from lmrc.launcher.environment_variables import variables
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm import job_chain
 from lmrc.launcher.slurm.code_snapshot import take_snapshot
+from lmrc.launcher.slurm.container import container_of, folder_lines
 from lmrc.launcher.slurm.job import Job, ends_by_script
 from lmrc.launcher.stages import Stage, StageConfig, gpus_per_process
 from lmrc.runs.events import History
@@ -91,7 +92,9 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
     cpus = options.sbatch.get("cpus_per_task") or options.cpus_per_gpu * gpus
     python, folder = shlex.quote(sys.executable), shlex.quote(str(run.resolve()))
     ended = f"{python} -m lmrc.launcher.slurm.requeue {folder} $status {options.max_requeues}"
-    begins, is_chain = [], options.requeue == "chain"
+    begins, is_chain, code = [], options.requeue == "chain", run.resolve() / "code"
+    container = container_of(config, code, on_gpus)
+    enters = [*folder_lines(options), *container.setup_lines()] if container is not None else []
     if is_chain:
         begins = [f"{python} -m lmrc.launcher.slurm.job_chain {folder}; [ $? -ne {job_chain.END_OF_CHAIN} ] || exit 0"]
     ours: dict[str, Any] = {
@@ -110,7 +113,7 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
         # submitit sets one by default, and some sites refuse it.
         "wckey": None,
     }
-    more: dict[str, Any] = {"no_requeue" if ends_by_script(options) else "requeue": True}
+    more: dict[str, Any] = {"no_requeue" if options.requeue in ("chain", "never") else "requeue": True}
     if dependency not in (None, job_chain.SINGLETON):
         # Otherwise a job whose dependency failed stays queued forever.
         more["kill_on_invalid_dep"] = "yes"
@@ -125,7 +128,7 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
         # A failed rank ends all others. In SLURM 22.05 to 23.02 srun does not inherit --cpus-per-task.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
         # The batch script must outlive its processes, which save after a signal.
-        "setup": [*setup_lines(options, run.resolve() / "code"), "trap : TERM USR2", *begins],
+        "setup": [*setup_lines(options, code), *enters, "trap : TERM USR2", *begins],
         "teardown": [
             "status=$?",
             ended if ends_by_script(options) else f"[ $status -eq 0 ] || {ended}",
@@ -192,14 +195,21 @@ def _check_gpus(requests: dict[str, str], options: ClusterOptions, per_node: int
             )
 
 
+def python_command(stage: Stage, config: StageConfig) -> str | None:
+    """Return the shell command for Python in the container of the job; None without a container."""
+    container = container_of(config, RunFolder.of(config.run).path.resolve() / "code", on_gpus=stage.run is None)
+    return None if container is None else container.command()
+
+
 def sbatch_script(stage: Stage, config: StageConfig) -> str:
     """Return the sbatch script of the stage, for --dry-run and the pre-flight."""
     from submitit.slurm import slurm as submitit_slurm
 
     folder = RunFolder.of(config.run).path / "log"
     count = None if stage.infer is None else workers(config)
+    python = python_command(stage, config) or "python"
     script: str = submitit_slurm._make_sbatch_string(
-        command="python -u -m submitit.core._submit", folder=folder, map_count=count, **parameters(stage, config)
+        command=f"{python} -u -m submitit.core._submit", folder=folder, map_count=count, **parameters(stage, config)
     )
     return script
 
@@ -243,7 +253,9 @@ def submit(stage: Stage, config: StageConfig, after: Sequence[str] = (), after_r
             f"or cancel it first with scancel {' '.join(_submitted_with(run.path, active.id))}"
         )
     take_snapshot(run.path)
-    executor = submitit.SlurmExecutor(folder=run.path / "log", max_num_timeout=config.cluster.max_requeues)
+    executor = submitit.SlurmExecutor(
+        folder=run.path / "log", max_num_timeout=config.cluster.max_requeues, python=python_command(stage, config)
+    )
     total = config.cluster.chain_jobs if config.cluster.requeue == "chain" else 1
     name, jobs = uuid.uuid4().hex[:12], []
     for number in range(1, total + 1):
