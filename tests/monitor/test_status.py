@@ -189,3 +189,21 @@ def test_bad_nodes_are_listed(tmp_path: Path, nowhere: None) -> None:
     assert look(other).bad_nodes == {}
     (run / "DONE").write_text("{}")
     assert run_statuses([run, other])[1][1:] == []
+
+
+def test_later_jobs_of_a_chain_are_not_workers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History(run)
+    for number in (1, 2, 3):
+        history.add("submitted", job=str(number), chain="x", number=number, total=3)
+    history.add("link", job="1", restart=0, number=1, total=3)
+    history.add("started", job="1", restart=0, hosts="n1")
+    waiting = [(str(number), "PENDING", "Dependency", 0, "") for number in (2, 3)]
+    Site(monkeypatch, *waiting, ("1", "RUNNING", "None", 0, "n1"))
+    status = look(run)
+    assert (status.state, status.job, status.nodes, status.detail) == ("running", "1", "n1", "job 1 of 3 of a chain")
+    assert "job 1 begins, 1 of 3 of a chain" in format_details(status)
+    Site(monkeypatch, *waiting)
+    assert look(run).detail == "Dependency; job 2 of 3 of a chain"
+    assert "state       queued: Dependency; job 2 of 3 of a chain (an earlier stage has not" in format_details(
+        look(run)
+    )
