@@ -159,7 +159,7 @@ def mounts(paths: Iterable[Path]) -> list[str]:
         if existing == Path(existing.anchor):
             continue  # nothing of the path exists, which its own check reports
         real = existing.resolve()
-        # A link inside a mounted folder leads to `real`, and one above it is no path in the container.
+        # A symbolic link in a mounted folder needs its target at the same place; any other link does not exist inside.
         pairs |= {str(real): str(real), str(Path(os.path.normpath(existing))): str(real)}
     for name in pairs:
         if any(separator in name for separator in _SEPARATORS):

@@ -12,7 +12,8 @@ import os
 import re
 import signal
 import sys
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
+from dataclasses import astuple
 from pathlib import Path
 
 from lmrc.common.logging import set_up_stage_logging
@@ -26,6 +27,8 @@ logger = logging.getLogger(__name__)
 
 # srun exits with 128 + N if a process was killed by signal N.
 FIRST_SIGNAL_STATUS = 128
+# Events after which it is decided how an interrupted job goes on.
+DECIDED = frozenset({"requeued", "failed", "cancelled", "stopped"})
 # A job that died this often in a row without a new checkpoint is not requeued.
 MAX_DEATHS_WITHOUT_PROGRESS = 3
 
@@ -111,14 +114,14 @@ def _exclude(job: str, nodes: Sequence[str]) -> None:
 def note_interruption(folder: Path, attempt: Attempt, cause: str) -> None:
     """Record that a process of the job has saved its state and ended. The batch script then calls `at_the_end`."""
     history = History(folder)
-    if not _was_recorded(history, attempt, "preempted"):
+    if not _was_recorded(history, attempt, {"preempted"}):
         history.add("preempted", job=attempt.job, restart=attempt.restart, cause=cause)
 
 
-def _was_recorded(history: History, attempt: Attempt, event: str) -> bool:
-    """Return True if the history has such an event of this attempt."""
-    wanted = (event, attempt.job, attempt.restart)
-    return any((row["event"], row.get("job"), row.get("restart")) == wanted for row in history.read())
+def _was_recorded(history: History, attempt: Attempt, events: Collection[str]) -> bool:
+    """Return True if the history has one of these events for this attempt."""
+    own = (row["event"] for row in history.read() if (row.get("job"), row.get("restart")) == astuple(attempt))
+    return any(event in events for event in own)
 
 
 def at_the_end(folder: Path, attempt: Attempt, status: int, max_requeues: int) -> None:
@@ -130,7 +133,7 @@ def at_the_end(folder: Path, attempt: Attempt, status: int, max_requeues: int) -
     history = History(folder)
     if RunFolder(folder).result() is not None:
         job_chain.cancel_later(folder, attempt.job)
-    elif _was_recorded(history, attempt, "preempted") and not _was_recorded(history, attempt, "requeued"):
+    elif _was_recorded(history, attempt, {"preempted"}) and not _was_recorded(history, attempt, DECIDED):
         requeue(folder, attempt, max_requeues)
     elif status and not after_death(folder, attempt, status, max_requeues) and "_" not in attempt.job:
         # The other workers of an array go on.
@@ -151,7 +154,7 @@ def after_death(folder: Path, attempt: Attempt, status: int, max_requeues: int) 
     if RunFolder(folder).result() is not None:
         return False
     history = History(folder)
-    if _was_recorded(history, attempt, "requeued"):
+    if _was_recorded(history, attempt, {"requeued"}):
         return True  # rank 0 requeued it after all had saved; SLURM then ended the processes
     outcome, killed = attempt_outcome(folder, attempt), status >= FIRST_SIGNAL_STATUS
     if status == BROKEN_NODE_STATUS and not outcome.broken_nodes:
