@@ -24,6 +24,8 @@ from tests.slurm.harness import (
 )
 
 JOBS = 5
+# A fast machine takes fifty steps until SLURM performs an interruption.
+EPOCHS = 8
 OPTIONS = {"nodes": 1, "gpus": 2, "chain-jobs": JOBS}
 
 
@@ -50,7 +52,7 @@ def wait_for_end(cluster: Cluster, folder: Path) -> None:
 
 def test_each_job_resumes_the_one_before(chaining: Cluster, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chained"
-    options = training("rcp", data, folder, train__epochs=3) | OPTIONS | {"partition": "low"}
+    options = training("rcp", data, folder, train__epochs=EPOCHS) | OPTIONS | {"partition": "low"}
     message = chaining.launch("rcp", options)
     assert "the site has JobRequeue=0: a chain of 5 jobs" in message
     jobs = links(folder)
@@ -75,7 +77,7 @@ def test_each_job_resumes_the_one_before(chaining: Cluster, data: Path, tmp_path
     assert handed_over[-1] == (jobs[1], jobs[2]) and handed_over[:-1] in ([], [(jobs[0], jobs[1])])
     assert [event["job"] for event in events(folder, "preempted")] == [jobs[0]]
     assert [event["job"] for event in events(folder, "died")] == [jobs[1]]
-    assert steps(folder) == list(range(1, 16 * 3 + 1))
+    assert steps(folder) == list(range(1, 16 * EPOCHS + 1))
     assert [chaining.state(job) for job in jobs[3:]] == ["CANCELLED", "CANCELLED"]
     assert [chaining.restarts(job) for job in jobs] == [0] * JOBS
 

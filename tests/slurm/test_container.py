@@ -24,6 +24,8 @@ from tests.slurm.harness import (
     wait_until_done,
 )
 
+# A fast machine takes fifty steps until SLURM performs an interruption.
+EPOCHS = 8
 # Python in the image says what it can see before it begins.
 PYTHON = """#!/bin/sh
 echo "in the container: scontrol=$(command -v scontrol || echo none) secret=$(cat {secret} 2>/dev/null || echo none)"
@@ -75,7 +77,7 @@ def test_training_in_a_container_survives_preemption(
     own_cluster: Cluster, data: Path, tmp_path: Path, image: Image
 ) -> None:
     folder = tmp_path / "contained"
-    options = training("rcp", data, folder, gpus=2, train__epochs=2) | image.options | {"partition": "low"}
+    options = training("rcp", data, folder, gpus=2, train__epochs=EPOCHS) | image.options | {"partition": "low"}
     message = own_cluster.launch("rcp", options)
     assert f"container {image.path}" in message
     job = submitted(folder)
@@ -93,7 +95,7 @@ def test_training_in_a_container_survives_preemption(
     # After a death only the batch script requeues the job; after a preemption SLURM may have done so before.
     assert [event["restart"] for event in events(folder, "requeued")][-1] == 1
     assert submitted(folder) == job and own_cluster.restarts(job) == 2, history_text(folder)
-    assert steps(folder) == list(range(1, 16 * 2 + 1))
+    assert steps(folder) == list(range(1, 16 * EPOCHS + 1))
     for rank in range(2):
         assert (folder / "log" / f"{job}_{rank}_log.out").read_text().count(SEEN) == 3
 
