@@ -24,6 +24,7 @@ cd "${SLURM_SUBMIT_DIR:-.}"
 if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 
 run=${1:-runs}
+start=(python)  # if the models were trained in a container, the workers run in it too
 # The pre-flight: if it fails, the first task prints why and cancels the others.
 if ! dataset=$(python -m lmrc.launcher.preflight.evaluation "$run" ${2:+"$2"}); then
   if [ "${SLURM_ARRAY_TASK_ID:-}" = "${SLURM_ARRAY_TASK_MIN:-none}" ]; then
@@ -31,6 +32,8 @@ if ! dataset=$(python -m lmrc.launcher.preflight.evaluation "$run" ${2:+"$2"}); 
   fi
   exit 2
 fi
+words=$(python -m lmrc.launcher.slurm.container "$run" "$dataset")
+if [ -n "$words" ]; then mapfile -t start <<< "$words"; fi
 corpus_of_rcp() { python -c 'import pathlib, sys, lmrc.runs.run_folder; print(lmrc.runs.run_folder.read_config(pathlib.Path(sys.argv[1]))["data"][sys.argv[2]])' "$run/rcp" "$1"; }
 out=$run/eval-$(basename "$dataset")
 
@@ -48,7 +51,7 @@ work() {
   local stage=$1 status; shift
   local config=(); if [ -f "$run/$stage/config.yaml" ]; then config=(--config "$run/$stage/config.yaml"); fi
   until [ -e "$out/$stage/DONE" ]; do  # another worker may be merging, and may die
-    python "launch/$stage.py" "${config[@]}" --where here --run "$stage" --run.folder "$out" --corpus "$dataset" "$@" &
+    "${start[@]}" "launch/$stage.py" "${config[@]}" --where here --run "$stage" --run.folder "$out" --corpus "$dataset" "$@" &
     worker=$!
     if [ -n "$stopped" ]; then forward_stop; fi  # a signal came before the worker started
     while status=0; wait $worker || status=$?; kill -0 $worker 2>/dev/null; do :; done  # a signal ends `wait`, not the worker

@@ -41,6 +41,7 @@ MAY_PRINT = (
     "launcher/launch.py",
     "launcher/pipeline.py",
     "launcher/preflight/evaluation.py",  # slurm/eval.sh reads its result
+    "launcher/slurm/container.py",  # slurm/eval.sh reads its result
     "launcher/slurm/follow_log.py",  # the log of another process
 )
 

@@ -41,6 +41,7 @@ RcpMetric = Literal["f1", "precision", "recall", "average_precision", "best_f1",
 RcpLoss = Literal["bce"]
 RcMetric = Literal["loss", "token_accuracy"]
 TrackerName = Literal["tensorboard", "wandb", "mlflow", "trackio"]
+Requeue = Literal["auto", "requeue", "chain", "never"]
 GpuRequest = Literal["gpus-per-node", "gres", "gpus", "none"]
 System = Literal["rc", "encoder", "fused"]
 
@@ -178,6 +179,18 @@ class ClusterOptions(Options):
     mem_per_gpu: str | None = Field(None, pattern=r"^\d+[KMGT]$", description="host memory per process, such as 64G")
     signal_delay: Count = Field(120, description="seconds before the time limit at which the job saves and requeues")
     max_requeues: int = Field(100, ge=0, description="maximum number of times a job requeues itself")
+    requeue: Requeue = Field(
+        "auto",
+        description="how an interrupted job goes on; requeue: SLURM starts it again; chain: further jobs, submitted "
+        "with it, resume the run one after the other; never: you repeat the command; auto: chain if the site has "
+        "JobRequeue=0 or sbatch has no-requeue, else requeue",
+    )
+    chain_jobs: int = Field(10, ge=2, description="number of jobs in a chain; those that are not needed are cancelled")
+    node_check: bool = Field(
+        True,
+        description="check GPUs, host memory, temporary and run folder of each node before a job begins, and requeue "
+        "the job without a node that fails",
+    )
     max_running: Count | None = Field(
         None, description="maximum number of inference workers that run at once; none: all"
     )
@@ -185,6 +198,16 @@ class ClusterOptions(Options):
         10.0, gt=0.0, description="timeout of collectives in minutes: a rank that waits longer for the others fails"
     )
     group_readable: bool = Field(False, description="let your group read the run folder, even if your umask does not")
+    container: str | None = Field(
+        None,
+        description="image that jobs run in: .sif or a folder for apptainer or singularity; .sqsh, docker://… or "
+        "REGISTRY#NAME:TAG for pyxis",
+    )
+    container_mounts: tuple[str, ...] = Field(
+        (),
+        description="more folders to mount, as SOURCE[:DESTINATION[:OPTIONS]] with commas; run folder, data, models "
+        "and caches are always mounted; may contain $VARIABLES",
+    )
     setup: str = Field("", description="shell commands to run before Python, such as 'module load cuda'")
     sbatch: SbatchOptions = Field(
         {},

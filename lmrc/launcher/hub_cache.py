@@ -86,13 +86,14 @@ def hub_model(config: StageConfig) -> str | None:
     elif isinstance(config, RcConfig):
         name = config.model.base
     elif isinstance(config, ClassifyConfig) and config.asks_lm:
-        name = config.base if config.rc is None else _adapter_base(config.rc)
+        name = config.base if config.rc is None else adapter_base(config.rc)
     if name is None or name.startswith((PREFIX, "/", ".", "~")) or name.count("/") > 1 or Path(name).is_dir():
         return None
     return name
 
 
-def _adapter_base(adapter: Path) -> str | None:
+def adapter_base(adapter: Path) -> str | None:
+    """Return the base model of an adapter; None if the folder holds no adapter."""
     try:
         name = json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"]
     except (OSError, ValueError, KeyError):

@@ -70,7 +70,10 @@ def launch(stage: Stage, config: StageConfig, follow: bool = False) -> None:
         print(f"{plan.batch}.")
     if plan.executor == "slurm":
         jobs = submit(stage, config)
-        print(f"{folder.path} {state}. {stage.name} is SLURM job {', '.join(jobs)}; see lmrc status {folder.path}")
+        kind = (
+            f"a chain of {config.cluster.chain_jobs} SLURM jobs" if config.cluster.requeue == "chain" else "SLURM job"
+        )
+        print(f"{folder.path} {state}. {stage.name} is {kind} {', '.join(jobs)}; see lmrc status {folder.path}")
         if follow:
             follow_job(jobs[0], folder.path, is_array=stage.infer is not None and workers(config) > 1)
         return

@@ -32,6 +32,7 @@ from lmrc.launcher.launch import ALIASES, PRESETS, launch, with_run_name
 from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.preflight import examine, refuse, show_checks
 from lmrc.launcher.slurm import commands as slurm
+from lmrc.launcher.slurm import job_chain
 from lmrc.launcher.slurm.submit import active_jobs, submit
 from lmrc.runs.run_folder import RunFolder
 
@@ -202,18 +203,24 @@ def run_on_slurm(chain: Sequence[Step], dry: bool = False) -> list[StepState]:
     states: dict[str, StepState] = {}
     width = name_width(chain)
     for step in chain:
-        finished = [f"{_kind(states[name].step)}:{job}" for name in step.after for job in _waited_for(states[name])]
+        finished = [f"{_kind(states[name], plans)}:{job}" for name in step.after for job in _waited_for(states[name])]
         ended = [f"afterany:{job}" for name in step.when_ended for job in _waited_for(states[name])]
-        state = _advance(step, plans.get(step.name), [*finished, *ended], dry)
+        after_runs = [states[name].step.folder.path for name in step.after]
+        state = _advance(step, plans.get(step.name), [*finished, *ended], after_runs, dry)
         states[step.name] = state
         print(f"{step.name:<{width}} {state}", flush=True)
     return list(states.values())
 
 
-def _kind(step: Step) -> str:
+def _kind(state: StepState, plans: Mapping[str, LaunchPlan]) -> str:
     """Return how a later step depends on this one."""
     # A failed worker does not matter if the others finished its work; the next job checks its inputs when it starts.
-    return "afterok" if step.stage.infer is None else "afterany"
+    # Jobs of a chain may end before the run is finished, and are cancelled after it; the next chain checks that.
+    if state.state == "would be submitted":
+        is_chain = plans[state.step.name].config.cluster.requeue == "chain"
+    else:
+        is_chain = any(job_chain.find_chain(state.step.folder.path, job) for job in state.jobs)
+    return "afterok" if state.step.stage.infer is None and not is_chain else "afterany"
 
 
 def _waited_for(state: StepState) -> tuple[str, ...]:
@@ -221,11 +228,14 @@ def _waited_for(state: StepState) -> tuple[str, ...]:
     return (state.step.name,) if state.state == "would be submitted" else state.jobs
 
 
-def _advance(step: Step, plan: LaunchPlan | None, before: list[str], dry: bool) -> StepState:
+def _advance(
+    step: Step, plan: LaunchPlan | None, before: list[str], after_runs: Sequence[Path], dry: bool
+) -> StepState:
     """Submit a step unless it is finished, queued or running.
 
     Args:
         before: the sbatch dependencies of the step, such as afterok:12.
+        after_runs: the runs that must be finished before.
     """
     folder = step.folder
     if not dry:
@@ -247,7 +257,7 @@ def _advance(step: Step, plan: LaunchPlan | None, before: list[str], dry: bool) 
     if dry:
         return StepState(step, "would be submitted", (), tuple(before), plan.description)
     folder.prepare(plan.config, plan.batch)
-    jobs = tuple(submit(step.stage, plan.config, before))
+    jobs = tuple(submit(step.stage, plan.config, before, after_runs))
     return StepState(step, "submitted", jobs, tuple(before), plan.description)
 
 
@@ -255,7 +265,9 @@ def _set_dependencies(step: Step, jobs: Sequence[str], before: list[str]) -> Non
     """Update the dependencies of a queued step, because a step before it may have been submitted again."""
     try:
         for job in jobs:
-            slurm.set_dependency(job, ",".join(before))
+            links = job_chain.find_chain(step.folder.path, job)
+            own = [job_chain.SINGLETON] if links is not None and links.number > 1 else []
+            slurm.set_dependency(job, ",".join([*before, *own]))
     except slurm.SlurmError as error:
         raise RunError(f"cannot set the dependencies of {step.name}: {error}; repeat the command") from None
 

@@ -8,6 +8,7 @@ from lmrc.config.schema import ClusterOptions, RcConfig, RcpConfig
 from lmrc.launcher.allocation import allocate, with_exported
 from lmrc.launcher.batch import resolve_batch_size
 from lmrc.launcher.slurm import commands as slurm
+from lmrc.launcher.slurm.job_chain import resolve_requeue
 from lmrc.launcher.slurm.submit import processes, workers
 from lmrc.launcher.stages import Stage, StageConfig, gpus_per_process
 
@@ -57,9 +58,12 @@ def plan_launch(stage: Stage, config: StageConfig) -> LaunchPlan:
     gpus_per_worker = gpus_per_process(config)
     executor = choose_executor(stage, config.cluster, gpus_per_worker)
     notes: list[str] = []
-    if executor == "slurm" and stage.run is None:
+    if executor == "slurm":
         cluster, notes = with_exported(config.cluster)
-        config = config.model_copy(update={"cluster": allocate(cluster)})
+        cluster, decided = resolve_requeue(cluster)
+        notes += decided
+        config = config.model_copy(update={"cluster": cluster if stage.run is not None else allocate(cluster)})
+    if executor == "slurm" and stage.run is None:
         count = processes(config.cluster) if stage.trains else workers(config)
         kind = "task" if stage.trains else "worker"
         size = f" of {gpus_per_worker} GPUs" if gpus_per_worker > 1 else ""
@@ -68,8 +72,7 @@ def plan_launch(stage: Stage, config: StageConfig) -> LaunchPlan:
             f" on {config.cluster.nodes} node{'s' if config.cluster.nodes != 1 else ''})" if stage.trains else ")"
         )
     elif executor == "slurm":
-        cluster, notes = with_exported(config.cluster)
-        config, count, description = config.model_copy(update={"cluster": cluster}), 1, "SLURM (1 task)"
+        count, description = 1, "SLURM (1 task)"
     else:
         from lmrc.launcher.local import local_processes
 

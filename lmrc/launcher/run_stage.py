@@ -18,9 +18,10 @@ from lmrc.common.errors import RunError, UserError
 from lmrc.common.exit_codes import Interrupted
 from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.inference.run_worker import clean, work
+from lmrc.launcher.slurm import node_check
 from lmrc.launcher.stages import Stage, StageConfig
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, failed_peer, note_failure
+from lmrc.runs.failures import BROKEN_NODE_STATUS, Attempt, BrokenNode, failed_peer, note_failure
 from lmrc.runs.lease import Lease, LeaseHeld
 from lmrc.runs.run_folder import RunFolder
 
@@ -46,6 +47,8 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
     """
     folder = RunFolder.of(config.run).path
     try:
+        if _checks_node(config, attempt) and os.environ.get("LOCAL_RANK", "0") == "0":
+            node_check.check_host(folder)
         # A job that was submitted with dependencies checks here that its predecessors have written its inputs.
         stage.check(config)
         if stage.run is not None:
@@ -59,9 +62,14 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
     except BaseException as error:
         if isinstance(error, Exception):
             note_failure(folder, attempt, error, process)
-        if int(os.environ.get("WORLD_SIZE", "1")) > 1:
+        if int(os.environ.get("WORLD_SIZE", "1")) > 1 or isinstance(error, BrokenNode):
             _end_rank(error)
         raise
+
+
+def _checks_node(config: StageConfig, attempt: Attempt) -> bool:
+    """Return True if the node is checked: only SLURM can give another one."""
+    return config.cluster.node_check and not attempt.job.startswith("local-")
 
 
 def _end_rank(error: BaseException) -> NoReturn:
@@ -73,6 +81,8 @@ def _end_rank(error: BaseException) -> NoReturn:
     sys.stdout.flush()
     traceback.print_exception(error)
     sys.stderr.flush()
+    if isinstance(error, BrokenNode):
+        os._exit(BROKEN_NODE_STATUS)
     os._exit(2 if isinstance(error, UserError) else 1)
 
 
@@ -86,6 +96,8 @@ def _run_on_gpus(stage: Stage, config: StageConfig, attempt: Attempt, process: i
     watchdog = Watchdog(
         timeout, partial(note_failure, folder, attempt, process=process), partial(failed_peer, folder, attempt, process)
     )
+    if _checks_node(config, attempt):
+        node_check.check_gpus(all_visible=not stage.trains)
     deterministic = isinstance(config, (RcpConfig, RcConfig)) and config.train.deterministic
     with cuda_settings.algorithms(deterministic):
         world = distributed.init_process_group(timeout, watchdog)

@@ -13,6 +13,7 @@ from typing import Any
 
 from lmrc.common.errors import RunError
 from lmrc.launcher.slurm import commands as slurm
+from lmrc.launcher.slurm.job_chain import submission
 from lmrc.monitor.run_state import (
     TRAININGS,
     InferenceProgress,
@@ -31,7 +32,7 @@ from lmrc.runs.lease import Holder, holder
 RESUMES = "the same command resumes it"
 DEPENDENCY_FAILED = "its dependency failed; fix that, then run the pipeline command again"
 # Last events after which a run is still open: if neither a job nor a process is left, it is dead.
-OPEN_EVENTS = frozenset({"submitted", "started", "preempted", "requeued", "died", "finished"})
+OPEN_EVENTS = frozenset({"submitted", "link", "started", "preempted", "requeued", "died", "finished"})
 
 
 @dataclass(kw_only=True)
@@ -47,6 +48,7 @@ class Status(Progress):
         since: start of the current job or process.
         units: units of an inference: total, done, claimed, failed.
         failures: one line per failed unit.
+        bad_nodes: nodes with a hardware error or a failed check, each with its last cause.
         error: the last error; null if done.
         result: content of DONE.
         jobs: jobs known to SLURM: id, state, reason, restarts, nodes.
@@ -66,6 +68,7 @@ class Status(Progress):
     died: int = 0
     units: dict[str, int] | None = None
     failures: list[str] = field(default_factory=list)
+    bad_nodes: dict[str, str] = field(default_factory=dict)
     error: str | None = None
     result: dict[str, Any] | None = None
     jobs: list[dict[str, Any]] = field(default_factory=list)
@@ -89,6 +92,8 @@ def run_statuses(folders: Sequence[Path]) -> tuple[list[Status], list[str]]:
         found.append(status)
         remarks += [remark] if remark else []
     for status in found:
+        if status.bad_nodes and status.state != "done" and len(found) > 1:
+            remarks.append(f"bad nodes of {status.run}: {', '.join(status.bad_nodes)}")
         if status.state == "new":
             _set_state_from_inner_runs(status, [other for other in found if other.run.startswith(f"{status.run}/")])
     return found, remarks
@@ -124,6 +129,9 @@ def _run_status(
     for event in history:
         if event["event"] in ("preempted", "requeued", "died"):
             setattr(status, event["event"], getattr(status, event["event"]) + 1)
+        if event.get("broken_nodes"):
+            cause = str(event.get("cause", ""))
+            status.bad_nodes |= dict.fromkeys(str(event["broken_nodes"]).split(","), cause)
     identifiers = _job_ids(history, inference)
     jobs = [job for identifier in identifiers for job in queue.jobs.get(identifier, [])]
     status.jobs = [asdict(job) for job in jobs]
@@ -155,7 +163,7 @@ def _set_state(
         return remark
     active = [job for job in jobs if job.is_active]
     if active:
-        _set_state_from_jobs(status, history, active)
+        _set_state_from_jobs(status, history, *_without_later_links(history, active))
         return remark
     held: Holder | None = None
     try:
@@ -189,7 +197,19 @@ def _set_state(
     return remark
 
 
-def _set_state_from_jobs(status: Status, history: list[dict[str, Any]], active: list[slurm.SlurmJob]) -> None:
+def _without_later_links(
+    history: list[dict[str, Any]], active: list[slurm.SlurmJob]
+) -> tuple[list[slurm.SlurmJob], str]:
+    """Return the active jobs without those that wait for another job of their chain, and the position in the chain."""
+    numbers = [submission(history, job.id).get("number", 0) for job in active]
+    first = [job for job, number in zip(active, numbers, strict=True) if number == min(numbers)]
+    own = submission(history, first[0].id)
+    return first, f"job {own['number']} of {own['total']} of a chain" if "chain" in own else ""
+
+
+def _set_state_from_jobs(
+    status: Status, history: list[dict[str, Any]], active: list[slurm.SlurmJob], position: str
+) -> None:
     pending = [job for job in active if job.state == "PENDING"]
     running = [job for job in active if job.state != "PENDING"]
     status.job = active[0].id.partition("_")[0]
@@ -197,6 +217,7 @@ def _set_state_from_jobs(status: Status, history: list[dict[str, Any]], active: 
     reason = pending[0].reason if pending else ""
     if not running:
         status.state, status.detail = "queued", f"{len(pending)} workers, {reason}" if len(pending) > 1 else reason
+        status.detail += f"; {position}" if position else ""
         return
     status.state = "running"
     parts = [f"{len(running)} workers"] if len(active) > 1 else []
@@ -208,6 +229,7 @@ def _set_state_from_jobs(status: Status, history: list[dict[str, Any]], active: 
         status.since = starts[-1]["time"]
     elif status.kind in TRAININGS:
         parts.append("starting")
+    parts += [position] if position else []
     status.detail = ", ".join(parts)
 
 
@@ -220,7 +242,7 @@ def _set_state_from_failures(
     inference: InferenceProgress | None,
 ) -> None:
     """Set the state of a run without a live process whose history does not record its end."""
-    failure = newest_failure(folder) if last["event"] in ("none", "submitted", "started") else None
+    failure = newest_failure(folder) if last["event"] in ("none", "submitted", "link", "started") else None
     if failure is not None and last["event"] != "none" and failure.job.partition("_")[0] != status.job:
         failure = None  # from an earlier job
     outcome = attempt_outcome(folder, Attempt(failure.job, failure.restart)) if failure else None

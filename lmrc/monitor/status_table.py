@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterator, Sequence
 from datetime import datetime, timezone
 from typing import Any
@@ -145,6 +146,7 @@ def detail_rows(status: Status) -> list[tuple[str, str]]:
     rows.append(("result", json.dumps(status.result) if status.result else ""))
     rows.append(("failed", "\n".join(status.failures)))
     rows.append(("last error", status.error or "" if status.error != status.detail else ""))
+    rows.append(("bad nodes", "\n".join(f"{node}: {one_line(cause)}" for node, cause in status.bad_nodes.items())))
     rows.append(("jobs", "\n".join(_job_lines(status.jobs))))
     rows.append(("events", "\n".join(f"{moment(event['time'])}  {_event(event)}" for event in status.events)))
     rows.append(("logs", status.log or (f"{status.run}/log" if status.events else "")))
@@ -153,7 +155,7 @@ def detail_rows(status: Status) -> list[tuple[str, str]]:
 
 def _detail(status: Status) -> str:
     # ReqNodeNotAvail is followed by the names of the nodes.
-    meaning = REASONS.get(status.detail.partition(",")[0]) if status.state == "queued" else None
+    meaning = REASONS.get(re.split("[,;]", status.detail)[0]) if status.state == "queued" else None
     return f"{status.detail} ({meaning})" if meaning else status.detail
 
 
@@ -183,7 +185,9 @@ def _event(event: dict[str, Any]) -> str:
         hosts = list(dict.fromkeys(str(event.get("hosts") or "").split(",")))
         again = f", restart {event['restart']}" if event.get("restart") else ""
         return f"started as {name}{again} on {', '.join(hosts)}"
+    if event["event"] == "link":
+        return f"{name} begins, {event['number']} of {event['total']} of a chain"
     if event["event"] == "requeued":
-        return f"{name} requeued"
+        return f"{name} handed over to job {event['next']}" if "next" in event else f"{name} requeued"
     step = f" (saved up to step {event['step']})" if event.get("step") is not None else ""
     return f"{event['event']}{f': {cause}' if cause else ''}{step}"

@@ -1,8 +1,9 @@
 """Event log of a run: log/history.jsonl, one event per line, read by `lmrc status`.
 
-Events: submitted, started, preempted, requeued, died, failed, cancelled, stopped, finished. Every event has `time`
-(UTC) and `event`. The other fields are JSON values: `job` (SLURM job id, or local-PID), `restart`, `hosts` (one per
-rank, separated by commas), `step`, `cause` (one line).
+Events: submitted, link (a job of a chain begins), started, preempted, requeued, died, failed, cancelled, stopped,
+finished. Every event has `time` (UTC) and `event`. The other fields are JSON values: `job` (SLURM job id, or
+local-PID), `restart`, `hosts` (one per rank, separated by commas), `step`, `cause` (one line), `broken_nodes`
+(separated by commas). launcher/slurm/job_chain.py has the fields of a chain.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ class History:
     def __init__(self, folder: Path) -> None:
         self._path = folder / "log" / "history.jsonl"
 
-    def add(self, event: str, **fields: str | int | float | None) -> None:
+    def add(self, event: str, **fields: str | int | float | list[str] | None) -> None:
         """Append an event. A single write keeps the lines of two processes apart."""
         time = datetime.now(timezone.utc).isoformat(timespec="seconds")
         line = json.dumps({"time": time, "event": event, **fields}) + "\n"

@@ -34,8 +34,19 @@ _LOCAL_ERROR = re.compile(
 _LOST_PEER = ("gloo", "Connection closed by peer", "Connection reset by peer", "Timed out waiting")
 
 
+# Exit status of a process on a broken node, from which the batch script knows of it if no report could be written.
+BROKEN_NODE_STATUS = 86
+
+
 class LostPeer(RuntimeError):
     """Another rank failed, or does not answer."""
+
+
+class BrokenNode(RuntimeError):
+    """The node of this process failed a check before the job began its work."""
+
+    def __init__(self, problem: str) -> None:
+        super().__init__(f"node check: {problem}")
 
 
 @dataclass(frozen=True)
@@ -81,7 +92,7 @@ class AttemptOutcome:
     """The end of an attempt. `cause` is empty if no process reported a failure.
 
     Attributes:
-        broken_nodes: nodes with a hardware error.
+        broken_nodes: nodes with a hardware error, or that failed the node check.
     """
 
     cause: str = ""
@@ -100,11 +111,13 @@ def note_failure(folder: Path, attempt: Attempt, error: BaseException, process: 
     failure = Failure(
         rank=int(os.environ.get("RANK", "0")),
         host=socket.gethostname(),
-        cause=str(error) if is_user_error else traceback.format_exception_only(error)[-1].strip(),
+        cause=str(error)
+        if is_user_error or isinstance(error, BrokenNode)
+        else traceback.format_exception_only(error)[-1].strip(),
         time=time.time(),
         is_user_error=is_user_error,
         lost_peer=_is_lost_peer(error),
-        is_hardware_error=not is_user_error and _HARDWARE_ERROR.search(str(error)) is not None,
+        is_hardware_error=_is_hardware_error(error),
         node=os.environ.get("SLURMD_NODENAME", socket.gethostname()),
         stacks="" if is_user_error else f"{name}.stacks",
     )
@@ -174,6 +187,12 @@ def _write_collectives(path: Path) -> None:
     if dump is not None:
         with contextlib.suppress(OSError, RuntimeError):
             path.write_bytes(dump())
+
+
+def _is_hardware_error(error: BaseException) -> bool:
+    if isinstance(error, UserError):
+        return False
+    return isinstance(error, BrokenNode) or _HARDWARE_ERROR.search(str(error)) is not None
 
 
 def _is_lost_peer(error: BaseException) -> bool:

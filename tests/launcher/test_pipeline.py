@@ -42,14 +42,18 @@ class Queue:
         self._numbers = itertools.count(11)
         self.active: dict[str, list[SlurmJob]] = {}
         self.submitted: dict[str, list[str]] = {}
+        self.after_runs: dict[str, list[str]] = {}
         monkeypatch.setattr(pipeline, "submit", self._submit)
         self.waits_for: dict[str, str] = {}
         monkeypatch.setattr(pipeline, "active_jobs", lambda folder: self.active.get(self._name(folder), []))
         monkeypatch.setattr(slurm, "set_dependency", self.waits_for.__setitem__)
 
-    def _submit(self, stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
+    def _submit(
+        self, stage: Stage, config: StageConfig, after: Sequence[str] = (), after_runs: Sequence[Path] = ()
+    ) -> list[str]:
         job, name = str(next(self._numbers)), self._name(config.run.folder / config.run.name)
         self.submitted[name] = list(after)
+        self.after_runs[name] = [path.name for path in after_runs]
         self.add(name, job if stage.infer is None else f"{job}_0")
         return [job]
 
@@ -307,6 +311,22 @@ def test_dry_run_lists_submissions(tmp_path: Path, queue: Queue, capsys: pytest.
     ]
     assert queue.submitted == {}
     assert {entry.name for entry in tmp_path.iterdir()} == {"site"}
+
+
+def test_steps_after_a_chain_wait_for_all_its_jobs(tmp_path: Path, queue: Queue) -> None:
+    chain = chain_in(tmp_path)
+    done(tmp_path, chain[0])
+    for step, jobs in ((chain[1], ("50", "51")), (chain[2], ("60", "61"))):
+        step.folder.prepare(step.config)
+        for number, job in enumerate(jobs, 1):
+            queue.add(step.config.run.name, job)
+            fields = {"chain": "x", "number": number, "total": 2}
+            History(step.folder.path).add("submitted", job=job, **fields)  # type: ignore[arg-type]
+    run_on_slurm(chain)
+    # The first job of a chain may end before the run is finished.
+    assert queue.waits_for == {"60": "afterany:50,afterany:51", "61": "afterany:50,afterany:51,singleton"}
+    assert queue.submitted["classify"] == ["afterany:60", "afterany:61", "afterok:11"]
+    assert queue.after_runs["classify"] == ["propose", "rc"]
 
 
 def test_preflight_error_of_a_step_submits_nothing(

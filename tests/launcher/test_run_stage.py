@@ -5,10 +5,11 @@ from typing import Any
 
 import pytest
 
-from lmrc.config.schema import ClassifyConfig
+from lmrc.config.schema import ClassifyConfig, RcpConfig
 from lmrc.launcher import run_stage
+from lmrc.launcher.slurm import node_check
 from lmrc.launcher.stages import Stage
-from lmrc.runs.failures import Attempt
+from lmrc.runs.failures import BROKEN_NODE_STATUS, Attempt, BrokenNode, attempt_outcome
 
 
 @pytest.mark.parametrize(("backend", "joined"), [("hf", True), ("vllm", False), ("openai", False)])
@@ -35,3 +36,52 @@ def test_only_our_own_lm_sets_a_gpu(
     without_lm = config.model_copy(update={"system": "encoder"})
     assert run_stage.run_attempt(stage, without_lm, Attempt("local-1")) == {"documents": 3}
     assert len(calls) == joined
+
+
+@pytest.mark.parametrize(
+    ("job", "wanted", "local_rank", "checks"),
+    [
+        ("4711", True, "0", ["host", "gpus", "join"]),
+        ("4711", True, "3", ["gpus", "join"]),
+        ("4711", False, "0", ["join"]),
+        ("local-1", True, "0", ["join"]),
+    ],
+)
+def test_node_is_checked_before_the_rendezvous(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, job: str, wanted: bool, local_rank: str, checks: list[str]
+) -> None:
+    from lmrc.training import distributed
+
+    calls: list[str] = []
+
+    def join(timeout: object, watchdog: object) -> distributed.World:
+        calls.append("join")
+        return distributed.ALONE
+
+    monkeypatch.setenv("LOCAL_RANK", local_rank)
+    monkeypatch.setattr(distributed, "init_process_group", join)
+    monkeypatch.setattr(node_check, "check_host", lambda _: calls.append("host"))
+    monkeypatch.setattr(node_check, "check_gpus", lambda all_visible: calls.append("gpus"))
+    monkeypatch.setattr(run_stage, "_train", lambda *_: {"steps": 3})
+    config = RcpConfig.model_validate(
+        {"run": {"folder": tmp_path, "name": "x"}, "cluster": {"node_check": wanted}, "train": {"max_steps": 1}}
+    )
+    run_stage.run_attempt(Stage("rcp", RcpConfig, lambda _: None), config, Attempt(job))
+    assert calls == checks
+
+
+def test_broken_node_ends_the_process_with_a_status_of_its_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(_: Path) -> None:
+        raise BrokenNode("no memory")
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(node_check, "check_host", fail)
+    monkeypatch.setattr("os._exit", leave)
+    config = RcpConfig.model_validate({"run": {"folder": tmp_path, "name": "x"}})
+    with pytest.raises(SystemExit) as end:
+        run_stage.run_attempt(Stage("rcp", RcpConfig, lambda _: None), config, Attempt("4711"))
+    assert end.value.code == BROKEN_NODE_STATUS
+    outcome = attempt_outcome(tmp_path / "x", Attempt("4711"))
+    assert outcome.broken_nodes and "node check: no memory" in outcome.cause

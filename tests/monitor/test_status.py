@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from lmrc.monitor.status import run_statuses
+from lmrc.monitor.status_table import format_details
 from lmrc.runs.events import History
 from lmrc.runs.heartbeat import Process
 from lmrc.runs.lease import Lease
@@ -169,3 +170,40 @@ def test_state_of_a_demo_follows_its_stages(tmp_path: Path) -> None:
     History(stage).add("failed", job="local-1", restart=0, cause="no")
     found = {status.run: status for status in run_statuses([demo, stage])[0]}
     assert (found[str(demo)].state, found[str(demo)].detail) == ("failed", "in rcp")
+
+
+def test_bad_nodes_are_listed(tmp_path: Path, nowhere: None) -> None:
+    run, other = make(tmp_path / "a"), make(tmp_path / "b")
+    history = History(run)
+    history.add("died", job="1", restart=0, cause="rank 3 on n3: node check: no memory", broken_nodes="n3")
+    history.add("died", job="1", restart=1, cause="killed")
+    history.add("died", job="1", restart=2, cause="rank 0 on n5: ECC", broken_nodes="n5,n6")
+    status = look(run)
+    assert status.bad_nodes == {
+        "n3": "rank 3 on n3: node check: no memory",
+        "n5": "rank 0 on n5: ECC",
+        "n6": "rank 0 on n5: ECC",
+    }
+    assert "\nbad nodes   n3: rank 3 on n3: node check: no memory\n" in format_details(status)
+    assert run_statuses([run, other])[1][1:] == [f"bad nodes of {run}: n3, n5, n6"]
+    assert look(other).bad_nodes == {}
+    (run / "DONE").write_text("{}")
+    assert run_statuses([run, other])[1][1:] == []
+
+
+def test_later_jobs_of_a_chain_are_not_workers(run: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    history = History(run)
+    for number in (1, 2, 3):
+        history.add("submitted", job=str(number), chain="x", number=number, total=3)
+    history.add("link", job="1", restart=0, number=1, total=3)
+    history.add("started", job="1", restart=0, hosts="n1")
+    waiting = [(str(number), "PENDING", "Dependency", 0, "") for number in (2, 3)]
+    Site(monkeypatch, *waiting, ("1", "RUNNING", "None", 0, "n1"))
+    status = look(run)
+    assert (status.state, status.job, status.nodes, status.detail) == ("running", "1", "n1", "job 1 of 3 of a chain")
+    assert "job 1 begins, 1 of 3 of a chain" in format_details(status)
+    Site(monkeypatch, *waiting)
+    assert look(run).detail == "Dependency; job 2 of 3 of a chain"
+    assert "state       queued: Dependency; job 2 of 3 of a chain (an earlier stage has not" in format_details(
+        look(run)
+    )

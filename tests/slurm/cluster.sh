@@ -18,6 +18,7 @@
 #   LMRC_SLURM_CRED_EXPIRE  seconds that a requeued job waits (default 5; Slurm's own 120): the life of the
 #                    credential that a job's start carries to its nodes; shorter than a start takes would lose it
 #   LMRC_SLURM_MAX_ARRAY  the site's MaxArraySize (default 1001)
+#   LMRC_SLURM_JOB_REQUEUE  the site's JobRequeue (default 1)
 #   LMRC_SLURM_ADDRS   same: every node is 127.0.0.1, all daemons and srun listen on loopback only (default)
 #                    distinct: node i is 127.0.1.i, so that socket.getfqdn() gives nI instead of localhost,
 #                    but then slurmd and srun must listen on 0.0.0.0 (munge-authenticated)
@@ -40,6 +41,7 @@ GRACE=${LMRC_SLURM_GRACE:-10}
 ADDRS=${LMRC_SLURM_ADDRS:-same}
 CRED_EXPIRE=${LMRC_SLURM_CRED_EXPIRE:-5}
 ARRAY=${LMRC_SLURM_MAX_ARRAY:-1001}
+JOB_REQUEUE=${LMRC_SLURM_JOB_REQUEUE:-1}
 HOST=$(hostname -s)
 CLUSTER=lab
 P_CTLD=$((PORT+17)) P_DBD=$((PORT+19)) P_SQL=$((PORT+6))   # node i listens on PORT+20+i
@@ -154,7 +156,7 @@ SelectTypeParameters=CR_CPU_Memory
 DefMemPerCPU=1000
 GresTypes=gpu
 # requeue and preemption
-JobRequeue=1
+JobRequeue=$JOB_REQUEUE
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 $usersig

@@ -10,7 +10,7 @@ from xdist.scheduler import LoadFileScheduling
 from tests.slurm.harness import Cluster, is_given, missing, write_data, write_models
 
 # Each test process runs one of these groups of files, which take about the same time.
-GROUPS = (("preemption", "kill", "doctor"), ("eval", "workers"), ("pipeline", "group", "ends"))
+GROUPS = (("preemption", "kill", "doctor"), ("eval", "workers"), ("pipeline", "group", "ends"), ("chain", "container"))
 
 
 class Groups(LoadFileScheduling):
@@ -30,7 +30,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     reason = missing()
     for item in items:
         # Tests of the harness itself need no cluster.
-        if item.path.parent == Path(__file__).parent and "cluster" in getattr(item, "fixturenames", ()):
+        fixtures = {"cluster", "chaining"}.intersection(getattr(item, "fixturenames", ()))
+        if item.path.parent == Path(__file__).parent and fixtures:
             item.add_marker(pytest.mark.slurm)
             # Longer than the timeouts inside the tests, which have better messages.
             item.add_marker(pytest.mark.timeout(1200))

@@ -36,16 +36,6 @@ DAEMONS = ("slurmctld", "slurmd", "munged")
 WAIT_TIMEOUT_SECONDS = 300.0
 # Largest array, as in slurm/eval.sh. More workers need several arrays.
 MAX_ARRAY = 8
-# Several test processes share one cluster.
-USERS, LOCK = (Path(tempfile.gettempdir()) / f"lmrc-slurm.{name}" for name in ("users", "lock"))
-
-
-@contextmanager
-def _cluster_lock() -> Iterator[None]:
-    """Hold the lock under which the cluster is changed."""
-    with LOCK.open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
 
 
 def is_given() -> bool:
@@ -69,17 +59,33 @@ class Cluster:
     Nodes n1 to n4 are in the partitions `low` and `high`, which preempts `low`. The others are in `calm`, the default.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, name: str = "lmrc-slurm", **variables: str) -> None:
+        """Describe a cluster.
+
+        Args:
+            name: name of its folder. Several test processes share the cluster of a name.
+            variables: variables of cluster.sh without LMRC_SLURM_.
+        """
+        folder = Path(tempfile.gettempdir())
+        self._users, self._lock = folder / f"{name}.users", folder / f"{name}.lock"
+        if variables:
+            variables["STATE"] = str(folder / name)
+        self._variables = {f"LMRC_SLURM_{key}": value for key, value in variables.items()}
         self.environment = {**os.environ, "OMP_NUM_THREADS": "1"}
         if not is_given():
             words = (word.partition("=") for word in self._script("env").removeprefix("export").split())
             self.environment |= {name: value for name, _, value in words}
 
-    @staticmethod
-    def _script(*words: str, **variables: str) -> str:
-        done = subprocess.run(
-            [str(SCRIPT), *words], env={**os.environ, **variables}, capture_output=True, text=True, timeout=180
-        )
+    @contextmanager
+    def _cluster_lock(self) -> Iterator[None]:
+        """Hold the lock under which the cluster is changed."""
+        with self._lock.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            yield
+
+    def _script(self, *words: str, **variables: str) -> str:
+        environment = {**os.environ, **self._variables, **variables}
+        done = subprocess.run([str(SCRIPT), *words], env=environment, capture_output=True, text=True, timeout=180)
         if done.returncode:
             raise RuntimeError(f"{' '.join(words)}: {done.stderr}")
         return done.stdout
@@ -90,14 +96,14 @@ class Cluster:
         if is_given():
             yield
             return
-        with USERS.open("w") as users:
-            with _cluster_lock():
+        with self._users.open("w") as users:
+            with self._cluster_lock():
                 self._up()
                 fcntl.flock(users, fcntl.LOCK_SH)
             try:
                 yield
             finally:
-                with _cluster_lock():
+                with self._cluster_lock():
                     try:
                         fcntl.flock(users, fcntl.LOCK_EX | fcntl.LOCK_NB)
                     except BlockingIOError:
@@ -126,7 +132,7 @@ class Cluster:
             count = len(self.run("scontrol", "show", "hostnames", nodes).split())
             self.run(*words, f"--nodes={count}", "--wrap=sleep 1")
 
-        with _cluster_lock():
+        with self._cluster_lock():
             yield preempt
 
     def cancel(self, job: str) -> None:

@@ -2,11 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from tests.slurm.harness import Cluster, events, steps, submitted, training, wait_for, write_damaged_encoder
+from tests.slurm.harness import (
+    Cluster,
+    events,
+    steps,
+    submitted,
+    training,
+    wait_for,
+    wait_until_done,
+    write_damaged_encoder,
+)
 
 
 @contextmanager
@@ -109,3 +119,36 @@ def test_killed_rank_is_named_by_rank_and_host(cluster: Cluster, data: Path, tmp
         wait_for("death", lambda: events(folder, "died"), folder)
     # Either srun's message names it, or another rank that noticed first.
     assert events(folder, "died")[0]["cause"].startswith("rank 3 on ")
+
+
+# Runs in each task before the job. The node of rank 0's first start has too little memory.
+BAD_NODE = """
+import os
+if os.environ.get("SLURM_PROCID"):
+    from pathlib import Path
+    from lmrc.launcher.slurm import node_check
+    bad = Path("{first}")
+    if os.environ["SLURM_PROCID"] == "0" and not bad.exists():
+        bad.write_text(os.environ["SLURMD_NODENAME"])
+    if bad.exists() and bad.read_text() == os.environ["SLURMD_NODENAME"]:
+        node_check._available_memory = lambda: 2**30
+"""
+
+
+def test_node_that_fails_its_check_is_left_out(cluster: Cluster, data: Path, tmp_path: Path) -> None:
+    folder, site = tmp_path / "checked", tmp_path / "site"
+    site.mkdir()
+    first = site / "first"
+    (site / "sitecustomize.py").write_text(BAD_NODE.format(first=first))
+    options = training("rcp", data, folder, nodes=1, gpus=2, train__max_steps=4)
+    cluster.launch("rcp", options | {"setup": f"export PYTHONPATH={site}"})
+    with cancelled_at_the_end(cluster, submitted(folder)):
+        wait_until_done(folder)
+    (died,), (requeued,) = events(folder, "died"), events(folder, "requeued")
+    bad = first.read_text()
+    assert died["cause"] == f"rank 0 on {bad}: node check: 1.0 GiB of host memory are available, 2.0 are needed"
+    assert died["broken_nodes"] == requeued["excluded"] == bad
+    # The node is found before the ranks meet, so no start is recorded on it.
+    assert [bad in event["hosts"] for event in events(folder, "started")] == [False]
+    status = cluster.run(sys.executable, "-m", "lmrc.cli.main", "status", str(folder))
+    assert f"bad nodes   {bad}: rank 0 on {bad}: node check" in status

@@ -14,6 +14,7 @@ import click
 from lmrc.common.check import Check, format_check, missing, ok
 from lmrc.common.errors import ConfigError, UserError
 from lmrc.launcher.plan import LaunchPlan, plan_launch
+from lmrc.launcher.preflight.container import check_container
 from lmrc.launcher.preflight.data import Inputs, check_split
 from lmrc.launcher.preflight.inference import check_classify, check_propose
 from lmrc.launcher.preflight.site import check_site, check_unused
@@ -50,7 +51,7 @@ def examine(
         config = plan.config
         if plan.batch:
             checks.append(ok(plan.batch))
-        checks += check_site(plan) if plan.executor == "slurm" else check_unused(plan)
+        checks += [*check_site(plan), *check_container(config)] if plan.executor == "slurm" else check_unused(plan)
     checks += CHECKS[stage](config, plan, Inputs(made)) if stage in CHECKS else _own_check(stage, config, made)
     return plan, checks
 

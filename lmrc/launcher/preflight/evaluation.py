@@ -16,7 +16,9 @@ from lmrc.common.logging import set_up_logging
 from lmrc.corpus.corpus import Corpus
 from lmrc.launcher.launch import read_config
 from lmrc.launcher.preflight import CHECKS, refuse
+from lmrc.launcher.preflight.container import check_image
 from lmrc.launcher.preflight.data import Inputs
+from lmrc.launcher.slurm.container import trained_cluster
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, Stage
 from lmrc.runs.run_folder import read_config as read_run_config
 
@@ -48,7 +50,7 @@ def evaluated_corpus(run: Path, dataset: Path | None) -> Path:
     opened = Corpus.open(corpus)
     if not opened.manifest.labelled_documents:
         raise UserError(f"{corpus} has no labels to evaluate on: give a labelled corpus as the second argument")
-    refuse(list(_check_stages(run, corpus)))
+    refuse([*_check_stages(run, corpus), *_check_container(run)])
     return corpus
 
 
@@ -67,6 +69,12 @@ def _check_stages(run: Path, corpus: Path) -> list[Check]:
         config = read_config(stage, [*options, "--where=here", f"--corpus={corpus}", *given])
         checks += CHECKS[stage](config, None, made)
     return checks
+
+
+def _check_container(run: Path) -> list[Check]:
+    """Return the check of the image that the workers run in."""
+    options = trained_cluster(run)
+    return [] if options.container is None else [check_image(options.container)]
 
 
 def main(arguments: Sequence[str]) -> int:

@@ -49,7 +49,7 @@ def check_classify(config: ClassifyConfig, plan: LaunchPlan | None, inputs: Inpu
         if not lacks_any(data) and not any(map(inputs.is_made, needed)):
             yield from _check_encoder(config)
         return
-    if config.decode.backend == "vllm":
+    if config.decode.backend == "vllm" and config.cluster.container is None:
         yield from _check_vllm(plan)
     needed = filter(None, (config.corpus, config.candidates, config.rc, config.fusion))
     made = [path for path in needed if inputs.is_made(path)]

@@ -23,6 +23,8 @@ SLURM_ONLY = (
     "gpu_type",
     "sbatch",
     "max_running",
+    "container",
+    "container_mounts",
 )
 
 
@@ -45,10 +47,9 @@ def check_site(plan: LaunchPlan) -> Iterator[Check]:
                 f"the job asks for {options.time} minutes, but {where} allows {limit}: the job would never start",
                 f"give --time {limit} or less: a job that reaches its limit saves and requeues itself",
             )
-        requeue = slurm.read_setting("JobRequeue")
-        if requeue == "0" and options.max_requeues:
+        if options.requeue == "requeue" and options.max_requeues and slurm.read_setting("JobRequeue") == "0":
             yield warning(
-                "the site has JobRequeue=0", "jobs ask for --requeue; if the site refuses that, repeat the command"
+                "the site has JobRequeue=0", "jobs ask for --requeue; if the site refuses that, give --requeue chain"
             )
     except slurm.SlurmError as error:
         yield missing(f"SLURM does not answer ({error})", "ask the site; --where local runs the stage on this machine")

@@ -79,7 +79,7 @@ def check_rc(config: RcConfig, plan: LaunchPlan | None, inputs: Inputs) -> Itera
         yield from check_weights(location, shape, "model.base")
     yield from _check_queries(config, location, inputs)
     yield from _check_quantization(config)
-    if not is_importable("flash_attn"):
+    if config.cluster.container is None and not is_importable("flash_attn"):
         from lmrc.kernels.varlen_attention import kernel_name
 
         yield ok(f"attention: flash-attn is not installed; GPUs use {kernel_name()}")
@@ -104,17 +104,17 @@ def supports_checkpointing(shape: ModelShape) -> bool:
 
 
 def is_importable(package: str) -> bool:
-    """Return True if the package is installed in this Python, which the job also uses."""
+    """Return True if the package is installed in this Python, which the job also uses unless it runs in a container."""
     return importlib.util.find_spec(package) is not None
 
 
 def _check_backend(config: RcpConfig | RcConfig) -> Iterator[Check]:
     options = config.train
-    for name in missing_trackers(options.trackers):
+    for name in missing_trackers(options.trackers) if config.cluster.container is None else ():
         yield missing(f"train.trackers names {name}, which is not installed", f"pip install {name}, or leave it out")
     if options.backend == "torch":
         return
-    if not is_importable("deepspeed"):
+    if config.cluster.container is None and not is_importable("deepspeed"):
         if options.backend == "deepspeed":
             yield missing("train.backend is deepspeed, which is not installed", "pip install deepspeed")
         else:
@@ -156,7 +156,7 @@ def _check_quantization(config: RcConfig) -> Iterator[Check]:
     quantization = config.model.quantization
     if quantization is None:
         return
-    if not is_importable("bitsandbytes"):
+    if config.cluster.container is None and not is_importable("bitsandbytes"):
         yield missing(f"model.quantization is {quantization}, which needs bitsandbytes", "pip install bitsandbytes")
     if config.train.zero_stage == 3 and config.train.backend != "torch":
         yield missing(

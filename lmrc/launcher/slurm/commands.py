@@ -190,6 +190,15 @@ def requeue(identifier: str) -> None:
     run_command("scontrol", "requeue", identifier)
 
 
+def cancel_pending(identifiers: Iterable[str]) -> None:
+    """Cancel those of the jobs that have not started.
+
+    Raises:
+        SlurmError: scancel is missing or fails.
+    """
+    run_command("scancel", "--state=PENDING", *identifiers)
+
+
 def exclude_nodes(identifier: str, names: Iterable[str]) -> None:
     """Exclude nodes from a pending job, besides those that are excluded already.
 

@@ -4,19 +4,24 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 from collections.abc import Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 from lmrc.common import threads
 from lmrc.common.exit_codes import Interrupted
 from lmrc.common.logging import set_up_stage_logging
+from lmrc.config.schema import ClusterOptions
 from lmrc.launcher.hub_cache import use_cached_model
 from lmrc.launcher.run_stage import run_attempt
 from lmrc.launcher.slurm import commands as slurm
-from lmrc.launcher.slurm.requeue import current_attempt, requeue
+from lmrc.launcher.slurm.requeue import current_attempt, note_interruption, requeue
 from lmrc.launcher.stages import STAGES, StageConfig, gpus_per_process
+from lmrc.runs.failures import Attempt
 from lmrc.runs.run_folder import RunFolder
+from lmrc.runs.signals import signal_name
 
 logger = logging.getLogger(__name__)
 
@@ -24,6 +29,11 @@ logger = logging.getLogger(__name__)
 VISIBLE_GPUS = "LMRC_VISIBLE_GPUS"
 # Collectives that torch remembers for the failure report, if the user sets no other number.
 REMEMBERED_COLLECTIVES = "2000"
+
+
+def ends_by_script(options: ClusterOptions) -> bool:
+    """Return True if the batch script, and not a process of the job, decides how an interrupted job goes on."""
+    return options.requeue in ("chain", "never") or options.container is not None
 
 
 class Job:
@@ -48,6 +58,9 @@ class Job:
             return None  # finished by another job while this one was queued
         is_slurm = environment.cluster == "slurm"
         attempt = current_attempt(environment.job_id if is_slurm else f"local-{environment.job_id}")
+        by_script = is_slurm and ends_by_script(self._config.cluster)
+        if by_script:
+            self._stop_early_on_signal(attempt, stage.trains and environment.global_rank > 0)
         if VISIBLE_GPUS in os.environ:
             os.environ["CUDA_VISIBLE_DEVICES"] = os.environ[VISIBLE_GPUS]
         if not stage.trains:
@@ -71,14 +84,32 @@ class Job:
             _end_without_teardown(size)
             return result
         except Interrupted as error:
-            _end_without_teardown(size)
             logger.info(error)
-            if not stage.trains or environment.global_rank == 0:
+            if by_script:
+                if not stage.trains:  # rank 0 of a training has recorded it
+                    note_interruption(RunFolder.of(self._config.run).path, attempt, str(error))
+            elif not stage.trains or environment.global_rank == 0:
                 requeue(RunFolder.of(self._config.run).path, attempt, self._config.cluster.max_requeues)
+            _end_without_teardown(size)
             if not is_slurm:
                 return None  # submitit then writes a result, by which the launcher knows that the rank was not killed
             # Status 0: if one task failed, SLURM would end the others before they have saved.
             raise SystemExit(0) from None
+
+    def _stop_early_on_signal(self, attempt: Attempt, is_silent: bool) -> None:
+        """End the process at a signal before the stage handles signals, in place of submitit, which would requeue.
+
+        Args:
+            is_silent: another rank records the interruption.
+        """
+        folder = RunFolder.of(self._config.run).path
+
+        def stop(number: int, frame: FrameType | None) -> None:
+            if not is_silent:
+                note_interruption(folder, attempt, f"{signal_name(number)} before the work began")
+            os._exit(0)
+
+        signal.signal(signal.SIGUSR2, stop)
 
     def checkpoint(self) -> Any:
         """Return the same callable for submitit to submit again. The state is in the run folder."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import re
 import shlex
 import sys
+import uuid
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -16,11 +18,15 @@ from lmrc.common.errors import ConfigError, RunError
 from lmrc.config.schema import ClusterOptions
 from lmrc.launcher.environment_variables import variables
 from lmrc.launcher.slurm import commands as slurm
+from lmrc.launcher.slurm import job_chain
 from lmrc.launcher.slurm.code_snapshot import take_snapshot
-from lmrc.launcher.slurm.job import Job
+from lmrc.launcher.slurm.container import container_of, folder_lines
+from lmrc.launcher.slurm.job import Job, ends_by_script
 from lmrc.launcher.stages import Stage, StageConfig, gpus_per_process
 from lmrc.runs.events import History
 from lmrc.runs.run_folder import RunFolder
+
+logger = logging.getLogger(__name__)
 
 # SLURM's default MaxArraySize.
 MAX_ARRAY_SIZE = 1001
@@ -84,15 +90,15 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
     tasks, nodes = (gpus_per_node(options), options.nodes or 1) if stage.trains else (1, 1)
     on_gpus, gpus = stage.run is None, gpus_per_process(config)
     cpus = options.sbatch.get("cpus_per_task") or options.cpus_per_gpu * gpus
-    again = [
-        shlex.quote(sys.executable),
-        "-m",
-        "lmrc.launcher.slurm.requeue",
-        shlex.quote(str(run.resolve())),
-        "$status",
-    ]
+    python, folder = shlex.quote(sys.executable), shlex.quote(str(run.resolve()))
+    ended = f"{python} -m lmrc.launcher.slurm.requeue {folder} $status {options.max_requeues}"
+    begins, is_chain, code = [], options.requeue == "chain", run.resolve() / "code"
+    container = container_of(config, code, on_gpus)
+    enters = [*folder_lines(options), *container.setup_lines()] if container is not None else []
+    if is_chain:
+        begins = [f"{python} -m lmrc.launcher.slurm.job_chain {folder}; [ $? -ne {job_chain.END_OF_CHAIN} ] || exit 0"]
     ours: dict[str, Any] = {
-        "job_name": f"lmrc-{config.run.name}",
+        "job_name": job_chain.job_name(config.run.name, run) if is_chain else f"lmrc-{config.run.name}",
         "nodes": nodes,
         "ntasks_per_node": tasks,
         "cpus_per_task": cpus,
@@ -107,8 +113,8 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
         # submitit sets one by default, and some sites refuse it.
         "wckey": None,
     }
-    more: dict[str, Any] = {"requeue": True}
-    if dependency is not None:
+    more: dict[str, Any] = {"no_requeue" if options.requeue in ("chain", "never") else "requeue": True}
+    if dependency not in (None, job_chain.SINGLETON):
         # Otherwise a job whose dependency failed stays queued forever.
         more["kill_on_invalid_dep"] = "yes"
     if on_gpus:
@@ -122,10 +128,10 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
         # A failed rank ends all others. In SLURM 22.05 to 23.02 srun does not inherit --cpus-per-task.
         "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
         # The batch script must outlive its processes, which save after a signal.
-        "setup": [*setup_lines(options, run.resolve() / "code"), "trap : TERM USR2"],
+        "setup": [*setup_lines(options, code), *enters, "trap : TERM USR2", *begins],
         "teardown": [
             "status=$?",
-            f"[ $status -eq 0 ] || {' '.join(again)} {options.max_requeues}",
+            ended if ends_by_script(options) else f"[ $status -eq 0 ] || {ended}",
             "exit $status",
         ],
         "additional_parameters": more,
@@ -157,7 +163,9 @@ def _override(ours: dict[str, Any], more: dict[str, Any], options: ClusterOption
         if name in options.model_fields_set and getattr(options, name, None) is not None:
             raise ConfigError(f"{shown} is given twice, as cluster.{name} and in cluster.sbatch: give one of them")
         if name == "no_requeue":
-            more.pop("requeue")
+            more.pop("requeue", None)
+        if name == "requeue":
+            more.pop("no_requeue", None)
         more.pop(name, None)
         if name in ours:
             ours[name] = None
@@ -187,14 +195,21 @@ def _check_gpus(requests: dict[str, str], options: ClusterOptions, per_node: int
             )
 
 
+def python_command(stage: Stage, config: StageConfig) -> str | None:
+    """Return the shell command for Python in the container of the job; None without a container."""
+    container = container_of(config, RunFolder.of(config.run).path.resolve() / "code", on_gpus=stage.run is None)
+    return None if container is None else container.command()
+
+
 def sbatch_script(stage: Stage, config: StageConfig) -> str:
     """Return the sbatch script of the stage, for --dry-run and the pre-flight."""
     from submitit.slurm import slurm as submitit_slurm
 
     folder = RunFolder.of(config.run).path / "log"
     count = None if stage.infer is None else workers(config)
+    python = python_command(stage, config) or "python"
     script: str = submitit_slurm._make_sbatch_string(
-        command="python -u -m submitit.core._submit", folder=folder, map_count=count, **parameters(stage, config)
+        command=f"{python} -u -m submitit.core._submit", folder=folder, map_count=count, **parameters(stage, config)
     )
     return script
 
@@ -217,11 +232,12 @@ def running_job(folder: Path) -> slurm.SlurmJob | None:
         return None  # a controller that does not answer will not take the job either
 
 
-def submit(stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list[str]:
-    """Submit the stage. Return its job ids.
+def submit(stage: Stage, config: StageConfig, after: Sequence[str] = (), after_runs: Sequence[Path] = ()) -> list[str]:
+    """Submit the stage. Return its job ids, those of a chain in order. A chain may be shorter than wished.
 
     Args:
         after: sbatch dependencies, such as afterok:12.
+        after_runs: runs that must be finished before a chain begins.
 
     Raises:
         RunError: the run already has a queued or running job, or SLURM refuses this one.
@@ -234,24 +250,50 @@ def submit(stage: Stage, config: StageConfig, after: Sequence[str] = ()) -> list
     if active is not None:
         raise RunError(
             f"{run.path} is already {active.state.lower()} as SLURM job {active.id}: see lmrc status {run.path}, "
-            f"or cancel it first with scancel {active.id}"
+            f"or cancel it first with scancel {' '.join(_submitted_with(run.path, active.id))}"
         )
     take_snapshot(run.path)
-    executor = submitit.SlurmExecutor(folder=run.path / "log", max_num_timeout=config.cluster.max_requeues)
-    executor.update_parameters(**parameters(stage, config, ",".join(after) or None))
-    jobs: list[str] = []
-    try:
-        with _outside_of_jobs():
-            if stage.infer is None:
-                jobs.append(str(executor.submit(Job(stage.name, config)).job_id))
-            else:
-                jobs += _submit_workers(executor, stage, config)
-    except (FailedJobError, slurm.SlurmError) as error:
-        raise RunError(f"SLURM refused the job: {_error_line(error)}") from None
-    finally:
-        for identifier in jobs:
-            History(run.path).add("submitted", job=identifier)
+    executor = submitit.SlurmExecutor(
+        folder=run.path / "log", max_num_timeout=config.cluster.max_requeues, python=python_command(stage, config)
+    )
+    total = config.cluster.chain_jobs if config.cluster.requeue == "chain" else 1
+    name, jobs = uuid.uuid4().hex[:12], []
+    for number in range(1, total + 1):
+        dependency = ",".join([*after, *([job_chain.SINGLETON] if number > 1 else [])]) or None
+        executor.update_parameters(**parameters(stage, config, dependency))
+        submitted: list[str] = []
+        try:
+            with _outside_of_jobs():
+                if stage.infer is None:
+                    submitted.append(str(executor.submit(Job(stage.name, config)).job_id))
+                else:
+                    submitted += _submit_workers(executor, stage, config)
+        except (FailedJobError, slurm.SlurmError) as error:
+            if number == 1:
+                raise RunError(f"SLURM refused the job: {_error_line(error)}") from None
+            logger.warning(f"the chain has {number - 1} jobs: SLURM refused the next one ({_error_line(error)})")
+            break
+        finally:
+            more = _chain_fields(name, number, total, after_runs)
+            if config.cluster.requeue == "never":
+                more = {"requeue": "never"}
+            for identifier in submitted:
+                History(run.path).add("submitted", job=identifier, **more)
+            jobs += submitted
     return jobs
+
+
+def _chain_fields(name: str, number: int, total: int, after: Sequence[Path]) -> dict[str, Any]:
+    """Return the fields of a `submitted` event that describe the chain; none without a chain."""
+    if total == 1:
+        return {}
+    return {"chain": name, "number": number, "total": total, "after": [str(path.resolve()) for path in after]}
+
+
+def _submitted_with(folder: Path, job: str) -> list[str]:
+    """Return the job and the later jobs of its chain."""
+    links = job_chain.find_chain(folder, job)
+    return [job, *(links.later if links else ())]
 
 
 @contextlib.contextmanager
@@ -270,11 +312,14 @@ def _submit_workers(executor: Any, stage: Stage, config: StageConfig) -> list[st
     """Submit the workers as one array, or as several if the site's MaxArraySize requires it. Return their ids."""
     total = workers(config)
     largest = int(slurm.read_setting("MaxArraySize") or MAX_ARRAY_SIZE) - 1  # the largest index is MaxArraySize - 1
-    arrays = []
+    arrays: list[str] = []
     for first in range(0, total, largest):
         size = min(largest, total - first)
         max_running = -(-(config.cluster.max_running or total) * size // total)
         executor.update_parameters(array_parallelism=max_running)
+        if first and config.cluster.requeue == "chain":
+            # Arrays of the same name would wait for each other.
+            executor.update_parameters(job_name=f"{executor.parameters['job_name']}-{len(arrays)}")
         with executor.batch():
             jobs = [executor.submit(Job(stage.name, config)) for _ in range(size)]
         arrays.append(str(jobs[0].job_id).partition("_")[0])

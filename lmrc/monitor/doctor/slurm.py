@@ -16,6 +16,7 @@ from typing import Any
 
 from lmrc.common.check import Check, missing, ok, warning
 from lmrc.inference.work_units import STALE_SECONDS
+from lmrc.launcher.preflight.container import has_pyxis, runtime
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.monitor.doctor.check_shared_fs import ROUNDS
 
@@ -54,9 +55,12 @@ def check_slurm() -> Iterator[Check]:
         yield ok("JobRequeue=1: jobs are requeued after a node failure")
     else:
         yield warning(
-            f"JobRequeue={requeues}: jobs are not requeued by default", "none needed: lmrc submits with --requeue"
+            f"JobRequeue={requeues}: the site does not requeue jobs by default",
+            "none needed: lmrc submits a chain of jobs instead (cluster.chain_jobs); --requeue requeue if the site "
+            "requeues jobs that ask for it",
         )
     yield from _check_preemption(settings, partitions)
+    yield _check_containers()
     largest = settings.get("MaxArraySize", "unknown")
     if largest.isdigit() and int(largest) > 1:
         yield ok(
@@ -108,6 +112,13 @@ def _check_accounting() -> Check:
             "dead), and submitit does not see a cancellation",
         )
     return ok("sacct answers: the end of old jobs is known")
+
+
+def _check_containers() -> Check:
+    found = [path for path in [runtime(), "pyxis (srun --container-image)" if has_pyxis() else None] if path]
+    if found:
+        return ok(f"containers (cluster.container): {', '.join(found)}")
+    return ok("containers: no apptainer, singularity or pyxis on this machine; the nodes may have them")
 
 
 def _check_preemption(settings: dict[str, str], partitions: list[dict[str, str]]) -> Iterator[Check]:

@@ -46,6 +46,7 @@ COVERED = {
     "pretrained/weights.py": {"check_names"},
     "training/backends/zero_config.py": {"read_zero_config"},
     "training/trackers/base.py": {"check_trackers"},
+    "launcher/slurm/container.py": {"mounts"},
 }
 # Files without code that runs at the start of a stage.
 EXCLUDED = (

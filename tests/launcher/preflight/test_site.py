@@ -58,8 +58,11 @@ def test_time_limit_above_that_of_the_partition(tmp_path: Path, monkeypatch: pyt
 
 def test_site_without_requeue_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_site(tmp_path, monkeypatch, job_requeue=0)
-    warnings = [check.what for check in checks() if check.level == "warning"]
+    warnings = [check.what for check in checks(requeue="requeue") if check.level == "warning"]
     assert warnings == ["the site has JobRequeue=0"]
+    assert not [check for check in checks(requeue="never") if check.level == "warning"]
+    found = [str(check) for check in checks(chain_jobs=7)]
+    assert "the site has JobRequeue=0: a chain of 7 jobs, each resumes the one before" in found
 
 
 def test_controller_does_not_answer(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
 import os
+import signal
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,6 +14,7 @@ from lmrc.config.schema import ClassifyConfig, DecodeOptions, RcConfig
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.job import Job
 from lmrc.launcher.stages import StageConfig
+from lmrc.runs.events import History
 from lmrc.training import distributed
 
 NAMES = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "TORCH_FR_BUFFER_SIZE")
@@ -121,3 +124,46 @@ def test_only_ranks_that_succeeded_skip_the_teardown(
     with pytest.raises(ValueError, match="a bug"):
         Job("rc", RcConfig())()
     assert environment.exits == [0]
+
+
+@pytest.mark.parametrize("cluster", [{"requeue": "chain"}, {"requeue": "never"}, {"container": "image.sif"}])
+@pytest.mark.parametrize("stage", ["rc", "classify"])
+def test_interruption_is_left_to_the_batch_script(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    environment: SimpleNamespace,
+    stage: str,
+    cluster: dict[str, Any],
+) -> None:
+    def interrupted(*_: object) -> None:
+        raise Interrupted("saved")
+
+    def never(*_: object) -> None:
+        raise AssertionError("requeued by a process of the job")
+
+    before = signal.getsignal(signal.SIGUSR2)
+    monkeypatch.setattr("lmrc.launcher.slurm.job.run_attempt", interrupted)
+    monkeypatch.setattr("lmrc.launcher.slurm.job.requeue", never)
+    environment.global_rank = 0
+    kind = RcConfig if stage == "rc" else ClassifyConfig
+    config = kind.model_validate({"run": {"folder": tmp_path, "name": "x"}, "cluster": cluster})
+    try:
+        with pytest.raises(SystemExit) as end:
+            Job(stage, config)()
+        assert end.value.code == 0
+        # Rank 0 of a training has recorded it; a worker is recorded here.
+        recorded = [event["event"] for event in History(tmp_path / "x").read()]
+        assert recorded == ([] if stage == "rc" else ["preempted"])
+
+        # A signal before the stage listens: submitit would call scontrol.
+        def leave(status: int) -> None:
+            raise SystemExit(f"left with {status}")
+
+        monkeypatch.setattr(os, "_exit", leave)
+        with pytest.raises(SystemExit, match="left with 0"):
+            signal.raise_signal(signal.SIGUSR2)
+        (event,) = History(tmp_path / "x").read()
+        assert event["event"] == "preempted"
+        assert event["cause"] == ("saved" if stage == "classify" else "SIGUSR2 before the work began")
+    finally:
+        signal.signal(signal.SIGUSR2, before)

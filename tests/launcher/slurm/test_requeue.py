@@ -11,7 +11,7 @@ from lmrc.common.errors import ConfigError
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.requeue import after_death, requeue
 from lmrc.runs.events import History
-from lmrc.runs.failures import Attempt, note_failure
+from lmrc.runs.failures import BROKEN_NODE_STATUS, Attempt, BrokenNode, note_failure
 from lmrc.runs.run_folder import RunFolder
 
 ATTEMPT = Attempt("4711")
@@ -203,3 +203,29 @@ def test_killed_rank_is_named_from_the_message_of_srun(tmp_path: Path, queue: Qu
     )
     assert after_death(tmp_path, ATTEMPT, KILLED, max_requeues=5)
     assert History(tmp_path).read()[0]["cause"] == "rank 5 on n2 was killed by signal 9"
+
+
+def test_node_that_failed_its_check_is_excluded_and_recorded(
+    tmp_path: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SLURMD_NODENAME", "n3")
+    note_failure(tmp_path, ATTEMPT, BrokenNode("7 of 8 allocated GPUs are usable"), 1)
+    assert after_death(tmp_path, ATTEMPT, BROKEN_NODE_STATUS, max_requeues=5)
+    assert queue.commands == ["requeue 4711", "exclude n3 from 4711"]
+    died = History(tmp_path).read()[0]
+    assert died["broken_nodes"] == "n3"
+    assert died["cause"].endswith(": node check: 7 of 8 allocated GPUs are usable")
+
+
+def test_node_without_a_report_is_named_by_srun(tmp_path: Path, queue: Queue) -> None:
+    (tmp_path / "log").mkdir()
+    log = tmp_path / "log" / "4711_0_log.out"
+    log.write_text(
+        "Starting with JobEnvironment(1)\nsrun: error: n1: task 0: Exited with exit code 86\n"
+        "Starting with JobEnvironment(2)\nsrun: error: n3: tasks 8-9: Exited with exit code 86\n"
+    )
+    assert after_death(tmp_path, ATTEMPT, BROKEN_NODE_STATUS, max_requeues=5)
+    assert queue.commands == ["requeue 4711", "exclude n3 from 4711"]
+    assert "rank 8-9 on n3: node check: the node cannot write its report" in History(tmp_path).read()[0]["cause"]
+    log.unlink()
+    assert not after_death(tmp_path, Attempt("4711", 1), BROKEN_NODE_STATUS, max_requeues=5)
