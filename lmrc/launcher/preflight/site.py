@@ -13,17 +13,13 @@ from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm.submit import gpus_per_node, sbatch_script
 from lmrc.launcher.stages import gpus_per_process
 
+# Options that only jobs of SLURM read.
 SLURM_ONLY = (
-    "partition",
-    "account",
-    "qos",
-    "constraint",
-    "exclude",
-    "mem_per_gpu",
-    "gpu_type",
-    "sbatch",
-    "max_running",
+    *("partition", "account", "qos", "constraint", "exclude", "mem_per_gpu", "cpus_per_gpu", "gpu_type"),
+    *("gpu_request", "sbatch", "max_running", "max_requeues"),
 )
+# Options that are read when processes are started, so not in this one.
+NOT_HERE = ("time", "signal_delay", "setup", "interface", "cache_folder", "temporary_folder", "extensions_folder")
 
 
 def check_site(plan: LaunchPlan) -> Iterator[Check]:
@@ -39,11 +35,17 @@ def check_site(plan: LaunchPlan) -> Iterator[Check]:
     try:
         if plan.stage.run is None and options.gpu_request != "none":
             yield _check_gpus(plan, where)
-        limit = slurm.time_limit(partition)
-        if limit is not None and options.time > limit and "time" not in options.sbatch:
+        limit, minutes = slurm.time_limit(partition), _minutes(options)
+        if limit is not None and minutes is not None and minutes > limit:
             yield missing(
-                f"the job asks for {options.time} minutes, but {where} allows {limit}: the job would never start",
+                f"the job asks for {minutes} minutes, but {where} allows {limit}: the job would never start",
                 f"give --time {limit} or less: a job that reaches its limit saves and requeues itself",
+            )
+        if minutes is not None and options.signal_delay >= 60 * minutes:
+            yield missing(
+                f"cluster.signal_delay is {options.signal_delay} seconds, and the job asks for {minutes} minutes: it "
+                "would be stopped and requeued as soon as it starts",
+                "give a longer --time, or a shorter --signal-delay",
             )
         requeue = slurm.read_setting("JobRequeue")
         if requeue == "0" and options.max_requeues:
@@ -55,15 +57,40 @@ def check_site(plan: LaunchPlan) -> Iterator[Check]:
 
 
 def check_unused(plan: LaunchPlan) -> Iterator[Check]:
-    """Warn of SLURM options for a stage that runs on this machine. `--nodes` and `--gpus` are not reported."""
+    """Warn of options that are not read because the stage runs on this machine.
+
+    `--gpus` and `--nodes 1` are not reported, so that the commands for a cluster can be tried anywhere.
+    """
     options = plan.config.cluster
-    unused = [name for name in SLURM_ONLY if name in options.model_fields_set and getattr(options, name)]
+    unused = _given(options, SLURM_ONLY) + (["cluster.nodes"] if (options.nodes or 1) > 1 else [])
     if unused:
-        names = ", ".join(f"cluster.{name}" for name in unused)
         yield warning(
-            f"{names} {'is' if len(unused) == 1 else 'are'} for SLURM, and {plan.stage.name} runs on this machine",
+            f"{', '.join(unused)} {'is' if len(unused) == 1 else 'are'} for SLURM, and {plan.stage.name} runs on this "
+            "machine",
             "none needed; --where slurm submits it",
         )
+    if plan.executor == "here" and (unused := _given(options, NOT_HERE)):
+        yield warning(
+            f"{', '.join(unused)} {'has' if len(unused) == 1 else 'have'} no effect: {plan.stage.name} runs in this "
+            "process",
+            "set it in this shell, or give --where local to start a process",
+        )
+
+
+def _given(options: ClusterOptions, names: tuple[str, ...]) -> list[str]:
+    """Return those of the options that were given a value other than the default."""
+    fields = ClusterOptions.model_fields
+    return [
+        f"cluster.{name}"
+        for name in names
+        if name in options.model_fields_set and getattr(options, name) != fields[name].default
+    ]
+
+
+def _minutes(options: ClusterOptions) -> int | None:
+    """Return the minutes that the job asks for; None if the partition's default or no limit applies."""
+    asked = options.sbatch.get("time", options.time)
+    return (slurm.parse_time(asked) or None) if isinstance(asked, str) else asked
 
 
 def _partition(options: ClusterOptions) -> str | None:

@@ -54,6 +54,19 @@ def test_time_limit_above_that_of_the_partition(tmp_path: Path, monkeypatch: pyt
     (message,) = reasons(checks())
     assert "asks for 1440 minutes, but the default partition allows 720" in message and "--time 720" in message
     assert not reasons(checks(time=720))
+    for asked, minutes in (("1-12", 2160), ("721", 721), ("12:01:00", 721)):
+        (message,) = reasons(checks(sbatch={"time": asked}))
+        assert f"asks for {minutes} minutes" in message
+    for asked in ("720", "12:00:00", None, "0"):
+        assert not reasons(checks(sbatch={"time": asked}))
+
+
+def test_signal_delay_as_long_as_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_site(tmp_path, monkeypatch)
+    (message,) = reasons(checks(time=2))
+    assert "cluster.signal_delay is 120 seconds, and the job asks for 2 minutes" in message
+    assert reasons(checks(sbatch={"time": "2:30"}))
+    assert not reasons(checks(time=2, signal_delay=60)) and not reasons(checks(time=3))
 
 
 def test_site_without_requeue_is_a_warning(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,4 +98,30 @@ def test_slurm_options_on_this_machine_are_a_warning(monkeypatch: pytest.MonkeyP
     (check,) = check_unused(plan_launch(RCP, RcpConfig(cluster=given)))
     assert check.level == "warning"
     assert check.what == "cluster.partition, cluster.sbatch are for SLURM, and rcp runs on this machine"
-    assert not list(check_unused(plan_launch(RCP, RcpConfig(cluster=ClusterOptions(nodes=1, where="here")))))
+    # A config.yaml gives every option.
+    every = ClusterOptions.model_validate(ClusterOptions(nodes=1, where="here").model_dump())
+    assert not list(check_unused(plan_launch(RCP, RcpConfig(cluster=every))))
+
+
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [
+        ({"nodes": 2}, "cluster.nodes is for SLURM"),
+        (
+            {"gpu_request": "gres", "max_requeues": 3, "cpus_per_gpu": 8},
+            "cpus_per_gpu, cluster.gpu_request, cluster.max_",
+        ),
+        ({"time": 60}, "cluster.time has no effect: rcp runs in this process"),
+        ({"setup": "module load cuda", "cache_folder": "/cache"}, "cluster.setup, cluster.cache_folder have no effect"),
+    ],
+)
+def test_options_that_are_not_read_here(
+    given: dict[str, Any], names: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    here = ClusterOptions(where="here", **given)
+    (check,) = check_unused(plan_launch(RCP, RcpConfig(cluster=here)))
+    assert check.level == "warning" and names in check.what
+    local = ClusterOptions(where="local", gpus=1, **given)
+    found = list(check_unused(plan_launch(RCP, RcpConfig(cluster=local))))
+    assert bool(found) == ("SLURM" in names or "requeue" in names or "gpu_request" in names)
