@@ -83,7 +83,7 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
     options, run = config.cluster, RunFolder.of(config.run).path
     tasks, nodes = (gpus_per_node(options), options.nodes or 1) if stage.trains else (1, 1)
     on_gpus, gpus = stage.run is None, gpus_per_process(config)
-    cpus = options.sbatch.get("cpus_per_task") or options.cpus_per_gpu * gpus
+    cpus = options.sbatch.get("cpus_per_task", options.cpus_per_gpu * gpus)
     again = [
         shlex.quote(sys.executable),
         "-m",
@@ -120,7 +120,7 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
         "array_parallelism": options.max_running or (workers(config) if stage.infer is not None else 1),
         "stderr_to_stdout": True,
         # A failed rank ends all others. In SLURM 22.05 to 23.02 srun does not inherit --cpus-per-task.
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
+        "srun_args": ["--kill-on-bad-exit=1", *([f"--cpus-per-task={cpus}"] if cpus else [])],
         # The batch script must outlive its processes, which save after a signal.
         "setup": [*setup_lines(options, run.resolve() / "code"), "trap : TERM USR2"],
         "teardown": [
@@ -154,7 +154,8 @@ def _override(ours: dict[str, Any], more: dict[str, Any], options: ClusterOption
         shown = name.replace("_", "-")
         if name in RESERVED_OPTIONS:
             raise ConfigError(f"cluster.sbatch: {shown} is set by the launcher: give {RESERVED_OPTIONS[name]}")
-        if name in options.model_fields_set and getattr(options, name, None) is not None:
+        # A config.yaml gives every option, so a default is no sign of two wishes.
+        if name in options.model_fields_set and getattr(options, name) not in (None, _default(name)):
             raise ConfigError(f"{shown} is given twice, as cluster.{name} and in cluster.sbatch: give one of them")
         if name == "no_requeue":
             more.pop("requeue")
@@ -165,6 +166,10 @@ def _override(ours: dict[str, Any], more: dict[str, Any], options: ClusterOption
             more[name] = value
     if per_node is not None:
         _check_gpus({name: str(more[name]) for name in GPU_OPTIONS if name in more}, options, per_node)
+
+
+def _default(name: str) -> Any:
+    return ClusterOptions.model_fields[name].default
 
 
 def _check_gpus(requests: dict[str, str], options: ClusterOptions, per_node: int) -> None:
