@@ -57,8 +57,8 @@ def test_time_limit_above_that_of_the_partition(tmp_path: Path, monkeypatch: pyt
     for asked, minutes in (("1-12", 2160), ("721", 721), ("12:01:00", 721)):
         (message,) = reasons(checks(sbatch={"time": asked}))
         assert f"asks for {minutes} minutes" in message
-    for asked in ("720", "12:00:00", None, "0"):
-        assert not reasons(checks(sbatch={"time": asked}))
+    for fitting in ("720", "12:00:00", None, "0"):
+        assert not reasons(checks(sbatch={"time": fitting}))
 
 
 def test_signal_delay_as_long_as_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
