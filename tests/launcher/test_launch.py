@@ -391,7 +391,10 @@ def test_all_errors_are_listed_at_once(
     for dry in ([], ["--dry-run"]):
         assert main(RCP, [*arguments, "--data.train", str(tmp_path / "none"), "--sbatch", "array=0-1", *dry]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("Error: 4 reasons not to start:\n")
-        for reason in ("5 nodes with GPUs", str(tmp_path / "none"), "data/docred/dev", "./no: no such folder"):
-            assert error.count("  - ") == 4 and reason in error
+        assert error.startswith("Error: 6 reasons not to start:\n") and error.count("  - ") == 6
+        for reason in (
+            *("5 nodes with GPUs", "array is set by the launcher", "1440 minutes"),
+            *(str(tmp_path / "none"), "data/docred/dev", "./no: no such folder"),
+        ):
+            assert reason in error
     assert not (tmp_path / "runs").exists() and not list(jobs.iterdir())

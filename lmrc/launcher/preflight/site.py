@@ -7,10 +7,10 @@ from collections.abc import Iterator
 from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import ClusterOptions
-from lmrc.launcher.allocation import largest_share, partition_nodes
+from lmrc.launcher.allocation import largest_share, partition_nodes, with_exported
 from lmrc.launcher.plan import LaunchPlan
 from lmrc.launcher.slurm import commands as slurm
-from lmrc.launcher.slurm.submit import gpus_per_node, sbatch_script
+from lmrc.launcher.slurm.submit import gpus_per_node, refuse_reserved, sbatch_script
 from lmrc.launcher.stages import gpus_per_process
 
 # Options that only jobs of SLURM read.
@@ -30,30 +30,57 @@ def check_site(plan: LaunchPlan) -> Iterator[Check]:
     except ConfigError as error:
         yield missing(str(error))
     options = plan.config.cluster
-    partition = _partition(options)
-    where = f"partition {partition}" if partition else "the default partition"
     try:
         if plan.stage.run is None and options.gpu_request != "none":
-            yield _check_gpus(plan, where)
-        limit, minutes = slurm.time_limit(partition), _minutes(options)
-        if limit is not None and minutes is not None and minutes > limit:
-            yield missing(
-                f"the job asks for {minutes} minutes, but {where} allows {limit}: the job would never start",
-                f"give --time {limit} or less: a job that reaches its limit saves and requeues itself",
-            )
-        if minutes is not None and options.signal_delay >= 60 * minutes:
-            yield missing(
-                f"cluster.signal_delay is {options.signal_delay} seconds, and the job asks for {minutes} minutes: it "
-                "would be stopped and requeued as soon as it starts",
-                "give a longer --time, or a shorter --signal-delay",
-            )
-        requeue = slurm.read_setting("JobRequeue")
-        if requeue == "0" and options.max_requeues:
-            yield warning(
-                "the site has JobRequeue=0", "jobs ask for --requeue; if the site refuses that, repeat the command"
-            )
+            yield _check_gpus(plan, _where(options))
+        yield from _check_limits(options)
     except slurm.SlurmError as error:
-        yield missing(f"SLURM does not answer ({error})", "ask the site; --where local runs the stage on this machine")
+        yield _no_answer(error)
+
+
+def check_site_without_plan(options: ClusterOptions) -> Iterator[Check]:
+    """Check the options of the job that do not depend on the numbers of nodes and GPUs, which do not fit together."""
+    if options.where not in ("auto", "slurm") or not slurm.is_available():
+        return
+    options, notes = with_exported(options)
+    yield from (ok(note) for note in notes)
+    try:
+        refuse_reserved(options)
+    except ConfigError as error:
+        yield missing(str(error))
+    try:
+        yield from _check_limits(options)
+    except slurm.SlurmError as error:
+        yield _no_answer(error)
+
+
+def _no_answer(error: slurm.SlurmError) -> Check:
+    return missing(f"SLURM does not answer ({error})", "ask the site; --where local runs the stage on this machine")
+
+
+def _check_limits(options: ClusterOptions) -> Iterator[Check]:
+    """Check the time limit and requeueing.
+
+    Raises:
+        SlurmError: SLURM does not answer.
+    """
+    limit, minutes = slurm.time_limit(_partition(options)), _minutes(options)
+    if limit is not None and minutes is not None and minutes > limit:
+        yield missing(
+            f"the job asks for {minutes} minutes, but {_where(options)} allows {limit}: the job would never start",
+            f"give --time {limit} or less: a job that reaches its limit saves and requeues itself",
+        )
+    if minutes is not None and options.signal_delay >= 60 * minutes:
+        yield missing(
+            f"cluster.signal_delay is {options.signal_delay} seconds, and the job asks for {minutes} minutes: it "
+            "would be stopped and requeued as soon as it starts",
+            "give a longer --time, or a shorter --signal-delay",
+        )
+    requeue = slurm.read_setting("JobRequeue")
+    if requeue == "0" and options.max_requeues:
+        yield warning(
+            "the site has JobRequeue=0", "jobs ask for --requeue; if the site refuses that, repeat the command"
+        )
 
 
 def check_unused(plan: LaunchPlan) -> Iterator[Check]:
@@ -96,6 +123,11 @@ def _minutes(options: ClusterOptions) -> int | None:
 def _partition(options: ClusterOptions) -> str | None:
     partition = options.sbatch.get("partition", options.partition)
     return partition if isinstance(partition, str) else None
+
+
+def _where(options: ClusterOptions) -> str:
+    partition = _partition(options)
+    return f"partition {partition}" if partition else "the default partition"
 
 
 def _check_gpus(plan: LaunchPlan, where: str) -> Check:

@@ -150,13 +150,8 @@ def _override(ours: dict[str, Any], more: dict[str, Any], options: ClusterOption
     Raises:
         ConfigError: an option is reserved for the launcher, is given twice, or contradicts the GPU request.
     """
+    refuse_reserved(options)
     for name, value in options.sbatch.items():
-        shown = name.replace("_", "-")
-        if name in RESERVED_OPTIONS:
-            raise ConfigError(f"cluster.sbatch: {shown} is set by the launcher: give {RESERVED_OPTIONS[name]}")
-        # A config.yaml gives every option, so a default is no sign of two wishes.
-        if name in options.model_fields_set and getattr(options, name) not in (None, _default(name)):
-            raise ConfigError(f"{shown} is given twice, as cluster.{name} and in cluster.sbatch: give one of them")
         if name == "no_requeue":
             more.pop("requeue")
         more.pop(name, None)
@@ -166,6 +161,24 @@ def _override(ours: dict[str, Any], more: dict[str, Any], options: ClusterOption
             more[name] = value
     if per_node is not None:
         _check_gpus({name: str(more[name]) for name in GPU_OPTIONS if name in more}, options, per_node)
+
+
+def refuse_reserved(options: ClusterOptions) -> None:
+    """Check the names in `cluster.sbatch`.
+
+    Raises:
+        ConfigError: options are reserved for the launcher or are given twice. The message lists all of them.
+    """
+    problems = []
+    for name in options.sbatch:
+        shown = name.replace("_", "-")
+        if name in RESERVED_OPTIONS:
+            problems.append(f"{shown} is set by the launcher: give {RESERVED_OPTIONS[name]}")
+        # A config.yaml gives every option, so a default is no sign of two wishes.
+        elif name in options.model_fields_set and getattr(options, name) not in (None, _default(name)):
+            problems.append(f"{shown} is given twice, as cluster.{name} and in cluster.sbatch: give one of them")
+    if problems:
+        raise ConfigError(f"cluster.sbatch: {'; '.join(problems)}")
 
 
 def _default(name: str) -> Any:

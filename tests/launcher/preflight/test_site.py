@@ -8,6 +8,7 @@ import pytest
 from lmrc.common.check import Check
 from lmrc.config.schema import ClassifyConfig, ClusterOptions, DecodeOptions, RcpConfig
 from lmrc.launcher.plan import plan_launch
+from lmrc.launcher.preflight import examine
 from lmrc.launcher.preflight.site import check_site, check_unused
 from lmrc.launcher.stages import CLASSIFY, RCP
 from tests.launcher.site import Partition, fake_site
@@ -59,6 +60,22 @@ def test_time_limit_above_that_of_the_partition(tmp_path: Path, monkeypatch: pyt
         assert f"asks for {minutes} minutes" in message
     for fitting in ("720", "12:00:00", None, "0"):
         assert not reasons(checks(sbatch={"time": fitting}))
+
+
+def test_numbers_that_do_not_fit_hide_no_other_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake_site(tmp_path, monkeypatch, Partition(limit="12:00:00"), job_requeue=0)
+    monkeypatch.setenv("SBATCH_TIMELIMIT", "13:00:00")
+    wrong = {"gpus": 12, "nodes": 5, "sbatch": {"array": "0-3", "nodes": "2"}}
+    plan, found = examine(RCP, RcpConfig(cluster=ClusterOptions.model_validate(wrong)))
+    assert plan is None
+    messages = reasons(found)
+    assert "does not divide" in messages[0]
+    assert "array is set by the launcher" in messages[1] and "nodes is set by the launcher" in messages[1]
+    assert "asks for 780 minutes" in messages[2]
+    assert "the site has JobRequeue=0" in [check.what for check in found if check.level == "warning"]
+    # On this machine only the numbers count.
+    _, found = examine(CLASSIFY, ClassifyConfig(cluster=ClusterOptions(where="local", sbatch={"array": "0-3"})))
+    assert not any("array is set" in str(check) for check in found)
 
 
 def test_signal_delay_as_long_as_the_job(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
