@@ -44,8 +44,8 @@ def launches() -> list[str]:
     for path in [*PAGES, *ROOT.glob("launch/*.py"), *ROOT.glob("lmrc/**/*.py"), *ROOT.glob("configs/**/*.yaml")]:
         found += re.findall(r"`((?:python launch/|sbatch slurm/)[^`]+)`", path.read_text())
     wanted = [word for word in dict.fromkeys(found) if word.startswith(("python launch/", "sbatch slurm/"))]
-    # Forms of a command, and the commands of model cards, which name no real paths.
-    return [word for word in wanted if not re.search(r"FOLDER|config\.yaml|…|\[", word)]
+    # Forms of a command, --help, and the commands of model cards, which name no real paths.
+    return [word for word in wanted if not re.search(r"FOLDER|config\.yaml|…|\[|--help", word)]
 
 
 @pytest.fixture(scope="module")
