@@ -32,6 +32,7 @@ from tests.launcher.preflight.test_hub import make_cached
 from tests.launcher.site import Partition, fake_site
 from tests.rc.test_fused import fusion
 from tests.slurm.harness import write_data, write_models
+from tests.test_readme import PAGES
 from tests.test_readme import commands as commands_of_pages
 
 FLAGS = ("--dry-run", "--follow")
@@ -40,10 +41,11 @@ FLAGS = ("--dry-run", "--follow")
 def launches() -> list[str]:
     """Return the launch commands in the pages, docstrings and configs."""
     found = [command for _, command in commands_of_pages()]
-    for path in [*ROOT.glob("launch/*.py"), *ROOT.glob("lmrc/**/*.py"), *ROOT.glob("configs/**/*.yaml")]:
-        found += re.findall(r"`(python launch/[^`]+)`", path.read_text())
+    for path in [*PAGES, *ROOT.glob("launch/*.py"), *ROOT.glob("lmrc/**/*.py"), *ROOT.glob("configs/**/*.yaml")]:
+        found += re.findall(r"`((?:python launch/|sbatch slurm/)[^`]+)`", path.read_text())
     wanted = [word for word in dict.fromkeys(found) if word.startswith(("python launch/", "sbatch slurm/"))]
-    return [word.replace("`", "") for word in wanted if "FOLDER" not in word and "config.yaml" not in word]
+    # Forms of a command, --help, and the commands of model cards, which name no real paths.
+    return [word for word in wanted if not re.search(r"FOLDER|config\.yaml|…|\[|--help", word)]
 
 
 @pytest.fixture(scope="module")

@@ -73,14 +73,14 @@ def load_model(
                 source, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
         except SafetensorError as error:
-            # Not in the pre-flight: the weights are read at the start; the pre-flight compares their names.
+            # Not in the pre-flight: the weights are read at the start; the pre-flight compares names and shapes.
             raise UserError(f"{name}: its weights are damaged ({error}): fetch or copy them again") from error
         except RuntimeError as error:
             # Under ZeRO-3, a shape mismatch raises RuntimeError on the rank that reads the file.
             line = next((line.strip() for line in str(error).splitlines() if "size mismatch" in line), None)
             if line is None:
                 raise
-            # Not in the pre-flight: the weights are read at the start; the pre-flight compares their names.
+            # Not in the pre-flight: the weights are read at the start; the pre-flight compares names and shapes.
             raise UserError(f"{name}: {line}; {_REMEDY}") from error
     # Tied weights are never in the file; the weight that they are tied to is checked.
     missing = {key for key in info["missing_keys"] if not optional.search(key)} - model.all_tied_weights_keys.keys()
@@ -93,7 +93,7 @@ def load_model(
         _describe({key for key, *_ in info["mismatched_keys"]}, "of another shape"),
     ]
     if any(problems):
-        # Not in the pre-flight: the weights are read at the start; the pre-flight compares their names.
+        # Not in the pre-flight: the weights are read at the start; the pre-flight compares names and shapes.
         raise UserError(
             f"{name}: the weights do not fit {type(model).__name__} as in config.json: of {len(model.state_dict())} "
             f"tensors {'; '.join(problem for problem in problems if problem)}. These would be random or left out: "
@@ -105,11 +105,11 @@ def load_model(
     return model
 
 
-def check_names(folder: Path, model: PreTrainedModel, name: str) -> None:
-    """Check that a folder's safetensors files hold weights of `model`, without reading any weight.
+def check_headers(folder: Path, model: PreTrainedModel, name: str) -> None:
+    """Check that a folder's safetensors files hold weights of `model` in their shapes, without reading any weight.
 
-    This detects weights of another architecture, or under other names; `load_model` compares each weight. A folder
-    without safetensors files passes.
+    This detects weights of another architecture or size, or under other names. `load_model` also finds single weights
+    that are missing: transformers renames some while it loads. A folder without safetensors files passes.
 
     Args:
         folder: the model folder.
@@ -117,13 +117,13 @@ def check_names(folder: Path, model: PreTrainedModel, name: str) -> None:
         name: name of the model in messages.
 
     Raises:
-        UserError: no weight of the model is in the files, or a file is damaged.
+        UserError: no weight of the model is in the files, one has another shape, or a file is damaged.
     """
-    stored: set[str] = set()
+    stored: dict[str, tuple[int, ...]] = {}
     for path in folder.glob("*.safetensors"):
         try:
             with safe_open(path, framework="pt") as file:
-                stored |= set(file.keys())
+                stored |= {key: tuple(file.get_slice(key).get_shape()) for key in file.keys()}  # noqa: SIM118
         except (OSError, SafetensorError) as error:
             raise UserError(f"{name}: {path} is damaged ({error}): fetch or copy it again") from error
     if not stored:
@@ -131,11 +131,22 @@ def check_names(folder: Path, model: PreTrainedModel, name: str) -> None:
     prefix = model.base_model_prefix
     # Models with a head store names with a prefix, base models without. The prefix of a trained RCP is "encoder".
     expected = {key.removeprefix(f"{prefix}.") for key in model.state_dict()}
-    available = {key.removeprefix("encoder.").removeprefix(f"{prefix}.") for key in stored} | stored
+    available = stored | {key.removeprefix("encoder.").removeprefix(f"{prefix}."): stored[key] for key in stored}
     if expected.isdisjoint(available):
         raise UserError(
             f"{name}: none of the {len(expected)} weights of {type(model).__name__} is in its files, which hold "
             f"{sorted(stored)[0]} and {len(stored) - 1} others: {_REMEDY}"
+        )
+    if getattr(model.config, "quantization_config", None) is not None:
+        return  # quantized weights are packed into other shapes
+    shapes = {key.removeprefix(f"{prefix}."): tuple(tensor.shape) for key, tensor in model.state_dict().items()}
+    other = {key for key in shapes.keys() & available.keys() if shapes[key] != available[key]}
+    if other:
+        first = sorted(other)[0]
+        raise UserError(
+            f"{name}: of the {len(shapes)} weights of {type(model).__name__} as in config.json {len(other)} have "
+            f"another shape in its files, such as {first} with {list(available[first])}, expected "
+            f"{list(shapes[first])}: {_REMEDY}"
         )
 
 

@@ -22,6 +22,7 @@ from lmrc.launcher.plan import choose_executor, plan_launch
 from lmrc.launcher.slurm.job import Job
 from lmrc.launcher.slurm.submit import parameters, sbatch_script
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage
+from lmrc.runs.run_folder import RunFolder
 from tests.conftest import ROOT
 from tests.launcher.site import Partition, fake_site
 from tests.slurm.harness import write_data
@@ -88,6 +89,8 @@ def test_srun_gets_cpus_per_task() -> None:
     assert "#SBATCH --cpus-per-task=6\n" in script
     (srun,) = [line for line in script.splitlines() if line.startswith("srun ")]
     assert "--cpus-per-task=6" in srun
+    removed = sbatch_script(RCP, RcpConfig(cluster=ClusterOptions(gpus=8, sbatch={"cpus_per_task": None})))
+    assert "--cpus-per-task" not in removed
 
 
 def sbatch_lines(given: str, **cluster: Any) -> list[str]:
@@ -132,6 +135,16 @@ def test_reserved_sbatch_options_are_refused(given: str, problem: str) -> None:
         return
     with pytest.raises(ConfigError, match=problem):
         sbatch_lines(given)
+
+
+def test_recorded_options_may_be_given_again(tmp_path: Path) -> None:
+    config = read_config(RCP, ["--gpus", "4", "--nodes", "1", "--sbatch", "time=60", "--run.folder", str(tmp_path)])
+    RunFolder.of(config.run).prepare(config)
+    file = str(RunFolder.of(config.run).path / "config.yaml")
+    again = read_config(RCP, ["--config", file])
+    assert "#SBATCH --time=60\n" in sbatch_script(RCP, again)
+    with pytest.raises(ConfigError, match="time is given twice"):
+        sbatch_script(RCP, read_config(RCP, ["--config", file, "--time", "90"]))
 
 
 def test_mem_per_gpu_needs_a_gpu_request() -> None:
@@ -378,7 +391,10 @@ def test_all_errors_are_listed_at_once(
     for dry in ([], ["--dry-run"]):
         assert main(RCP, [*arguments, "--data.train", str(tmp_path / "none"), "--sbatch", "array=0-1", *dry]) == 2
         error = capsys.readouterr().err
-        assert error.startswith("Error: 4 reasons not to start:\n")
-        for reason in ("5 nodes with GPUs", str(tmp_path / "none"), "data/docred/dev", "./no: no such folder"):
-            assert error.count("  - ") == 4 and reason in error
+        assert error.startswith("Error: 6 reasons not to start:\n") and error.count("  - ") == 6
+        for reason in (
+            *("5 nodes with GPUs", "array is set by the launcher", "1440 minutes"),
+            *(str(tmp_path / "none"), "data/docred/dev", "./no: no such folder"),
+        ):
+            assert reason in error
     assert not (tmp_path / "runs").exists() and not list(jobs.iterdir())

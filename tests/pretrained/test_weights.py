@@ -11,10 +11,18 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModel, AutoModelForCausalLM, BertConfig, BertForMaskedLM, LlamaConfig, LlamaForCausalLM
+from transformers import (
+    AutoModel,
+    AutoModelForCausalLM,
+    BertConfig,
+    BertForMaskedLM,
+    BertModel,
+    LlamaConfig,
+    LlamaForCausalLM,
+)
 
 from lmrc.common.errors import UserError
-from lmrc.pretrained.weights import POOLER, load_model, save_model
+from lmrc.pretrained.weights import POOLER, check_headers, load_model, save_model
 
 SIZES = {"vocab_size": 20, "hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 12}
 
@@ -66,6 +74,19 @@ def test_missing_weights_are_refused(tmp_path: Path) -> None:
         load_model(AutoModel, str(tmp_path), "mine")
     with pytest.raises(OSError, match="nowhere"):
         load_model(AutoModel, str(tmp_path / "nowhere"), "mine")
+
+
+def test_weights_of_another_size_are_found_without_reading_them(tmp_path: Path) -> None:
+    BertForMaskedLM(BertConfig(**SIZES)).save_pretrained(tmp_path)
+    # In the base model the names have no prefix.
+    for kind in (BertForMaskedLM, BertModel):
+        check_headers(tmp_path, kind(BertConfig(**SIZES)), "mine")
+        with pytest.raises(
+            UserError, match=r"of the \d+ weights of Bert.* 3 have another shape .* with \[12\], expected \[16\]"
+        ):
+            check_headers(tmp_path, kind(BertConfig(**SIZES | {"intermediate_size": 16})), "mine")
+    quantized = BertConfig(**SIZES | {"intermediate_size": 16}, quantization_config={"quant_method": "bitsandbytes"})
+    check_headers(tmp_path, BertModel(quantized), "mine")
 
 
 def test_cudnn_attention_is_switched_off() -> None:

@@ -17,7 +17,7 @@ from lmrc.launcher.plan import LaunchPlan, plan_launch
 from lmrc.launcher.preflight.container import check_container
 from lmrc.launcher.preflight.data import Inputs, check_split
 from lmrc.launcher.preflight.inference import check_classify, check_propose
-from lmrc.launcher.preflight.site import check_site, check_unused
+from lmrc.launcher.preflight.site import check_site, check_site_without_plan, check_unused
 from lmrc.launcher.preflight.training import check_rc, check_rcp
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, SPLIT, Stage, StageConfig
 
@@ -47,6 +47,7 @@ def examine(
         plan = plan_launch(stage, config)
     except ConfigError as error:
         checks.append(missing(str(error)))
+        checks += check_site_without_plan(config.cluster)
     else:
         config = plan.config
         if plan.batch:

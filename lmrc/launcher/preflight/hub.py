@@ -10,9 +10,8 @@ from lmrc.common.check import Check, missing, ok, warning
 from lmrc.common.errors import UserError
 from lmrc.config.schema import ClusterOptions
 from lmrc.launcher.environment_variables import CACHES
+from lmrc.launcher.hub_cache import has_weights
 from lmrc.launcher.model_shapes import HUB_TIMEOUT_SECONDS, first_line
-
-WEIGHTS = ("*.safetensors", "*.bin", "*.safetensors.index.json")
 
 
 @dataclass(frozen=True)
@@ -49,14 +48,14 @@ def find_model(name: str, option: str, options: ClusterOptions, weights: bool = 
     cached = None
     for cache in _caches(options):
         cached = _cached(name, cache)
-        if cached is not None and (not weights or _has_weights(cached)):
+        if cached is not None and (not weights or has_weights(cached)):
             return ModelLocation(name, cached, ok(f"{option} {name}, in the cache of this machine"))
-    return ModelLocation(name, cached, _ask_hub(name, option))
+    return ModelLocation(name, cached, _ask_hub(name, option, "complete in the cache" if cached else "in the cache"))
 
 
 def _check_folder(folder: Path, option: str, weights: bool) -> Check:
     absent = [] if (folder / "config.json").is_file() else ["config.json"]
-    absent += [] if not weights or _has_weights(folder) else ["weights (model.safetensors)"]
+    absent += [] if not weights or has_weights(folder) else ["weights (model.safetensors)"]
     if not absent:
         return ok(f"{option} {folder}")
     best = folder / "best"
@@ -64,10 +63,6 @@ def _check_folder(folder: Path, option: str, weights: bool) -> Check:
         f"{option}: {folder} contains no model: {' and '.join(absent)} missing",
         f"did you mean {best}?" if (best / "config.json").is_file() else "give a folder that save_pretrained wrote",
     )
-
-
-def _has_weights(folder: Path) -> bool:
-    return any(True for pattern in WEIGHTS for _ in folder.glob(pattern))
 
 
 def _caches(options: ClusterOptions) -> list[Path]:
@@ -89,14 +84,18 @@ def _cached(name: str, cache: Path) -> Path | None:
     return Path(path).parent if isinstance(path, str) else None
 
 
-def _ask_hub(name: str, option: str) -> Check:
-    """Check with one request that this user can download the model from the hub."""
+def _ask_hub(name: str, option: str, place: str) -> Check:
+    """Check with one request that this user can download the model from the hub.
+
+    Args:
+        place: place where it was not found, for the message.
+    """
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 
     fetch = f"fetch it where there is a network: hf download {name}"
     if constants.HF_HUB_OFFLINE:
-        return missing(f"{option}: {name} is not in the cache, and HF_HUB_OFFLINE is set", fetch)
+        return missing(f"{option}: {name} is not {place}, and HF_HUB_OFFLINE is set", fetch)
     try:
         get_hf_file_metadata(hf_hub_url(name, "config.json"), timeout=HUB_TIMEOUT_SECONDS)
     except GatedRepoError:
@@ -111,10 +110,10 @@ def _ask_hub(name: str, option: str) -> Check:
         )
     except Exception as error:  # depends on the version of the network library
         return missing(
-            f"{option}: {name} is neither a folder here nor in the cache, and the hub cannot be reached "
+            f"{option}: {name} is neither a folder here nor {place}, and the hub cannot be reached "
             f"({first_line(error)})",
             fetch,
         )
     return warning(
-        f"{option} {name}: on the hub, not in the cache", f"every node downloads it when the job starts; or {fetch}"
+        f"{option} {name}: on the hub, not {place}", f"every node downloads it when the job starts; or {fetch}"
     )

@@ -166,13 +166,13 @@ def _check_quantization(config: RcConfig) -> Iterator[Check]:
 
 
 def check_weights(location: ModelLocation, shape: ModelShape, option: str) -> Iterator[Check]:
-    """Check that the files of a model on this machine contain its weights, by their names."""
-    from lmrc.pretrained.weights import check_names
+    """Check that the files of a model on this machine contain its weights, by names and shapes."""
+    from lmrc.pretrained.weights import check_headers
 
     if location.folder is None or not location.folder.is_dir():
         return
     try:
-        check_names(location.folder, shape.model, f"{option} {location.name}")
+        check_headers(location.folder, shape.model, f"{option} {location.name}")
     except UserError as error:
         yield missing(str(error))
 

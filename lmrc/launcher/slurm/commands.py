@@ -131,13 +131,16 @@ def time_limit(partition: str | None) -> int | None:
 
 
 def parse_time(text: str) -> int | None:
-    """Return the minutes of a SLURM time D-HH:MM:SS, HH:MM:SS or MM:SS; None for infinite."""
+    """Return the minutes of a SLURM time: minutes, MM:SS, HH:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS; None for infinite."""
     days, _, clock = text.rpartition("-")
     parts = clock.split(":")
     if not all(part.isdigit() for part in [*parts, days or "0"]):
         return None
-    hours, minutes = (int(part) for part in ["0", "0", *parts][-3:-1])
-    return int(days or 0) * 1440 + hours * 60 + minutes
+    if days:
+        parts = [*parts, "0"]  # the first part is hours
+    elif len(parts) < 3:
+        parts = ["0", *parts]  # the first part is minutes
+    return int(days or 0) * 1440 + int(parts[0]) * 60 + int(parts[1])
 
 
 def parse_gres(text: str) -> dict[str, int]:

@@ -89,7 +89,7 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
     options, run = config.cluster, RunFolder.of(config.run).path
     tasks, nodes = (gpus_per_node(options), options.nodes or 1) if stage.trains else (1, 1)
     on_gpus, gpus = stage.run is None, gpus_per_process(config)
-    cpus = options.sbatch.get("cpus_per_task") or options.cpus_per_gpu * gpus
+    cpus = options.sbatch.get("cpus_per_task", options.cpus_per_gpu * gpus)
     python, folder = shlex.quote(sys.executable), shlex.quote(str(run.resolve()))
     ended = f"{python} -m lmrc.launcher.slurm.requeue {folder} $status {options.max_requeues}"
     begins, is_chain, code = [], options.requeue == "chain", run.resolve() / "code"
@@ -126,7 +126,7 @@ def parameters(stage: Stage, config: StageConfig, dependency: str | None = None)
         "array_parallelism": options.max_running or (workers(config) if stage.infer is not None else 1),
         "stderr_to_stdout": True,
         # A failed rank ends all others. In SLURM 22.05 to 23.02 srun does not inherit --cpus-per-task.
-        "srun_args": ["--kill-on-bad-exit=1", f"--cpus-per-task={cpus}"],
+        "srun_args": ["--kill-on-bad-exit=1", *([f"--cpus-per-task={cpus}"] if cpus else [])],
         # The batch script must outlive its processes, which save after a signal.
         "setup": [*setup_lines(options, code), *enters, "trap : TERM USR2", *begins],
         "teardown": [
@@ -156,12 +156,8 @@ def _override(ours: dict[str, Any], more: dict[str, Any], options: ClusterOption
     Raises:
         ConfigError: an option is reserved for the launcher, is given twice, or contradicts the GPU request.
     """
+    refuse_reserved(options)
     for name, value in options.sbatch.items():
-        shown = name.replace("_", "-")
-        if name in RESERVED_OPTIONS:
-            raise ConfigError(f"cluster.sbatch: {shown} is set by the launcher: give {RESERVED_OPTIONS[name]}")
-        if name in options.model_fields_set and getattr(options, name, None) is not None:
-            raise ConfigError(f"{shown} is given twice, as cluster.{name} and in cluster.sbatch: give one of them")
         if name == "no_requeue":
             more.pop("requeue", None)
         if name == "requeue":
@@ -173,6 +169,28 @@ def _override(ours: dict[str, Any], more: dict[str, Any], options: ClusterOption
             more[name] = value
     if per_node is not None:
         _check_gpus({name: str(more[name]) for name in GPU_OPTIONS if name in more}, options, per_node)
+
+
+def refuse_reserved(options: ClusterOptions) -> None:
+    """Check the names in `cluster.sbatch`.
+
+    Raises:
+        ConfigError: options are reserved for the launcher or are given twice. The message lists all of them.
+    """
+    problems = []
+    for name in options.sbatch:
+        shown = name.replace("_", "-")
+        if name in RESERVED_OPTIONS:
+            problems.append(f"{shown} is set by the launcher: give {RESERVED_OPTIONS[name]}")
+        # A config.yaml gives every option, so a default is no sign of two wishes.
+        elif name in options.model_fields_set and getattr(options, name) not in (None, _default(name)):
+            problems.append(f"{shown} is given twice, as cluster.{name} and in cluster.sbatch: give one of them")
+    if problems:
+        raise ConfigError(f"cluster.sbatch: {'; '.join(problems)}")
+
+
+def _default(name: str) -> Any:
+    return ClusterOptions.model_fields[name].default
 
 
 def _check_gpus(requests: dict[str, str], options: ClusterOptions, per_node: int) -> None:

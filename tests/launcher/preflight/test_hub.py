@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import json
 import threading
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, HTTPServer
@@ -94,6 +95,18 @@ def test_cache_without_weights_is_a_warning(hub: str, tmp_path: Path) -> None:
     (snapshot / "model.safetensors").write_bytes(b"")
     found = find("open/model")
     assert (found.folder, found.check.level) == (snapshot, "ok")
+
+
+def test_cache_or_folder_with_a_part_of_the_weights(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    index = {"weight_map": {"x": "a.safetensors", "y": "b.safetensors"}}
+    snapshot = make_cached(tmp_path / "cache", "open/model", "config.json", "a.safetensors", "training_args.bin")
+    (snapshot / "model.safetensors.index.json").write_text(json.dumps(index))
+    assert find("open/model").check.what == "model.base open/model: on the hub, not complete in the cache"
+    assert "weights (model.safetensors) missing" in find(str(snapshot)).check.what
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    assert "open/model is not complete in the cache" in find("open/model").check.what
+    (snapshot / "b.safetensors").touch()
+    assert find("open/model").check.level == find(str(snapshot)).check.level == "ok"
 
 
 def test_cache_folder_of_the_job_is_used(hub: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -43,7 +43,7 @@ COVERED = {
     "rc/task.py": {"RcTask.__init__", "RcTask._examples"},
     "rc/decoding/vllm_engine.py": {"VllmEngine.__init__", "max_lora_rank"},
     "training/trainer.py": {"Trainer.__init__", "Trainer._evaluate"},
-    "pretrained/weights.py": {"check_names"},
+    "pretrained/weights.py": {"check_headers"},
     "training/backends/zero_config.py": {"read_zero_config"},
     "training/trackers/base.py": {"check_trackers"},
     "launcher/slurm/container.py": {"mounts"},

@@ -26,7 +26,10 @@ def test_parse_gres(text: str, gpus: dict[str, int]) -> None:
 
 @pytest.mark.parametrize(
     ("text", "minutes"),
-    [("infinite", None), ("1-00:00:00", 1440), ("2-12:30:00", 3630), ("12:00:00", 720), ("30:00", 30)],
+    [
+        *(("infinite", None), ("1-00:00:00", 1440), ("2-12:30:00", 3630), ("12:00:00", 720), ("30:00", 30)),
+        *(("90", 90), ("2-12", 3600), ("2-12:30", 3630)),  # as in sbatch --time
+    ],
 )
 def test_parse_time(text: str, minutes: int | None) -> None:
     assert parse_time(text) == minutes
