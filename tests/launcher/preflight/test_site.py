@@ -65,7 +65,7 @@ def test_time_limit_above_that_of_the_partition(tmp_path: Path, monkeypatch: pyt
 def test_numbers_that_do_not_fit_hide_no_other_reason(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fake_site(tmp_path, monkeypatch, Partition(limit="12:00:00"), job_requeue=0)
     monkeypatch.setenv("SBATCH_TIMELIMIT", "13:00:00")
-    wrong = {"gpus": 12, "nodes": 5, "sbatch": {"array": "0-3", "nodes": "2"}}
+    wrong = {"gpus": 12, "nodes": 5, "requeue": "requeue", "sbatch": {"array": "0-3", "nodes": "2"}}
     plan, found = examine(RCP, RcpConfig(cluster=ClusterOptions.model_validate(wrong)))
     assert plan is None
     messages = reasons(found)
