@@ -25,6 +25,8 @@ MAY_IMPORT = {
     "pretrained": {"common", "corpus", "training"},
     "evaluation": {"common", "config", "corpus", "runs"},
     "fusion": {"common", "config", "corpus"},
+    "text": {"common", "corpus"},
+    "export": {"common", "corpus", "evaluation", "text"},
     "rcp": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained"},
     "rc": {
         *("common", "config", "corpus", "kernels", "runs", "training", "inference", "pretrained", "evaluation"),
