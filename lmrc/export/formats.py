@@ -42,11 +42,15 @@ _WRITERS: dict[str, Callable[[IO[str], EntityIds], _FileWriter]] = {
 
 
 def format_of(out: Path, given: str | None) -> str:
-    """Return the format of a file: the given one, or by the end of its name.
+    """Return the format of a file: the given one, or by the end of its name. Standard output (-) gets lines.
 
     Raises:
-        UserError: there is none of this name.
+        UserError: there is none of this name, or standard output cannot hold it.
     """
+    if str(out) == "-":
+        if given not in (None, "jsonl"):
+            raise UserError(f"--out - writes lines of JSON: give a file for --format {given}")
+        return "jsonl"
     if given is not None:
         return given
     name = SUFFIXES.get(out.suffix.lower())

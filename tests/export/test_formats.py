@@ -35,6 +35,9 @@ def test_formats_by_name() -> None:
     names = ["a.json", "a.JSONL", "a.csv", "a.ttl", "a.graphml"]
     assert [format_of(Path(name), None) for name in names] == ["json", "jsonl", "csv", "turtle", "graphml"]
     assert format_of(Path("a.json"), "neo4j") == "neo4j"
+    assert format_of(Path("-"), None) == "jsonl"
+    with pytest.raises(UserError, match="--out - writes lines of JSON: give a file for --format csv"):
+        format_of(Path("-"), "csv")
     with pytest.raises(UserError, match=r"--out a\.xml: the end of its name tells no format .*\.graphml"):
         format_of(Path("a.xml"), None)
 
