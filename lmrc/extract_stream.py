@@ -8,6 +8,7 @@ import logging
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
+from itertools import islice
 from pathlib import Path
 
 from lmrc.common.errors import UserError
@@ -18,7 +19,7 @@ from lmrc.config.schema import ExtractConfig
 from lmrc.evaluation.tables.table import Table
 from lmrc.export.entities import EntityIds
 from lmrc.export.formats import ResultWriter, format_of, graph_writer
-from lmrc.export.lines import ResultLines
+from lmrc.export.lines import ResultLines, read_results
 from lmrc.export.result import ExtractedDocument, extracted, to_bytes, valid
 from lmrc.extract import TripleExtractor
 from lmrc.text.backends import load_finder
@@ -76,6 +77,14 @@ class StreamExtraction:
                         writers.append(lines)
                     else:
                         writers.append(stack.enter_context(graph_writer(config.out, format, ids)))
+                if config.html is not None:
+                    # matplotlib is not imported without need.
+                    from lmrc.export.page import page_writer
+
+                    writers.append(stack.enter_context(page_writer(config.html, f"Triples of {config.documents.name}")))
+                    if lines is not None and lines.done and config.out is not None:
+                        for result in islice(read_results(config.out), lines.done):
+                            writers[-1].write(result)
                 raw = read_raw(config.documents)
                 if lines is not None and (lines.done or lines.removed):
                     self._skip(raw, lines)

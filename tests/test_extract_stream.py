@@ -189,6 +189,19 @@ def test_a_folder_as_graphs(models: list[str], tmp_path: Path, capsys: Capture) 
         assert {row["document"] for row in csv.DictReader(file)} <= {"a", "b"}
 
 
+def test_a_page_has_all_documents_of_a_resumed_stream(config: ExtractConfig, tmp_path: Path) -> None:
+    assert config.out is not None
+    page = tmp_path / "page.html"
+    StreamExtraction(config).run()
+    kept = config.out.read_bytes().splitlines(keepends=True)[:2]
+    config.out.write_bytes(b"".join(kept))
+    assert str(page) in StreamExtraction(config.model_copy(update={"html": page})).run()
+    assert [f'"title":"document {index}"' in page.read_text() for index in range(6)] == [True] * 5 + [False]
+    page.unlink()
+    StreamExtraction(config.model_copy(update={"html": page, "out": None})).run()
+    assert '"title":"document 4"' in page.read_text()
+
+
 @pytest.mark.parametrize(
     ("documents", "more", "message"),
     [
