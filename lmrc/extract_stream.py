@@ -21,7 +21,6 @@ from lmrc.export.entities import EntityIds
 from lmrc.export.formats import ResultWriter, format_of, graph_writer
 from lmrc.export.lines import ResultLines, read_results
 from lmrc.export.result import ExtractedDocument, extracted, to_bytes, valid
-from lmrc.extract import TripleExtractor
 from lmrc.text.backends import load_finder
 from lmrc.text.entity_types import TypeMap
 from lmrc.text.inputs import STDIN, DocumentReader, RawDocument, check_raw, is_text, read_raw
@@ -50,8 +49,12 @@ class StreamExtraction:
             )
         self._prints_all = config.out is None and is_single_text
         finder = load_finder(config.mentions or "rules", config.mentions_model)
-        # Before the models are loaded, which takes longer.
+        # Before torch is imported and the models are loaded, which takes longer.
         self._total = None if config.documents == STDIN else check_raw(read_raw(config.documents), finder)
+        from lmrc.extract import TripleExtractor
+        from lmrc.launcher.stages import quieten
+
+        quieten()
         self._extractor = TripleExtractor(config)
         self._reader = DocumentReader(finder, TypeMap(self._extractor.known_types))
         self._rows: list[tuple[str, ...]] = []

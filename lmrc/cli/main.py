@@ -183,7 +183,7 @@ def build(
     "source",
     required=True,
     metavar="FORMAT",
-    help="pubtator, scierc, dwie, tacred, nyt, brat, conllu or docbin.",
+    help="pubtator, scierc, dwie, tacred, nyt, brat, conllu, docbin or text.",
 )
 @click.option("--out", required=True, type=FOLDER, help="File to write; its relation set is written beside it.")
 def convert(file: Path, source: str, out: Path) -> None:
@@ -373,14 +373,15 @@ def extract(shorten: str | None, **given: object) -> None:
             "give --out NAME.jsonl"
         )
 
-    from lmrc.extract import Extraction
-    from lmrc.extract_stream import StreamExtraction
-    from lmrc.launcher.stages import quieten
-
-    quieten()
     if is_submission:
+        from lmrc.extract import Extraction
+        from lmrc.launcher.stages import quieten
+
+        quieten()
         click.echo(f"{Extraction(config).run()}\n{config.out}")
         return
+    from lmrc.extract_stream import StreamExtraction
+
     summary = StreamExtraction(config).run()
     # Standard output may be the triples.
     click.echo(summary, err=str(config.out) == "-")

@@ -89,8 +89,11 @@ def _names(text: TokenizedText) -> Iterator[tuple[int, int]]:
             while begin < end and (
                 tokens[begin].lower() in WORDS["titles"] | WORDS["days"]
                 or tokens[begin] == "."
-                or (is_first and not is_acronym(tokens[begin]) and tokens[begin].lower() in WORDS["common"])
-                or (is_first and end - begin == 1 and tokens[begin].lower() in lower)
+                or (
+                    is_first
+                    and not is_acronym(tokens[begin])
+                    and tokens[begin].lower() in WORDS["common"] | (lower if end - begin == 1 else set())
+                )
             ):
                 begin += 1
             if begin < end and not (

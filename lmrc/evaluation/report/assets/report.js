@@ -102,7 +102,7 @@
   const filter = () => {
     const match = matcher();
     const free = fields.relation.value === "" && fields.kind.value === "" && !(scored && Number(fields.score.value));
-    if (scored) fields.score.nextElementSibling.textContent = Number(fields.score.value).toFixed(2);
+    if (scored) form.querySelector("output").textContent = Number(fields.score.value).toFixed(2);
     const words = fields.search.value.trim().toLowerCase();
     const { triples } = run();
     const rows = [];
