@@ -55,6 +55,11 @@ def test_windows_overlap_and_cover_all_sentences() -> None:
                 assert window.document.sentences[mention.sentence][mention.start] == whole.entities[index][0].name
 
 
+def test_a_quarter_of_a_window_is_repeated() -> None:
+    found = cut(document(*(f"N{index}" for index in range(14))), 8)
+    assert [window.entities for window in found.windows] == [tuple(range(8)), tuple(range(6, 14))]
+
+
 def test_an_entity_of_several_windows_has_its_mentions_in_each() -> None:
     found = cut(document("A a", "B A", "A b", "B b"), 4)
     mentions = [[len(entity) for entity in window.document.entities] for window in found.windows]
