@@ -30,6 +30,12 @@ from lmrc.evaluation.metrics.gold_table import Gold, read_gold
 from lmrc.evaluation.metrics.scores import Scores, scores_of
 from lmrc.evaluation.metrics.train_facts import read_facts
 from lmrc.evaluation.metrics.triple_table import Triples
+from lmrc.export.result import ExtractedDocument, extracted
+from lmrc.text.backends import load_finder
+from lmrc.text.entity_types import TypeMap
+from lmrc.text.inputs import DocumentReader, RawDocument
+from lmrc.text.layout import Span, TextDocument, with_single_spaces
+from lmrc.text.mentions import MentionFinder
 
 if TYPE_CHECKING:
     from lmrc.extract import ExtractionStats, TripleExtractor
@@ -38,58 +44,16 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 DocumentLike = Document | Mapping[str, Any]
+TextLike = DocumentLike | str
 PathLike = str | Path
-# Start and end of a mention in `ExtractedDocument.text`, in characters; the end is exclusive.
-CharacterSpan = tuple[int, int]
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractedTriple:
-    """A triple of a document. `score` is P(pair) x P(relation), or with a fusion its calibrated probability.
-
-    Attributes:
-        head: index of the head entity in the document.
-        head_name: name of its first mention.
-        head_spans: its mentions, as character spans of `ExtractedDocument.text`.
-        relation: relation id, such as "P19".
-        relation_name: name of the relation, such as "place of birth".
-        tail: index of the tail entity.
-        tail_name: name of its first mention.
-        tail_spans: its mentions.
-        score: between 0 and 1.
-    """
-
-    head: int
-    head_name: str
-    head_spans: tuple[CharacterSpan, ...]
-    relation: str
-    relation_name: str
-    tail: int
-    tail_name: str
-    tail_spans: tuple[CharacterSpan, ...]
-    score: float
-
-
-@dataclass(frozen=True, slots=True)
-class ExtractedDocument:
-    """The triples of one document.
-
-    Attributes:
-        title: title of the document.
-        text: all tokens of all sentences, joined with single spaces. Character spans refer to it.
-        triples: sorted by (head, tail, relation).
-    """
-
-    title: str
-    text: str
-    triples: tuple[ExtractedTriple, ...]
 
 
 class RelationExtractor:
     """Both trained models: RCP proposes pairs of entities, the LM names their relations."""
 
-    def __init__(self, extractor: TripleExtractor) -> None:
+    def __init__(self, extractor: TripleExtractor, finder: MentionFinder) -> None:
         self._extractor = extractor
+        self._reader = DocumentReader(finder, TypeMap(extractor.known_types))
 
     @classmethod
     def load(
@@ -109,6 +73,8 @@ class RelationExtractor:
         fusion: PathLike | None = None,
         precision: float | None = None,
         ask: Literal["band", "all"] | None = None,
+        mentions: Literal["rules", "spacy", "gliner", "spans"] = "rules",
+        mentions_model: str | None = None,
     ) -> RelationExtractor:
         """Load RCP. The LM is loaded when the first document has a candidate.
 
@@ -134,6 +100,9 @@ class RelationExtractor:
             precision: keep triples with the threshold of the fusion that holds this precision; by default the one with
                 the best F1.
             ask: "band" asks the LM about the candidates that it could change (the default), "all" about all.
+            mentions: what finds mentions in texts that bring none: "rules" (no model), "spacy" or "gliner" (optional
+                packages); "spans": all texts bring theirs.
+            mentions_model: model of spacy or gliner; by default a small English one.
 
         Raises:
             UserError: a model is missing or damaged, an option is out of range, or the models do not fit.
@@ -152,16 +121,19 @@ class RelationExtractor:
             "fusion": None if fusion is None else Path(fusion),
             "precision": precision,
             "ask": ask,
+            "mentions": mentions,
+            "mentions_model": mentions_model,
         }
         given = {name: value for name, value in options.items() if value is not None}
         # The options of `lmrc extract` and their checks. Documents and triples stay in memory here.
-        config = build(ExtractConfig, {"documents": Path(), "out": Path(), **given})
+        config = build(ExtractConfig, {"documents": Path(), **given})
         refuse_unused(config)
         check_model(config.rcp, "rcp")
         check_model(config.rc, "rc")
+        finder = load_finder(mentions, mentions_model)
         from lmrc.extract import TripleExtractor
 
-        return cls(TripleExtractor(config, device))
+        return cls(TripleExtractor(config, device), finder)
 
     @property
     def relations(self) -> RelationSet:
@@ -183,11 +155,16 @@ class RelationExtractor:
         """
         return self._extractor.stats
 
-    def extract(self, documents: DocumentLike | Iterable[DocumentLike]) -> Iterator[ExtractedDocument]:
-        """Yield the triples of each document, in order. Labels of the documents are ignored.
+    def extract(self, documents: TextLike | Iterable[TextLike]) -> Iterator[ExtractedDocument]:
+        """Yield the triples of each text or document, in order. Labels of the documents are ignored.
 
-        Documents are read in batches of 2 x `batch_size`, so that an endless stream is fine.
+        Documents are read in batches of 2 x `batch_size`, so that an endless stream is fine. A document that is longer
+        than the models can hold is read in windows of sentences; `stats` counts them.
 
+        >>> extractor = RelationExtractor.load("runs/rcp/best", "runs/rc/best", threshold=0.0, top_k=1)
+        >>> result = next(extractor.extract("Ada Lum was born in Port Bly. Lum left the town in 1951."))
+        >>> [(entity.name, entity.type, len(entity.spans)) for entity in result.entities]
+        [('Ada Lum', 'PER', 2), ('Port Bly', 'LOC', 1), ('1951', 'TIME', 1)]
         >>> document = {
         ...     "title": "Ada",
         ...     "sents": [["Ada", "was", "born", "in", "Port", "Bly", "."]],
@@ -206,41 +183,29 @@ class RelationExtractor:
         ['Ada', 'Port Bly']
 
         Args:
-            documents: DocRED dicts (title, sents, vertexSet) or `Document` objects, or a single one.
+            documents: texts, dicts with a text (title, text, mentions), DocRED dicts (title, sents, vertexSet) or
+                `Document` objects, or a single one.
 
         Raises:
             DocumentError: a dict breaks the DocRED format.
-            UserError: a document does not fit the prompt.
+            SpanError: a text's mentions break the form. The message lists all breaches.
         """
-        for document, predictions in self._extractor.extract(_documents(documents, None)):
-            yield _extracted(document, predictions, self.relations)
+        for text, predictions in self._extractor.extract_long(self._texts(documents)):
+            yield extracted(text, predictions, self.relations)
+
+    def _texts(self, documents: TextLike | Iterable[TextLike]) -> Iterator[TextDocument]:
+        """Yield the checked documents with their texts."""
+        if isinstance(documents, str | Document | Mapping):
+            documents = [documents]
+        for index, document in enumerate(documents):
+            if isinstance(document, Document):
+                yield with_single_spaces(document)
+            else:
+                content = {"text": document} if isinstance(document, str) else document
+                yield self._reader.read(RawDocument("documents", index, content))
 
 
-def _extracted(document: Document, predictions: Iterable[Prediction], relations: RelationSet) -> ExtractedDocument:
-    from lmrc.rc.prompts.templates import entity_name
-
-    text, spans = joined_text(document)
-    return ExtractedDocument(
-        document.title,
-        text,
-        tuple(
-            ExtractedTriple(
-                prediction.head,
-                entity_name(document, prediction.head),
-                spans[prediction.head],
-                prediction.relation,
-                relations.name(prediction.relation),
-                prediction.tail,
-                entity_name(document, prediction.tail),
-                spans[prediction.tail],
-                prediction.score or 0.0,
-            )
-            for prediction in sorted(predictions, key=lambda p: (p.head, p.tail, p.relation))
-        ),
-    )
-
-
-def joined_text(document: Document) -> tuple[str, list[tuple[CharacterSpan, ...]]]:
+def joined_text(document: Document) -> tuple[str, list[tuple[Span, ...]]]:
     """Return the tokens of all sentences joined with single spaces, and the spans of each entity's mentions in it.
 
     >>> from lmrc.corpus.types import Document, Mention
@@ -248,24 +213,8 @@ def joined_text(document: Document) -> tuple[str, list[tuple[CharacterSpan, ...]
     >>> joined_text(Document("Ada", (("Hello", "."), ("In", "Port", "Bly", ".")), ((bly,),), None))
     ('Hello . In Port Bly .', [((11, 19),)])
     """
-    starts: list[list[int]] = []
-    length = 0
-    for sentence in document.sentences:
-        starts.append([])
-        for token in sentence:
-            starts[-1].append(length)
-            length += len(token) + 1
-    spans = [
-        tuple(
-            (
-                starts[mention.sentence][mention.start],
-                starts[mention.sentence][mention.end - 1] + len(document.sentences[mention.sentence][mention.end - 1]),
-            )
-            for mention in entity
-        )
-        for entity in document.entities
-    ]
-    return " ".join(token for sentence in document.sentences for token in sentence), spans
+    text = with_single_spaces(document)
+    return text.text.text, list(text.entity_spans())
 
 
 class CandidateModel:

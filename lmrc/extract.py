@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
+from typing import NamedTuple
 
 import torch
 
@@ -42,6 +43,8 @@ from lmrc.rc.prompts.templates import PROMPTS, entity_name
 from lmrc.rcp.model.model import check_folder, predicts_relations
 from lmrc.rcp.predict import Proposal, Proposer
 from lmrc.rcp.thresholds import find_threshold
+from lmrc.text.layout import TextDocument
+from lmrc.text.windows import Split, merged, split
 
 logger = logging.getLogger(__name__)
 
@@ -74,6 +77,12 @@ class ExtractionStats:
     shortened: int = 0
     # Pairs that are offered all relations, because the relation schema admits none.
     unrestricted: int = 0
+    # Documents that were read in several windows, the number of these, sentences that were divided because they are
+    # longer than a window, and pairs of entities that share no window.
+    long_documents: int = 0
+    windows: int = 0
+    divided: int = 0
+    apart: int = 0
     # (head name, relation name, tail name, score) of the first triples.
     first: list[tuple[str, str, str, float]] = field(default_factory=list)
 
@@ -90,6 +99,12 @@ class ExtractionStats:
             lines.append(f"{self.shortened:,} prompts left out some sentences of the text, to fit")
         if self.unrestricted:
             lines.append(f"{self.unrestricted:,} pairs were offered all relations, because the schema admits none")
+        if self.long_documents:
+            lines.append(
+                f"{self.long_documents:,} documents are longer than the models can hold, and were read in "
+                f"{self.windows:,} windows of sentences; {self.apart:,} pairs of entities share no window, and were "
+                f"not asked about; {self.divided:,} sentences were divided"
+            )
         if self.unknown_types:
             lines.append(f"{self.unknown_types:,} entities have types that RCP was not trained on")
         if self.first:
@@ -102,6 +117,13 @@ class ExtractionStats:
 
 def _short(name: str) -> str:
     return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+
+
+class _Found(NamedTuple):
+    """Number of candidates and triples of a document, or of a window of one."""
+
+    kept: int
+    triples: list[Prediction]
 
 
 class TripleExtractor:
@@ -169,27 +191,60 @@ class TripleExtractor:
     def _document(self, query: Query) -> Document:
         return self._batch[query.document]
 
+    @property
+    def known_types(self) -> Collection[str]:
+        """Return the entity types that RCP reads; empty if it reads none."""
+        return self._proposer.known_types
+
+    def fits(self, document: Document) -> bool:
+        """Return True if both models can hold the whole document, the LM if need be with `truncate`."""
+        if not self._proposer.fits(document):
+            return False
+        try:
+            query = self._longest_query(0, document)
+            if query is not None and query.left_out:
+                if self._config.truncate is None:
+                    return False
+                self.check(0, document)
+        except UserError:
+            return False
+        return True
+
+    def explain(self, document: Document) -> None:
+        """Raise UserError, because a document that cannot be divided does not fit."""
+        self.check(0, document)
+        raise UserError(f"document {document.title!r}: a single mention or word is longer than RCP reads; shorten it")
+
     def check(self, index: int, document: Document) -> None:
         """Check that the prompt of every pair of a document fits.
 
         Raises:
             UserError: it does not.
         """
-        # The pair with the longest names needs the longest prompt.
+        query = self._longest_query(index, document)
+        if query is not None and query.left_out:
+            # If sentences are dropped, those that stay depend on the pair.
+            pairs = candidate_pairs(len(document.entities))
+            for _ in self._queries(index, document, [Candidate(*pair, 1.0, self._every_relation()) for pair in pairs]):
+                pass
+
+    def _longest_query(self, index: int, document: Document) -> Query | None:
+        """Return the query about the pair with the longest names, which needs the longest prompt; None without pairs.
+
+        Raises:
+            UserError: it does not fit.
+        """
         longest = sorted(range(len(document.entities)), key=lambda e: len(entity_name(document, e)))[-2:]
         if len(longest) < 2:
-            return
-        # The relations with the longest names are asked about first.
-        relations = tuple(
+            return None
+        return next(self._queries(index, document, [Candidate(longest[0], longest[1], 1.0, self._every_relation())]))
+
+    def _every_relation(self) -> tuple[RelationLogit, ...]:
+        """Return all relations such that those with the longest names are asked about first."""
+        return tuple(
             RelationLogit(id, float(len(name)))
             for id, name in zip(self.relations.ids, self.relations.names, strict=True)
         )
-        query = next(self._queries(index, document, [Candidate(longest[0], longest[1], 1.0, relations)]))
-        if query.left_out:
-            # If sentences are dropped, those that stay depend on the pair.
-            pairs = candidate_pairs(len(document.entities))
-            for _ in self._queries(index, document, [Candidate(*pair, 1.0, relations) for pair in pairs]):
-                pass
 
     def _queries(self, index: int, document: Document, candidates: Sequence[Candidate]) -> Iterator[Query]:
         """Return the queries about candidates of a document."""
@@ -204,11 +259,44 @@ class TripleExtractor:
             UserError: the prompt of a document does not fit.
         """
         source = iter(documents)
-        while batch := list(islice(source, BATCHES * self._config.batch_size)):
-            yield from zip(batch, self._extract_batch(batch), strict=True)
+        while batch := list(islice(source, self._at_once)):
+            for document, found in zip(batch, self._extract_batch(batch), strict=True):
+                self._count_document(document, found.kept, found.triples)
+                yield document, found.triples
 
-    def _extract_batch(self, batch: list[Document]) -> list[list[Prediction]]:
-        """Return the triples of each document of the batch, and add them to `stats`."""
+    def extract_long(self, documents: Iterable[TextDocument]) -> Iterator[tuple[TextDocument, list[Prediction]]]:
+        """Yield each document with its triples, in order, also of documents without entities.
+
+        A document that is longer than the models can hold is read in windows. Only a few documents are in memory.
+
+        Raises:
+            UserError: a single mention does not fit.
+        """
+        source = iter(documents)
+        while batch := list(islice(source, self._at_once)):
+            splits = [split(text.document, self.fits, self.explain) for text in batch]
+            windows = [window.document for parts in splits for window in parts.windows]
+            found = iter(
+                [
+                    part
+                    for start in range(0, len(windows), self._at_once)
+                    for part in self._extract_batch(windows[start : start + self._at_once])
+                ]
+            )
+            for text, parts in zip(batch, splits, strict=True):
+                own = list(islice(found, len(parts.windows)))
+                triples = merged(text.document.title, parts.windows, [part.triples for part in own])
+                self._count_split(parts)
+                self._count_document(text.document, sum(part.kept for part in own), triples)
+                yield text, triples
+
+    @property
+    def _at_once(self) -> int:
+        """Return the number of documents in memory."""
+        return BATCHES * self._config.batch_size
+
+    def _extract_batch(self, batch: list[Document]) -> list[_Found]:
+        """Return the triples of each document of the batch. What the models did is added to `stats`."""
         self._batch = batch
         proposals = self._proposer.propose(batch)
         queries: list[Query] = []
@@ -226,13 +314,15 @@ class TripleExtractor:
             for scored in answered.triples:
                 # None: the grammar left no choice.
                 answers[index][scored.triple] = 1.0 if scored.score is None else scored.score
-        triples = [
-            [Prediction(document.title, *triple, score=score) for triple, score in self._scored(proposal, found)]
+        for document, proposal in zip(batch, proposals, strict=True):
+            self._count_proposal(document, proposal)
+        return [
+            _Found(
+                len(proposal.candidates),
+                [Prediction(document.title, *triple, score=score) for triple, score in self._scored(proposal, found)],
+            )
             for document, proposal, found in zip(batch, proposals, answers, strict=True)
         ]
-        for document, proposal, predictions in zip(batch, proposals, triples, strict=True):
-            self._count(document, proposal, predictions)
-        return triples
 
     def _asked(self, candidates: Sequence[Candidate]) -> Sequence[Candidate]:
         """Return the candidates that the LM is asked about."""
@@ -256,19 +346,29 @@ class TripleExtractor:
             if self._config.mode == "constrained" or score >= self._config.relation_threshold:
                 yield triple, pair_probabilities[triple.head, triple.tail] * score
 
-    def _count(self, document: Document, proposal: Proposal, predictions: Sequence[Prediction]) -> None:
+    def _count_proposal(self, document: Document, proposal: Proposal) -> None:
         stats = self.stats
-        stats.documents += 1
         stats.pairs += proposal.pairs
         stats.kept += len(proposal.candidates)
-        stats.documents_without_pairs += not proposal.candidates
         stats.cut_mentions += proposal.cut_mentions
         stats.unknown_types += proposal.unknown_types
-        stats.triples += len(predictions)
         if self._schema is not None:
             types = entity_types(document)
             pairs = [(types[pair.head], types[pair.tail]) for pair in proposal.candidates]
             stats.unrestricted += sum(not self._schema.admissible(*pair) for pair in pairs)
+
+    def _count_split(self, parts: Split) -> None:
+        if parts.parts > 1:
+            self.stats.long_documents += 1
+            self.stats.windows += parts.parts
+            self.stats.divided += parts.divided
+            self.stats.apart += parts.apart
+
+    def _count_document(self, document: Document, kept: int, predictions: Sequence[Prediction]) -> None:
+        stats = self.stats
+        stats.documents += 1
+        stats.documents_without_pairs += not kept
+        stats.triples += len(predictions)
         for prediction in predictions[: SHOWN - len(stats.first)]:
             head, tail = entity_name(document, prediction.head), entity_name(document, prediction.tail)
             stats.first.append((head, self.relations.name(prediction.relation), tail, prediction.score or 0.0))
@@ -283,7 +383,10 @@ class Extraction(TripleExtractor):
         Raises:
             UserError: also if `config.out` cannot be written.
         """
+        if config.out is None:
+            raise UserError("--out is missing: give the file of the triples, such as triples.json")
         check_output(config.out)
+        self._out = config.out
         super().__init__(config)
 
     def run(self) -> ExtractionStats:
@@ -296,7 +399,7 @@ class Extraction(TripleExtractor):
             Interrupted: Ctrl-C was pressed.
         """
         try:
-            with predictions_writer(self._config.out) as write:
+            with predictions_writer(self._out) as write:
                 with DocumentProgress("checking", None, sys.stderr) as progress:
                     total = self._check_documents(progress)
                 with DocumentProgress("extracting", total, sys.stderr) as progress:
@@ -304,7 +407,7 @@ class Extraction(TripleExtractor):
                         write(triples)
                         progress.add(1)
         except KeyboardInterrupt:
-            raise Interrupted(f"stopped; {self._config.out} was not written") from None
+            raise Interrupted(f"stopped; {self._out} was not written") from None
         return self.stats
 
     def _check_documents(self, progress: DocumentProgress) -> int:
@@ -314,7 +417,10 @@ class Extraction(TripleExtractor):
             try:
                 self.check(index, document)
             except UserError as error:
-                raise UserError(f"{self._config.documents}: {error}; nothing was extracted") from None
+                raise UserError(
+                    f"{self._config.documents}: {error}; nothing was extracted (--out NAME.jsonl reads long documents "
+                    "in windows)"
+                ) from None
             names.add(document, index)
             progress.add(1)
             count += 1

@@ -172,6 +172,35 @@ def test_dicts_and_documents_are_equal_and_labels_ignored(extractor: RelationExt
     assert asdict(next(extractor.extract(raw)))["title"] == document.title
 
 
+def test_texts_and_given_spans(extractor: RelationExtractor) -> None:
+    text = "Ada Lum  was born in\nPort Bly. Lum left in 1951."
+    spans = [(0, 7, "PERSON", 1), (31, 34, "PERSON", 1), (21, 29, "GPE", 2)]
+    given = [{"start": start, "end": end, "type": type, "id": id} for start, end, type, id in spans]
+    first, second = extractor.extract([text, {"title": "b", "text": text, "mentions": given}])
+    assert [(entity.name, entity.type) for entity in first.entities] == [
+        ("Ada Lum", "PER"),
+        ("Port Bly", "LOC"),
+        ("1951", "TIME"),
+    ]
+    assert (first.title, second.title) == ("text 0", "b")
+    for result in (first, second):
+        assert result.text == text
+        assert [text[slice(*span)] for span in result.entities[0].spans] == ["Ada Lum", "Lum"]
+        assert [result.sentence(index) for index in range(2)] == ["Ada Lum was born in Port Bly.", "Lum left in 1951."]
+        assert 0 < len({(t.head, t.tail) for t in result.triples}) <= 2
+    # Lum and 1951 are in one sentence, Port Bly and 1951 in none.
+    evidence = {frozenset((t.head, t.tail)): t.evidence for t in first.triples}
+    assert all(evidence.get(frozenset(pair), found) == found for pair, found in (((0, 2), (1,)), ((1, 2), ())))
+    (alone,) = extractor.extract(text)
+    assert (alone.entities, alone.sentences) == (first.entities, first.sentences)
+    assert (second.entities[0].type, second.entities[1].type) == ("PER", "LOC")
+    assert next(extractor.extract({"text": "nothing"})).triples == ()
+    with pytest.raises(UserError, match=r"documents: document 0 \('text 0'\): 2 breaches"):
+        list(extractor.extract({"text": "a", "mentions": [1, 2]}))
+    with pytest.raises(ConfigError, match="mentions-model has no effect"):
+        RelationExtractor.load("runs/rcp/best", "runs/rc/best", mentions_model="large")
+
+
 def test_candidates_are_those_of_the_proposer(project: Path) -> None:
     documents = list(Corpus.open("data/dev"))
     every = list(CandidateModel.load("runs/rcp/best", threshold=0.0).propose(documents))

@@ -5,7 +5,8 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import astuple, replace
+from itertools import pairwise, permutations
 from pathlib import Path
 from typing import Any, Literal
 
@@ -20,7 +21,7 @@ from lmrc.corpus.candidates import Candidate, write_candidates
 from lmrc.corpus.docred import candidate_pairs, to_json
 from lmrc.corpus.predictions import read_predictions
 from lmrc.corpus.relation_schema import RelationSchema
-from lmrc.corpus.types import Document
+from lmrc.corpus.types import Document, Mention
 from lmrc.extract import Extraction
 from lmrc.fusion.model import EncoderWeights, LmWeights, Thresholds
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
@@ -29,6 +30,8 @@ from lmrc.rcp.data.tokenization import DocumentTokenizer
 from lmrc.rcp.model.model import RelationCandidateModel
 from lmrc.rcp.predict import Proposal, Proposer, score_pairs
 from lmrc.rcp.thresholds import calibrate, save
+from lmrc.text.layout import with_single_spaces
+from lmrc.text.windows import split
 from tests.rc import tiny as rc_tiny
 from tests.rc.conftest import Learnt, base, learnt, learnt_likelihood  # noqa: F401 (fixtures)
 from tests.rc.test_fused import fusion
@@ -313,6 +316,51 @@ def test_cut_mentions_are_counted(config: ExtractConfig) -> None:
     far = replace(long.entities[1][0], start=59, end=60)
     config.documents.write_text(json.dumps([to_json(replace(long, entities=(long.entities[0], (far,))))]))
     assert Extraction(config).run().cut_mentions == 1
+
+
+def test_long_documents_are_read_in_windows(config: ExtractConfig) -> None:
+    """RCP reads 40 word pieces here. Sentence i names entities i and i + 1."""
+    names = ["Ada", "Bob", "Zoe", "we", "her", "there", "the", "lives"]
+    sentences = [(name, "met", other, *["end"] * 5) for name, other in pairwise(names)]
+    places: dict[str, list[Mention]] = {}
+    for number, sentence in enumerate(sentences):
+        for at in (0, 2):
+            places.setdefault(sentence[at], []).append(Mention(sentence[at], number, at, at + 1, "PER"))
+    long = Document("long", tuple(sentences), tuple(map(tuple, places.values())), None)
+    short = DOCUMENTS[0]
+    extraction = Extraction(config)
+    assert extraction.fits(short) and not extraction.fits(long)
+    (_, first), (text, triples), (_, none) = extraction.extract_long(
+        [with_single_spaces(document) for document in (short, long, replace(long, title="none", entities=()))]
+    )
+    stats = extraction.stats
+    assert (text.document, none) == (long, [])
+    alone = next(iter(Extraction(config).extract([short])))[1]
+    assert [p[:4] for p in map(astuple, first)] == [p[:4] for p in map(astuple, alone)]
+    assert (stats.documents, stats.documents_without_pairs) == (3, 1)
+    assert (stats.long_documents, stats.cut_mentions, stats.divided) == (1, 0, 0)
+    assert stats.triples == len(first) + len(triples) > len(first)
+    # Every pair that is asked about is in one window at least, and has one relation or none.
+    pairs = {(p.head, p.tail) for p in triples}
+    assert stats.apart == 56 - len(
+        {pair for pair in permutations(range(8), 2) if extraction_shares(extraction, long, pair)}
+    )
+    assert all(extraction_shares(extraction, long, pair) for pair in pairs)
+    assert f"1 documents are longer than the models can hold, and were read in {stats.windows} windows" in str(stats)
+    assert max(p.tail for p in triples) > 4  # the last sentences too
+
+
+def extraction_shares(extraction: Extraction, document: Document, pair: tuple[int, int]) -> bool:
+    windows = split(document, extraction.fits, extraction.explain).windows
+    return any({*pair} <= {*window.entities} for window in windows)
+
+
+def test_a_word_longer_than_the_window_is_an_error(config: ExtractConfig) -> None:
+    extraction = Extraction(config)
+    mention = Mention("long", 0, 0, 60, "PER")
+    document = Document("wide", (("Ada",) * 61,), ((mention,), (replace(mention, start=60, end=61),)), None)
+    with pytest.raises(UserError, match="'wide': a single mention or word is longer than RCP reads"):
+        list(extraction.extract_long([with_single_spaces(document)]))
 
 
 def with_relations(path: Path, relations: dict[str, str]) -> Path:

@@ -17,7 +17,8 @@ MAY_IMPORT = {
     "common": set[str](),
     "config": {"common"},
     "corpus": {"common"},
-    "convert": {"common", "corpus"},
+    "text": {"common", "corpus"},
+    "convert": {"common", "corpus", "text"},
     "kernels": set[str](),
     "runs": {"common", "config"},
     "training": {"common", "config", "runs"},
@@ -25,6 +26,7 @@ MAY_IMPORT = {
     "pretrained": {"common", "corpus", "training"},
     "evaluation": {"common", "config", "corpus", "runs"},
     "fusion": {"common", "config", "corpus"},
+    "export": {"common", "corpus", "evaluation", "text"},
     "rcp": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained"},
     "rc": {
         *("common", "config", "corpus", "kernels", "runs", "training", "inference", "pretrained", "evaluation"),

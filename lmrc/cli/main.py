@@ -193,7 +193,7 @@ def build(
     "source",
     required=True,
     metavar="FORMAT",
-    help="pubtator, scierc, dwie, tacred, nyt, brat, conllu or docbin.",
+    help="pubtator, scierc, dwie, tacred, nyt, brat, conllu, docbin or text.",
 )
 @click.option("--out", required=True, type=FOLDER, help="File to write; its relation set is written beside it.")
 def convert(file: Path, source: str, out: Path) -> None:
@@ -311,7 +311,22 @@ def download(dataset: str, folder: Path) -> None:
 @click.argument("documents", type=FOLDER)
 @click.option("--rcp", required=True, type=FOLDER, help="Folder with the trained classifier.")
 @click.option("--rc", required=True, type=FOLDER, help="Folder with the trained adapter.")
-@click.option("--out", required=True, type=FOLDER, help="File of the triples: {title, h_idx, t_idx, r, score}.")
+@click.option(
+    "--out", type=FOLDER, help="File of the triples: NAME.json (submission format), .jsonl, .csv, .ttl or .graphml."
+)
+@click.option(
+    "--format",
+    type=click.Choice(["json", "jsonl", "csv", "turtle", "graphml", "neo4j"]),
+    help="Format of --out; by default by the end of its name.",
+)
+@click.option("--html", type=FOLDER, help="Page to write, with the texts, entities and triples.")
+@click.option("--merge-entities", type=click.Choice(["name"]), help="Merge entities over documents, in csv and graphs.")
+@click.option(
+    "--mentions",
+    type=click.Choice(["rules", "spacy", "gliner", "spans"]),
+    help="What finds mentions in texts that bring none; by default rules.",
+)
+@click.option("--mentions-model", help="Model of spacy or gliner.")
 @click.option("--relations", type=FOLDER, help="Relation set as JSON {id: name}; by default the adapter's.")
 @click.option("--threshold", help="Minimum P(pair has a relation): a number, f1 or recall=0.9; by default 0.5.")
 @click.option("--top-k", type=int, help="Maximum number of pairs per document; the most probable are kept.")
@@ -334,7 +349,10 @@ def download(dataset: str, folder: Path) -> None:
 )
 @click.option("--shorten", type=click.Choice(["sentences"]), hidden=True)
 def extract(shorten: str | None, **given: object) -> None:
-    """Extract the triples of new DOCUMENTS (DocRED's format) with both models, on this machine.
+    """Extract the triples of new DOCUMENTS with both models, on this machine.
+
+    DOCUMENTS are a text (.txt), a folder of texts, JSON with texts ({"title", "text", "mentions"}), documents in
+    DocRED's format, or - for lines of JSON on standard input. Without --out the triples of a text are printed.
 
     The score of a triple is P(pair) x P(relation), or with --fusion its calibrated probability. Labels in DOCUMENTS are
     ignored.
@@ -344,6 +362,8 @@ def extract(shorten: str | None, **given: object) -> None:
     from lmrc.config.loader import build
     from lmrc.config.schema import ExtractConfig
     from lmrc.config.unused import refuse_unused
+    from lmrc.export.formats import format_of
+    from lmrc.text.inputs import is_text
 
     if shorten is not None:
         announce_renamed("--shorten", "--truncate")
@@ -351,15 +371,30 @@ def extract(shorten: str | None, **given: object) -> None:
     config = build(ExtractConfig, {name: value for name, value in given.items() if value is not None})
     refuse_unused(config)
     # Before the import of torch, which takes seconds.
-    check_output(config.out)
+    for path in (config.out, config.html):
+        if path is not None and str(path) != "-" and config.format != "neo4j":
+            check_output(path)
     check_model(config.rcp, "rcp")
     check_model(config.rc, "rc")
+    is_submission = config.out is not None and format_of(config.out, config.format) == "json"
+    if is_submission and (is_text(config.documents) or str(config.documents) == "-" or config.html is not None):
+        raise UserError(
+            f"--out {config.out}: the submission format has no names, only numbers of entities, and no page beside it: "
+            "give --out NAME.jsonl"
+        )
 
-    from lmrc.extract import Extraction
-    from lmrc.launcher.stages import quieten
+    if is_submission:
+        from lmrc.extract import Extraction
+        from lmrc.launcher.stages import quieten
 
-    quieten()
-    click.echo(f"{Extraction(config).run()}\n{config.out}")
+        quieten()
+        click.echo(f"{Extraction(config).run()}\n{config.out}")
+        return
+    from lmrc.extract_stream import StreamExtraction
+
+    summary = StreamExtraction(config).run()
+    # Standard output may be the triples.
+    click.echo(summary, err=str(config.out) == "-")
 
 
 @lmrc.command()

@@ -513,10 +513,26 @@ class ClassifyConfig(Options):
 class ExtractConfig(Options):
     """Options of `lmrc extract`, which runs both stages on new documents on this machine."""
 
-    documents: Path = Field(description="documents in DocRED format; labels are ignored")
+    documents: Path = Field(
+        description="documents in DocRED format (labels are ignored), JSON with texts, a text, a folder of texts, or - "
+        "for standard input"
+    )
     rcp: Path = Field(description="folder with the trained classifier")
     rc: Path = Field(description="folder with the trained adapter")
-    out: Path = Field(description="file of the triples")
+    out: Path | None = Field(
+        None, description="file of the triples; -: standard output; none: those of a text are printed"
+    )
+    format: Literal["json", "jsonl", "csv", "turtle", "graphml", "neo4j"] | None = Field(
+        None, description="format of the triples; none: by the end of the name of out"
+    )
+    merge_entities: Literal["name"] | None = Field(
+        None, description="name: entities of all documents with one name and type are one, in csv and graphs"
+    )
+    html: Path | None = Field(None, description="page to write, with the texts, entities and triples")
+    mentions: Literal["rules", "spacy", "gliner", "spans"] | None = Field(
+        None, description="backend that finds mentions in texts; spans: all bring theirs; none: rules, if they do not"
+    )
+    mentions_model: str | None = Field(None, description="model of spacy or gliner; none: a small English one")
     relations: Path | None = Field(None, description="relation set as JSON {id: name}; none: that of the adapter")
     threshold: Threshold = Field("0.5", description="minimum P(pair has a relation): a number, f1 or recall=0.9")
     top_k: Count | None = Field(

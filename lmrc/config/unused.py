@@ -86,12 +86,19 @@ def _unread_by_training(options: Training) -> dict[str, str]:
 
 
 def _unread_by_extract(config: ExtractConfig) -> dict[str, str]:
+    unread = {}
+    if config.mentions not in ("spacy", "gliner"):
+        unread["mentions_model"] = "it is read only with --mentions spacy or gliner"
+    if (config.format or (config.out or Path()).suffix.removeprefix(".")) in ("", "json", "jsonl"):
+        unread["merge_entities"] = "it is read only with csv, turtle, graphml and neo4j"
+    if config.out is None:
+        unread["format"] = "nothing is written without --out"
     if config.fusion is not None:
-        return {
+        return unread | {
             "mode": "with a fusion, the LM scores relations",
             "relation_threshold": "the fusion holds the threshold; give --precision to choose another",
         }
-    unread = dict.fromkeys(("precision", "ask"), "it is read only with a fusion")
+    unread |= dict.fromkeys(("precision", "ask"), "it is read only with a fusion")
     if config.mode != "score":
         unread["relation_threshold"] = _read_only_with("score", "mode", config.mode)
     return unread

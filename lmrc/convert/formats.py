@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from lmrc.common.errors import UserError, nearest
-from lmrc.convert import brat, conllu, docbin, dwie, nyt, pubtator, scierc, tacred
+from lmrc.convert import brat, conllu, docbin, dwie, nyt, plain_text, pubtator, scierc, tacred
 from lmrc.corpus.types import Document
 
 # Yields the documents of a file. A label's relation is its name in the file. The counter takes how often something was
@@ -42,6 +42,7 @@ FORMATS = {
     "brat": Format(brat.read, "standoff annotations .ann beside texts .txt", (".ann",)),
     "conllu": Format(conllu.read, "CoNLL-U with Entity= or Coref= in the last column", (".conllu", ".conllup")),
     "docbin": Format(docbin.read, "a DocBin of spaCy", (".spacy",)),
+    "text": Format(plain_text.read, "plain text, or JSON with texts and mentions", (".txt", ".json", ".jsonl")),
 }
 
 # Other names of the formats: data sets and tools.

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from functools import cached_property
@@ -221,6 +221,15 @@ class Proposer:
         self._threshold, self._top_k, self._batch_size = threshold, top_k, batch_size
         self._relation_threshold = relation_threshold
         self._schema = saved_schema(folder, model.relations) if schema is None else schema
+
+    @property
+    def known_types(self) -> Collection[str]:
+        """Return the entity types that the model reads; empty if it reads none."""
+        return self._model.features.types or self._model.features.markers
+
+    def fits(self, document: Document) -> bool:
+        """Return True if the model reads the whole document."""
+        return self._tokenizer.length(document) <= self._tokenizer.max_length
 
     def propose(self, documents: Sequence[Document]) -> list[Proposal]:
         """Return a proposal per document, in the same order."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from itertools import chain
 from pathlib import Path
 from typing import IO, Any
@@ -31,11 +31,12 @@ _PYTHON = re.compile(rb"\s*\[?\s*\{\s*'")
 _DATASET_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
-def raw_documents(path: str | Path) -> Iterator[Any]:
+def raw_documents(path: str | Path, keys: Collection[str] = ("sents", "vertexSet")) -> Iterator[Any]:
     """Yield the documents of a file as JSON decodes them, one at a time in constant memory, in DocRED's layout.
 
     Args:
         path: the file. Its content decides how it is read, and not its name.
+        keys: the first document must have one of these; otherwise the file is refused.
 
     Raises:
         UserError: the file cannot be read, is something else (the message says what), or is damaged.
@@ -43,7 +44,7 @@ def raw_documents(path: str | Path) -> Iterator[Any]:
     path = Path(path)
     if path.is_dir():
         raise UserError(f"{path}: is a folder, expected a file{_folder_remedy(path)}")
-    documents = _parquet(path) if head_of(path).startswith(PARQUET) else _json(path)
+    documents = _parquet(path) if head_of(path).startswith(PARQUET) else _json(path, keys)
     return map(in_docred_layout, documents)
 
 
@@ -73,7 +74,7 @@ def _folder_remedy(path: Path) -> str:
     return f": give one of its files, such as {path / files[0]}" if files else ""
 
 
-def _json(path: Path) -> Iterator[Any]:
+def _json(path: Path, keys: Collection[str]) -> Iterator[Any]:
     with reading(path) as stream:
         is_list = _starts_list(stream, path)
         items = ijson.items(stream, "item" if is_list else "", use_float=True, multiple_values=not is_list)
@@ -86,7 +87,7 @@ def _json(path: Path) -> Iterator[Any]:
             except ijson.JSONError as error:
                 raise UserError(f"{path}: {_describe_json_error(error, path, count)}") from None
             if count == 0:
-                _check_first(raw, path)
+                _check_first(raw, path, keys)
             yield raw
             count += 1
 
@@ -117,13 +118,14 @@ def _is_number(head: bytes) -> bool:
     return True
 
 
-def _check_first(raw: Any, path: Path) -> None:
+def _check_first(raw: Any, path: Path, keys: Collection[str]) -> None:
     """Raise UserError if the first object is no document at all, such as {"data": [...]} or a prediction."""
-    if isinstance(raw, dict) and raw.keys().isdisjoint(("sents", "vertexSet")):
+    if isinstance(raw, dict) and raw.keys().isdisjoint(keys):
         names = ", ".join(map(repr, list(raw)[:5])) or "no keys"
+        remedy = "; lmrc extract reads texts if --out is NAME.jsonl" if "text" in raw else ""
         raise UserError(
             f"{path}: document 0 is an object with {names}, which is no document; {EXPECTED}, each with title, sents "
-            "and vertexSet"
+            f"and vertexSet{remedy}"
         )
 
 

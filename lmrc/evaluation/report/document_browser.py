@@ -117,6 +117,7 @@ def browser_data(runs: Sequence[ScoredRun]) -> dict[str, Any]:
 def documents_html(runs: Sequence[ScoredRun]) -> Iterator[str]:
     """Yield the elements that the script fills, and its data. Without a script a message is shown."""
     return TEMPLATES.get_template("documents.html").generate(
+        judged=True,
         entity_types=ENTITY_TYPES,
         left_out=[line for run in runs for line in _left_out(run)],
         data=browser_data(runs),

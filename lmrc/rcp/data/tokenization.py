@@ -165,6 +165,15 @@ class DocumentTokenizer:
             pieces += [all_pieces[start:end] for start, end in zip([0, *ends], ends, strict=False)]
         return pieces
 
+    def length(self, document: Document) -> int:
+        """Return the number of word pieces of a document before truncation, with markers and special tokens."""
+        words = self.tokenize_words([token for sentence in document.sentences for token in sentence])
+        mentions = [mention for entity in document.entities for mention in entity]
+        # Mentions that begin or end at the same word share a marker.
+        opening = {(mention.sentence, mention.start) for mention in mentions}
+        closing = {(mention.sentence, mention.end) for mention in mentions}
+        return 2 + sum(map(len, words)) + len(opening) + len(closing)
+
     def encode(self, document: Document) -> EncodedDocument:
         """Return a tokenized document."""
         return self.encode_batch([document])[0]

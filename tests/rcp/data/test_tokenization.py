@@ -108,6 +108,7 @@ def test_marker_positions_hold_markers(seed: int, entities: list[int], limit: in
     document = tiny.document(40, entities, seed)
     encoded = DocumentTokenizer(tokenizer, limit).encode(document)
     whole = DocumentTokenizer(tokenizer, 10**6).encode(document)
+    assert DocumentTokenizer(tokenizer, limit).length(document) == len(whole.input_ids)
     assert len(encoded.input_ids) == min(limit, len(whole.input_ids))
     assert encoded.input_ids[-1] == tokenizer.sep_token_id
     assert all(

@@ -34,6 +34,7 @@
   const pane = document.getElementById("document");
   const found = document.getElementById("found");
   const kinds = data.kinds; // [name, group, words]
+  const scored = fields.score !== undefined; // triples without gold ones; their fifth number is their score
   const number = (value) => value.toLocaleString("en");
   const some = (value, noun) => `${number(value)} ${noun}${value === 1 ? "" : "s"}`;
   let shown = []; // indices of the matching documents, in the order of the list
@@ -53,7 +54,8 @@
     name === kind || group === kind || (kind === "errors" && group !== "correct"));
   const matcher = (relation = fields.relation.value) => {
     const chosen = wanted(fields.kind.value);
-    return (triple) => (relation === "" || data.relations[triple[2]][0] === relation) && (chosen === true || chosen[triple[3]]);
+    const least = scored ? Number(fields.score.value) : 0;
+    return (triple) => !(triple[4] < least) && (relation === "" || data.relations[triple[2]][0] === relation) && (chosen === true || chosen[triple[3]]);
   };
 
   const texts = new Map();
@@ -99,7 +101,8 @@
 
   const filter = () => {
     const match = matcher();
-    const free = fields.relation.value === "" && fields.kind.value === "";
+    const free = fields.relation.value === "" && fields.kind.value === "" && !(scored && Number(fields.score.value));
+    if (scored) form.querySelector("output").textContent = Number(fields.score.value).toFixed(2);
     const words = fields.search.value.trim().toLowerCase();
     const { triples } = run();
     const rows = [];
@@ -115,7 +118,8 @@
     shown = rows.map(({ index }) => index);
     found.textContent = `${number(rows.length)} of ${some(documents().length, "document")}, ${some(count, "triple")}`;
     list.replaceChildren(...rows.map(({ index, matches, f1 }) => {
-      const small = element("small", { textContent: `F1 ${f1.toFixed(1)}, ${some(matches, "triple")}` });
+      const counted = some(matches, "triple");
+      const small = element("small", { textContent: scored ? counted : `F1 ${f1.toFixed(1)}, ${counted}` });
       const button = element("button", { type: "button", tabIndex: -1 }, documents()[index].title, small);
       button.dataset.index = index;
       return element("li", {}, button);
@@ -135,13 +139,17 @@
         ends[spans[at + 2] - 1].push(entity);
       }
     });
+    // Tokens with no space before them, if the text is known.
+    const glued = new Set((document.glued || [])[sentence]);
+    const spaced = (from, to) => tokens.slice(from, to).map((token, at) =>
+      at === 0 || glued.has(from + at) ? token : ` ${token}`).join("");
     const node = element("li");
     for (let start = 0; start < tokens.length;) {
       let end = start + 1;
       const key = covering[start].join();
       while (end < tokens.length && covering[end].join() === key && ends[end - 1].length === 0) end += 1;
-      const words = tokens.slice(start, end).join(" ");
-      if (node.childNodes.length) node.append(" ");
+      const words = spaced(start, end);
+      if (node.childNodes.length && !glued.has(start)) node.append(" ");
       if (covering[start].length === 0) {
         node.append(words);
       } else {
@@ -164,13 +172,13 @@
   };
 
   const item = (document, triple) => {
-    const [head, tail, relation, kind] = triple;
+    const [head, tail, relation, kind, certainty] = triple;
     const [id, name] = data.relations[relation];
     const [, group, words] = kinds[kind];
     const sign = { correct: "✓", missed: "○", wrong: "✗" }[group];
     const button = element("button", { type: "button", className: group }, ...entity(document, head), " ",
       element("i", { textContent: name, title: id }), " ", ...entity(document, tail),
-      element("span", { textContent: `${sign} ${words}` }));
+      element("span", { textContent: scored ? certainty.toFixed(3) : `${sign} ${words}` }));
     const onFocus = () => highlight(head, tail, document.evidence[`${head} ${tail} ${id}`] || []);
     for (const event of ["focus", "pointerenter", "click"]) button.addEventListener(event, onFocus);
     return element("li", {}, button);
@@ -211,11 +219,11 @@
     const document = documents()[index];
     const match = matcher();
     const triples = run().triples[index];
-    const columns = [
+    const columns = (scored ? [["Triples", () => true]] : [
       ["Gold", (group) => group !== "wrong"],
       ["Predicted", (group) => group !== "missed"],
       ["Missed", (group) => group === "missed"],
-    ].map(([heading, belongs]) => {
+    ]).map(([heading, belongs]) => {
       const all = triples.filter((triple) => belongs(kinds[triple[3]][1]));
       const left = all.filter(match);
       const count = left.length === all.length ? number(all.length) : `${left.length} of ${all.length}, filtered`;
@@ -225,14 +233,14 @@
     });
     const attributes = { className: "text", start: 0, tabIndex: 0, ariaLabel: "Text by sentence" };
     const text = element("ol", attributes, ...document.sentences.map((_, i) => marked(document, i)));
-    const score = element("small", { textContent: `F1 ${f1(triples).toFixed(1)} of ${run().name}` });
+    const score = element("small", { textContent: scored ? "" : `F1 ${f1(triples).toFixed(1)} of ${run().name}` });
     pane.replaceChildren(element("h3", {}, `${document.title} `, score), text,
-      element("div", { className: "triples" }, ...columns));
+      element("div", { className: scored ? "triples scored" : "triples" }, ...columns));
     remember();
   };
 
   // The URL stores the filters: #run=…&relation=P17&kind=missed&document=TITLE&search=…
-  const NAMES = ["relation", "kind", "order", "search"];
+  const NAMES = ["relation", "kind", "order", "search", ...(scored ? ["score"] : [])];
   let ready = false;
   const remember = () => {
     if (!ready) return;
@@ -248,7 +256,7 @@
     if (!asked && ready) return; // the hash is the anchor of a section
     const named = data.runs.findIndex(({ name }) => name === state.get("run"));
     fields.run.value = Math.max(named, 0);
-    for (const name of NAMES.slice(1)) fields[name].value = state.get(name) || "";
+    for (const name of NAMES.slice(1)) fields[name].value = state.get(name) || fields[name].dataset.default;
     for (const name of ["kind", "order"]) if (fields[name].selectedIndex < 0) fields[name].selectedIndex = 0;
     fields.relation.replaceChildren(option(state.get("relation") || "", ""));
     fillRelations();
@@ -261,11 +269,11 @@
 
   data.runs.forEach(({ name }, index) => fields.run.append(option(index, name)));
   fields.run.closest("label").hidden = data.runs.length < 2;
-  for (const name of NAMES) fields[name].dataset.default = "";
+  for (const name of NAMES) fields[name].dataset.default = name === "score" ? "0" : "";
   for (const [kind, words] of data.choices) fields.kind.append(option(kind, words));
   form.addEventListener("submit", (event) => event.preventDefault());
   form.addEventListener("input", (event) => {
-    if (event.target === fields.run || event.target === fields.kind) fillRelations();
+    if (event.target === fields.run || event.target === fields.kind || event.target === fields.score) fillRelations();
     filter();
   });
   list.addEventListener("click", (event) => {

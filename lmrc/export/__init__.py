@@ -1,0 +1,1 @@
+"""Extracted triples as lines of JSON, tables, graphs and a page."""

@@ -1,0 +1,1 @@
+"""From plain text to documents with mentions and entities, and long documents in windows."""
