@@ -19,20 +19,21 @@ MAY_IMPORT = {
     "corpus": {"common"},
     "convert": {"common", "corpus"},
     "kernels": set[str](),
+    "usage": {"common"},
     "runs": {"common", "config"},
-    "training": {"common", "config", "runs"},
-    "inference": {"common", "config", "runs"},
+    "training": {"common", "config", "runs", "usage"},
+    "inference": {"common", "config", "runs", "usage"},
     "pretrained": {"common", "corpus", "training"},
-    "evaluation": {"common", "config", "corpus", "runs"},
+    "evaluation": {"common", "config", "corpus", "runs", "usage"},
     "fusion": {"common", "config", "corpus"},
-    "rcp": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained"},
+    "rcp": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained", "usage"},
     "rc": {
         *("common", "config", "corpus", "kernels", "runs", "training", "inference", "pretrained", "evaluation"),
-        "fusion",
+        *("fusion", "usage"),
     },
 }
 MAY_IMPORT["launcher"] = {*MAY_IMPORT}
-MAY_IMPORT["monitor"] = {"common", "config", "kernels", "runs", "training", "inference", "launcher"}
+MAY_IMPORT["monitor"] = {"common", "config", "kernels", "runs", "training", "inference", "launcher", "usage"}
 
 # Modules that print, besides cli/: the output of a command. All others log.
 MAY_PRINT = (

@@ -184,6 +184,9 @@ class ClusterOptions(Options):
     collective_timeout_minutes: float = Field(
         10.0, gt=0.0, description="timeout of collectives in minutes: a rank that waits longer for the others fails"
     )
+    gpu_hour_price: float | None = Field(
+        None, ge=0.0, description="price of a GPU-hour in your currency, for the cost of runs; none: no price"
+    )
     group_readable: bool = Field(False, description="let your group read the run folder, even if your umask does not")
     setup: str = Field("", description="shell commands to run before Python, such as 'module load cuda'")
     sbatch: SbatchOptions = Field(

@@ -27,6 +27,7 @@ from lmrc.monitor.slurm_queue import Queue, ask_queue, slurm_id
 from lmrc.runs.events import History
 from lmrc.runs.failures import Attempt, attempt_outcome, newest_failure
 from lmrc.runs.lease import Holder, holder
+from lmrc.usage.record import run_figures
 
 RESUMES = "the same command resumes it"
 DEPENDENCY_FAILED = "its dependency failed; fix that, then run the pipeline command again"
@@ -47,6 +48,7 @@ class Status(Progress):
         since: start of the current job or process.
         units: units of an inference: total, done, claimed, failed.
         failures: one line per failed unit.
+        use: figures of the use of the hardware, as in DONE (docs/slurm.md); null if none are known.
         error: the last error; null if done.
         result: content of DONE.
         jobs: jobs known to SLURM: id, state, reason, restarts, nodes.
@@ -66,6 +68,7 @@ class Status(Progress):
     died: int = 0
     units: dict[str, int] | None = None
     failures: list[str] = field(default_factory=list)
+    use: dict[str, Any] | None = None
     error: str | None = None
     result: dict[str, Any] | None = None
     jobs: list[dict[str, Any]] = field(default_factory=list)
@@ -134,6 +137,9 @@ def _run_status(
         status.job = identifiers[-1]
     remark = _set_state(folder, status, history, jobs, queue, inference)
     _set_progress(folder, config, status, inference)
+    cluster = config.get("cluster")
+    price = cluster.get("gpu_hour_price") if isinstance(cluster, dict) else None
+    status.use = run_figures(folder, price) or None
     status.log = _newest_log(folder, status.job)
     if status.state != "done":
         status.error = _last_error(status, history)

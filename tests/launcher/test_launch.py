@@ -22,6 +22,7 @@ from lmrc.launcher.plan import choose_executor, plan_launch
 from lmrc.launcher.slurm.job import Job
 from lmrc.launcher.slurm.submit import parameters, sbatch_script
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage
+from lmrc.usage.record import Use
 from tests.conftest import ROOT
 from tests.launcher.site import Partition, fake_site
 from tests.slurm.harness import write_data
@@ -254,6 +255,21 @@ def _stage(outcomes: list[Any]) -> Stage:
         return outcome  # type: ignore[no-any-return]
 
     return Stage("rcp", RcpConfig, check=lambda config: None, train=run)
+
+
+def test_done_has_the_cost_of_all_attempts(tmp_path: Path) -> None:
+    Use(seconds=5400, gpus=1, units=90).write(tmp_path / "one", "killed")
+
+    def run(config: RcpConfig, world: Any) -> dict[str, Any]:
+        Use(seconds=1800, gpus=1, units=30).write(tmp_path / "one", "last")
+        return {"best": 1.0}
+
+    config = config_in(tmp_path)
+    priced = config.model_copy(update={"cluster": ClusterOptions(where="here", gpu_hour_price=3.0)})
+    launch(Stage("rcp", RcpConfig, check=lambda config: None, train=run), priced)
+    use = json.loads((tmp_path / "one" / "DONE").read_text())["use"]
+    assert (use["gpu_hours"], use["price"]) == (2.0, 6.0)
+    assert use["documents_per_second"] == pytest.approx(120 / 7200, rel=1e-3)
 
 
 def config_in(folder: Path) -> RcpConfig:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -67,7 +68,7 @@ class Job:
         )
         set_up_stage_logging(self._config.run.verbose)
         try:
-            return run_attempt(stage, self._config, attempt, environment.global_rank)
+            return run_attempt(stage, self._config, attempt, environment.global_rank, _process_start())
         except Interrupted as error:
             logger.info(error)
             if not stage.trains or environment.global_rank == 0:
@@ -82,6 +83,14 @@ class Job:
         import submitit
 
         return submitit.helpers.DelayedSubmission(self)
+
+
+def _process_start() -> float:
+    """Return time.monotonic() at the start of this process, so that its imports count as use."""
+    import psutil
+
+    created: float = psutil.Process().create_time()
+    return time.monotonic() - max(0.0, time.time() - created)
 
 
 def _restrict_visible_gpus(worker: int, gpus_per_worker: int) -> None:
