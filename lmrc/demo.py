@@ -42,18 +42,45 @@ class Demo:
         Returns:
             rcp_f1, rcp_precision, rcp_recall, final_f1, untrained_f1 (percent) and seconds.
         """
-        self._run.prepare(self._config)
+        self.prepare()
         summary = self._run.result()
         if summary is None:
             start = time.monotonic()
-            self._build()
-            self._train()
-            self._infer()
+            for stage, config in self.stage_configs().items():
+                launch(stage, config)
             self._untrained()
             summary = self._summarize(time.monotonic() - start)
             self._run.finish(summary)
         self._show(summary)
         return summary
+
+    def prepare(self) -> None:
+        """Make the run folder and the synthetic corpora, if they do not exist."""
+        self._run.prepare(self._config)
+        self._build()
+
+    def stage_configs(self) -> dict[Stage, StageConfig]:
+        """Return the configs of both trainings and both inferences, in order, with the demo's corpora and models."""
+        config, home, test = self._config, self._run.path, self._corpus("test")
+        rcp, rc = home / "rcp" / "best", home / "rc" / "best"
+        candidates = home / "propose" / "candidates"
+        inputs: dict[Stage, tuple[StageConfig, str, dict[str, Any]]] = {
+            RCP: (config.rcp, "rcp", {"data": self._training_data("train", "dev")}),
+            RC: (config.rc, "rc", {"data": self._training_data("rc-train", "rc-dev")}),
+            PROPOSE: (config.propose, "propose", {"corpus": test, "rcp": rcp}),
+            CLASSIFY: (config.classify, "lmrc", {"corpus": test, "candidates": candidates, "rc": rc}),
+        }
+        return {
+            stage: options.model_copy(update={"run": self._run_options(name), "cluster": HERE, **changes})
+            for stage, (options, name, changes) in inputs.items()
+        }
+
+    def _training_data(self, train: str, dev: str) -> TrainingData:
+        return TrainingData(train=self._corpus(train), dev=self._corpus(dev))
+
+    def _run_options(self, name: str) -> RunOptions:
+        own = self._config.run
+        return RunOptions(name=name, folder=self._run.path, seed=own.seed, verbose=own.verbose)
 
     def _corpus(self, part: str) -> Path:
         return self._data / part
@@ -85,26 +112,8 @@ class Demo:
 
     def _stage(self, stage: Stage, config: StageConfig, name: str, **changes: Any) -> Path:
         """Run a stage as the run `name` in the demo's folder. Returns its run folder."""
-        own = self._config.run
-        run = RunOptions(name=name, folder=self._run.path, seed=own.seed, verbose=own.verbose)
-        launch(stage, config.model_copy(update={"run": run, "cluster": HERE, **changes}))
+        launch(stage, config.model_copy(update={"run": self._run_options(name), "cluster": HERE, **changes}))
         return self._run.path / name
-
-    def _train(self) -> None:
-        config = self._config
-        self._stage(RCP, config.rcp, "rcp", data=TrainingData(train=self._corpus("train"), dev=self._corpus("dev")))
-        rc_data = TrainingData(train=self._corpus("rc-train"), dev=self._corpus("rc-dev"))
-        self._stage(RC, config.rc, "rc", data=rc_data)
-
-    def _propose_and_classify(self, propose: str, classify: str, rcp: Path, rc: Path, **changes: Any) -> None:
-        """Propose candidates of the held-out documents and classify them, with the models in these folders."""
-        test = self._corpus("test")
-        candidates = self._stage(PROPOSE, self._config.propose, propose, corpus=test, rcp=rcp, **changes) / "candidates"
-        self._stage(CLASSIFY, self._config.classify, classify, corpus=test, candidates=candidates, rc=rc)
-
-    def _infer(self) -> None:
-        path = self._run.path
-        self._propose_and_classify("propose", "lmrc", rcp=path / "rcp" / "best", rc=path / "rc" / "best")
 
     def _untrained(self) -> None:
         """Run the pipeline with untrained models, on as many candidates as the trained classifier proposes."""
@@ -128,7 +137,17 @@ class Demo:
         )
         threshold = probabilities[-min(max(proposed, 1), len(probabilities))]
         rcp, rc = path / "untrained-rcp", path / "untrained-rc"
-        self._propose_and_classify("untrained-propose", "untrained", rcp=rcp, rc=rc, threshold=repr(threshold), **head)
+        proposed_by_untrained = self._stage(
+            PROPOSE,
+            self._config.propose,
+            "untrained-propose",
+            corpus=test,
+            rcp=rcp,
+            threshold=repr(threshold),
+            **head,
+        )
+        candidates = proposed_by_untrained / "candidates"
+        self._stage(CLASSIFY, self._config.classify, "untrained", corpus=test, candidates=candidates, rc=rc)
 
     def _facts(self) -> Facts:
         train = self._corpus("train")

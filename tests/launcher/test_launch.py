@@ -368,7 +368,28 @@ def test_dry_run_submits_and_writes_nothing(
     shown = capsys.readouterr().out
     assert "8 examples per optimizer step, more than train.batch_size 4" in shown
     assert "8 examples on 8 processes, 1 per process, in 1 forward pass of at most 1." in shown
+    assert "rcp: no prediction: the GPUs' type is not known: give --gpu-type" in shown
     assert not runs.exists() and not list(jobs.iterdir())
+
+
+def test_dry_run_predicts_time_and_price(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_site(tmp_path / "site", monkeypatch, Partition(gres="gpu:h100:8(S:0-1)"))
+    data = write_data(tmp_path / "data")
+    arguments = ["--run.folder", str(tmp_path / "runs"), "--model.encoder", "embedded:tiny-encoder"]
+    arguments += ["--model.max_length", "512", "--data.train", str(data / "train"), "--data.dev", str(data / "dev")]
+    assert main(RCP, [*arguments, "--gpu-hour-price", "360", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    head, row = (line.split("  ") for line in shown.splitlines() if line.startswith(("stage ", "rcp ")))
+    assert [word.strip() for word in head if word][-3:] == ["GPUs", "GPU-hours", "price"]
+    # A minute to start 8 GPUs is most of it: 8 / 60 hours.
+    gpus, hours, price = [word.strip() for word in row if word][-3:]
+    assert gpus == "8" and 8 / 60 < float(hours) < 0.2
+    assert float(price) == pytest.approx(360 * float(hours), rel=0.01)
+    assert "by: H100 at 40.4 % MFU" in shown
+    assert main(RCP, [*arguments, "--measure"]) == 2
+    assert "which has not the GPUs that rcp will have" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(
