@@ -200,6 +200,14 @@ class ClusterOptions(Options):
         description="folder of the hub's, torch's and Triton's caches, without the hub's login token; may contain "
         "$VARIABLES",
     )
+    offline: bool = Field(
+        False, description="the nodes have no network: jobs read models from a cache, and trackers record offline"
+    )
+    stage_base: str | None = Field(
+        None,
+        description="folder of a node's own disk, to which pretrained models are copied once per node; may contain "
+        "$VARIABLES, such as $SLURM_TMPDIR; none: every process reads the shared files",
+    )
     temporary_folder: str | None = Field(None, description="TMPDIR; may contain $VARIABLES, such as $SLURM_TMPDIR")
     extensions_folder: str | None = Field(None, description="TORCH_EXTENSIONS_DIR, for DeepSpeed's compiled operators")
 
