@@ -135,6 +135,10 @@ class Training(Options):
         ("tensorboard",),
         description="experiment trackers besides metrics.jsonl, with commas: tensorboard, wandb, mlflow, trackio",
     )
+    tracker_group: str | None = Field(
+        None, description="group of the run in W&B and MLflow; none: the name of its pipeline or group of seeds"
+    )
+    tracker_tags: tuple[str, ...] = Field((), description="tags of the run in W&B and MLflow, with commas")
 
     @property
     def examples_per_step(self) -> int:

@@ -2,10 +2,8 @@
 
 These functions of huggingface_hub are used, and a stand-in in tests must have them:
 
-| function | meaning |
-|---|---|
-| `list_repo_files(name)` | the paths of all files of a repository |
-| `snapshot_download(name, cache_dir=…, allow_patterns=…)` | download the files with these paths, and return their folder |
+- `list_repo_files(name)` returns the paths of all files of a repository.
+- `snapshot_download(name, cache_dir=…, allow_patterns=…)` downloads files with these paths and returns their folder.
 """
 
 from __future__ import annotations
@@ -66,5 +64,5 @@ def fetch(name: str, cache: Path | None = None) -> Path:
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError, ValueError) as error:
         line = next(iter(str(error).strip().splitlines()), type(error).__name__)
         raise UserError(
-            f"{name} could not be fetched ({line}): repeat it on a machine with a network and room; what is there is kept"
+            f"{name} could not be fetched ({line}): repeat it where there are a network and room; what is there is kept"
         ) from None

@@ -1,7 +1,7 @@
-"""Copy a model once to a disk of the node, from which all processes of the node then read it (`cluster.stage_base`).
+"""Copy a model once to a disk of the node, from which all processes of the node read it (`cluster.stage_base`).
 
-One process copies, under a lock that the kernel releases if it dies. The others wait for it, up to a limit. The copy gets
-its name when it is complete, so that a killed copier leaves nothing that is read. If the disk is full, or the copy
+One process copies, under a lock that the kernel releases if it dies. The others wait for it, up to a limit. The copy
+gets its name when it is complete, so that a killed copier leaves nothing that is read. If the disk is full, or the copy
 fails otherwise, all read the original.
 """
 
