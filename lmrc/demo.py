@@ -64,6 +64,34 @@ class Demo:
         self._show(summary)
         return summary
 
+    def prepare(self) -> None:
+        """Make the run folder and the synthetic corpora, if they do not exist."""
+        self._run.prepare(self._config)
+        self._build()
+
+    def stage_configs(self) -> dict[Stage, StageConfig]:
+        """Return the configs of both trainings and both inferences, in order, with the demo's corpora and models."""
+        config, home, test = self._config, self._run.path, self._corpus("test")
+        rcp, rc = home / "rcp" / "best", home / "rc" / "best"
+        candidates = home / "propose" / "candidates"
+        inputs: dict[Stage, tuple[StageConfig, str, dict[str, Any]]] = {
+            RCP: (config.rcp, "rcp", {"data": self._training_data("train", "dev")}),
+            RC: (config.rc, "rc", {"data": self._training_data("rc-train", "rc-dev")}),
+            PROPOSE: (config.propose, "propose", {"corpus": test, "rcp": rcp}),
+            CLASSIFY: (config.classify, "lmrc", {"corpus": test, "candidates": candidates, "rc": rc}),
+        }
+        return {
+            stage: options.model_copy(update={"run": self._run_options(name), "cluster": HERE, **changes})
+            for stage, (options, name, changes) in inputs.items()
+        }
+
+    def _training_data(self, train: str, dev: str) -> TrainingData:
+        return TrainingData(train=self._corpus(train), dev=self._corpus(dev))
+
+    def _run_options(self, name: str) -> RunOptions:
+        own = self._config.run
+        return RunOptions(name=name, folder=self._run.path, seed=own.seed, verbose=own.verbose)
+
     def _corpus(self, part: str) -> Path:
         return self._data / part
 
@@ -93,21 +121,14 @@ class Demo:
             )
             print(f"{out}: {documents} synthetic documents", flush=True)
 
-    def _at(self, config: StageConfig, name: str, **changes: Any) -> StageConfig:
-        """Return the config of a stage as the run `name` in the demo's folder."""
-        own = self._config.run
-        run = RunOptions(name=name, folder=self._run.path, seed=own.seed, verbose=own.verbose)
-        return config.model_copy(update={"run": run, "cluster": HERE, **changes})
-
     def _stage(self, stage: Stage, config: StageConfig, name: str, **changes: Any) -> Path:
         """Run a stage as the run `name` in the demo's folder. Returns its run folder."""
-        launch(stage, self._at(config, name, **changes))
+        launch(stage, config.model_copy(update={"run": self._run_options(name), "cluster": HERE, **changes}))
         return self._run.path / name
 
     def _train(self) -> None:
-        rcp_data = TrainingData(train=self._corpus("train"), dev=self._corpus("dev"))
-        rc_data = TrainingData(train=self._corpus("rc-train"), dev=self._corpus("rc-dev"))
-        rcp, rc = self._at(self._config.rcp, "rcp", data=rcp_data), self._at(self._config.rc, "rc", data=rc_data)
+        configs = self.stage_configs()
+        rcp, rc = configs[RCP], configs[RC]
         if not _has_two_cores_and_no_gpu():
             launch(RCP, rcp)
             self._show_rcp()
@@ -128,18 +149,14 @@ class Demo:
 
     def _show_rcp(self) -> None:
         """Propose candidates in the held-out documents, and print how many of their pairs have a relation."""
-        best = self._run.path / "rcp" / "best"
-        folder = self._stage(PROPOSE, self._config.propose, "propose", corpus=self._corpus("test"), rcp=best)
-        result = RunFolder(folder).result()
+        config = self.stage_configs()[PROPOSE]
+        launch(PROPOSE, config)
+        result = RunFolder.of(config.run).result()
         assert result is not None, "launch returns when the stage is finished"
         print(f"\n{_rcp_table(result['precision'], result['recall'], result['f1']).text()}", flush=True)
 
-    def _classify(self, name: str, test: str, propose: str, rc: Path) -> None:
-        candidates = self._run.path / propose / "candidates"
-        self._stage(CLASSIFY, self._config.classify, name, corpus=self._corpus(test), candidates=candidates, rc=rc)
-
     def _infer(self) -> None:
-        self._classify("lmrc", "test", "propose", self._run.path / "rc" / "best")
+        launch(CLASSIFY, self.stage_configs()[CLASSIFY])
         print(f"\n{self._score_table('lmrc').text()}", flush=True)
 
     def _untrained(self) -> None:
@@ -159,7 +176,8 @@ class Demo:
         )
         threshold = probabilities[-min(max(proposed, 1), len(probabilities))]
         self._stage(PROPOSE, self._config.propose, "untrained-propose", threshold=repr(threshold), **given)
-        self._classify("untrained", "untrained-test", "untrained-propose", path / "untrained-rc")
+        candidates, rc = path / "untrained-propose" / "candidates", path / "untrained-rc"
+        self._stage(CLASSIFY, self._config.classify, "untrained", corpus=test, candidates=candidates, rc=rc)
 
     def _facts(self) -> Facts:
         train = self._corpus("train")

@@ -20,21 +20,22 @@ MAY_IMPORT = {
     "text": {"common", "corpus"},
     "convert": {"common", "corpus", "text"},
     "kernels": set[str](),
+    "usage": {"common"},
     "runs": {"common", "config"},
-    "training": {"common", "config", "runs"},
-    "inference": {"common", "config", "runs"},
+    "training": {"common", "config", "runs", "usage"},
+    "inference": {"common", "config", "runs", "usage"},
     "pretrained": {"common", "corpus", "training"},
-    "evaluation": {"common", "config", "corpus", "runs"},
+    "evaluation": {"common", "config", "corpus", "runs", "usage"},
     "fusion": {"common", "config", "corpus"},
     "export": {"common", "corpus", "evaluation", "text"},
-    "rcp": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained"},
+    "rcp": {"common", "config", "corpus", "kernels", "training", "inference", "pretrained", "usage"},
     "rc": {
         *("common", "config", "corpus", "kernels", "runs", "training", "inference", "pretrained", "evaluation"),
-        "fusion",
+        *("fusion", "usage"),
     },
 }
 MAY_IMPORT["launcher"] = {*MAY_IMPORT}
-MAY_IMPORT["monitor"] = {"common", "config", "kernels", "runs", "training", "inference", "launcher"}
+MAY_IMPORT["monitor"] = {"common", "config", "kernels", "runs", "training", "inference", "launcher", "usage"}
 
 # Modules that print, besides cli/: the output of a command. All others log.
 MAY_PRINT = (

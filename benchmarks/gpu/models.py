@@ -51,6 +51,10 @@ class SyntheticTask:
         """See `Task`."""
         return 1
 
+    def flops(self, index: int) -> float:
+        """See `Task`."""
+        return 0.0
+
     def size(self, index: int) -> int:
         """See `Task`."""
         return 1

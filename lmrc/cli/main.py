@@ -14,6 +14,7 @@ from click.core import ParameterSource
 from lmrc import __version__
 from lmrc.cli import evaluate as commands
 from lmrc.cli.fusion import fusion
+from lmrc.cli.models import models
 from lmrc.cli.push import push
 from lmrc.cli.track import track
 from lmrc.common import threads
@@ -140,6 +141,7 @@ lmrc.add_command(commands.report)
 lmrc.add_command(fusion)
 lmrc.add_command(push)
 lmrc.add_command(track)
+lmrc.add_command(models)
 
 
 def _refuse_unused(name: str, why: str) -> None:

@@ -136,6 +136,10 @@ class Training(Options):
         ("tensorboard",),
         description="experiment trackers besides metrics.jsonl, with commas: tensorboard, wandb, mlflow, trackio",
     )
+    tracker_group: str | None = Field(
+        None, description="group of the run in W&B and MLflow; none: the name of its pipeline or group of seeds"
+    )
+    tracker_tags: tuple[str, ...] = Field((), description="tags of the run in W&B and MLflow, with commas")
 
     @property
     def examples_per_step(self) -> int:
@@ -197,6 +201,9 @@ class ClusterOptions(Options):
     collective_timeout_minutes: float = Field(
         10.0, gt=0.0, description="timeout of collectives in minutes: a rank that waits longer for the others fails"
     )
+    gpu_hour_price: float | None = Field(
+        None, ge=0.0, description="price of a GPU-hour in your currency, for the cost of runs; none: no price"
+    )
     group_readable: bool = Field(False, description="let your group read the run folder, even if your umask does not")
     container: str | None = Field(
         None,
@@ -219,6 +226,14 @@ class ClusterOptions(Options):
         None,
         description="folder of the hub's, torch's and Triton's caches, without the hub's login token; may contain "
         "$VARIABLES",
+    )
+    offline: bool = Field(
+        False, description="the nodes have no network: jobs read models from a cache, and trackers record offline"
+    )
+    stage_base: str | None = Field(
+        None,
+        description="folder of a node's own disk, to which pretrained models are copied once per node; may contain "
+        "$VARIABLES, such as $SLURM_TMPDIR; none: every process reads the shared files",
     )
     temporary_folder: str | None = Field(None, description="TMPDIR; may contain $VARIABLES, such as $SLURM_TMPDIR")
     extensions_folder: str | None = Field(None, description="TORCH_EXTENSIONS_DIR, for DeepSpeed's compiled operators")

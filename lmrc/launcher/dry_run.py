@@ -1,4 +1,4 @@
-"""--dry-run: print the pre-flight, the steps, the memory, the sbatch script and the resolved config."""
+"""--dry-run: print the pre-flight, steps, memory, predicted time, the sbatch script and the resolved config."""
 
 from __future__ import annotations
 
@@ -10,14 +10,18 @@ from lmrc.config.schema import ClassifyConfig, PromptKind, RcConfig, RcpConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.types import Document
 from lmrc.launcher.plan import LaunchPlan
+from lmrc.launcher.prediction.stages import PlannedStage, predicted
 from lmrc.launcher.preflight import examine, refuse, show_checks
 from lmrc.launcher.slurm.submit import sbatch_script
 from lmrc.launcher.stages import Stage, StageConfig
 from lmrc.rc.prompts.templates import PROMPTS
 
 
-def dry_run(stage: Stage, config: StageConfig) -> None:
+def dry_run(stage: Stage, config: StageConfig, measure: bool = False) -> None:
     """Print what a launch would do.
+
+    Args:
+        measure: predict the time from a few steps on this machine.
 
     Raises:
         UserError: the launch would be refused. Everything is printed first.
@@ -31,6 +35,9 @@ def dry_run(stage: Stage, config: StageConfig) -> None:
             click.echo(_steps(plan.config, plan.processes))
         if isinstance(plan.config, (RcpConfig, RcConfig, ClassifyConfig)):
             click.echo(_memory(plan.config, plan.processes))
+        if not any(check.level == "missing" for check in checks):
+            stages = [PlannedStage(stage.name, plan)]
+            click.echo(f"\n{predicted(stages, measure, plan.config.cluster.gpu_hour_price)}")
         if plan.executor == "slurm":
             click.echo(f"\n{_script(plan)}")
         config = plan.config

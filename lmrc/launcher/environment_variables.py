@@ -6,6 +6,7 @@ import os
 
 from lmrc.config.schema import ClusterOptions
 from lmrc.launcher.hub_cache import SHELL_CACHE, hub_cache, token_path
+from lmrc.pretrained.staging import STAGE_BASE
 
 # Not HF_HOME, which also holds the login token.
 CACHES = {
@@ -29,6 +30,10 @@ def variables(options: ClusterOptions) -> dict[str, str]:
         chosen |= {name: f"{options.cache_folder}/{part}" for name, part in CACHES.items()}
         # Both would move with XDG_CACHE_HOME.
         chosen |= {"HF_TOKEN_PATH": str(token_path(os.environ)), SHELL_CACHE: str(hub_cache(os.environ))}
+    if options.offline:
+        chosen["HF_HUB_OFFLINE"] = "1"
+    if options.stage_base is not None:
+        chosen[STAGE_BASE] = options.stage_base
     if options.temporary_folder is not None:
         chosen["TMPDIR"] = options.temporary_folder
     if options.extensions_folder is not None:

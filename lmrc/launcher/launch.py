@@ -21,7 +21,7 @@ from lmrc.launcher.slurm.submit import submit, workers
 from lmrc.launcher.stages import Stage, StageConfig
 from lmrc.runs.run_folder import RunFolder
 
-FLAGS = ("--dry-run", "--follow")
+FLAGS = ("--dry-run", "--measure", "--follow")
 PRESETS = CONFIGS / "cluster"
 ALIASES = {
     "run": "run.name",
@@ -97,7 +97,7 @@ def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = ""
     if "--help" in words:
         program = program or f"python launch/{Path(sys.argv[0]).name}"
         short = ", ".join(f"--{name}" for name in ALIASES)
-        print(f"{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] [--dry-run] [--follow] [--verbose]")
+        print(f"{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] [--dry-run [--measure]] [--follow]")
         print(f"\nShort: {short}\n")
         print(table(stage.config_class))
         return 0
@@ -105,8 +105,8 @@ def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = ""
 
     def command() -> None:
         config = read_config(stage, options)
-        if "--dry-run" in flags:
-            dry_run(stage, config)
+        if flags & {"--dry-run", "--measure"}:
+            dry_run(stage, config, measure="--measure" in flags)
         else:
             set_up_stage_logging(config.run.verbose)
             launch(stage, config, follow="--follow" in flags)

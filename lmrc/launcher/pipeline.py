@@ -23,13 +23,14 @@ from lmrc.common.errors import ConfigError, RunError, UserError
 from lmrc.common.exit_codes import Failed, Interrupted, exit_status
 from lmrc.common.logging import set_up_logging, set_up_stage_logging
 from lmrc.config.loader import parse, split_flags, table
-from lmrc.config.schema import GroupOptions, PipelineConfig
+from lmrc.config.schema import GroupOptions, PipelineConfig, SplitConfig
 from lmrc.launcher.batch import with_recorded_batch_size
 from lmrc.launcher.chain import Step, is_on_slurm, steps
 from lmrc.launcher.group.members import group_of, group_steps, members_of
 from lmrc.launcher.group.record import Group
 from lmrc.launcher.launch import ALIASES, PRESETS, launch, with_run_name
 from lmrc.launcher.plan import LaunchPlan, plan_launch
+from lmrc.launcher.prediction.stages import PlannedStage, parts_of, predicted
 from lmrc.launcher.preflight import examine, refuse, show_checks
 from lmrc.launcher.slurm import commands as slurm
 from lmrc.launcher.slurm import job_chain
@@ -40,7 +41,7 @@ logger = logging.getLogger(__name__)
 
 # `rcp: redocred` stands for configs/rcp/redocred.yaml, so that a pipeline config does not repeat its stages' options.
 PARTS = {"cluster": PRESETS, **{part: PRESETS.parent / part for part in ("rcp", "rc")}}
-FLAGS = ("--dry-run", "--json")
+FLAGS = ("--dry-run", "--measure", "--json")
 SHORT = ALIASES | {name.replace("_", "-"): f"group.{name}" for name in GroupOptions.model_fields}
 
 
@@ -287,10 +288,19 @@ def _states_here(chain: Sequence[Step], dry: bool, failed: Mapping[str, str]) ->
     return states
 
 
-def _run_or_print(arguments: Sequence[str], dry: bool, as_json: bool) -> None:
+def _print_prediction(chain: Sequence[Step], config: PipelineConfig, measure: bool) -> None:
+    """Print the predicted time of the unfinished steps."""
+    left = [step for step in chain if step.result() is None]
+    stages = [PlannedStage(step.name, plan_launch(step.stage, step.config)) for step in left]
+    parts = parts_of([step.config for step in left if isinstance(step.config, SplitConfig)])
+    print(f"\n{predicted(stages, measure, config.cluster.gpu_hour_price, parts)}")
+
+
+def _run_or_print(arguments: Sequence[str], dry: bool, as_json: bool, measure: bool = False) -> None:
     """Run, submit or list the steps.
 
     Args:
+        measure: with `dry`, predict the time from a few steps on this machine.
         as_json: print only an object with the steps to stdout, and everything else to stderr.
 
     Raises:
@@ -317,6 +327,8 @@ def _run_or_print(arguments: Sequence[str], dry: bool, as_json: bool) -> None:
             width = name_width(chain)
             for state in states if dry else ():
                 print(f"{state.step.name:<{width}} {state}")
+        if dry:
+            _print_prediction(chain, config, measure)
         finished = all(step.result() is not None for step in chain)
         if finished and not dry:
             print(f"Report: {home / 'report.html'}")
@@ -351,7 +363,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python launch/p
     set_up_logging("stderr")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words:
-        print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run] [--json] [--verbose]")
+        print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run [--measure]] [--json]")
         short = ", ".join(f"--{name}" for name in SHORT)
         print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
         print("cluster.* sets all steps; STEP.cluster.* overrides it for a step, cpu_job.* for those without GPUs.\n")
@@ -361,4 +373,5 @@ def main(arguments: Sequence[str] | None = None, program: str = "python launch/p
         print(table(PipelineConfig))
         return 0
     flags, options = split_flags(words, FLAGS)
-    return exit_status(lambda: _run_or_print(options, dry="--dry-run" in flags, as_json="--json" in flags))
+    dry, measure = bool(flags & {"--dry-run", "--measure"}), "--measure" in flags
+    return exit_status(lambda: _run_or_print(options, dry, "--json" in flags, measure))

@@ -16,24 +16,30 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from lmrc.common.errors import RunError, UserError
 from lmrc.common.exit_codes import Interrupted
+from lmrc.common.threads import cpus
 from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.inference.run_worker import clean, work
 from lmrc.launcher.slurm import node_check
-from lmrc.launcher.stages import Stage, StageConfig
+from lmrc.launcher.stages import Stage, StageConfig, gpus_per_process
 from lmrc.runs.events import History
 from lmrc.runs.failures import BROKEN_NODE_STATUS, Attempt, BrokenNode, failed_peer, note_failure
 from lmrc.runs.lease import Lease, LeaseHeld
 from lmrc.runs.run_folder import RunFolder
+from lmrc.usage.meter import UseMeter
+from lmrc.usage.record import Use, read_use, use_figures
 
 if TYPE_CHECKING:
     from lmrc.training.distributed import World
 
 
-def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: int = 0) -> dict[str, Any] | None:
+def run_attempt(
+    stage: Stage, config: StageConfig, attempt: Attempt, process: int = 0, began: float | None = None
+) -> dict[str, Any] | None:
     """Run the stage in one process of a job.
 
     Args:
         process: index of the process in the job, for the name of its failure record.
+        began: time.monotonic() at the start of the process, if it was started for this stage; by default now.
 
     Returns:
         The result in rank 0 of a training and in the worker that merges an inference; None in the others.
@@ -46,17 +52,18 @@ def run_attempt(stage: Stage, config: StageConfig, attempt: Attempt, process: in
             ends its process instead, see `_end_rank`.
     """
     folder = RunFolder.of(config.run).path
+    began = time.monotonic() if began is None else began
     try:
         if _checks_node(config, attempt) and os.environ.get("LOCAL_RANK", "0") == "0":
             node_check.check_host(folder)
         # A job that was submitted with dependencies checks here that its predecessors have written its inputs.
         stage.check(config)
         if stage.run is not None:
-            return _run(stage, config, attempt)
+            return _run(stage, config, attempt, began)
         if isinstance(config, ClassifyConfig) and (config.decode.backend != "hf" or not config.asks_lm):
             # A server or no LM needs no GPU, and vLLM's processes cannot inherit this one's CUDA context.
-            return _infer(stage, config, attempt)
-        return _run_on_gpus(stage, config, attempt, process)
+            return _infer(stage, config, attempt, began)
+        return _run_on_gpus(stage, config, attempt, process, began)
     except Interrupted:
         raise
     except BaseException as error:
@@ -86,7 +93,9 @@ def _end_rank(error: BaseException) -> NoReturn:
     os._exit(2 if isinstance(error, UserError) else 1)
 
 
-def _run_on_gpus(stage: Stage, config: StageConfig, attempt: Attempt, process: int) -> dict[str, Any] | None:
+def _run_on_gpus(
+    stage: Stage, config: StageConfig, attempt: Attempt, process: int, began: float
+) -> dict[str, Any] | None:
     """Run one rank of a training, or one worker of an inference."""
     from lmrc.training import cuda_settings, distributed
     from lmrc.training.watchdog import Watchdog
@@ -100,10 +109,10 @@ def _run_on_gpus(stage: Stage, config: StageConfig, attempt: Attempt, process: i
         node_check.check_gpus(all_visible=not stage.trains)
     deterministic = isinstance(config, (RcpConfig, RcConfig)) and config.train.deterministic
     with cuda_settings.algorithms(deterministic):
-        world = distributed.init_process_group(timeout, watchdog)
+        world = distributed.init_process_group(timeout, watchdog, began)
         try:
             if isinstance(config, (ProposeConfig, ClassifyConfig)):
-                result = _infer(stage, config, attempt)
+                result = _infer(stage, config, attempt, began, world)
             else:
                 result = _train(stage, config, world, attempt)
         except Interrupted:
@@ -155,12 +164,19 @@ def _train(stage: Stage, config: StageConfig, world: World, attempt: Attempt) ->
             raise
         if not world.is_first:
             return None
-        return _finish(folder, attempt, result, start)
+        return _finish(folder, attempt, result, start, config)
 
 
-def _infer(stage: Stage, config: ProposeConfig | ClassifyConfig, attempt: Attempt) -> dict[str, Any] | None:
-    """Run one worker. The worker that merges the units returns the result."""
+def _infer(
+    stage: Stage, config: ProposeConfig | ClassifyConfig, attempt: Attempt, began: float, world: World | None = None
+) -> dict[str, Any] | None:
+    """Run one worker. The worker that merges the units returns the result.
+
+    Args:
+        world: this process with its GPU; None if it must not start CUDA.
+    """
     from lmrc.inference.interruptible import InterruptibleInference
+    from lmrc.inference.metered import MeteredInference
 
     assert stage.infer is not None
     folder = RunFolder.of(config.run)
@@ -170,31 +186,53 @@ def _infer(stage: Stage, config: ProposeConfig | ClassifyConfig, attempt: Attemp
     if is_local:
         history.add("started", job=attempt.job, restart=attempt.restart, hosts=socket.gethostname())
     try:
-        with InterruptibleInference(stage.infer(config)) as inference:
-            result = work(folder.path, inference, config.work, stop=inference.is_asked_to_stop)
+        metered = MeteredInference(stage.infer(config), _worker_meter(config, began, world), folder.path)
+        try:
+            with InterruptibleInference(metered) as inference:
+                result = work(folder.path, inference, config.work, stop=inference.is_asked_to_stop)
+        finally:
+            metered.close()
     except Interrupted as error:
         if is_local:
             history.add("stopped", job=attempt.job, restart=attempt.restart, cause=str(error))
         raise
     if result is None:
         return None
-    result = _finish(folder, attempt, result, start)
+    result = _finish(folder, attempt, result, start, config)
     clean(folder.path)
     return result
 
 
-def _run(stage: Stage, config: StageConfig, attempt: Attempt) -> dict[str, Any]:
+def _worker_meter(config: ProposeConfig | ClassifyConfig, began: float, world: World | None) -> UseMeter:
+    if world is not None:
+        from lmrc.training.measured_use import make_meter
+
+        return make_meter(world, "documents", gpus_per_process(config), is_worker=True)
+    # vLLM has the GPUs in its own processes. A job holds its GPUs even if no process of it uses them.
+    gpus = len([gpu for gpu in os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu])
+    if not gpus and isinstance(config, ClassifyConfig) and config.asks_lm and config.decode.backend == "vllm":
+        gpus = gpus_per_process(config)
+    return UseMeter(Use(cores=cpus(), gpus=gpus, is_worker=True), began)
+
+
+def _run(stage: Stage, config: StageConfig, attempt: Attempt, began: float) -> dict[str, Any]:
     """Run a stage that needs a single process and no GPU."""
     assert stage.run is not None
     folder = RunFolder.of(config.run)
     start = time.monotonic()
     with Lease(folder.path):
         History(folder.path).add("started", job=attempt.job, restart=attempt.restart, hosts=socket.gethostname())
-        return _finish(folder, attempt, stage.run(config), start)
+        meter = UseMeter(Use(cores=cpus()), began)
+        result = stage.run(config)
+        meter.close(folder.path)
+        return _finish(folder, attempt, result, start, config)
 
 
-def _finish(folder: RunFolder, attempt: Attempt, result: dict[str, Any], start: float) -> dict[str, Any]:
-    result |= {"seconds": round(time.monotonic() - start, 1)}
+def _finish(
+    folder: RunFolder, attempt: Attempt, result: dict[str, Any], start: float, config: StageConfig
+) -> dict[str, Any]:
+    use = use_figures(read_use(folder.path), config.cluster.gpu_hour_price)
+    result |= {"seconds": round(time.monotonic() - start, 1), "use": use}
     # A worker that finds the merged result before its writer has written DONE finishes too.
     if folder.finish(result):
         History(folder.path).add("finished", job=attempt.job, restart=attempt.restart)

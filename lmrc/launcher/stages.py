@@ -285,7 +285,10 @@ def _score(config: ScoreConfig) -> dict[str, Any]:
     from lmrc.evaluation.tables.console import format_scores, scores_json
 
     facts = read_facts(config.train, Corpus.open(config.train).relations)
-    run = report_runs((config.classify, *config.trained), config.out, facts, config.ign_variant)[0]
+    # All steps cost, also those without anything else to report.
+    finished = sorted(config.out.glob("*/DONE"), key=lambda path: path.stat().st_mtime)
+    steps = {path.parent.name: path.parent for path in finished}
+    run = report_runs((config.classify, *config.trained), config.out, facts, config.ign_variant, use=steps)[0]
     names, scores = [config.out.name], [run.scores]
     write_atomically(
         config.out / "scores.json", json.dumps(scores_json(names, scores, [run.analysis]), indent=1) + "\n"

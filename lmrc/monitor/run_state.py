@@ -121,6 +121,8 @@ def training_progress(folder: Path, config: dict[str, Any], since: str | None) -
     progress.metric = train.get("metric") if isinstance(train, dict) else None
     last = None
     for line in _lines(folder / "metrics.jsonl"):
+        if '"use_' in line:
+            continue
         if '"dev_' not in line:
             last = line  # only the last training step is parsed, because there are many
             continue

@@ -28,6 +28,7 @@ from lmrc.monitor.slurm_queue import Queue, ask_queue, slurm_id
 from lmrc.runs.events import History
 from lmrc.runs.failures import Attempt, attempt_outcome, newest_failure
 from lmrc.runs.lease import Holder, holder
+from lmrc.usage.record import run_figures
 
 RESUMES = "the same command resumes it"
 DEPENDENCY_FAILED = "its dependency failed; fix that, then run the pipeline command again"
@@ -49,6 +50,7 @@ class Status(Progress):
         units: units of an inference: total, done, claimed, failed.
         failures: one line per failed unit.
         bad_nodes: nodes with a hardware error or a failed check, each with its last cause.
+        use: figures of the use of the hardware, as in DONE (docs/slurm.md); null if none are known.
         error: the last error; null if done.
         result: content of DONE.
         jobs: jobs known to SLURM: id, state, reason, restarts, nodes.
@@ -69,6 +71,7 @@ class Status(Progress):
     units: dict[str, int] | None = None
     failures: list[str] = field(default_factory=list)
     bad_nodes: dict[str, str] = field(default_factory=dict)
+    use: dict[str, Any] | None = None
     error: str | None = None
     result: dict[str, Any] | None = None
     jobs: list[dict[str, Any]] = field(default_factory=list)
@@ -142,6 +145,9 @@ def _run_status(
         status.job = identifiers[-1]
     remark = _set_state(folder, status, history, jobs, queue, inference)
     _set_progress(folder, config, status, inference)
+    cluster = config.get("cluster")
+    price = cluster.get("gpu_hour_price") if isinstance(cluster, dict) else None
+    status.use = run_figures(folder, price) or None
     status.log = _newest_log(folder, status.job)
     if status.state != "done":
         status.error = _last_error(status, history)

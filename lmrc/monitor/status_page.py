@@ -148,7 +148,7 @@ def _details(status: Status) -> RenderableType:
         elif name in ("step", "units") and total:
             table.add_row(name, _beside(_bar(done, total, style), text))
         elif name == "result" and status.result:
-            table.add_row(name, _result(status.result))
+            table.add_row(name, _result({key: value for key, value in status.result.items() if key != "use"}))
         elif text:
             table.add_row(name, Text(text, "red" if name in ("failed", "last error") else ""))
     return Group(title, table)

@@ -11,6 +11,7 @@ from typing import Any
 from tabulate import tabulate
 
 from lmrc.monitor.status import Status
+from lmrc.usage.record import use_text
 
 WIDTH = 120
 HEADINGS = ("run", "stage", "state", "progress", "loss", "speed", "left", "best", "")
@@ -143,7 +144,9 @@ def detail_rows(status: Status) -> list[tuple[str, str]]:
     progress += [] if status.seconds_left is None else [f"{duration(status.seconds_left)} left"]
     rows.append(("units" if status.units else "step", ", ".join(part for part in progress if part)))
     rows.append(("best", best_text(status) + (f" at step {status.best_step}" if status.best_step is not None else "")))
-    rows.append(("result", json.dumps(status.result) if status.result else ""))
+    rows.append(("use", ", ".join(use_text(status.use)) if status.use else ""))
+    shown = {name: value for name, value in (status.result or {}).items() if name != "use"}
+    rows.append(("result", json.dumps(shown) if shown else ""))
     rows.append(("failed", "\n".join(status.failures)))
     rows.append(("last error", status.error or "" if status.error != status.detail else ""))
     rows.append(("bad nodes", "\n".join(f"{node}: {one_line(cause)}" for node, cause in status.bad_nodes.items())))

@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from transformers import PreTrainedModel
 
 from lmrc.common.errors import UserError
+from lmrc.pretrained.staging import staged
 
 logger = logging.getLogger(__name__)
 
@@ -67,10 +68,11 @@ def load_model(
         UserError: a weight is missing, has a different shape, or belongs to a layer that config.json lacks.
         OSError, ValueError: there is no such model.
     """
+    folder = staged(source)
     with _without_report():
         try:
             model, info = factory.from_pretrained(
-                source, output_loading_info=True, ignore_mismatched_sizes=True, **options
+                folder, output_loading_info=True, ignore_mismatched_sizes=True, **options
             )
         except SafetensorError as error:
             # Not in the pre-flight: the weights are read at the start; the pre-flight compares names and shapes.
@@ -82,6 +84,9 @@ def load_model(
                 raise
             # Not in the pre-flight: the weights are read at the start; the pre-flight compares names and shapes.
             raise UserError(f"{name}: {line}; {_REMEDY}") from error
+    if folder != source:
+        # A copy on the node must not become the name of the model in what is saved later.
+        model.name_or_path = model.config.name_or_path = source
     # Tied weights are never in the file; the weight that they are tied to is checked.
     missing = {key for key in info["missing_keys"] if not optional.search(key)} - model.all_tied_weights_keys.keys()
     unknown = {key for key in info["unexpected_keys"] if not _BUFFERS.search(key)}

@@ -17,6 +17,7 @@ from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relation_schema import RelationSchema, SchemaStatistics
 from lmrc.rc.data.collate import collate
 from lmrc.rc.data.dataset import EncodedQueries, load_or_build_dataset
+from lmrc.rc.flops import RcFlops
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.model.lora import add_adapter, load_base, load_tokenizer, own_gpus, save_adapter
 from lmrc.rc.model.packed_attention import IMPLEMENTATION, check_positions, packed_forward
@@ -84,6 +85,7 @@ class RcTask:
         check_positions(base, max(data.size(index) for data in (self._train, self._dev) for index in range(len(data))))
         self._adapted = add_adapter(base, config.lora, config.model.base, config.run.seed)
         self.model: nn.Module = self._adapted
+        self._flops = RcFlops.of(self._adapted, base.config)
 
     def _examples(self, corpus: Corpus, negative_ratio: float | None = None) -> EncodedQueries:
         config = self._config
@@ -114,6 +116,10 @@ class RcTask:
     def size(self, index: int) -> int:
         """Return the number of tokens of a training query."""
         return self._train.size(index)
+
+    def flops(self, index: int) -> float:
+        """Return the model FLOPs of a training query, forward and backward."""
+        return self._flops.training(self._train.size(index), self._train.weight(index))
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """Return a packed batch of training queries (`lmrc.rc.data.collate`)."""

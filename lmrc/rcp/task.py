@@ -22,6 +22,7 @@ from lmrc.rcp.data.collate import Batch, ordered_pair_indices
 from lmrc.rcp.data.dataset import EncodedCorpus, Example, load_or_build_dataset
 from lmrc.rcp.data.features import count_entity_types
 from lmrc.rcp.data.tokenization import DocumentTokenizer
+from lmrc.rcp.flops import RcpFlops
 from lmrc.rcp.metrics import binary_scores, metric_problem
 from lmrc.rcp.model.losses import dev_loss, training_loss
 from lmrc.rcp.model.model import RelationCandidateModel
@@ -112,6 +113,7 @@ class RcpTask:
                 )
             enable_activation_checkpointing(model.encoder)
         self.model = self._model = model
+        self._flops = RcpFlops.of(model.encoder, model.classifier, model.relation_head, model.windows.size)
         self._config = config
         self._corpus = train
         self._dev_corpus = dev
@@ -169,6 +171,10 @@ class RcpTask:
     def size(self, index: int) -> int:
         """Return 1, the number of documents."""
         return 1
+
+    def flops(self, index: int) -> float:
+        """Return the model FLOPs of a document, forward and backward."""
+        return self._flops.training(int(self._train.lengths[index]), int(self._train.pair_counts[index]))
 
     def collate(self, indices: Sequence[int]) -> Batch:
         """Return a batch of the model with "targets", float32 [pairs] in {0, 1}.

@@ -45,7 +45,7 @@ MAY_CHANGE = (
     "train.precision",
     "train.deterministic",
     "train.checkpoint_",
-    "train.trackers",
+    "train.tracker",
     "work.attempts",
     "work.lease_seconds",
 )

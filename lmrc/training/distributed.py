@@ -8,6 +8,7 @@ import logging
 import os
 import socket
 import sys
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from datetime import timedelta
@@ -41,6 +42,7 @@ class World:
         device: Device of this process.
         timeout: Timeout of process groups.
         watchdog: Ends this process if another rank failed or does not answer; None without one.
+        began: time.monotonic() at the start of this process, or of its work if it ran something else before.
     """
 
     rank: int
@@ -48,6 +50,7 @@ class World:
     device: torch.device
     timeout: timedelta = TIMEOUT
     watchdog: Watchdog | None = field(default=None, compare=False, repr=False)
+    began: float = field(default_factory=time.monotonic, compare=False, repr=False)
 
     @property
     def is_first(self) -> bool:
@@ -147,12 +150,15 @@ def _is_io_or_user_error(error: Exception) -> bool:
 ALONE = World(rank=0, size=1, device=torch.device("cpu"))
 
 
-def init_process_group(timeout: timedelta = TIMEOUT, watchdog: Watchdog | None = None) -> World:
+def init_process_group(
+    timeout: timedelta = TIMEOUT, watchdog: Watchdog | None = None, began: float | None = None
+) -> World:
     """Join the process group that RANK, WORLD_SIZE, LOCAL_RANK, MASTER_ADDR and MASTER_PORT describe.
 
     Args:
         timeout: Longest time that ranks wait for each other.
         watchdog: Ends this process at the timeout. It is not used if there is one process.
+        began: See `World`; by default now.
 
     Returns:
         The position of this process; a group of one if WORLD_SIZE is not set.
@@ -160,10 +166,11 @@ def init_process_group(timeout: timedelta = TIMEOUT, watchdog: Watchdog | None =
     size = int(os.environ.get("WORLD_SIZE", "1"))
     rank = int(os.environ.get("RANK", "0"))
     device = _device()
+    began = time.monotonic() if began is None else began
     if size == 1:
-        return World(rank=rank, size=size, device=device, timeout=timeout)
+        return World(rank=rank, size=size, device=device, timeout=timeout, began=began)
     limit = timeout if watchdog is None else timeout + WATCHDOG_LEAD
-    world = World(rank=rank, size=size, device=device, timeout=limit, watchdog=watchdog)
+    world = World(rank=rank, size=size, device=device, timeout=limit, watchdog=watchdog, began=began)
     if not dist.is_initialized():
         more: dict[str, Any] = {}
         # Connect at once and on this GPU. Earlier versions hang (pytorch#153960).

@@ -18,11 +18,15 @@ from tqdm import tqdm
 from lmrc.common.errors import RunError
 from lmrc.training.trackers.base import TrackedRun, Tracker, make_tracker, start_tracker
 from lmrc.training.trackers.jsonl import JsonlTracker
+from lmrc.usage.meter import UseMeter
+from lmrc.usage.record import use_figures
 
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 60.0
 SECONDS_BETWEEN_PROGRESS = 5.0
+# Figures of the use that grow with time, and so say nothing about a minute.
+TOTALS = ("gpu_hours", "core_hours", "kwh")
 
 # Trackers that write plain files into the run folder. A training ends if they fail, but not if another tracker does.
 FILE_TRACKERS = ("jsonl", "tensorboard")
@@ -45,6 +49,7 @@ class MetricsLogger:
         total_steps: Optimizer steps of the whole training.
         unit: The unit of throughput: "documents" or "tokens".
         trackers: Names of the trackers besides metrics.jsonl (`train.trackers`).
+        meter: Measures the use of the hardware; its figures are logged once a minute.
 
     Raises:
         RunError: metrics.jsonl or tensorboard/ cannot be written; also by the methods that log.
@@ -58,8 +63,9 @@ class MetricsLogger:
         total_steps: int,
         unit: str,
         trackers: Iterable[str] = ("tensorboard",),
+        meter: UseMeter | None = None,
     ) -> None:
-        self._folder = folder
+        self._folder, self._meter = folder, meter
         self._progress_path = folder / "log" / "progress.json"
         self._trackers: dict[str, Tracker] = {}
         run = TrackedRun(folder, first_step, evaluation_due)
@@ -133,6 +139,7 @@ class MetricsLogger:
         if now - self._last_progress > SECONDS_BETWEEN_PROGRESS:
             self._last_progress = now
             self._write_progress()
+        self._log_use(step)
         self._bar.set_postfix_str(f"loss {loss:.3f}{self._dev}, {speed:.1f} {self._unit}/s", refresh=False)
         self._bar.update()
         if self._bar.disable and (now - self._last_line > SECONDS_BETWEEN_LINES or step == self._total):
@@ -155,6 +162,19 @@ class MetricsLogger:
         self._dev = f", dev {metric} {metrics[metric]:.2f}"
         values = ", ".join(f"{name} {value:.2f}" for name, value in metrics.items())
         logger.info(f"step {step}/{self._total}: dev {values}{' (best so far)' if best else ''}")
+
+    def _log_use(self, step: int) -> None:
+        """Record the use of the hardware, and log the figures of the last minute."""
+        if self._meter is None:
+            return
+        self._meter.record(self._folder)
+        window = self._meter.window()
+        if window is not None:
+            figures = use_figures([window])
+            rates = {name: value for name, value in figures.items() if isinstance(value, float)}
+            shares = {f"share_{part}": share for part, share in figures.get("shares", {}).items()}
+            metrics = {f"use_{name}": value for name, value in {**rates, **shares}.items() if name not in TOTALS}
+            self._log(step, metrics, ["jsonl", *self._others()])
 
     def _others(self) -> list[str]:
         return [name for name in self._trackers if name != "jsonl"]

@@ -51,6 +51,9 @@ class Task(Protocol):
     def size(self, index: int) -> int:
         """Return the size of a training example in `unit`: 1 document, or its number of tokens."""
 
+    def flops(self, index: int) -> float:
+        """Return the model FLOPs of a training example, forward and backward (`lmrc.usage.flops`)."""
+
     def collate(self, indices: Sequence[int]) -> Batch:
         """Return training examples as one batch of CPU tensors and plain Python values."""
 

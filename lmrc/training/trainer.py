@@ -22,6 +22,7 @@ from lmrc.training.backends.factory import make_backend
 from lmrc.training.best_checkpoint import BestCheckpoint
 from lmrc.training.checkpoint import Checkpoints, Progress
 from lmrc.training.distributed import World
+from lmrc.training.measured_use import make_meter
 from lmrc.training.metrics_logger import MetricsLogger
 from lmrc.training.precision import autocast, resolve_precision
 from lmrc.training.sampler import DeterministicSampler, MicroBatches, step_seed
@@ -117,6 +118,7 @@ class Trainer:
         )
         self._saved_step = 0  # initial weights need no checkpoint: the seed gives them again
         self._saved_at = time.monotonic()
+        self._meter = make_meter(world, task.unit)
 
     def run(self) -> dict[str, Any]:
         """Train to the end, or until a signal asks to stop. Collective.
@@ -141,7 +143,9 @@ class Trainer:
                 self._total,
                 self._task.unit,
                 self._options.trackers,
+                self._meter,
             )
+        self._meter.started()
         try:
             with StopFlag() as stop:
                 try:
@@ -152,6 +156,7 @@ class Trainer:
         finally:
             if metrics_logger is not None:
                 metrics_logger.close()
+            self._meter.close(self._run.path if self._world.is_first else None)
         # The record beside the weights, not the progress: they can differ after a kill (see best_checkpoint.py).
         held = self._best.held
         return {
@@ -183,8 +188,7 @@ class Trainer:
             # Save before the evaluation, which takes long: a kill during it must not lose the epoch.
             if self._heed(agreed) or is_last:
                 self._begin_save()
-        if self._checkpoints.is_begun():
-            self._checkpoints.finish()
+        self._finish_save()
 
     def _heed(self, agreed: _Agreed) -> bool:
         """Publish a checkpoint that is completely written, and check for a signal. Collective.
@@ -195,8 +199,8 @@ class Trainer:
         Raises:
             Preempted: A signal came.
         """
-        if self._checkpoints.is_begun() and not agreed.is_writing:
-            self._checkpoints.finish()
+        if not agreed.is_writing:
+            self._finish_save()
         if agreed.signal:
             raise Preempted(
                 f"{agreed.signal} at step {self._progress.step}/{self._total}: saved; the same command resumes from "
@@ -205,15 +209,20 @@ class Trainer:
         return agreed.is_due
 
     def _begin_save(self) -> None:
-        self._checkpoints.begin(self._progress)
+        with self._meter.part("checkpoint"):
+            self._checkpoints.begin(self._progress)
         self._saved_step, self._saved_at = self._progress.step, time.monotonic()
+
+    def _finish_save(self) -> None:
+        if self._checkpoints.is_begun():
+            with self._meter.part("checkpoint"):
+                self._checkpoints.finish()
 
     def _save(self) -> None:
         """Save a checkpoint of this step, unless there is one because the signal came during its evaluation."""
         if self._saved_step != self._progress.step:
             self._begin_save()
-        if self._checkpoints.is_begun():
-            self._checkpoints.finish()
+        self._finish_save()
 
     def _agree(self, stop: StopFlag, values: Sequence[Tensor | float] = (), is_epoch_end: bool = False) -> _Agreed:
         """Agree on the next action with all ranks, and sum values over them.
@@ -257,7 +266,9 @@ class Trainer:
         for pass_index, (indices, counts) in enumerate(self._micro_batches.split(batch)):
             with self._world.watch(f"micro-batch {pass_index + 1} of {step}"):
                 torch.manual_seed(step_seed(self._seed, self._progress.step, pass_index, self._world.rank))
-                loss = self._backend.loss(to_device(self._task.collate(indices), self._world.device)) / weight
+                with self._meter.part("data"):
+                    examples = self._task.collate(indices)
+                loss = self._backend.loss(to_device(examples, self._world.device)) / weight
                 self._backend.backward(loss if counts else loss * 0.0)
                 if counts:
                     loss_sum += loss.detach()
@@ -270,8 +281,9 @@ class Trainer:
         scale = rate_scale(step, self._total, self._warmup)
         loss_part, norm_here = self._global_batch(batch, scale)
         # The norm is the same on all ranks.
-        agreed = self._agree(stop, [loss_part, norm_here if self._world.is_first else 0.0], is_epoch_end)
-        loss, norm = agreed.sums
+        values = [loss_part, norm_here if self._world.is_first else 0.0, *self._meter.own_gpu]
+        agreed = self._agree(stop, values, is_epoch_end)
+        loss, norm, *gpus = agreed.sums
         if not math.isfinite(loss):
             # Not in the pre-flight: the loss is known when it is computed.
             raise RunError(
@@ -281,6 +293,8 @@ class Trainer:
         self._progress.step += 1
         if metrics_logger is not None:
             units = sum(self._task.size(index) for index in batch)
+            self._meter.set_gpus(gpus)
+            self._meter.add(units, sum(self._task.flops(index) for index in batch))
             metrics_logger.log_step(step + 1, self._sampler.epoch(step), batch, loss, scale, norm, units)
         return agreed
 
@@ -300,7 +314,8 @@ class Trainer:
         # All ranks make the same number of forward passes (see `Task.evaluate`), so they can agree before each.
         hook = model.register_forward_pre_hook(poll, prepend=True)
         try:
-            with autocast(self._precision, self._world.device.type), self._world.watch("an evaluation"):
+            precision = autocast(self._precision, self._world.device.type)
+            with precision, self._world.watch("an evaluation"), self._meter.part("evaluation"):
                 metrics = self._task.evaluate(model, self._world)
         finally:
             hook.remove()
@@ -310,7 +325,8 @@ class Trainer:
             raise ConfigError(
                 f"train.metric is {metric!r}, but the evaluation gives {', '.join(metrics)}: name one of these"
             )
-        is_best = self._keep_weights(metrics[metric])
+        with self._meter.part("checkpoint"):
+            is_best = self._keep_weights(metrics[metric])
         self._progress.evaluation_due = False
         if metrics_logger is not None:
             metrics_logger.log_eval(self._progress.step, metrics, metric, is_best)

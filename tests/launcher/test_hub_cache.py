@@ -8,8 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
+from lmrc.config.schema import ClassifyConfig, ClusterOptions, ProposeConfig, RcConfig, RcpConfig
 from lmrc.launcher import hub_cache
+from lmrc.launcher.environment_variables import variables
 from lmrc.launcher.hub_cache import SHELL_CACHE, hub_model, is_complete, snapshot, use_cached_model
 from lmrc.launcher.stages import StageConfig
 
@@ -137,3 +138,27 @@ def test_models_of_the_stages(tmp_path: Path) -> None:
     ]
     for config, expected in cases:
         assert hub_model(config) == expected
+
+
+@pytest.mark.parametrize("home", [{}, {"HF_HOME": "hf"}])
+def test_login_token_survives_the_cache_folder(
+    home: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The shell has a token; a job with cluster.cache_folder, whose caches are elsewhere, still finds it."""
+    for name in ("HF_HOME", "HF_TOKEN", "HF_TOKEN_PATH", "XDG_CACHE_HOME", "HF_HUB_CACHE"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    folder = tmp_path / ".cache" / "huggingface"
+    if home:
+        folder = tmp_path / home["HF_HOME"]
+        monkeypatch.setenv("HF_HOME", str(folder))
+    folder.mkdir(parents=True)
+    (folder / "token").write_text("hf_secret")
+    chosen = variables(ClusterOptions(cache_folder=str(tmp_path / "scratch"), offline=True, stage_base="$SLURM_TMPDIR"))
+    assert chosen["HF_HUB_OFFLINE"] == "1" and chosen["LMRC_STAGE_BASE"] == "$SLURM_TMPDIR"
+    code = (
+        "from huggingface_hub import constants, get_token; print(get_token(), constants.HF_HUB_CACHE, "
+        "constants.HF_HUB_OFFLINE)"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], env={**os.environ, **chosen}, capture_output=True, text=True)
+    assert ended.stdout.split() == ["hf_secret", str(tmp_path / "scratch" / "huggingface" / "hub"), "True"]

@@ -23,6 +23,7 @@ from lmrc.launcher.slurm.job import Job
 from lmrc.launcher.slurm.submit import parameters, sbatch_script
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage
 from lmrc.runs.run_folder import RunFolder
+from lmrc.usage.record import Use
 from tests.conftest import ROOT
 from tests.launcher.site import Partition, fake_site
 from tests.slurm.harness import write_data
@@ -269,6 +270,21 @@ def _stage(outcomes: list[Any]) -> Stage:
     return Stage("rcp", RcpConfig, check=lambda config: None, train=run)
 
 
+def test_done_has_the_cost_of_all_attempts(tmp_path: Path) -> None:
+    Use(seconds=5400, gpus=1, units=90).write(tmp_path / "one", "killed")
+
+    def run(config: RcpConfig, world: Any) -> dict[str, Any]:
+        Use(seconds=1800, gpus=1, units=30).write(tmp_path / "one", "last")
+        return {"best": 1.0}
+
+    config = config_in(tmp_path)
+    priced = config.model_copy(update={"cluster": ClusterOptions(where="here", gpu_hour_price=3.0)})
+    launch(Stage("rcp", RcpConfig, check=lambda config: None, train=run), priced)
+    use = json.loads((tmp_path / "one" / "DONE").read_text())["use"]
+    assert (use["gpu_hours"], use["price"]) == (2.0, 6.0)
+    assert use["documents_per_second"] == pytest.approx(120 / 7200, rel=1e-3)
+
+
 def config_in(folder: Path) -> RcpConfig:
     return RcpConfig.model_validate({"run": {"name": "one", "folder": folder}, "cluster": {"where": "here"}})
 
@@ -365,7 +381,28 @@ def test_dry_run_submits_and_writes_nothing(
     shown = capsys.readouterr().out
     assert "8 examples per optimizer step, more than train.batch_size 4" in shown
     assert "8 examples on 8 processes, 1 per process, in 1 forward pass of at most 1." in shown
+    assert "rcp: no prediction: the GPUs' type is not known: give --gpu-type" in shown
     assert not runs.exists() and not list(jobs.iterdir())
+
+
+def test_dry_run_predicts_time_and_price(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake_site(tmp_path / "site", monkeypatch, Partition(gres="gpu:h100:8(S:0-1)"))
+    data = write_data(tmp_path / "data")
+    arguments = ["--run.folder", str(tmp_path / "runs"), "--model.encoder", "embedded:tiny-encoder"]
+    arguments += ["--model.max_length", "512", "--data.train", str(data / "train"), "--data.dev", str(data / "dev")]
+    assert main(RCP, [*arguments, "--gpu-hour-price", "360", "--dry-run"]) == 0
+    shown = capsys.readouterr().out
+    head, row = (line.split("  ") for line in shown.splitlines() if line.startswith(("stage ", "rcp ")))
+    assert [word.strip() for word in head if word][-3:] == ["GPUs", "GPU-hours", "price"]
+    # A minute to start 8 GPUs is most of it: 8 / 60 hours.
+    gpus, hours, price = [word.strip() for word in row if word][-3:]
+    assert gpus == "8" and 8 / 60 < float(hours) < 0.2
+    assert float(price) == pytest.approx(360 * float(hours), rel=0.01)
+    assert "by: H100 at 40.4 % MFU" in shown
+    assert main(RCP, [*arguments, "--measure"]) == 2
+    assert "which has not the GPUs that rcp will have" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

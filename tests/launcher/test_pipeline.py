@@ -302,13 +302,16 @@ def test_queued_step_of_another_user_is_refused(tmp_path: Path, queue: Queue, mo
 def test_dry_run_lists_submissions(tmp_path: Path, queue: Queue, capsys: pytest.CaptureFixture[str]) -> None:
     given = ["--config", str(PAPER), "--run.folder", str(tmp_path), "--where", "slurm", "--gpus", "16", "--nodes", "2"]
     assert main([*given, "--dry-run"]) == 0
-    assert capsys.readouterr().out.splitlines() == [
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[:5] == [
         "rcp       would be submitted to SLURM (16 tasks on 2 nodes)",
         "propose   would be submitted to SLURM (16 workers) after rcp",
         "rc        would be submitted to SLURM (16 tasks on 2 nodes)",
         "classify  would be submitted to SLURM (16 workers) after propose, rc",
         "score     would be submitted to SLURM (1 task) after classify",
     ]
+    # The fake site names no type of its GPUs.
+    assert lines[5:9] == ["", "Predicted:", "", "rcp: no prediction: the GPUs' type is not known: give --gpu-type"]
     assert queue.submitted == {}
     assert {entry.name for entry in tmp_path.iterdir()} == {"site"}
 

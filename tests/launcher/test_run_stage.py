@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ def test_only_our_own_lm_sets_a_gpu(
 
     calls: list[Any] = []
 
-    def join(timeout: object, watchdog: object) -> distributed.World:
+    def join(timeout: object, watchdog: object, began: float) -> distributed.World:
         calls.append(timeout)
         return distributed.ALONE
 
@@ -85,3 +86,23 @@ def test_broken_node_ends_the_process_with_a_status_of_its_own(tmp_path: Path, m
     assert end.value.code == BROKEN_NODE_STATUS
     outcome = attempt_outcome(tmp_path / "x", Attempt("4711"))
     assert outcome.broken_nodes and "node check: no memory" in outcome.cause
+
+
+@pytest.mark.parametrize(
+    ("decode", "visible", "gpus"),
+    [
+        ({"backend": "openai", "mode": "free"}, None, 0),
+        ({"backend": "vllm", "gpus_per_worker": 2}, None, 2),
+        # A job holds its GPUs even if the server has the LM.
+        ({"backend": "openai", "mode": "free"}, "4,5", 2),
+    ],
+)
+def test_gpus_of_a_worker_that_must_not_start_cuda(
+    monkeypatch: pytest.MonkeyPatch, decode: dict[str, Any], visible: str | None, gpus: int
+) -> None:
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    if visible is not None:
+        monkeypatch.setenv("CUDA_VISIBLE_DEVICES", visible)
+    config = ClassifyConfig.model_validate({"decode": decode})
+    use = run_stage._worker_meter(config, time.monotonic(), None).use()
+    assert (use.gpus, use.is_worker, use.processes) == (gpus, True, 1)

@@ -8,12 +8,14 @@ import os
 from pathlib import Path
 
 import pytest
+import yaml
 
 from lmrc.monitor.status import run_statuses
 from lmrc.monitor.status_table import format_details
 from lmrc.runs.events import History
 from lmrc.runs.heartbeat import Process
 from lmrc.runs.lease import Lease
+from lmrc.usage.record import Use
 from tests.monitor.site import CONFIGS, Site, look, make, units
 
 pytestmark = pytest.mark.usefixtures("nowhere")
@@ -207,3 +209,19 @@ def test_later_jobs_of_a_chain_are_not_workers(run: Path, monkeypatch: pytest.Mo
     assert "state       queued: Dependency; job 2 of 3 of a chain (an earlier stage has not" in format_details(
         look(run)
     )
+
+
+def test_use_of_a_run_and_its_price(tmp_path: Path) -> None:
+    run = make(tmp_path / "a")
+    assert look(run).use is None
+    config = yaml.safe_load((run / "config.yaml").read_text())
+    config["cluster"]["gpu_hour_price"] = 2.0
+    (run / "config.yaml").write_text(yaml.safe_dump(config))
+    Use(seconds=7200, gpus=1, units=72, ended=7200).write(run, "one")
+    use = look(run).use
+    assert use is not None and (use["gpu_hours"], use["price"], use["documents_per_second"]) == (2.0, 4.0, 0.01)
+    details = format_details(look(run))
+    assert "use         0.01 documents/s (0.01 per GPU), 2 GPU-hours, price 4.00" in details
+    (run / "DONE").write_text(json.dumps({"steps": 9, "use": {"gpu_hours": 3.0}}))
+    assert look(run).use == {"gpu_hours": 3.0}
+    assert 'result      {"steps": 9}' in format_details(look(run))

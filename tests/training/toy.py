@@ -55,6 +55,9 @@ class ToyTask:
     def size(self, index: int) -> int:
         return 1
 
+    def flops(self, index: int) -> float:
+        return 100.0 * len(self.inputs[index])
+
     def collate(self, indices: Sequence[int]) -> Batch:
         self.seen.append(list(indices))
         return {

@@ -17,6 +17,7 @@ from lmrc.evaluation.plots.read_curves import CALIBRATION, METRICS, SWEEP
 from lmrc.evaluation.report import artifacts
 from lmrc.evaluation.report.document_browser import documents_html
 from lmrc.evaluation.report.page import Section, report_items_html, write_report
+from lmrc.evaluation.report.use_table import use_item
 from lmrc.evaluation.scored_run import PREDICTIONS, ScoredRun, name_in_tables, read_scored_run
 from lmrc.runs.run_folder import read_config
 
@@ -35,6 +36,7 @@ def report_runs(
     ign_variant: IgnVariant | None = None,
     title: str = "LMRC report",
     items: Sequence[artifacts.ReportItem] = (),
+    use: Mapping[str, Path] | None = None,
 ) -> list[ScoredRun]:
     """Write a report of run folders: scores, the paper's tables, figures, errors, documents.
 
@@ -42,6 +44,7 @@ def report_runs(
         out: a folder, which gets report.html, tables/ and figures/, or an .html file for the page only.
         facts, ign_variant: for Ign F1; see `score`.
         items: tables and figures to show first.
+        use: runs whose use of the hardware is shown, by name; by default `folders`.
 
     Returns:
         The runs that have predictions, in the given order.
@@ -67,8 +70,9 @@ def report_runs(
     for folder in named.values():
         if not _has_results(folder):
             logger.warning("%s: the report omits it", _no_results(folder))
+    used = use_item(named if use is None else use)
     parts = {
-        "summary": ("Summary", [*items, *artifacts.summary_items(runs)]),
+        "summary": ("Summary", [*items, *artifacts.summary_items(runs), *([used] if used else [])]),
         "tables": ("The paper's tables", artifacts.paper_items(runs)),
         "figures": ("Figures", figures),
         "errors": ("Errors", artifacts.error_items(runs)),

@@ -13,6 +13,8 @@ from lmrc.launcher.environment_variables import CACHES
 from lmrc.launcher.hub_cache import has_weights
 from lmrc.launcher.model_shapes import HUB_TIMEOUT_SECONDS, first_line
 
+OFFLINE = "and cluster.offline says that the nodes have no network"
+
 
 @dataclass(frozen=True)
 class ModelLocation:
@@ -50,7 +52,15 @@ def find_model(name: str, option: str, options: ClusterOptions, weights: bool = 
         cached = _cached(name, cache)
         if cached is not None and (not weights or has_weights(cached)):
             return ModelLocation(name, cached, ok(f"{option} {name}, in the cache of this machine"))
-    return ModelLocation(name, cached, _ask_hub(name, option, "complete in the cache" if cached else "in the cache"))
+    place = "complete in the cache" if cached else "in the cache"
+    if options.offline:
+        return ModelLocation(name, cached, missing(f"{option}: {name} is not {place}, {OFFLINE}", fetch_command(name)))
+    return ModelLocation(name, cached, _ask_hub(name, option, place))
+
+
+def fetch_command(name: str) -> str:
+    """Return what to type so that jobs find a model in their cache."""
+    return f"fetch it where there is a network: lmrc models fetch {name} (with --cluster or --cache-folder as here)"
 
 
 def _check_folder(folder: Path, option: str, weights: bool) -> Check:
@@ -93,7 +103,7 @@ def _ask_hub(name: str, option: str, place: str) -> Check:
     from huggingface_hub import constants, get_hf_file_metadata, hf_hub_url
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HFValidationError, RepositoryNotFoundError
 
-    fetch = f"fetch it where there is a network: hf download {name}"
+    fetch = fetch_command(name)
     if constants.HF_HUB_OFFLINE:
         return missing(f"{option}: {name} is not {place}, and HF_HUB_OFFLINE is set", fetch)
     try:

@@ -267,6 +267,11 @@ def check_memory(plan: LaunchPlan, estimate: MemoryEstimate, remedy: str) -> Ite
         yield ok(f"{message}: {f'fits a GPU of {fits[0]} GB' if fits else f'more than a GPU of {max(CARDS)} GB'}")
 
 
+def gpu_of(plan: LaunchPlan) -> str:
+    """Return the name of the GPUs that a stage gets; empty without a GPU, or if it is not known."""
+    return (_partition_gpu(plan.config.cluster) if plan.executor == "slurm" else _own_gpu())[0]
+
+
 def _own_gpu() -> tuple[str, int | None]:
     """Return the name and the memory in bytes of this machine's GPU; None if there is none."""
     import torch

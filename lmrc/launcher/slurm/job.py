@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import signal
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
@@ -80,7 +81,7 @@ class Job:
         )
         set_up_stage_logging(self._config.run.verbose)
         try:
-            result = run_attempt(stage, self._config, attempt, environment.global_rank)
+            result = run_attempt(stage, self._config, attempt, environment.global_rank, _process_start())
             _end_without_teardown(size)
             return result
         except Interrupted as error:
@@ -124,6 +125,14 @@ def _end_without_teardown(size: int) -> None:
         from lmrc.training import distributed
 
         distributed.skip_teardown_at_exit()
+
+
+def _process_start() -> float:
+    """Return time.monotonic() at the start of this process, so that its imports count as use."""
+    import psutil
+
+    created: float = psutil.Process().create_time()
+    return time.monotonic() - max(0.0, time.time() - created)
 
 
 def _restrict_visible_gpus(worker: int, gpus_per_worker: int) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from functools import cached_property, partial
 
 from lmrc.pretrained.packaged import resolve
+from lmrc.pretrained.staging import staged
 from lmrc.rc.decoding import constrained
 from lmrc.rc.decoding.base import BackendInputs, QueryResult, likelihood_result, read_answers, score_result
 from lmrc.rc.decoding.generate import Generation, to_generation
@@ -41,7 +42,7 @@ class VllmBackend:
         if self._decode.mode != "free":
             # Before the weights, which take minutes.
             merges_newlines(self._tokenizer)
-        base = resolve(self._inputs.base)
+        base = staged(resolve(self._inputs.base))
         if self._adapter is not None:
             max_lora_rank(self._adapter)
             check_adapter(self._adapter, self._inputs.base)

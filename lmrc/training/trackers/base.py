@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
 import importlib.util
 import json
@@ -12,6 +13,7 @@ from typing import Any, Protocol
 
 from lmrc.common.atomic_io import write_atomically
 from lmrc.common.errors import ConfigError
+from lmrc.runs.events import History
 from lmrc.runs.run_folder import flatten, read_config
 
 # Class of each value of train.trackers. Its module is imported only if it is used: the packages are optional.
@@ -21,6 +23,9 @@ CLASSES = {
     "mlflow": "MlflowTracker",
     "trackio": "TrackioTracker",
 }
+
+# The list of members in the folder of a group of pipelines, and steps that only pipelines have.
+GROUP_FILE, PIPELINE_STEPS = "group.json", ("propose", "classify", "score")
 
 # Project (W&B, Trackio) or experiment (MLflow) of all runs, unless an environment variable of theirs names another.
 PROJECT = "lmrc"
@@ -34,11 +39,37 @@ class TrackedRun:
         folder: The run folder. Its name is the name of the run, and files of a tracker lie inside it.
         first_step: Optimizer steps done before this start. Later steps of an earlier start are made again.
         evaluation_due: True if the evaluation after `first_step` is made again too.
+        syncs: True if `lmrc track` sends a run that was recorded offline, which needs the tracker's server.
     """
 
     folder: Path
     first_step: int = 0
     evaluation_due: bool = False
+    syncs: bool = False
+
+    def stable_id(self) -> str:
+        """Return an id that every start of this run has, also if log/trackers.json is lost.
+
+        A run that is begun anew in the same folder has another one, by the time of its first event.
+        """
+        first = next(iter(History(self.folder).read()), {})
+        content = json.dumps([str(self.folder.absolute()), first], sort_keys=True)
+        return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+    def group(self, config: Mapping[str, Any]) -> str | None:
+        """Return the group of the run: the given one, that of seeds and sweeps, or the pipeline; None without any."""
+        if given := config.get("train.tracker_group"):
+            return str(given)
+        home = self.folder.absolute().parent
+        if (home.parent / GROUP_FILE).exists():
+            return home.parent.name
+        return home.name if any((home / step / "config.yaml").exists() for step in PIPELINE_STEPS) else None
+
+    def tags(self, config: Mapping[str, Any]) -> list[str]:
+        """Return the given tags, and the member of a group of seeds and sweeps."""
+        home = self.folder.absolute().parent
+        member = [home.name] if (home.parent / GROUP_FILE).exists() else []
+        return [*map(str, config.get("train.tracker_tags") or ()), *member]
 
 
 class Tracker(Protocol):

@@ -16,7 +16,8 @@ class MlflowTracker:
 
     def start(self, run: TrackedRun, config: dict[str, Any], resume_id: str | None) -> str:
         experiment = os.environ.get("MLFLOW_EXPERIMENT_NAME", PROJECT)
-        if not os.environ.get("MLFLOW_TRACKING_URI"):
+        # A job without a network cannot reach a server; lmrc track copies the metrics there later.
+        if not os.environ.get("MLFLOW_TRACKING_URI") or (config.get("cluster.offline") and not run.syncs):
             folder = (run.folder / "log" / "mlflow").absolute()
             folder.mkdir(parents=True, exist_ok=True)
             # SQLite: MLflow 3.10 dropped the store that is made of plain files.
@@ -27,7 +28,8 @@ class MlflowTracker:
         if resume_id is not None:
             mlflow.start_run(run_id=resume_id)
             return resume_id
-        run_id: str = mlflow.start_run(run_name=run.folder.name).info.run_id
+        tags = {tag: "" for tag in run.tags(config)} | ({"group": group} if (group := run.group(config)) else {})
+        run_id: str = mlflow.start_run(run_name=run.folder.name, tags=tags).info.run_id
         # Only once: MLflow refuses another value of a parameter, and a resume may change some options.
         mlflow.log_params(config)
         return run_id

@@ -1,6 +1,6 @@
 """Weights & Biases runs, with their files in log/wandb of the run folder.
 
-`wandb sync --append RUN/log/wandb/offline-run-*` uploads an offline run and all its resumes.
+`lmrc track RUN --to wandb` sends the metrics of an offline run and all its resumes under the same id.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Any
 import requests
 import wandb
 
+from lmrc.common.errors import RunError
 from lmrc.training.trackers.base import PROJECT, TrackedRun
 
 # Seconds to wait for the W&B server before the run is recorded offline.
@@ -20,10 +21,19 @@ TIMEOUT = 3.0
 
 
 class WandbTracker:
-    """A W&B run, offline if WANDB_MODE is not set and the server or the API key is missing."""
+    """A W&B run. Without WANDB_MODE it is offline by `cluster.offline`, or if the server or the API key is missing."""
 
     def start(self, run: TrackedRun, config: dict[str, Any], resume_id: str | None) -> str:
-        run_id = resume_id or uuid.uuid4().hex[:12]
+        mode = os.environ.get("WANDB_MODE")
+        if run.syncs:
+            mode = default_mode()
+            if mode == "offline":
+                raise RunError("W&B's server does not answer, or no API key is known: type wandb login, with a network")
+        elif mode is None:
+            mode = "offline" if config.get("cluster.offline") else default_mode()
+        # A copy of a run that is on the server already is another run.
+        is_copy = run.first_step < 0 and not run.syncs
+        run_id = resume_id or (uuid.uuid4().hex[:12] if is_copy else run.stable_id())
         self._run = wandb.init(
             project=os.environ.get("WANDB_PROJECT", PROJECT),
             name=run.folder.name,
@@ -31,7 +41,9 @@ class WandbTracker:
             resume="allow",
             dir=str(run.folder / "log"),
             config=config,
-            mode=os.environ.get("WANDB_MODE") or default_mode(),
+            mode=mode,
+            group=run.group(config),
+            tags=run.tags(config),
         )
         # W&B's own step must increase, but a resume makes the last steps again. So the step is a metric.
         self._run.define_metric("step")

@@ -68,7 +68,7 @@ def make_cached(cache: Path, name: str, *files: str) -> Path:
 def test_model_only_on_the_hub_is_a_warning(hub: str) -> None:
     found = find("open/model")
     assert (found.folder, found.check.level) == (None, "warning")
-    assert "hf download open/model" in found.check.remedy
+    assert "lmrc models fetch open/model" in found.check.remedy
 
 
 def test_a_gated_model_without_access_is_refused(hub: str) -> None:

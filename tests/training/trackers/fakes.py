@@ -2,13 +2,14 @@
 
 The packages are optional and not installed in the tests. The contract is from their documentation:
 
-wandb     init(project, name, id, resume, dir, config, mode) returns a run. With resume="allow" an existing id is
-          continued. run.log(dict) appends a row; its implicit step must not be given in decreasing order.
+wandb     init(project, name, id, resume, dir, config, mode, group, tags) returns a run. With resume="allow" an
+          existing id is continued. Offline it makes the folder dir/wandb/offline-run-TIME-id, else run-TIME-id.
+          run.log(dict) appends a row; its implicit step must not be given in decreasing order.
           run.define_metric(name, step_metric=…). run.finish().
 mlflow    set_tracking_uri(uri), get_experiment_by_name(name) (None if missing), create_experiment(name,
-          artifact_location), set_experiment(name), start_run(run_id= or run_name=) returns a run with info.run_id and
-          raises if another run is active, log_params(dict) raises if a value changes, log_metrics(dict of numbers,
-          step), end_run().
+          artifact_location), set_experiment(name), start_run(run_id= or run_name= and tags=) returns a run with
+          info.run_id and raises if another run is active, log_params(dict) raises if a value changes,
+          log_metrics(dict of numbers, step), end_run().
 trackio   init(project, name, resume, config, embed) returns a run. The name identifies it: with resume="allow" an
           existing name is continued. run.log(dict, step), run.finish(). Reads TRACKIO_DIR at its import.
 """
@@ -18,6 +19,7 @@ from __future__ import annotations
 import os
 import sys
 from collections import defaultdict
+from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any
 
@@ -56,6 +58,7 @@ class FakeServices:
         inits: Arguments of each init of W&B or Trackio, by tracker.
         params: Parameters of each MLflow run.
         mlflow_uri: The tracking URI of MLflow.
+        tags: Tags of each start of an MLflow run.
     """
 
     def __init__(self) -> None:
@@ -63,16 +66,29 @@ class FakeServices:
         self.inits: defaultdict[str, list[dict[str, Any]]] = defaultdict(list)
         self.params: dict[str, dict[str, Any]] = {}
         self.mlflow_uri = ""
+        self.tags: list[dict[str, str]] = []
         self._experiments: dict[str, str] = {}
         self._experiment: str | None = None
         self._active: str | None = None
 
     def wandb(self) -> ModuleType:
         def init(
-            *, project: str, name: str, id: str, resume: str, dir: str, config: dict[str, Any], mode: str
+            *,
+            project: str,
+            name: str,
+            id: str,
+            resume: str,
+            dir: str,
+            config: dict[str, Any],
+            mode: str,
+            group: str | None,
+            tags: list[str],
         ) -> FakeRun:
             assert resume == "allow" and mode in ("online", "offline") and os.path.isdir(dir)  # noqa: PTH112
-            self.inits["wandb"].append({"project": project, "name": name, "mode": mode, "dir": dir, "config": config})
+            given = {"project": project, "name": name, "mode": mode, "dir": dir, "config": config, "id": id}
+            self.inits["wandb"].append({**given, "group": group, "tags": tags})
+            kind = "offline-run" if mode == "offline" else "run"
+            Path(dir, "wandb", f"{kind}-{len(self.inits['wandb'])}-{id}").mkdir(parents=True)
             return FakeRun(self.rows["wandb"].setdefault(id, []))
 
         return module("wandb", init=init)
@@ -99,7 +115,10 @@ class FakeServices:
             self._experiments.setdefault(name, "")
             self._experiment = name
 
-        def start_run(*, run_id: str | None = None, run_name: str | None = None) -> SimpleNamespace:
+        def start_run(
+            *, run_id: str | None = None, run_name: str | None = None, tags: dict[str, str] | None = None
+        ) -> SimpleNamespace:
+            self.tags.append(tags or {})
             assert self._experiment is not None
             if self._active is not None:
                 raise RuntimeError("a run is already active")

@@ -18,6 +18,7 @@ from lmrc.cli.track import track
 from lmrc.common.errors import ConfigError, RunError
 from lmrc.config.loader import parse
 from lmrc.config.schema import RcpConfig, TrackerName
+from lmrc.runs.events import History
 from lmrc.runs.lease import Lease
 from lmrc.runs.run_folder import RunFolder
 from lmrc.runs.signals import Preempted
@@ -203,3 +204,80 @@ def test_a_full_disk_is_no_failure_of_a_service(tmp_path: Path, services: FakeSe
     (tmp_path / "metrics.jsonl").mkdir()
     with pytest.raises(RunError, match=r"cannot write metrics\.jsonl and tensorboard/ in"):
         MetricsLogger(tmp_path, 0, False, 3, "tokens", ("wandb",))
+
+
+def test_nodes_without_a_network_record_offline_and_are_sent_later(
+    tmp_path: Path, services: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The id is the same at every start, also without trackers.json, and when the metrics are sent."""
+    (tmp_path / "config.yaml").write_text("cluster: {offline: true}\ntrain: {trackers: [wandb]}\n")
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    monkeypatch.setattr(requests, "head", lambda url, timeout: pytest.fail("asked the network"))
+    with pytest.raises(Preempted):
+        go(tmp_path, Stopping(5, signal.SIGTERM), trackers=("wandb",))
+    (tmp_path / "log" / "trackers.json").unlink()
+    go(tmp_path, ToyTask(), trackers=("wandb",))
+    assert {init["mode"] for init in services.inits["wandb"]} == {"offline"}
+    assert {init["id"] for init in services.inits["wandb"]} == {TrackedRun(tmp_path).stable_id()}
+    rows = (tmp_path / "metrics.jsonl").read_text().count("\n")
+    # On the login node: first without a network, then with one.
+    monkeypatch.delenv("WANDB_API_KEY")
+    with pytest.raises(RunError, match="type wandb login"):
+        replay(tmp_path, "wandb")
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    monkeypatch.setattr(requests, "head", lambda url, timeout: None)
+    assert replay(tmp_path, "wandb") == rows
+    assert services.inits["wandb"][-1]["mode"] == "online"
+    assert len(services.rows["wandb"]) == 1
+
+
+def test_only_new_rows_are_sent_again(tmp_path: Path, services: FakeServices, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("WANDB_API_KEY", "key")
+    monkeypatch.setattr(requests, "head", lambda url, timeout: None)
+    (tmp_path / "log" / "wandb" / "offline-run-1-x").mkdir(parents=True)
+    (tmp_path / "config.yaml").write_text("train: {trackers: [wandb]}\n")
+    path = tmp_path / "metrics.jsonl"
+    path.write_text('{"step": 1, "loss": 2.0}\n')
+    assert replay(tmp_path, "wandb") == 1
+    path.write_text('{"step": 1, "loss": 2.0}\n{"step": 2, "loss": 1.0}\n')
+    # The fake made an online folder; the real one does so too, and the run is then known to the server.
+    for folder in (tmp_path / "log" / "wandb").glob("run-*"):
+        folder.rmdir()
+    assert replay(tmp_path, "wandb") == 1
+    assert steps(services, "wandb", "loss") == [1, 2]
+
+
+def test_mlflow_without_a_network_stays_in_the_folder(
+    tmp_path: Path, services: FakeServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "https://mlflow.example")
+    make_tracker("mlflow").start(TrackedRun(tmp_path), {"cluster.offline": True}, None)
+    assert services.mlflow_uri.startswith("sqlite:///")
+
+
+def test_groups_and_tags(tmp_path: Path, services: FakeServices) -> None:
+    home = tmp_path / "runs" / "seeds"
+    run = home / "seed66" / "rcp"
+    (run / "log").mkdir(parents=True)
+    assert TrackedRun(run).group({}) is None
+    (home / "seed66" / "score").mkdir()
+    (home / "seed66" / "score" / "config.yaml").touch()
+    assert TrackedRun(run).group({}) == "seed66"
+    (home / "group.json").touch()
+    options = {"train.tracker_tags": ["paper", "v2"]}
+    make_tracker("wandb").start(TrackedRun(run), options, None)
+    make_tracker("mlflow").start(TrackedRun(run), options, None)
+    assert services.inits["wandb"][0]["group"] == "seeds"
+    assert services.inits["wandb"][0]["tags"] == ["paper", "v2", "seed66"]
+    assert services.tags == [{"paper": "", "v2": "", "seed66": "", "group": "seeds"}]
+    assert TrackedRun(run).group({"train.tracker_group": "own"}) == "own"
+
+
+def test_a_run_begun_anew_in_the_same_folder_has_another_id(tmp_path: Path) -> None:
+    History(tmp_path).add("submitted", job="7")
+    first = TrackedRun(tmp_path).stable_id()
+    History(tmp_path).add("requeued", job="7")
+    assert first == TrackedRun(tmp_path).stable_id()
+    (tmp_path / "log" / "history.jsonl").unlink()
+    History(tmp_path).add("submitted", job="8")
+    assert TrackedRun(tmp_path).stable_id() != first
