@@ -51,7 +51,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     from lmrc.config.loader import parse
     from lmrc.config.schema import DemoConfig
-    from lmrc.demo import HERE, Demo
+    from lmrc.demo.demo import HERE, Demo
     from lmrc.launcher.plan import plan_launch
     from lmrc.launcher.prediction.measure import measure
     from lmrc.launcher.prediction.predict import prediction_table

@@ -35,12 +35,13 @@ MAY_IMPORT = {
     },
 }
 MAY_IMPORT["launcher"] = {*MAY_IMPORT}
+MAY_IMPORT["demo"] = {"common", "config", "corpus", "evaluation", "launcher", "rc", "rcp", "runs", "training"}
 MAY_IMPORT["monitor"] = {"common", "config", "kernels", "runs", "training", "inference", "launcher", "usage"}
 
 # Modules that print, besides cli/: the output of a command. All others log.
 MAY_PRINT = (
     "common/exit_codes.py",
-    "demo.py",
+    "demo/demo.py",
     "launcher/launch.py",
     "launcher/pipeline.py",
     "launcher/preflight/evaluation.py",  # slurm/eval.sh reads its result

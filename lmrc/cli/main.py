@@ -97,7 +97,7 @@ def demo(arguments: tuple[str, ...]) -> None:
         raise UserError("--long is a config of its own, demo-long.yaml: leave out either --long or --config")
     config, _ = parse(DemoConfig, given, {"run": "run.name", "verbose": "run.verbose"})
 
-    from lmrc.demo import Demo
+    from lmrc.demo.demo import Demo
 
     set_up_stage_logging(config.run.verbose)
     Demo(config).run()

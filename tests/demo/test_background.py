@@ -8,7 +8,7 @@ import pytest
 from lmrc.common import threads
 from lmrc.common.errors import RunError
 from lmrc.config.schema import ClusterOptions, ProposeConfig, RunOptions
-from lmrc.launcher.background import BackgroundStage
+from lmrc.demo.background import BackgroundStage
 from lmrc.launcher.stages import PROPOSE
 
 

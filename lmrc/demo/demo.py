@@ -23,7 +23,7 @@ from lmrc.evaluation.metrics.train_facts import Facts, read_facts
 from lmrc.evaluation.report.build import PAGE, report_runs
 from lmrc.evaluation.scored_run import ScoredRun, read_scored_run
 from lmrc.evaluation.tables.table import Table, score_table
-from lmrc.launcher.background import BackgroundStage
+from lmrc.demo.background import BackgroundStage
 from lmrc.launcher.launch import launch
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig, quieten
 from lmrc.runs.run_folder import RunFolder

@@ -1,0 +1,1 @@
+"""`lmrc demo`: the whole pipeline on synthetic documents, on this machine."""
