@@ -31,6 +31,7 @@ from lmrc.evaluation.metrics.scores import Scores, scores_of
 from lmrc.evaluation.metrics.train_facts import read_facts
 from lmrc.evaluation.metrics.triple_table import Triples
 from lmrc.export.result import ExtractedDocument, extracted
+from lmrc.pretrained.trained import find_trained
 from lmrc.text.backends import load_finder
 from lmrc.text.entity_types import TypeMap
 from lmrc.text.inputs import DocumentReader, RawDocument
@@ -83,8 +84,8 @@ class RelationExtractor:
         'place of birth'
 
         Args:
-            rcp: folder with the trained classifier, such as runs/rcp/best.
-            rc: folder with the trained adapter, such as runs/rc/best.
+            rcp: folder with the trained classifier, such as runs/rcp/best, or its name on the hub.
+            rc: folder with the trained adapter, such as runs/rc/best, or its name on the hub.
             threshold: least P(pair has a relation): a number, "f1" (best F1 on dev) or "recall=0.9".
             device: device of both models, such as "cpu" or "cuda:1"; by default the GPUs if there are any.
             relations: relation set as JSON {id: name}; by default the adapter's own.
@@ -128,6 +129,7 @@ class RelationExtractor:
         # The options of `lmrc extract` and their checks. Documents and triples stay in memory here.
         config = build(ExtractConfig, {"documents": Path(), **given})
         refuse_unused(config)
+        config = config.model_copy(update={"rcp": find_trained(config.rcp), "rc": find_trained(config.rc)})
         check_model(config.rcp, "rcp")
         check_model(config.rc, "rc")
         finder = load_finder(mentions, mentions_model)
@@ -249,6 +251,7 @@ class CandidateModel:
         """
         options = {"rcp": Path(folder), "threshold": str(threshold), "top_k": top_k, "batch_size": batch_size}
         config = build(ProposeConfig, options)
+        config = config.model_copy(update={"rcp": find_trained(config.rcp)})
         check_model(config.rcp, "rcp")
         from lmrc.rcp.predict import Proposer
         from lmrc.rcp.thresholds import find_threshold

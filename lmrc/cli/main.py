@@ -376,6 +376,9 @@ def extract(shorten: str | None, **given: object) -> None:
     for path in (config.out, config.html):
         if path is not None and str(path) != "-" and config.format != "neo4j":
             check_output(path)
+    from lmrc.pretrained.trained import find_trained
+
+    config = config.model_copy(update={"rcp": find_trained(config.rcp), "rc": find_trained(config.rc)})
     check_model(config.rcp, "rcp")
     check_model(config.rc, "rc")
     is_submission = config.out is not None and format_of(config.out, config.format) == "json"

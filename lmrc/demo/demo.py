@@ -19,11 +19,11 @@ from lmrc.config.schema import ClusterOptions, DemoConfig, RunOptions, TrainingD
 from lmrc.corpus.candidates import Candidates
 from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
+from lmrc.demo.background import BackgroundStage
 from lmrc.evaluation.metrics.train_facts import Facts, read_facts
 from lmrc.evaluation.report.build import PAGE, report_runs
 from lmrc.evaluation.scored_run import ScoredRun, read_scored_run
 from lmrc.evaluation.tables.table import Table, score_table
-from lmrc.demo.background import BackgroundStage
 from lmrc.launcher.launch import launch
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP, Stage, StageConfig, quieten
 from lmrc.runs.run_folder import RunFolder

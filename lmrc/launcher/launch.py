@@ -12,7 +12,7 @@ from lmrc.common.exit_codes import exit_status
 from lmrc.common.logging import set_up_logging, set_up_stage_logging
 from lmrc.common.project import CONFIGS
 from lmrc.config.loader import parse, split_flags, table
-from lmrc.config.schema import ClusterOptions, RunOptions
+from lmrc.config.schema import ClassifyConfig, ClusterOptions, ProposeConfig, RunOptions
 from lmrc.launcher.batch import with_recorded_batch_size
 from lmrc.launcher.dry_run import dry_run
 from lmrc.launcher.preflight import preflight
@@ -45,6 +45,17 @@ def with_run_name(run: RunOptions, stage: str, file: Path | None) -> RunOptions:
     if file is not None:
         name = f"{file.parent.name if 'configs' in file.parts else stage}-{file.stem}"
     return run.model_copy(update={"name": name})
+
+
+def _with_models_of_the_hub(config: StageConfig) -> StageConfig:
+    """Return the config with the folders of trained models that are given by their names on the hub."""
+    name = "rcp" if isinstance(config, ProposeConfig) else "rc" if isinstance(config, ClassifyConfig) else ""
+    given = getattr(config, name, None) if name else None
+    if given is None or given.is_dir():
+        return config
+    from lmrc.pretrained.trained import find_trained
+
+    return config.model_copy(update={name: find_trained(given)})
 
 
 def launch(stage: Stage, config: StageConfig, follow: bool = False) -> None:
@@ -104,7 +115,7 @@ def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = ""
     flags, options = split_flags(words, FLAGS)
 
     def command() -> None:
-        config = read_config(stage, options)
+        config = _with_models_of_the_hub(read_config(stage, options))
         if flags & {"--dry-run", "--measure"}:
             dry_run(stage, config, measure="--measure" in flags)
         else:
