@@ -162,11 +162,11 @@ def test_report_folder_has_page_tables_and_figures(tmp_path: Path) -> None:
     (scored,) = report_runs([run, trained], out)
     page = (out / "report.html").read_text()
     assert scored.documents[1].title in page
-    tables = {"scores", "splits", "relations", "losses", "ceilings"}
+    tables = {"runs", "scores", "splits", "relations", "losses", "ceilings", "options-run"}
     assert {path.name for path in (out / "tables").iterdir()} == {
         f"{t}.{e}" for t in tables for e in ("txt", "tex", "csv")
     }
-    figures = {"figure-3", "rcp", "f1-by-relation", "confusion", "learning-rcp"}
+    figures = {"figure-3", "rcp", "f1-by-relation", "confusion", "learning-rcp-loss"}
     figures |= {"f1-by-relation-frequency", "f1-by-sentence-distance", "f1-by-mentions", "f1-by-document-words"}
     assert {path.name for path in (out / "figures").iterdir()} == {f"{f}.{e}" for f in figures for e in ("svg", "png")}
     for name in tables:
