@@ -221,7 +221,10 @@ def _split_figures(groups: Mapping[str, Sequence[ScoredRun]]) -> Iterator[Report
             name, title = f"f1-by-{split.name.replace('_', '-')}", f"F1 by {words}"
             if len(groups) > 1:
                 name, title = f"{name}-{SEPARATORS.sub('-', data)}", f"{title}: {data}"
-            yield ReportItem(name, title, figures.split_bars(split.meaning, parts))
+            # A note that only repeats the title is omitted.
+            repeats = set(split.meaning.split()) - {"of", "the"} == set(words.split())
+            meaning = f"{split.meaning[0].upper()}{split.meaning[1:]}."
+            yield ReportItem(name, title, figures.split_bars(words, parts), () if repeats else (meaning,))
 
 
 def error_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
