@@ -29,7 +29,7 @@ class Bar:
         text: the value.
         note: words behind the value.
         interval: ends of a thin line over the bar; None for no line.
-        inner: end of a darker part; None for no such part.
+        inner: end of a part in a stronger color; None for no such part.
         kind: name of the style.
     """
 

@@ -300,6 +300,16 @@ def test_first_column_and_navigation_stay_in_sight(chromium: Chromium, real: tup
     assert chromium.run("document.querySelector('nav [aria-current]').hash") == "#summary"
 
 
+def test_f1_of_relations_is_in_sight_on_a_phone(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
+    chromium.look(400, 800)
+    chromium.open(real[0])
+    chromium.run('document.querySelector("table.sortable").closest("details").open = true')
+    right = chromium.run(
+        """[...document.querySelectorAll("table.sortable")][0].querySelector("td.share").getBoundingClientRect().right"""
+    )
+    assert 100 < right < 386
+
+
 @pytest.mark.parametrize("width", [400, 1400])
 def test_bars_have_the_lengths_of_their_values(
     chromium: Chromium, real: tuple[Path, list[ScoredRun]], width: int
