@@ -59,6 +59,8 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
         read_config(STAGES[Path(arguments[0]).stem], [word for word in arguments[1:] if word not in FLAGS])
     elif program == "python" or program == ".venv-vllm/bin/python":
         assert (ROOT / arguments[0]).is_file()
+    elif program in ("apptainer", "docker"):
+        assert (ROOT / next(word for word in arguments if word.startswith("containers/"))).is_file()
     elif "/" in program:
         assert os.access(ROOT / program, os.X_OK)
     else:

@@ -85,6 +85,19 @@ class Analysis:
         """Return F1 in percent if RC also answered false pairs with none; only unproposed pairs are lost."""
         return percent(2 * self.seen.gold, self.seen.gold + self.counts.gold)
 
+    @property
+    def lost_by_cause(self) -> list[tuple[Cause, float, float]]:
+        """Return F1 in percent before and after the errors of each cause, from 100 down to F1 of the system.
+
+        The errors are added in the order of `CAUSES`: what a cause takes depends on those before it.
+        """
+        counts, before, steps = Counts(self.counts.gold, self.counts.gold, self.counts.gold), 100.0, []
+        for error in self.errors:
+            counts += Counts(-error.missed, error.wrong - error.missed, 0)
+            steps.append((error.cause, before, counts.f1))
+            before = counts.f1
+        return steps
+
     def as_json(self) -> dict[str, Any]:
         return {
             "losses": {

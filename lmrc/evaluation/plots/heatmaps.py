@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import numpy as np
-from matplotlib import colormaps
 from matplotlib.axes import Axes
+from matplotlib.colors import LinearSegmentedColormap, to_rgb
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
@@ -14,15 +14,18 @@ from lmrc.common.errors import UserError
 from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.confusion import Confusion, most_confused
 from lmrc.evaluation.paper_scores import ABSENT
-from lmrc.evaluation.plots.style import FOREGROUND, Plot, style
+from lmrc.evaluation.plots.style import COLORS, FOREGROUND, Plot, style
 from lmrc.evaluation.tables.table import Table
 
 # Number of relations with a row of their own in the confusion matrix.
 MOST_CONFUSED = 12
 
+# Color of the cells, and the opacity from which white text is easier to read on it than the text of the page.
+SHADE, WHITE_TEXT = COLORS[0], 0.85
+
 
 def relation_heatmap(table: Table) -> Plot:
-    """Plot F1 by relation and system (figure 2): darker is better, white means that nothing was correct.
+    """Plot F1 by relation and system (figure 2): stronger is better, no color means that nothing was correct.
 
     Args:
         table: columns id and name, then one column of F1 per system. More than 30 rows are split into two panels.
@@ -36,17 +39,17 @@ def relation_heatmap(table: Table) -> Plot:
     panels = [table.rows[:half], table.rows[half:]] if half < len(table.rows) else [table.rows]
     systems = table.header[2:]
     with style():
-        width = (2.4 + 0.36 * len(systems)) * len(panels)
-        figure = Figure(figsize=(width, 1.5 + 0.16 * half), layout="constrained")
+        width = (2.7 + 0.36 * len(systems)) * len(panels)
+        figure = Figure(figsize=(width, 1.5 + 0.17 * half), layout="constrained")
         for axes, rows in zip(figure.subplots(1, len(panels), squeeze=False)[0], panels, strict=True):
             values = np.array([[np.nan if cell == ABSENT else float(cell) for cell in row[2:]] for row in rows])
-            _draw_cells(axes, values / 100, [[_rounded(value) for value in row] for row in values.tolist()], 6)
+            _draw_cells(axes, values / 100, [[_rounded(value) for value in row] for row in values.tolist()], 7.5)
             axes.set_ylim(half, 0)  # the rows of both panels have the same height
             axes.set_yticks(
-                np.arange(len(rows)) + 0.5, [f"{_shortened(row[1])} {row[0]}" for row in rows], fontsize=6.5
+                np.arange(len(rows)) + 0.5, [f"{_shortened(row[1])} {row[0]}" for row in rows], fontsize=7.5
             )
             axes.set_xticks(
-                np.arange(len(systems)) + 0.5, systems, rotation=60, ha="left", rotation_mode="anchor", fontsize=7
+                np.arange(len(systems)) + 0.5, systems, rotation=60, ha="left", rotation_mode="anchor", fontsize=8
             )
     return Plot(figure, f"Heat map of F1 by relation of {', '.join(systems)}")
 
@@ -76,16 +79,16 @@ def confusion_heatmap(counts: Confusion, relations: RelationSet) -> Plot:
         axes = figure.subplots()
         row_sums = np.maximum(matrix.sum(axis=1, keepdims=True), 1)
         texts = [[f"{count:,}" if count else "" for count in row] for row in matrix.tolist()]
-        _draw_cells(axes, matrix / row_sums, texts, 6.5)
+        _draw_cells(axes, matrix / row_sums, texts, 8)
         axes.set_ylim(size + 2, 0)
-        axes.set_yticks(np.arange(size + 2) + 0.5, [*names, "other relations", "not gold"], fontsize=7.5)
+        axes.set_yticks(np.arange(size + 2) + 0.5, [*names, "other relations", "not gold"], fontsize=8.5)
         axes.set_xticks(
             np.arange(size + 2) + 0.5,
             [*names, "other relations", "not predicted"],
             rotation=60,
             ha="left",
             rotation_mode="anchor",
-            fontsize=7.5,
+            fontsize=8.5,
         )
         axes.set_ylabel("gold")
         axes.set_xlabel("predicted")
@@ -94,14 +97,18 @@ def confusion_heatmap(counts: Confusion, relations: RelationSet) -> Plot:
 
 
 def _draw_cells(axes: Axes, shares: NDArray[np.float64], texts: Sequence[Sequence[str]], fontsize: float) -> None:
-    """Draw a grid of cells with shades `shares` [rows, columns] from 0 (white) to 1; NaN is not shaded."""
-    shades = colormaps["Blues"].with_extremes(bad="none", under="white")
-    mesh = np.ma.masked_invalid(np.where(shares == 0, -1, shares))
-    axes.pcolormesh(mesh, cmap=shades, vmin=0.0, vmax=1.0, edgecolors="#c8c8c8", linewidth=0.3)
+    """Draw a grid of cells with shades `shares` [rows, columns] from 0 (transparent) to 1; NaN is not shaded.
+
+    The shades are opacities of one color, which fit a light and a dark page.
+    """
+    shades = LinearSegmentedColormap.from_list("opacity", [(*to_rgb(SHADE), 0.0), (*to_rgb(SHADE), 1.0)])
+    mesh = np.ma.masked_invalid(shares)
+    grid = (*to_rgb(FOREGROUND), 0.2)
+    axes.pcolormesh(mesh, cmap=shades, vmin=0.0, vmax=1.0, edgecolors=[grid], linewidth=0.3)
     for row, line in enumerate(texts):
         for column, text in enumerate(line):
             share = shares[row, column]
-            color = FOREGROUND if np.isnan(share) else "white" if share > 0.7 else "black"
+            color = "white" if share > WHITE_TEXT else FOREGROUND
             axes.text(column + 0.5, row + 0.5, text, ha="center", va="center", fontsize=fontsize, color=color)
     axes.spines[:].set_visible(False)
     axes.tick_params(length=0, top=True, labeltop=True, bottom=False, labelbottom=False)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lmrc.common.json_stream import replacing, write_bytes
@@ -46,6 +46,9 @@ class ReportItem:
         name: name of its files.
         notes: sentences below it.
         caption: caption in LaTeX, which numbers tables itself; by default the title.
+        folded: whether the page folds a table; figures are folded if they are tall.
+        sortable: whether the page sorts and filters the rows of a table. Columns named F1 then have bars.
+        in_page: whether the page shows it; the files are always written.
     """
 
     name: str
@@ -53,6 +56,9 @@ class ReportItem:
     content: Table | Plot
     notes: tuple[str, ...] = ()
     caption: str = ""
+    folded: bool = True
+    sortable: bool = False
+    in_page: bool = True
 
 
 def summary_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
@@ -71,9 +77,14 @@ def summary_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
     notes += shared_then_own([run.name for run in runs], lines_by_run)
     split_notes = ("Each part contains gold and predicted triples; predictions that cannot be correct are in no part.",)
     return [
-        ReportItem("scores", "Scores", run_tables.summary_table(runs), tuple(notes)),
+        ReportItem("scores", "Scores", run_tables.summary_table(runs), tuple(notes), folded=False),
         ReportItem("splits", "F1 by kind of triple", run_tables.split_table(runs), split_notes),
-        *(_run_item(run, runs, "relations", "Relations", relation_table(run.scores, run.relations)) for run in runs),
+        *(
+            replace(
+                _run_item(run, runs, "relations", "Relations", relation_table(run.scores, run.relations)), sortable=True
+            )
+            for run in runs
+        ),
     ]
 
 
@@ -89,6 +100,7 @@ def paper_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:
             table,
             (source.note,) if source.note else (),
             f"{source.caption}: table {source.number} of the paper, and our runs",
+            sortable=source.number == "9/10",
         )
         for source, table in paper_tables(published)
     ]
@@ -102,7 +114,10 @@ def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iter
             "figure-2",
             "Figure 2: F1 by relation and system",
             relation_heatmap(_with_score(relations_table(published), len(published))),
-            ("Darker is better; white: nothing correct. The paper's scores and order are those of DocRED dev.",),
+            (
+                "Stronger is better; without color: nothing correct. "
+                "The paper's scores and order are those of DocRED dev.",
+            ),
         )
     unpublished = [run for run in runs if run.published is None]
     if len(unpublished) > 1 and any(run.scores.all.gold for run in unpublished):
@@ -110,7 +125,7 @@ def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iter
             "f1-by-relation-and-run",
             "F1 by relation and run",
             relation_heatmap(_with_score(runs_by_relation(unpublished), len(unpublished))),
-            ("Darker is better; white: nothing correct.",),
+            ("Stronger is better; without color: nothing correct.",),
         )
     labels = dict(zip([run.name for run in runs], run_tables.run_labels(runs), strict=True))
     sweeps = [
@@ -133,7 +148,8 @@ def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iter
     for run in runs:
         if run.scores.all.gold:
             bars = figures.relation_bars(run.scores, run.relations)
-            yield _run_item(run, runs, "f1-by-relation", "F1 by relation", bars)
+            # The page has the same bars in the table of relations.
+            yield replace(_run_item(run, runs, "f1-by-relation", "F1 by relation", bars), in_page=False)
         counts = confusion(run.documents, run.predictions)
         if counts:
             notes = (
@@ -142,11 +158,26 @@ def figure_items(runs: Sequence[ScoredRun], folders: Mapping[str, Path]) -> Iter
             )
             heatmap = confusion_heatmap(counts, run.relations)
             yield _run_item(run, runs, "confusion", "Confusion between relations", heatmap, notes)
+
+
+def learning_items(folders: Mapping[str, Path]) -> Iterator[ReportItem]:
+    """Yield a figure for each metric that a run has logged more than once, and sentences about the others."""
     for name, curves in read_learning_curves(folders):
-        averaged = any(len(curves.get(metric, ())) > figures.MANY_STEPS for metric in CURVES)
-        averaged_note = "With many logged steps, the line is a running mean and the steps are faint."
-        plot = figures.learning_curves([(name, curves)], CURVES)
-        yield ReportItem(f"learning-{name}", f"Learning curves: {name}", plot, (averaged_note,) if averaged else ())
+        logged = {metric: curves[metric] for metric in CURVES if curves.get(metric)}
+        once = {metric: series for metric, series in logged.items() if len(series) == 1}
+        once_notes = [
+            f"{figures.PANELS[metric]}: {value:.4g} at step {step:,}."
+            for metric, series in once.items()
+            for step, value in series.items()
+        ]
+        for metric in [metric for metric in logged if metric not in once] or list(once):
+            plot = figures.learning_curves([(name, curves)], (metric,))
+            notes = [f"Logged once: {note}" for note in once_notes if metric not in once]
+            once_notes = []
+            if len(logged[metric]) > figures.MANY_STEPS:
+                notes.append("With many logged steps, the line is a running mean and the steps are faint.")
+            title = f"{name}: {figures.PANELS[metric]}"
+            yield ReportItem(f"learning-{name}-{metric.replace('_', '-')}", title, plot, tuple(notes))
 
 
 def _fusion_figures(labels: Mapping[str, str], folders: Mapping[str, Path]) -> Iterator[ReportItem]:
@@ -190,8 +221,10 @@ def _split_figures(groups: Mapping[str, Sequence[ScoredRun]]) -> Iterator[Report
             name, title = f"f1-by-{split.name.replace('_', '-')}", f"F1 by {words}"
             if len(groups) > 1:
                 name, title = f"{name}-{SEPARATORS.sub('-', data)}", f"{title}: {data}"
+            # A note that only repeats the title is omitted.
+            repeats = set(split.meaning.split()) - {"of", "the"} == set(words.split())
             meaning = f"{split.meaning[0].upper()}{split.meaning[1:]}."
-            yield ReportItem(name, title, figures.split_bars(words, parts), (meaning,))
+            yield ReportItem(name, title, figures.split_bars(words, parts), () if repeats else (meaning,))
 
 
 def error_items(runs: Sequence[ScoredRun]) -> list[ReportItem]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 from lmrc.common.errors import UserError
@@ -16,7 +17,10 @@ from lmrc.evaluation.metrics.train_facts import Facts
 from lmrc.evaluation.plots.read_curves import CALIBRATION, METRICS, SWEEP
 from lmrc.evaluation.report import artifacts
 from lmrc.evaluation.report.document_browser import documents_html
+from lmrc.evaluation.report.examples import examples_html
+from lmrc.evaluation.report.overview import overview_html
 from lmrc.evaluation.report.page import Section, report_items_html, write_report
+from lmrc.evaluation.report.provenance import option_items, provenance_item, provenance_line
 from lmrc.evaluation.report.use_table import use_item
 from lmrc.evaluation.scored_run import PREDICTIONS, ScoredRun, name_in_tables, read_scored_run
 from lmrc.runs.run_folder import read_config
@@ -56,37 +60,59 @@ def report_runs(
     for folder in folders:
         if not _has_results(folder) and runs_inside(folder, REPORTED):
             raise UserError(why_unscored(folder, REPORTED))
-    runs_by_name = {name: read_scored_run(folder, facts, ign_variant) for name, folder in named.items()}
-    runs = [
-        replace(run, name=name_in_tables(name, read_config(named[name])))
-        for name, run in runs_by_name.items()
-        if run is not None
-    ]
+    read = {name: read_scored_run(folder, facts, ign_variant) for name, folder in named.items()}
+    scored = {name: run for name, run in read.items() if run is not None}
+    runs = [replace(run, name=name_in_tables(name, read_config(named[name]))) for name, run in scored.items()]
     corpus_names = {folder: name for name, folder in distinct_names([Path(run.corpus) for run in runs]).items()}
     runs = [replace(run, corpus_name=corpus_names[Path(run.corpus).resolve()]) for run in runs]
     figures = list(artifacts.figure_items(runs, named))
-    if not runs and not figures:
+    learning = list(artifacts.learning_items(named))
+    if not runs and not figures and not learning:
         raise UserError(f"nothing to report: {'; '.join(map(_no_results, folders))}")
     for folder in named.values():
         if not _has_results(folder):
             logger.warning("%s: the report omits it", _no_results(folder))
     used = use_item(named if use is None else use)
+    names = {folder: name for name, folder in named.items()}
+    names |= {named[name]: run.name for name, run in zip(scored, runs, strict=True)}
+    shown = {names[folder]: folder for folder in named.values()}
+    provenance = provenance_item(shown, runs)
     parts = {
-        "summary": ("Summary", [*items, *artifacts.summary_items(runs), *([used] if used else [])]),
+        "training": ("Training", learning),
+        "summary": ("Scores", [*items, *artifacts.summary_items(runs), *([used] if used else [])]),
         "tables": ("The paper's tables", artifacts.paper_items(runs)),
         "figures": ("Figures", figures),
         "errors": ("Errors", artifacts.error_items(runs)),
+        "options": ("Options", option_items(shown)),
     }
-    sections = [Section(name, heading, report_items_html(items)) for name, (heading, items) in parts.items() if items]
-    if runs:
-        sections.append(Section("documents", "Documents", documents_html(runs)))
-    write_report(page_of(out), title, *sections)
+    data = dict.fromkeys(run.data for run in runs)
+    subtitle = " · ".join([*data, *provenance_line(shown[runs[0].name if runs else next(iter(shown))])])
+    write_report(page_of(out), title, *_sections(runs, provenance, parts), subtitle=subtitle)
     if page_of(out) != out:
-        others = artifacts.write_report_items(out, [item for _, items in parts.values() for item in items])
+        others = artifacts.write_report_items(
+            out, [provenance, *(item for _, items in parts.values() for item in items)]
+        )
         if others:
             first = others[0].relative_to(out)
             logger.warning("%s has %d files that are not of this report, such as %s", out, len(others), first)
     return runs
+
+
+def _sections(
+    runs: Sequence[ScoredRun],
+    provenance: artifacts.ReportItem,
+    parts: Mapping[str, tuple[str, Sequence[artifacts.ReportItem]]],
+) -> list[Section]:
+    """Return the sections of the page: what most readers want comes first, tables for reference come last."""
+    items = [Section(name, heading, report_items_html(items)) for name, (heading, items) in parts.items() if items]
+    training = [section for section in items if section.name == "training"]
+    documents = []
+    if runs:
+        if examples := list(examples_html(runs[0])):
+            documents.append(Section("examples", "Examples", examples))
+        documents.append(Section("documents", "Documents", documents_html(runs)))
+    overview = Section("overview", "Overview", chain(overview_html(runs), report_items_html([provenance])))
+    return [overview, *training, *documents, *(section for section in items if section not in training)]
 
 
 def _has_results(folder: Path) -> bool:

@@ -53,7 +53,10 @@ def run_labels(runs: Sequence[ScoredRun]) -> list[str]:
 
 
 def split_table(runs: Sequence[ScoredRun]) -> Table:
-    """Return F1 by kind of triple: one row per part, and per data set the gold triples and one column per run."""
+    """Return F1 by kind of triple: one row per part, and per data set the gold triples and one column per run.
+
+    Parts without a gold or predicted triple are omitted.
+    """
     groups = group_by_data(runs)
     header = [""]
     for data, group in groups.items():
@@ -63,6 +66,8 @@ def split_table(runs: Sequence[ScoredRun]) -> Table:
     for index, split in enumerate(runs[0].scores.splits):
         rows.append((split.meaning,))
         for part in split.parts:
+            if not any(c.gold or c.predicted for run in runs for c in [run.scores.splits[index].parts[part]]):
+                continue
             cells: list[str] = []
             for group in groups.values():
                 counts = [run.scores.splits[index].parts[part] for run in group]

@@ -10,7 +10,7 @@ from lmrc.common.errors import UserError
 from lmrc.corpus.predictions import Prediction
 from lmrc.evaluation.metrics.confusion import confusion, most_confused
 from lmrc.evaluation.plots.heatmaps import confusion_heatmap, relation_heatmap
-from lmrc.evaluation.plots.style import Plot
+from lmrc.evaluation.plots.style import FOREGROUND, Plot
 from lmrc.evaluation.tables.paper_comparison import relations_table
 from lmrc.evaluation.tables.table import Table
 from tests.evaluation.examples import RELATIONS, document
@@ -32,11 +32,19 @@ def test_cell_shades_follow_f1() -> None:
     assert {cell: text for cell, (text, _) in counts.items()} == {
         (0, 0): "0", (0, 1): "20", (1, 0): "60", (1, 1): "-", (2, 0): "100", (2, 1): "0",
     }  # fmt: skip
-    assert counts[0, 0][1] == "#ffffffff"
-    assert counts[2, 1][1] != "#ffffffff"  # something was correct
+    # The shade is an opacity, which fits a light and a dark page.
+    assert {shade[:7] for cell, (_, shade) in counts.items() if cell != (1, 1)} == {"#0072b2"}
+    opacities = [int(counts[cell][1][7:], 16) for cell in ((0, 0), (0, 1), (1, 0), (2, 0))]
+    assert opacities == pytest.approx([0, 51, 153, 255], abs=1)
     assert counts[1, 1][1][-2:] == "00"  # unknown: transparent
-    brightness = [sum(int(counts[cell][1][i : i + 2], 16) for i in (1, 3, 5)) for cell in ((0, 1), (1, 0), (2, 0))]
-    assert brightness == sorted(brightness, reverse=True)
+
+
+def test_text_of_a_strong_cell_is_white() -> None:
+    rows = tuple((f"P{f1}", "a", f"{f1}.00") for f1 in (0, 84, 86))
+    plot = relation_heatmap(Table(("Relation", "Name", "x"), rows, 2))
+    colors = {text.get_text(): text.get_color() for text in plot.figure.axes[0].texts}
+    assert colors == {"0": FOREGROUND, "84": FOREGROUND, "86": "white"}
+    assert plot.svg.count("currentColor") > 2 and "fill-opacity" in plot.svg
 
 
 def test_relation_heatmap_has_two_panels_in_the_papers_order() -> None:

@@ -162,11 +162,11 @@ def test_report_folder_has_page_tables_and_figures(tmp_path: Path) -> None:
     (scored,) = report_runs([run, trained], out)
     page = (out / "report.html").read_text()
     assert scored.documents[1].title in page
-    tables = {"scores", "splits", "relations", "losses", "ceilings"}
+    tables = {"runs", "scores", "splits", "relations", "losses", "ceilings", "options-run"}
     assert {path.name for path in (out / "tables").iterdir()} == {
         f"{t}.{e}" for t in tables for e in ("txt", "tex", "csv")
     }
-    figures = {"figure-3", "rcp", "f1-by-relation", "confusion", "learning-rcp"}
+    figures = {"figure-3", "rcp", "f1-by-relation", "confusion", "learning-rcp-loss"}
     figures |= {"f1-by-relation-frequency", "f1-by-sentence-distance", "f1-by-mentions", "f1-by-document-words"}
     assert {path.name for path in (out / "figures").iterdir()} == {f"{f}.{e}" for f in figures for e in ("svg", "png")}
     for name in tables:
@@ -271,6 +271,24 @@ def test_html_file_gets_only_the_page(tmp_path: Path) -> None:
     assert "<h1>Two</h1>" in page
     assert "other/run" in page
     assert f"{tmp_path.name}/run" in page
+    headings = ["Overview", "Examples", "Documents", "Scores", "Figures", "Errors", "Options"]
+    assert re.findall(r"<h2>(.*?)</h2>", page) == headings
+    # No folder of this machine is shown, and no date of today.
+    assert str(tmp_path) not in page
+    report_runs(runs, tmp_path / "again.html", title="Two")
+    assert (tmp_path / "again.html").read_text() == page
+
+
+def test_line_below_the_title_has_data_date_and_code(tmp_path: Path) -> None:
+    run = run_of(tmp_path, 2)
+    (run / "environment.json").write_text(
+        json.dumps({"lmrc": "0.1.0", "git": {"commit": "0123456789", "dirty": False}})
+    )
+    (run / "log").mkdir()
+    (run / "log" / "history.jsonl").write_text('{"time": "2026-11-29T23:56:15+00:00", "event": "finished"}\n')
+    report_runs([run], tmp_path / "page.html")
+    line = "corpus, 2 documents · 2026-11-29 · lmrc 0.1.0, commit 0123456"
+    assert f'<p class="subtitle">{line}</p>' in (tmp_path / "page.html").read_text()
 
 
 def test_relation_set_comes_from_the_corpus(tmp_path: Path) -> None:

@@ -106,13 +106,39 @@ def test_text_is_escaped(tmp_path: Path) -> None:
     assert "".join(page.words).count("onerror=alert(1)") >= 15
 
 
-def test_long_tables_and_tall_figures_are_folded() -> None:
-    rows = tuple((str(number), "1") for number in range(60))
-    short, long = (
-        "".join(report_items_html([ReportItem("x", "Numbers", Table(("n", "m"), rows[:count]))])) for count in (5, 60)
+def test_tables_are_folded_unless_they_say_otherwise() -> None:
+    table = Table(("n", "m"), (("1", "1"),))
+    folded, open_ = (
+        "".join(report_items_html([ReportItem("x", "Numbers", table, folded=value)])) for value in (True, False)
     )
-    assert "<details>" not in short
-    assert long.startswith("<details><summary><h3>Numbers</h3></summary>")
+    assert "<details><summary><h3>Numbers</h3></summary>" in folded
+    assert "<details>" not in open_ and "<h3>Numbers</h3>" in open_
+
+
+def test_tables_with_many_columns_and_wide_figures_take_the_width_of_the_page() -> None:
+    few, many = (
+        "".join(report_items_html([ReportItem("x", "Numbers", Table(("n",) * count, (("1",) * count,)))]))
+        for count in (7, 8)
+    )
+    assert 'class="item"' in few and 'class="item broad"' in many
+
+
+def test_items_outside_the_page_are_left_out() -> None:
+    items = [ReportItem(name, name, Table(("n",), (("1",),)), in_page=name == "shown") for name in ("shown", "hidden")]
+    page = "".join(report_items_html(items))
+    assert "shown" in page and "hidden" not in page
+
+
+def test_f1_of_a_sortable_table_has_a_bar() -> None:
+    rows = (("P1", "country", "50.00", "25.00", "7"), ("P2", "born in", "-", "-", "0"))
+    table = Table(("Relation", "Name", "F1 <a>", "P", "Gold"), rows, labels=2)
+    sortable, plain = (
+        "".join(report_items_html([ReportItem("x", "Relations", table, sortable=value)])) for value in (True, False)
+    )
+    assert re.findall(r"--share:([^\"]*)", sortable) == ["50.00"]
+    assert '<td class="number share" style="--share:50.00">50.00</td>' in sortable
+    assert '<td class="number">-</td>' in sortable and '<table class="sortable">' in sortable
+    assert "--share" not in plain and "sortable" not in plain
 
 
 def test_failed_write_leaves_no_page(tmp_path: Path) -> None:

@@ -18,8 +18,11 @@ from lmrc.evaluation.metrics.scores import score
 from lmrc.evaluation.plots.figures import relation_bars
 from lmrc.evaluation.report.artifacts import ReportItem, error_items, paper_items, summary_items
 from lmrc.evaluation.report.document_browser import documents_html
+from lmrc.evaluation.report.examples import examples_html
+from lmrc.evaluation.report.overview import overview_html
 from lmrc.evaluation.report.page import Section, report_items_html, write_report
 from lmrc.evaluation.scored_run import ScoredRun
+from lmrc.evaluation.tables.table import Table
 from tests.evaluation.examples import RELATIONS, document
 from tests.evaluation.report.chromium import Chromium, needs_chromium
 
@@ -59,7 +62,11 @@ def write(path: Path, runs: list[ScoredRun]) -> Path:
         "figures": [wide],
         "errors": error_items(runs),
     }
-    sections = [Section(name, name.title(), report_items_html(found)) for name, found in parts.items()]
+    sections = [
+        Section("overview", "Overview", overview_html(runs)),
+        Section("examples", "Examples", examples_html(runs[0])),
+    ]
+    sections += [Section(name, name.title(), report_items_html(found)) for name, found in parts.items()]
     return write_report(path, "Report", *sections, Section("documents", "Documents", documents_html(runs)))
 
 
@@ -216,6 +223,117 @@ def test_keyboard_navigation(chromium: Chromium, small: Path) -> None:
     assert chromium.run("document.activeElement.value") == "j"  # j is typed, not a shortcut
     chromium.press("Escape", "k")
     assert chromium.run("document.activeElement.name") != "search"
+
+
+def test_escape_empties_the_search_and_its_filter(chromium: Chromium, small: Path) -> None:
+    chromium.open(small)
+    chromium.press("/", *"paris")
+    assert titles(chromium) == ["Right", "Mixed"]
+    chromium.press("Escape")
+    assert chromium.run("document.getElementById('filters').elements.search.value") == ""
+    assert titles(chromium) == ["Right", "Mixed", "Wrong"]
+    assert "search" not in fragment(chromium)
+
+
+def relation_rows(chromium: Chromium) -> list[str]:
+    """Return the names of the relations that are shown, in their order."""
+    found: list[str] = chromium.run(
+        """[...document.querySelector("table.sortable").tBodies[0].rows].filter((row) => !row.hidden)
+        .map((row) => row.cells[1].textContent)"""
+    )
+    return found
+
+
+def test_table_of_relations_is_sorted_with_the_keyboard(chromium: Chromium, small: Path) -> None:
+    """Gold, predicted, F1: country 2, 2, 100; part of 1, 0, 0; born in 0, 2, 0."""
+    chromium.look(1280, 900)
+    chromium.open(small)
+    head = 'document.querySelector("table.sortable").tHead.rows[0]'
+    chromium.run('document.querySelector("table.sortable").closest("details").open = true')
+    assert relation_rows(chromium) == ["country", "part of", "born in"]
+    chromium.run(f"{head}.cells[6].querySelector('button').focus()")  # Predicted
+    chromium.press("Enter")
+    assert relation_rows(chromium) == ["country", "born in", "part of"]
+    assert chromium.run(f"{head}.cells[6].ariaSort") == "descending"
+    chromium.press("Enter")
+    assert relation_rows(chromium) == ["part of", "country", "born in"]
+    assert chromium.run(f"{head}.cells[6].ariaSort") == "ascending"
+    chromium.run(f"{head}.cells[1].querySelector('button').focus()")  # Name
+    chromium.press("Enter")
+    assert relation_rows(chromium) == ["born in", "country", "part of"]
+    assert chromium.run(f"[...{head}.cells].map((cell) => cell.ariaSort).filter(Boolean)") == ["ascending"]
+    assert chromium.messages == []
+
+
+def test_numbers_with_thousands_are_sorted_as_numbers(chromium: Chromium, tmp_path: Path) -> None:
+    rows = tuple((name, value) for name, value in (("a", "9"), ("b", "1,000"), ("c", "-"), ("d", "20")))
+    item = ReportItem("x", "Numbers", Table(("Name", "Gold"), rows), folded=False, sortable=True)
+    chromium.open(write_report(tmp_path / "page.html", "Page", Section("x", "X", report_items_html([item]))))
+    order = '[...document.querySelectorAll("tbody th")].map((cell) => cell.textContent).join("")'
+    button = 'document.querySelectorAll("thead button")[1]'
+    assert (chromium.run(f"{button}.click()"), chromium.run(order))[1] == "bdac"
+    assert (chromium.run(f"{button}.click()"), chromium.run(order))[1] == "adbc"  # a missing value stays last
+
+
+def test_table_of_relations_is_filtered(chromium: Chromium, small: Path) -> None:
+    chromium.open(small)
+    chromium.run('document.querySelector("table.sortable").closest("details").open = true')
+    chromium.run('document.querySelector(".tools input").focus()')
+    chromium.press(*"p2 born")
+    assert relation_rows(chromium) == ["born in"]
+    assert chromium.run('document.querySelector(".tools [role=status]").textContent') == "1 of 3"
+    chromium.press("Escape")
+    assert len(relation_rows(chromium)) == 3
+
+
+def test_first_column_and_navigation_stay_in_sight(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
+    chromium.look(400, 800)
+    chromium.open(real[0], "#summary")
+    left = "document.querySelector('#summary tbody th').getBoundingClientRect().left"
+    box = "document.querySelector('#summary .scroll')"
+    before = chromium.run(left)
+    chromium.run(f"{box}.scrollLeft = 150")
+    assert chromium.run(f"{box}.scrollLeft") > 0
+    assert chromium.run(left) == before
+    assert chromium.run("scrollY") > 800
+    assert chromium.run("document.querySelector('nav').getBoundingClientRect().top") == 0
+    assert chromium.run("document.querySelector('nav [aria-current]').hash") == "#summary"
+
+
+def test_f1_of_relations_is_in_sight_on_a_phone(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:
+    chromium.look(400, 800)
+    chromium.open(real[0])
+    chromium.run('document.querySelector("table.sortable").closest("details").open = true')
+    right = chromium.run(
+        """[...document.querySelectorAll("table.sortable")][0].querySelector("td.share").getBoundingClientRect().right"""
+    )
+    assert 100 < right < 386
+
+
+@pytest.mark.parametrize("width", [400, 1400])
+def test_bars_have_the_lengths_of_their_values(
+    chromium: Chromium, real: tuple[Path, list[ScoredRun]], width: int
+) -> None:
+    chromium.look(width, 900)
+    chromium.open(real[0])
+    shares = chromium.run(
+        """[...document.querySelector(".headline").querySelectorAll("li")].map((line) => {
+        const [track, fill] = [".track", ".fill"].map((name) => line.querySelector(name).getBoundingClientRect().width);
+        return [Number(line.querySelector("b").textContent), 100 * fill / track]; })"""
+    )
+    assert len(shares) == 12  # six metrics, two runs
+    for value, length in shares:
+        assert length == pytest.approx(value, abs=0.3)
+
+
+def test_example_opens_its_document(chromium: Chromium, small: Path) -> None:
+    chromium.open(small)
+    chromium.run("document.querySelectorAll('.example a')[1].click()")
+    chromium.run("new Promise((done) => setTimeout(done, 200))")
+    shown_title = chromium.run("document.querySelector('#document h3').firstChild.data.trim()")
+    assert chromium.run("document.querySelectorAll('.example h3')[1].textContent").startswith(
+        f"Middling: {shown_title}"
+    )
 
 
 def test_focused_triple_is_not_covered_by_the_text(chromium: Chromium, real: tuple[Path, list[ScoredRun]]) -> None:

@@ -285,7 +285,15 @@
     if (event.ctrlKey || event.altKey || event.metaKey) return;
     const field = event.target.closest("input, select, textarea");
     if (field) {
-      if (event.key === "Escape") field.blur();
+      if (event.key === "Escape") {
+        if (field === fields.search && field.value !== "") {
+          // The browser would empty the field without an input event.
+          event.preventDefault();
+          field.value = "";
+          filter();
+        }
+        field.blur();
+      }
       return;
     }
     const within = list.contains(event.target);
