@@ -1,4 +1,4 @@
-"""What was extracted from one document, and its line of JSON."""
+"""The triples that were extracted from one document, and its line of JSON."""
 
 from __future__ import annotations
 

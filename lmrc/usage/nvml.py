@@ -30,7 +30,7 @@ SECONDS_BETWEEN_SAMPLES = 2.0
 
 @dataclass(frozen=True)
 class GpuReading:
-    """What a GPU did since its sampler started.
+    """Use of a GPU since its sampler started.
 
     Attributes:
         busy_seconds: utilization x seconds.

@@ -29,7 +29,7 @@ DISK = 1e9
 
 @dataclass(frozen=True)
 class Speed:
-    """What a process does per second.
+    """Work of a process per second.
 
     Attributes:
         training: model FLOPs per second of training steps.

@@ -26,7 +26,7 @@ from lmrc.runs.run_folder import RunFolder
 logger = logging.getLogger(__name__)
 
 SINGLETON = "singleton"
-# So many jobs in a row may end without a new checkpoint or unit: one may have been preempted in its first seconds.
+# Jobs in a row that may end without a new checkpoint or unit: one may have been preempted in its first seconds.
 MAX_JOBS_WITHOUT_PROGRESS = 2
 # Exit status of this module that ends the batch script. Python itself exits with 1 or 2.
 END_OF_CHAIN = 3
