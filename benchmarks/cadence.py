@@ -163,7 +163,7 @@ def main() -> int:
         "copy from the GPU": f"{options.copy_gbs:g} GB/s (assumed: pageable memory, whose pages are new)",
         "write": f"{options.write_gbs:g} GB/s (assumed: NFS over 10 Gbit/s)",
         "new best weights": "after a third of the evaluations every 200 steps, two thirds of those each epoch "
-        "(assumed; 9 of the first 10 epochs in benchmarks/study/results/rcp.metrics.jsonl)",
+        "(assumed; 9 of the first 10 epochs in benchmarks/study/results/earlier/rcp.metrics.jsonl)",
     }
     for name, text in rows.items():
         print(f"{name:<22}{text}")

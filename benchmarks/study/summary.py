@@ -152,6 +152,8 @@ def answer_tokens(run: Path) -> int:
     if not (run / "generations.jsonl").is_file():
         return 0
     config = read_config(run)
+    if config.get("answers"):  # those of another run
+        return 0
     if not config.get("rc"):
         raise UserError(f"{run} asked an LM without an adapter: expected its tokens in DONE")
     adapter = Path(config["rc"])

@@ -232,6 +232,8 @@ def test_tokens_of_prompts_and_answers_are_counted(tmp_path: Path) -> None:
     (run / "DONE").write_text('{"queries": 2, "tokens": 7}')
     assert answer_tokens(run) == 7
     (run / "DONE").unlink()
+    (run / "config.yaml").write_text(yaml.safe_dump({"rc": "runs/rc/best", "answers": "runs/other"}))
+    assert answer_tokens(run) == 0
     (run / "config.yaml").write_text(yaml.safe_dump({"corpus": str(corpus.folder), "rc": None}))
     with pytest.raises(UserError, match="asked an LM without an adapter: expected its tokens in DONE"):
         answer_tokens(run)
