@@ -55,7 +55,7 @@ def test_node_is_checked_before_the_rendezvous(
 
     calls: list[str] = []
 
-    def join(timeout: object, watchdog: object) -> distributed.World:
+    def join(*_: object) -> distributed.World:
         calls.append("join")
         return distributed.ALONE
 
