@@ -361,6 +361,8 @@ def test_job_checks_its_inputs_when_it_starts(tmp_path: Path) -> None:
     data = make_data(tmp_path)
     assert lmrc(["data", "build", data["test"], "--out", str(tmp_path / "c"), "--relations", data["relations"]]) == 0
     given: dict[str, Any] = {"corpus": tmp_path / "c", "candidates": tmp_path / "no", "run": {"folder": tmp_path}}
+    (tmp_path / "log").mkdir()  # as the launcher and submitit leave the run folder
+    (tmp_path / "config.yaml").write_text("corpus: c\n")
     config = ClassifyConfig.model_validate(given)
     with pytest.raises(UserError, match=f"{tmp_path}/no"):
         run_attempt(CLASSIFY, config, Attempt("77"))
