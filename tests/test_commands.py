@@ -99,6 +99,8 @@ def make_ready(config: StageConfig, small: Path) -> None:
     if isinstance(config, (RcpConfig, RcConfig)):
         link(config.data.train, small / "data" / "train")
         link(config.data.dev, small / "data" / "dev")
+    if str(config.cluster.container or "").endswith(".sif"):
+        Path(str(config.cluster.container)).touch()
     if isinstance(config, (ProposeConfig, ClassifyConfig)):
         link(config.corpus, small / "data" / "dev")
     if isinstance(config, ProposeConfig):
