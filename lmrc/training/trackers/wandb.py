@@ -28,6 +28,7 @@ class WandbTracker:
         if run.syncs:
             mode = default_mode()
             if mode == "offline":
+                # Not in the pre-flight: lmrc track raises it, and trainings without a network record offline.
                 raise RunError("W&B's server does not answer, or no API key is known: type wandb login, with a network")
         elif mode is None:
             mode = "offline" if config.get("cluster.offline") else default_mode()

@@ -56,6 +56,10 @@ EXCLUDED = (
         "rc/model/merge.py",
         "pretrained/packaged.py",
         "pretrained/tiny.py",
+        # Commands of their own: lmrc models fetch, lmrc push, lmrc track, --dry-run --measure.
+        "pretrained/fetch.py",
+        "pretrained/publish.py",
+        "launcher/prediction",
         "launcher/preflight",
     ),
     *(f"launcher/{name}.py" for name in ("allocation", "model_shapes", "batch", "launch", "local", "plan")),
