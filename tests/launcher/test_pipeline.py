@@ -598,7 +598,7 @@ def test_pipeline_on_this_machine(
     assert lmrc(["score", *arguments]) == 0
     assert json.loads((home / "scores.json").read_text()) == json.loads((tmp_path / "scores.json").read_text())
     page = (home / "report.html").read_text()
-    assert all(word in page for word in ("Learning curves: rcp", "Learning curves: rc", "Documents"))
+    assert all(word in page for word in ("Learning curves of rcp:", "Learning curves of rc:", "Documents"))
     assert (home / "tables" / "scores.tex").exists()
 
     # Repeated: only a step whose output was deleted runs again.
