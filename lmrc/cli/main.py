@@ -81,8 +81,7 @@ def demo(arguments: tuple[str, ...]) -> None:
         click.echo(
             "lmrc demo [--long] [--config FILE] [--run NAME] [--any.option VALUE …] [--verbose]\n\n"
             "Makes synthetic documents, trains both models on them, extracts the triples of held-out documents and "
-            "scores them.\n"
-            "Takes about six minutes on two cores; --long trains on more documents, about a quarter of an hour.\n\n"
+            "scores them. --long trains on more documents.\n\n"
             f"The defaults below are those of the stages. The demo's own are in {CONFIGS / 'demo.yaml'}.\n\n"
             f"{table(DemoConfig)}"
         )

@@ -108,7 +108,8 @@ def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = ""
     if "--help" in words:
         program = program or f"python launch/{Path(sys.argv[0]).name}"
         short = ", ".join(f"--{name}" for name in ALIASES)
-        print(f"{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] [--dry-run [--measure]] [--follow]")
+        accepted = "[--dry-run [--measure]] [--follow] [--verbose]"
+        print(f"{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] {accepted}")
         print(f"\nShort: {short}\n")
         print(table(stage.config_class))
         return 0

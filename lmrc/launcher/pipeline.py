@@ -363,7 +363,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python launch/p
     set_up_logging("stderr")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words:
-        print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] [--dry-run [--measure]] [--json]")
+        accepted = "[--dry-run [--measure]] [--json] [--verbose]"
+        print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] {accepted}")
         short = ", ".join(f"--{name}" for name in SHORT)
         print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
         print("cluster.* sets all steps; STEP.cluster.* overrides it for a step, cpu_job.* for those without GPUs.\n")
