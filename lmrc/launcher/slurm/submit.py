@@ -233,13 +233,15 @@ def sbatch_script(stage: Stage, config: StageConfig) -> str:
 
 
 def active_jobs(folder: Path) -> list[slurm.SlurmJob]:
-    """Return the queued and running jobs of the run, with one entry per array task.
+    """Return the queued and running jobs of the run in the order of submission, with one entry per array task.
 
     Raises:
         SlurmError: SLURM does not answer.
     """
     submitted = [str(event["job"]) for event in History(folder).read() if event["event"] == "submitted"]
-    return [job for job in slurm.jobs(submitted) if job.is_active]
+    active = [job for job in slurm.jobs(submitted) if job.is_active]
+    # squeue lists pending jobs first, but those of a chain come after the running one.
+    return sorted(active, key=lambda job: submitted.index(job.id.partition("_")[0]))
 
 
 def running_job(folder: Path) -> slurm.SlurmJob | None:
