@@ -279,6 +279,17 @@ def test_job_with_failed_dependency_is_not_active(tmp_path: Path, monkeypatch: p
     assert [job.id for job in active_jobs(tmp_path)] == ["15_1"]
 
 
+def test_active_jobs_are_in_the_order_of_submission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    # squeue lists pending jobs first.
+    lines = (("17", "PENDING", "Dependency"), ("16_1", "PENDING", "None"), ("16_0", "PENDING", "None"))
+    rows = [f"{job:<64}{state:<32}{reason:<64}{0:<16}{'':<256}\n" for job, state, reason in lines]
+    running = f"{'15':<64}{'RUNNING':<32}{'None':<64}{0:<16}{'n1':<256}\n"
+    monkeypatch.setattr(slurm, "run_command", lambda *command: "".join([*rows, running]))
+    for job in ("15", "16", "17"):
+        History(tmp_path).add("submitted", job=job)
+    assert [job.id for job in active_jobs(tmp_path)] == ["15", "16_1", "16_0", "17"]
+
+
 def test_queued_or_done_step_refuses_other_options(tmp_path: Path, queue: Queue) -> None:
     run_on_slurm(chain_in(tmp_path))
     other = chain_in(tmp_path, "--rc.train.epochs", "3")

@@ -278,6 +278,8 @@ up() {
   [ "$(id -u)" = 0 ] || die "run as root"
   local t0 t; t0=$(now); CONF_CHANGED=0
   install_pkgs; say "packages ok  (+$(since $t0)s)"
+  # A cluster that was killed would come back with its jobs, which hold the nodes.
+  if [ "${LMRC_SLURM_KEEP:-0}" != 1 ] && [ -d "$STATE/ctld" ] && ! alive "$STATE/run/slurmctld.pid" slurmctld; then down; fi
   write_conf; write_hosts
   if [ $CONF_CHANGED = 1 ] && alive "$STATE/run/slurmctld.pid" slurmctld; then
     say "configuration changed: telling the daemons"; scontrol reconfigure
