@@ -11,6 +11,7 @@ import hashlib
 import logging
 import os
 import sys
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -28,6 +29,8 @@ logger = logging.getLogger(__name__)
 SINGLETON = "singleton"
 # Jobs in a row that may end without a new checkpoint or unit: one may have been preempted in its first seconds.
 MAX_JOBS_WITHOUT_PROGRESS = 2
+# Longer than SLURM waits between SIGTERM and SIGKILL (KillWait, 30 s by default).
+MAX_COMPLETING_SECONDS = 120.0
 # Exit status of this module that ends the batch script. Python itself exits with 1 or 2.
 END_OF_CHAIN = 3
 
@@ -165,8 +168,13 @@ def begin(folder: Path, job: str) -> bool:
 
 def _was_cancelled(jobs: Sequence[str]) -> bool:
     """Return True if a user cancelled all of these jobs. SLURM has other states for jobs that it ended itself."""
+    deadline = time.monotonic() + MAX_COMPLETING_SECONDS
     try:
         known = slurm.jobs(jobs)
+        # This job may start while the last one is cleaned up. Until then the state does not say why that one ended.
+        while any(job.state == "COMPLETING" for job in known) and time.monotonic() < deadline:
+            time.sleep(1)
+            known = slurm.jobs(jobs)
     except slurm.SlurmError:
         return False
     return bool(known) and all(job.state.startswith("CANCELLED") for job in known)

@@ -7,6 +7,7 @@ import pytest
 
 from lmrc.config.schema import ClusterOptions
 from lmrc.launcher.slurm import commands as slurm
+from lmrc.launcher.slurm import job_chain
 from lmrc.launcher.slurm.job_chain import begin, cancel_later, find_chain, job_name, progress, resolve_requeue
 from lmrc.launcher.slurm.requeue import at_the_end, note_interruption
 from lmrc.runs.events import History
@@ -184,6 +185,21 @@ def test_cancelled_job_ends_the_chain(run: Path, queue: Queue) -> None:
     assert not begin(run, "3")
     assert last(run) == ("cancelled", "job 2 of the chain was cancelled")
     assert queue.commands == ["cancel 4"]
+
+
+def test_state_of_a_completing_job_is_awaited(run: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch) -> None:
+    queue.states["1"] = "COMPLETING"
+    monkeypatch.setattr("time.sleep", lambda _: queue.states.update({"1": "CANCELLED"}))
+    assert not begin(run, "2")
+    assert last(run) == ("cancelled", "job 1 of the chain was cancelled")
+
+
+def test_job_that_does_not_complete_holds_the_chain_for_a_while_only(
+    run: Path, queue: Queue, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    queue.states["1"] = "COMPLETING"
+    monkeypatch.setattr(job_chain, "MAX_COMPLETING_SECONDS", 0.0)
+    assert begin(run, "2")
 
 
 def test_cancelled_job_that_saved_ends_the_chain(run: Path, queue: Queue) -> None:
