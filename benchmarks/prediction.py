@@ -1,12 +1,12 @@
 """Compare the predicted time of the demo's stages with the time that they then take, on this machine.
 
-The stages are measured for a few steps (`--measure` of the launchers), predicted, and run. Run it on an idle machine:
-the prediction assumes that the machine is as busy later as while it was measured.
+The stages are measured for a few steps (`--measure` of the launchers), predicted, and run one after the other, while
+the demo trains two of them side by side. Run it on an idle machine: the prediction assumes that the machine is as busy
+later as while it was measured.
 
     python benchmarks/prediction.py [--out FOLDER] [--config configs/demo.yaml] [--limit 10] [--any.option VALUE …]
 
-Status 0 if each stage took within `--limit` percent of its prediction. The demo's other steps (the untrained models
-and the report) are not predicted.
+Status 0 if each stage took within `--limit` percent of its prediction, or within two seconds.
 """
 
 from __future__ import annotations
@@ -21,10 +21,12 @@ from lmrc.common import threads
 STAGES = ("rcp", "propose", "rc", "classify")
 # Runs of the demo by stage.
 RUNS = {"rcp": "rcp", "propose": "propose", "rc": "rc", "classify": "lmrc"}
+# The imports of a stage that takes seconds differ by as much.
+SLACK_SECONDS = 2.0
 
 
 def compare(predicted: dict[str, float], taken: dict[str, float], limit: float) -> tuple[str, bool]:
-    """Return a table, and True if each stage took within `limit` percent of its prediction.
+    """Return a table, and True if each stage took within `limit` percent or SLACK_SECONDS of its prediction.
 
     Args:
         predicted: seconds by stage.
@@ -33,7 +35,7 @@ def compare(predicted: dict[str, float], taken: dict[str, float], limit: float) 
     lines, all_within = [f"{'stage':<10}{'predicted':>12}{'taken':>10}{'difference':>13}"], True
     for stage in STAGES:
         difference = 100 * (predicted[stage] - taken[stage]) / taken[stage]
-        all_within &= abs(difference) <= limit
+        all_within &= abs(difference) <= limit or abs(predicted[stage] - taken[stage]) <= SLACK_SECONDS
         lines.append(f"{stage:<10}{predicted[stage]:>10.1f} s{taken[stage]:>8.1f} s{difference:>+11.1f} %")
     total, real = sum(predicted.values()), sum(taken.values())
     lines.append(f"{'all':<10}{total:>10.1f} s{real:>8.1f} s{100 * (total - real) / real:>+11.1f} %")
@@ -52,6 +54,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from lmrc.config.loader import parse
     from lmrc.config.schema import DemoConfig
     from lmrc.demo.demo import HERE, Demo
+    from lmrc.launcher.launch import launch
     from lmrc.launcher.plan import plan_launch
     from lmrc.launcher.prediction.measure import measure
     from lmrc.launcher.prediction.predict import prediction_table
@@ -71,7 +74,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     speeds = measure({planned.plan.stage: planned.plan.config for planned in plans}, {})
     predictions = predict_stages(plans, speeds)
     print(prediction_table(predictions, None), flush=True)
-    demo.run()
+    for stage in (RCP, PROPOSE, RC, CLASSIFY):
+        launch(stage, configs[stage])
     home = out / config.run.name
     taken = {stage: sum(use.seconds for use in read_use(home / run)) for stage, run in RUNS.items()}
     table, within = compare({one.name: one.seconds for one in predictions}, taken, options.limit)

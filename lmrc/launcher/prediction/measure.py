@@ -26,6 +26,9 @@ logger = logging.getLogger(__name__)
 
 # Optimizer steps of the two runs of a training, and documents of the two runs of an inference.
 STEPS = (2, 10)
+# Small models take more steps than STEPS has, until the second run takes about this long; but no more than MOST_STEPS.
+STEADY_SECONDS = 20.0
+MOST_STEPS = 100
 DOCUMENTS = {PROPOSE: (8, 32), CLASSIFY: (2, 6)}
 DEV_DOCUMENTS = 8
 
@@ -37,6 +40,12 @@ def slope_of(short: tuple[float, float], long: tuple[float, float]) -> float:
     """
     seconds, flops = long[0] - short[0], long[1] - short[1]
     return seconds / flops if seconds > 0 and flops > 0 else long[0] / long[1]
+
+
+def longer_run(steps: tuple[int, int], seconds: float) -> int:
+    """Return the optimizer steps of the second run, if the first of `steps` steps took this many seconds."""
+    first, second = steps
+    return max(second, min(MOST_STEPS, round(first * STEADY_SECONDS / max(seconds, 1e-3))))
 
 
 def training_speed(short: Use, long: Use, evaluated: float) -> Speed:
@@ -124,15 +133,17 @@ class Measurement:
     def _train(self, stage: Stage, config: StageConfig) -> Speed:
         assert isinstance(config, RcpConfig | RcConfig)
         size = config.train.examples_per_step
-        # More documents than examples: some have no pair, and so no query.
-        train = self._corpus(config.data.train, f"{stage.name}-train", 2 * size * STEPS[-1])
         dev = self._corpus(config.data.dev, f"{stage.name}-dev", DEV_DOCUMENTS)
-        data = TrainingData(train=train, dev=dev)
-        uses = []
-        for steps in STEPS:
+        uses: list[Use] = []
+        for number, steps in enumerate(STEPS):
+            if uses:
+                steps = longer_run(STEPS, uses[0].work_seconds)
+            # More documents than examples: some have no pair, and so no query.
+            train = self._corpus(config.data.train, f"{stage.name}-train", 2 * size * steps)
+            data = TrainingData(train=train, dev=dev)
             short = {"max_steps": steps, "eval_every": 0, "eval_at_start": False, "epochs": 10**6, "keep": "last"}
             options = config.train.model_copy(update={**short, "trackers": ()})
-            uses.append(self._run(stage, config, f"{stage.name}-{steps}", train=options, data=data)[0])
+            uses.append(self._run(stage, config, f"{stage.name}-{number}", train=options, data=data)[0])
         amount = amount_of(config.model_copy(update={"data": data, "train": options}), 1)
         return training_speed(uses[0], uses[1], amount.evaluations * amount.evaluation_flops)
 
@@ -157,7 +168,7 @@ class Measurement:
 
     def _model(self, stage: Stage, folder: Path) -> Path:
         """Return the model that was just trained; else the one that the config names."""
-        measured = self._folder / f"{stage.name}-{STEPS[-1]}" / "best"
+        measured = self._folder / f"{stage.name}-{len(STEPS) - 1}" / "best"
         return measured if measured.exists() else folder
 
 

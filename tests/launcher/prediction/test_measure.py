@@ -11,7 +11,7 @@ from lmrc.corpus.corpus import Corpus, write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.launcher.plan import plan_launch
 from lmrc.launcher.prediction.amounts import Amount, Documents, StandIn, UnknownAmount, amount_of
-from lmrc.launcher.prediction.measure import inference_speed, measure, slope_of, training_speed
+from lmrc.launcher.prediction.measure import inference_speed, longer_run, measure, slope_of, training_speed
 from lmrc.launcher.prediction.stages import PlannedStage, predict_stages
 from lmrc.launcher.stages import CLASSIFY, PROPOSE, RC, RCP
 from lmrc.usage.record import Use
@@ -99,8 +99,16 @@ def test_a_corpus_of_an_earlier_step_is_a_share_of_one_that_exists(data: Path) -
     assert [documents[index].title for index in range(5)] == [train[4 * index].title for index in range(5)]
 
 
+@pytest.mark.parametrize(
+    ("seconds", "steps"), [(0.0, 100), (0.1, 100), (2.0, 20), (4.0, 10), (60.0, 10)], ids=lambda value: str(value)
+)
+def test_fast_trainings_are_measured_over_more_steps(seconds: float, steps: int) -> None:
+    assert longer_run((2, 10), seconds) == steps
+
+
 def test_all_stages_are_measured_and_predicted(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("lmrc.launcher.prediction.measure.STEPS", (1, 3))
+    monkeypatch.setattr("lmrc.launcher.prediction.measure.MOST_STEPS", 4)
     propose = ProposeConfig.model_validate(
         {"run": {"name": "p", "folder": data}, "corpus": data / "dev", "rcp": data / "rcp" / "best"}
     )
