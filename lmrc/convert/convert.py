@@ -10,8 +10,9 @@ from pathlib import Path
 
 from lmrc.common.atomic_io import replacing, write_atomically
 from lmrc.common.errors import UserError
-from lmrc.convert.formats import Format
+from lmrc.convert.formats import FORMATS, Format
 from lmrc.corpus.docred import parse_document, to_json
+from lmrc.corpus.reading.known_formats import format_of_file, remedy
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document
 
@@ -77,7 +78,7 @@ def _documents(files: list[Path], source: Format, remarks: Counter[str]) -> Iter
     """Yield the documents of all files, each with a title of its own."""
     titles: set[str] = set()
     for file in files:
-        for document in source.read(file, remarks):
+        for document in _read(file, source, remarks):
             title, number = document.title, 1
             while title in titles:
                 number += 1
@@ -85,6 +86,17 @@ def _documents(files: list[Path], source: Format, remarks: Counter[str]) -> Iter
             remarks["documents with the title of another one, numbered"] += number > 1
             titles.add(title)
             yield replace(document, title=title)
+
+
+def _read(file: Path, source: Format, remarks: Counter[str]) -> Iterator[Document]:
+    """Yield the documents of a file. An error says which format the file has, if it is another one."""
+    try:
+        yield from source.read(file, remarks)
+    except UserError as error:
+        name = format_of_file(file)
+        if name is None or FORMATS.get(name) is source:
+            raise
+        raise UserError(f"{error}{remedy(name, file)}") from None
 
 
 def _files(path: Path, source: Format) -> list[Path]:

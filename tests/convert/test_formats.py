@@ -48,3 +48,19 @@ def test_a_second_conversion_reads_no_output_and_no_hidden_file(tmp_path: Path) 
     (tmp_path / "._train.json").write_text("no JSON")
     for _ in range(2):
         assert convert(tmp_path, tmp_path / "out.json", FORMATS["tacred"]).documents == 1
+
+
+def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({"sentences": [["Ada"]], "ner": [[]], "relations": [[]]}))
+    with pytest.raises(
+        UserError, match=r"content is missing; .*; it looks like scierc: lmrc data convert .* --from scierc "
+    ):
+        convert(path, tmp_path / "out.json", FORMATS["dwie"])
+    path.write_text(json.dumps([{"title": "a", "sents": [["Ada"]], "vertexSet": []}]))
+    with pytest.raises(UserError, match=r"token is missing; .*; it is in DocRED's format already: lmrc data build"):
+        convert(path, tmp_path / "out.json", FORMATS["tacred"])
+    # An error of the format itself has no such hint.
+    path.write_text(json.dumps({"sentences": "Ada", "ner": [[]]}))
+    with pytest.raises(UserError, match=r"sentences is text, expected a list$"):
+        convert(path, tmp_path / "out.json", FORMATS["scierc"])
