@@ -47,8 +47,10 @@ def convert(path: Path, out: Path, source: Format) -> Conversion:
         source: The format of the files, an entry of `FORMATS`.
 
     Raises:
-        UserError: A file is not in the format, or there is no document with an entity.
+        UserError: A file is not in the format, there is no document with an entity, or `out` is the file to convert.
     """
+    if path.is_file() and path.resolve() == out.resolve():
+        raise UserError(f"--out {out} is the file to convert: give another name")
     conversion = Conversion()
     relations: set[str] = set()
     relations_file = out.with_name(out.stem + ".relations.json")

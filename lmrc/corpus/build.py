@@ -111,11 +111,16 @@ class _FixLog:
         if error[0] is not None:
             return
         if self._counts:
-            logger.info(f"{self._documents}: mended: {summary(self._counts)}; each change is in {self._path}")
+            logger.info(f"{self._documents}: mended: {self.summary}; each change is in {self._path}")
         else:
             # An older file of this name lists the changes of another corpus.
             self._path.unlink(missing_ok=True)
             logger.info(f"{self._documents}: nothing to mend")
+
+    @property
+    def summary(self) -> str:
+        """Return the counts of the changes in one line."""
+        return summary(self._counts)
 
     def restart(self) -> None:
         """Forget the changes of an earlier reading."""
@@ -156,10 +161,15 @@ class _Reader:
 
     def _mended(self, log: _FixLog) -> Iterator[tuple[int, Any]]:
         log.restart()
+        read = kept = 0
         for index, raw, fixes in fixed(raw_documents(self._path), self._relations, self._inclusive_ends):
             log.add(fixes)
+            read += 1
             if raw is not None:
+                kept += 1
                 yield index, raw
+        if read and not kept:
+            raise UserError(f"{self._path}: --fix would leave out all {read:,} documents: {log.summary}")
 
 
 def _counted(documents: Iterable[tuple[int, Document]], kept: set[int] | None, names: NameCounts) -> Iterator[Document]:

@@ -64,3 +64,11 @@ def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:
     path.write_text(json.dumps({"sentences": "Ada", "ner": [[]]}))
     with pytest.raises(UserError, match=r"sentences is text, expected a list$"):
         convert(path, tmp_path / "out.json", FORMATS["scierc"])
+
+
+def test_the_file_to_convert_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"--out .*train\.json is the file to convert: give another name"):
+        convert(path, tmp_path / "x" / ".." / "train.json", FORMATS["tacred"])
+    assert path.read_text() == "[]"

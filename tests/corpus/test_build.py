@@ -184,3 +184,11 @@ def test_evidence_may_be_null(tmp_path: Path) -> None:
     assert build_corpus(path, tmp_path / "c").triples == 1
     (document,) = Corpus.open(tmp_path / "c")
     assert document.labels is not None and document.labels[0].evidence == ()
+
+
+def test_a_file_of_which_nothing_is_left(tmp_path: Path) -> None:
+    path = write(tmp_path / "docs.json", [changed((("vertexSet",), []))] * 2)
+    message = r"--fix would leave out all 2 documents: 2 documents without entities left out"
+    with pytest.raises(UserError, match=message):
+        build_corpus(path, tmp_path / "c", fix=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["docs.json"]
