@@ -164,7 +164,8 @@ def test_labels_without_any_triple_are_a_warning(tmp_path: Path, caplog: pytest.
 
 
 def test_inclusive_ends_are_seen_behind_values_of_another_type(tmp_path: Path) -> None:
-    raw = changed((mention(0, 0, "pos"), ["0", "1"]), (mention(0, 1, "pos"), [0, 0]), (mention(1, 0, "pos"), [4, 4]))
+    ends = {(0, 0): ["0", "1"], (0, 1): ["0", "0"], (1, 0): ["4", "4"]}
+    raw = changed(*((mention(*place, "pos"), pos) for place, pos in ends.items()))
     build_corpus(write(tmp_path / "docs.json", [raw]), tmp_path / "c", fix=True)
     assert list(Corpus.open(tmp_path / "c")) == [parse_document(GOOD, "x", 0, DOCRED)]
 
