@@ -16,6 +16,9 @@ from lmrc.corpus.reading.known_formats import format_of_file, remedy
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document
 
+# Names of files, without their ends, that stand beside the data.
+_NO_DATA = ("readme", "license", "licence", "changelog")
+
 
 @dataclass
 class Conversion:
@@ -56,6 +59,9 @@ def convert(path: Path, out: Path, source: Format) -> Conversion:
     relations_file = out.with_name(out.stem + ".relations.json")
     # A second conversion into the folder that is read must not read the first one's output.
     files = [file for file in _files(path, source) if file.resolve() not in (out.resolve(), relations_file.resolve())]
+    about = [file for file in files if path.is_dir() and file.name.lower().partition(".")[0] in _NO_DATA]
+    conversion.remarks["files README or LICENSE left out"] += len(about)
+    files = [file for file in files if file not in about]
     with replacing(out) as file:
         for index, document in enumerate(_documents(files, source, conversion.remarks)):
             found = sorted({label.relation for label in document.labels or ()})

@@ -72,3 +72,15 @@ def test_the_file_to_convert_is_not_replaced(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"--out .*train\.json is the file to convert: give another name"):
         convert(path, tmp_path / "x" / ".." / "train.json", FORMATS["tacred"])
     assert path.read_text() == "[]"
+
+
+def test_a_readme_beside_the_data_is_no_data(tmp_path: Path) -> None:
+    text = "5|t|Ada\n5|a|\n5\t0\t3\tAda\tX\t1\n"
+    (tmp_path / "CDR.PubTator.txt").write_text(text)
+    for name in ("README.txt", "license.TXT"):
+        (tmp_path / name).write_text("This corpus …\n")
+    conversion = convert(tmp_path, tmp_path / "out.json", FORMATS["pubtator"])
+    assert (conversion.documents, conversion.remarks["files README or LICENSE left out"]) == (1, 2)
+    # A file that is given by its name is read.
+    (tmp_path / "README.txt").write_text(text)
+    assert convert(tmp_path / "README.txt", tmp_path / "out.json", FORMATS["pubtator"]).documents == 1
