@@ -114,7 +114,7 @@ def score(
     A run of propose is scored as "encoder alone", if its model has a relation head.
     Several RUNS are treated as seeds: mean and standard deviation are printed.
     """
-    from lmrc.evaluation.inputs import corpus_of, read_systems, system_names
+    from lmrc.evaluation.inputs import corpus_of, read_systems, system_names, with_relation_ids
     from lmrc.evaluation.metrics.coverage import select
     from lmrc.evaluation.metrics.error_analysis import analyze
     from lmrc.evaluation.metrics.scores import scores_of
@@ -135,6 +135,9 @@ def score(
         gold = corpus_of(pred)
     systems = read_systems(pred)
     documents = None if gold is None else _read_gold(gold, relations)
+    named: list[str] = []
+    if documents is not None:
+        systems, named = with_relation_ids(systems, documents.relations)
     if submission is not None:
         triples_to_submit = [systems[0].predictions]
         if schema is not None and gold is not None and documents is not None:
@@ -160,10 +163,11 @@ def score(
             content["schema"] = [asdict(effect) for effect in effects]
         _write_json(as_json, content)
     if as_json == STDOUT:
+        click.echo("\n".join(named), err=True, nl=bool(named))
         return
     analysis = analyses[0] if len(systems) == 1 else None
     changes = [f"{name}: {effect}" for name, effect in zip(names, effects, strict=False)]
-    lines = [*selection.lines, *changes]
+    lines = [*named, *selection.lines, *changes]
     click.echo(format_scores(names, scores, analysis, documents.relations, details, lines))
 
 
@@ -187,7 +191,7 @@ def compare(
     as_json: Path | None,
 ) -> None:
     """Compare FIRST and SECOND, runs of classify or prediction files, with a significance test."""
-    from lmrc.evaluation.inputs import corpus_of, read_systems, system_names
+    from lmrc.evaluation.inputs import corpus_of, read_systems, system_names, with_relation_ids
     from lmrc.evaluation.metrics.compare import ChangedTriple
     from lmrc.evaluation.metrics.compare import compare as comparison_of
     from lmrc.evaluation.metrics.coverage import select
@@ -196,7 +200,8 @@ def compare(
     from lmrc.evaluation.tables.console import format_comparison
 
     documents = _read_gold(corpus_of((first, second)) if gold is None else gold, relations)
-    selection = select(documents, read_systems((first, second)), missing)
+    systems, named = with_relation_ids(read_systems((first, second)), documents.relations)
+    selection = select(documents, systems, missing)
     triples = Triples.of(selection.gold, selection.predictions)
     first_scores, second_scores = scores_of(triples, _read_facts(train_facts, documents), ign_variant)
     comparison = comparison_of(triples, (first_scores, second_scores))
@@ -207,7 +212,9 @@ def compare(
             file.write("\t".join(ChangedTriple._fields) + "\n")
             file.writelines("\t".join(" ".join(str(v).split()) for v in row) + "\n" for row in comparison.changed())
     if as_json != STDOUT:
-        click.echo(format_comparison(system_names((first, second), short=False), comparison, selection.lines))
+        click.echo(
+            format_comparison(system_names((first, second), short=False), comparison, [*named, *selection.lines])
+        )
 
 
 @click.command()

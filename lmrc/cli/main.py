@@ -194,7 +194,7 @@ def build(
     "source",
     required=True,
     metavar="FORMAT",
-    help="pubtator, scierc, dwie, tacred, nyt, brat, conllu, docbin or text.",
+    help="pubtator, bioc, scierc, dwie, tacred, nyt, brat, conllu, docbin or text.",
 )
 @click.option("--out", required=True, type=FOLDER, help="File to write; its relation set is written beside it.")
 def convert(file: Path, source: str, out: Path) -> None:

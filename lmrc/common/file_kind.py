@@ -71,7 +71,8 @@ def describe_encoding(path: Path, position: int, byte: int) -> str:
     """Return a phrase for a text with an invalid UTF-8 byte at a position, and how to convert the file."""
     return (
         f"is not UTF-8: byte 0x{byte:02x} at position {position:,} is invalid; convert it from its encoding, "
-        f"such as iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name.removesuffix('.gz')}"
+        f"such as iconv -f WINDOWS-1252 -t UTF-8 {path.name} > utf8-{path.name.removesuffix('.gz')} (Chinese: "
+        "GB18030, Japanese: SHIFT_JIS)"
     )
 
 

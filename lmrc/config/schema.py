@@ -611,7 +611,10 @@ class PipelineData(TrainingData):
     dev: Path = Field(Path("data/docred/dev"), description="corpus or documents that select the best weights")
     test: Path = Field(Path("data/docred/dev"), description="labeled corpus or documents to score on")
     relations: Path | None = Field(
-        None, description="relation set of the documents as JSON {id: name}; none: that of DocRED"
+        None, description="relation set of the documents as JSON {id: name} or rel2id.json; none: that of DocRED"
+    )
+    fix: bool = Field(
+        False, description="mend or leave out what breaks DocRED's format; each change is written to CORPUS.fixes.jsonl"
     )
 
 
@@ -621,6 +624,7 @@ class BuildConfig(Options):
     run: RunOptions = RunOptions()
     documents: dict[str, Path] = Field({}, description="documents by name of their corpus")
     relations: Path | None = Field(None, description="relation set as JSON {id: name}; none: that of DocRED")
+    fix: bool = Field(False, description="mend or leave out what breaks DocRED's format")
     corpora: Path = Field(Path("data"), description="folder of the new corpora")
     cluster: ClusterOptions = ClusterOptions()
 

@@ -8,12 +8,10 @@ from collections.abc import Container, Hashable, Iterable, Sequence
 from dataclasses import dataclass, field
 
 from lmrc.corpus.text import TokenizedText
-from lmrc.corpus.types import Document, Label, Mention
+from lmrc.corpus.types import UNTYPED, Document, Label, Mention
 
 # Characters [start, end) of a text.
 Span = tuple[int, int]
-# The type of mentions whose format names none.
-UNTYPED = "ENTITY"
 
 
 @dataclass(frozen=True)

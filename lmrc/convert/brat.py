@@ -59,8 +59,14 @@ def read(path: Path, remarks: Counter[str]) -> Iterator[Document]:
     Raises:
         UserError: A file is missing or not in the format.
     """
+    given = path
     path = path.with_suffix(".ann") if path.suffix == ".txt" else path
     stem = path.with_suffix("") if path.suffix == ".gz" else path
+    for needed in (path, stem.with_suffix(".txt")):
+        if needed != given and not needed.exists():
+            raise UserError(
+                f"{given}: {needed.name} is not beside it; brat has a text in NAME.txt and its annotations in NAME.ann"
+            )
     text = _text(stem.with_suffix(".txt"))
     file = _File()
     # Not splitlines, which also takes a form feed for the end of a line.

@@ -10,10 +10,14 @@ from pathlib import Path
 
 from lmrc.common.atomic_io import replacing, write_atomically
 from lmrc.common.errors import UserError
-from lmrc.convert.formats import Format
+from lmrc.convert.formats import FORMATS, Format
 from lmrc.corpus.docred import parse_document, to_json
+from lmrc.corpus.reading.known_formats import format_of_file, remedy
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document
+
+# Names of files, without their ends, that stand beside the data.
+_NO_DATA = ("readme", "license", "licence", "changelog")
 
 
 @dataclass
@@ -46,13 +50,18 @@ def convert(path: Path, out: Path, source: Format) -> Conversion:
         source: The format of the files, an entry of `FORMATS`.
 
     Raises:
-        UserError: A file is not in the format, or there is no document with an entity.
+        UserError: A file is not in the format, there is no document with an entity, or `out` is the file to convert.
     """
+    if path.is_file() and path.resolve() == out.resolve():
+        raise UserError(f"--out {out} is the file to convert: give another name")
     conversion = Conversion()
     relations: set[str] = set()
     relations_file = out.with_name(out.stem + ".relations.json")
     # A second conversion into the folder that is read must not read the first one's output.
     files = [file for file in _files(path, source) if file.resolve() not in (out.resolve(), relations_file.resolve())]
+    about = [file for file in files if path.is_dir() and file.name.lower().partition(".")[0] in _NO_DATA]
+    conversion.remarks["files README or LICENSE left out"] += len(about)
+    files = [file for file in files if file not in about]
     with replacing(out) as file:
         for index, document in enumerate(_documents(files, source, conversion.remarks)):
             found = sorted({label.relation for label in document.labels or ()})
@@ -77,7 +86,7 @@ def _documents(files: list[Path], source: Format, remarks: Counter[str]) -> Iter
     """Yield the documents of all files, each with a title of its own."""
     titles: set[str] = set()
     for file in files:
-        for document in source.read(file, remarks):
+        for document in _read(file, source, remarks):
             title, number = document.title, 1
             while title in titles:
                 number += 1
@@ -85,6 +94,17 @@ def _documents(files: list[Path], source: Format, remarks: Counter[str]) -> Iter
             remarks["documents with the title of another one, numbered"] += number > 1
             titles.add(title)
             yield replace(document, title=title)
+
+
+def _read(file: Path, source: Format, remarks: Counter[str]) -> Iterator[Document]:
+    """Yield the documents of a file. An error says which format the file has, if it is another one."""
+    try:
+        yield from source.read(file, remarks)
+    except UserError as error:
+        name = format_of_file(file)
+        if name is None or FORMATS.get(name) is source:
+            raise
+        raise UserError(f"{error}{remedy(name, file)}") from None
 
 
 def _files(path: Path, source: Format) -> list[Path]:

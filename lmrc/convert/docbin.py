@@ -10,6 +10,7 @@ import re
 from bisect import bisect_right
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from numbers import Real
 from pathlib import Path
 from typing import Any
 
@@ -158,11 +159,14 @@ def _of_pairs(
             continue
         head, tail = (places.find(token) for token in pair)
         names = [relations] if isinstance(relations, str) else relations
-        scores = names if isinstance(names, dict) else dict.fromkeys(names, 1.0)
+        scores = dict.fromkeys(names, 1.0) if isinstance(names, (list, tuple, set)) else names
+        if not isinstance(scores, dict) or not all(isinstance(score, Real) for score in scores.values()):
+            remarks["relations in another form left out"] += 1
+            continue
         for relation, score in scores.items():
-            if float(score) >= THRESHOLD:
+            if score >= THRESHOLD:
                 links.append((head, tail, str(relation)))
-            elif float(score) > 0:
+            elif score > 0:
                 remarks[f"relations with a score below {THRESHOLD} left out"] += 1
     return links
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from lmrc.common.errors import UserError, nearest
 from lmrc.convert import brat, conllu, docbin, dwie, nyt, plain_text, pubtator, scierc, tacred
+from lmrc.convert.biomedical import bioc
 from lmrc.corpus.types import Document
 
 # Yields the documents of a file. A label's relation is its name in the file. The counter takes how often something was
@@ -32,12 +33,13 @@ class Format:
 
 
 FORMATS = {
-    "pubtator": Format(pubtator.read, "PubTator: abstracts and mentions by PMID", (".txt", ".pubtator")),
+    "pubtator": Format(pubtator.read, "PubTator: abstracts and mentions by PMID", (".txt", ".pubtator", ".data")),
+    "bioc": Format(bioc.read, "BioC: passages with annotations, in JSON or XML", (".json", ".jsonl", ".xml")),
     "scierc": Format(scierc.read, "objects with sentences, ner, relations and clusters", (".json", ".jsonl")),
     "dwie": Format(dwie.read, "objects with content, mentions, concepts and relations", (".json", ".jsonl")),
     "tacred": Format(tacred.read, "objects with token, subj_start, obj_start and relation", (".json", ".jsonl")),
     "nyt": Format(
-        nyt.read, "sentences with sentText and relationMentions, or text and triple_list", (".json", ".jsonl")
+        nyt.read, "sentences with sentText and relationMentions, or text and triple_list", (".json", ".jsonl", ".sent")
     ),
     "brat": Format(brat.read, "standoff annotations .ann beside texts .txt", (".ann",)),
     "conllu": Format(conllu.read, "CoNLL-U with Entity= or Coref= in the last column", (".conllu", ".conllup")),
@@ -50,12 +52,19 @@ ALIASES = {
     "bc5cdr": "pubtator",
     "biored": "pubtator",
     "cdr": "pubtator",
+    "casrel": "nyt",
     "conll-u": "conllu",
     "corefud": "conllu",
+    "duie": "nyt",
     "dygie": "scierc",
     "gda": "pubtator",
+    "opennre": "nyt",
     "retacred": "tacred",
     "spacy": "docbin",
+    "spert": "scierc",
+    "standoff": "brat",
+    "tacrev": "tacred",
+    "webnlg": "nyt",
 }
 
 

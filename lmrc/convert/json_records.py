@@ -10,6 +10,7 @@ import ijson
 
 from lmrc.common.errors import UserError
 from lmrc.common.files import reading
+from lmrc.common.json_stream import describe_json_error
 
 _NAMES: dict[type, str] = {dict: "an object", list: "a list", str: "text", int: "a whole number"}
 
@@ -36,7 +37,7 @@ def json_records(path: Path) -> Iterator[dict[str, Any]]:
             except StopIteration:
                 return
             except (ijson.JSONError, UnicodeDecodeError) as error:
-                reason = str(error).removeprefix("b'").replace("\\n", "\n").partition("\n")[0].strip()
+                reason = describe_json_error(error)
                 raise UserError(f"{path}: is not valid JSON after {count:,} documents ({reason})") from None
             if not isinstance(record, dict):
                 raise UserError(f"{path}: document {count} is {describe(record)}, expected an object")
@@ -66,6 +67,17 @@ def member(record: Any, key: str, kind: type, where: str) -> Any:
     if type(record[key]) is not kind:
         raise UserError(f"{where}: {key} is {describe(record[key])}, expected {_NAMES[kind]}")
     return record[key]
+
+
+def list_of(record: Any, key: str, where: str) -> list[Any]:
+    """Return a list of an object; an empty one if its key is absent or null.
+
+    Raises:
+        UserError: It is something else.
+    """
+    if isinstance(record, dict) and record.get(key) is None:
+        return []
+    return list(member(record, key, list, where))
 
 
 def tokens_of(raw: Any, where: str) -> list[str]:

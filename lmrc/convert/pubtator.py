@@ -7,6 +7,8 @@
 
 GDA is published as a folder with the same in three files: abstracts.txt (identifier, title, abstract, on a line each),
 anns.txt (mentions) and labels.csv (identifier, gene, disease, 1 or 0).
+
+CDR, GDA and BioRED are also published as BioC and as lines of candidate pairs, which their content tells.
 """
 
 from __future__ import annotations
@@ -19,14 +21,13 @@ from pathlib import Path
 
 from lmrc.common.errors import UserError
 from lmrc.common.files import reading
-from lmrc.convert.annotations import Annotations, RawRelation, locate
+from lmrc.convert.annotations import Annotations, locate
+from lmrc.convert.biomedical import bioc, pair_lines
+from lmrc.convert.biomedical.concepts import add_mention, add_relation, resolve
 from lmrc.corpus.text import tokenize
 from lmrc.corpus.types import Document
 
 _TEXT = re.compile(r"([^|\t]+)\|([ta])\|(.*)")
-# A variant's identifier of tmVar, such as p|SUB|V|600|E: its bars separate no concepts.
-_VARIANT = re.compile(r"[a-z]?\|[A-Za-z]+\|")
-_WITHOUT_IDENTIFIER = {"", "-", "-1", "none", "null"}
 
 
 @dataclass
@@ -51,7 +52,19 @@ def read(path: Path, remarks: Counter[str]) -> Iterator[Document]:
     has_parts = (path.parent / "abstracts.txt").is_file() and (path.parent / "anns.txt").is_file()
     if has_parts and path.name == "anns.txt":
         return
-    for record in _gda_records(path.parent, remarks) if has_parts and path.name == "abstracts.txt" else _records(path):
+    if has_parts and path.name == "abstracts.txt":
+        records = _gda_records(path.parent, remarks)
+    else:
+        with reading(path) as stream:
+            first = stream.readline()
+        if first.lstrip()[:1] in (b"{", b"[", b"<"):
+            yield from bioc.read(path, remarks)
+            return
+        if pair_lines.is_pair_line(first):
+            yield from pair_lines.read(path, remarks)
+            return
+        records = _records(path)
+    for record in records:
         yield from _documents(record, remarks)
 
 
@@ -143,44 +156,14 @@ def _documents(record: _Record, remarks: Counter[str]) -> Iterator[Document]:
     text = f"{record.title} {record.abstract}"
     annotations = Annotations(record.identifier, remarks)
     for index, (start, end, name, kind, identifiers) in enumerate(record.mentions):
-        concepts = _concepts(identifiers)
-        remarks["mentions without an identifier, each now an entity"] += not concepts
-        remarks["mentions of several concepts, each now in the entity of each"] += len(concepts) > 1
         span = locate(text, start, end, name, remarks)
-        mention = None if span is None else annotations.add_mention([span], kind)
-        for key in concepts or [f"\0{index}"]:
-            annotations.entities.setdefault(key, [])
-            if mention is not None:
-                annotations.add_to_entity(key, mention)
+        add_mention(annotations, [] if span is None else [span], kind, identifiers, index, remarks)
     for relation, *pair in record.relations:
-        heads, tails = (_resolve(argument, annotations) for argument in pair)
-        remarks["relations of several identifiers, now one of each"] += len(heads) * len(tails) > 1
-        annotations.relations += [RawRelation(head, tail, relation) for head in heads for tail in tails]
+        heads, tails = (resolve(argument, annotations) for argument in pair)
+        add_relation(annotations, relation, heads, tails, remarks)
     remarks["columns of relations behind the identifiers (novelty) left out"] += record.further_columns
     tokenized = tokenize(text, annotations.parts(), [len(record.title)])
     remarks["sentences, split by rule"] += len(tokenized.spans)
     document = annotations.to_document(tokenized)
     if document is not None:
         yield document
-
-
-def _concepts(identifiers: str) -> list[str]:
-    """Return the concepts of a mention: D010|D001 has two, and 12;13 or 12,13 too."""
-    # PubTator 3 gives a variant in several notations: tmVar:p|SUB|V|600|E;HGVS:p.V600E;RS#:113488022.
-    if identifiers.startswith("tmVar:"):
-        return [identifiers]
-    parts: list[str] = []
-    for part in re.split(r"[;,]", identifiers):
-        parts += [part] if _VARIANT.match(part.strip()) else part.split("|")
-    return list(dict.fromkeys(part.strip() for part in parts if part.strip().lower() not in _WITHOUT_IDENTIFIER))
-
-
-def _resolve(argument: str, annotations: Annotations) -> list[str]:
-    """Return the concepts that an argument of a relation names: itself, or each of several."""
-    if argument in annotations.entities:
-        return [argument]
-    # PubTator 3 writes Chemical|MESH:D003, some exports MESH:D003 in one place and D003 in the other.
-    bare = {str(key).rpartition(":")[2]: str(key) for key in annotations.entities}
-    parts = [bare.get(part.rpartition(":")[2], part) for part in _concepts(argument)]
-    types = {mention.type for mention in annotations.mentions}
-    return [part for part in parts if part not in types] or [argument]

@@ -15,7 +15,7 @@ from typing import Any
 
 from lmrc.common.errors import UserError
 from lmrc.convert.annotations import Annotations, Groups, RawRelation, Span, lay_out
-from lmrc.convert.json_records import json_records, member, tokens_of
+from lmrc.convert.json_records import json_records, list_of, member, tokens_of
 from lmrc.corpus.types import Document
 
 
@@ -37,11 +37,19 @@ def _as_dygie(record: dict[str, Any], where: str) -> dict[str, Any]:
     """Return a record of SpERT's form ({tokens, entities, relations}, ends excluded) in DyGIE's, others as they are."""
     if "tokens" not in record or "entities" not in record:
         return record
-    entities = [(item["start"], item["end"] - 1, item["type"]) for item in member(record, "entities", list, where)]
-    relations = [
-        [*entities[item["head"]][:2], *entities[item["tail"]][:2], item["type"]]
-        for item in record.get("relations") or []
-    ]
+    entities: list[tuple[int, int, str]] = []
+    for number, item in enumerate(member(record, "entities", list, where)):
+        about = f"{where}: entity {number}"
+        start, end = (member(item, key, int, about) for key in ("start", "end"))
+        entities.append((start, end - 1, member(item, "type", str, about)))
+    relations = []
+    for number, item in enumerate(list_of(record, "relations", where)):
+        about = f"{where}: relation {number}"
+        ends = [member(item, key, int, about) for key in ("head", "tail")]
+        if not all(0 <= end < len(entities) for end in ends):
+            raise UserError(f"{about} has the entities {ends}, but there are {len(entities)}")
+        spans = [index for end in ends for index in entities[end][:2]]
+        relations.append([*spans, member(item, "type", str, about)])
     return {"sentences": [record["tokens"]], "ner": [entities], "relations": [relations]}
 
 
@@ -55,12 +63,15 @@ def _document(record: dict[str, Any], title: str, where: str, remarks: Counter[s
     typed = _labeled_spans(record, "ner", 1, where)
     offsets = starts if _are_of_sentences(typed, starts) else [0] * len(starts)
     remarks["documents whose spans are counted from the begin of each sentence"] += any(offsets)
-    remarks["event annotations left out"] += sum(len(events) for events in record.get("events") or [])
+    events = list_of(record, "events", where)
+    remarks["event annotations left out"] += sum(len(found) for found in events if isinstance(found, list))
 
     groups = Groups()
     mentions: dict[Span, int] = {}
 
     def shifted(sentence: int, span: Span) -> Span:
+        if sentence >= len(sentences):
+            raise UserError(f"{where}: has spans of more sentences than the {len(sentences)} that it has")
         return span[0] + offsets[sentence], span[1] + offsets[sentence]
 
     def add(span: Span, kind: str) -> bool:
@@ -78,8 +89,10 @@ def _document(record: dict[str, Any], title: str, where: str, remarks: Counter[s
             span in mentions and annotations.mentions[mentions[span]].type != kind
         )
         add(span, kind)
-    for cluster in record.get("clusters") or []:
-        spans = [_span(item[:2], where) for item in cluster]
+    for cluster in list_of(record, "clusters", where):
+        if not isinstance(cluster, list):
+            raise UserError(f"{where}: clusters has {cluster!r}, expected a list of spans")
+        spans = [_span(item[:2] if isinstance(item, list) else item, where) for item in cluster]
         types = [annotations.mentions[mentions[span]].type for span in spans if span in mentions]
         for span in spans:
             if span not in mentions:

@@ -28,6 +28,11 @@ def read(path: Path, remarks: Counter[str]) -> Iterator[Document]:
     """
     for index, record in enumerate(json_records(path)):
         where = f"{path}: example {index}"
+        if _is_patch(record):
+            raise UserError(
+                f"{path}: has labels of TACRED's examples, and no sentences (a patch of TACREV or Re-TACRED): apply it "
+                "to TACRED by the script of its repository, and convert the result"
+            )
         key = "token" if "token" in record else "tokens" if "tokens" in record else "token"
         tokens = tokens_of(member(record, key, list, where), f"{where}: {key}")
         title = str(record.get("id") or record.get("docid") or f"{path.stem} {index}")
@@ -53,6 +58,13 @@ def read(path: Path, remarks: Counter[str]) -> Iterator[Document]:
         document = annotations.to_document(laid_out)
         if document is not None:
             yield document
+
+
+def _is_patch(record: dict[str, Any]) -> bool:
+    """Return True for {id: label} of Re-TACRED and {"id", "relation"} of TACREV."""
+    if "token" in record or "tokens" in record or not record:
+        return False
+    return all(isinstance(value, str) for value in record.values()) or {"id", "relation"} <= record.keys()
 
 
 def _roles(record: dict[str, Any], where: str) -> dict[str, tuple[int, int, str]]:

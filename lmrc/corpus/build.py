@@ -20,6 +20,7 @@ from lmrc.corpus.reading.fixes import Change, Fix, fixed, summary
 from lmrc.corpus.reading.format_check import Kind
 from lmrc.corpus.reading.names import NameCounts, count_names
 from lmrc.corpus.reading.raw_documents import raw_documents
+from lmrc.corpus.reading.values import with_clear_values
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
 from lmrc.corpus.shards import check_new_folder
 from lmrc.corpus.types import Document
@@ -35,6 +36,7 @@ def build_corpus(
     sample_size: int | None = None,
     seed: int = 66,
     fix: bool = False,
+    fix_command: str | None = None,
 ) -> Manifest:
     """Read and check documents in DocRED's format, and write them as the new corpus `out`.
 
@@ -45,6 +47,7 @@ def build_corpus(
         relations: file of the relation set; see `read_relations`. By default DocRED's 96 relations.
         sample_size: if given, keep only this many documents, sampled with `seed`, in the order of the file.
         fix: mend or leave out what breaks the format, write each change to `fixes_path(out)`, and log a summary.
+        fix_command: what to type to get `fix`, for messages; by default `lmrc data build … --fix`.
 
     Raises:
         UserError: a file is missing or breaks the format, has fewer documents than `sample_size`, or `out` exists.
@@ -64,9 +67,12 @@ def build_corpus(
             stream = _counted(reader.documents(), kept, names)
             manifest = write_corpus(stream, out, relation_set, source, sha256_of(documents), docs_per_shard)
         except FormatError as error:
-            remedy = None if fix else _remedy(error, documents, out, relations)
+            command = fix_command or (
+                f"lmrc data build {documents} --out {out}{f' --relations {relations}' if relations else ''} --fix"
+            )
+            remedy = None if fix else _remedy(error, documents, out, command)
             raise (error if remedy is None else error.with_remedy(remedy)) from None
-    _warn(documents, manifest, names)
+    _warn(documents, manifest, names, fix_command or "--fix")
     return manifest
 
 
@@ -105,11 +111,16 @@ class _FixLog:
         if error[0] is not None:
             return
         if self._counts:
-            logger.info(f"{self._documents}: mended: {summary(self._counts)}; each change is in {self._path}")
+            logger.info(f"{self._documents}: mended: {self.summary}; each change is in {self._path}")
         else:
             # An older file of this name lists the changes of another corpus.
             self._path.unlink(missing_ok=True)
             logger.info(f"{self._documents}: nothing to mend")
+
+    @property
+    def summary(self) -> str:
+        """Return the counts of the changes in one line."""
+        return summary(self._counts)
 
     def restart(self) -> None:
         """Forget the changes of an earlier reading."""
@@ -138,19 +149,27 @@ class _Reader:
         self._path = path
         self._relations = relations
         self._log = log
-        self._inclusive_ends = log is not None and count_names(raw_documents(path)).all_inclusive
+        self._inclusive_ends = log is not None and self._count_names().all_inclusive
 
     def documents(self) -> Iterator[tuple[int, Document]]:
         """Yield index in the file and checked document."""
         raw = enumerate(raw_documents(self._path)) if self._log is None else self._mended(self._log)
         return check_documents(raw, self._path, self._relations)
 
+    def _count_names(self) -> NameCounts:
+        return count_names(with_clear_values(raw, self._relations)[0] for raw in raw_documents(self._path))
+
     def _mended(self, log: _FixLog) -> Iterator[tuple[int, Any]]:
         log.restart()
+        read = kept = 0
         for index, raw, fixes in fixed(raw_documents(self._path), self._relations, self._inclusive_ends):
             log.add(fixes)
+            read += 1
             if raw is not None:
+                kept += 1
                 yield index, raw
+        if read and not kept:
+            raise UserError(f"{self._path}: --fix would leave out all {read:,} documents: {log.summary}")
 
 
 def _counted(documents: Iterable[tuple[int, Document]], kept: set[int] | None, names: NameCounts) -> Iterator[Document]:
@@ -161,17 +180,15 @@ def _counted(documents: Iterable[tuple[int, Document]], kept: set[int] | None, n
             yield document
 
 
-def _remedy(error: FormatError, documents: Path, out: Path, relations: Path | None) -> str | None:
-    """Return the sentence that says what --fix would do about the breaches, or None if it can mend none."""
+def _remedy(error: FormatError, documents: Path, out: Path, command: str) -> str | None:
+    """Return the sentence that says what `command` would do about the breaches, or None if it can mend none."""
     fixable = sum(count for kind, count in error.counts.items() if kind.fixable)
     total = error.counts.total()
     if not fixable:
         return None
     which = ("it" if total == 1 else "all of them") if fixable == total else f"{fixable:,} of them"
-    command = f"lmrc data build {documents} --out {out}" + (f" --relations {relations}" if relations else "")
     sentence = (
-        f"{command} --fix mends {which} or leaves out what cannot be mended, and writes each change to "
-        f"{fixes_path(out)}"
+        f"{command} mends {which} or leaves out what cannot be mended, and writes each change to {fixes_path(out)}"
     )
     spans = error.counts[Kind.EMPTY_SPAN] + error.counts[Kind.SPAN]
     if spans and count_names(raw_documents(documents)).all_inclusive:
@@ -179,8 +196,8 @@ def _remedy(error: FormatError, documents: Path, out: Path, relations: Path | No
     return sentence
 
 
-def _warn(documents: Path, manifest: Manifest, names: NameCounts) -> None:
-    if warning := names.warning("give --fix to move the ends"):
+def _warn(documents: Path, manifest: Manifest, names: NameCounts, fix_command: str) -> None:
+    if warning := names.warning(f"{fix_command} moves the ends"):
         logger.warning(f"{documents}: {warning}")
     if manifest.labelled_documents and not manifest.triples:
         logger.warning(

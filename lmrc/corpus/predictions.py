@@ -1,8 +1,12 @@
-"""Predicted triples in the DocRED submission format: a JSON list of {title, h_idx, t_idx, r} (+ score, evidence)."""
+"""Predicted triples in the DocRED submission format: a JSON list of {title, h_idx, t_idx, r} (+ score, evidence).
+
+JSON Lines are read too, and the zip file of the competition (result.zip with result.json).
+"""
 
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,7 +20,8 @@ import numpy as np
 import numpy.typing as npt
 
 from lmrc.common.errors import UserError
-from lmrc.common.json_stream import json_batches, replacing
+from lmrc.common.files import head_of, reading
+from lmrc.common.json_stream import batches_of, replacing
 
 Ints = npt.NDArray[np.int32]
 
@@ -25,6 +30,8 @@ EXPECTED = (
     '{"title": text, "h_idx": integer, "t_idx": integer, "r": relation id} and optionally "score": number, '
     '"evidence": [sentence indices]'
 )
+
+_LIST = "a list of predictions {title, h_idx, t_idx, r}"
 
 # Malformed predictions that an error message describes; it counts all of them.
 MAX_DESCRIBED = 3
@@ -91,12 +98,12 @@ class Predictions:
 
     @classmethod
     def read(cls, path: str | Path) -> Predictions:
-        """Read a submission file.
+        """Read a submission file: a JSON list, JSON Lines (both also gzipped), or a zip file with one of them.
 
         Raises:
             UserError: the file is missing or unreadable, not JSON, not a list, or elements are malformed.
         """
-        return cls.of_json(json_batches(path, "a list of predictions {title, h_idx, t_idx, r}"), path)
+        return cls.of_json(_zipped(Path(path)) if head_of(path).startswith(_ZIP) else _plain(path), path)
 
     @classmethod
     def of_json(cls, batches: Iterable[list[Any]], source: str | Path) -> Predictions:
@@ -149,6 +156,36 @@ class Predictions:
             yield Prediction(
                 self.titles[document], head, tail, self.relations[relation], None if isnan(score) else score, evidence
             )
+
+
+_ZIP = b"PK\x03\x04"
+
+
+def _plain(path: str | Path) -> Iterator[list[Any]]:
+    with reading(path) as file:
+        yield from batches_of(file, path, _LIST, takes_lines=True)
+
+
+def _zipped(path: Path) -> Iterator[list[Any]]:
+    """Yield the elements of the only JSON file in a zip file."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            # Macs add hidden copies of their own.
+            names = [
+                name
+                for name in archive.namelist()
+                if name.endswith((".json", ".jsonl")) and not Path(name).name.startswith(".")
+            ]
+            if len(names) != 1:
+                found = f"{len(names)} JSON files, {', '.join(names[:4])}" if names else "no JSON file"
+                raise UserError(f"{path}: is a zip archive with {found}; expected one, such as result.json")
+            with archive.open(names[0]) as file:
+                yield from batches_of(file, f"{path} ({names[0]})", _LIST, takes_lines=True)
+    except (zipfile.BadZipFile, RuntimeError, NotImplementedError, OSError) as error:
+        # RuntimeError: it is encrypted. NotImplementedError: it is compressed in a way that zipfile does not know.
+        raise UserError(
+            f"{path}: is a zip archive that cannot be read ({error}); unpack it and give the file"
+        ) from None
 
 
 class _Columns:
@@ -266,10 +303,12 @@ def _problem(raw: object) -> str | None:
     """Return the fault of an element of a submission file, or None."""
     if not isinstance(raw, dict):
         return f"is {_shown(raw)}, not an object"
+    if remedy := _other_content(raw):
+        return remedy
     for key, kind, name in (("title", str, "text"), ("h_idx", int, "an integer"), ("t_idx", int, "an integer"),
                             ("r", str, "text")):  # fmt: skip
         if key not in raw:
-            return f'lacks "{key}"'
+            return f'lacks "{key}"' + (f"; it has {', '.join(list(raw)[:6])}" if raw else "")
         if type(raw[key]) is not kind:
             return f'"{key}" is {_shown(raw[key])}, not {name}'
     for key in ("h_idx", "t_idx"):
@@ -285,6 +324,21 @@ def _problem(raw: object) -> str | None:
     for sentence in evidence or ():
         if type(sentence) is not int or not -(2**31) <= sentence < 2**31:
             return f'"evidence" names {_shown(sentence)}, not a sentence index'
+    return None
+
+
+def _other_content(raw: dict[str, Any]) -> str | None:
+    """Return a phrase for an object that is something else of the field, and what to do; None if it is not."""
+    if {"sents", "vertexSet"} <= raw.keys():
+        return "is a document, and no prediction: give documents as --gold"
+    if {"text", "triples"} <= raw.keys():
+        return "is a result of lmrc extract with names: extract with --out NAME.json, which can be scored"
+    if inside := [
+        key for key, value in raw.items() if isinstance(value, list) and value and isinstance(value[0], dict)
+    ]:
+        return (
+            f"is an object with lists of objects ({', '.join(inside[:3])}): write them as one list, each with its title"
+        )
     return None
 
 

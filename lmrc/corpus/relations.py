@@ -100,8 +100,9 @@ _EXPECTED = 'expected an object of relation ids and names, such as {"P17": "coun
 def read_relations(path: str | Path) -> RelationSet:
     """Read a relation set from a JSON file: {id: name}, in the order of the file, or the field's rel2id or id2rel.
 
-    rel2id.json is {name: number} (ATLOP and code that follows it), id2rel.json {number: name}. Their names become ids,
-    in the order of the numbers. The entry of "no relation" is left out, and the log says so.
+    rel2id.json is {name: number} (ATLOP and code that follows it), id2rel.json {number: name}; both may stand in one
+    list (CasRel). A list of names is read too. Names become ids, in the order of the numbers. The entry of "no
+    relation" is left out, and the log says so. If a name is a list of names (FewRel), the first one is taken.
 
     Raises:
         UserError: the file is unreadable or empty, has another form, or an id or name occurs twice.
@@ -123,6 +124,10 @@ def read_relations(path: str | Path) -> RelationSet:
     except UnicodeDecodeError as error:
         text = describe_encoding(Path(path), error.start, content[error.start])
         raise UserError(f"{path}: {text}") from None
+    if isinstance(raw, list) and raw and all(isinstance(name, str) for name in raw):
+        return _of_numbers(dict(enumerate(raw)), path)
+    if isinstance(raw, list) and len(raw) == 2 and all(isinstance(part, dict) for part in raw):
+        raw = _of_two(raw, path)
     if not isinstance(raw, dict):
         raise UserError(f"{path}: {_EXPECTED}")
     if not raw:
@@ -138,20 +143,45 @@ def is_no_relation(name: str) -> bool:
 
 def _numbered(raw: dict[str, object], path: str | Path) -> dict[int, str] | None:
     """Return the names of rel2id or id2rel by number, or None if the file has another form."""
-    if all(type(number) is int for number in raw.values()):
+    are_texts = any(type(value) is str for value in raw.values())
+    # {"1": "2"} would be either way round.
+    if all(_number(value) is not None for value in raw.values()) and not (are_texts and all(map(str.isdecimal, raw))):
         names: dict[int, str] = {}
-        for name, number in raw.items():
-            assert isinstance(number, int)
+        for name, value in raw.items():
+            number = _number(value)
+            assert number is not None
             if number in names:
                 raise UserError(f"{path}: the relations {names[number]!r} and {name!r} both have the number {number}")
             names[number] = name
         return names
     # Ids that are numbers too may be meant in {id: name}, unless 0 is "no relation".
-    if not is_no_relation(str(raw.get("0"))) or not all(key.isdecimal() for key in raw):
+    if not is_no_relation(str(raw.get("0", ""))) or not all(key.isdecimal() for key in raw):
         return None
     if not all(isinstance(name, str) for name in raw.values()):
         return None
     return {int(number): str(name) for number, name in raw.items()}
+
+
+def _number(value: object) -> int | None:
+    """Return the number of a relation, which some files write as "1" or 1.0; None if it is none."""
+    if type(value) is str and value.isdecimal():
+        return int(value)
+    if type(value) is float and value.is_integer():
+        return int(value)
+    return value if type(value) is int else None
+
+
+def _of_two(parts: list[dict[str, object]], path: str | Path) -> dict[str, object]:
+    """Return the {name: number} of a list of {number: name} and {name: number}, in any order.
+
+    Raises:
+        UserError: one is not the inverse of the other.
+    """
+    for numbers, names in (parts, parts[::-1]):
+        numbered = {name: _number(value) for name, value in names.items()}
+        if None not in numbered.values() and {str(number): name for name, number in numbered.items()} == numbers:
+            return names
+    raise UserError(f"{path}: holds a list of two objects, and one is not the inverse of the other; {_EXPECTED}")
 
 
 def _of_numbers(names: dict[int, str], path: str | Path) -> RelationSet:
@@ -172,7 +202,12 @@ def _of_numbers(names: dict[int, str], path: str | Path) -> RelationSet:
 
 def _named(raw: dict[str, object], path: str | Path) -> RelationSet:
     id_of_name: dict[str, str] = {}
+    listed = sum(isinstance(name, list) for name in raw.values())
+    if listed:
+        logger.info(f"{path}: {listed} of {len(raw)} relations have a list of names, of which the first is taken")
     for relation, name in raw.items():
+        if isinstance(name, list) and name:
+            name = name[0]
         if not isinstance(name, str) or not name.strip() or not relation.strip():
             raise UserError(
                 f"{path}: relation {relation!r} has the name {json.dumps(name)[:60]}; ids and names must be text, or "

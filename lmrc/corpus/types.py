@@ -5,6 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
+# The type of mentions that have none.
+UNTYPED = "ENTITY"
+
 
 @dataclass(frozen=True, slots=True)
 class Mention:

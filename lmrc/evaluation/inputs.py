@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from lmrc.common.errors import CorpusError, RunError, UserError
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.predictions import Predictions
+from lmrc.corpus.relations import RelationSet
 from lmrc.evaluation.metrics.coverage import System
 from lmrc.evaluation.metrics.gold_table import DOCUMENTS_AT_ONCE
 from lmrc.evaluation.scored_run import PREDICTIONS, name_in_tables
@@ -82,6 +86,28 @@ def read_systems(paths: Iterable[Path]) -> list[System]:
         for path in paths
         for file in [predictions_file(path)]
     ]
+
+
+def with_relation_ids(systems: Sequence[System], relations: RelationSet) -> tuple[list[System], list[str]]:
+    """Return the systems with ids in place of the names of relations, and a message for each that had names.
+
+    A relation is replaced only if it is a name, and no id, of the relation set.
+    """
+    changed, lines = [], []
+    for system in systems:
+        predictions = system.predictions
+        named = [relation not in relations and relation in relations.names for relation in predictions.relations]
+        if any(named):
+            count = int(np.isin(predictions.relation, np.flatnonzero(named)).sum())
+            ids = zip(predictions.relations, named, strict=True)
+            replaced = tuple(relations.id(relation) if is_name else relation for relation, is_name in ids)
+            system = replace(system, predictions=replace(predictions, relations=replaced))
+            lines.append(
+                f"{system.name}: {count:,} of {len(predictions):,} predictions have the name of a relation in place of "
+                "its id, and are scored as the id. Other scorers count them as wrong."
+            )
+        changed.append(system)
+    return changed, lines
 
 
 def system_names(paths: Sequence[Path], short: bool = True) -> list[str]:

@@ -24,6 +24,9 @@ _KEYS = (
 # Characters that XML 1.0 cannot hold, not even escaped.
 _FORBIDDEN = re.compile("[\x00-\x08\x0b\x0c\x0e-\x1f\ufffe\uffff]")
 
+# A reader of XML takes a carriage return for the end of a line, unless it is escaped.
+_LINE_END = {"\r": "&#13;"}
+
 
 class GraphmlWriter:
     """Writes GraphML to an open file."""
@@ -63,5 +66,6 @@ class GraphmlWriter:
 def _data(**values: str) -> str:
     """Return the data elements of a node or an edge. Characters that XML cannot hold become U+FFFD."""
     return "".join(
-        f'<data key="{key}">{escape(_FORBIDDEN.sub(chr(0xFFFD), text))}</data>' for key, text in values.items()
+        f'<data key="{key}">{escape(_FORBIDDEN.sub(chr(0xFFFD), text), _LINE_END)}</data>'
+        for key, text in values.items()
     )

@@ -27,18 +27,23 @@ class Neo4jWriter:
 
     def write(self, result: ExtractedDocument) -> None:
         """Write the triples of a document."""
-        title = " ".join(result.title.split())
         for edge, new in self._ids.edges(result):
             for node in new:
                 # A semicolon separates labels.
-                label = node.type.replace(";", " ").strip()
-                self._nodes.writerow((node.id, node.name, node.type, f"Entity;{label}" if label else "Entity"))
+                label = _line(node.type.replace(";", " "))
+                labels = f"Entity;{label}" if label else "Entity"
+                self._nodes.writerow((node.id, _line(node.name), _line(node.type), labels))
             t = edge.triple
-            # On one line each: the import refuses line ends inside of a field by default.
             self._relationships.writerow(
-                (edge.head.id, edge.tail.id, relationship_type(t.relation_name), t.relation, t.relation_name, t.score,
-                 title, spans_text(t.head_spans), spans_text(t.tail_spans), evidence_text(result, t.evidence))
+                (edge.head.id, edge.tail.id, relationship_type(t.relation_name), _line(t.relation),
+                 _line(t.relation_name), t.score, _line(result.title), spans_text(t.head_spans),
+                 spans_text(t.tail_spans), evidence_text(result, t.evidence))
             )  # fmt: skip
+
+
+def _line(text: str) -> str:
+    """Return a text on one line: the import refuses line ends inside of a field by default."""
+    return " ".join(text.split())
 
 
 def relationship_type(name: str) -> str:

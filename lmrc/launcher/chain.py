@@ -129,7 +129,9 @@ def steps(config: PipelineConfig) -> list[Step]:
     chain = _Chain(config)
     home, test, is_crossfitted = chain.home, chain.corpora["test"], config.crossfit.folds > 0
     if chain.documents:
-        build = BuildConfig(documents=chain.documents, relations=config.data.relations, corpora=home / "data")
+        build = BuildConfig(
+            documents=chain.documents, relations=config.data.relations, fix=config.data.fix, corpora=home / "data"
+        )
         chain.add(BUILD, BUILD.name, build)
     chain.add(RCP, RCP.name, config.rcp, "build", data=chain.data)
     if is_crossfitted:
@@ -236,6 +238,9 @@ def _add_fit(chain: _Chain) -> None:
 
 def _problems(config: PipelineConfig) -> Iterator[str]:
     """Yield a sentence for each option that does not fit the others."""
+    data = config.data
+    if data.fix and not any(path.name.endswith(SUFFIXES) for path in (data.train, data.dev, data.test)):
+        yield "--data.fix has no effect: train, dev and test are corpora, and nothing is built; leave it out"
     folds, classify, kind = config.crossfit.folds, config.classify, config.rc.prompt.kind
     readers = {
         f"crossfit.folds {folds}": ("--crossfit.folds 0", folds > 0),

@@ -231,7 +231,9 @@ def _build(config: BuildConfig) -> dict[str, Any]:
     for name, documents in config.documents.items():
         out = config.corpora / name
         if not out.exists():
-            manifest = build_corpus(documents, out, config.relations)
+            manifest = build_corpus(
+                documents, out, config.relations, fix=config.fix, fix_command="the pipeline with --data.fix"
+            )
             logger.info(f"{out}: {manifest.documents:,} documents of {documents}")
         built[name] = len(Corpus.open(out))
     return built

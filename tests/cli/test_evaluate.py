@@ -196,6 +196,34 @@ def test_remarks_on_one_of_several_name_it(gold: Path, capsys: Capture) -> None:
         assert "one.json: " not in shown.replace("First: ", "")
 
 
+def test_names_of_relations_are_scored_as_their_ids(gold: Path, capsys: Capture) -> None:
+    ids = write_guesses(gold, "ids.json", 0.6, 1)
+    rows = json.loads(ids.read_text())
+    named = [{**row, "r": synthetic.RELATIONS.name(row["r"])} for row in rows]
+    names = gold.parent / "names.json"
+    names.write_text("".join(json.dumps(row) + "\n" for row in named))
+    expected, shown = (lines(capsys, "score", path, "--gold", gold) for path in (ids, names))
+    assert shown[-1] == expected[-1]
+    assert shown[0].startswith(f"{names}: {len(rows):,} of {len(rows):,} predictions have the name of a relation")
+    assert f"{names}: {len(rows):,} of" in "\n".join(lines(capsys, "compare", ids, names, "--gold", gold))
+    # Nothing but JSON is printed.
+    assert main(["score", str(names), "--gold", str(gold), "--json"]) == 0
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["f1"] > 0 and printed.err.startswith(f"{names}: ")
+    # The file for the competition has ids, and is scored as it is.
+    out = gold.parent / "result.zip"
+    lines(capsys, "score", names, "--gold", gold, "--submission", out)
+    assert lines(capsys, "score", out, "--gold", gold)[-1] == expected[-1]
+
+
+def test_a_prediction_of_no_relation_is_explained(gold: Path, capsys: Capture) -> None:
+    path = write_guesses(gold, "p.json", 0.9, 1)
+    rows = json.loads(path.read_text())
+    path.write_text(json.dumps([*rows, {**rows[0], "r": "Na"}]))
+    shown = "\n".join(lines(capsys, "score", path, "--gold", gold))
+    assert "'Na'): wrong; leave pairs without a relation out." in shown
+
+
 def test_a_submission_needs_no_gold(gold: Path, capsys: Capture) -> None:
     file, out = write_guesses(gold, "p.json", 0.5, 1), gold.parent / "result.zip"
     shown = lines(capsys, "score", "--pred", file, "--submission", out)

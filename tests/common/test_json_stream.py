@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import gzip
+import io
 import json
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from lmrc.common import json_stream as files
 from lmrc.common.errors import UserError
-from lmrc.common.json_stream import json_list
+from lmrc.common.json_stream import batches_of, json_list
 
 
 @pytest.mark.parametrize(
@@ -102,3 +103,38 @@ def test_bytes_that_are_not_utf8(tmp_path: Path) -> None:
 def test_the_evaluation_runs_without_torch() -> None:
     code = "import lmrc.evaluation.report.page, lmrc.evaluation.plots.figures, sys; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "remedy"),
+    [
+        ('[{"a": 1},\n]', "there is a comma before a closing ]; remove it"),
+        ('[{"a": [1, 2,  ]}]', "there is a comma before a closing ]; remove it"),
+        ('[{"a": 1, }]', "there is a comma before a closing }; remove it"),
+        ('[{"a": NaN}]', "NaN is no JSON; write null, or leave its key out"),
+        ('[{"a": ["' + "y" * 300 + '", -Infinity, 1]}]', "-Infinity is no JSON; write null, or leave its key out"),
+        ('[{"a": "NaN" 1}]', ""),
+        ("[{'a': 1}]", ""),
+        ('[{"a": 1}', ""),
+        ('[{"a": ",]"} 1]', ""),
+    ],
+)
+def test_common_mistakes_are_named(tmp_path: Path, content: str, remedy: str) -> None:
+    (tmp_path / "x.json").write_text(content)
+    with pytest.raises(UserError) as error:
+        list(json_list(tmp_path / "x.json", "a list"))
+    message = str(error.value)
+    assert message.endswith(f": {remedy}); expected a list" if remedy else "); expected a list")
+    assert bool(remedy) == ("remove it" in message or "write null" in message)
+
+
+def test_lines_are_elements_if_asked_for() -> None:
+    lines = b' {"a": 1}\n\n{"b": [2]}\r\n'
+    (batch,) = batches_of(io.BytesIO(lines), "x", "a list", takes_lines=True)
+    assert batch == [{"a": 1}, {"b": [2]}]
+    with pytest.raises(UserError, match=r"^x: holds no JSON list; expected a list$"):
+        list(batches_of(io.BytesIO(lines), "x", "a list"))
+    with pytest.raises(UserError, match=r"holds no JSON list: it begins with 'title,r'; expected a list"):
+        list(batches_of(io.BytesIO(b"title,r\n"), "x", "a list", takes_lines=True))
+    with pytest.raises(UserError, match=r"1 elements .* a comma behind an object that no list is around; remove it"):
+        list(batches_of(io.BytesIO(b'{"a": 1},\n{"b": 2}'), "x", "a list", takes_lines=True))

@@ -152,8 +152,9 @@ def test_errors(tmp_path: Path, line: str, message: str) -> None:
         convert(write(tmp_path / "brat", "x", line), tmp_path / "out.json", FORMATS["brat"])
 
 
-def test_a_text_is_missing(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("removed", "given"), [(".txt", ".ann"), (".ann", ".txt")])
+def test_one_of_both_files_is_missing(tmp_path: Path, removed: str, given: str) -> None:
     path = write(tmp_path / "brat", "x", ANNOTATIONS)
-    path.with_suffix(".txt").unlink()
-    with pytest.raises(UserError, match=r"x.txt: no such file"):
-        convert(path, tmp_path / "out.json", FORMATS["brat"])
+    path.with_suffix(removed).unlink()
+    with pytest.raises(UserError, match=rf"x\{given}: x\{removed} is not beside it; brat has a text in NAME.txt and"):
+        convert(path.with_suffix(given), tmp_path / "out.json", FORMATS["brat"])

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import builtins
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 
 from lmrc.common.errors import UserError
 from lmrc.convert.convert import convert
+from lmrc.convert.docbin import _of_pairs
 from lmrc.convert.formats import FORMATS
 from tests.convert.examples import Converted, converted, entities, sentences, triples
 
@@ -31,6 +35,17 @@ def test_without_spacy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         path = tmp_path / "train.spacy"
         path.touch()
         convert(path, tmp_path / "out.json", FORMATS["docbin"])
+
+
+def test_scores_in_another_form_are_counted() -> None:
+    places: Any = SimpleNamespace(find=lambda token: (token, token + 1))
+    remarks = Counter[str]()
+    pairs = {
+        **{(0, 1): None, (0, 2): {"met": "high"}, (0, 3): 7},
+        **{(0, 4): ("met",), (0, 5): {"met": np.float32(0.75)}, (0, 6): {"met": 1}},
+    }
+    assert _of_pairs(pairs, places, remarks) == [((0, 1), (tail, tail + 1), "met") for tail in (4, 5, 6)]
+    assert remarks == {"relations in another form left out": 3}
 
 
 class Documents:

@@ -48,3 +48,39 @@ def test_a_second_conversion_reads_no_output_and_no_hidden_file(tmp_path: Path) 
     (tmp_path / "._train.json").write_text("no JSON")
     for _ in range(2):
         assert convert(tmp_path, tmp_path / "out.json", FORMATS["tacred"]).documents == 1
+
+
+def test_a_file_of_another_format_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({"sentences": [["Ada"]], "ner": [[]], "relations": [[]]}))
+    with pytest.raises(
+        UserError, match=r"content is missing; .*; it looks like scierc: lmrc data convert .* --from scierc "
+    ):
+        convert(path, tmp_path / "out.json", FORMATS["dwie"])
+    path.write_text(json.dumps([{"title": "a", "sents": [["Ada"]], "vertexSet": []}]))
+    with pytest.raises(UserError, match=r"token is missing; .*; it is in DocRED's format already: lmrc data build"):
+        convert(path, tmp_path / "out.json", FORMATS["tacred"])
+    # An error of the format itself has no such hint.
+    path.write_text(json.dumps({"sentences": "Ada", "ner": [[]]}))
+    with pytest.raises(UserError, match=r"sentences is text, expected a list$"):
+        convert(path, tmp_path / "out.json", FORMATS["scierc"])
+
+
+def test_the_file_to_convert_is_not_replaced(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    path.write_text("[]")
+    with pytest.raises(UserError, match=r"--out .*train\.json is the file to convert: give another name"):
+        convert(path, tmp_path / "x" / ".." / "train.json", FORMATS["tacred"])
+    assert path.read_text() == "[]"
+
+
+def test_a_readme_beside_the_data_is_no_data(tmp_path: Path) -> None:
+    text = "5|t|Ada\n5|a|\n5\t0\t3\tAda\tX\t1\n"
+    (tmp_path / "CDR.PubTator.txt").write_text(text)
+    for name in ("README.txt", "license.TXT"):
+        (tmp_path / name).write_text("This corpus …\n")
+    conversion = convert(tmp_path, tmp_path / "out.json", FORMATS["pubtator"])
+    assert (conversion.documents, conversion.remarks["files README or LICENSE left out"]) == (1, 2)
+    # A file that is given by its name is read.
+    (tmp_path / "README.txt").write_text(text)
+    assert convert(tmp_path / "README.txt", tmp_path / "out.json", FORMATS["pubtator"]).documents == 1

@@ -166,3 +166,58 @@ def test_errors(tmp_path: Path, record: dict[str, Any], message: str) -> None:
     path.write_text(json.dumps(record))
     with pytest.raises(UserError, match=message):
         convert(path, tmp_path / "out.json", FORMATS["nyt"])
+
+
+def test_duie(tmp_path: Path) -> None:
+    triple = {
+        "subject": "Ada Lum",
+        "predicate": "born",
+        "object": "Old Orr",
+        "subject_type": "PER",
+        "object_type": "LOC",
+    }
+    slots = {"object": {"@value": "Old Orr", "in": "Orr"}, "object_type": {"@value": "LOC", "in": "LOC"}}
+    one, two = ({"postag": [], "text": TEXT, "spo_list": [spo]} for spo in (triple, {**triple, **slots}))
+    documents, remarks, _ = convert_lines(tmp_path, one, two)
+    for document in documents:
+        assert entities(document) == [["PER: Ada Lum"], ["LOC: Old Orr"]]
+        assert triples(document) == [(0, "born", 1, [0])]
+    assert remarks == {"further values of objects left out": 1}
+
+
+def test_marked_relations(tmp_path: Path) -> None:
+    relation = {"rtext": BORN, "em1": "Ada Lum", "em2": "Old Orr", "tags": [4, 5]}
+    (document,), _, _ = convert_lines(tmp_path, {"sentext": TEXT, "relations": [relation]})
+    assert entities(document) == [["ENTITY: Ada Lum"], ["ENTITY: Old Orr"]]
+    assert triples(document) == [(0, BORN, 1, [0])]
+
+
+def test_lines_of_nyt10(tmp_path: Path) -> None:
+    path = tmp_path / "train.txt"
+    ends = "m.0\tm.1\told_orr\tada_lum\t"
+    path.write_text(f"{ends}{PLACE}\tada_lum left old_orr . ###END###\n\n{ends}NA\told_orr and ada_lum###END###\n")
+    (first, second), remarks, _ = converted(path, "OpenNRE")
+    assert (first["title"], sentences(first)) == ("train 0", ["ada_lum left old_orr ."])
+    assert entities(first) == [["ENTITY: old_orr"], ["ENTITY: ada_lum"]]
+    assert triples(first) == [(0, PLACE, 1, [0])] and triples(second) == []
+    assert remarks == {"pairs of no relation, which have no label": 1, "mentions without a type, now ENTITY": 4}
+    path.write_text("m.0\tm.1\ta\n")
+    with pytest.raises(UserError, match=r"line 1 is 'm.0.*expected JSON, or two identifiers, two names"):
+        convert(path, tmp_path / "out.json", FORMATS["nyt"])
+
+
+def test_sentences_and_triples_in_two_files(tmp_path: Path) -> None:
+    folder = tmp_path / "nyt24"
+    folder.mkdir()
+    (folder / "train.sent").write_text(f"{TEXT}\nNobody .\n")
+    (folder / "train.tup").write_text(f"Ada Lum ; Old Orr ; {BORN} | Old Orr ; Orr ; {PLACE}\n\n")
+    for path in (folder, folder / "train.sent", folder / "train.tup"):
+        (document,), remarks, _ = converted(path, "nyt")
+        assert triples(document) == [(0, BORN, 1, [0]), (1, PLACE, 2, [0])]
+        assert remarks["documents without an entity left out"] == 1
+    (folder / "train.tup").write_text("Ada Lum ; Old Orr\n\n")
+    with pytest.raises(UserError, match=r"train.tup: line 1 has 'Ada Lum ; Old Orr', expected head ; tail ; relation"):
+        convert(folder / "train.sent", tmp_path / "out.json", FORMATS["nyt"])
+    (folder / "train.tup").write_text("\n")
+    with pytest.raises(UserError, match=r"have not the same number of lines"):
+        convert(folder / "train.sent", tmp_path / "out.json", FORMATS["nyt"])

@@ -101,6 +101,13 @@ def test_biored_and_gda(tmp_path: Path) -> None:
     }
 
 
+def test_an_identifier_of_two_types_is_told(tmp_path: Path) -> None:
+    text = "5|t|Abc in mice\n5|a|\n5\t0\t3\tAbc\tGene\t10090\n5\t7\t11\tmice\tOrganism\t10090\n"
+    (document,), remarks, _ = converted(write(tmp_path, text), "biored")
+    assert entities(document) == [["Gene: Abc", "Organism: mice"]]
+    assert remarks["mentions of another type than the first one with their identifier"] == 1
+
+
 def test_pubtator_3(tmp_path: Path) -> None:
     text = (
         "5|t|BRAFF V600E\n5|a|Vemurix helps.\n5\t0\t5\tBRAFF\tGene\t673\n"

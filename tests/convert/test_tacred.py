@@ -83,3 +83,15 @@ def test_a_key_is_missing(tmp_path: Path) -> None:
     path.write_text(json.dumps([EXAMPLE, {"token": ["a"], "relation": "x"}]))
     with pytest.raises(UserError, match="example 1: subj_start is missing; it has relation, token"):
         convert(path, tmp_path / "out.json", FORMATS["tacred"])
+
+
+@pytest.mark.parametrize(
+    "content", [{"61b3a": "per:title", "61b3b": "no_relation"}, [{"id": "61b3a", "relation": "x"}]]
+)
+def test_a_patch_has_no_sentences(tmp_path: Path, content: object) -> None:
+    path = tmp_path / "dev_patch.json"
+    path.write_text(json.dumps(content))
+    with pytest.raises(
+        UserError, match=r"labels of TACRED's examples, and no sentences .*: apply it to TACRED by the script"
+    ):
+        convert(path, tmp_path / "out.json", FORMATS["tacred"])

@@ -161,3 +161,35 @@ def test_labels_without_any_triple_are_a_warning(tmp_path: Path, caplog: pytest.
     unlabeled = {key: value for key, value in GOOD.items() if key != "labels"}
     build_corpus(write(tmp_path / "docs.json", [unlabeled]), tmp_path / "d")
     assert caplog.messages == []
+
+
+def test_inclusive_ends_are_seen_behind_values_of_another_type(tmp_path: Path) -> None:
+    ends = {(0, 0): ["0", "1"], (0, 1): ["0", "0"], (1, 0): ["4", "4"]}
+    raw = changed(*((mention(*place, "pos"), pos) for place, pos in ends.items()))
+    build_corpus(write(tmp_path / "docs.json", [raw]), tmp_path / "c", fix=True)
+    assert list(Corpus.open(tmp_path / "c")) == [parse_document(GOOD, "x", 0, DOCRED)]
+
+
+def test_the_command_that_mends_may_be_another(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with pytest.raises(FormatError, match=r"\nlmrc pipeline --data\.fix mends all of them"):
+        build_corpus(write(tmp_path / "a.json", BROKEN), tmp_path / "c", fix_command="lmrc pipeline --data.fix")
+    # Ends that fit [start, end) too are no breach, but a warning.
+    raw = changed((mention(0, 0, "pos"), [0, 1]), (mention(0, 1, "pos"), [0, 0]), (mention(1, 0, "pos"), [4, 4]))
+    raw["vertexSet"] = [[raw["vertexSet"][0][0]], [{**raw["vertexSet"][0][0]}]]
+    build_corpus(write(tmp_path / "b.json", [raw]), tmp_path / "d")
+    assert "All names fit if pos is [first token, last token]: --fix moves the ends" in caplog.text
+
+
+def test_evidence_may_be_null(tmp_path: Path) -> None:
+    path = write(tmp_path / "docs.json", [changed((("labels", 0, "evidence"), None))])
+    assert build_corpus(path, tmp_path / "c").triples == 1
+    (document,) = Corpus.open(tmp_path / "c")
+    assert document.labels is not None and document.labels[0].evidence == ()
+
+
+def test_a_file_of_which_nothing_is_left(tmp_path: Path) -> None:
+    path = write(tmp_path / "docs.json", [changed((("vertexSet",), []))] * 2)
+    message = r"--fix would leave out all 2 documents: 2 documents without entities left out"
+    with pytest.raises(UserError, match=message):
+        build_corpus(path, tmp_path / "c", fix=True)
+    assert [file.name for file in tmp_path.iterdir()] == ["docs.json"]

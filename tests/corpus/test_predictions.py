@@ -1,6 +1,9 @@
 from __future__ import annotations
 
+import gzip
 import json
+import re
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -31,7 +34,10 @@ def test_read_keeps_order_and_duplicates(tmp_path: Path) -> None:
     [
         (["A", 0, 1, "P17"], 'is ["A", 0, 1, "P17"], not an object'),
         (None, "is null, not an object"),
-        ({"title": "A", "h_idx": 0, "t_idx": 1}, 'lacks "r"'),
+        ({"title": "A", "h_idx": 0, "t_idx": 1}, 'lacks "r"; it has title, h_idx, t_idx'),
+        ({"title": "A", "sents": [], "vertexSet": []}, "is a document, and no prediction: give documents as --gold"),
+        ({"title": "A", "text": "", "triples": []}, "is a result of lmrc extract with names: extract with --out"),
+        ({"A": [GOOD]}, "is an object with lists of objects (A): write them as one list, each with its title"),
         (GOOD | {"title": 5}, '"title" is 5, not text'),
         (GOOD | {"h_idx": "0"}, '"h_idx" is "0", not an integer'),
         (GOOD | {"t_idx": 1.0}, '"t_idx" is 1.0, not an integer'),
@@ -51,7 +57,8 @@ def test_malformed_element_is_described(tmp_path: Path, element: object, message
     path.write_text(json.dumps([GOOD, element, GOOD]))
     with pytest.raises(UserError) as caught:
         read_predictions(path)
-    assert str(caught.value).startswith(f"{path}: prediction 1: {message}; expected ")
+    assert str(caught.value).startswith(f"{path}: prediction 1: {message}")
+    assert re.search(r"; expected \{\"title\"", str(caught.value))
 
 
 def test_malformed_element_in_a_later_block_is_described(tmp_path: Path) -> None:
@@ -140,3 +147,44 @@ def test_predictions_round_trip(tmp_path_factory: pytest.TempPathFactory, predic
     titles = list(dict.fromkeys(p.title for p in predictions))
     keys = [(titles.index(p.title), p.head, p.tail, p.relation) for p in back]
     assert keys == sorted(keys)
+
+
+LISTED = json.dumps([GOOD, {**GOOD, "t_idx": 2}])
+LINES = f"{json.dumps(GOOD)}\n\n{json.dumps({**GOOD, 't_idx': 2})}\n"
+
+
+def zipped(path: Path, **files: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, content in files.items():
+            archive.writestr(name.replace("__", "/"), content)
+    return path
+
+
+def test_forms_of_a_file(tmp_path: Path) -> None:
+    expected = [Prediction("A", 0, 1, "P17"), Prediction("A", 0, 2, "P17")]
+    for name, content in (
+        ("a.json", LISTED.encode()),
+        ("b.jsonl", LINES.encode()),
+        ("c", gzip.compress(LINES.encode())),
+    ):
+        (tmp_path / name).write_bytes(content)
+        assert read_predictions(tmp_path / name) == expected
+    # The zip file of the competition, also as a Mac makes it.
+    assert read_predictions(zipped(tmp_path / "result.zip", **{"result.json": LISTED})) == expected
+    files = {"x__result.jsonl": LINES, "x__readme.txt": "", "MACOSX__x__._result.json": "no JSON"}
+    assert read_predictions(zipped(tmp_path / "d.zip", **files)) == expected
+
+
+def test_zip_files_that_are_refused(tmp_path: Path) -> None:
+    for files, message in (
+        ({"a.json": LISTED, "b.json": LISTED}, r"with 2 JSON files, a\.json, b\.json; expected one"),
+        ({"a.txt": LISTED}, "with no JSON file; expected one, such as result.json"),
+        ({"a.json": "no"}, r"r\.zip \(a\.json\): holds no JSON list: it begins with 'no'"),
+        ({"a.json": "[1]"}, r"prediction 0: is 1, not an object"),
+    ):
+        with pytest.raises(UserError, match=message):
+            read_predictions(zipped(tmp_path / "r.zip", **files))
+    path = zipped(tmp_path / "cut.zip", **{"a.json": LISTED})
+    path.write_bytes(path.read_bytes()[:-30])
+    with pytest.raises(UserError, match=r"cut\.zip: is a zip archive that cannot be read \(.*\); unpack it"):
+        read_predictions(path)

@@ -67,6 +67,12 @@ def test_order_of_the_file_is_kept(tmp_path: Path) -> None:
     [
         ("{", "is not JSON"),
         ("[]", "expected an object"),
+        ('["a", 1]', "expected an object"),
+        ('["a", "a"]', "relation 'a' occurs twice"),
+        ('[{"0": "a"}, {"b": 0}]', "two objects, and one is not the inverse of the other"),
+        ('[{"0": "a"}]', "expected an object"),
+        ('{"a": [], "b": "x"}', "relation 'a' has the name"),
+        ('{"a": [["x"]]}', "relation 'a' has the name"),
         ("{}", "holds no relations"),
         ('{"a": 3, "b": "x"}', "relation 'a' has the name 3"),
         ('{"a": " "}', "relation 'a' has the name \" \""),
@@ -124,3 +130,33 @@ def test_rel2id_and_id2rel_give_the_same_set(
     (folder / "rel2id.json").write_text(json.dumps({name: number for number, name in numbered}))
     (folder / "id2rel.json").write_text(json.dumps({str(number): name for number, name in numbered}))
     assert read_relations(folder / "rel2id.json").ids == read_relations(folder / "id2rel.json").ids == tuple(names)
+
+
+@pytest.mark.parametrize(
+    ("content", "ids", "names"),
+    [
+        # CasRel: both directions in a list.
+        ([{"0": "/b", "1": "/a"}, {"/b": 0, "/a": 1}], ("/b", "/a"), ("/b", "/a")),
+        ([{"/b": 1, "/a": 0}, {"1": "/b", "0": "/a"}], ("/a", "/b"), ("/a", "/b")),
+        # Numbers as text, or with a point.
+        ({"b": "1", "NA": "0", "a": "2"}, ("b", "a"), ("b", "a")),
+        ({"b": 1.0, "Na": 0.0}, ("b",), ("b",)),
+        (["b", "no_relation", "a"], ("b", "a"), ("b", "a")),
+        # FewRel's pid2name.json: a name and a description.
+        ({"P931": ["serves", "what it serves"], "P4": ["is in", "where"]}, ("P931", "P4"), ("serves", "is in")),
+        # Ids that are numbers stay ids.
+        ({"0": "owns", "1": "2"}, ("0", "1"), ("owns", "2")),
+        ({"17": "country", "19": "birth"}, ("17", "19"), ("country", "birth")),
+        ({"1": "2", "2": "1"}, ("1", "2"), ("2", "1")),
+    ],
+)
+def test_other_files_of_the_field(
+    tmp_path: Path, content: object, ids: tuple[str, ...], names: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "r.json").write_text(json.dumps(content))
+    with caplog.at_level("INFO"):
+        assert read_relations(tmp_path / "r.json") == RelationSet(ids, names)
+    assert ("2 of 2 relations have a list of names, of which the first is taken" in caplog.text) == ("P931" in ids)
+    assert ("is left out of the relation set" in caplog.text) == (
+        "NA" in str(content).upper() or "no_rel" in str(content)
+    )

@@ -17,7 +17,8 @@ from lmrc.config.schema import (
     ScoreConfig,
 )
 from lmrc.corpus.corpus import write_corpus
-from lmrc.corpus.predictions import Prediction, write_predictions
+from lmrc.corpus.predictions import Prediction, Predictions, write_predictions
+from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.evaluation.inputs import (
     corpus_of,
@@ -27,7 +28,9 @@ from lmrc.evaluation.inputs import (
     runs_inside,
     system_names,
     why_unscored,
+    with_relation_ids,
 )
+from lmrc.evaluation.metrics.coverage import System
 from lmrc.rc.alignment import ALIGNED
 
 
@@ -133,3 +136,14 @@ def test_corpus_of_runs_on_different_corpora(tmp_path: Path) -> None:
     runs = [made(tmp_path / name, {"corpus": f"/data/{name}"}, "predictions.json") for name in ("a", "b")]
     with pytest.raises(UserError, match=r"a classified /data/a; .*b classified /data/b: give --gold"):
         corpus_of(runs)
+
+
+def test_names_in_place_of_ids(tmp_path: Path) -> None:
+    relations = RelationSet(("P1", "P2", "x"), ("first", "second", "P1"))
+    # "P1" is an id, although it is a name too; "third" is neither.
+    rows = [Prediction("A", 0, index, name) for index, name in enumerate(["first", "P1", "second", "first", "third"])]
+    systems = [System("a.json", Predictions.of(rows)), System("b.json", Predictions.of(rows[1:2]))]
+    (first, second), (line,) = with_relation_ids(systems, relations)
+    assert [prediction.relation for prediction in first.predictions] == ["P1", "P1", "P2", "P1", "third"]
+    assert second is systems[1]
+    assert line.startswith("a.json: 3 of 5 predictions have the name of a relation in place of its id")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import csv
+import json
 import re
+import xml.etree.ElementTree as ElementTree
 from dataclasses import replace
 from pathlib import Path
+from urllib.parse import unquote
 
 import networkx as nx
 import pytest
@@ -13,6 +16,7 @@ import pytest
 from lmrc.common.errors import UserError
 from lmrc.export.entities import EntityIds
 from lmrc.export.formats import format_of, graph_writer
+from lmrc.export.lines import ResultLines, read_results
 from lmrc.export.neo4j import relationship_type
 from lmrc.export.result import ExtractedDocument
 from lmrc.export.turtle import literal, relation_iri
@@ -102,6 +106,102 @@ def test_an_empty_graph_is_valid(tmp_path: Path) -> None:
     assert len(nx.read_graphml(write(tmp_path / "a.graphml", "graphml", empty))) == 0
     assert statements(write(tmp_path / "a.ttl", "turtle", empty)) == []
     assert rows(write(tmp_path / "a.csv", "csv", empty)) == []
+
+
+NASTY = (
+    'say "x", \\ and \'y\'', "two\nlines\r\nand\ttabs\rhere", "\U0001d518\U0001f600 non-BMP",
+    "\u05e9\u05dc\u05d5\u05dd \u202ertl\u202c",
+    "<&>]]>&amp;", "=1+1", "@cmd", "-2", ",;|\t", "\u2028\u2029\x85", "<urn:x> .", "{%s}", "\u4e2d\u6587",
+)  # fmt: skip
+
+
+def nasty() -> ExtractedDocument:
+    """Return a result whose names, types, relations and title are hard to write."""
+    base = result().triples[0]
+    names = [*NASTY, NASTY[0]]
+    triples = tuple(
+        replace(
+            base,
+            **{"head": number, "head_name": names[number], "head_type": names[number]},
+            **{"tail": number + 1, "tail_name": names[number + 1], "tail_type": names[number + 1]},
+            relation=names[number],
+            relation_name=names[number],
+            evidence=(),
+        )
+        for number in range(len(NASTY))
+    )
+    return replace(result(NASTY[1]), triples=triples)
+
+
+def test_nasty_names_in_csv(tmp_path: Path) -> None:
+    written = write(tmp_path / "a.csv", "csv", nasty())
+    found = rows(written)
+    for key in ("head", "head_type", "relation", "relation_name"):
+        assert [row[key] for row in found] == list(NASTY)
+    assert {row["document"] for row in found} == {NASTY[1]}
+
+
+def test_nasty_names_in_graphml(tmp_path: Path) -> None:
+    root = ElementTree.parse(write(tmp_path / "a.graphml", "graphml", nasty())).getroot()
+    space = "{http://graphml.graphdrawing.org/xmlns}"
+    assert root.tag == f"{space}graphml"
+    edges = [{data.get("key"): data.text for data in edge} for edge in root.iter(f"{space}edge")]
+    assert [edge["relation_name"] for edge in edges] == list(NASTY)
+    assert {edge["document"] for edge in edges} == {NASTY[1]}
+    nodes = {node.get("id"): {data.get("key"): data.text for data in node} for node in root.iter(f"{space}node")}
+    assert [nodes[f"d0-e{number}"]["name"] for number in range(len(NASTY))] == list(NASTY)
+    # Every end of an edge is a node, and every key is declared.
+    declared = {key.get("id") for key in root.iter(f"{space}key")}
+    assert all({edge.get("source"), edge.get("target")} <= nodes.keys() for edge in root.iter(f"{space}edge"))
+    assert {data.get("key") for data in root.iter(f"{space}data")} <= declared
+
+
+def test_nasty_names_in_neo4j(tmp_path: Path) -> None:
+    folder = write(tmp_path / "graph", "neo4j", nasty(), merge=True)
+    for name in ("nodes.csv", "relationships.csv"):
+        content = (folder / name).read_bytes().decode()
+        assert len(content.split("\r\n")) == len(rows(folder / name)) + 2
+        assert not set("\n\r") & set(content.replace("\r\n", ""))
+    nodes, edges = rows(folder / "nodes.csv"), rows(folder / "relationships.csv")
+    assert [node["name"] for node in nodes] == [" ".join(name.split()) for name in NASTY]
+    assert all(node[":LABEL"].count(";") == bool(node["type"]) for node in nodes)
+    assert {edge[":START_ID"] for edge in edges} == {node[":ID"] for node in nodes}
+    assert all(re.fullmatch(r"\w+", edge[":TYPE"]) for edge in edges)
+
+
+def test_nasty_names_in_turtle(tmp_path: Path) -> None:
+    found = statements(write(tmp_path / "a.ttl", "turtle", nasty()))
+    label = "http://www.w3.org/2000/01/rdf-schema#label"
+    labels = {subject: value for subject, predicate, value in found if predicate == label}
+    assert [labels[f"urn:lmrc:entity:d0-e{number}"] for number in range(len(NASTY))] == list(NASTY)
+    relations = {subject: value for subject, value in labels.items() if subject.startswith("urn:lmrc:relation:")}
+    assert {unquote(subject.removeprefix("urn:lmrc:relation:")) for subject in relations} == {*NASTY}
+    kinds = {value for _, _, value in found if value.startswith("urn:lmrc:type:")}
+    assert {unquote(kind.removeprefix("urn:lmrc:type:")) for kind in kinds} == {*NASTY}
+
+
+def test_nasty_names_in_lines(tmp_path: Path) -> None:
+    with ResultLines(tmp_path / "a.jsonl", "k") as lines:
+        lines.write(nasty())
+    content = (tmp_path / "a.jsonl").read_text(encoding="utf-8")
+    assert len(content.splitlines()) == 1  # splitlines takes \u2028 and \x85 for line ends
+    assert list(read_results(tmp_path / "a.jsonl")) == [nasty()]
+    assert [triple["head_name"] for triple in json.loads(content)["triples"]] == list(NASTY)
+
+
+def test_merging_is_by_name_and_type_in_every_format(tmp_path: Path) -> None:
+    # A leading article, white space and case do not count.
+    other = replace(result("two"), triples=(replace(result().triples[0], head_name='The "X"  <&>'),))
+    graph = ElementTree.parse(write(tmp_path / "a.graphml", "graphml", result(), other, merge=True)).getroot()
+    assert len(list(graph.iter("{http://graphml.graphdrawing.org/xmlns}node"))) == 3
+    found = rows(write(tmp_path / "a.csv", "csv", result(), other, merge=True))
+    # Each row has the name as its document has it, and the id that the documents share.
+    assert [row["head"] for row in found] == ['A "x" <&>', 'A "x" <&>', 'The "X"  <&>']
+    (head,) = {row["head_id"] for row in found}
+    triples = statements(write(tmp_path / "a.ttl", "turtle", result(), other, merge=True))
+    assert {subject for subject, predicate, _ in triples if predicate.endswith("direct/P19")} == {
+        f"urn:lmrc:entity:{head}"
+    }
 
 
 # The part of Turtle's grammar (https://www.w3.org/TR/turtle/#sec-grammar) that the writer uses: IRIREF, PrefixedName

@@ -148,3 +148,10 @@ def test_options_of_a_chain_without_folds(tmp_path: Path) -> None:
     likely = PipelineConfig.model_validate({"rc": {"prompt": {"kind": "likelihood"}}})
     with pytest.raises(ConfigError, match=r"rc\.prompt\.kind likelihood needs the relation head.*, or --rc\.prompt"):
         steps(likely)
+
+
+def test_documents_are_mended_on_request(tmp_path: Path) -> None:
+    for options, fix in (((), False), (("--data.fix",), True)):
+        assert config_of(chain_in(tmp_path, "--data.train", "train.json", *options), "build").fix is fix
+    with pytest.raises(ConfigError, match=r"--data\.fix has no effect: train, dev and test are corpora"):
+        chain_in(tmp_path, "--data.fix")

@@ -58,6 +58,23 @@ def test_build_reads_documents_of_any_form_and_names_other_files_first(tmp_path:
             BUILD.check(config)
 
 
+def test_build_mends_documents_only_on_request(tmp_path: Path) -> None:
+    raw = to_json(next(iter(synthetic.generate(1, 3))))
+    raw["labels"] = [{"h": 0, "t": 0, "r": synthetic.RELATIONS.ids[0]}]
+    (tmp_path / "train.json").write_text(json.dumps([raw]))
+    names = dict(zip(synthetic.RELATIONS.ids, synthetic.RELATIONS.names, strict=True))
+    (tmp_path / "relations.json").write_text(json.dumps(names))
+    given = {"documents": {"train": tmp_path / "train.json"}, "relations": tmp_path / "relations.json"}
+    config = BuildConfig.model_validate({**given, "corpora": tmp_path / "data"})
+    with pytest.raises(
+        UserError, match=r"; the pipeline with --data\.fix mends it .* writes each change to .*train\.fixes"
+    ):
+        run(BUILD, config)
+    assert run(BUILD, config.model_copy(update={"fix": True})) == {"train": 1}
+    (line,) = (tmp_path / "data" / "train.fixes.jsonl").read_text().splitlines()
+    assert json.loads(line)["change"] == "label left out"
+
+
 def test_split_goes_on_after_its_first_part(corpus: Corpus, tmp_path: Path) -> None:
     config = split_of(corpus, folds=3, held_out=2)
     assert run(SPLIT, config) == {"documents": 45, "held_out": 22}

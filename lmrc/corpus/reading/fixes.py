@@ -15,12 +15,16 @@ from enum import Enum
 from typing import Any
 
 from lmrc.corpus.reading.names import mention_parts, named_end
+from lmrc.corpus.reading.values import with_clear_values
 from lmrc.corpus.relations import RelationSet, is_no_relation
+from lmrc.corpus.types import UNTYPED
 
 
 class Change(Enum):
     """A kind of change, in words for one and for several."""
 
+    VALUE = ("value written in DocRED's form", "values written in DocRED's form")
+    KEY = ("missing title, name or type set", "missing titles, names or types set")
     MOVED_END = ("inclusive end moved", "inclusive ends moved")
     SET_END = ("end of an empty span set", "ends of empty spans set")
     MENTION = ("mention left out", "mentions left out")
@@ -85,8 +89,14 @@ class Fixer:
         if not isinstance(raw, dict):
             return raw, []
         part = _Part(index, raw.get("title"))
+        raw, changes = with_clear_values(raw, self._relations)
+        for change in changes:
+            part.note(Change.VALUE, change.why, change.was, change.now)
         entities = self._entities(raw, part)
         if entities is not None:
+            if raw.get("title") is None:
+                raw = {**raw, "title": f"document {index}"}
+                part.note(Change.KEY, "it has no title", None, raw["title"])
             if not entities:
                 part.note(Change.DOCUMENT, "it has no entity", raw)
                 return None, part.fixes
@@ -104,12 +114,14 @@ class Fixer:
             if type(entity) is not list:
                 kept[number] = entity
                 continue
-            mentions = [
-                mention
-                for position, old in enumerate(entity)
-                if (mention := self._mention(old, sentences, f"mention {position} of entity {number}", part))
-                is not None
-            ]
+            mentions = []
+            for position, old in enumerate(entity):
+                # A mention of another form stays for the check.
+                is_object = type(old) is dict
+                name = f"mention {position} of entity {number}"
+                mention = self._mention(old, sentences, name, part) if is_object else old
+                if not is_object or mention is not None:
+                    mentions.append(mention)
             if mentions:
                 kept[number] = mentions
             else:
@@ -122,6 +134,7 @@ class Fixer:
         if type(sentence) is int and not 0 <= sentence < len(sentences):
             part.note(Change.MENTION, f"{name}: its sentence does not exist", mention)
             return None
+        mention = self._with_keys(mention, sentences, name, part)
         parts = mention_parts(mention, sentences)
         if parts is None:
             return mention
@@ -140,6 +153,27 @@ class Fixer:
         why = "its span is empty, and its name is not there" if start == end else "its span is not in its sentence"
         part.note(Change.MENTION, f"{name}: {why}", mention)
         return None
+
+    def _with_keys(self, mention: Any, sentences: list[Any], name: str, part: _Part) -> Any:
+        """Return the mention with its tokens as its name and `UNTYPED` as its type, if it has none."""
+        if type(mention) is not dict:
+            return mention
+        if mention.get("name") is None:
+            # With an empty name only to get at the tokens.
+            if (parts := mention_parts({**mention, "name": ""}, sentences)) is None:
+                return mention
+            _, tokens, start, end = parts
+            end += self._inclusive_ends
+            if 0 <= start < end <= len(tokens):
+                mention = {**mention, "name": " ".join(tokens[start:end])}
+                part.note(Change.KEY, f"{name} has no name, now its tokens", None, mention["name"])
+            else:
+                # It is left out for its span.
+                return {**mention, "name": ""}
+        if mention.get("type") is None:
+            mention = {**mention, "type": UNTYPED}
+            part.note(Change.KEY, f"{name} has no type", None, UNTYPED)
+        return mention
 
     def _with_labels(self, raw: dict[str, Any], entities: int, indices: dict[int, int], part: _Part) -> dict[str, Any]:
         """Return the document with the labels that stay, and their entities renumbered.

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any
 
+from lmrc.corpus.reading.values import as_index, as_relation, as_text, is_single_mention
 from lmrc.corpus.relations import RelationSet, is_no_relation
 from lmrc.corpus.types import Document, Entity, Label, Mention
 
@@ -15,6 +16,8 @@ class Kind(Enum):
     """A kind of breach: its name for one and for several, and if `lmrc.corpus.reading.fixes` can mend it."""
 
     FORM = ("key or value of another form", "keys or values of another form", False)
+    VALUE = ("value of another type with a clear meaning", "values of another type with a clear meaning", True)
+    MISSING = ("missing title, name or type", "missing titles, names or types", True)
     EMPTY_SPAN = ("empty span", "empty spans", True)
     SPAN = ("span outside of its sentence", "spans outside of their sentence", True)
     SENTENCE = ("mention in a sentence that does not exist", "mentions in sentences that do not exist", True)
@@ -24,6 +27,7 @@ class Kind(Enum):
     ENTITY = ("label of an entity that does not exist", "labels of entities that do not exist", True)
     EVIDENCE = ("evidence that does not exist", "labels with evidence that does not exist", True)
     NO_RELATION = ("label of no relation", "labels of no relation", True)
+    RELATION_NAME = ("label with a name in place of an id", "labels with a name in place of an id", True)
     RELATION = ("label with an unknown relation", "labels with an unknown relation", False)
     TITLE = ("repeated title", "repeated titles", True)
 
@@ -61,7 +65,10 @@ def check_document(raw: object, relations: RelationSet | None) -> tuple[Document
     if vertices is not None and not vertices:
         breaches.append(Breach(Kind.NO_ENTITY, "vertexSet is empty, expected at least one entity"))
     if sents is None or vertices is None:
-        return None, breaches
+        # An object without text and entities is no document, which a title would not change.
+        return None, [
+            Breach(Kind.FORM, breach.problem) if breach.kind is Kind.MISSING else breach for breach in breaches
+        ]
     entities = [_entity(mentions, index, lengths, breaches) for index, mentions in enumerate(vertices)]
     labels: list[Label] | None = None
     # Without entities every label would be a breach too.
@@ -97,15 +104,24 @@ def _describe(value: object) -> str:
     return name if name is not None else f"the number {value}"
 
 
+# Keys that `lmrc.corpus.reading.fixes` sets if they are missing.
+_CAN_BE_SET = ("title", "name", "type")
+
+
 def _get(raw: dict[str, Any], key: str, kind: type, context: str) -> Any:
     try:
         value = raw[key]
     except KeyError:
-        raise _Found(Kind.FORM, f"{context}{key} is missing") from None
+        raise _Found(Kind.MISSING if key in _CAN_BE_SET else Kind.FORM, f"{context}{key} is missing") from None
     # Not isinstance: True is an int in Python, but not in JSON.
     if type(value) is not kind:
         expected = "a whole number" if kind is int else _JSON_NAMES[kind]
-        raise _Found(Kind.FORM, f"{context}{key} is {_describe(value)}, expected {expected}")
+        if value is None and key in _CAN_BE_SET:
+            raise _Found(Kind.MISSING, f"{context}{key} is null, expected {expected}")
+        clear = as_index(value) if kind is int else as_text(value) if kind is str else None
+        # A number is a clear text, but it need not be a known relation.
+        form = Kind.FORM if clear is None or key == "r" else Kind.VALUE
+        raise _Found(form, f"{context}{key} is {_describe(value)}, expected {expected}")
     return value
 
 
@@ -137,7 +153,7 @@ def _sentence(tokens: object, index: int, breaches: list[Breach]) -> tuple[str, 
     for position, token in enumerate(tokens):
         if type(token) is not str:
             problem = f"token {position} of sentence {index} is {_describe(token)}, expected a string"
-            breaches.append(Breach(Kind.FORM, problem))
+            breaches.append(Breach(Kind.FORM if as_text(token) is None else Kind.VALUE, problem))
             break
     return tuple(tokens)
 
@@ -145,7 +161,7 @@ def _sentence(tokens: object, index: int, breaches: list[Breach]) -> tuple[str, 
 def _entity(mentions: object, index: int, lengths: list[int | None], breaches: list[Breach]) -> Entity:
     if not isinstance(mentions, list):
         problem = f"entity {index} is {_describe(mentions)}, expected a list of mentions"
-        breaches.append(Breach(Kind.FORM, problem))
+        breaches.append(Breach(Kind.VALUE if is_single_mention(mentions) else Kind.FORM, problem))
         return ()
     if not mentions:
         breaches.append(Breach(Kind.NO_MENTION, f"entity {index} has no mentions, expected at least one"))
@@ -164,15 +180,19 @@ def _mention(raw: object, description: str, lengths: list[int | None]) -> Mentio
         problem = f"{description} is {_describe(raw)}, expected an object with name, sent_id, pos and type"
         raise _Found(Kind.FORM, problem)
     context = f"{description}: "
-    name = _get(raw, "name", str, context)
+    # The position first: without it a missing name cannot be set.
     sentence = _get(raw, "sent_id", int, context)
     pos = _get(raw, "pos", list, context)
+    name = _get(raw, "name", str, context)
     kind = _get(raw, "type", str, context)
     if not 0 <= sentence < len(lengths):
         problem = f"{context}sent_id is {sentence}, but the document has {len(lengths)} sentences"
         raise _Found(Kind.SENTENCE, problem)
     if len(pos) != 2 or type(pos[0]) is not int or type(pos[1]) is not int:
-        raise _Found(Kind.FORM, f"{context}pos is {pos}, expected two whole numbers [start, end)")
+        clear = len(pos) == 2 and all(type(bound) is int or as_index(bound) is not None for bound in pos)
+        raise _Found(
+            Kind.VALUE if clear else Kind.FORM, f"{context}pos is {pos}, expected two whole numbers [start, end)"
+        )
     start, end = pos
     length = lengths[sentence]
     if length is not None and not 0 <= start < end <= length:
@@ -189,8 +209,11 @@ def _label(raw: object, description: str, entities: int, sentences: int, relatio
         raise _Found(Kind.FORM, f"{description} is {_describe(raw)}, expected an object with h, t, r and evidence")
     context = f"{description}: "
     head, tail = _get(raw, "h", int, context), _get(raw, "t", int, context)
+    if type(raw.get("r")) is int and as_relation(raw["r"], relations) is not None:
+        raise _Found(Kind.VALUE, f"{context}r is {_describe(raw['r'])}, expected a string")
     relation = _get(raw, "r", str, context)
-    evidence = _get(raw, "evidence", list, context) if "evidence" in raw else []
+    # Data sets have no absent keys: null stands for one.
+    evidence = [] if raw.get("evidence") is None else _get(raw, "evidence", list, context)
     for key, value in (("h", head), ("t", tail)):
         if not 0 <= value < entities:
             raise _Found(Kind.ENTITY, f"{context}{key} is {value}, but the document has {entities} entities")
@@ -198,12 +221,15 @@ def _label(raw: object, description: str, entities: int, sentences: int, relatio
         raise _Found(Kind.SELF, f"{context}h and t are both {head}, expected two different entities")
     if relation not in relations and is_no_relation(relation):
         raise _Found(Kind.NO_RELATION, f"{context}{relation!r} is no relation: pairs without one have no label")
+    if relation not in relations and relation in relations.names:
+        problem = f"{relation!r} is the name of {relations.id(relation)!r}, expected the id"
+        raise _Found(Kind.RELATION_NAME, f"{context}{problem}")
     if relation not in relations:
         raise _Found(Kind.RELATION, f"{context}unknown relation {relation!r}{_suggest(relation, relations)}")
     for sentence in evidence:
         if type(sentence) is not int:
             problem = f"{context}evidence names {_describe(sentence)}, expected indices of sentences"
-            raise _Found(Kind.FORM, problem)
+            raise _Found(Kind.FORM if as_index(sentence) is None else Kind.VALUE, problem)
         if not 0 <= sentence < sentences:
             problem = f"{context}evidence names the number {sentence}, but the document has {sentences} sentences"
             raise _Found(Kind.EVIDENCE, problem)
@@ -211,8 +237,6 @@ def _label(raw: object, description: str, entities: int, sentences: int, relatio
 
 
 def _suggest(relation: str, relations: RelationSet) -> str:
-    if relation in relations.names:
-        return f", which is the name of {relations.id(relation)!r}: labels need ids"
     close = difflib.get_close_matches(relation, relations.ids, n=1, cutoff=0.5)
     if close:
         return f"; did you mean {close[0]}?"

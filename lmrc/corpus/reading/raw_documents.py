@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from lmrc.common.errors import UserError
 from lmrc.common.file_kind import HEAD, PARQUET, describe_encoding, describe_start
 from lmrc.common.files import head_of, invalid_utf8, reading
+from lmrc.common.json_stream import describe_json_error, json_error_text
 from lmrc.corpus.reading.hub_export import in_docred_layout
+from lmrc.corpus.reading.known_formats import format_of_keys, format_of_text, remedy
 from lmrc.corpus.shards import MANIFEST
 
 REQUIRED = ("title", "sents", "vertexSet")
@@ -86,7 +88,16 @@ def _json(path: Path, keys: Collection[str]) -> Iterator[Any]:
                 return
             except ijson.JSONError as error:
                 raise UserError(f"{path}: {_describe_json_error(error, path, count)}") from None
+            if _are_documents(raw):
+                yield from raw
+                count += len(raw)
+                continue
             if count == 0:
+                inside = _documents_inside(raw, path)
+                if inside is not None:
+                    yield from inside
+                    count += len(inside)
+                    continue
                 _check_first(raw, path, keys)
             yield raw
             count += 1
@@ -104,10 +115,19 @@ def _starts_list(stream: IO[bytes], path: Path) -> bool:
         return byte == b"["
     if byte in _STARTS or byte in b"-0123456789":
         head = byte + stream.read(HEAD)
-        if byte == b'"' or head.split(None, 1)[0].rstrip(b",") in (b"true", b"false", b"null") or _is_number(head):
+        is_value = (
+            byte == b'"' or head.split(None, 1)[0].rstrip(b",") in (b"true", b"false", b"null") or _is_number(head)
+        )
+        # A line of CoNLL-U begins with a number.
+        if is_value and format_of_text(head) is None:
             raise UserError(f"{path}: {_STARTS.get(byte, 'holds a number')}, {EXPECTED}")
-        raise UserError(f"{path}: is not JSON: it {describe_start(head)}; {EXPECTED}")
-    raise UserError(f"{path}: is not JSON: it {describe_start(byte + stream.read(HEAD))}; {EXPECTED}")
+        raise _not_json(head, path)
+    raise _not_json(byte + stream.read(HEAD), path)
+
+
+def _not_json(head: bytes, path: Path) -> UserError:
+    other = remedy(format_of_text(head), path)
+    return UserError(f"{path}: is not JSON: it {describe_start(head)}; {EXPECTED}{other}")
 
 
 def _is_number(head: bytes) -> bool:
@@ -118,20 +138,60 @@ def _is_number(head: bytes) -> bool:
     return True
 
 
+def _is_document(raw: Any) -> bool:
+    # Not an object with a text: many formats have such ones inside of their documents.
+    return isinstance(raw, dict) and ("sents" in raw or "vertexSet" in raw)
+
+
+def _are_documents(raw: Any) -> bool:
+    """Return True if a value is a list of documents. The check of the format sees the others of a mixed list."""
+    return isinstance(raw, list) and bool(raw) and _is_document(raw[0])
+
+
+def _documents_inside(raw: Any, path: Path) -> list[Any] | None:
+    """Return the documents of {"data": [...]} or {title: document}; None if the object is something else.
+
+    Raises:
+        UserError: it has several lists of documents, such as a train and a dev set.
+    """
+    if not isinstance(raw, dict) or not raw or _is_document(raw):
+        return None
+    if all(map(_is_document, raw.values())):
+        return [{"title": title, **value} for title, value in raw.items()]
+    lists = {key: value for key, value in raw.items() if _are_documents(value)}
+    if len(lists) > 1:
+        raise UserError(
+            f"{path}: holds {len(lists)} lists of documents, {', '.join(map(repr, lists))}: write each to a file of "
+            "its own"
+        )
+    return next(iter(lists.values()), None)
+
+
 def _check_first(raw: Any, path: Path, keys: Collection[str]) -> None:
-    """Raise UserError if the first object is no document at all, such as {"data": [...]} or a prediction."""
+    """Raise UserError if the first value is no document at all, such as a prediction or a fact."""
     if isinstance(raw, dict) and raw.keys().isdisjoint(keys):
         names = ", ".join(map(repr, list(raw)[:5])) or "no keys"
-        remedy = "; lmrc extract reads texts if --out is NAME.jsonl" if "text" in raw else ""
+        other = remedy(format_of_keys(raw), path)
+        if raw and all(isinstance(value, (str, int)) for value in raw.values()):
+            other = other or "; if it is a relation set, give it as --relations"
         raise UserError(
             f"{path}: document 0 is an object with {names}, which is no document; {EXPECTED}, each with title, sents "
-            f"and vertexSet{remedy}"
+            f"and vertexSet{other}"
+        )
+    if isinstance(raw, dict) and isinstance(raw.get("title"), (dict, list)):
+        raise UserError(
+            f"{path}: holds columns of a table, and no documents; {EXPECTED}. With pandas: to_json(PATH, "
+            "orient='records', lines=True); with the datasets library: to_json(PATH)"
+        )
+    if isinstance(raw, list) and len(raw) == 3 and all(isinstance(part, str) for part in raw):
+        raise UserError(
+            f"{path}: holds a list of three texts, as files of training facts do; {EXPECTED}. Facts are given as "
+            "lmrc score --train-facts"
         )
 
 
 def _describe_json_error(error: Exception, path: Path, documents: int) -> str:
-    message = error.args[0] if error.args else ""
-    text = message.decode(errors="replace") if isinstance(message, bytes) else str(message)
+    text = json_error_text(error)
     after = f"after {documents:,} documents"
     if "premature EOF" in text or "incomplete JSON" in text:
         return f"the JSON ends in the middle: the file is cut off, {after}"
@@ -140,7 +200,7 @@ def _describe_json_error(error: Exception, path: Path, documents: int) -> str:
     with reading(path) as stream:
         if _PYTHON.match(stream.read(HEAD)):
             return "is not JSON, but Python's notation with single quotes: write it by json.dump"
-    return f"is not valid JSON ({text.partition(chr(10))[0].strip()}) {after}"
+    return f"is not valid JSON ({describe_json_error(error)}) {after}"
 
 
 def _parquet(path: Path) -> Iterator[Any]:

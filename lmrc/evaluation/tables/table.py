@@ -9,7 +9,7 @@ from io import StringIO
 
 from tabulate import SEPARATING_LINE, DataRow, Line, TableFormat, tabulate
 
-from lmrc.corpus.relations import RelationSet
+from lmrc.corpus.relations import RelationSet, is_no_relation
 from lmrc.evaluation.metrics.registry import COLUMN_METRICS, Counts
 from lmrc.evaluation.metrics.scores import Problem, Scores
 from lmrc.evaluation.paper_scores import ABSENT
@@ -137,7 +137,10 @@ def remarks(scores: Scores) -> list[str]:
         lines.append(f"{_predictions(scores.duplicates)} given again; each counts once.")
     for problem, example in scores.examples.items():
         shown = f"({example.title!r}, {example.head}, {example.tail}, {example.relation!r})"
-        lines.append(f"{_predictions(scores.problems[problem])} {PROBLEMS[problem]}, such as {shown}: wrong.")
+        # Some code also writes the pairs that it found no relation for.
+        no_relation = problem == "unknown_relation" and is_no_relation(example.relation)
+        remedy = "; leave pairs without a relation out" if no_relation else ""
+        lines.append(f"{_predictions(scores.problems[problem])} {PROBLEMS[problem]}, such as {shown}: wrong{remedy}.")
     if 2 * scores.problems["unknown_title"] > scores.all.predicted:
         lines.append("Warning: most predictions are for unknown titles: are these the right gold documents?")
     return lines

@@ -132,7 +132,7 @@ def group_steps(config: PipelineConfig, members: Sequence[Member], group: Group)
         if isinstance(step.config, BuildConfig)
         for part in step.config.documents
     }
-    data = config.data.model_copy(update=corpora)
+    data = config.data.model_copy(update={**corpora, "fix": False})
     chain = list(shared)
     last: list[str] = []
     for index, member in enumerate(members):

@@ -12,8 +12,11 @@ from hypothesis import strategies as st
 from lmrc.corpus.docred import to_json
 from lmrc.corpus.reading.fixes import Change, Fix, Fixer, fixed, summary
 from lmrc.corpus.reading.format_check import Kind, check_document
+from lmrc.corpus.reading.hub_export import in_docred_layout
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document
+from tests.convert.test_malformed import REMOVED, VALUES, paths
+from tests.convert.test_malformed import changed as replaced
 from tests.corpus.reading.examples import GOOD, changed, mention
 from tests.corpus.strategies import corpora
 
@@ -103,15 +106,15 @@ def test_inclusive_ends_are_moved_in_the_whole_file() -> None:
     [
         [],
         {},
-        changed((("title",), 3)),
+        changed((("title",), 3.5)),
         changed((("sents",), None)),
         changed((("sents", 0), "Ada")),
         changed((("vertexSet", 0), "Ada")),
         changed((mention(0, 0, "pos"), "0")),
-        changed((mention(0, 0, "name"), None)),
+        changed((mention(0, 0, "name"), 1.5)),
         changed((("labels",), None)),
         changed((("labels", 0), 3)),
-        changed((("labels", 0, "h"), "0")),
+        changed((("labels", 0, "h"), "zero")),
         changed((("labels", 0, "r"), "P0")),
         changed((("labels", 0, "evidence"), [None])),
     ],
@@ -156,3 +159,62 @@ def test_summary_and_line() -> None:
     assert json.loads(line) == {
         "document": 3, "title": "Müller", "change": "label left out", "why": "h and t", "was": {"h": 1}, "now": None
     }  # fmt: skip
+
+
+def test_missing_keys_are_set() -> None:
+    raw = changed((mention(1, 0, "type"), None), (("title",), None))
+    del raw["vertexSet"][0][0]["name"], raw["vertexSet"][0][1]["type"]
+    for breach in check_document(raw, DOCRED)[1]:
+        assert breach.kind is Kind.MISSING and breach.kind.fixable
+    result, fixes = Fixer(DOCRED, inclusive_ends=False).fix(raw, 7)
+    assert result == changed(
+        (("title",), "document 7"), (mention(0, 1, "type"), "ENTITY"), (mention(1, 0, "type"), "ENTITY")
+    )
+    assert [(fix.change, fix.was, fix.now) for fix in fixes] == [
+        (Change.KEY, None, "Ada Lovelace"),
+        (Change.KEY, None, "ENTITY"),
+        (Change.KEY, None, "ENTITY"),
+        (Change.KEY, None, "document 7"),
+    ]
+
+
+def test_a_name_is_the_tokens_up_to_an_inclusive_end() -> None:
+    raw = changed((mention(0, 0, "pos"), [0, 1]), (mention(0, 1, "pos"), [0, 0]), (mention(1, 0, "pos"), [4, 4]))
+    del raw["vertexSet"][0][0]["name"]
+    result, fixes = Fixer(DOCRED, inclusive_ends=True).fix(raw, 0)
+    assert result == GOOD
+    assert [fix.change for fix in fixes] == [Change.KEY, *[Change.MOVED_END] * 3]
+
+
+def test_a_mention_without_a_name_and_a_span_is_left_out() -> None:
+    raw = changed((mention(0, 0, "pos"), [3, 3]))
+    del raw["vertexSet"][0][0]["name"]
+    result, changes = fix(raw)
+    assert (result["vertexSet"][0], changes) == (GOOD["vertexSet"][0][1:], [Change.MENTION])
+
+
+def test_values_are_written_in_the_form_before_anything_else() -> None:
+    labels = [{"h": "1", "t": 1.0, "r": "country"}, {"h": "0", "t": "1", "r": "residence", "evidence": ["0", "9"]}]
+    result, changes = fix(changed((("labels",), labels)))
+    assert result == GOOD
+    # Three values of the first label, which is then left out, and four of the second.
+    assert changes == [*[Change.VALUE] * 7, Change.LABEL, Change.EVIDENCE]
+
+
+OTHER_VALUES = ("0", 0, 2.0, [0, 1], ["0", "9"], [5, 5], [9, 9], "country", "Na", [-1], [0, 0])
+
+
+def test_what_the_check_calls_fixable_is_mended_and_nothing_else_is_changed() -> None:
+    cases = [(place, value) for place in paths(GOOD) for value in (REMOVED, *VALUES, *OTHER_VALUES)]
+    assert len(cases) > 1000
+    for place, value in cases:
+        raw = in_docred_layout(replaced(GOOD, place, value))
+        breaches = check_document(raw, DOCRED)[1]
+        result, fixes = Fixer(DOCRED, inclusive_ends=False).fix(raw, 0)
+        left = [] if result is None else check_document(result, DOCRED)[1]
+        if all(breach.kind.fixable for breach in breaches):
+            assert not left, f"{place} = {value!r}: {left[0].problem}"
+        elif not any(breach.kind.fixable for breach in breaches):
+            assert left, f"{place} = {value!r} was mended in silence"
+        if not breaches:
+            assert not fixes, f"{place} = {value!r} was no breach, but {fixes[0].why}"

@@ -40,6 +40,9 @@ def kinds(raw: object) -> list[Kind]:
         (changed((("labels", 0, "t"), 2)), [Kind.ENTITY]),
         (changed((("labels", 0, "r"), "P0")), [Kind.RELATION]),
         (changed((("labels", 0, "r"), "Na")), [Kind.NO_RELATION]),
+        (changed((("labels", 0, "r"), "residence")), [Kind.RELATION_NAME]),
+        (changed((mention(0, 0, "type"), None)), [Kind.MISSING]),
+        ({"sents": GOOD["sents"]}, [Kind.FORM] * 2),
         (changed((("labels", 0, "evidence"), [0, 2])), [Kind.EVIDENCE]),
     ],
 )
@@ -56,7 +59,7 @@ def test_all_breaches_of_a_document_are_found() -> None:
         (("labels",), [{"h": 0, "t": 0, "r": "P17"}, {"h": 0, "t": 1, "r": "P0"}, {"h": 0, "t": 5, "r": "P17"}]),
     )
     assert kinds(raw) == [
-        Kind.FORM, Kind.EMPTY_SPAN, Kind.SENTENCE, Kind.FORM, Kind.SELF, Kind.RELATION, Kind.ENTITY
+        Kind.MISSING, Kind.EMPTY_SPAN, Kind.SENTENCE, Kind.VALUE, Kind.SELF, Kind.RELATION, Kind.ENTITY
     ]  # fmt: skip
 
 
@@ -64,7 +67,7 @@ def test_all_breaches_of_a_document_are_found() -> None:
     ("relation", "words"),
     [
         ("P5511", "did you mean P551?"),
-        ("residence", "'residence', which is the name of 'P551': labels need ids"),
+        ("residence", "'residence' is the name of 'P551', expected the id"),
         ("works_at", "the relation set has 96 ids: P6, P17, P19, P20, P22, …"),
     ],
 )

@@ -121,3 +121,51 @@ def test_folders_say_which_file_to_give(tmp_path: Path) -> None:
     (tmp_path / "dataset_info.json").touch()
     with pytest.raises(UserError, match="written by save_to_disk of the datasets library"):
         raw_documents(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {"data": [GOOD, {**GOOD, "title": "B"}], "version": "1.0"},
+        {"version": 1, "empty": [], "documents": [GOOD, {**GOOD, "title": "B"}]},
+        {"Ada": {key: value for key, value in GOOD.items() if key != "title"}, "x": {**GOOD, "title": "B"}},
+        [[GOOD], [{**GOOD, "title": "B"}]],
+        [GOOD, [{**GOOD, "title": "B"}]],
+    ],
+)
+def test_documents_inside_of_something(tmp_path: Path, content: Any) -> None:
+    path = tmp_path / "docs.json"
+    path.write_text(json.dumps(content))
+    assert list(raw_documents(path)) == [GOOD, {**GOOD, "title": "B"}]
+
+
+def test_texts_inside_of_something_are_no_documents(tmp_path: Path) -> None:
+    path = tmp_path / "docs.json"
+    path.write_text(json.dumps({"id": "1", "passages": [{"offset": 0, "text": "Ada."}]}))
+    with pytest.raises(UserError, match=r"is an object with 'id', 'passages', .* it looks like bioc"):
+        list(raw_documents(path, ("sents", "vertexSet", "text")))
+
+
+def test_several_lists_of_documents(tmp_path: Path) -> None:
+    path = tmp_path / "docs.json"
+    path.write_text(json.dumps({"train": [GOOD], "dev": [GOOD]}))
+    with pytest.raises(UserError, match=r"holds 2 lists of documents, 'train', 'dev': write each to a file of its own"):
+        list(raw_documents(path))
+
+
+@pytest.mark.parametrize("column", [lambda value: {"0": value}, lambda value: [value]])
+def test_columns_of_a_table(tmp_path: Path, column: Any) -> None:
+    path = tmp_path / "docs.json"
+    path.write_text(json.dumps({key: column(value) for key, value in GOOD.items()}))
+    with pytest.raises(UserError, match=r"docs.json: holds columns of a table.*orient='records', lines=True"):
+        list(raw_documents(path))
+
+
+def test_mistakes_in_the_json_are_named(tmp_path: Path) -> None:
+    path = tmp_path / "docs.json"
+    path.write_text(json.dumps([GOOD])[:-1] + ",\n]")
+    with pytest.raises(UserError, match=r"a comma before a closing \]; remove it\) after 1 documents"):
+        list(raw_documents(path))
+    path.write_text(json.dumps([{**GOOD, "score": float("nan")}]))
+    with pytest.raises(UserError, match="NaN is no JSON; write null"):
+        list(raw_documents(path))

@@ -141,3 +141,8 @@ def test_the_summary_runs_again_for_other_members(tmp_path: Path) -> None:
     more.folder.prepare(more.config)  # with the options of the first one
     more.folder.finish({"group": more.group.fingerprint, "unfinished": {"seed3": "rcp failed"}})  # type: ignore[union-attr]
     assert more.result() is None
+
+
+def test_documents_are_mended_once_for_all_members(tmp_path: Path) -> None:
+    chain, _ = group_in(tmp_path, "--seeds", "66,67", "--data.train", "train.json", "--data.fix")
+    assert [step.config.fix for step in chain if step.name == "build"] == [True]  # type: ignore[union-attr]

@@ -1,0 +1,1 @@
+"""Formats of biomedical abstracts beside PubTator: BioC, and lines of candidate pairs."""
