@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lmrc.inference.work_units import Units, counts
+from lmrc.monitor.run_state import inference_progress
 from lmrc.runs.shared_fs import Files
 from tests.slurm.harness import Cluster, done, run_here, submitted, wait_for
 from tests.slurm.killed import KILLS_PER_RUN, UNITS, Killed, most_runs, remove
 
 # At least two, so that they are an array.
 WORKERS = (2, 3, 4)
+LEASE_SECONDS = 20
 MODELS = {"propose": "rcp", "classify": "rc"}
 
 
@@ -22,7 +24,7 @@ def options(stage: str, corpus: Path, models: Path, run: Path) -> dict[str, Any]
     """Return the options of an inference with a unit per document."""
     more: dict[str, Any] = {"decode.max_new_tokens": 500} if stage == "classify" else {"top_k": 50}
     trained = {MODELS[stage]: models / MODELS[stage] / "best"}
-    work = {"work.docs_per_unit": 1, "work.lease_seconds": 20}
+    work = {"work.docs_per_unit": 1, "work.lease_seconds": LEASE_SECONDS}
     return {"run": run.name, "run.folder": run.parent, "corpus": corpus, "cpus-per-gpu": 1, **trained, **work, **more}
 
 
@@ -89,11 +91,13 @@ def _disturb(
         chance.shuffle(tasks)
         wait_for("a unit", lambda before=before: attempts.is_done() or counts(run).done > before, run)  # type: ignore[misc]
         time.sleep(chance.uniform(0.0, 0.3))
-        # Those that wait in the queue cannot be killed.
-        pid = next((pid for task in tasks if (pid := cluster.worker(task)) is not None), None)
-        if attempts.is_done() or pid is None:
+        # Those that wait in the queue cannot be killed. One that has begun to work loses a unit.
+        running = [pid for task in tasks if (pid := cluster.worker(task)) is not None]
+        begun = inference_progress(run, LEASE_SECONDS)
+        working = {process.pid for process in begun.workers} if begun is not None else set()
+        if attempts.is_done() or not running:
             break
-        cluster.kill_process(pid)
+        cluster.kill_process(next((pid for pid in running if pid in working), running[0]))
         alive += 1
         if alive < kills:
             # Also the killed one, which requeues itself.

@@ -32,14 +32,23 @@ def test_task_on_a_bad_node_is_requeued_without_it(cluster: Cluster, models: Pat
     where = ("--array=0", "--cpus-per-task=1", f"--output={home}/eval-%a.out")
     words = ("sbatch", "--parsable", *where, "slurm/eval.sh", str(home), str(data / "dev"))
     array = cluster.run("env", f"PYTHONPATH={site}:{ROOT}", *words, folder=ROOT).strip()
-    out = home / "eval-dev"
-    wait_for("scores", (out / "scores.json").exists, out / "propose")
-    node, task = bad.read_text(), f"{array}_0"
-    (died,) = events(out / "propose", "died")
+    out = home / "eval-dev" / "propose"
+    try:
+        wait_for("result of the task", (out / "DONE").exists, out)
+        check_requeue(cluster, out, f"{array}_0", bad.read_text())
+    finally:
+        jobs = cluster.run("squeue", "--noheader", "--format=%i %E").splitlines()
+        for job in (*(line.split()[0] for line in jobs if f"afterany:{array}" in line), array):
+            cluster.cancel(job)
+
+
+def check_requeue(cluster: Cluster, out: Path, task: str, node: str) -> None:
+    """Check that the task was requeued without the node, and what is said about it."""
+    (died,) = events(out, "died")
     assert died["cause"] == f"rank 0 on {node}: node check: 1.0 GiB of host memory are available, 2.0 are needed"
-    (requeued,) = events(out / "propose", "requeued")
+    (requeued,) = events(out, "requeued")
     assert (requeued["job"], requeued["excluded"]) == (task, node)
     assert cluster.restarts(task) == 1 and cluster.node(task) != node
     assert f"ExcNodeList={node}\n" in cluster.run("scontrol", "show", "job", task).replace(" ", "\n")
-    status = cluster.run(sys.executable, "-m", "lmrc.cli.main", "status", str(out / "propose"))
+    status = cluster.run(sys.executable, "-m", "lmrc.cli.main", "status", str(out))
     assert f"bad nodes   {node}: rank 0 on {node}: node check" in status

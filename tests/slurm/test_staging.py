@@ -12,14 +12,14 @@ import pytest
 from tests.disk import small_disk
 from tests.slurm.harness import Cluster, differences, steps, training, wait_until_done
 
-# Runs in each rank: it counts as one on a GPU, and a figure of the last minute is one of the last half second.
+# Runs in each rank: it counts as one on a GPU, and a figure of the last minute is one of the last tenth of a second.
 GPUS = """
 import os
 if os.environ.get("SLURM_STEP_ID"):
     from dataclasses import replace
     from lmrc.training import measured_use
     from lmrc.usage import meter
-    meter.SECONDS_BETWEEN_WINDOWS = 0.5
+    meter.SECONDS_BETWEEN_WINDOWS = 0.1
     make = measured_use.make_meter
     def make_meter(world, *given):
         made = make(world, *given)
@@ -36,7 +36,7 @@ def options(data: Path, tmp_path: Path) -> dict[str, Any]:
     (site / "sitecustomize.py").write_text(GPUS)
     # Verbose, because other ranks than the first do not log a copy otherwise.
     more = {"gpu-hour-price": 2.5, "run.verbose": True, "setup": f"export PYTHONPATH={site} LAB={tmp_path}"}
-    return training("rcp", data, tmp_path / "run", nodes=1, gpus=2, train__epochs=2) | more
+    return training("rcp", data, tmp_path / "run", nodes=1, gpus=2, train__epochs=1) | more
 
 
 def logs(run: Path) -> str:
