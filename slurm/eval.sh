@@ -16,6 +16,9 @@
 set -euo pipefail
 # The id of this task. SLURM_JOB_ID of an array's last task is the id of the whole array.
 task=${SLURM_ARRAY_JOB_ID:+${SLURM_ARRAY_JOB_ID}_$SLURM_ARRAY_TASK_ID}; task=${task:-${SLURM_JOB_ID:-}}
+# Workers of a job check their node first. On a bad one they end with this status, and the task is requeued without the node.
+if [ -n "$task" ]; then export LMRC_CHECK_NODE=1; fi
+broken_node=86
 worker= stopped=
 forward_stop() { if [ -n "$worker" ]; then kill -USR2 "$worker" 2>/dev/null || true; fi; }
 trap forward_stop TERM
@@ -46,7 +49,7 @@ score() {
 
 # work STAGE OPTIONS…: run a worker until the stage is done. On a signal the worker releases its unit: on USR2 before the time
 # limit and, if the site sends it, before preemption; otherwise on TERM at the end of the grace time.
-# The task requeues itself, also after its worker or node died, but not after scancel.
+# The task requeues itself, also after its worker or node died or the node failed its check, but not after scancel.
 work() {
   local stage=$1 status; shift
   local config=(); if [ -f "$run/$stage/config.yaml" ]; then config=(--config "$run/$stage/config.yaml"); fi
@@ -57,7 +60,7 @@ work() {
     while status=0; wait $worker || status=$?; kill -0 $worker 2>/dev/null; do :; done  # a signal ends `wait`, not the worker
     worker=
     if [ -n "$stopped" ]; then scontrol requeue "$task"
-    elif [ $status -gt 128 ]; then python -m lmrc.launcher.slurm.requeue "$out/$stage" $status 100; fi
+    elif [ $status -gt 128 ] || [ $status -eq $broken_node ]; then python -m lmrc.launcher.slurm.requeue "$out/$stage" $status 100; fi
     if [ $status -ne 0 ]; then exit $status; fi
     sleep 2
   done

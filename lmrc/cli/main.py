@@ -442,17 +442,19 @@ def status(runs: tuple[Path, ...], watch: str | None, as_json: bool) -> None:
 
 @lmrc.command()
 @click.option("--nodes", type=click.IntRange(min=2), help="Also test the shared file system between this many nodes.")
-@click.option("--partition", help="SLURM partition of that test.")
-@click.option("--account", help="SLURM account of that test.")
+@click.option("--container", help="Also check this image, as cluster.container, and start Python in it.")
+@click.option("--partition", help="SLURM partition of these tests.")
+@click.option("--account", help="SLURM account of these tests.")
 @click.option("--json", "as_json", is_flag=True, help="Print JSON: a list of objects.")
-def doctor(nodes: int | None, partition: str | None, account: str | None, as_json: bool) -> None:
+def doctor(nodes: int | None, container: str | None, partition: str | None, account: str | None, as_json: bool) -> None:
     """Check this machine and its SLURM, and print a remedy for everything that is missing."""
+    from lmrc.launcher.slurm.container import is_pyxis_image
     from lmrc.monitor.doctor.examine import examine
 
-    if nodes is None:
+    if nodes is None and (container is None or not is_pyxis_image(container)):
         for name in ("partition", "account"):
-            _refuse_unused(name, "it is read only with --nodes, which starts a job")
-    if not examine(nodes, partition, account, as_json):
+            _refuse_unused(name, "it is read only with --nodes, or with a --container of pyxis, which start a job")
+    if not examine(nodes, partition, account, as_json, container):
         sys.exit(1)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import Literal
 
@@ -45,6 +46,9 @@ COLORS = {"ok": "green", "warning": "yellow", "missing": "red"}
 
 
 def format_check(check: Check) -> str:
-    """Format the check for a terminal, with the remedy on its own line."""
-    first = f"{click.style(f'{check.level:<7}', COLORS[check.level])}  {check.what}"
+    """Format the check, with the remedy on its own line. click removes the color if the output is no terminal."""
+    # click does not know these two variables.
+    is_plain = bool(os.environ.get("NO_COLOR")) or os.environ.get("TERM") == "dumb"
+    level = f"{check.level:<7}"
+    first = f"{level if is_plain else click.style(level, COLORS[check.level])}  {check.what}"
     return f"{first}\n{'':<7}  → {check.remedy}" if check.remedy else first

@@ -137,9 +137,9 @@ class Training(Options):
         description="experiment trackers besides metrics.jsonl, with commas: tensorboard, wandb, mlflow, trackio",
     )
     tracker_group: str | None = Field(
-        None, description="group of the run in W&B and MLflow; none: the name of its pipeline or group of seeds"
+        None, description="group of the run in the trackers; none: the name of its pipeline or group of seeds"
     )
-    tracker_tags: tuple[str, ...] = Field((), description="tags of the run in W&B and MLflow, with commas")
+    tracker_tags: tuple[str, ...] = Field((), description="tags of the run in the trackers, with commas")
 
     @property
     def examples_per_step(self) -> int:

@@ -96,6 +96,14 @@ def launch(stage: Stage, config: StageConfig, follow: bool = False) -> None:
         print(f"{folder.path} is finished: {json.dumps(result)}", flush=True)
 
 
+def _print_help(stage: Stage, program: str) -> None:
+    short = ", ".join(f"--{name}" for name in ALIASES)
+    accepted = "[--dry-run [--measure]] [--follow] [--verbose]"
+    print(f"{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] {accepted}")
+    print(f"\nShort: {short}\n")
+    print(table(stage.config_class))
+
+
 def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = "") -> int:
     """Run a launcher from the command line. Return its exit status.
 
@@ -106,13 +114,7 @@ def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = ""
     set_up_logging("stderr")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words:
-        program = program or f"python launch/{Path(sys.argv[0]).name}"
-        short = ", ".join(f"--{name}" for name in ALIASES)
-        accepted = "[--dry-run [--measure]] [--follow] [--verbose]"
-        print(f"{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] {accepted}")
-        print(f"\nShort: {short}\n")
-        print(table(stage.config_class))
-        return 0
+        return exit_status(lambda: _print_help(stage, program or f"python launch/{Path(sys.argv[0]).name}"))
     flags, options = split_flags(words, FLAGS)
 
     def command() -> None:

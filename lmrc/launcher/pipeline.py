@@ -353,6 +353,16 @@ def _run_or_print(arguments: Sequence[str], dry: bool, as_json: bool, measure: b
         )
 
 
+def _print_help(program: str) -> None:
+    accepted = "[--dry-run [--measure]] [--json] [--verbose]"
+    print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] {accepted}")
+    short = ", ".join(f"--{name}" for name in SHORT)
+    print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
+    print("cluster.* sets all steps; STEP.cluster.* overrides it for a step, cpu_job.* for those without GPUs.\n")
+    print("--seeds 66,67,68 and --sweep rcp.train.learning_rate=1e-5,3e-5 run the pipeline once per seed and value.\n")
+    print(table(PipelineConfig))
+
+
 def main(arguments: Sequence[str] | None = None, program: str = "python launch/pipeline.py") -> int:
     """Run the pipeline launcher from the command line. Return its exit status.
 
@@ -363,16 +373,7 @@ def main(arguments: Sequence[str] | None = None, program: str = "python launch/p
     set_up_logging("stderr")
     words = list(sys.argv[1:] if arguments is None else arguments)
     if "--help" in words:
-        accepted = "[--dry-run [--measure]] [--json] [--verbose]"
-        print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] {accepted}")
-        short = ", ".join(f"--{name}" for name in SHORT)
-        print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
-        print("cluster.* sets all steps; STEP.cluster.* overrides it for a step, cpu_job.* for those without GPUs.\n")
-        print(
-            "--seeds 66,67,68 and --sweep rcp.train.learning_rate=1e-5,3e-5 run the pipeline once per seed and value.\n"
-        )
-        print(table(PipelineConfig))
-        return 0
+        return exit_status(lambda: _print_help(program))
     flags, options = split_flags(words, FLAGS)
     dry, measure = bool(flags & {"--dry-run", "--measure"}), "--measure" in flags
     return exit_status(lambda: _run_or_print(options, dry, "--json" in flags, measure))

@@ -20,6 +20,8 @@ from lmrc.common.threads import cpus
 from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcConfig, RcpConfig
 from lmrc.inference.run_worker import clean, work
 from lmrc.launcher.slurm import node_check
+from lmrc.launcher.slurm.job_chain import current_job
+from lmrc.launcher.slurm.requeue import current_attempt
 from lmrc.launcher.stages import Stage, StageConfig, gpus_per_process
 from lmrc.runs.events import History
 from lmrc.runs.failures import BROKEN_NODE_STATUS, Attempt, BrokenNode, failed_peer, note_failure
@@ -30,6 +32,10 @@ from lmrc.usage.record import Use, read_use, use_figures
 
 if TYPE_CHECKING:
     from lmrc.training.distributed import World
+
+
+# Set by slurm/eval.sh, which requeues its task without a bad node, although the launcher did not submit it.
+CHECK_NODE = "LMRC_CHECK_NODE"
 
 
 def run_attempt(
@@ -53,8 +59,9 @@ def run_attempt(
     """
     folder = RunFolder.of(config.run).path
     began = time.monotonic() if began is None else began
+    checked = _checked_attempt(config, attempt)
     try:
-        if _checks_node(config, attempt) and os.environ.get("LOCAL_RANK", "0") == "0":
+        if checked is not None and os.environ.get("LOCAL_RANK", "0") == "0":
             node_check.check_host(folder)
         # A job that was submitted with dependencies checks here that its predecessors have written its inputs.
         stage.check(config)
@@ -63,20 +70,24 @@ def run_attempt(
         if isinstance(config, ClassifyConfig) and (config.decode.backend != "hf" or not config.asks_lm):
             # A server or no LM needs no GPU, and vLLM's processes cannot inherit this one's CUDA context.
             return _infer(stage, config, attempt, began)
-        return _run_on_gpus(stage, config, attempt, process, began)
+        return _run_on_gpus(stage, config, attempt, process, began, checks_node=checked is not None)
     except Interrupted:
         raise
     except BaseException as error:
         if isinstance(error, Exception):
-            note_failure(folder, attempt, error, process)
+            note_failure(folder, checked if isinstance(error, BrokenNode) and checked else attempt, error, process)
         if int(os.environ.get("WORLD_SIZE", "1")) > 1 or isinstance(error, BrokenNode):
             _end_rank(error)
         raise
 
 
-def _checks_node(config: StageConfig, attempt: Attempt) -> bool:
-    """Return True if the node is checked: only SLURM can give another one."""
-    return config.cluster.node_check and not attempt.job.startswith("local-")
+def _checked_attempt(config: StageConfig, attempt: Attempt) -> Attempt | None:
+    """Return the attempt whose node is checked; None if no other node can be had: that needs SLURM and a requeue."""
+    if not config.cluster.node_check:
+        return None
+    if attempt.job.startswith("local-"):
+        return current_attempt(current_job()) if CHECK_NODE in os.environ else None
+    return attempt
 
 
 def _end_rank(error: BaseException) -> NoReturn:
@@ -94,7 +105,7 @@ def _end_rank(error: BaseException) -> NoReturn:
 
 
 def _run_on_gpus(
-    stage: Stage, config: StageConfig, attempt: Attempt, process: int, began: float
+    stage: Stage, config: StageConfig, attempt: Attempt, process: int, began: float, checks_node: bool
 ) -> dict[str, Any] | None:
     """Run one rank of a training, or one worker of an inference."""
     from lmrc.training import cuda_settings, distributed
@@ -105,7 +116,7 @@ def _run_on_gpus(
     watchdog = Watchdog(
         timeout, partial(note_failure, folder, attempt, process=process), partial(failed_peer, folder, attempt, process)
     )
-    if _checks_node(config, attempt):
+    if checks_node:
         node_check.check_gpus(all_visible=not stage.trains)
     deterministic = isinstance(config, (RcpConfig, RcConfig)) and config.train.deterministic
     with cuda_settings.algorithms(deterministic):

@@ -34,7 +34,7 @@ def show(runs: Sequence[Path], as_json: bool = False) -> None:
         for remark in remarks:
             click.echo(remark, err=True)
     elif _has_page(console):
-        console.print(_page(runs))
+        console.print(_page(runs, console.width))
     else:
         click.echo(_text(runs))
 
@@ -49,12 +49,12 @@ def watch_runs(runs: Sequence[Path], seconds: float) -> None:
                 click.clear()
                 click.echo(f"{text}\n\n{_footer(seconds)}")
                 time.sleep(seconds)
-        page = _page(runs)
+        page = _page(runs, console.width)
         with Live(page, console=console, screen=True, auto_refresh=False) as live:
             while True:
                 live.update(Group(page, Text(f"\n{_footer(seconds)}", "dim")), refresh=True)
                 time.sleep(seconds)
-                page = _page(runs)
+                page = _page(runs, console.width)
     except KeyboardInterrupt:
         click.echo()
 
@@ -68,9 +68,9 @@ def _footer(seconds: float) -> str:
     return f"{datetime.now(timezone.utc):%H:%M:%S} UTC, every {seconds:g} s; Ctrl-C ends only this view"
 
 
-def _page(runs: Sequence[Path]) -> RenderableType:
+def _page(runs: Sequence[Path], width: int) -> RenderableType:
     statuses, remarks = run_statuses(find_runs(runs))
-    return status_page(statuses, remarks) if statuses else Text(NO_RUNS)
+    return status_page(statuses, remarks, width) if statuses else Text(NO_RUNS)
 
 
 def _text(runs: Sequence[Path]) -> str:

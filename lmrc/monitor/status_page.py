@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
-from rich.console import Group, RenderableType
+from rich.console import Console, Group, RenderableType
 from rich.padding import Padding
 from rich.progress_bar import ProgressBar
 from rich.table import Table
@@ -37,11 +37,22 @@ STYLES = {
     "new": "dim",
 }
 BAR_WIDTH = 14
-RUN_WIDTH = 44
+RUN_WIDTH, MIN_RUN_WIDTH = 44, 16
+NOTE_WIDTH, MIN_NOTE_WIDTH = 24, 8
+# The last column has no name.
+NOTE = ""
+# Spaces after each column.
+GAP = 2
+# Measures cells, and prints nothing.
+_WIDE = Console(width=1000)
 
 
-def status_page(statuses: Sequence[Status], remarks: Sequence[str]) -> RenderableType:
-    """Return the page: the details of a single run, or counts, pipelines and a table of several."""
+def status_page(statuses: Sequence[Status], remarks: Sequence[str], width: int) -> RenderableType:
+    """Return the page: the details of a single run, or counts, pipelines and a table of several.
+
+    Args:
+        width: columns of the terminal.
+    """
     lines: list[RenderableType] = [Text(remark, "yellow") for remark in remarks]
     if len(statuses) == 1:
         return Group(*lines, _details(statuses[0]))
@@ -51,7 +62,7 @@ def status_page(statuses: Sequence[Status], remarks: Sequence[str]) -> Renderabl
     homes = pipelines(statuses)
     if homes:
         lines.append(Padding(_pipeline_bars(homes), (1, 0)))
-    return Group(*lines, _runs(statuses))
+    return Group(*lines, _runs(statuses, width))
 
 
 def pipelines(statuses: Sequence[Status]) -> dict[Path, list[Status]]:
@@ -80,8 +91,11 @@ def _pipeline_bars(homes: dict[Path, list[Status]]) -> Table:
     return table
 
 
-def _runs(statuses: Sequence[Status]) -> Table:
-    """Return one row per run. Columns without any content are left out."""
+def _runs(statuses: Sequence[Status], width: int) -> Table:
+    """Return one row per run. Columns without any content are left out.
+
+    On a narrow terminal the names of the runs lose their beginning and the notes their end, and nothing else.
+    """
     rows: list[dict[str, RenderableType]] = []
     for status in statuses:
         style = STYLES.get(status.state, "")
@@ -89,7 +103,7 @@ def _runs(statuses: Sequence[Status]) -> Table:
         loss = "" if status.loss is None or status.state == "done" else f"{status.loss:.3f}"
         rows.append(
             {
-                "run": Text(cut(status.run, RUN_WIDTH, keep_end=True)),
+                "run": Text(status.run),
                 "stage": Text(status.kind),
                 "state": Text(status.state, style),
                 "progress": _progress(status),
@@ -97,16 +111,36 @@ def _runs(statuses: Sequence[Status]) -> Table:
                 "speed": Text(speed_text(status)),
                 "left": Text(left),
                 "best": Text(best_text(status), "bold"),
-                "": Text(one_line(note_text(status)), "red" if status.state in ("failed", "dead") else "dim"),
+                NOTE: Text(one_line(note_text(status))),
             }
         )
-    table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
+    table = Table(box=None, padding=(0, GAP, 0, 0), header_style="bold")
     names = [name for name in rows[0] if any(not isinstance(row[name], Text) or row[name] for row in rows)]
+    widths = {name: max(len(name), *(_width(row[name]) for row in rows)) for name in names}
+    fixed = sum(size + GAP for name, size in widths.items() if name not in ("run", NOTE))
+    wanted = min(widths.get(NOTE, 0), NOTE_WIDTH)
+    widths["run"] = min(widths["run"], RUN_WIDTH, max(MIN_RUN_WIDTH, width - fixed - GAP - wanted))
+    left_for_notes = width - fixed - widths["run"] - GAP
+    if left_for_notes < MIN_NOTE_WIDTH:
+        names = [name for name in names if name != NOTE]
     for name in names:
-        table.add_column(name, no_wrap=True, overflow="ellipsis")
-    for row in rows:
-        table.add_row(*(row[name] for name in names))
+        table.add_column(name, no_wrap=True)
+    for status, row in zip(statuses, rows, strict=True):
+        short = {
+            "run": Text(cut(status.run, widths["run"], keep_end=True)),
+            NOTE: Text(cut(one_line(note_text(status)), left_for_notes), _note_style(status)),
+        }
+        table.add_row(*((row | short)[name] for name in names))
     return table
+
+
+def _note_style(status: Status) -> str:
+    return "red" if status.state in ("failed", "dead") else "dim"
+
+
+def _width(cell: RenderableType) -> int:
+    """Return the width of a cell, which is a text or a bar with a text beside it."""
+    return cell.cell_len if isinstance(cell, Text) else _WIDE.measure(cell).maximum
 
 
 def _progress(status: Status) -> RenderableType:

@@ -90,6 +90,8 @@ class _BackgroundWrite:
             if self._state:
                 path = self.temporary / f"state-{self._rank:05d}.safetensors"
                 save_file(self._state, path)
+                # safetensors writes files that only their owner can read.
+                path.chmod(self.temporary.stat().st_mode & 0o666)
                 fsync(path)
                 self._checksum = path.name, _sha256(path)
         except Exception as error:

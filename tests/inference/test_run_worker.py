@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import errno
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -43,15 +45,16 @@ def test_another_inference_in_the_folder_is_refused(tmp_path: Path) -> None:
         work(tmp_path, SquaresInference(40, tmp_path), WorkOptions(docs_per_unit=5))
 
 
-def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path) -> None:
+@pytest.mark.parametrize("code", [errno.ENOSPC, errno.EDQUOT], ids=["disk", "quota"])
+def test_a_full_disk_is_reported_and_loses_nothing(tmp_path: Path, code: int) -> None:
     class Full(Files):
         def write(self, path: Path, content: bytes) -> None:
             if "part" in path.name and len(list(path.parent.glob("part-*"))) == 5:
-                raise OSError(28, "No space left on device")
+                raise OSError(code, os.strerror(code))
             super().write(path, content)
 
     inference = SquaresInference(40, tmp_path)
-    with pytest.raises(RunError, match="No space left on device; free space"):
+    with pytest.raises(RunError, match=f"{os.strerror(code)}; free space"):
         work(tmp_path, inference, OPTIONS, files=Full())
     assert counts(tmp_path) == UnitCounts(10, 5, 0, 0)
     assert work(tmp_path, inference, OPTIONS) and inference.is_correct()

@@ -6,11 +6,12 @@ from typing import Any
 
 import pytest
 
-from lmrc.config.schema import ClassifyConfig, RcpConfig
+from lmrc.config.schema import ClassifyConfig, ProposeConfig, RcpConfig
 from lmrc.launcher import run_stage
 from lmrc.launcher.slurm import node_check
 from lmrc.launcher.stages import Stage
 from lmrc.runs.failures import BROKEN_NODE_STATUS, Attempt, BrokenNode, attempt_outcome
+from tests.conftest import ROOT
 
 
 @pytest.mark.parametrize(("backend", "joined"), [("hf", True), ("vllm", False), ("openai", False)])
@@ -86,6 +87,34 @@ def test_broken_node_ends_the_process_with_a_status_of_its_own(tmp_path: Path, m
     assert end.value.code == BROKEN_NODE_STATUS
     outcome = attempt_outcome(tmp_path / "x", Attempt("4711"))
     assert outcome.broken_nodes and "node check: no memory" in outcome.cause
+
+
+def test_task_of_eval_sh_reports_a_bad_node_under_its_own_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The worker is a local process, but the script that started it requeues the task."""
+
+    def fail(_: Path) -> None:
+        raise BrokenNode("no memory")
+
+    def leave(status: int) -> None:
+        raise SystemExit(status)
+
+    monkeypatch.setattr(node_check, "check_host", fail)
+    monkeypatch.setattr("os._exit", leave)
+    monkeypatch.setenv("LMRC_CHECK_NODE", "1")
+    for name, value in {"ARRAY_JOB_ID": "7", "ARRAY_TASK_ID": "3", "RESTART_COUNT": "2"}.items():
+        monkeypatch.setenv(f"SLURM_{name}", value)
+    config = ProposeConfig.model_validate({"run": {"folder": tmp_path, "name": "x"}, "rcp": tmp_path})
+    stage = Stage("propose", ProposeConfig, lambda _: None)
+    with pytest.raises(SystemExit) as end:
+        run_stage.run_attempt(stage, config, Attempt("local-1"))
+    assert end.value.code == BROKEN_NODE_STATUS
+    outcome = attempt_outcome(tmp_path / "x", Attempt("7_3", 2))
+    assert outcome.broken_nodes and "node check: no memory" in outcome.cause
+
+
+def test_eval_sh_knows_the_status_of_a_bad_node() -> None:
+    script = (ROOT / "slurm" / "eval.sh").read_text()
+    assert f"broken_node={BROKEN_NODE_STATUS}\n" in script and f"export {run_stage.CHECK_NODE}=1" in script
 
 
 @pytest.mark.parametrize(

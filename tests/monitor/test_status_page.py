@@ -21,7 +21,7 @@ pytestmark = pytest.mark.usefixtures("nowhere")
 def lines(folder: Path, width: int = 140, colors: bool = False) -> list[str]:
     """Return the lines of the page for all runs in a folder."""
     console = Console(file=io.StringIO(), width=width, force_terminal=colors, color_system="256" if colors else None)
-    console.print(status_page(*run_statuses(find_runs([folder]))))
+    console.print(status_page(*run_statuses(find_runs([folder])), width))
     text: str = console.file.getvalue()  # type: ignore[attr-defined]
     return [line.rstrip() for line in text.splitlines()]
 
@@ -42,6 +42,20 @@ def test_runs_with_bars_and_counts(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert "job 7 on n[1-2]" in rows["a"] and "90 s" in rows["a"] and "[red] no memory" in rows["c"]
     assert "loss" in shown[1] and "progress" in shown[1]
     assert max(map(len, lines(tmp_path / "runs", 80))) <= 80
+
+
+def test_narrow_terminals_show_all_states(tmp_path: Path) -> None:
+    """Only the beginning of the runs' names and the end of the notes are left out."""
+    folder = tmp_path / "a-folder-with-a-long-name" / "runs"
+    progress(make(folder / "rcp-66"), step=96, total=192)
+    History(make(folder / "rc-66", "rc")).add("failed", job="local-1", restart=0, cause="no memory " * 9)
+    shown = lines(folder, 80)
+    assert max(map(len, shown)) <= 80
+    assert shown[-3].split()[:4] == ["run", "stage", "state", "progress"]
+    rows = {line.split()[0].rpartition("/")[2]: line for line in shown[-2:]}
+    assert rows["rc-66"].startswith("…") and " rc " in rows["rc-66"]
+    assert " failed " in rows["rc-66"] and rows["rc-66"].endswith("…") and " no memory" in rows["rc-66"]
+    assert " 96/192" in rows["rcp-66"]
 
 
 def test_colors_of_states(tmp_path: Path) -> None:

@@ -1,9 +1,18 @@
-"""Kill trainings at random and compare them with undisturbed ones: `python tests/slurm/kill.py --kills 20 --seed 0`.
+"""Kill runs at random and compare them with undisturbed ones: `python tests/slurm/kill.py --kills 20 --seed 0`.
 
-For each pair of a stage (RCP, LoRA) and a ZeRO stage one training runs undisturbed. Another one is killed (SIGKILL of a
-random rank at a random step, possibly during a save) and requeues itself. Weights, optimizer state, metrics.jsonl and
-the best score of both must be equal bit for bit. With fewer kills than pairs, the remaining pairs are listed and not
-trained. Needs root and SLURM's packages, or SLURM_CONF.
+Each kill is a SIGKILL of a random process at a random moment, possibly during a save. The kills are spread over these
+cases:
+
+    rcp:0 … rc:3           trainings of RCP and LoRA under each ZeRO stage, which requeue themselves. Weights, optimizer
+                           state, metrics.jsonl and the best score must be equal bit for bit.
+    rcp:moving, rc:moving  trainings that are resumed on 1, 2 or 4 processes and another ZeRO stage after each kill.
+                           The batches must be equal, and the losses too but for rounding.
+    propose, classify      inferences on 2 to 4 workers, of which each kill is followed by another number. The output
+                           must be equal byte for byte.
+
+Wasted work is what was computed twice: steps since the last checkpoint, and units of killed or cancelled workers. With
+fewer kills than cases, the remaining cases are listed and not run. Nightly: `--kills 200`, which takes over an hour.
+Needs root and SLURM's packages, or SLURM_CONF.
 """
 
 from __future__ import annotations
@@ -13,7 +22,8 @@ import json
 import random
 import sys
 import tempfile
-import time
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -21,98 +31,78 @@ ROOT = Path(__file__).resolve().parents[2]
 if str(ROOT) not in sys.path:
     sys.path.insert(0, str(ROOT))
 
-from tests.slurm.harness import (  # noqa: E402
-    Cluster,
-    differences,
-    done,
-    events,
-    missing,
-    steps,
-    submitted,
-    training,
-    wait_for,
-    wait_until_done,
-    write_data,
+from tests.slurm.harness import Cluster, missing, write_data, write_models  # noqa: E402
+from tests.slurm.killed import STEPS, UNITS, Killed  # noqa: E402
+from tests.slurm.killed_inferences import MODELS, kill_workers  # noqa: E402
+from tests.slurm.killed_trainings import kill_on_changing_ranks, kill_on_same_ranks  # noqa: E402
+
+MOVING = "moving"
+# With six kills, every second case gets one: each kind of run, and RC without ZeRO and with ZeRO 3.
+CASES = (
+    *("rcp:0", f"rcp:{MOVING}", "rcp:1", "propose", "rcp:2", "rc:0"),
+    *("rcp:3", f"rc:{MOVING}", "rc:1", "classify", "rc:2", "rc:3"),
 )
-
-PAIRS = tuple((stage, zero) for stage in ("rcp", "rc") for zero in (0, 1, 2, 3))
-RANKS = 2
-
-
-def options(stage: str, zero: int, data: Path, run: Path) -> dict[str, Any]:
-    """Return the options of a training of 64 (RCP) or 32 (LoRA) steps with dropout, saved about every second."""
-    more: dict[str, Any] = {"train__zero_stage": zero, "train__checkpoint_minutes": 0.02}
-    if stage == "rc":
-        more["train__epochs"] = 2
-    return training(stage, data, run, nodes=1, gpus=RANKS, **more)
+# A document takes RCP milliseconds and the LM some tenths of a second.
+DOCUMENTS = {"propose": 600, "classify": 64}
 
 
-def shares(kills: int, pairs: int) -> list[int]:
-    """Spread the kills over the pairs as evenly as possible. Return the kills of each pair, possibly 0."""
-    return [(number + 1) * kills // pairs - number * kills // pairs for number in range(pairs)]
+def shares(kills: int, cases: int) -> list[int]:
+    """Spread the kills over the cases as evenly as possible. Return the kills of each case, possibly 0."""
+    return [(number + 1) * kills // cases - number * kills // cases for number in range(cases)]
 
 
-def kill_points(count: int, steps: int, chance: random.Random) -> list[tuple[int, int, float]]:
-    """Draw (step, rank, seconds after the step) of each kill, one from each of `count` equal parts of the training."""
-    part = steps / count
-    return [
-        (round(part * number + chance.uniform(0.1, 0.9) * part), chance.randrange(RANKS), chance.uniform(0.0, 0.4))
-        for number in range(count)
-    ]
+def kill(cluster: Cluster, case: str, kills: int, chance: random.Random, folder: Path) -> Killed:
+    """Kill runs of a case. `folder` has the corpora and models of all cases."""
+    stage, _, variant = case.partition(":")
+    data = folder / "data"
+    if stage in MODELS:
+        corpus = write_data(folder / f"data-{stage}", documents=DOCUMENTS[stage]) / "train"
+        models = folder / "models"
+        if not models.exists():
+            write_models(models, data)
+        return kill_workers(cluster, stage, kills, chance, corpus, models, folder)
+    if variant == MOVING:
+        return kill_on_changing_ranks(cluster, stage, kills, chance, data, folder)
+    return kill_on_same_ranks(cluster, stage, int(variant), kills, chance, data, folder)
 
 
-def disturbed(cluster: Cluster, given: dict[str, Any], run: Path, points: list[tuple[int, int, float]]) -> int:
-    """Run a training and kill it at `points`. Return how many kills found it alive."""
-    cluster.launch(str(given.pop("stage")), given)
-    job, kills = submitted(run), 0
-    for step, rank, delay in points:
-        starts = len(events(run, "started"))
-        wait_for(f"step {step}", lambda step=step: max(steps(run), default=0) >= step or done(run), run)  # type: ignore[misc]
-        time.sleep(delay)
-        pid = cluster.pid(job, rank)
-        if pid is None or done(run):
-            continue
-        cluster.kill(job, rank)
-        kills += 1
-        wait_for("restart", lambda starts=starts: len(events(run, "started")) > starts or done(run), run)  # type: ignore[misc]
-    wait_until_done(run)
-    return kills
-
-
-def check(cluster: Cluster, pairs: list[tuple[str, int]], kills: int, seed: int, folder: Path) -> dict[str, Any]:
-    """Kill trainings of `pairs` `kills` times in total, and compare. Return the figures of --json."""
+def check(cluster: Cluster, cases: Sequence[str], kills: int, seed: int, folder: Path) -> dict[str, Any]:
+    """Kill runs of `cases` `kills` times in total, and compare. Return the figures of --json."""
     chance = random.Random(seed)
-    data = write_data(folder / "data")
-    found: dict[str, list[str]] = {}
-    kills_done = 0
+    write_data(folder / "data")
+    found: dict[str, Killed] = {}
     left_over: list[str] = []
-    for (stage, zero), share in zip(pairs, shares(kills, len(pairs)), strict=True):
+    for case, share in zip(cases, shares(kills, len(cases)), strict=True):
         if share == 0:
-            left_over.append(f"{stage}, ZeRO {zero}")
+            left_over.append(case)
             continue
-        whole, killed = (folder / f"{stage}-zero{zero}-{kind}" for kind in ("whole", "killed"))
-        cluster.launch(stage, options(stage, zero, data, whole))
-        wait_until_done(whole)
-        total = max(steps(whole))
-        given = options(stage, zero, data, killed) | {"stage": stage}
-        alive = disturbed(cluster, given, killed, kill_points(share, total, chance))
-        kills_done += alive
-        found[f"{stage}, ZeRO {zero}"] = differences(whole, killed)
-        resumed = [event["step"] for event in events(killed, "died")]
-        print(
-            f"{stage}, ZeRO {zero}: killed {alive} times, resumed from steps {resumed} of {total}: "
-            f"{found[f'{stage}, ZeRO {zero}'] or 'identical to the bit'}",
-            flush=True,
-        )
+        try:
+            killed = kill(cluster, case, share, chance, folder)
+        except AssertionError as error:  # a wait that timed out, or a launch that was refused: the other cases go on
+            killed = Killed(UNITS if case in MODELS else STEPS, differences=[str(error)])
+        found[case] = killed
+        for line in killed.lines:
+            print(f"{case}: {line}", flush=True)
+        result = "; ".join(killed.differences) or "equal"
+        print(f"{case}: {killed.kills} of {share} kills: {result}; {killed.waste()}", flush=True)
     if left_over:
-        print(f"{len(left_over)} of {len(pairs)} pairs got no kill and were not trained: {'; '.join(left_over)}")
+        print(f"{len(left_over)} of {len(cases)} cases got no kill and were not run: {'; '.join(left_over)}")
     return {
-        "kills": kills_done,
-        "identical": not any(found.values()),
-        "differences": found,
+        "kills": sum(killed.kills for killed in found.values()),
+        "identical": not any(killed.differences for killed in found.values()),
+        "differences": {case: killed.differences for case, killed in found.items()},
+        "wasted_percent": {unit: round(total(found, unit).percent, 2) for unit in (STEPS, UNITS)},
+        "cases": {case: asdict(killed) | {"wasted_percent": killed.percent} for case, killed in found.items()},
         "not_killed": left_over,
         "seed": seed,
     }
+
+
+def total(found: dict[str, Killed], unit: str) -> Killed:
+    """Return the kills of all cases whose work is counted in this unit."""
+    own = [killed for killed in found.values() if killed.unit == unit]
+    needed, repeated = sum(killed.needed for killed in own), sum(killed.repeated for killed in own)
+    return Killed(unit, sum(killed.kills for killed in own), needed, repeated)
 
 
 def at_least_one(text: str) -> int:
@@ -126,29 +116,40 @@ def at_least_one(text: str) -> int:
     return int(text)
 
 
+def known_cases(text: str) -> list[str]:
+    """Parse --cases.
+
+    Raises:
+        ArgumentTypeError: there is no such case.
+    """
+    cases = text.split(",")
+    unknown = [case for case in cases if case not in CASES]
+    if unknown:
+        raise argparse.ArgumentTypeError(f"no case {', '.join(unknown)}: give some of {', '.join(CASES)}")
+    return cases
+
+
 def main() -> int:
     """Run the command. Return its exit status."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=at_least_one, default=20, help="kills in all [20]")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pairs", default="all", help="such as rcp:0,rc:2 (stage:ZeRO) [all eight]")
+    parser.add_argument("--cases", type=known_cases, default=list(CASES), help="such as rcp:0,rc:2,classify [all]")
     parser.add_argument("--json", type=Path, help="file for the figures")
     given = parser.parse_args()
     reason = missing()
     if reason:
         print(reason, file=sys.stderr)
         return 2
-    pairs = list(PAIRS)
-    if given.pairs != "all":
-        words = (word.split(":") for word in given.pairs.split(","))
-        pairs = [(stage, int(zero)) for stage, zero in words]
     cluster = Cluster()
     with cluster.used(), tempfile.TemporaryDirectory() as folder:
-        figures = check(cluster, pairs, given.kills, given.seed, Path(folder))
+        figures = check(cluster, given.cases, given.kills, given.seed, Path(folder))
     if given.json:
         given.json.write_text(json.dumps(figures, indent=2) + "\n")
-    print(f"{figures['kills']} kills, {'identical' if figures['identical'] else 'DIFFERENT'}")
-    return 0 if figures["identical"] else 1
+    wasted = ", ".join(f"{percent} % of the {unit}" for unit, percent in figures["wasted_percent"].items())
+    verdict = "equal" if figures["identical"] else "DIFFERENT"
+    print(f"{figures['kills']} of {given.kills} kills, {verdict}; done twice: {wasted}")
+    return 0 if figures["identical"] and figures["kills"] == given.kills else 1
 
 
 if __name__ == "__main__":

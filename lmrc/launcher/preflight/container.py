@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -41,10 +42,14 @@ def check_container(config: StageConfig) -> Iterator[Check]:
 
 
 def check_image(image: str) -> Check:
-    """Check that an image in a file exists. An image in a registry is fetched by the nodes."""
+    """Check that an image in a file exists and can be read. An image in a registry is fetched by the nodes."""
     path = image_path(image)
     if path is None:
         return ok(f"container {image}, by pyxis; the nodes fetch it")
+    if path.exists() and not os.access(path, os.R_OK | (os.X_OK if path.is_dir() else 0)):
+        return missing(
+            f"cluster.container: {path} cannot be read by you", "ask its owner to let you read it, or copy it"
+        )
     if path.exists():
         return ok(f"container {path}, by {'pyxis' if is_pyxis_image(image) else 'apptainer or singularity'}")
     return missing(

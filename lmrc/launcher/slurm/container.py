@@ -20,6 +20,7 @@ from lmrc.config.schema import ClassifyConfig, ClusterOptions
 from lmrc.launcher.environment_variables import variables
 from lmrc.launcher.hub_cache import adapter_base, hub_cache, token_path
 from lmrc.launcher.stages import StageConfig
+from lmrc.pretrained.staging import STAGE_BASE
 from lmrc.runs.run_folder import read_config
 
 # An image may have a python3 and no python.
@@ -107,6 +108,8 @@ def container_of(config: StageConfig, code: Path, on_gpus: bool) -> Container | 
     own = variables(options)
     folders = [own[name] for name in ("TMPDIR", "TORCH_EXTENSIONS_DIR") if name in own]
     folders += [options.cache_folder] if options.cache_folder is not None else []
+    # The code folder, which is mounted anyway, if the node has no such folder: the model is then read from where it is.
+    folders += [f"${{{STAGE_BASE}:-{code}}}"] if STAGE_BASE in own else []
     paths = [Path.cwd(), config.run.folder, code, *_paths(config)]
     paths += [path for path in (hub_cache(os.environ), token_path(os.environ)) if path.exists()]
     environment = {
@@ -133,12 +136,14 @@ def container_of(config: StageConfig, code: Path, on_gpus: bool) -> Container | 
 
 
 def folder_lines(options: ClusterOptions) -> list[str]:
-    """Return the shell lines that create caches and temporary folders, which must exist to be mounted."""
-    own = variables(options)
+    """Return the shell lines that create caches and temporary folders on all nodes, which must exist to be mounted."""
+    own, nodes = variables(options), options.nodes or 1
+    make = f"srun --nodes={nodes} --ntasks={nodes} --ntasks-per-node=1 mkdir -p" if nodes > 1 else "mkdir -p"
     names = [name for name in ("TMPDIR", "TORCH_EXTENSIONS_DIR") if name in own]
     folders = [f'"${name}"' for name in names]
     folders += [quote(options.cache_folder)] if options.cache_folder is not None else []
-    return [f"mkdir -p {' '.join(folders)}"] if folders else []
+    lines = [f"{make} {' '.join(folders)}"] if folders else []
+    return [*lines, *([f'{make} "${STAGE_BASE}" || {STAGE_BASE}='] if STAGE_BASE in own else [])]
 
 
 def _user_mount(mount: str) -> str:
@@ -205,6 +210,8 @@ def main(arguments: Sequence[str]) -> None:
     options = trained_cluster(run)
     if options.container is None:
         return
+    # Its workers read models from where they are.
+    options = options.model_copy(update={"stage_base": None})
     config = ClassifyConfig.model_validate(
         {"run": {"folder": run}, "corpus": dataset, "rc": run / "rc" / "best", "cluster": options}
     )

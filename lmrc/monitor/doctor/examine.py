@@ -20,6 +20,7 @@ import click
 
 from lmrc.common.check import Check, format_check, missing, ok, warning
 from lmrc.common.project import PROJECT
+from lmrc.monitor.doctor.container import check_given_container
 from lmrc.monitor.doctor.slurm import check_nodes, check_slurm
 
 OLDEST_PYTHON = (3, 10)
@@ -27,18 +28,21 @@ NEEDED_SPACE = 20 * 2**30
 INSTALL = "pip install -c constraints.txt -e ."
 
 
-def examine(nodes: int | None, partition: str | None, account: str | None, as_json: bool) -> bool:
+def examine(
+    nodes: int | None, partition: str | None, account: str | None, as_json: bool, container: str | None = None
+) -> bool:
     """Run all checks and print them.
 
     Args:
         nodes: also test the shared file system on this many nodes.
+        container: also check this image.
         as_json: print a list of objects with level (ok, warning, missing), what and remedy.
 
     Returns:
         True if nothing essential is missing.
     """
     checks = []
-    for check in _all(nodes, partition, account):
+    for check in _all(nodes, partition, account, container):
         checks.append(check)
         if not as_json:
             click.echo(format_check(check))
@@ -52,7 +56,7 @@ def examine(nodes: int | None, partition: str | None, account: str | None, as_js
     return not absent
 
 
-def _all(nodes: int | None, partition: str | None, account: str | None) -> Iterator[Check]:
+def _all(nodes: int | None, partition: str | None, account: str | None, container: str | None) -> Iterator[Check]:
     yield check_python()
     yield from check_packages()
     yield from check_torch()
@@ -60,6 +64,8 @@ def _all(nodes: int | None, partition: str | None, account: str | None) -> Itera
     yield check_compiler()
     yield from check_folders()
     yield from check_slurm()
+    if container is not None:
+        yield from check_given_container(container, partition, account, Path())
     if nodes is not None:
         yield from check_nodes(nodes, partition, account, Path())
 

@@ -246,6 +246,8 @@ class RelationCandidateModel(nn.Module):
                 partial / "model.safetensors",
                 metadata={"format": "pt"},
             )
+            # safetensors writes files that only their owner can read.
+            (partial / "model.safetensors").chmod((partial / "config.json").stat().st_mode)
             # config.json is last, so a folder that contains it is complete.
             for file in sorted(partial.iterdir(), key=lambda file: file.name == "config.json"):
                 file.replace(folder / file.name)

@@ -16,7 +16,7 @@ from lmrc.launcher.allocation import allocate
 from lmrc.launcher.preflight import container as preflight
 from lmrc.launcher.preflight.container import check_container
 from lmrc.launcher.slurm import container
-from lmrc.launcher.slurm.container import container_of, image_path, is_pyxis_image, main, mounts
+from lmrc.launcher.slurm.container import container_of, folder_lines, image_path, is_pyxis_image, main, mounts, quote
 from lmrc.launcher.slurm.submit import sbatch_script
 from lmrc.launcher.stages import BUILD, RCP
 from tests.launcher.site import fake_site
@@ -87,6 +87,30 @@ def test_apptainer_script(home: Path) -> None:
     ended = text[text.index(line) + len(line) :]
     assert "status=$?\n" in ended and f"\n{sys.executable} -m lmrc.launcher.slurm.requeue" in ended
     assert "#SBATCH --requeue\n" in text
+
+
+@pytest.mark.parametrize("given", ["{tmp}/disk", "$NOWHERE", "/proc/none"])
+def test_the_folder_of_staged_models_is_mounted_if_the_node_has_it(home: Path, tmp_path: Path, given: str) -> None:
+    """The lines of the script run in a shell without SLURM and containers."""
+    config = rcp(home, stage_base=given.format(tmp=tmp_path))
+    code = home / "runs" / "rcp" / "code"
+    container = container_of(config, code, on_gpus=False)
+    assert container is not None
+    exports = [f'export LMRC_STAGE_BASE="{given.format(tmp=tmp_path)}"']
+    lines = [*exports, *folder_lines(config.cluster), f"printf '%s\\n' {' '.join(map(quote, container.words()))}"]
+    done = subprocess.run(["bash", "-c", "\n".join(lines)], capture_output=True, text=True)
+    words = done.stdout.splitlines()
+    bound = [words[index + 1] for index, word in enumerate(words) if word == "--bind"]
+    folder = tmp_path / "disk" if given.startswith("{tmp}") else code
+    assert bound == [f"{home}:{home}", f"{folder}:{folder}"]
+    assert (tmp_path / "disk").exists() == given.startswith("{tmp}")
+
+
+def test_folders_are_made_on_all_nodes(home: Path) -> None:
+    config = rcp(home, nodes=2, gpus=4, temporary_folder="/local/$USER", stage_base="/local/models")
+    make = "srun --nodes=2 --ntasks=2 --ntasks-per-node=1 mkdir -p"
+    text = script(config)
+    assert f'{make} "$TMPDIR"\n{make} "$LMRC_STAGE_BASE" || LMRC_STAGE_BASE=\n' in text
 
 
 def test_pyxis_script(home: Path) -> None:

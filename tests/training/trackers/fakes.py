@@ -10,8 +10,8 @@ mlflow    set_tracking_uri(uri), get_experiment_by_name(name) (None if missing),
           artifact_location), set_experiment(name), start_run(run_id= or run_name= and tags=) returns a run with
           info.run_id and raises if another run is active, log_params(dict) raises if a value changes,
           log_metrics(dict of numbers, step), end_run().
-trackio   init(project, name, resume, config, embed) returns a run. The name identifies it: with resume="allow" an
-          existing name is continued. run.log(dict, step), run.finish(). Reads TRACKIO_DIR at its import.
+trackio   init(project, name, group, resume, config, embed) returns a run. The name identifies it: with resume="allow"
+          an existing name is continued. run.log(dict, step), run.finish(). Reads TRACKIO_DIR at its import.
 """
 
 from __future__ import annotations
@@ -94,11 +94,12 @@ class FakeServices:
         return module("wandb", init=init)
 
     def trackio(self) -> ModuleType:
-        def init(*, project: str, name: str, resume: str, config: dict[str, Any], embed: bool) -> FakeRun:
+        def init(
+            *, project: str, name: str, group: str | None, resume: str, config: dict[str, Any], embed: bool
+        ) -> FakeRun:
             assert resume == "allow" and not embed
-            self.inits["trackio"].append(
-                {"project": project, "dir": os.environ["TRACKIO_DIR"], "config": config, "name": name}
-            )
+            given = {"project": project, "dir": os.environ["TRACKIO_DIR"], "config": config, "name": name}
+            self.inits["trackio"].append({**given, "group": group})
             return FakeRun(self.rows["trackio"].setdefault(name, []))
 
         return module("trackio", init=init)

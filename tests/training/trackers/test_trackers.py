@@ -267,10 +267,62 @@ def test_groups_and_tags(tmp_path: Path, services: FakeServices) -> None:
     options = {"train.tracker_tags": ["paper", "v2"]}
     make_tracker("wandb").start(TrackedRun(run), options, None)
     make_tracker("mlflow").start(TrackedRun(run), options, None)
-    assert services.inits["wandb"][0]["group"] == "seeds"
-    assert services.inits["wandb"][0]["tags"] == ["paper", "v2", "seed66"]
+    make_tracker("trackio").start(TrackedRun(run), options, None)
+    assert [services.inits[name][0]["group"] for name in ("wandb", "trackio")] == ["seeds", "seeds"]
+    tags = ["paper", "v2", "seed66"]
+    assert services.inits["wandb"][0]["tags"] == tags
+    assert services.inits["trackio"][0]["config"] == options | {"tags": tags}
     assert services.tags == [{"paper": "", "v2": "", "seed66": "", "group": "seeds"}]
     assert TrackedRun(run).group({"train.tracker_group": "own"}) == "own"
+
+
+def test_groups_and_tags_in_tensorboard(tmp_path: Path) -> None:
+    run = tmp_path / "seeds" / "seed66" / "rcp"
+    run.mkdir(parents=True)
+    (tmp_path / "seeds" / "group.json").touch()
+    for first_step in (0, 5):  # a start and a resume
+        tracker = make_tracker("tensorboard")
+        tracker.start(TrackedRun(run, first_step), {"train.tracker_tags": ["paper"]}, None)
+        tracker.log(first_step + 1, {"loss": 1.0})
+        tracker.finish()
+    events = EventAccumulator(str(run / "tensorboard"))
+    events.Reload()
+    texts = {name: [event.tensor_proto.string_val[0].decode() for event in events.Tensors(f"{name}/text_summary")]
+             for name in ("group", "tags")}  # fmt: skip
+    assert texts == {"group": ["seeds"], "tags": ["paper, seed66"]}
+    assert scalars(run, "loss") == [1, 6]
+
+
+def test_seeds_are_runs_of_one_group_that_keep_their_ids(tmp_path: Path, services: FakeServices) -> None:
+    """Two seeds are preempted and requeued. Each is one run of each service, in the group of both."""
+    home = tmp_path / "seeds"
+    members = [home / f"seed{seed}" / "rcp" for seed in (66, 67)]
+    for run in members:
+        run.mkdir(parents=True)
+        (home / "group.json").touch()
+        History(run).add("submitted", job="7")
+        with pytest.raises(Preempted):
+            go(run, Stopping(5, signal.SIGTERM), trackers=SERVICES)
+        History(run).add("requeued", job="7")
+        go(run, ToyTask(), trackers=SERVICES)
+    for name in SERVICES:
+        rows = services.rows[name]
+        assert len(rows) == 2
+        for of_run in rows.values():
+            assert [step for step, metrics in of_run if "loss" in metrics] == list(range(1, 10))
+    for name in ("wandb", "trackio"):
+        assert [init["group"] for init in services.inits[name]] == ["seeds"] * 4
+    starts = [tags for tags in services.tags if tags]  # MLflow gets tags at the first start of a run
+    assert starts == [{"seed66": "", "group": "seeds"}, {"seed67": "", "group": "seeds"}]
+
+
+@pytest.mark.parametrize("name", ["wandb", "trackio"])
+def test_the_id_does_not_depend_on_the_file_of_ids(tmp_path: Path, services: FakeServices, name: str) -> None:
+    with pytest.raises(Preempted):
+        go(tmp_path, Stopping(5, signal.SIGTERM), trackers=(name,))
+    (tmp_path / "log" / "trackers.json").unlink()
+    go(tmp_path, ToyTask(), trackers=(name,))
+    assert steps(services, name, "loss") == list(range(1, 10))
 
 
 def test_a_run_begun_anew_in_the_same_folder_has_another_id(tmp_path: Path) -> None:
