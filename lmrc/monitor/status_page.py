@@ -97,7 +97,7 @@ def _runs(statuses: Sequence[Status]) -> Table:
                 "speed": Text(speed_text(status)),
                 "left": Text(left),
                 "best": Text(best_text(status), "bold"),
-                "": Text(one_line(note_text(status)), "red" if status.state in ("failed", "dead") else "dim"),
+                "note": Text(one_line(note_text(status)), "red" if status.state in ("failed", "dead") else "dim"),
             }
         )
     table = Table(box=None, padding=(0, 2, 0, 0), header_style="bold")
