@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmrc.common.atomic_io import replacing
-from lmrc.common.errors import UserError
+from lmrc.common.errors import UserError, counted
 
 if TYPE_CHECKING:
     from lmrc.config.schema import IgnVariant
@@ -226,6 +226,7 @@ def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None, ign_vari
     from lmrc.evaluation.metrics.train_facts import read_facts
     from lmrc.evaluation.report.build import page_of, relations_of, report_runs
 
+    click.echo(f"Reading {counted(len(runs), 'run')} and drawing figures …", err=True)
     facts = None if train_facts is None else read_facts(train_facts, relations_of(runs))
     report_runs(runs, out, facts, ign_variant)
     click.echo(page_of(out))
