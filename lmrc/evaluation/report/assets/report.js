@@ -189,7 +189,7 @@
   };
 
   const scoredItem = (document, triple) => item(document, [triple], ...entity(document, triple[0]), " ",
-    relationName(triple), " ", ...entity(document, triple[1]), element("span", { textContent: triple[4].toFixed(3) }));
+    relationName(triple), " ", ...entity(document, triple[1]), element("small", { className: "score", textContent: triple[4].toFixed(3) }));
 
   // Return the triples of a pair, one or two a line: a missed one stands before a wrong one that was found instead.
   const lines = (triples) => {
