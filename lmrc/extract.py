@@ -13,6 +13,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -302,9 +303,10 @@ class TripleExtractor:
         windows = [window.document for parts in splits for window in parts.windows]
         left = Counter(sources)
 
-        def count(window: int) -> None:
-            left[sources[window]] -= 1
-            if not left[sources[window]]:
+        def count(start: int, index: int) -> None:
+            source = sources[start + index]
+            left[source] -= 1
+            if not left[source]:
                 self.on_document()
 
         for index in range(len(splits)):
@@ -313,7 +315,7 @@ class TripleExtractor:
         found: list[_Found] = []
         for start in range(0, len(windows), self._at_once):
             part = windows[start : start + self._at_once]
-            found += self._extract_batch(part, lambda index, start=start: count(start + index))
+            found += self._extract_batch(part, partial(count, start))
         return found
 
     @property
