@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -226,7 +227,9 @@ def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None, ign_vari
     from lmrc.evaluation.metrics.train_facts import read_facts
     from lmrc.evaluation.report.build import page_of, relations_of, report_runs
 
-    click.echo(f"Reading {counted(len(runs), 'run')} and drawing figures …", err=True)
+    if sys.stderr.isatty():
+        # It takes some seconds, and longer with many documents.
+        click.echo(f"Reading {counted(len(runs), 'run')} and drawing figures …", err=True)
     facts = None if train_facts is None else read_facts(train_facts, relations_of(runs))
     report_runs(runs, out, facts, ign_variant)
     click.echo(page_of(out))

@@ -245,7 +245,7 @@ def test_pairs_without_a_relation_are_sampled_in_training_only(
     caplog.clear()
     task = make(1, 2.0)
     train, dev = (line for line in caplog.messages if "queries" in line)
-    assert "; 52 pairs without a relation left out" in train and "; 0 pairs without a relation" in dev
+    assert "; 52 pairs without a relation left out" in train and "without a relation" not in dev
     first, second = answer_lines(task)
     related = {"(Ada| spouse| Bob)", "(Bob| spouse| Ada)", "(Bob| country| Ada)"}
     assert related < first < everything[0] and second < everything[1]
