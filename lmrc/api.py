@@ -109,8 +109,8 @@ class RelationExtractor:
             UserError: a model is missing or damaged, an option is out of range, or the models do not fit.
         """
         options = {
-            "rcp": Path(rcp),
-            "rc": Path(rc),
+            "rcp": rcp,
+            "rc": rc,
             "threshold": str(threshold),
             "relations": None if relations is None else Path(relations),
             "top_k": top_k,
@@ -249,7 +249,7 @@ class CandidateModel:
         Raises:
             UserError: the model is missing or damaged, or an option is out of range.
         """
-        options = {"rcp": Path(folder), "threshold": str(threshold), "top_k": top_k, "batch_size": batch_size}
+        options = {"rcp": folder, "threshold": str(threshold), "top_k": top_k, "batch_size": batch_size}
         config = build(ProposeConfig, options)
         config = config.model_copy(update={"rcp": find_trained(config.rcp)})
         check_model(config.rcp, "rcp")

@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import logging
 import sys
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import islice
 from typing import NamedTuple
 
 import torch
 
-from lmrc.common.errors import UserError
+from lmrc.common.errors import UserError, counted
 from lmrc.common.exit_codes import Interrupted
 from lmrc.common.input_checks import check_output
 from lmrc.common.progress import DocumentProgress
@@ -83,35 +85,45 @@ class ExtractionStats:
     windows: int = 0
     divided: int = 0
     apart: int = 0
-    # (head name, relation name, tail name, score) of the first triples.
-    first: list[tuple[str, str, str, float]] = field(default_factory=list)
+    # (title, head name, relation name, tail name, score) of the triples with the best scores, in that order.
+    best: list[tuple[str, str, str, str, float]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        share = 100.0 * self.kept / self.pairs if self.pairs else 0.0
+        share = f" ({100.0 * self.kept / self.pairs:.1f} %)" if self.pairs else ""
         lines = [
-            f"{self.triples:,} triples of {self.documents:,} documents; {self.unfinished:,} answers cut short",
-            f"{self.kept:,} of {self.pairs:,} pairs kept ({share:.1f} %); {self.documents_without_pairs:,} documents "
-            f"without any; {self.cut_mentions:,} mentions beyond the end of RCP's window",
+            f"{counted(self.triples, 'triple')} of {counted(self.documents, 'document')}",
+            f"{self.kept:,} of {counted(self.pairs, 'pair')} kept{share}",
         ]
         if self.asked < self.kept:
             lines.append(f"the LM was asked about {self.asked:,} of these pairs")
+        if self.documents_without_pairs:
+            lines.append(f"{counted(self.documents_without_pairs, 'document')} without any pair kept")
+        if self.unfinished:
+            lines.append(f"{counted(self.unfinished, 'answer')} cut short by the limit of tokens")
+        if self.cut_mentions:
+            lines.append(f"{counted(self.cut_mentions, 'mention')} beyond the end of RCP's window")
         if self.shortened:
-            lines.append(f"{self.shortened:,} prompts left out some sentences of the text, to fit")
+            lines.append(f"{counted(self.shortened, 'prompt')} left out some sentences of the text, to fit")
         if self.unrestricted:
-            lines.append(f"{self.unrestricted:,} pairs were offered all relations, because the schema admits none")
+            lines.append(
+                f"{counted(self.unrestricted, 'pair')} with all relations offered, because the schema admits none"
+            )
         if self.long_documents:
             lines.append(
-                f"{self.long_documents:,} documents are longer than the models can hold, and were read in "
-                f"{self.windows:,} windows of sentences; {self.apart:,} pairs of entities share no window, and were "
-                f"not asked about; {self.divided:,} sentences were divided"
+                f"{counted(self.long_documents, 'document')} longer than the models can hold, read in "
+                f"{self.windows:,} windows of sentences"
             )
+        if self.apart:
+            lines.append(f"{counted(self.apart, 'pair')} of entities not asked about, because they share no window")
+        if self.divided:
+            lines.append(f"{counted(self.divided, 'sentence')} divided, because longer than a window")
         if self.unknown_types:
-            lines.append(f"{self.unknown_types:,} entities have types that RCP was not trained on")
-        if self.first:
-            rows = [
-                (_short(head), relation, _short(tail), f"{score:.3f}") for head, relation, tail, score in self.first
-            ]
-            lines = [Table(("head", "relation", "tail", "score"), tuple(rows), labels=3).text(), "", *lines]
+            lines.append(f"{counted(self.unknown_types, 'entity', 'entities')} of types that RCP was not trained on")
+        if self.best:
+            rows = [(*map(_short, names), f"{score:.3f}") for *names, score in self.best]
+            table = Table(("document", "head", "relation", "tail", "score"), tuple(rows), labels=4).text()
+            of = f"The {len(rows)} of {self.triples:,} triples with the best scores:"
+            lines = [*([of] if len(rows) < self.triples else []), table, "", *lines]
         return "\n".join(lines)
 
 
@@ -158,6 +170,8 @@ class TripleExtractor:
             )
         self._schema = settings.schema if given is None else RelationSchema.read(given, self.relations)
         self.stats = ExtractionStats()
+        # Called for each document whose questions are answered, before its batch is done.
+        self.on_document: Callable[[], None] = lambda: None
         check_folder(config.rcp)
         if (prompt.asks_relations or config.fusion is not None) and not predicts_relations(config.rcp):
             raise UserError(
@@ -260,7 +274,7 @@ class TripleExtractor:
         """
         source = iter(documents)
         while batch := list(islice(source, self._at_once)):
-            for document, found in zip(batch, self._extract_batch(batch), strict=True):
+            for document, found in zip(batch, self._extract_batch(batch, lambda _: self.on_document()), strict=True):
                 self._count_document(document, found.kept, found.triples)
                 yield document, found.triples
 
@@ -275,14 +289,7 @@ class TripleExtractor:
         source = iter(documents)
         while batch := list(islice(source, self._at_once)):
             splits = [split(text.document, self.fits, self.explain) for text in batch]
-            windows = [window.document for parts in splits for window in parts.windows]
-            found = iter(
-                [
-                    part
-                    for start in range(0, len(windows), self._at_once)
-                    for part in self._extract_batch(windows[start : start + self._at_once])
-                ]
-            )
+            found = iter(self._extract_windows(splits))
             for text, parts in zip(batch, splits, strict=True):
                 own = list(islice(found, len(parts.windows)))
                 triples = merged(text.document.title, parts.windows, [part.triples for part in own])
@@ -290,13 +297,38 @@ class TripleExtractor:
                 self._count_document(text.document, sum(part.kept for part in own), triples)
                 yield text, triples
 
+    def _extract_windows(self, splits: Sequence[Split]) -> list[_Found]:
+        """Return the triples of all windows of some documents, in order."""
+        sources = [index for index, parts in enumerate(splits) for _ in parts.windows]
+        windows = [window.document for parts in splits for window in parts.windows]
+        left = Counter(sources)
+
+        def count(start: int, index: int) -> None:
+            source = sources[start + index]
+            left[source] -= 1
+            if not left[source]:
+                self.on_document()
+
+        for index in range(len(splits)):
+            if index not in left:
+                self.on_document()
+        found: list[_Found] = []
+        for start in range(0, len(windows), self._at_once):
+            part = windows[start : start + self._at_once]
+            found += self._extract_batch(part, partial(count, start))
+        return found
+
     @property
     def _at_once(self) -> int:
         """Return the number of documents in memory."""
         return BATCHES * self._config.batch_size
 
-    def _extract_batch(self, batch: list[Document]) -> list[_Found]:
-        """Return the triples of each document of the batch. What the models did is added to `stats`."""
+    def _extract_batch(self, batch: list[Document], answered: Callable[[int], None]) -> list[_Found]:
+        """Return the triples of each document of the batch. What the models did is added to `stats`.
+
+        Args:
+            answered: called with the index of each document whose last question is answered.
+        """
         self._batch = batch
         proposals = self._proposer.propose(batch)
         queries: list[Query] = []
@@ -305,15 +337,22 @@ class TripleExtractor:
             self.stats.asked += len(asked)
             if asked:
                 queries += self._queries(index, document, asked)
+        left = Counter(query.document for query in queries)
+        for index in range(len(batch)):
+            if index not in left:
+                answered(index)
         answers: list[dict[Triple, float]] = [{} for _ in batch]
         # Without a query the LM need not be loaded.
-        for answered in self._answering.answer(queries) if queries else ():
-            index = answered.query.document
-            self.stats.unfinished += not answered.finished
-            self.stats.shortened += bool(answered.query.left_out)
-            for scored in answered.triples:
+        for result in self._answering.answer(queries) if queries else ():
+            index = result.query.document
+            self.stats.unfinished += not result.finished
+            self.stats.shortened += bool(result.query.left_out)
+            for scored in result.triples:
                 # None: the grammar left no choice.
                 answers[index][scored.triple] = 1.0 if scored.score is None else scored.score
+            left[index] -= 1
+            if not left[index]:
+                answered(index)
         for document, proposal in zip(batch, proposals, strict=True):
             self._count_proposal(document, proposal)
         return [
@@ -369,9 +408,12 @@ class TripleExtractor:
         stats.documents += 1
         stats.documents_without_pairs += not kept
         stats.triples += len(predictions)
-        for prediction in predictions[: SHOWN - len(stats.first)]:
+        for prediction in predictions:
             head, tail = entity_name(document, prediction.head), entity_name(document, prediction.tail)
-            stats.first.append((head, self.relations.name(prediction.relation), tail, prediction.score or 0.0))
+            row = (document.title, head, self.relations.name(prediction.relation), tail, prediction.score or 0.0)
+            stats.best.append(row)
+        # A stable sort, so that the first of equal scores stay.
+        stats.best = sorted(stats.best, key=lambda row: -row[-1])[:SHOWN]
 
 
 class Extraction(TripleExtractor):
@@ -403,9 +445,9 @@ class Extraction(TripleExtractor):
                 with DocumentProgress("checking", None, sys.stderr) as progress:
                     total = self._check_documents(progress)
                 with DocumentProgress("extracting", total, sys.stderr) as progress:
+                    self.on_document = lambda: progress.add(1)
                     for _, triples in self.extract(read_documents(self._config.documents, None)):
                         write(triples)
-                        progress.add(1)
         except KeyboardInterrupt:
             raise Interrupted(f"stopped; {self._out} was not written") from None
         return self.stats

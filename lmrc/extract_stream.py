@@ -93,11 +93,11 @@ class StreamExtraction:
                     self._skip(raw, lines)
                 left = None if self._total is None else self._total - (lines.done if lines else 0)
                 progress = stack.enter_context(DocumentProgress("extracting", left, sys.stderr))
+                self._extractor.on_document = lambda: progress.add(1)
                 for result in self._results(raw):
                     for writer in writers:
                         writer.write(result)
                     self._note(result)
-                    progress.add(1)
         except KeyboardInterrupt:
             kept = "the same command goes on" if lines is not None else "nothing was written"
             raise Interrupted(f"stopped; {kept}") from None
@@ -151,7 +151,7 @@ class StreamExtraction:
         stats = self._extractor.stats
         if self._prints_all:
             # The summary would show the first ones again.
-            stats.first.clear()
+            stats.best.clear()
         parts = []
         if self._rows:
             parts += [Table(("head", "relation", "tail", "score"), tuple(self._rows), labels=3).text(), ""]

@@ -292,6 +292,14 @@ def test_documents_are_extracted_in_batches(config: ExtractConfig, monkeypatch: 
     assert sizes == [2, 2, 1]
 
 
+def test_progress_is_shown_before_a_batch_is_done(config: ExtractConfig) -> None:
+    extraction, events = Extraction(config), list[str]()
+    extraction.on_document = lambda: events.append("counted")
+    for document, _ in extraction.extract(DOCUMENTS):
+        events.append(document.title)
+    assert events == ["counted"] * 5 + [document.title for document in DOCUMENTS]
+
+
 def test_lm_is_not_loaded_without_candidates(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(extract, "load_lm", None)
     counts = Extraction(config.model_copy(update={"threshold": "1"})).run()
@@ -329,11 +337,14 @@ def test_long_documents_are_read_in_windows(config: ExtractConfig) -> None:
     long = Document("long", tuple(sentences), tuple(map(tuple, places.values())), None)
     short = DOCUMENTS[0]
     extraction = Extraction(config)
+    counted: list[None] = []
+    extraction.on_document = lambda: counted.append(None)
     assert extraction.fits(short) and not extraction.fits(long)
     (_, first), (text, triples), (_, none) = extraction.extract_long(
         [with_single_spaces(document) for document in (short, long, replace(long, title="none", entities=()))]
     )
     stats = extraction.stats
+    assert counted == [None] * 3  # once for each document, not for each window
     assert (text.document, none) == (long, [])
     alone = next(iter(Extraction(config).extract([short])))[1]
     assert [p[:4] for p in map(astuple, first)] == [p[:4] for p in map(astuple, alone)]
@@ -346,7 +357,7 @@ def test_long_documents_are_read_in_windows(config: ExtractConfig) -> None:
         {pair for pair in permutations(range(8), 2) if extraction_shares(extraction, long, pair)}
     )
     assert all(extraction_shares(extraction, long, pair) for pair in pairs)
-    assert f"1 documents are longer than the models can hold, and were read in {stats.windows} windows" in str(stats)
+    assert f"1 document longer than the models can hold, read in {stats.windows} windows of sentences" in str(stats)
     assert max(p.tail for p in triples) > 4  # the last sentences too
 
 
@@ -507,12 +518,17 @@ def test_printed_summary(config: ExtractConfig, capsys: Capture) -> None:
     assert main(arguments(config, "--threshold", "0", "--top-k", "2", "--mode", "score")) == 0
     lines = capsys.readouterr().out.splitlines()
     triples = extracted(config.out)
-    (title, head, tail, relation), score = next(iter(triples.items()))
+    (title, head, tail, relation), score = max(triples.items(), key=lambda item: item[1])
     names = [entity[0].name for entity in next(d for d in DOCUMENTS if d.title == title).entities]
-    assert lines[0].split() == ["head", "relation", "tail", "score"]
-    row = [names[head], rc_tiny.RELATIONS.name(relation), names[tail], f"{score:.3f}"]
+    if len(triples) > 8:
+        assert lines.pop(0) == f"The 8 of {len(triples)} triples with the best scores:"
+    assert lines[0].split() == ["document", "head", "relation", "tail", "score"]
+    row = [title, names[head], rc_tiny.RELATIONS.name(relation), names[tail], f"{score:.3f}"]
     assert [cell.strip() for cell in lines[2].split("  ") if cell.strip()] == row
-    assert f"{len(triples)} triples of 5 documents" in lines[-3]
+    scores = [float(line.split()[-1]) for line in lines[2 : 2 + min(8, len(triples))]]
+    assert scores == sorted(scores, reverse=True)
+    assert f"{len(triples)} triples of 5 documents" in lines
+    assert not [line for line in lines[2 + len(scores) :] if line.startswith("0 ")]
     assert lines[-1] == str(config.out)
 
 
@@ -559,5 +575,5 @@ def test_schema_of_the_adapter_or_of_the_user(config: ExtractConfig, tmp_path: P
     rules = {id_: {"types": []} for id_ in rc_tiny.RELATIONS.ids} | {"P26": {"types": [["PER", "LOC"]]}}
     (tmp_path / "own.json").write_text(json.dumps(rules))
     assert main(arguments(trained, "--threshold", "0", "--schema", str(tmp_path / "own.json"))) == 0
-    assert f"{plain.kept:,} pairs were offered all relations, because the schema admits none" in capsys.readouterr().out
+    assert f"{plain.kept:,} pairs with all relations offered, because the schema admits none" in capsys.readouterr().out
     assert {relation for *_, relation in extracted(config.out)} >= {"P17", "P26"}

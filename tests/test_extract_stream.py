@@ -39,6 +39,12 @@ def config(rcp: Path, learnt: Learnt, tmp_path: Path) -> ExtractConfig:  # noqa:
     )  # fmt: skip
 
 
+def words(config: ExtractConfig) -> list[str]:
+    """Return the command with the documents, models and output of a config."""
+    models = ["--rcp", str(config.rcp), "--rc", str(config.rc)]
+    return ["extract", str(config.documents), *models, "--out", str(config.out)]
+
+
 def lines(path: Path, count: int) -> Path:
     """Write texts, given mentions and DocRED documents in turn."""
     given = [{"start": 0, "end": 3, "type": "PER"}, {"start": 8, "end": 15, "type": "PER"}]
@@ -61,7 +67,7 @@ def test_a_text_is_printed(models: list[str], tmp_path: Path, capsys: Capture) -
         float(line.split()[-1]) for line in printed.splitlines()[2:] if line.split()[-1:][0:1] and line[-4:-3] == "."
     ]
     assert scores == sorted(scores, reverse=True) and len(scores) > 2
-    assert "triples of 1 documents" in printed
+    assert "triples of 1 document\n" in printed
     assert "1 text: mentions by rules" in printed
     assert printed.count("head  ") == 1  # the first triples are not shown twice
 
@@ -95,16 +101,7 @@ def test_other_documents_or_options_do_not_go_on(config: ExtractConfig, tmp_path
     assert config.out is not None
     StreamExtraction(config).run()
     before = config.out.read_bytes()
-    arguments = [
-        "extract",
-        str(config.documents),
-        "--rcp",
-        str(config.rcp),
-        "--rc",
-        str(config.rc),
-        "--out",
-        str(config.out),
-    ]
+    arguments = words(config)
     assert main([*arguments, "--threshold", "0", "--top-k", "3"]) == 2
     assert "was written with other models or options" in capsys.readouterr().err
     lines(config.documents, 4)
@@ -150,16 +147,7 @@ def test_all_breaches_of_a_file_are_named_before_the_models_are_loaded(
         file.write(
             json.dumps({"text": 3}) + "\n" + json.dumps({"title": "x", "text": "Ada", "mentions": [{}, {}]}) + "\n"
         )
-    arguments = [
-        "extract",
-        str(config.documents),
-        "--rcp",
-        str(config.rcp),
-        "--rc",
-        str(config.rc),
-        "--out",
-        str(config.out),
-    ]
+    arguments = words(config)
     assert main(arguments) == 2
     error = capsys.readouterr().err
     assert "2 of 7 documents break the form" in error
@@ -242,16 +230,7 @@ def test_an_interrupted_stream_keeps_its_lines(
     monkeypatch.setattr(
         StreamExtraction, "_note", lambda self, found: (noted(self, found), found.title[-1] == "2" and interrupt())
     )
-    arguments = [
-        "extract",
-        str(config.documents),
-        "--rcp",
-        str(config.rcp),
-        "--rc",
-        str(config.rc),
-        "--out",
-        str(config.out),
-    ]
+    arguments = words(config)
     assert main(arguments) == 1
     assert "the same command goes on" in capsys.readouterr().err
     assert len(list(read_results(config.out))) == 3

@@ -81,10 +81,8 @@ def test_option_tables_are_the_options() -> None:
     blocks = re.findall(r"<!-- options: (\w+) -->\n(.*?)\n<!-- end -->", page, re.DOTALL)
     assert {name for name, _ in blocks} == {"RcpConfig", "RcConfig", "ProposeConfig", "ClassifyConfig"}
     for name, block in blocks:
-        expected = table(getattr(config_module, name), markdown=True)
-        assert block == expected, (
-            f"renew docs/options.md: lmrc.config.loader.table({name}, markdown=True) is the table now"
-        )
+        expected = table(getattr(config_module, name))
+        assert block == expected, f"renew docs/options.md: lmrc.config.loader.table({name}) is the table now"
 
 
 def test_consoles_are_found() -> None:

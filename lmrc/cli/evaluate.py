@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from lmrc.common.atomic_io import replacing
-from lmrc.common.errors import UserError
+from lmrc.common.errors import UserError, counted
 
 if TYPE_CHECKING:
     from lmrc.config.schema import IgnVariant
@@ -233,6 +234,9 @@ def report(runs: tuple[Path, ...], out: Path, train_facts: Path | None, ign_vari
     from lmrc.evaluation.metrics.train_facts import read_facts
     from lmrc.evaluation.report.build import page_of, relations_of, report_runs
 
+    if sys.stderr.isatty():
+        # It takes some seconds, and longer with many documents.
+        click.echo(f"Reading {counted(len(runs), 'run')} and drawing figures …", err=True)
     facts = None if train_facts is None else read_facts(train_facts, relations_of(runs))
     report_runs(runs, out, facts, ign_variant)
     click.echo(page_of(out))

@@ -6,10 +6,12 @@ from pathlib import Path
 
 import click
 
+from lmrc.cli.group import CommandGroup
+
 FOLDER = click.Path(path_type=Path)
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def fusion() -> None:
     """Fit the fusion of the encoder and the LM."""
 

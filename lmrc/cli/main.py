@@ -13,7 +13,9 @@ from click.core import ParameterSource
 
 from lmrc import __version__
 from lmrc.cli import evaluate as commands
+from lmrc.cli.export import export
 from lmrc.cli.fusion import fusion
+from lmrc.cli.group import CommandGroup
 from lmrc.cli.models import models
 from lmrc.cli.push import push
 from lmrc.cli.track import track
@@ -28,6 +30,8 @@ if TYPE_CHECKING:
     from lmrc.config.schema import ResolvedPrecision
 
 FOLDER = click.Path(path_type=Path)
+# `Path` would drop the dot of ./a/b, which tells a folder from a name on the hub.
+MODEL = click.Path()
 # `lmrc.config.loader` parses the options of these commands, and not click.
 PASS_ON = {"ignore_unknown_options": True, "allow_extra_args": True, "help_option_names": []}
 
@@ -37,7 +41,10 @@ def _with_dashes(name: str) -> str:
     return name.replace("_", "-")
 
 
-@click.group(context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _with_dashes})
+@click.group(
+    cls=CommandGroup,
+    context_settings={"help_option_names": ["-h", "--help"], "token_normalize_func": _with_dashes},
+)
 @click.version_option(__version__, prog_name="lmrc")
 def lmrc() -> None:
     """Document-level relation extraction with a candidate classifier and an LLM."""
@@ -74,16 +81,17 @@ _add_launcher(lmrc, "pipeline", "lmrc pipeline", "Run all stages: build, rcp, pr
 @click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
 def demo(arguments: tuple[str, ...]) -> None:
     """Run all stages with the embedded corpus and models on this machine."""
-    from lmrc.config.loader import parse, split_flags, table
+    from lmrc.config.help import HELP, options_help
+    from lmrc.config.loader import parse, split_flags
     from lmrc.config.schema import DemoConfig
 
-    if "--help" in arguments:
+    if not HELP.isdisjoint(arguments):
+        defaults, _ = parse(DemoConfig, ["--config", str(CONFIGS / "demo.yaml")], {})
         click.echo(
             "lmrc demo [--long] [--config FILE] [--run NAME] [--any.option VALUE …] [--verbose]\n\n"
             "Makes synthetic documents, trains both models on them, extracts the triples of held-out documents and "
             "scores them. --long trains on more documents.\n\n"
-            f"The defaults below are those of the stages. The demo's own are in {CONFIGS / 'demo.yaml'}.\n\n"
-            f"{table(DemoConfig)}"
+            f"{options_help(DemoConfig, '--help-all' in arguments, defaults)}"
         )
         return
     flags, given = split_flags(arguments, ("--dry-run", "--follow", "--long"))
@@ -137,6 +145,7 @@ def score(align: float | None, align_encoder: str, **given: Any) -> None:
 
 lmrc.add_command(commands.compare)
 lmrc.add_command(commands.report)
+lmrc.add_command(export)
 lmrc.add_command(fusion)
 lmrc.add_command(push)
 lmrc.add_command(track)
@@ -173,7 +182,8 @@ def build(
 ) -> None:
     """Check DOCUMENTS and build a corpus from them.
 
-    DOCUMENTS are in DocRED's format: a JSON list, JSON Lines, either gzipped, or Parquet.
+    DOCUMENTS are in DocRED's format: a JSON list, JSON Lines, either gzipped, or Parquet; or a folder of shards, JSON
+    Lines or Parquet.
     """
     from lmrc.corpus.build import build_corpus
 
@@ -223,9 +233,11 @@ def stats(corpus: Path, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(figures))
         return
+    click.echo(f"{corpus}:")
     width = max(len(name) for name in figures)
     for name, value in figures.items():
-        click.echo(f"{name:<{width}}  {value:>14,}" if isinstance(value, int) else f"{name:<{width}}  {value:>14,.3f}")
+        shown = f"{value:>14,}" if isinstance(value, int) else f"{value:>14,.3f}"
+        click.echo(f"  {name.replace('_', ' '):<{width}}  {shown}")
 
 
 @data.command()
@@ -310,8 +322,8 @@ def download(dataset: str, folder: Path) -> None:
 
 @lmrc.command()
 @click.argument("documents", type=FOLDER)
-@click.option("--rcp", required=True, type=FOLDER, help="Folder with the trained classifier.")
-@click.option("--rc", required=True, type=FOLDER, help="Folder with the trained adapter.")
+@click.option("--rcp", required=True, type=MODEL, help="Folder with the trained classifier, or its name on the hub.")
+@click.option("--rc", required=True, type=MODEL, help="Folder with the trained adapter, or its name on the hub.")
 @click.option(
     "--out", type=FOLDER, help="File of the triples: NAME.json (submission format), .jsonl, .csv, .ttl or .graphml."
 )
@@ -352,8 +364,9 @@ def download(dataset: str, folder: Path) -> None:
 def extract(shorten: str | None, **given: object) -> None:
     """Extract the triples of new DOCUMENTS with both models, on this machine.
 
-    DOCUMENTS are a text (.txt), a folder of texts, JSON with texts ({"title", "text", "mentions"}), documents in
-    DocRED's format, or - for lines of JSON on standard input. Without --out the triples of a text are printed.
+    DOCUMENTS are a text (.txt), JSON or Parquet with texts ({"title", "text", "mentions"}), documents in DocRED's
+    format, a folder of texts or of shards, or - for lines of JSON on standard input. Without --out the triples of a
+    text are printed.
 
     The score of a triple is P(pair) x P(relation), or with --fusion its calibrated probability. Labels in DOCUMENTS are
     ignored.

@@ -7,10 +7,11 @@ from pathlib import Path
 
 import click
 
+from lmrc.cli.group import CommandGroup
 from lmrc.common.errors import UserError
 
 
-@click.group()
+@click.group(cls=CommandGroup)
 def models() -> None:
     """Pretrained models for nodes without a network."""
 

@@ -1,4 +1,4 @@
-"""Errors that a user can fix.
+"""Errors that a user can fix, and the wording of messages.
 
 A `UserError` ends a command with status 2 and its message on one line. Any other exception is a bug and shows a
 traceback.
@@ -42,3 +42,8 @@ def nearest(name: str, known: Iterable[str]) -> str:
     if close:
         return f"did you mean {close[0]}?"
     return f"known: {', '.join(choices)}"
+
+
+def counted(count: int, noun: str, plural: str = "") -> str:
+    """Return a count with its noun in the right number, such as 1 document or 1,000 documents."""
+    return f"{count:,} {noun if count == 1 else plural or f'{noun}s'}"

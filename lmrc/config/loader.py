@@ -304,22 +304,19 @@ def _repeats_default(name: str, checked: Options, tree: type[Options], from_pres
     return bool(value == default)
 
 
-def table(tree: type[Options], markdown: bool = False) -> str:
-    """Return all options with default and description, for --help and docs/options.md."""
-    rows = [(name, _format_default(field), field.description or "") for name, field in options_of(tree)]
-    if markdown:
-        lines = [f"| `{name}` | `{default}` | {text} |" for name, default, text in rows]
-        return "\n".join(["| option | default | meaning |", "|---|---|---|", *lines])
-    width = max(len(name) for name, _, _ in rows)
-    return "\n".join(f"  --{name:<{width}}  {text} [{default}]" for name, default, text in rows)
+def table(tree: type[Options]) -> str:
+    """Return all options with default and description in Markdown, for docs/options.md."""
+    rows = ((name, format_value(field.default), field.description or "") for name, field in options_of(tree))
+    lines = [f"| `{name}` | `{default}` | {text} |" for name, default, text in rows]
+    return "\n".join(["| option | default | meaning |", "|---|---|---|", *lines])
 
 
-def _format_default(field: FieldInfo) -> str:
-    value = field.default
+def format_value(value: Any) -> str:
+    """Return a value of an option as it is typed."""
     if value is None:
         return "none"
     if isinstance(value, tuple):
-        return ",".join(value)
+        return ",".join(map(str, value))
     if isinstance(value, dict):
         return " ".join(f"{key}={text}" for key, text in value.items())
     return str(value)

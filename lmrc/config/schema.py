@@ -21,6 +21,7 @@ from lmrc.config.types import (
     ServerUrl,
     Sweep,
     Threshold,
+    TrainedModel,
     VariableName,
 )
 
@@ -398,7 +399,9 @@ class ProposeConfig(Options):
 
     run: RunOptions = RunOptions()
     corpus: Path = Field(Path("data/docred/dev"), description="corpus to propose candidates for")
-    rcp: Path = Field(Path("runs/rcp/best"), description="folder with the trained classifier, or its name on the hub")
+    rcp: TrainedModel = Field(
+        Path("runs/rcp/best"), description="folder with the trained classifier, or its name on the hub"
+    )
     threshold: Threshold = Field(
         "0.5",
         description="minimum P(relation) of a candidate: a number; f1 or recall=0.9: chosen on dev for this metric",
@@ -487,7 +490,7 @@ class ClassifyConfig(Options):
     candidates: Path | None = Field(
         None, description="candidates folder written by propose; none: the gold pairs (rc-gold)"
     )
-    rc: Path | None = Field(
+    rc: TrainedModel | None = Field(
         Path("runs/rc/best"),
         description="folder with the trained adapter, or its name on the hub; none: base without an adapter",
     )
@@ -533,8 +536,8 @@ class ExtractConfig(Options):
         description="documents in DocRED format (labels are ignored), JSON with texts, a text, a folder of texts, or - "
         "for standard input"
     )
-    rcp: Path = Field(description="folder with the trained classifier, or its name on the hub")
-    rc: Path = Field(description="folder with the trained adapter, or its name on the hub")
+    rcp: TrainedModel = Field(description="folder with the trained classifier, or its name on the hub")
+    rc: TrainedModel = Field(description="folder with the trained adapter, or its name on the hub")
     out: Path | None = Field(
         None, description="file of the triples; -: standard output; none: those of a text are printed"
     )

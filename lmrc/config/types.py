@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
@@ -66,6 +67,13 @@ def _split_values(sweep: object) -> object:
     return split
 
 
+def _model_path(given: object) -> object:
+    """Return ./a/b as an absolute path: `Path` drops the dot, and a/b may be a name on the hub."""
+    return Path(given).absolute() if isinstance(given, str) and given.startswith("./") else given
+
+
+# Folder of a trained model, or its name on the hub.
+TrainedModel = Annotated[Path, BeforeValidator(_model_path)]
 # Seeds of the members of a group of pipelines.
 Seeds = Annotated[tuple[int, ...], AfterValidator(_check_seeds)]
 # Values of the options that a group of pipelines is run with, by dotted name of the option.

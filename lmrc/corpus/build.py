@@ -1,4 +1,4 @@
-"""Build a corpus from a file of documents."""
+"""Build a corpus from a file of documents, or from shards."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from typing import IO, Any
 
 from lmrc.common.atomic_io import replacing
 from lmrc.common.errors import UserError
-from lmrc.common.files import sha256_of
 from lmrc.corpus.corpus import Manifest, write_corpus
 from lmrc.corpus.docred import check_documents
 from lmrc.corpus.reading.breach_list import FormatError
@@ -20,6 +19,7 @@ from lmrc.corpus.reading.fixes import Change, Fix, fixed, summary
 from lmrc.corpus.reading.format_check import Kind
 from lmrc.corpus.reading.names import NameCounts, count_names
 from lmrc.corpus.reading.raw_documents import raw_documents
+from lmrc.corpus.reading.shard_folder import sha256_of_documents
 from lmrc.corpus.reading.values import with_clear_values
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
 from lmrc.corpus.shards import check_new_folder
@@ -43,7 +43,7 @@ def build_corpus(
     A warning says how many mentions have a name that is not the tokens at their position.
 
     Args:
-        documents: file of the documents; see `lmrc.corpus.docred.read_documents`.
+        documents: file of the documents, or folder of their shards; see `lmrc.corpus.docred.read_documents`.
         relations: file of the relation set; see `read_relations`. By default DocRED's 96 relations.
         sample_size: if given, keep only this many documents, sampled with `seed`, in the order of the file.
         fix: mend or leave out what breaks the format, write each change to `fixes_path(out)`, and log a summary.
@@ -65,7 +65,7 @@ def build_corpus(
                 source = f"{source}, {sample_size} drawn by seed {seed}"
             names = NameCounts()
             stream = _counted(reader.documents(), kept, names)
-            manifest = write_corpus(stream, out, relation_set, source, sha256_of(documents), docs_per_shard)
+            manifest = write_corpus(stream, out, relation_set, source, sha256_of_documents(documents), docs_per_shard)
         except FormatError as error:
             command = fix_command or (
                 f"lmrc data build {documents} --out {out}{f' --relations {relations}' if relations else ''} --fix"

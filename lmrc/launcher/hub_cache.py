@@ -13,7 +13,7 @@ from pathlib import Path
 
 from lmrc.config.schema import ClassifyConfig, RcConfig, RcpConfig
 from lmrc.launcher.stages import StageConfig
-from lmrc.pretrained.packaged import PREFIX
+from lmrc.pretrained.trained import is_hub_name
 
 # The cache of the shell that launched the job: cluster.cache_folder sets HF_HUB_CACHE to another folder.
 SHELL_CACHE = "LMRC_SHELL_HUB_CACHE"
@@ -87,9 +87,7 @@ def hub_model(config: StageConfig) -> str | None:
         name = config.model.base
     elif isinstance(config, ClassifyConfig) and config.asks_lm:
         name = config.base if config.rc is None else adapter_base(config.rc)
-    if name is None or name.startswith((PREFIX, "/", ".", "~")) or name.count("/") > 1 or Path(name).is_dir():
-        return None
-    return name
+    return name if name is not None and is_hub_name(name) else None
 
 
 def adapter_base(adapter: Path) -> str | None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,7 +10,8 @@ from lmrc.common import threads
 from lmrc.common.exit_codes import exit_status
 from lmrc.common.logging import set_up_logging, set_up_stage_logging
 from lmrc.common.project import CONFIGS
-from lmrc.config.loader import parse, split_flags, table
+from lmrc.config.help import HELP, options_help
+from lmrc.config.loader import parse, split_flags
 from lmrc.config.schema import ClassifyConfig, ClusterOptions, ProposeConfig, RunOptions
 from lmrc.launcher.batch import with_recorded_batch_size
 from lmrc.launcher.dry_run import dry_run
@@ -19,6 +19,7 @@ from lmrc.launcher.preflight import preflight
 from lmrc.launcher.slurm.follow_log import follow_job
 from lmrc.launcher.slurm.submit import submit, workers
 from lmrc.launcher.stages import Stage, StageConfig
+from lmrc.runs.finished import finished_text, next_steps
 from lmrc.runs.run_folder import RunFolder
 
 FLAGS = ("--dry-run", "--measure", "--follow")
@@ -65,16 +66,17 @@ def launch(stage: Stage, config: StageConfig, follow: bool = False) -> None:
         follow: show the log of the submitted job until it ends.
     """
     folder = RunFolder.of(config.run)
-    if folder.result() is not None:
+    result = folder.result()
+    if result is not None:
         folder.check(with_recorded_batch_size(config))
-        print(f"{folder.path} is finished: {json.dumps(folder.result())}")
+        print(finished_text(folder.path, result))
         return
     plan = preflight(stage, config)
     config = plan.config
     resumes = folder.prepare(config, plan.batch)
     result = folder.result()
     if result is not None:
-        print(f"{folder.path} is finished: {json.dumps(result)}")
+        print(finished_text(folder.path, result))
         return
     state = "was begun before: resuming" if resumes else "is new"
     if plan.batch and plan.executor != "slurm":  # on SLURM the pre-flight has printed it
@@ -93,15 +95,15 @@ def launch(stage: Stage, config: StageConfig, follow: bool = False) -> None:
     print(f"{folder.path} {state}. {stage.name} runs on {plan.description}.", flush=True)
     result = run_here(stage, config) if plan.executor == "here" else run_processes(stage, config, plan.processes)
     if result is not None:
-        print(f"{folder.path} is finished: {json.dumps(result)}", flush=True)
+        print(finished_text(folder.path, result), flush=True)
 
 
-def _print_help(stage: Stage, program: str) -> None:
+def _print_help(stage: Stage, program: str, is_complete: bool) -> None:
     short = ", ".join(f"--{name}" for name in ALIASES)
     accepted = "[--dry-run [--measure]] [--follow] [--verbose]"
     print(f"{program} [--config FILE] [--cluster PRESET] [--any.option VALUE …] {accepted}")
     print(f"\nShort: {short}\n")
-    print(table(stage.config_class))
+    print(options_help(stage.config_class, is_complete))
 
 
 def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = "") -> int:
@@ -113,8 +115,9 @@ def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = ""
     threads.configure()
     set_up_logging("stderr")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in words:
-        return exit_status(lambda: _print_help(stage, program or f"python launch/{Path(sys.argv[0]).name}"))
+    if not HELP.isdisjoint(words):
+        program = program or f"python launch/{Path(sys.argv[0]).name}"
+        return exit_status(lambda: _print_help(stage, program, "--help-all" in words))
     flags, options = split_flags(words, FLAGS)
 
     def command() -> None:
@@ -124,5 +127,8 @@ def main(stage: Stage, arguments: Sequence[str] | None = None, program: str = ""
         else:
             set_up_stage_logging(config.run.verbose)
             launch(stage, config, follow="--follow" in flags)
+            folder = RunFolder.of(config.run)
+            if folder.result() is not None:
+                print(next_steps(stage.name, config, folder))
 
     return exit_status(command)

@@ -22,7 +22,8 @@ from lmrc.common.check import Check, missing
 from lmrc.common.errors import ConfigError, RunError, UserError
 from lmrc.common.exit_codes import Failed, Interrupted, exit_status
 from lmrc.common.logging import set_up_logging, set_up_stage_logging
-from lmrc.config.loader import parse, split_flags, table
+from lmrc.config.help import HELP, options_help
+from lmrc.config.loader import parse, split_flags
 from lmrc.config.schema import GroupOptions, PipelineConfig, SplitConfig
 from lmrc.launcher.batch import with_recorded_batch_size
 from lmrc.launcher.chain import Step, is_on_slurm, steps
@@ -353,14 +354,14 @@ def _run_or_print(arguments: Sequence[str], dry: bool, as_json: bool, measure: b
         )
 
 
-def _print_help(program: str) -> None:
+def _print_help(program: str, is_complete: bool) -> None:
     accepted = "[--dry-run [--measure]] [--json] [--verbose]"
     print(f"{program} [--config FILE] [--cluster PRESET] [--rcp NAME] [--rc NAME] {accepted}")
     short = ", ".join(f"--{name}" for name in SHORT)
     print(f"                          [--any.option VALUE …]\n\nShort: {short}\n")
     print("cluster.* sets all steps; STEP.cluster.* overrides it for a step, cpu_job.* for those without GPUs.\n")
     print("--seeds 66,67,68 and --sweep rcp.train.learning_rate=1e-5,3e-5 run the pipeline once per seed and value.\n")
-    print(table(PipelineConfig))
+    print(options_help(PipelineConfig, is_complete))
 
 
 def main(arguments: Sequence[str] | None = None, program: str = "python launch/pipeline.py") -> int:
@@ -372,8 +373,8 @@ def main(arguments: Sequence[str] | None = None, program: str = "python launch/p
     threads.configure()
     set_up_logging("stderr")
     words = list(sys.argv[1:] if arguments is None else arguments)
-    if "--help" in words:
-        return exit_status(lambda: _print_help(program))
+    if not HELP.isdisjoint(words):
+        return exit_status(lambda: _print_help(program, "--help-all" in words))
     flags, options = split_flags(words, FLAGS)
     dry, measure = bool(flags & {"--dry-run", "--measure"}), "--measure" in flags
     return exit_status(lambda: _run_or_print(options, dry, "--json" in flags, measure))

@@ -293,7 +293,8 @@ def _set_progress(folder: Path, config: dict[str, Any], status: Status, inferenc
             status.unit, status.per_second = "documents", inference.documents_per_second
             status.seconds_left = inference.seconds_left
     if status.kind not in TRAININGS:
-        f1 = (status.result or {}).get("f1")
+        result = status.result or {}
+        f1 = result.get("f1", result.get("final_f1"))  # the demo's
         if f1 is not None:
             status.metric, status.best = "f1", f1
         return

@@ -39,8 +39,7 @@ STYLES = {
 BAR_WIDTH = 14
 RUN_WIDTH, MIN_RUN_WIDTH = 44, 16
 NOTE_WIDTH, MIN_NOTE_WIDTH = 24, 8
-# The last column has no name.
-NOTE = ""
+NOTE = "note"
 # Spaces after each column.
 GAP = 2
 # Measures cells, and prints nothing.

@@ -14,7 +14,7 @@ from lmrc.monitor.status import Status
 from lmrc.usage.record import use_text
 
 WIDTH = 120
-HEADINGS = ("run", "stage", "state", "progress", "loss", "speed", "left", "best", "")
+HEADINGS = ("run", "stage", "state", "progress", "loss", "speed", "left", "best", "note")
 MAX_COLUMN_WIDTH = {"run": 32, "best": 22}
 # Explanations of SLURM's reasons why a job is pending.
 REASONS = {
@@ -83,9 +83,12 @@ def best_text(status: Status) -> str:
 
 
 def note_text(status: Status) -> str:
-    """Return the last column of the table: where the run is running, or how it ended."""
+    """Return the last column of the table: where the run is running, how it ended, or how long it took."""
     where = " on ".join(part for part in (_job(status), status.nodes or "") if part)
     parts = [where, status.detail] if status.state in ("running", "queued") else [status.detail]
+    seconds = (status.result or {}).get("seconds")
+    if seconds is not None:
+        parts.append(f"took {duration(seconds)}")
     return "; ".join(part for part in (*parts, _interruptions(status)) if part)
 
 
@@ -145,7 +148,11 @@ def detail_rows(status: Status) -> list[tuple[str, str]]:
     rows.append(("units" if status.units else "step", ", ".join(part for part in progress if part)))
     rows.append(("best", best_text(status) + (f" at step {status.best_step}" if status.best_step is not None else "")))
     rows.append(("use", ", ".join(use_text(status.use)) if status.use else ""))
-    shown = {name: value for name, value in (status.result or {}).items() if name != "use"}
+    shown = {
+        name: float(f"{value:.4g}") if isinstance(value, float) else value
+        for name, value in (status.result or {}).items()
+        if name != "use"
+    }
     rows.append(("result", json.dumps(shown) if shown else ""))
     rows.append(("failed", "\n".join(status.failures)))
     rows.append(("last error", status.error or "" if status.error != status.detail else ""))

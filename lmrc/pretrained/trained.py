@@ -5,6 +5,8 @@ from __future__ import annotations
 import logging
 from pathlib import Path
 
+from lmrc.pretrained.packaged import PREFIX
+
 logger = logging.getLogger(__name__)
 
 
@@ -19,7 +21,8 @@ def find_trained(given: Path) -> Path:
     Raises:
         UserError: The hub has no such model, or cannot be reached.
     """
-    if given.exists() or not _is_hub_name(given):
+    # `lmrc push` names models OWNER/NAME.
+    if "/" not in given.as_posix() or Path(given.parts[0]).exists() or not is_hub_name(given.as_posix()):
         return given
     # huggingface_hub takes a second to import.
     from huggingface_hub import snapshot_download
@@ -37,5 +40,7 @@ def find_trained(given: Path) -> Path:
     return folder
 
 
-def _is_hub_name(given: Path) -> bool:
-    return len(given.parts) == 2 and given.parts[0] not in ("/", "..", "~") and not Path(given.parts[0]).exists()
+def is_hub_name(model: str) -> bool:
+    """Return True if a model is given by its name on the hub, NAME or OWNER/NAME, and not by a folder."""
+    is_path = model.startswith((PREFIX, "/", ".", "~")) or model.count("/") > 1
+    return not is_path and not Path(model).is_dir()

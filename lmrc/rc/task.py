@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from lmrc.common.atomic_io import write_atomically
-from lmrc.common.errors import ConfigError, UserError
+from lmrc.common.errors import ConfigError, UserError, counted
 from lmrc.config.schema import RcConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relation_schema import RelationSchema, SchemaStatistics
@@ -93,12 +93,18 @@ class RcTask:
         if not len(examples):
             raise UserError(f"{corpus.folder}: no document has a pair to train on: give a corpus with labels")
         counts = examples.counts
-        asks = f" {counts.questions} triples," if counts.questions else ""
-        logger.info(
-            f"{corpus.folder}: {len(examples)} queries, {examples.tokens} tokens,{asks} from {counts.documents} "
-            f"documents; {counts.without_pairs} documents without pairs; {counts.sentences} sentences dropped from "
-            f"{counts.shortened} queries, to fit; {counts.thinned_out} pairs without a relation left out"
-        )
+        parts = [f"{counted(len(examples), 'query', 'queries')}, {examples.tokens:,} tokens"]
+        if counts.questions:
+            parts[0] += f", {counts.questions:,} triples"
+        parts[0] += f", from {counted(counts.documents, 'document')}"
+        if counts.without_pairs:
+            parts.append(f"{counted(counts.without_pairs, 'document')} without pairs")
+        if counts.shortened:
+            queries = counted(counts.shortened, "query", "queries")
+            parts.append(f"{counted(counts.sentences, 'sentence')} dropped from {queries}, to fit")
+        if counts.thinned_out:
+            parts.append(f"{counted(counts.thinned_out, 'pair')} without a relation left out")
+        logger.info(f"{corpus.folder}: {'; '.join(parts)}")
         return examples
 
     def __len__(self) -> int:

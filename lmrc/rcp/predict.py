@@ -16,7 +16,7 @@ import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
-from lmrc.common.errors import ConfigError, UserError
+from lmrc.common.errors import ConfigError, UserError, counted
 from lmrc.config.schema import ProposeConfig
 from lmrc.corpus.candidates import SCHEMA as CANDIDATES_SCHEMA
 from lmrc.corpus.candidates import Candidate, RelationLogit, write_candidates
@@ -148,17 +148,19 @@ class ProposalStats:
 
     def __str__(self) -> str:
         share = 100.0 * self.kept / self.pairs if self.pairs else 0.0
-        text = f"{self.kept} of {self.pairs} pairs kept ({share:.1f} %) in {self.documents} documents"
+        text = f"{self.kept:,} of {counted(self.pairs, 'pair')} kept ({share:.1f} %) in "
+        text += counted(self.documents, "document")
         if self.labelled_documents:
             scores = self.as_json()
             text += f"; precision {scores['precision']:.2f}, recall {scores['recall']:.2f}, F1 {scores['f1']:.2f}"
-        text += f"; {self.cut_mentions} mentions beyond the maximum length"
+        if self.cut_mentions:
+            text += f"; {counted(self.cut_mentions, 'mention')} beyond the maximum length"
         if self.unknown_types:
-            text += f"; {self.unknown_types} entities of unknown types"
+            text += f"; {counted(self.unknown_types, 'entity', 'entities')} of unknown types"
         if self.triples is not None:
-            text += f"; {self.triples} triples by the relation head"
-        if self.inadmissible is not None:
-            text += f"; {self.inadmissible} left out, which the relation schema does not admit"
+            text += f"; {counted(self.triples, 'triple')} by the relation head"
+        if self.inadmissible:
+            text += f"; {self.inadmissible:,} left out, which the relation schema does not admit"
         return text
 
 

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from lmrc.common.atomic_io import write_atomically
-from lmrc.common.errors import ConfigError, CorpusError, UserError
+from lmrc.common.errors import ConfigError, CorpusError, UserError, counted
 from lmrc.config.schema import RcpConfig
 from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.relation_schema import RelationSchema, SchemaStatistics
@@ -142,10 +142,13 @@ class RcpTask:
                 "build the corpus from documents with labels"
             )
         dataset = load_or_build_dataset(corpus, tokenizer)
+        cut, lost = int(dataset.cut_mentions.sum()), int(dataset.lost_entities.sum())
+        beyond = f"; beyond {tokenizer.max_length} word pieces: {counted(cut, 'mention')}" if cut else ""
+        if lost:
+            beyond += f", {counted(lost, 'entity', 'entities')} with all their mentions"
         logger.info(
-            f"{split}: {len(dataset)} documents, {dataset.pair_counts.sum()} pairs, {dataset.positive_counts.sum()} "
-            f"with a relation; beyond {tokenizer.max_length} word pieces: {dataset.cut_mentions.sum()} mentions, "
-            f"{dataset.lost_entities.sum()} entities with all their mentions{self._describe_unknown_types(corpus)}"
+            f"{split}: {counted(len(dataset), 'document')}, {dataset.pair_counts.sum():,} pairs, "
+            f"{dataset.positive_counts.sum():,} with a relation{beyond}{self._describe_unknown_types(corpus)}"
         )
         return dataset
 

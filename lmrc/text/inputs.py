@@ -1,4 +1,4 @@
-"""Documents from plain text, JSON with texts or DocRED's documents, a folder of texts, or standard input."""
+"""Documents from texts, JSON or Parquet with texts or DocRED's documents, folders of these, or standard input."""
 
 from __future__ import annotations
 
@@ -10,10 +10,11 @@ from itertools import count
 from pathlib import Path
 from typing import Any
 
-from lmrc.common.errors import UserError
+from lmrc.common.errors import UserError, counted
 from lmrc.common.files import reading
 from lmrc.corpus.docred import parse_document
 from lmrc.corpus.reading.raw_documents import raw_documents
+from lmrc.corpus.reading.shard_folder import shards
 from lmrc.text.backends import GivenOnly
 from lmrc.text.document import document_of
 from lmrc.text.entity_types import TypeMap
@@ -50,11 +51,13 @@ class RawDocument:
 
 def is_text(path: Path) -> bool:
     """Return True if the path is a file of plain text or a folder of such files, by its name."""
-    return path.is_dir() or path.name.lower().removesuffix(".gz").endswith(TEXT_SUFFIXES)
+    if path.is_dir():
+        return not shards(path)
+    return path.name.lower().removesuffix(".gz").endswith(TEXT_SUFFIXES)
 
 
 def read_raw(path: Path) -> Iterator[RawDocument]:
-    """Yield the documents of a file, of a folder's *.txt, or of standard input (-), one at a time.
+    """Yield the documents of a file, of a folder's *.txt or shards, or of standard input (-), one at a time.
 
     Raises:
         UserError: there is nothing to read, or it is not UTF-8 or not JSON.
@@ -62,17 +65,33 @@ def read_raw(path: Path) -> Iterator[RawDocument]:
     if path == STDIN:
         yield from _standard_input()
     elif path.is_dir():
-        files = sorted(file for file in path.rglob("*.txt") if not file.name.startswith("."))
-        if not files:
-            raise UserError(f"{path}: has no file *.txt; give a folder of texts, a text, or JSON with texts")
-        for index, file in enumerate(files):
-            title = file.relative_to(path).with_suffix("").as_posix()
-            yield RawDocument(str(file), index, {"title": title, "text": _text(file)})
+        yield from _folder(path)
     elif is_text(path):
         yield RawDocument(str(path), 0, {"title": path.name.partition(".")[0] or path.name, "text": _text(path)})
     else:
-        for index, raw in enumerate(raw_documents(path, ("sents", "vertexSet", "text"))):
-            yield RawDocument(str(path), index, raw)
+        yield from _json_or_parquet(path)
+
+
+def _folder(path: Path) -> Iterator[RawDocument]:
+    files = sorted(file for file in path.rglob("*.txt") if not file.name.startswith("."))
+    found = shards(path)
+    if files and found:
+        raise UserError(f"{path}: has texts ({files[0].name}) and shards ({found[0].name}): give a folder with either")
+    if found:
+        yield from _json_or_parquet(path)
+    elif not files:
+        raise UserError(
+            f"{path}: has no file *.txt, *.jsonl or *.parquet; give a folder of texts or of shards, a text, or JSON "
+            "with texts"
+        )
+    for index, file in enumerate(files):
+        title = file.relative_to(path).with_suffix("").as_posix()
+        yield RawDocument(str(file), index, {"title": title, "text": _text(file)})
+
+
+def _json_or_parquet(path: Path) -> Iterator[RawDocument]:
+    for index, raw in enumerate(raw_documents(path, ("sents", "vertexSet", "text"))):
+        yield RawDocument(str(path), index, raw)
 
 
 def _standard_input() -> Iterator[RawDocument]:
@@ -142,14 +161,10 @@ class DocumentReader:
         """Return sentences for the user: what found the mentions, and which types were changed."""
         lines = []
         if self.texts:
-            lines.append(f"{_some_texts(self.texts)}: {self._finder.summary}")
+            lines.append(f"{counted(self.texts, 'text')}: {self._finder.summary}")
         if self.given:
-            lines.append(f"{_some_texts(self.given)} with given mentions")
+            lines.append(f"{counted(self.given, 'text')} with given mentions")
         return [*lines, *filter(None, [str(self.types)])]
-
-
-def _some_texts(count: int) -> str:
-    return f"{count:,} text{'s' if count != 1 else ''}"
 
 
 def check_raw(documents: Iterable[RawDocument], finder: MentionFinder) -> int:

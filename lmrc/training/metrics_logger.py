@@ -8,6 +8,7 @@ import logging
 import socket
 import sys
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
 from pathlib import Path
@@ -24,6 +25,10 @@ from lmrc.usage.record import use_figures
 logger = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_LINES = 60.0
+# The first line of a log comes sooner, to show that the training runs.
+SECONDS_UNTIL_LINE = 10.0
+# Evaluations, which are part of the time left, come more often than this in most trainings.
+PACE_SECONDS = 300.0
 SECONDS_BETWEEN_PROGRESS = 5.0
 # Figures of the use that grow with time, and so say nothing about a minute.
 TOTALS = ("gpu_hours", "core_hours", "kwh")
@@ -37,6 +42,32 @@ def clock(seconds: float) -> str:
     minutes, rest = divmod(round(seconds), 60)
     hours, minutes = divmod(minutes, 60)
     return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class _Pace:
+    """Speed of the last minutes, so that a pause or a busy machine does not change the time left for the whole run.
+
+    Args:
+        step: Optimizer steps that are done.
+        now: Seconds of a monotonic clock.
+    """
+
+    def __init__(self, step: int, now: float) -> None:
+        self._units = 0
+        # Time, step and units so far, about once per second.
+        self._samples = deque([(now, step, 0)])
+
+    def add(self, now: float, step: int, units: int) -> tuple[float, float]:
+        """Count a step. Return the units per second and the seconds per step of the last `PACE_SECONDS`."""
+        self._units += units
+        while len(self._samples) > 1 and self._samples[1][0] <= now - PACE_SECONDS:
+            self._samples.popleft()
+        then, first, before = self._samples[0]
+        seconds = max(now - then, 1e-9)
+        speed = (self._units - before) / seconds, seconds / max(step - first, 1)
+        if now - self._samples[-1][0] >= 1:
+            self._samples.append((now, step, self._units))
+        return speed
 
 
 class MetricsLogger:
@@ -74,9 +105,9 @@ class MetricsLogger:
             self._guard(name, partial(self._start, name, run))
         self._unit = unit
         self._total = total_steps
-        self._first = first_step
-        self._start_time = self._last_line = time.monotonic()
-        self._units = 0
+        now = time.monotonic()
+        self._pace = _Pace(first_step, now)
+        self._last_line = now - SECONDS_BETWEEN_LINES + SECONDS_UNTIL_LINE
         self._dev = ""
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
         self._progress: dict[str, str | int | float] = {}
@@ -126,12 +157,11 @@ class MetricsLogger:
             units: Documents or tokens of the global batch.
         """
         now = time.monotonic()
-        self._units += units
-        speed = self._units / max(now - self._start_time, 1e-9)
+        speed, seconds_per_step = self._pace.add(now, step, units)
         metrics = {"loss": loss, "rate": rate, "gradient_norm": norm, self._unit: units}
         self._log(step, {"epoch": epoch, "examples": examples, **metrics}, ["jsonl"])
         self._log(step, {**metrics, f"{self._unit}_per_second": speed}, self._others())
-        seconds_left = (now - self._start_time) / (step - self._first) * (self._total - step)
+        seconds_left = seconds_per_step * (self._total - step)
         self._progress = {
             **{"step": step, "total": self._total, "epoch": epoch, "loss": loss},
             **{"unit": self._unit, "per_second": speed, "seconds_left": seconds_left, "time": time.time()},

@@ -227,6 +227,12 @@ def test_help_and_version(capsys: Capture) -> None:
     assert "--rcp.train.epochs" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("group", ["", "data", "models", "fusion"])
+def test_summaries_of_commands_are_not_cut(group: str, capsys: Capture) -> None:
+    assert main([*group.split(), "--help"]) == 0
+    assert "..." not in capsys.readouterr().out.partition("Commands:")[2]
+
+
 @pytest.mark.parametrize(
     ("command", "launcher"),
     [

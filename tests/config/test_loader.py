@@ -101,7 +101,7 @@ def test_every_option_is_described_in_the_table(tree: type[Options]) -> None:
     shown = table(tree)
     for name, field in options_of(tree):
         assert field.description, name
-        assert f"--{name} " in shown
+        assert f"| `{name}` |" in shown
 
 
 def _tree_of(path: Path) -> type[Options]:

@@ -164,6 +164,21 @@ def test_the_page_fits_the_window(chromium: Chromium, page: Path, width: int) ->
 
 
 @needs_chromium
+def test_filters_stand_in_one_line_and_scores_behind_their_triple(chromium: Chromium, page: Path) -> None:
+    chromium.look(1280, 900)
+    chromium.open(page)
+    tops = chromium.run(
+        """[...document.querySelectorAll("#filters label")].filter((label) => label.offsetParent !== null)
+        .map((label) => Math.round(label.getBoundingClientRect().top))"""
+    )
+    assert len(tops) == 4 and len(set(tops)) == 1
+    last = 'document.querySelector(".triples li button").lastChild.getBoundingClientRect().top'
+    first = 'document.querySelector(".triples li i").getBoundingClientRect().top'
+    assert abs(chromium.run(last) - chromium.run(first)) < 8
+    assert chromium.run("document.querySelectorAll('nav a, h2').length") == 0  # the page has one section
+
+
+@needs_chromium
 def test_a_name_that_is_a_script_does_not_run(chromium: Chromium, tmp_path: Path) -> None:
     evil = "</script><script>window.ran = 1</script><img src=x onerror='window.ran = 1'>"
     found = result(evil)

@@ -294,7 +294,8 @@ def test_finished_run_prints_its_result(tmp_path: Path, capsys: pytest.CaptureFi
     launch(stage, config_in(tmp_path))
     assert "is new" in capsys.readouterr().out
     launch(stage, config_in(tmp_path))
-    assert capsys.readouterr().out.startswith(f'{tmp_path / "one"} is finished: {{"best": 1.0')
+    shown = capsys.readouterr().out
+    assert shown.startswith(f"{tmp_path / 'one'} is finished: ") and "{" not in shown
     assert json.loads((tmp_path / "one" / "DONE").read_text())["best"] == 1.0
 
 
@@ -355,8 +356,11 @@ def test_wrong_input_folders_are_refused(tmp_path: Path, capsys: pytest.CaptureF
         assert f"did you mean {best}?" in capsys.readouterr().err
 
 
-def test_help_lists_every_option(capsys: pytest.CaptureFixture[str]) -> None:
+def test_help_lists_common_options_and_help_all_every_option(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(RCP, ["--help"]) == 0
+    shown = capsys.readouterr().out
+    assert "--train.epochs" in shown and "--train.classifier_learning_rate" not in shown
+    assert main(RCP, ["--help-all"]) == 0
     assert "--train.classifier_learning_rate" in capsys.readouterr().out
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -50,6 +51,22 @@ def test_table_width_and_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     assert len(names) == 4  # code/ contains no runs
     assert names[2].startswith("…")
     assert all(line.endswith("…") for line in lines[2:])
+
+
+def test_a_finished_run_shows_its_score_and_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Capture
+) -> None:
+    run = make(tmp_path / "runs" / "demo", "demo")
+    (run / "DONE").write_text(json.dumps({"final_f1": 67.71234567, "rcp_f1": 95.8, "seconds": 720.4}))
+    make(tmp_path / "runs" / "other")
+    monkeypatch.chdir(tmp_path)
+    assert main(["status"]) == 0
+    heading, *rows = capsys.readouterr().out.splitlines()
+    (row,) = (row for row in rows if row.startswith("runs/demo "))
+    assert heading.split()[-2:] == ["best", "note"]
+    assert "f1 67.71" in row and row.endswith("took 12 min")
+    assert main(["status", "runs/demo"]) == 0
+    assert '"final_f1": 67.71,' in capsys.readouterr().out
 
 
 @pytest.fixture

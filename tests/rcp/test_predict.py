@@ -377,7 +377,8 @@ def test_entities_of_unknown_types_are_counted(
 
 
 def test_statistics_without_labels() -> None:
-    assert str(ProposalStats(documents=2, pairs=10, kept=3)) == (
-        "3 of 10 pairs kept (30.0 %) in 2 documents; 0 mentions beyond the maximum length"
+    assert str(ProposalStats(documents=2, pairs=10, kept=3)) == "3 of 10 pairs kept (30.0 %) in 2 documents"
+    assert str(ProposalStats(documents=1, pairs=10, kept=3, cut_mentions=1)).endswith(
+        "in 1 document; 1 mention beyond the maximum length"
     )
     assert "f1" not in ProposalStats(documents=2, pairs=10, kept=3).as_json()

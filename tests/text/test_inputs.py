@@ -7,6 +7,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lmrc.common.errors import UserError
@@ -91,6 +93,25 @@ def test_json_lists_and_lines(tmp_path: Path) -> None:
     (tmp_path / "b.json").write_text(json.dumps([{"data": 1}]))
     with pytest.raises(UserError, match="which is no document"):
         list(read_raw(tmp_path / "b.json"))
+
+
+def test_shards_are_one_set_in_the_order_of_their_names(tmp_path: Path) -> None:
+    for name, contents in (("b-2.jsonl", [DOCRED]), ("b-1.jsonl", [{"text": "Ada"}, GIVEN])):
+        (tmp_path / name).write_text("".join(f"{json.dumps(content)}\n" for content in contents))
+    raw = list(read_raw(tmp_path))
+    assert [(each.index, each.title) for each in raw] == [(0, "text 0"), (1, "7"), (2, "d")]
+    (tmp_path / "notes.txt").write_text("Ada")
+    with pytest.raises(UserError, match=r"has texts \(notes\.txt\) and shards \(b-1\.jsonl\)"):
+        list(read_raw(tmp_path))
+
+
+def test_parquet_with_texts(tmp_path: Path) -> None:
+    mention = {"start": 0, "end": 3, "type": "PER", "id": None}
+    rows = [{"title": "a", "text": "ada met bly", "mentions": [mention]}, {"title": None, "text": "Ada Lum left."}]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "texts-0.parquet")
+    found = read(*(each.content for each in read_raw(tmp_path)))
+    assert [text.document.title for text in found] == ["a", "text 1"]
+    assert [[entity[0].name for entity in text.document.entities] for text in found] == [["ada"], ["Ada Lum"]]
 
 
 def test_standard_input_is_read_line_by_line(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from lmrc.training import metrics_logger as module
-from lmrc.training.metrics_logger import MetricsLogger
+from lmrc.training.metrics_logger import PACE_SECONDS, MetricsLogger, _Pace
 
 
 def log_step(logger: MetricsLogger, step: int) -> None:
@@ -74,3 +74,25 @@ def test_a_resume_drops_lines_that_it_writes_again(tmp_path: Path, evaluation_du
     rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
     kept = [(row["step"], "dev_loss" in row) for row in rows]
     assert kept == [(1, False), (1, True), (2, False), (2, True)][: 3 if evaluation_due else 4]
+
+
+def test_the_pace_forgets_a_pause() -> None:
+    pace, now = _Pace(10, 0.0), 0.0
+    for step in range(11, 20):
+        now += 10.0
+        assert pace.add(now, step, 40) == pytest.approx((4.0, 10.0))
+    now += 1000.0
+    speed, seconds_per_step = pace.add(now, 20, 40)
+    assert speed < 1 and seconds_per_step > 100
+    for step in range(21, 60):
+        now += 10.0
+        speed, seconds_per_step = pace.add(now, step, 40)
+    assert (speed, seconds_per_step) == pytest.approx((4.0, 10.0))
+
+
+def test_the_pace_of_fast_steps_keeps_few_samples() -> None:
+    pace = _Pace(0, 0.0)
+    for step in range(1, 100_001):
+        speed, seconds_per_step = pace.add(step / 100, step, 1)
+    assert (speed, seconds_per_step) == pytest.approx((100.0, 0.01))
+    assert len(pace._samples) <= PACE_SECONDS + 2

@@ -1,4 +1,4 @@
-"""Documents of a file before the check: a JSON list, JSON Lines (both also gzipped), or Parquet."""
+"""Documents of a file or of shards before the check: a JSON list, JSON Lines (both also gzipped), or Parquet."""
 
 from __future__ import annotations
 
@@ -18,9 +18,12 @@ from lmrc.common.files import head_of, invalid_utf8, reading
 from lmrc.common.json_stream import describe_json_error, json_error_text
 from lmrc.corpus.reading.hub_export import in_docred_layout
 from lmrc.corpus.reading.known_formats import format_of_keys, format_of_text, remedy
+from lmrc.corpus.reading.shard_folder import shards
 from lmrc.corpus.shards import MANIFEST
 
 REQUIRED = ("title", "sents", "vertexSet")
+# Columns of a Parquet file of texts.
+TEXT_COLUMNS = ("title", "id", "text", "mentions", "entities")
 EXPECTED = "expected documents in DocRED's format: a JSON list, or JSON Lines (one document a line)"
 # Files that may hold documents; the content decides how they are read.
 SUFFIXES = (".json", ".json.gz", ".jsonl", ".jsonl.gz", ".parquet")
@@ -37,17 +40,30 @@ def raw_documents(path: str | Path, keys: Collection[str] = ("sents", "vertexSet
     """Yield the documents of a file as JSON decodes them, one at a time in constant memory, in DocRED's layout.
 
     Args:
-        path: the file. Its content decides how it is read, and not its name.
+        path: the file, or a folder of shards. The content of a file decides how it is read, and not its name.
         keys: the first document must have one of these; otherwise the file is refused.
 
     Raises:
         UserError: the file cannot be read, is something else (the message says what), or is damaged.
     """
     path = Path(path)
+    files = [path]
     if path.is_dir():
-        raise UserError(f"{path}: is a folder, expected a file{_folder_remedy(path)}")
-    documents = _parquet(path) if head_of(path).startswith(PARQUET) else _json(path, keys)
+        files = [] if _is_of_a_program(path) else shards(path)
+        if not files:
+            raise UserError(f"{path}: is a folder, expected a file or a folder of shards{_folder_remedy(path)}")
+    # The first file now, so that a wrong one is refused at once.
+    first, *others = files
+    documents = chain(_of_file(first, keys), chain.from_iterable(_of_file(file, keys) for file in others))
     return map(in_docred_layout, documents)
+
+
+def _of_file(path: Path, keys: Collection[str]) -> Iterator[Any]:
+    return _parquet(path, keys) if head_of(path).startswith(PARQUET) else _json(path, keys)
+
+
+def _is_of_a_program(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (*_DATASET_FILES, MANIFEST))
 
 
 def is_without_list(path: str | Path) -> bool:
@@ -203,17 +219,25 @@ def _describe_json_error(error: Exception, path: Path, documents: int) -> str:
     return f"is not valid JSON ({describe_json_error(error)}) {after}"
 
 
-def _parquet(path: Path) -> Iterator[Any]:
+def _parquet(path: Path, keys: Collection[str]) -> Iterator[Any]:
     try:
         with pq.ParquetFile(path) as file:
             names = file.schema_arrow.names
-            if missing := [name for name in REQUIRED if name not in names]:
+            columns = [name for name in (*REQUIRED, "labels") if name in names]
+            if "text" in keys and "text" in names:
+                columns = [name for name in TEXT_COLUMNS if name in names]
+            elif missing := [name for name in REQUIRED if name not in names]:
                 raise UserError(
                     f"{path}: is a Parquet file with the columns {', '.join(names)}; expected {', '.join(REQUIRED)} "
                     f"and optionally labels ({', '.join(missing)} missing)"
                 )
-            columns = [name for name in (*REQUIRED, "labels") if name in names]
             batches = file.iter_batches(batch_size=_ROWS, columns=columns)
-            yield from chain.from_iterable(batch.to_pylist() for batch in batches)
+            rows = chain.from_iterable(batch.to_pylist() for batch in batches)
+            # Columns have no absent keys; for texts null means absent, as for labels in `in_docred_layout`.
+            yield from rows if "text" not in columns else map(_without_null, rows)
     except (pa.ArrowException, OSError) as error:
         raise UserError(f"{path}: damaged Parquet file ({error}); fetch it again") from None
+
+
+def _without_null(row: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in row.items() if value is not None or key == "text"}

@@ -12,6 +12,7 @@ from lmrc.config.schema import ClusterOptions
 from lmrc.launcher.environment_variables import CACHES
 from lmrc.launcher.hub_cache import has_weights
 from lmrc.launcher.model_shapes import HUB_TIMEOUT_SECONDS, first_line
+from lmrc.pretrained.trained import is_hub_name
 
 OFFLINE = "and cluster.offline says that the nodes have no network"
 
@@ -43,7 +44,7 @@ def find_model(name: str, option: str, options: ClusterOptions, weights: bool = 
     folder = Path(name).expanduser()
     if folder.is_dir():
         return ModelLocation(name, folder, _check_folder(folder, option, weights))
-    if name.startswith(("/", ".", "~")) or name.count("/") > 1:
+    if not is_hub_name(name):
         return ModelLocation(
             name, None, missing(f"{option}: {name}: no such folder", "give the folder of a model, or a name on the hub")
         )

@@ -8,6 +8,7 @@ import importlib
 import importlib.metadata
 import importlib.util
 import json
+import logging
 import os
 import platform
 import shutil
@@ -172,11 +173,15 @@ def check_torch() -> Iterator[Check]:
     else:
         yield from _check_without_gpu(torch.version.cuda is not None, bf16_is_native())
     try:
-        with contextlib.redirect_stdout(sys.stderr):  # it prints on import, which would break --json
+        # It prints on import, which would break --json, and warns of a machine without a GPU, which stands above.
+        logging.disable(logging.WARNING)
+        with contextlib.redirect_stdout(sys.stderr):
             deepspeed = importlib.import_module("deepspeed")
         yield ok(f"DeepSpeed {deepspeed.__version__}")
     except Exception as error:  # its import probes compilers and drivers
         yield warning(f"DeepSpeed cannot be imported: {error}", f"training uses plain torch without ZeRO; {INSTALL}")
+    finally:
+        logging.disable(logging.NOTSET)
 
 
 def _check_without_gpu(built_for_cuda: bool, bf16: bool) -> Iterator[Check]:

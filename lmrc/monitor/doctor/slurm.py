@@ -43,7 +43,9 @@ def check_slurm() -> Iterator[Check]:
         ]
     except slurm.SlurmError as error:
         yield missing(
-            f"SLURM: {error}", "ask the site whether its controller is running; SLURM_CONF names its configuration"
+            f"SLURM: {error}",
+            "ask the site whether its controller is running; SLURM_CONF names its configuration; none needed for "
+            "--where local, which runs on this machine",
         )
         return
     settings = parse_settings(text)

@@ -110,10 +110,10 @@ def test_parquet_of_other_data_and_damaged_parquet(tmp_path: Path) -> None:
 
 
 def test_folders_say_which_file_to_give(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"is a folder, expected a file$"):
+    with pytest.raises(UserError, match=r"is a folder, expected a file or a folder of shards$"):
         raw_documents(tmp_path)
-    (tmp_path / "train-00000.parquet").touch()
-    with pytest.raises(UserError, match=r"expected a file: give one of its files, such as .*train-00000\.parquet"):
+    (tmp_path / "train.json").touch()
+    with pytest.raises(UserError, match=r"shards: give one of its files, such as .*train\.json"):
         raw_documents(tmp_path)
     (tmp_path / "manifest.json").touch()
     with pytest.raises(UserError, match="it was written by lmrc, such as a corpus"):

@@ -97,12 +97,13 @@ def titles(chromium: Chromium) -> list[str]:
     return found
 
 
-def shown(chromium: Chromium) -> dict[str, list[str]]:
-    """Return the triples in the three columns as text, without the indices of entities."""
-    found: dict[str, list[str]] = chromium.run(
-        """Object.fromEntries([...document.querySelectorAll(".triples > section")].map((column) =>
-        [column.querySelector("h4").firstChild.data.trim(), [...column.querySelectorAll("li button")].map((b) =>
-        [...b.childNodes].filter((n) => n.nodeName !== "SUB").map((n) => n.textContent).join("|"))]))"""
+def shown(chromium: Chromium) -> list[list[str]]:
+    """Return the pair and the lines of each item as text, without the indices of entities."""
+    found: list[list[str]] = chromium.run(
+        """[...document.querySelectorAll(".triples li button")].map((button) => {
+        const lines = [...button.querySelectorAll("span")].map((line) => line.textContent);
+        const pair = [...button.childNodes].filter((n) => !["SUB", "SPAN"].includes(n.nodeName));
+        return [pair.map((n) => n.textContent).join(""), ...lines]; })"""
     )
     return found
 
@@ -154,20 +155,41 @@ def test_filters_agree_with_sets(chromium: Chromium, real: tuple[Path, list[Scor
     assert chromium.messages == []
 
 
-def test_gold_predicted_and_missed_columns(chromium: Chromium, small: Path) -> None:
+def test_gold_and_predicted_triples_of_a_pair_stand_together(chromium: Chromium, small: Path) -> None:
     chromium.open(small, "#document=Mixed")
-    right, missed = "Ann| |country| |Bob|✓ correct", "Bob| |part of| |Paris|○ missed: the pair was not proposed"
-    assert shown(chromium) == {
-        "Gold": [right, missed],
-        "Predicted": [right, "Ann| |born in| |Paris|✗ wrong: the pair has no relation"],
-        "Missed": [missed],
-    }
+    assert shown(chromium) == [
+        ["Ann, Bob", "✓ country correct"],
+        ["Ann, Paris", "✗ born in wrong: the pair has no relation"],
+        ["Bob, Paris", "○ part of missed: the pair was not proposed"],
+    ]
+    heading = chromium.run("document.querySelector('.triples h4').textContent")
+    assert heading == "Triples by pair: gold → predicted 3"
+    chromium.open(small, "#kind=missed&document=Mixed")
+    assert shown(chromium) == [["Bob, Paris", "○ part of missed: the pair was not proposed"]]
+    assert chromium.run("document.querySelector('.triples small').textContent") == "1 of 3, filtered"
+    chromium.open(small, "#document=Mixed")
     marks = chromium.run('[...document.querySelectorAll("ol.text li")].map((line) => line.innerHTML)')
     assert [re.findall(r">(\w+)<sub>(\d)<", line) for line in marks] == [
         [("Ann", "0"), ("Bob", "1")],
         [("Ann", "0"), ("Paris", "2")],
     ]
     assert chromium.run("document.querySelector('ol.text mark').className") == "PER"
+
+
+def test_a_wrong_relation_stands_behind_the_gold_one(chromium: Chromium, tmp_path: Path) -> None:
+    people = [[("Ann", 0)], [("Bob", 0)]]
+    documents = [document("Mixed", people, [(0, 1, "P1"), (0, 1, "P3")])]
+    predictions = [Prediction("Mixed", 0, 1, "P1"), Prediction("Mixed", 0, 1, "P2")]
+    run = ScoredRun("run", documents, RELATIONS, predictions, score(documents, predictions, RELATIONS), "own")
+    page = write(tmp_path / "report.html", [run])
+    expected = [["Ann, Bob", "✓ country correct", "✗ part of → born in wrong: the pair has another relation"]]
+    chromium.open(page)
+    assert shown(chromium) == expected
+    colors = """[...document.querySelectorAll(".triples span:last-child i")].map((i) => getComputedStyle(i).color)"""
+    missed, wrong = chromium.run(colors)
+    assert missed != wrong == chromium.run("getComputedStyle(document.querySelector('.triples span:last-child')).color")
+    chromium.open(page, "#relation=P3")  # the gold relation shows what was found instead
+    assert shown(chromium) == [["Ann, Bob", expected[0][2]]]
 
 
 def test_filters_update_the_url(chromium: Chromium, small: Path) -> None:
@@ -213,7 +235,7 @@ def test_keyboard_navigation(chromium: Chromium, small: Path) -> None:
     assert chromium.run(heading) == "Mixed"
     # Tab moves from the list through the text to the triples, whose head and tail are then framed.
     chromium.press("Tab", "Tab")
-    assert chromium.run("document.activeElement.textContent") == "Ann0 country Bob1✓ correct"
+    assert chromium.run("document.activeElement.textContent") == "Ann0, Bob1✓ country correct"
     framed = '[...document.querySelectorAll("mark.head, mark.tail")].map((m) => `${m.className} ${m.firstChild.data}`)'
     assert chromium.run(framed) == ["PER head Ann", "PER tail Bob", "PER head Ann"]
     assert chromium.run("getComputedStyle(document.activeElement).outlineStyle") == "solid"

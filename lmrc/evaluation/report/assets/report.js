@@ -171,17 +171,56 @@
     return [known ? known[0] : "no such entity", element("sub", { textContent: index })];
   };
 
-  const item = (document, triple) => {
-    const [head, tail, relation, kind, certainty] = triple;
-    const [id, name] = data.relations[relation];
-    const [, group, words] = kinds[kind];
-    const sign = { correct: "✓", missed: "○", wrong: "✗" }[group];
-    const button = element("button", { type: "button", className: group }, ...entity(document, head), " ",
-      element("i", { textContent: name, title: id }), " ", ...entity(document, tail),
-      element("span", { textContent: scored ? certainty.toFixed(3) : `${sign} ${words}` }));
-    const onFocus = () => highlight(head, tail, document.evidence[`${head} ${tail} ${id}`] || []);
-    for (const event of ["focus", "pointerenter", "click"]) button.addEventListener(event, onFocus);
+  // Return a list item whose button frames the pair of `triples`, and marks their evidence.
+  const item = (document, triples, ...content) => {
+    const [head, tail] = triples[0];
+    const button = element("button", { type: "button" }, ...content);
+    const evidence = triples.flatMap(([, , relation]) =>
+      document.evidence[`${head} ${tail} ${data.relations[relation][0]}`] || []);
+    for (const event of ["focus", "pointerenter", "click"]) {
+      button.addEventListener(event, () => highlight(head, tail, evidence));
+    }
     return element("li", {}, button);
+  };
+
+  const relationName = ([, , relation, kind]) => {
+    const [id, name] = data.relations[relation];
+    return element("i", { className: kinds[kind][1], textContent: name, title: id });
+  };
+
+  const scoredItem = (document, triple) => item(document, [triple], ...entity(document, triple[0]), " ",
+    relationName(triple), " ", ...entity(document, triple[1]), element("small", { className: "score", textContent: triple[4].toFixed(3) }));
+
+  // Return the triples of a pair, one or two a line: a missed one stands before a wrong one that was found instead.
+  const lines = (triples) => {
+    const [correct, missed, wrong] = ["correct", "missed", "wrong"].map((name) =>
+      triples.filter((triple) => kinds[triple[3]][1] === name));
+    const others = Array.from({ length: Math.max(missed.length, wrong.length) }, (_, at) =>
+      [missed[at], wrong[at]].filter(Boolean));
+    return [...correct.map((triple) => [triple]), ...others];
+  };
+
+  const line = (triples) => {
+    const [, group, words] = kinds[triples[triples.length - 1][3]];
+    const sign = { correct: "✓", missed: "○", wrong: "✗" }[group];
+    const names = triples.map(relationName);
+    if (names.length === 2) names.splice(1, 0, " → ");
+    return element("span", { className: group }, `${sign} `, ...names, " ", element("small", { textContent: words }));
+  };
+
+  const pairItem = (document, rows) => item(document, rows.flat(), ...entity(document, rows[0][0][0]), ", ",
+    ...entity(document, rows[0][0][1]), ...rows.map(line));
+
+  // Return one item for each pair that has a line with a triple that matches.
+  const pairItems = (document, triples, match) => {
+    const pairs = new Map();
+    for (const triple of triples) {
+      const pair = `${triple[0]} ${triple[1]}`;
+      if (!pairs.has(pair)) pairs.set(pair, []);
+      pairs.get(pair).push(triple);
+    }
+    return [...pairs.values()].map((pair) => lines(pair).filter((row) => row.some(match)))
+      .filter((rows) => rows.length).map((rows) => pairItem(document, rows));
   };
 
   const highlight = (head, tail, evidence) => {
@@ -219,23 +258,17 @@
     const document = documents()[index];
     const match = matcher();
     const triples = run().triples[index];
-    const columns = (scored ? [["Triples", () => true]] : [
-      ["Gold", (group) => group !== "wrong"],
-      ["Predicted", (group) => group !== "missed"],
-      ["Missed", (group) => group === "missed"],
-    ]).map(([heading, belongs]) => {
-      const all = triples.filter((triple) => belongs(kinds[triple[3]][1]));
-      const left = all.filter(match);
-      const count = left.length === all.length ? number(all.length) : `${left.length} of ${all.length}, filtered`;
-      const body = left.length ? element("ul", {}, ...left.map((triple) => item(document, triple)))
-        : element("p", { className: "remark", textContent: "none" });
-      return element("section", {}, element("h4", {}, `${heading} `, element("small", { textContent: count })), body);
-    });
+    const left = triples.filter(match);
+    const count = left.length === triples.length ? number(triples.length) : `${left.length} of ${triples.length}, filtered`;
+    const items = scored ? left.map((triple) => scoredItem(document, triple)) : pairItems(document, triples, match);
+    const body = items.length ? element("ul", {}, ...items) : element("p", { className: "remark", textContent: "none" });
+    const heading = element("h4", {}, scored ? "Triples " : "Triples by pair: gold → predicted ",
+      element("small", { textContent: count }));
     const attributes = { className: "text", start: 0, tabIndex: 0, ariaLabel: "Text by sentence" };
     const text = element("ol", attributes, ...document.sentences.map((_, i) => marked(document, i)));
     const score = element("small", { textContent: scored ? "" : `F1 ${f1(triples).toFixed(1)} of ${run().name}` });
     pane.replaceChildren(element("h3", {}, `${document.title} `, score), text,
-      element("div", { className: scored ? "triples scored" : "triples" }, ...columns));
+      element("section", { className: "triples" }, heading, body));
     remember();
   };
 
