@@ -89,11 +89,10 @@ class ExtractionStats:
     best: list[tuple[str, str, str, str, float]] = field(default_factory=list)
 
     def __str__(self) -> str:
-        share = f" ({100.0 * self.kept / self.pairs:.1f} %)" if self.pairs else ""
-        lines = [
-            f"{counted(self.triples, 'triple')} of {counted(self.documents, 'document')}",
-            f"{self.kept:,} of {counted(self.pairs, 'pair')} kept{share}",
-        ]
+        lines = [f"{counted(self.triples, 'triple')} of {counted(self.documents, 'document')}"]
+        if self.pairs:
+            share = 100.0 * self.kept / self.pairs
+            lines.append(f"{self.kept:,} of {counted(self.pairs, 'pair')} kept ({share:.1f} %)")
         if self.asked < self.kept:
             lines.append(f"the LM was asked about {self.asked:,} of these pairs")
         if self.documents_without_pairs:

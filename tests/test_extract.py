@@ -22,7 +22,7 @@ from lmrc.corpus.docred import candidate_pairs, to_json
 from lmrc.corpus.predictions import read_predictions
 from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.corpus.types import Document, Mention
-from lmrc.extract import Extraction
+from lmrc.extract import Extraction, ExtractionStats
 from lmrc.fusion.model import EncoderWeights, LmWeights, Thresholds
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.predict import ClassifyInference
@@ -298,6 +298,13 @@ def test_progress_is_shown_before_a_batch_is_done(config: ExtractConfig) -> None
     for document, _ in extraction.extract(DOCUMENTS):
         events.append(document.title)
     assert events == ["counted"] * 5 + [document.title for document in DOCUMENTS]
+
+
+def test_a_summary_has_no_counts_of_nothing() -> None:
+    assert str(ExtractionStats(documents=1)) == "0 triples of 1 document"
+    assert str(ExtractionStats(documents=2, pairs=6, kept=1, asked=1, triples=1)) == (
+        "1 triple of 2 documents\n1 of 6 pairs kept (16.7 %)"
+    )
 
 
 def test_lm_is_not_loaded_without_candidates(config: ExtractConfig, monkeypatch: pytest.MonkeyPatch) -> None:
