@@ -304,6 +304,27 @@ def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
     return options | model[stage] | {name.replace("__", "."): value for name, value in more.items()}
 
 
+# Runs in each task before the job.
+SLOW_STEPS = """
+import os
+if "SLURM_PROCID" in os.environ:
+    import time
+    from lmrc.training.sampler import DeterministicSampler
+    batch = DeterministicSampler.batch
+    def slow(self, step):
+        time.sleep({seconds})
+        return batch(self, step)
+    DeterministicSampler.batch = slow
+"""
+
+
+def slow_steps(folder: Path, seconds: float) -> dict[str, str]:
+    """Return the options of a training whose steps also wait, so that it needs fewer for SLURM to interrupt it."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SLOW_STEPS.format(seconds=seconds))
+    return {"setup": f"export PYTHONPATH={folder}"}
+
+
 def write_damaged_encoder(folder: Path) -> Path:
     """An encoder without most of its weights, which a training notices when it reads them, and no pre-flight before."""
     shutil.copytree(resolve("embedded:tiny-encoder"), folder)
