@@ -28,16 +28,20 @@ if [ -f .venv/bin/activate ]; then . .venv/bin/activate; fi
 
 run=${1:-runs}
 start=(python)  # if the models were trained in a container, the workers run in it too
-# The pre-flight: if it fails, the first task prints why and cancels the others.
-if ! dataset=$(python -m lmrc.launcher.preflight.evaluation "$run" ${2:+"$2"}); then
-  if [ "${SLURM_ARRAY_TASK_ID:-}" = "${SLURM_ARRAY_TASK_MIN:-none}" ]; then
-    scancel "${SLURM_ARRAY_JOB_ID}_[$((SLURM_ARRAY_TASK_MIN + 1))-$SLURM_ARRAY_TASK_MAX]" 2>/dev/null || true
+corpus_of_rcp() { python -c 'import pathlib, sys, lmrc.runs.run_folder; print(lmrc.runs.run_folder.read_config(pathlib.Path(sys.argv[1]))["data"][sys.argv[2]])' "$run/rcp" "$1"; }
+# The first task runs the pre-flight for all: if it fails, it prints why and cancels the others.
+if [ "${LMRC_EVAL_STEP:-}" != score ] && [ "${SLURM_ARRAY_TASK_ID:-}" = "${SLURM_ARRAY_TASK_MIN:-}" ]; then
+  if ! dataset=$(python -m lmrc.launcher.preflight.evaluation "$run" ${2:+"$2"}); then
+    if [ -n "${SLURM_ARRAY_JOB_ID:-}" ]; then
+      scancel "${SLURM_ARRAY_JOB_ID}_[$((SLURM_ARRAY_TASK_MIN + 1))-$SLURM_ARRAY_TASK_MAX]" 2>/dev/null || true
+    fi
+    exit 2
   fi
-  exit 2
+else
+  dataset=${2:-$(corpus_of_rcp dev 2>/dev/null)} || exit 2
 fi
 words=$(python -m lmrc.launcher.slurm.container "$run" "$dataset")
 if [ -n "$words" ]; then mapfile -t start <<< "$words"; fi
-corpus_of_rcp() { python -c 'import pathlib, sys, lmrc.runs.run_folder; print(lmrc.runs.run_folder.read_config(pathlib.Path(sys.argv[1]))["data"][sys.argv[2]])' "$run/rcp" "$1"; }
 out=$run/eval-$(basename "$dataset")
 
 score() {

@@ -9,6 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -43,7 +44,11 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*arguments: object, **options: object) -> None:
         raise AssertionError(f"the network was asked for: {arguments}")
 
-    monkeypatch.setattr(socket.socket, "connect", refuse)
+    def connect_on_this_machine(self: socket.socket, address: Any) -> None:
+        connect(self, address) if self.family == socket.AF_UNIX else refuse(address)
+
+    connect = socket.socket.connect
+    monkeypatch.setattr(socket.socket, "connect", connect_on_this_machine)
     monkeypatch.setattr(socket, "getaddrinfo", refuse)
 
 

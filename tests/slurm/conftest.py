@@ -4,26 +4,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from xdist.remote import Producer
-from xdist.scheduler import LoadFileScheduling
 
 from tests.slurm.harness import Cluster, is_given, missing, write_data, write_models
-
-# Each test process runs one of these groups of files, which take about the same time.
-GROUPS = (("preemption", "kill", "doctor"), ("eval", "workers"), ("pipeline", "group", "ends"), ("chain", "container"))
-
-
-class Groups(LoadFileScheduling):
-    """Scheduler that keeps the tests of a group of files in one process."""
-
-    def _split_scope(self, nodeid: str) -> str:
-        file = str(super()._split_scope(nodeid))
-        name = Path(file).stem.removeprefix("test_")
-        return next((names[0] for names in GROUPS if name in names), file)
-
-
-def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> LoadFileScheduling:
-    return Groups(config, log)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

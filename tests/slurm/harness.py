@@ -3,19 +3,20 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import math
 import os
 import shutil
 import signal
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from safetensors.torch import load_file, save_file
@@ -23,6 +24,7 @@ from safetensors.torch import load_file, save_file
 from lmrc.corpus.corpus import write_corpus
 from lmrc.corpus.synthetic import generator as synthetic
 from lmrc.launcher.launch import main as launch
+from lmrc.launcher.pipeline import main as launch_pipeline
 from lmrc.launcher.stages import STAGES
 from lmrc.pretrained.packaged import resolve
 from tests.conftest import ROOT
@@ -164,9 +166,17 @@ class Cluster:
         return done.stdout if status == 0 else done.stderr
 
     def launch(self, stage: str, options: dict[str, Any], status: int = 0) -> str:
-        """Run `python launch/STAGE.py` with these options. Return its output."""
+        """Do in this process, which has already imported torch, what launch/STAGE.py does. Return its output."""
         given = [f"--{name}={value}" for name, value in options.items()]
-        return self.run(sys.executable, str(ROOT / "launch" / f"{stage}.py"), *given, status=status)
+        output, errors = io.StringIO(), io.StringIO()
+        with (
+            mock.patch.dict(os.environ, self.environment, clear=True),
+            redirect_stdout(output),
+            redirect_stderr(errors),
+        ):
+            ended = launch_pipeline(given) if stage == "pipeline" else launch(STAGES[stage], given)
+        assert ended == status, f"{stage} {' '.join(given)}\n{output.getvalue()}\n{errors.getvalue()}"
+        return output.getvalue() if status == 0 else errors.getvalue()
 
     def state(self, job: str) -> str:
         """Return the job's state; "" if SLURM has forgotten the job."""
@@ -292,6 +302,27 @@ def training(stage: str, data: Path, run: Path, **more: Any) -> dict[str, Any]:
         "train.checkpoint_minutes": 0.03,
     }  # fmt: skip
     return options | model[stage] | {name.replace("__", "."): value for name, value in more.items()}
+
+
+# Runs in each task before the job.
+SLOW_STEPS = """
+import os
+if "SLURM_PROCID" in os.environ:
+    import time
+    from lmrc.training.sampler import DeterministicSampler
+    batch = DeterministicSampler.batch
+    def slow(self, step):
+        time.sleep({seconds})
+        return batch(self, step)
+    DeterministicSampler.batch = slow
+"""
+
+
+def slow_steps(folder: Path, seconds: float) -> dict[str, str]:
+    """Return the options of a training whose steps also wait, so that it needs fewer for SLURM to interrupt it."""
+    folder.mkdir()
+    (folder / "sitecustomize.py").write_text(SLOW_STEPS.format(seconds=seconds))
+    return {"setup": f"export PYTHONPATH={folder}"}
 
 
 def write_damaged_encoder(folder: Path) -> Path:

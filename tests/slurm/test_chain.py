@@ -17,6 +17,7 @@ from tests.slurm.harness import (
     events,
     history_text,
     is_given,
+    slow_steps,
     steps,
     training,
     wait_for,
@@ -24,8 +25,9 @@ from tests.slurm.harness import (
 )
 
 JOBS = 5
-# A fast machine takes fifty steps until SLURM performs an interruption.
-EPOCHS = 8
+# SLURM performs each of the two interruptions within some seconds, which are about fifteen slow steps.
+EPOCHS = 4
+STEP_SECONDS = 0.15
 OPTIONS = {"nodes": 1, "gpus": 2, "chain-jobs": JOBS}
 
 
@@ -53,7 +55,7 @@ def wait_for_end(cluster: Cluster, folder: Path) -> None:
 def test_each_job_resumes_the_one_before(chaining: Cluster, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "chained"
     options = training("rcp", data, folder, train__epochs=EPOCHS) | OPTIONS | {"partition": "low"}
-    message = chaining.launch("rcp", options)
+    message = chaining.launch("rcp", options | slow_steps(tmp_path / "site", STEP_SECONDS))
     assert "the site has JobRequeue=0: a chain of 5 jobs" in message
     jobs = links(folder)
     assert len(jobs) == JOBS and ", ".join(jobs) in message

@@ -10,6 +10,7 @@ from pathlib import Path
 from tests.slurm.harness import (
     Cluster,
     events,
+    slow_steps,
     steps,
     submitted,
     training,
@@ -31,7 +32,8 @@ def cancelled_at_the_end(cluster: Cluster, job: str) -> Iterator[str]:
 def test_time_limit_requeues_the_job(cluster: Cluster, data: Path, tmp_path: Path) -> None:
     folder = tmp_path / "timed"
     options = training("rcp", data, folder, nodes=1, gpus=2, train__epochs=1000)
-    cluster.launch("rcp", options | {"signal-delay": 120, "max-requeues": 1})
+    waiting = slow_steps(tmp_path / "site", 0.5)
+    cluster.launch("rcp", options | waiting | {"signal-delay": 120, "max-requeues": 1})
     with cancelled_at_the_end(cluster, submitted(folder)) as job:
         for slot in (1, 2):
             done = max(steps(folder), default=0)

@@ -11,6 +11,7 @@ from tests.slurm.harness import (
     differences,
     events,
     history_text,
+    slow_steps,
     steps,
     submitted,
     training,
@@ -18,8 +19,9 @@ from tests.slurm.harness import (
     wait_until_done,
 )
 
-# A fast machine takes fifty steps until SLURM performs one of the five interruptions.
-EPOCHS = 20
+# SLURM performs each of the five interruptions within some seconds, which are about fifteen slow steps.
+EPOCHS = 8
+STEP_SECONDS = 0.15
 
 
 @pytest.fixture(scope="module")
@@ -56,6 +58,7 @@ def test_training_survives_preemption_kills_and_crashes(
     folder = runs / "disturbed"
     with own_cluster.preempting() as preempt:
         options = training("rcp", data, folder, train__epochs=EPOCHS)
+        options |= slow_steps(runs / "site", STEP_SECONDS)
         own_cluster.launch("rcp", options | {"partition": "low", "exclude": "n[3-4]"})
         job = submitted(folder)
         for number, user_signal in ((1, True), (2, False)):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import socket
 from collections.abc import Callable
@@ -12,6 +13,12 @@ import torch.multiprocessing as mp
 
 from lmrc.training import distributed
 
+# A server imports these once and forks all processes. Each of them would take seconds to import them.
+PRELOADED = [
+    *("lmrc.launcher.stages", "lmrc.training.backends.deepspeed_zero", "lmrc.rcp.task", "lmrc.rc.task"),
+    *("torch._dynamo", "transformers.models.bert.modeling_bert", "transformers.models.llama.modeling_llama"),
+]
+
 
 def free_port() -> int:
     """Return a free port of the loopback interface."""
@@ -21,10 +28,24 @@ def free_port() -> int:
         return port
 
 
-def _worker(rank: int, size: int, port: int, function: Callable[..., Any], arguments: tuple[Any, ...]) -> None:
+def _worker(
+    rank: int,
+    size: int,
+    port: int,
+    environment: dict[str, str],
+    function: Callable[..., Any],
+    arguments: tuple[Any, ...],
+) -> None:
     torch.set_num_threads(1)
+    # It was forked with the environment of the server.
+    os.environ.clear()
     os.environ.update(
-        RANK=str(rank), LOCAL_RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port)
+        environment,
+        RANK=str(rank),
+        LOCAL_RANK=str(rank),
+        WORLD_SIZE=str(size),
+        MASTER_ADDR="127.0.0.1",
+        MASTER_PORT=str(port),
     )
     try:
         function(distributed.init_process_group(), *arguments)
@@ -35,4 +56,6 @@ def _worker(rank: int, size: int, port: int, function: Callable[..., Any], argum
 
 def run_in_processes(size: int, function: Callable[..., Any], *arguments: Any) -> None:
     """Call `function(world, *arguments)` in `size` new processes. Raise the exception of any of them here."""
-    mp.start_processes(_worker, args=(size, free_port(), function, arguments), nprocs=size, start_method="spawn")
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    given = (size, free_port(), dict(os.environ), function, arguments)
+    mp.start_processes(_worker, args=given, nprocs=size, start_method="forkserver")

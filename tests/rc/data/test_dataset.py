@@ -1,9 +1,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -12,15 +9,17 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase
 
 from lmrc.common.errors import CorpusError, UserError
 from lmrc.config.schema import PromptOptions
+from lmrc.corpus.corpus import Corpus
 from lmrc.corpus.docred import candidate_pairs, relations_by_pair
 from lmrc.corpus.types import Triple
 from lmrc.rc.data import dataset as module
 from lmrc.rc.data.dataset import QueryCounts, load_or_build_dataset
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, encode
 from lmrc.rc.prompts.questions import QuestionBuilder, encode_questions
-from tests.conftest import ROOT
+from lmrc.training.distributed import World
 from tests.rc.tiny import DOCUMENTS, KINDS, RELATIONS, corpus, document
 from tests.rc.tiny import tokenizer as byte_tokenizer
+from tests.training.processes import run_in_processes
 
 
 @pytest.fixture(autouse=True)
@@ -179,28 +178,18 @@ def test_damaged_files_of_the_right_size_are_refused(
         load_or_build_dataset(docs, tokenizer, PromptOptions())
 
 
+def build(world: World, base: Path, docs: Path, out: Path) -> None:
+    dataset = load_or_build_dataset(Corpus.open(docs), AutoTokenizer.from_pretrained(base), PromptOptions())
+    (out / str(world.rank)).write_text(dataset.sha256)
+
+
 def test_concurrent_ranks_build_one_folder(tmp_path: Path, base: Path, cache: Path) -> None:
     docs = corpus(tmp_path / "corpus", DOCUMENTS)
-    code = f"""
-from transformers import AutoTokenizer
-from lmrc.config.schema import PromptOptions
-from lmrc.corpus.corpus import Corpus
-from lmrc.rc.data.dataset import load_or_build_dataset
-tokenizer = AutoTokenizer.from_pretrained({str(base)!r})
-print(load_or_build_dataset(Corpus.open({str(docs.folder)!r}), tokenizer, PromptOptions()).sha256)
-"""
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, "-c", code],
-            cwd=ROOT,
-            stdout=subprocess.PIPE,
-            text=True,
-            env={**os.environ, "LMRC_CACHE": str(cache)},
-        )
-        for _ in range(3)
-    ]
-    assert len({rank.communicate()[0] for rank in ranks}) == 1
-    assert [rank.returncode for rank in ranks] == [0, 0, 0]
+    out = tmp_path / "out"
+    out.mkdir()
+    run_in_processes(3, build, base, docs.folder, out)
+    assert len(list(out.iterdir())) == 3
+    assert len({path.read_text() for path in out.iterdir()}) == 1
     assert sum(folder.is_dir() for folder in cache.iterdir()) == 1
 
 
