@@ -14,10 +14,17 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmrc.common.errors import ConfigError
-from lmrc.rc.model.adapter import adapter_rank
+from lmrc.rc.model.adapter import adapter_rank, read_adapter_config
 
 # Values that vLLM accepts for max_lora_rank.
 MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256)
+# Options of PEFT that vLLM refuses when it loads the adapter, at the first query (vllm.lora.peft_helper).
+_REFUSED_OPTIONS = (
+    *("use_dora", "lora_bias", "modules_to_save", "alora_invocation_tokens", "layer_replication"),
+    *("use_bdlora", "use_qalora"),
+)
+# Values of init_lora_weights that leave the base as it is. The others are refused.
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 # Most tokens whose probabilities vLLM returns for one request (vllm.sampling_params.MAX_LOGPROB_TOKEN_IDS).
 _MAX_TOKENS = 128
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -198,8 +205,20 @@ def max_lora_rank(adapter: Path) -> int:
     """Return the smallest `max_lora_rank` of vLLM that fits the adapter.
 
     Raises:
-        ConfigError: the adapter's rank is too large for vLLM.
+        ConfigError: the adapter's rank is too large for vLLM, or it is of a kind that vLLM does not support.
     """
+    config = read_adapter_config(adapter)
+    refused = [name for name in _REFUSED_OPTIONS if getattr(config, name, None)]
+    if config.bias != "none":
+        refused.append("bias")
+    init = config.init_lora_weights
+    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
+        refused.append("init_lora_weights")
+    if refused:
+        given = ", ".join(f"{name} {getattr(config, name)}" for name in refused)
+        raise ConfigError(
+            f"{adapter} has {given} in its adapter_config.json, which vLLM does not support: choose --decode.backend hf"
+        )
     rank = adapter_rank(adapter)
     fitting = [allowed for allowed in MAX_LORA_RANKS if allowed >= rank]
     if not fitting:
