@@ -1,15 +1,20 @@
 """vLLM's engine in this process: greedy answers, and the probabilities of tokens after prompts.
 
 With one GPU per worker all of vLLM runs in this process: no child outlives it, and a signal interrupts a step of the
-engine. With several GPUs, each is driven by a child process, which `VllmEngine.close` ends.
+engine. With several GPUs, each is driven by a child process, which `VllmEngine.close` ends. If the worker is killed,
+the child processes end by themselves.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -110,15 +115,16 @@ class VllmEngine:
         if _is_for_cpus():
             options |= _CPU_OPTIONS
         try:
-            self._llm = vllm.LLM(
-                base,
-                dtype=_DTYPES[precision],
-                tensor_parallel_size=gpus,
-                max_model_len=max_length,
-                # All prompts start with the same instruction and relation set.
-                enable_prefix_caching=True,
-                **options,
-            )
+            with _children_without_warning():
+                self._llm = vllm.LLM(
+                    base,
+                    dtype=_DTYPES[precision],
+                    tensor_parallel_size=gpus,
+                    max_model_len=max_length,
+                    # All prompts start with the same instruction and relation set.
+                    enable_prefix_caching=True,
+                    **options,
+                )
         except (ValueError, RuntimeError) as error:
             # Not in the pre-flight: the free memory of a GPU is known on the node.
             raise ConfigError(
@@ -199,6 +205,38 @@ class VllmEngine:
             self.counts.cached_tokens += output.num_cached_tokens or 0
             self.counts.new_tokens += len(output.outputs[0].token_ids)
         return outputs
+
+
+@contextlib.contextmanager
+def _children_without_warning() -> Iterator[None]:
+    """Start child processes with SIGUSR2 blocked, and the resource tracker too.
+
+    SLURM sends its warning to all processes of a job step. They would end at once and leave their shared memory behind.
+    This process still gets the signal, also while the engine starts.
+    """
+    start = BaseProcess.start
+
+    def start_blocked(process: BaseProcess) -> None:
+        with _blocked(signal.SIGUSR2):
+            start(process)
+
+    with _blocked(signal.SIGUSR2):
+        resource_tracker.ensure_running()
+    BaseProcess.start = start_blocked  # type: ignore[method-assign]
+    try:
+        yield
+    finally:
+        BaseProcess.start = start  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """Block a signal in this thread. Processes that it starts inherit this."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
 
 
 def max_lora_rank(adapter: Path) -> int:
