@@ -115,7 +115,7 @@ class VllmEngine:
         if _is_for_cpus():
             options |= _CPU_OPTIONS
         try:
-            with _children_without_warning():
+            with _children_without_warning() if gpus > 1 else contextlib.nullcontext():
                 self._llm = vllm.LLM(
                     base,
                     dtype=_DTYPES[precision],
