@@ -122,7 +122,7 @@ def measure(library: str, corpus: Path, lm: str, pairs: int, tokens: int, seed: 
         "compile_seconds": round(time.process_time() - begun, 3),
     }
     chance, answer, seconds, differ, choices = random.Random(seed), PartialAnswer(grammar), list[float](), 0, 0
-    while not answer.ended and len(seconds) < tokens:
+    while len(seconds) < tokens:
         allowed = sorted(answer.allowed())
         begun = time.process_time()
         matcher.fill()
@@ -158,7 +158,8 @@ def main() -> None:
     parser.add_argument("--only", action="store_true", help="measure in this process: one library and number of pairs")
     given = parser.parse_args()
     if given.only:
-        print(json.dumps(measure(*given.libraries, given.corpus, given.lm, *given.pairs, given.tokens, given.seed)))
+        (library,), (pairs,) = given.libraries, given.pairs
+        print(json.dumps(measure(library, given.corpus, given.lm, pairs, given.tokens, given.seed)))
         return
     for pairs in given.pairs:
         for library in given.libraries:

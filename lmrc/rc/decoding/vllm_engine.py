@@ -222,7 +222,7 @@ def _children_without_warning() -> Iterator[None]:
 
     with _blocked(signal.SIGUSR2):
         resource_tracker.ensure_running()
-    BaseProcess.start = start_blocked  # type: ignore[method-assign]
+    BaseProcess.start = start_blocked  # type: ignore[method-assign, assignment]
     try:
         yield
     finally:
