@@ -2,6 +2,8 @@
 
     .venv-vllm/bin/python benchmarks/vllm_decode.py --corpus data/dev-20 --rc runs/rc/best
 
+The seconds of the processor hardly depend on other work on the machine, as those of the clock do.
+
 Not named vllm.py, which Python would import in place of vLLM.
 """
 
@@ -15,34 +17,34 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
+from torch import nn
+
 from lmrc.config.schema import ClassifyConfig, DecodeOptions, RunOptions
 from lmrc.rc.decoding import constrained
 from lmrc.rc.decoding.generate import Generation, to_generation
 from lmrc.rc.decoding.grammar import PartialAnswer
-from lmrc.rc.decoding.structured_output import ROOT, ebnf_grammar, grammar_rules
+from lmrc.rc.decoding.structured_output import ebnf_grammar
 from lmrc.rc.decoding.vllm_backend import VllmBackend
 from lmrc.rc.predict import ClassifyInference
 from lmrc.rc.prompts.query_builder import Query
 
-# Names and the backend and mode of each system. The structured ones write every token along the grammar in vLLM.
+# Names and the backend and mode of each system. STRUCTURED writes every token along the grammar in vLLM.
+STRUCTURED = "vllm-xgrammar"
 SYSTEMS = {
     "hf": ("hf", "constrained"),
     "vllm": ("vllm", "constrained"),
-    "vllm-xgrammar": ("vllm", "constrained"),
-    "vllm-llguidance": ("vllm", "constrained"),
+    STRUCTURED: ("vllm", "constrained"),
     "hf-free": ("hf", "free"),
     "vllm-free": ("vllm", "free"),
+    "hf-score": ("hf", "score"),
+    "vllm-score": ("vllm", "score"),
 }
+# Scores that differ by more are counted.
+TOLERANCE = 1e-4
 
 
 class StructuredBackend(VllmBackend):
-    """Mode constrained by the structured outputs of vLLM.
-
-    Attributes:
-        is_lark: write the grammar for llguidance instead of xgrammar.
-    """
-
-    is_lark = False
+    """Mode constrained by the structured outputs of vLLM, with xgrammar."""
 
     def _constrained(self, queries: Sequence[Query]) -> Iterator[Generation]:
         from vllm import SamplingParams
@@ -54,9 +56,7 @@ class StructuredBackend(VllmBackend):
                 temperature=0.0,
                 max_tokens=self._limit(query),
                 logprobs=0,
-                structured_outputs=StructuredOutputsParams(
-                    grammar=lark_grammar(grammar) if self.is_lark else ebnf_grammar(grammar)
-                ),
+                structured_outputs=StructuredOutputsParams(grammar=ebnf_grammar(grammar)),
             )
             for query, grammar in zip(queries, grammars, strict=True)
         ]
@@ -71,19 +71,33 @@ class StructuredBackend(VllmBackend):
             yield to_generation(query, constrained.Answer(written.complete_lines(), choices), self._tokenizer)
 
 
-def lark_grammar(grammar: Any) -> str:
-    """Return a grammar in the Lark syntax of llguidance."""
+def count_passes(backend: Any, counted: dict[str, int]) -> None:
+    """Count the forward passes of a loaded model, and with transformers their tokens."""
+    counted["passes"] = 0
+    engine = getattr(backend, "engine", None)
+    if engine is None:
+        counted["computed_tokens"] = 0
+        layers = next(part for part in backend._model.modules() if isinstance(part, nn.ModuleList))
 
-    def symbol(part: int | str) -> str:
-        return part if isinstance(part, str) else f"<[{part}]>"
+        def count_layer(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+            hidden = args[0] if args else kwargs["hidden_states"]
+            counted["passes"] += 1
+            counted["computed_tokens"] += hidden.numel() // hidden.shape[-1]
 
-    return "".join(
-        f"{'start' if name == ROOT else name}: {' | '.join(' '.join(map(symbol, parts)) for parts in alternatives)}\n"
-        for name, alternatives in grammar_rules(grammar).items()
-    )
+        layers[0].register_forward_pre_hook(count_layer, with_kwargs=True)
+        return
+    step = engine._llm.llm_engine.step
+
+    def count_step() -> Any:
+        counted["passes"] += 1
+        return step()
+
+    engine._llm.llm_engine.step = count_step
 
 
-def measure(system: str, corpus: Path, rc: Path, documents: int, options: dict[str, Any]) -> dict[str, Any]:
+def measure(
+    system: str, corpus: Path, rc: Path, documents: int, options: dict[str, Any], candidates: Path | None = None
+) -> dict[str, Any]:
     """Return the figures of a system, and its triples."""
     backend, mode = SYSTEMS[system]
     with tempfile.TemporaryDirectory() as folder:
@@ -91,50 +105,79 @@ def measure(system: str, corpus: Path, rc: Path, documents: int, options: dict[s
             run=RunOptions(name="run", folder=Path(folder)),
             corpus=corpus,
             rc=rc,
+            candidates=candidates,
             decode=DecodeOptions(**{"backend": backend, "mode": mode, **options}),
         )
         inference = ClassifyInference(config)
-        if system.startswith("vllm-") and mode == "constrained":
-            StructuredBackend.is_lark = system == "vllm-llguidance"
+        if system == STRUCTURED:
             # The same inputs with another way of constraining.
             inference.__dict__["_backend"] = StructuredBackend(inference._backend._inputs)  # type: ignore[attr-defined]
         begun = time.perf_counter()
         inference.load()
-        loaded = time.perf_counter()
+        engine = getattr(inference._backend, "engine", None)
+        counted: dict[str, int] = {}
+        count_passes(inference._backend, counted)
+        loaded, processor = time.perf_counter(), time.process_time()
         rows = inference.rows(range(documents))
-        seconds = time.perf_counter() - loaded
+        seconds, processor = time.perf_counter() - loaded, time.process_time() - processor
     triples = {
         f"{row['title']} {each['head']} {each['relation']} {each['tail']}": each["score"]
         for row in rows
         for each in row["triples"]
     }
+    generations = [generation for row in rows for generation in row["generations"]]
+    count = max(len(triples), 1)
+    written = sum(
+        len(inference._tokenizer(generation["answer"], add_special_tokens=False).input_ids)
+        for generation in generations
+    )
     figures: dict[str, Any] = {
         "system": system,
         "documents": documents,
-        "queries": sum(len(row["generations"]) for row in rows),
-        "pairs": sum(len(generation["pairs"]) for row in rows for generation in row["generations"]),
+        "queries": len(generations),
+        "pairs": sum(len(generation["pairs"]) for generation in generations),
         "triples": len(triples),
+        "cut_answers": sum(not generation["finished"] for generation in generations),
         "load_seconds": round(loaded - begun, 1),
         "seconds": round(seconds, 1),
+        "processor_seconds": round(processor, 1),
         "documents_per_second": round(documents / seconds, 4),
+        "documents_per_processor_second": round(documents / processor, 4),
+        "written_tokens": written,
+        "written_tokens_per_triple": round(written / count, 2),
+        **counted,
     }
-    engine = getattr(inference._backend, "engine", None)
     if engine is not None:
         counts = engine.counts
         figures |= {
             "requests": counts.requests,
             "cache_hit_rate": round(counts.cached_tokens / counts.prompt_tokens, 4),
-            "computed_prompt_tokens": counts.prompt_tokens - counts.cached_tokens,
-            "steps_per_triple": round(counts.new_tokens / max(len(triples), 1), 2),
+            # The last token of each request is not computed.
+            "computed_tokens": counts.prompt_tokens - counts.cached_tokens + counts.new_tokens - counts.requests,
+            "steps_per_triple": round(counts.new_tokens / count, 2),
         }
         engine.close()
-    return {**figures, "scores": triples}
+    return {**figures, "scores": triples, "answers": [generation["answer"] for generation in generations]}
+
+
+def compare(result: dict[str, Any], other: dict[str, Any]) -> dict[str, Any]:
+    """Return how the answers, triples and scores of two systems differ."""
+    first, own = result["scores"], other["scores"]
+    shared = [abs(first[key] - own[key]) for key in first.keys() & own.keys() if None not in (first[key], own[key])]
+    return {
+        "equal_answers": sum(map(str.__eq__, result["answers"], other["answers"])),
+        "triples_that_differ": len(first.keys() ^ own.keys()),
+        "equal_triples": len(first.keys() & own.keys()),
+        "scores_that_differ": sum(difference > TOLERANCE for difference in shared),
+        "largest_difference_of_scores": round(max(shared, default=0.0), 6),
+    }
 
 
 def main() -> None:
-    """Measure the systems one after the other, and compare the triples of each with those of the first."""
+    """Measure the systems one after the other, and compare each with the first one in its mode."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--corpus", type=Path, required=True, help="a corpus with labels: gold pairs are asked about")
+    parser.add_argument("--corpus", type=Path, required=True, help="a corpus")
+    parser.add_argument("--candidates", type=Path, help="pairs that are asked about; by default the gold ones")
     parser.add_argument("--rc", type=Path, required=True, help="an adapter")
     parser.add_argument("--documents", type=int, default=20, help="number of documents, from the first")
     parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=["hf", "vllm"])
@@ -144,14 +187,12 @@ def main() -> None:
     results: list[dict[str, Any]] = []
     for system in arguments.systems:
         options = {"max_new_tokens": arguments.max_new_tokens}
-        results.append(measure(system, arguments.corpus, arguments.rc, arguments.documents, options))
-        first, own = results[0]["scores"], results[-1]["scores"]
-        shared = [
-            abs(first[key] - own[key]) for key in first.keys() & own.keys() if first[key] is not None and own[key]
-        ]
-        figures = {name: value for name, value in results[-1].items() if name != "scores"}
-        figures["triples_that_differ"] = len(first.keys() ^ own.keys())
-        figures["largest_difference_of_scores"] = round(max(shared, default=0.0), 6)
+        results.append(
+            measure(system, arguments.corpus, arguments.rc, arguments.documents, options, arguments.candidates)
+        )
+        first = next(each for each in results if SYSTEMS[each["system"]][1] == SYSTEMS[system][1])
+        figures = {name: value for name, value in results[-1].items() if name not in ("scores", "answers")}
+        figures |= compare(first, results[-1])
         print(json.dumps(figures), flush=True)
         if arguments.out is not None:
             arguments.out.write_text(json.dumps(results, indent=1))

@@ -47,6 +47,8 @@ def test_commands_are_understood(page: str, command: str, monkeypatch: pytest.Mo
         group.make_context("lmrc", arguments)  # parses the options, runs nothing
     elif program == ".":
         assert arguments == [".venv/bin/activate"]
+    elif program == "vllm":
+        assert arguments[0] == "serve" and "--lora-modules" in arguments
     elif program == "sbatch":
         assert os.access(ROOT / arguments[0], os.X_OK)
     elif program == "python" and arguments[0] == "launch/pipeline.py":

@@ -119,10 +119,10 @@ def _check_vllm_limits(config: ClassifyConfig, base: str, model: Any) -> Iterato
     from lmrc.rc.model.adapter_metadata import AdapterMetadata
 
     prompt = config.prompt if config.rc is None else AdapterMetadata.read(config.rc).prompt
-    positions = getattr(model, "max_position_embeddings", None)
+    positions = _positions(model)
     if positions is not None and prompt.max_length > positions:
         yield missing(
-            f"prompt.max_length is {prompt.max_length}, but {base} has {positions} positions",
+            f"prompt.max_length is {prompt.max_length}, but {base} has {positions:.0f} positions",
             "give a shorter one (an adapter must be trained with it), or give --decode.backend hf",
         )
     heads, gpus = getattr(model, "num_attention_heads", None), config.decode.gpus_per_worker
@@ -131,6 +131,24 @@ def _check_vllm_limits(config: ClassifyConfig, base: str, model: Any) -> Iterato
             f"{base} has {heads} attention heads, which vLLM cannot distribute over {gpus} GPUs",
             "give --decode.gpus_per_worker a divisor of that number",
         )
+    shared = getattr(model, "num_key_value_heads", None)
+    if shared and max(shared, gpus) % min(shared, gpus):
+        yield missing(
+            f"{base} has {shared} key-value heads, which vLLM can neither distribute over {gpus} GPUs nor repeat",
+            "give --decode.gpus_per_worker a divisor or a multiple of that number",
+        )
+
+
+def _positions(model: Any) -> float | None:
+    """Return the most positions that vLLM accepts for a model; None if its config does not say.
+
+    Scaled rotary embeddings have more, unless the config counts them already.
+    """
+    positions: float | None = getattr(model, "max_position_embeddings", None)
+    scaling = getattr(model, "rope_parameters", None) or getattr(model, "rope_scaling", None) or {}
+    if positions is not None and scaling.get("rope_type", scaling.get("type")) in ("linear", "dynamic"):
+        positions *= scaling.get("factor") or 1.0
+    return positions
 
 
 def _check_fusion(path: Path, inputs: Inputs) -> Check:

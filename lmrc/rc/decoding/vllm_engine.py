@@ -1,23 +1,35 @@
 """vLLM's engine in this process: greedy answers, and the probabilities of tokens after prompts.
 
 With one GPU per worker all of vLLM runs in this process: no child outlives it, and a signal interrupts a step of the
-engine. With several GPUs, each is driven by a child process, which `VllmEngine.close` ends.
+engine. With several GPUs, each is driven by a child process, which `VllmEngine.close` ends. If the worker is killed,
+the child processes end by themselves.
 """
 
 from __future__ import annotations
 
 import atexit
+import contextlib
 import os
-from collections.abc import Sequence
+import signal
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from multiprocessing import resource_tracker
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from lmrc.common.errors import ConfigError
-from lmrc.rc.model.adapter import adapter_rank
+from lmrc.rc.model.adapter import adapter_rank, read_adapter_config
 
 # Values that vLLM accepts for max_lora_rank.
 MAX_LORA_RANKS = (8, 16, 32, 64, 128, 256)
+# Options of PEFT that vLLM refuses when it loads the adapter, at the first query (vllm.lora.peft_helper).
+_REFUSED_OPTIONS = (
+    *("use_dora", "lora_bias", "modules_to_save", "alora_invocation_tokens", "layer_replication"),
+    *("use_bdlora", "use_qalora"),
+)
+# Values of init_lora_weights that leave the base as it is. The others are refused.
+_PLAIN_INITS = ("gaussian", "eva", "orthogonal", "mica", "lora_ga")
 # Most tokens whose probabilities vLLM returns for one request (vllm.sampling_params.MAX_LOGPROB_TOKEN_IDS).
 _MAX_TOKENS = 128
 _DTYPES = {"fp32": "float32", "bf16": "bfloat16"}
@@ -103,15 +115,16 @@ class VllmEngine:
         if _is_for_cpus():
             options |= _CPU_OPTIONS
         try:
-            self._llm = vllm.LLM(
-                base,
-                dtype=_DTYPES[precision],
-                tensor_parallel_size=gpus,
-                max_model_len=max_length,
-                # All prompts start with the same instruction and relation set.
-                enable_prefix_caching=True,
-                **options,
-            )
+            with _children_without_warning() if gpus > 1 else contextlib.nullcontext():
+                self._llm = vllm.LLM(
+                    base,
+                    dtype=_DTYPES[precision],
+                    tensor_parallel_size=gpus,
+                    max_model_len=max_length,
+                    # All prompts start with the same instruction and relation set.
+                    enable_prefix_caching=True,
+                    **options,
+                )
         except (ValueError, RuntimeError) as error:
             # Not in the pre-flight: the free memory of a GPU is known on the node.
             raise ConfigError(
@@ -194,12 +207,56 @@ class VllmEngine:
         return outputs
 
 
+@contextlib.contextmanager
+def _children_without_warning() -> Iterator[None]:
+    """Start child processes with SIGUSR2 blocked, and the resource tracker too.
+
+    SLURM sends its warning to all processes of a job step. They would end at once and leave their shared memory behind.
+    This process still gets the signal, also while the engine starts.
+    """
+    start = BaseProcess.start
+
+    def start_blocked(process: BaseProcess) -> None:
+        with _blocked(signal.SIGUSR2):
+            start(process)
+
+    with _blocked(signal.SIGUSR2):
+        resource_tracker.ensure_running()
+    BaseProcess.start = start_blocked  # type: ignore[method-assign, assignment]
+    try:
+        yield
+    finally:
+        BaseProcess.start = start  # type: ignore[method-assign]
+
+
+@contextlib.contextmanager
+def _blocked(number: signal.Signals) -> Iterator[None]:
+    """Block a signal in this thread. Processes that it starts inherit this."""
+    previous = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous)
+
+
 def max_lora_rank(adapter: Path) -> int:
     """Return the smallest `max_lora_rank` of vLLM that fits the adapter.
 
     Raises:
-        ConfigError: the adapter's rank is too large for vLLM.
+        ConfigError: the adapter's rank is too large for vLLM, or it is of a kind that vLLM does not support.
     """
+    config = read_adapter_config(adapter)
+    refused = [name for name in _REFUSED_OPTIONS if getattr(config, name, None)]
+    if config.bias != "none":
+        refused.append("bias")
+    init = config.init_lora_weights
+    if isinstance(init, str) and init.lower() not in _PLAIN_INITS:
+        refused.append("init_lora_weights")
+    if refused:
+        given = ", ".join(f"{name} {getattr(config, name)}" for name in refused)
+        raise ConfigError(
+            f"{adapter} has {given} in its adapter_config.json, which vLLM does not support: choose --decode.backend hf"
+        )
     rank = adapter_rank(adapter)
     fitting = [allowed for allowed in MAX_LORA_RANKS if allowed >= rank]
     if not fitting:

@@ -58,8 +58,9 @@ def adapter_base(folder: Path) -> str:
 
 
 def adapter_rank(folder: Path) -> int:
-    """Return the rank of the adapter in `folder`."""
-    return int(read_adapter_config(folder).r)
+    """Return the rank of the adapter in `folder`: the largest one, if its layers have several."""
+    config = read_adapter_config(folder)
+    return max([int(config.r), *map(int, (config.rank_pattern or {}).values())])
 
 
 def check_adapter(folder: Path, base: str, config: PretrainedConfig | None = None) -> None:

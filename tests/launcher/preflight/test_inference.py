@@ -3,6 +3,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,7 +11,7 @@ from safetensors.torch import load_file, save_file
 
 from lmrc.common.check import Check
 from lmrc.common.errors import UserError
-from lmrc.config.schema import ClassifyConfig, ProposeConfig
+from lmrc.config.schema import ClassifyConfig, DecodeOptions, PromptOptions, ProposeConfig
 from lmrc.corpus.candidates import write_candidates
 from lmrc.corpus.corpus import Corpus
 from lmrc.launcher.plan import LaunchPlan, plan_launch
@@ -144,6 +145,40 @@ def test_vllm_for_gpus_needs_one_if_it_runs_here(
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     plan = LaunchPlan(CLASSIFY, ClassifyConfig(corpus=Path("x")), executor, 1, "", ())
     assert [check.level for check in inference._check_vllm(plan)] == ([] if level is None else [level])
+
+
+@pytest.mark.parametrize(
+    ("option", "value"), [("use_dora", True), ("modules_to_save", ["lm_head"]), ("init_lora_weights", "pissa")]
+)
+def test_adapters_that_vllm_does_not_support(
+    home: Path, tmp_path: Path, option: str, value: object, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """vLLM would refuse them at the first query, after the start."""
+    monkeypatch.setattr(inference, "is_importable", lambda package: True)
+    shutil.copytree(home / "rc" / "best", tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), option: value}))
+    (message,) = classify(home, rc=tmp_path / "adapter", decode={"backend": "vllm"})
+    assert f"has {option} {value} in its adapter_config.json, which vLLM does not support" in message
+
+
+def test_limits_of_vllm() -> None:
+    """Key-value heads are distributed over GPUs or repeated on them; scaled rotary embeddings have more positions."""
+    small = PromptOptions(max_length=2000)
+
+    def reasons_of(gpus: int, prompt: PromptOptions = small, **model: Any) -> list[str]:
+        config = ClassifyConfig(rc=None, prompt=prompt, decode=DecodeOptions(backend="vllm", gpus_per_worker=gpus))
+        shape = SimpleNamespace(max_position_embeddings=2048, num_attention_heads=28, num_key_value_heads=4, **model)
+        return reasons(list(inference._check_vllm_limits(config, "base", shape)))
+
+    for gpus in (1, 2, 4, 28):
+        assert not reasons_of(gpus)
+    assert "4 key-value heads, which vLLM can neither distribute over 7 GPUs nor repeat" in "".join(reasons_of(7))
+    assert "28 attention heads" in "".join(reasons_of(8))
+    long = PromptOptions(max_length=4096)
+    assert "base has 2048 positions" in "".join(reasons_of(1, long))
+    assert not reasons_of(1, long, rope_parameters={"rope_type": "linear", "factor": 2.0})
+    assert "2048 positions" in "".join(reasons_of(1, long, rope_parameters={"rope_type": "llama3", "factor": 8.0}))
 
 
 def test_outputs_of_earlier_steps_may_be_missing(home: Path, tmp_path: Path) -> None:

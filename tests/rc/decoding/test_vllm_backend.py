@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import ClassifyConfig, DecodeOptions, PromptOptions, RunOptions
 from lmrc.corpus.predictions import read_predictions
-from lmrc.rc.decoding.vllm_engine import NextTokens, VllmEngine
+from lmrc.rc.decoding.vllm_engine import NextTokens, VllmEngine, max_lora_rank
 from lmrc.rc.model.adapter_metadata import AdapterMetadata
 from lmrc.rc.predict import ClassifyInference
 from tests.rc import tiny
@@ -257,6 +257,16 @@ def test_unsupported_options_are_refused(learnt: Learnt, tmp_path: Path, vllm: l
     (adapter / "adapter_config.json").write_text(json.dumps({**peft, "r": 300}))
     with pytest.raises(ConfigError, match="has rank 300, but vLLM accepts at most 256: merge it"):
         classify(learnt, tmp_path, "vllm", adapter, backend="vllm")
+    (adapter / "adapter_config.json").write_text(json.dumps({**peft, "use_dora": True}))
+    with pytest.raises(ConfigError, match=r"has use_dora True in its adapter_config\.json, which vLLM does not"):
+        classify(learnt, tmp_path, "vllm", adapter, backend="vllm")
+
+
+def test_the_largest_rank_of_an_adapter_counts(learnt: Learnt, tmp_path: Path) -> None:
+    shutil.copytree(learnt.adapter, tmp_path / "adapter")
+    path = tmp_path / "adapter" / "adapter_config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "rank_pattern": {"q_proj": 40}}))
+    assert (max_lora_rank(learnt.adapter), max_lora_rank(tmp_path / "adapter")) == (16, 64)
 
 
 def scores(path: Path) -> dict[tuple[str, int, int, str], float | None]:

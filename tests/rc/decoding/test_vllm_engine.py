@@ -1,10 +1,12 @@
-"""Tests against real vLLM, in the environment of `make vllm`. They share one engine, which takes a minute to start."""
+"""Tests against real vLLM, in the environment of `make vllm`. They share one engine."""
 
 from __future__ import annotations
 
 import importlib.util
+import json
+import math
 import os
-from collections.abc import Iterator
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +18,14 @@ from lmrc.config.schema import ClassifyConfig, DecodeOptions, RunOptions
 from lmrc.corpus.predictions import read_predictions
 from lmrc.rc.decoding.vllm_backend import VllmBackend
 from lmrc.rc.decoding.vllm_engine import NextTokens, VllmEngine
-from lmrc.rc.model.adapter import adapter_base
 from lmrc.rc.predict import ClassifyInference
+from tests.rc import tiny
 from tests.rc.conftest import Learnt
 
 pytestmark = [
     pytest.mark.vllm,
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm"),
 ]
-
-
-@pytest.fixture(scope="module")
-def engine(learnt_wide: Learnt) -> Iterator[VllmEngine]:
-    started = VllmEngine(adapter_base(learnt_wide.adapter), learnt_wide.adapter, "fp32", 4096)
-    yield started
-    started.close()
 
 
 @pytest.fixture
@@ -40,13 +35,16 @@ def shared_engine(engine: VllmEngine, monkeypatch: pytest.MonkeyPatch) -> VllmEn
     return engine
 
 
-def classify(learnt: Learnt, folder: Path, **decode: Any) -> dict[tuple[str, int, int, str], float | None]:
+def classify(
+    learnt: Learnt, folder: Path, adapter: Path | None = None, candidates: Path | None = None, **decode: Any
+) -> dict[tuple[str, int, int, str], float | None]:
     """Return the scores of all triples."""
     name = decode["backend"]
     config = ClassifyConfig(
         run=RunOptions(name=name, folder=folder),
         corpus=learnt.corpus.folder,
-        rc=learnt.adapter,
+        candidates=candidates,
+        rc=adapter or learnt.adapter,
         decode=DecodeOptions(**decode),
     )
     inference = ClassifyInference(config)
@@ -66,6 +64,25 @@ def test_results_are_those_of_hf(
         assert found == expected
     else:
         assert found == pytest.approx(expected, abs=tolerance)
+
+
+def test_likelihoods_are_those_of_hf(learnt_wide: Learnt, tmp_path: Path, shared_engine: VllmEngine) -> None:
+    """With the weights of the engine's adapter, which was not trained for these questions."""
+    adapter = tmp_path / "adapter"
+    shutil.copytree(learnt_wide.adapter, adapter)
+    metadata = json.loads((adapter / "lmrc.json").read_text())
+    metadata["prompt"]["kind"] = "likelihood"
+    (adapter / "lmrc.json").write_text(json.dumps(metadata))
+    tiny.candidates(tmp_path / "candidates", learnt_wide.corpus)
+    found, expected = (
+        classify(learnt_wide, tmp_path, adapter, tmp_path / "candidates", mode="score", backend=name)
+        for name in ("vllm", "hf")
+    )
+    assert len(found) >= 5
+    # Names of several tokens are improbable without training: compare logarithms.
+    assert {key: math.log(score or 0) for key, score in found.items()} == pytest.approx(
+        {key: math.log(score or 0) for key, score in expected.items()}, abs=1e-3
+    )
 
 
 def test_log_probabilities_are_those_of_transformers(learnt_wide: Learnt, engine: VllmEngine) -> None:
