@@ -124,7 +124,9 @@ JobCompLoc=$STATE/log/jobcomp.txt"; fi
   local usersig='#'; if [ "$USER_SIGNAL" = 1 ]; then usersig=SlurmctldParameters=preempt_send_user_signal; fi
   local comm=NoCtldInAddrAny; if [ "$ADDRS" = same ]; then comm+=,NoInAddrAny; fi
   # Job ids must not start again at 1 in a fresh cluster: submitit folders named by %j would give stale results.
-  [ -s "$STATE/etc/first-jobid" ] || echo $(( ( ($(date +%s) - 1700000000) / 4 ) % 60000000 )) >"$STATE/etc/first-jobid"
+  # Two clusters side by side need different ids, because a job's port on this machine depends on its id.
+  [ -s "$STATE/etc/first-jobid" ] || echo $(( ( ($(date +%s) - 1700000000) / 4 ) % 60000000 + (PORT - 16800) * 5 / 2 )) \
+    >"$STATE/etc/first-jobid"
   cat >"$STATE/etc/slurm.conf.new" <<E
 ClusterName=$CLUSTER
 FirstJobId=$(cat "$STATE/etc/first-jobid")
