@@ -78,7 +78,6 @@ def launch(stage: Stage, config: StageConfig, follow: bool = False) -> None:
     if result is not None:
         print(finished_text(folder.path, result))
         return
-    state = "was begun before: resuming" if resumes else "is new"
     if plan.batch and plan.executor != "slurm":  # on SLURM the pre-flight has printed it
         print(f"{plan.batch}.")
     if plan.executor == "slurm":
@@ -86,13 +85,16 @@ def launch(stage: Stage, config: StageConfig, follow: bool = False) -> None:
         kind = (
             f"a chain of {config.cluster.chain_jobs} SLURM jobs" if config.cluster.requeue == "chain" else "SLURM job"
         )
-        print(f"{folder.path} {state}. {stage.name} is {kind} {', '.join(jobs)}; see lmrc status {folder.path}")
+        again = " again" if resumes else ""
+        print(
+            f"Submitted{again} {stage.name} in {folder.path}: {kind} {', '.join(jobs)}; see lmrc status {folder.path}"
+        )
         if follow:
             follow_job(jobs[0], folder.path, is_array=stage.infer is not None and workers(config) > 1)
         return
     from lmrc.launcher.local import run_here, run_processes
 
-    print(f"{folder.path} {state}. {stage.name} runs on {plan.description}.", flush=True)
+    print(f"{'Resuming' if resumes else 'Starting'} {stage.name} in {folder.path}, on {plan.description}.", flush=True)
     result = run_here(stage, config) if plan.executor == "here" else run_processes(stage, config, plan.processes)
     if result is not None:
         print(finished_text(folder.path, result), flush=True)

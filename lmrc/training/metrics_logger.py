@@ -20,7 +20,7 @@ from lmrc.common.errors import RunError
 from lmrc.training.trackers.base import TrackedRun, Tracker, make_tracker, start_tracker
 from lmrc.training.trackers.jsonl import JsonlTracker
 from lmrc.usage.meter import UseMeter
-from lmrc.usage.record import use_figures
+from lmrc.usage.record import GIB, use_figures
 
 logger = logging.getLogger(__name__)
 
@@ -108,7 +108,7 @@ class MetricsLogger:
         now = time.monotonic()
         self._pace = _Pace(first_step, now)
         self._last_line = now - SECONDS_BETWEEN_LINES + SECONDS_UNTIL_LINE
-        self._dev = ""
+        self._dev = self._memory = ""
         self._bar = tqdm(total=total_steps, initial=first_step, unit="step", disable=not sys.stderr.isatty())
         self._progress: dict[str, str | int | float] = {}
         self._last_progress = -SECONDS_BETWEEN_PROGRESS
@@ -174,10 +174,9 @@ class MetricsLogger:
         self._bar.update()
         if self._bar.disable and (now - self._last_line > SECONDS_BETWEEN_LINES or step == self._total):
             self._last_line = now
-            logger.info(
-                f"step {step}/{self._total} (epoch {epoch + 1}), loss {loss:.3f}{self._dev}, "
-                f"{speed:.1f} {self._unit}/s, {clock(seconds_left)} left"
-            )
+            learning = f"loss {loss:.3f}{self._dev}, gradient norm {norm:.2f}, learning rate {100 * rate:.0f} %"
+            running = f"{speed:.1f} {self._unit}/s{self._memory}, {clock(seconds_left)} left"
+            logger.info(f"step {step}/{self._total} (epoch {epoch + 1}), {learning}, {running}")
 
     def log_eval(self, step: int, metrics: dict[str, float], metric: str, best: bool) -> None:
         """Log the evaluation after `step` steps.
@@ -200,6 +199,8 @@ class MetricsLogger:
         self._meter.record(self._folder)
         window = self._meter.window()
         if window is not None:
+            if window.memory:
+                self._memory = f", {window.memory / GIB:.1f} GiB per GPU"
             figures = use_figures([window])
             rates = {name: value for name, value in figures.items() if isinstance(value, float)}
             shares = {f"share_{part}": share for part, share in figures.get("shares", {}).items()}

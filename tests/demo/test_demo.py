@@ -59,13 +59,13 @@ def test_pipeline_from_documents_to_report(
     # A second start shows the result. If one stage is missing, only that stage runs again.
     capsys.readouterr()
     assert main(arguments) == 0
-    assert "is new" not in capsys.readouterr().out
+    assert "Starting" not in capsys.readouterr().out
     (run / "DONE").unlink()
     (run / "lmrc" / "DONE").unlink()
     assert main(arguments) == 0
     shown = capsys.readouterr().out
     assert "rcp is finished" in shown
-    assert "lmrc was begun before: resuming" in shown
+    assert "Resuming classify in " in shown
     assert json.loads((run / "summary.json").read_text())["final_f1"] == summary["final_f1"]
 
 

@@ -292,7 +292,7 @@ def config_in(folder: Path) -> RcpConfig:
 def test_finished_run_prints_its_result(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     stage = _stage([{"best": 1.0}])
     launch(stage, config_in(tmp_path))
-    assert "is new" in capsys.readouterr().out
+    assert "Starting rcp in " in capsys.readouterr().out
     launch(stage, config_in(tmp_path))
     shown = capsys.readouterr().out
     assert shown.startswith(f"{tmp_path / 'one'} is finished: ") and "{" not in shown
@@ -305,7 +305,7 @@ def test_interrupted_run_is_resumed(tmp_path: Path, capsys: pytest.CaptureFixtur
         launch(stage, config_in(tmp_path))
     (tmp_path / "one" / "checkpoints").mkdir()
     launch(stage, config_in(tmp_path))
-    assert "was begun before: resuming" in capsys.readouterr().out
+    assert "Resuming rcp in " in capsys.readouterr().out
 
 
 def test_user_errors_end_with_status_2_and_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

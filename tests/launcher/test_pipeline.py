@@ -77,6 +77,11 @@ def queue(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Queue:
     return Queue(monkeypatch)
 
 
+def begun_runs(shown: str) -> list[str]:
+    """Return the run folders of the stages that were started or resumed on this machine."""
+    return re.findall(r"^(?:Starting|Resuming) \S+ in (.*), on this machine", shown, re.MULTILINE)
+
+
 def chain_in(folder: Path, *options: str) -> list[Step]:
     given = ["--config", str(PAPER), "--run.folder", str(folder), "--run", "all", "--where", "slurm", *options]
     return steps(read_pipeline([*given, "--data.train", "train.json"]))
@@ -575,7 +580,7 @@ def test_group_on_this_machine(
     capsys.readouterr()
     assert main(given) == 0
     shown = capsys.readouterr().out
-    began = re.findall(r"all/([\w/]+) (?:is new|was begun)", shown)
+    began = [run.partition("all/")[2] for run in begun_runs(shown)]
     assert began == ["seed67/rc", "seed67/classify", "seed67/score", "summary"]
     assert shown.endswith(f"Report: {home}/report.html\n")
     found = json.loads((home / "scores.json").read_text())
@@ -617,7 +622,7 @@ def test_pipeline_on_this_machine(
     (home / "score" / "DONE").unlink()
     (home / "scores.json").unlink()
     assert main(given) == 0
-    assert re.findall(r"/(\w+) (?:is new|was begun)", capsys.readouterr().out) == ["score"]
+    assert [Path(run).name for run in begun_runs(capsys.readouterr().out)] == ["score"]
     assert (home / "scores.json").exists()
 
 
@@ -650,7 +655,7 @@ def test_crossfitted_pipeline_on_this_machine(
         (home / name / "DONE").unlink()
     shutil.rmtree(home / "join" / "candidates" / "held-out")
     assert main(given) == 0
-    assert re.findall(r"/([\w-]+) (?:is new|was begun)", capsys.readouterr().out) == ["split", "join", "fit"]
+    assert [Path(run).name for run in begun_runs(capsys.readouterr().out)] == ["split", "join", "fit"]
     assert (home / "fit" / "fusion.json").read_bytes() == before
     assert main([*given, "--crossfit.folds", "3"]) == 2
     assert "split was made by another config: folds (was 2, now 3)" in capsys.readouterr().err

@@ -9,6 +9,7 @@ import pytest
 
 from lmrc.training import metrics_logger as module
 from lmrc.training.metrics_logger import PACE_SECONDS, MetricsLogger, _Pace
+from lmrc.usage.record import Use
 
 
 def log_step(logger: MetricsLogger, step: int) -> None:
@@ -61,6 +62,28 @@ def test_progress_that_cannot_be_written_does_not_end_the_training(tmp_path: Pat
     log_step(logger, 1)
     logger.close()
     assert not (tmp_path / "log" / "progress.json").exists()
+
+
+class MeterOfGpus:
+    """A meter whose GPUs hold 3 GiB each."""
+
+    def record(self, folder: Path) -> None:
+        pass
+
+    def window(self) -> Use:
+        return Use(seconds=60.0, memory=3.0 * 2**30)
+
+
+def test_a_line_of_the_log(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level("INFO")
+    logger = MetricsLogger(tmp_path, 0, False, 2, "tokens", meter=MeterOfGpus())  # type: ignore[arg-type]
+    logger.log_step(1, 0, [0], 0.25, 0.5, 0.125, 40)
+    logger.log_eval(1, {"f1": 50.0}, "f1", True)
+    logger.log_step(2, 0, [1], 0.25, 0.5, 0.125, 40)
+    logger.close()
+    line = caplog.messages[-1]
+    assert line.startswith("step 2/2 (epoch 1), loss 0.250, dev f1 50.00, gradient norm 0.12, learning rate 50 %, ")
+    assert line.endswith(" tokens/s, 3.0 GiB per GPU, 0:00 left")
 
 
 @pytest.mark.parametrize("evaluation_due", [False, True])
