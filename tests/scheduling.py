@@ -5,7 +5,6 @@ from __future__ import annotations
 from xdist.scheduler import LoadFileScheduling
 from xdist.workermanage import WorkerController
 
-SLURM = "tests/slurm/"
 # Seconds of the files that take longest; only their order matters. The other processes would wait for a late one.
 SECONDS = {
     "tests/slurm/test_front_door.py": 280,
@@ -35,16 +34,9 @@ SECONDS = {
 
 
 class LongestFirst(LoadFileScheduling):
-    """Scheduler that starts the longest files first, and keeps one process free of those on SLURM.
-
-    Tests on SLURM often wait for it. That process computes meanwhile.
-    """
+    """Scheduler that starts the longest files first."""
 
     def _assign_work_unit(self, node: WorkerController) -> None:
-        takes_slurm = len(self.nodes) == 1 or node is not self.nodes[-1]
-
-        def preference(file: str) -> tuple[bool, int, int]:
-            return file.startswith(SLURM) == takes_slurm, SECONDS.get(file, 0), len(self.workqueue[file])
-
-        self.workqueue.move_to_end(max(self.workqueue, key=preference), last=False)
+        longest = max(self.workqueue, key=lambda file: (SECONDS.get(file, 0), len(self.workqueue[file])))
+        self.workqueue.move_to_end(longest, last=False)
         super()._assign_work_unit(node)

@@ -48,14 +48,14 @@ def test_files_with_a_time_exist() -> None:
     assert [file for file in SECONDS if not (ROOT / file).is_file()] == []
 
 
-def test_longest_files_first_and_one_process_without_slurm() -> None:
-    assert scheduled(1) == [["slurm/test_front_door.py", "slurm/test_kill.py"]]
+def test_longest_files_first() -> None:
+    assert scheduled(1) == [["slurm/test_front_door.py", "launcher/test_local.py"]]
     assert scheduled(2) == [
         ["slurm/test_front_door.py", "slurm/test_kill.py"],
         ["launcher/test_local.py", "demo/test_demo.py"],
     ]
     assert scheduled(3) == [
-        ["slurm/test_front_door.py", "slurm/test_doctor.py"],
-        ["slurm/test_kill.py", "demo/test_demo.py"],
+        ["slurm/test_front_door.py", "demo/test_demo.py"],
         ["launcher/test_local.py", "a/test_many.py"],
+        ["slurm/test_kill.py", "a/test_one.py"],
     ]

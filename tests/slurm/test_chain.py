@@ -116,7 +116,9 @@ def test_cancelled_chain_stays_cancelled(chaining: Cluster, data: Path, tmp_path
     assert f"scancel {' '.join(jobs)}" in chaining.launch("rcp", options, status=2)
     chaining.cancel(jobs[0])
     wait_for_end(chaining, folder)
-    assert [chaining.state(job) for job in jobs] == ["CANCELLED"] * JOBS
+    # The second job may have begun before the others were cancelled. It ends at once.
+    assert chaining.state(jobs[1]) in ("CANCELLED", "COMPLETED")
+    assert {chaining.state(job) for job in (jobs[0], *jobs[2:])} == {"CANCELLED"}
     assert len(events(folder, "started")) == 1
     assert events(folder, "cancelled")
 

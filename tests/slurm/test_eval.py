@@ -38,7 +38,8 @@ def home(models: Path, tmp_path: Path) -> Path:
 
 
 def test_workers_survive_preemption_kills_and_time_limits(own_cluster: Cluster, home: Path, tmp_path: Path) -> None:
-    documents = write_data(tmp_path / "data", documents=PORTION * PORTIONS) / "train"
+    units = PORTION * PORTIONS + 1
+    documents = write_data(tmp_path / "data", documents=units) / "train"
     out, cluster = home / "eval-train" / "classify", own_cluster
 
     def options(stage: str, folder: Path) -> dict[str, Any]:
@@ -48,7 +49,7 @@ def test_workers_survive_preemption_kills_and_time_limits(own_cluster: Cluster, 
     # Another worker claims all units and releases some before each interruption, so that work is always left.
     held = Units(out, Files())
     held.folder.mkdir(parents=True)
-    for unit in range(PORTION * PORTIONS):
+    for unit in range(units):
         elsewhere = dataclasses.replace(Process.current("1"), host="elsewhere")
         held.path("claim", unit, 1).write_bytes(elsewhere.content())
 
@@ -100,6 +101,7 @@ def test_workers_survive_preemption_kills_and_time_limits(own_cluster: Cluster, 
     cluster.crash(node)
     cluster.start(node)
     wait_for_work(3)
+    held.release(units - 1, 1)
 
     candidates = out.parent / "propose" / "candidates"
     run_here("classify", options("classify", tmp_path) | {"rc": home / "rc" / "best", "candidates": candidates})
