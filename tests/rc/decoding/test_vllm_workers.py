@@ -104,16 +104,25 @@ def is_writing(worker: subprocess.Popen[bytes], folder: Path) -> bool:
     return any(units.values()) and not all(units.values())
 
 
-def stop(worker: subprocess.Popen[bytes], number: signal.Signals, folder: Path, log: Path) -> None:
-    """Send a signal to a worker that is writing, and check what it leaves behind."""
+def stop(worker: subprocess.Popen[bytes], number: signal.Signals, folder: Path, log: Path) -> bool:
+    """Send a signal to a worker that is writing, and check what it leaves behind.
+
+    Returns:
+        False if the worker had finished its unit meanwhile; it goes on then.
+    """
     processes = [psutil.Process(worker.pid), *psutil.Process(worker.pid).children(recursive=True)]
     shared = shared_memory(processes)
     assert len(processes) > 2 and shared
+    worker.send_signal(signal.SIGSTOP)
+    if not is_writing(worker, folder):
+        worker.send_signal(signal.SIGCONT)
+        return False
     if number == signal.SIGKILL:
         worker.kill()
     else:
         # SLURM sends a signal to all processes of a job step, vLLM's among them.
         os.killpg(worker.pid, number)
+        worker.send_signal(signal.SIGCONT)
     status = worker.wait(60)
     _, left = psutil.wait_procs(processes, timeout=120)
     text = log.read_text()
@@ -126,6 +135,7 @@ def stop(worker: subprocess.Popen[bytes], number: signal.Signals, folder: Path, 
     else:
         assert status == 1 and released and "the current unit is released" in text, text[-3000:]
         assert not list((folder / "units").glob(f"error-{unit}.*")), text[-3000:]
+    return True
 
 
 def test_stopped_and_killed_workers_leave_their_units_to_others(
@@ -140,8 +150,8 @@ def test_stopped_and_killed_workers_leave_their_units_to_others(
     def stop_those_that_write() -> bool:
         for number, worker in list(waiting.items()):
             assert worker.poll() is None, logs[number].read_text()[-3000:]
-            if is_writing(worker, folder):
-                stop(waiting.pop(number), number, folder, logs[number])
+            if is_writing(worker, folder) and stop(worker, number, folder, logs[number]):
+                del waiting[number]
         return not waiting
 
     try:
