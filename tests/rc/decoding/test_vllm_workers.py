@@ -37,8 +37,10 @@ pytestmark = [
 ]
 
 DOCUMENTS = 12
+# Each step of vLLM waits, so that a unit lasts longer than another worker needs to start or to end.
 WORKER = """
 import sys
+import time
 from lmrc.common.exit_codes import exit_status
 from lmrc.config.schema import ClassifyConfig
 from lmrc.launcher.local import run_here
@@ -46,7 +48,17 @@ from lmrc.launcher.stages import CLASSIFY
 from lmrc.rc.decoding import vllm_engine
 
 vllm_engine._CPU_OPTIONS["kv_cache_memory_bytes"] = 2**26
+
+
+def slow_down():
+    from vllm.v1.engine.llm_engine import LLMEngine
+
+    step = LLMEngine.step
+    LLMEngine.step = lambda engine: (time.sleep(0.1), step(engine))[1]
+
+
 if __name__ == "__main__":
+    slow_down()
     sys.exit(exit_status(lambda: run_here(CLASSIFY, ClassifyConfig.model_validate_json(sys.argv[1]))))
 """
 
