@@ -32,6 +32,7 @@ from tests.rc.decoding.test_vllm_backend import without_weights
 
 pytestmark = [
     pytest.mark.vllm,
+    pytest.mark.slow,
     pytest.mark.timeout(600),
     pytest.mark.skipif(importlib.util.find_spec("vllm") is None, reason="vLLM is not installed: make test-vllm"),
 ]
@@ -135,7 +136,8 @@ def stop(worker: subprocess.Popen[bytes], number: signal.Signals, folder: Path, 
         # SLURM sends a signal to all processes of a job step, vLLM's among them.
         os.killpg(worker.pid, number)
         worker.send_signal(signal.SIGCONT)
-    status = worker.wait(60)
+    # vLLM may wait for its processes for a minute. The unit was given back before.
+    status = worker.wait(180)
     _, left = psutil.wait_procs(processes, timeout=120)
     text = log.read_text()
     assert not left, text[-3000:]
