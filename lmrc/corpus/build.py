@@ -18,7 +18,7 @@ from lmrc.corpus.reading.breach_list import FormatError
 from lmrc.corpus.reading.fixes import Change, Fix, fixed, summary
 from lmrc.corpus.reading.format_check import Kind
 from lmrc.corpus.reading.names import NameCounts, count_names
-from lmrc.corpus.reading.raw_documents import raw_documents
+from lmrc.corpus.reading.raw_documents import RawDocuments
 from lmrc.corpus.reading.shard_folder import sha256_of_documents
 from lmrc.corpus.reading.values import with_clear_values
 from lmrc.corpus.relations import DOCRED, RelationSet, read_relations
@@ -153,16 +153,17 @@ class _Reader:
 
     def documents(self) -> Iterator[tuple[int, Document]]:
         """Yield index in the file and checked document."""
-        raw = enumerate(raw_documents(self._path)) if self._log is None else self._mended(self._log)
-        return check_documents(raw, self._path, self._relations)
+        raw = RawDocuments(self._path)
+        indexed = enumerate(raw) if self._log is None else self._mended(raw, self._log)
+        return check_documents(indexed, self._path, self._relations, raw.starts)
 
     def _count_names(self) -> NameCounts:
-        return count_names(with_clear_values(raw, self._relations)[0] for raw in raw_documents(self._path))
+        return count_names(with_clear_values(raw, self._relations)[0] for raw in RawDocuments(self._path))
 
-    def _mended(self, log: _FixLog) -> Iterator[tuple[int, Any]]:
+    def _mended(self, documents: Iterable[Any], log: _FixLog) -> Iterator[tuple[int, Any]]:
         log.restart()
         read = kept = 0
-        for index, raw, fixes in fixed(raw_documents(self._path), self._relations, self._inclusive_ends):
+        for index, raw, fixes in fixed(documents, self._relations, self._inclusive_ends):
             log.add(fixes)
             read += 1
             if raw is not None:
@@ -191,7 +192,7 @@ def _remedy(error: FormatError, documents: Path, out: Path, command: str) -> str
         f"{command} mends {which} or leaves out what cannot be mended, and writes each change to {fixes_path(out)}"
     )
     spans = error.counts[Kind.EMPTY_SPAN] + error.counts[Kind.SPAN]
-    if spans and count_names(raw_documents(documents)).all_inclusive:
+    if spans and count_names(RawDocuments(documents)).all_inclusive:
         return f"all names fit if pos is [first token, last token]; {sentence}"
     return sentence
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from lmrc.common.errors import DocumentError, UserError
 from lmrc.corpus.reading.breach_list import EXAMPLES, BreachList
 from lmrc.corpus.reading.format_check import Breach, Kind, check_document
 from lmrc.corpus.reading.hub_export import in_docred_layout
-from lmrc.corpus.reading.raw_documents import raw_documents
+from lmrc.corpus.reading.raw_documents import RawDocuments
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document
 
@@ -64,18 +64,23 @@ def read_documents(path: str | Path, relations: RelationSet | None) -> Iterator[
         FormatError: documents break the format, have unknown relations, or repeat titles. The message counts all
             breaches by kind, with examples.
     """
-    return (document for _, document in check_documents(enumerate(raw_documents(path)), path, relations))
+    raw = RawDocuments(path)
+    return (document for _, document in check_documents(enumerate(raw), path, relations, raw.starts))
 
 
 def check_documents(
-    raw: Iterable[tuple[int, Any]], path: str | Path, relations: RelationSet | None
+    raw: Iterable[tuple[int, Any]],
+    path: str | Path,
+    relations: RelationSet | None,
+    starts: Sequence[tuple[int, str]] = (),
 ) -> Iterator[tuple[int, Document]]:
     """Yield index and checked document for each index and document as JSON decodes it; see `read_documents`.
 
     Args:
         path: their file, for messages.
+        starts: index of the first document of each shard, and its name, for messages.
     """
-    breaches = BreachList(path)
+    breaches = BreachList(path, starts)
     index_of_title: dict[str, int] = {}
     count = 0
     try:
@@ -83,7 +88,7 @@ def check_documents(
             document, found = check_document(item, relations)
             title = item.get("title") if isinstance(item, dict) else None
             if isinstance(title, str) and (first := index_of_title.setdefault(title, index)) != index:
-                found.append(Breach(Kind.TITLE, f"document {first} has the same title"))
+                found.append(Breach(Kind.TITLE, f"{breaches.place(first)} has the same title"))
             count += 1
             if found:
                 breaches.add(index, item, found)

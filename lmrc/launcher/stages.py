@@ -109,12 +109,12 @@ def _check_classify(config: ClassifyConfig) -> None:
 
 
 def _check_build(config: BuildConfig) -> None:
-    from lmrc.corpus.reading.raw_documents import raw_documents
+    from lmrc.corpus.reading.raw_documents import RawDocuments
     from lmrc.corpus.relations import read_relations
 
     for path in config.documents.values():
         # The first document: the file is there and holds what it should.
-        next(raw_documents(path), None)
+        next(RawDocuments(path), None)
     if config.relations is not None:
         read_relations(config.relations)
 

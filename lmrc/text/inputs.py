@@ -13,7 +13,7 @@ from typing import Any
 from lmrc.common.errors import UserError, counted
 from lmrc.common.files import reading
 from lmrc.corpus.docred import parse_document
-from lmrc.corpus.reading.raw_documents import raw_documents
+from lmrc.corpus.reading.raw_documents import RawDocuments
 from lmrc.corpus.reading.shard_folder import shards
 from lmrc.text.backends import GivenOnly
 from lmrc.text.document import document_of
@@ -90,7 +90,7 @@ def _folder(path: Path) -> Iterator[RawDocument]:
 
 
 def _json_or_parquet(path: Path) -> Iterator[RawDocument]:
-    for index, raw in enumerate(raw_documents(path, ("sents", "vertexSet", "text"))):
+    for index, raw in enumerate(RawDocuments(path, ("sents", "vertexSet", "text"))):
         yield RawDocument(str(path), index, raw)
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from bisect import bisect
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from lmrc.common.errors import DocumentError
@@ -33,14 +34,29 @@ class FormatError(DocumentError):
 class BreachList:
     """Breaches of a file, counted while it is read."""
 
-    def __init__(self, file: str | Path) -> None:
+    def __init__(self, file: str | Path, starts: Sequence[tuple[int, str]] = ()) -> None:
+        """Begin without breaches.
+
+        Args:
+            file: the file, or the folder of its shards.
+            starts: index of the first document of each shard, and its name; it may grow while the shards are read.
+        """
         self._file = file
+        self._starts = starts
         self._documents = 0
         self._counts: Counter[Kind] = Counter()
         self._examples: dict[Kind, list[str]] = {}
 
     def __bool__(self) -> bool:
         return bool(self._counts)
+
+    def place(self, index: int) -> str:
+        """Return "document 3", or of shards "document 3 of train-00001.jsonl", counted from the start of the shard."""
+        shard = bisect(self._starts, index, key=lambda start: start[0]) - 1
+        if shard < 0:
+            return f"document {index}"
+        first, name = self._starts[shard]
+        return f"document {index - first} of {name}"
 
     def add(self, index: int, raw: object, breaches: Iterable[Breach]) -> None:
         """Add the breaches of document `index`, which is given for its title."""
@@ -51,7 +67,7 @@ class BreachList:
             self._counts[breach.kind] += 1
             examples = self._examples.setdefault(breach.kind, [])
             if len(examples) < EXAMPLES:
-                examples.append(f"document {index} ({name}): {breach.problem}")
+                examples.append(f"{self.place(index)} ({name}): {breach.problem}")
 
     def error(self, documents: int) -> FormatError:
         """Return the error that names all breaches.

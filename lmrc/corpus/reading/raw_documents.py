@@ -36,26 +36,45 @@ _PYTHON = re.compile(rb"\s*\[?\s*\{\s*'")
 _DATASET_FILES = ("dataset_dict.json", "dataset_info.json", "state.json")
 
 
-def raw_documents(path: str | Path, keys: Collection[str] = ("sents", "vertexSet")) -> Iterator[Any]:
-    """Yield the documents of a file as JSON decodes them, one at a time in constant memory, in DocRED's layout.
+class RawDocuments(Iterator[Any]):
+    """Documents as JSON decodes them, in DocRED's layout, one at a time in constant memory.
 
-    Args:
-        path: the file, or a folder of shards. The content of a file decides how it is read, and not its name.
-        keys: the first document must have one of these; otherwise the file is refused.
-
-    Raises:
-        UserError: the file cannot be read, is something else (the message says what), or is damaged.
+    Attributes:
+        starts: index of the first document of each shard that was begun, and its name; empty for a single file.
     """
-    path = Path(path)
-    files = [path]
-    if path.is_dir():
-        files = [] if _is_of_a_program(path) else shards(path)
-        if not files:
-            raise UserError(f"{path}: is a folder, expected a file or a folder of shards{_folder_remedy(path)}")
-    # The first file now, so that a wrong one is refused at once.
-    first, *others = files
-    documents = chain(_of_file(first, keys), chain.from_iterable(_of_file(file, keys) for file in others))
-    return map(in_docred_layout, documents)
+
+    def __init__(self, path: str | Path, keys: Collection[str] = ("sents", "vertexSet")) -> None:
+        """Look at the first file, so that a wrong one is refused at once.
+
+        Args:
+            path: the file, or a folder of shards. The content of a file decides how it is read, and not its name.
+            keys: the first document must have one of these; otherwise the file is refused.
+
+        Raises:
+            UserError: the file cannot be read, is something else (the message says what), or is damaged.
+        """
+        path = Path(path)
+        files = [path]
+        if path.is_dir():
+            files = [] if _is_of_a_program(path) else shards(path)
+            if not files:
+                raise UserError(f"{path}: is a folder, expected a file or a folder of shards{_folder_remedy(path)}")
+        self.starts: list[tuple[int, str]] = []
+        self._read = 0
+        first, *others = files
+        documents = chain(_of_file(first, keys), chain.from_iterable(self._of_shard(file, keys) for file in others))
+        self._documents = map(in_docred_layout, documents)
+        if path.is_dir():
+            self.starts.append((0, first.name))
+
+    def __next__(self) -> Any:
+        document = next(self._documents)
+        self._read += 1
+        return document
+
+    def _of_shard(self, file: Path, keys: Collection[str]) -> Iterator[Any]:
+        self.starts.append((self._read, file.name))
+        return _of_file(file, keys)
 
 
 def _of_file(path: Path, keys: Collection[str]) -> Iterator[Any]:

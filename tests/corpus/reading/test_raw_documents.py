@@ -12,7 +12,7 @@ from hypothesis import given, settings
 
 from lmrc.common.errors import UserError
 from lmrc.corpus.docred import read_documents, to_json
-from lmrc.corpus.reading.raw_documents import is_without_list, raw_documents
+from lmrc.corpus.reading.raw_documents import RawDocuments, is_without_list
 from lmrc.corpus.relations import DOCRED
 from lmrc.corpus.types import Document
 from tests.corpus.reading.examples import GOOD
@@ -95,7 +95,7 @@ def test_parquet_of_the_hub_has_columns_of_labels(tmp_path: Path) -> None:
 def test_other_content_is_named(tmp_path: Path, content: str, message: str) -> None:
     (tmp_path / "docs.json").write_text(content)
     with pytest.raises(UserError, match=f"docs.json: .*{message}") as error:
-        list(raw_documents(tmp_path / "docs.json"))
+        list(RawDocuments(tmp_path / "docs.json"))
     assert "\n" not in str(error.value)
 
 
@@ -103,24 +103,24 @@ def test_parquet_of_other_data_and_damaged_parquet(tmp_path: Path) -> None:
     path = tmp_path / "x.parquet"
     pq.write_table(pa.table({"text": ["a"], "title": ["b"]}), path)
     with pytest.raises(UserError, match=r"x.parquet: .* columns text, title; expected .* \(sents, vertexSet missing\)"):
-        list(raw_documents(path))
+        list(RawDocuments(path))
     path.write_bytes(path.read_bytes()[:-20])
     with pytest.raises(UserError, match=r"x\.parquet: damaged Parquet file \(.*\); fetch it again"):
-        list(raw_documents(path))
+        list(RawDocuments(path))
 
 
 def test_folders_say_which_file_to_give(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"is a folder, expected a file or a folder of shards$"):
-        raw_documents(tmp_path)
+        RawDocuments(tmp_path)
     (tmp_path / "train.json").touch()
     with pytest.raises(UserError, match=r"shards: give one of its files, such as .*train\.json"):
-        raw_documents(tmp_path)
+        RawDocuments(tmp_path)
     (tmp_path / "manifest.json").touch()
     with pytest.raises(UserError, match="it was written by lmrc, such as a corpus"):
-        raw_documents(tmp_path)
+        RawDocuments(tmp_path)
     (tmp_path / "dataset_info.json").touch()
     with pytest.raises(UserError, match="written by save_to_disk of the datasets library"):
-        raw_documents(tmp_path)
+        RawDocuments(tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -136,21 +136,21 @@ def test_folders_say_which_file_to_give(tmp_path: Path) -> None:
 def test_documents_inside_of_something(tmp_path: Path, content: Any) -> None:
     path = tmp_path / "docs.json"
     path.write_text(json.dumps(content))
-    assert list(raw_documents(path)) == [GOOD, {**GOOD, "title": "B"}]
+    assert list(RawDocuments(path)) == [GOOD, {**GOOD, "title": "B"}]
 
 
 def test_texts_inside_of_something_are_no_documents(tmp_path: Path) -> None:
     path = tmp_path / "docs.json"
     path.write_text(json.dumps({"id": "1", "passages": [{"offset": 0, "text": "Ada."}]}))
     with pytest.raises(UserError, match=r"is an object with 'id', 'passages', .* it looks like bioc"):
-        list(raw_documents(path, ("sents", "vertexSet", "text")))
+        list(RawDocuments(path, ("sents", "vertexSet", "text")))
 
 
 def test_several_lists_of_documents(tmp_path: Path) -> None:
     path = tmp_path / "docs.json"
     path.write_text(json.dumps({"train": [GOOD], "dev": [GOOD]}))
     with pytest.raises(UserError, match=r"holds 2 lists of documents, 'train', 'dev': write each to a file of its own"):
-        list(raw_documents(path))
+        list(RawDocuments(path))
 
 
 @pytest.mark.parametrize("column", [lambda value: {"0": value}, lambda value: [value]])
@@ -158,14 +158,14 @@ def test_columns_of_a_table(tmp_path: Path, column: Any) -> None:
     path = tmp_path / "docs.json"
     path.write_text(json.dumps({key: column(value) for key, value in GOOD.items()}))
     with pytest.raises(UserError, match=r"docs.json: holds columns of a table.*orient='records', lines=True"):
-        list(raw_documents(path))
+        list(RawDocuments(path))
 
 
 def test_mistakes_in_the_json_are_named(tmp_path: Path) -> None:
     path = tmp_path / "docs.json"
     path.write_text(json.dumps([GOOD])[:-1] + ",\n]")
     with pytest.raises(UserError, match=r"a comma before a closing \]; remove it\) after 1 documents"):
-        list(raw_documents(path))
+        list(RawDocuments(path))
     path.write_text(json.dumps([{**GOOD, "score": float("nan")}]))
     with pytest.raises(UserError, match="NaN is no JSON; write null"):
-        list(raw_documents(path))
+        list(RawDocuments(path))

@@ -73,6 +73,19 @@ def test_a_breach_in_a_later_shard_is_found(tmp_path: Path) -> None:
     titles = write_shards(tmp_path / "docs")
     repeated = json.loads((tmp_path / "docs" / "docs-0.jsonl").read_text().splitlines()[0])
     (tmp_path / "docs" / "docs-2.jsonl").write_text(json.dumps(repeated))
-    with pytest.raises(FormatError, match=f"document 5 .{re.escape(repr(titles[0]))}.: document 0 has the same title"):
+    name = re.escape(repr(titles[0]))
+    problem = rf"document 0 of docs-2\.jsonl \({name}\): document 0 of docs-0\.jsonl has the same title"
+    with pytest.raises(FormatError, match=problem):
         build_corpus(tmp_path / "docs", tmp_path / "out", relations_in(tmp_path))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_breach_is_counted_from_the_start_of_its_shard(tmp_path: Path) -> None:
+    write_shards(tmp_path / "docs")
+    shard = tmp_path / "docs" / "docs-1.jsonl"
+    first, second = map(json.loads, shard.read_text().splitlines())
+    second["sents"] = None
+    shard.write_text(json.dumps(first) + "\n" + json.dumps(second))
+    name = re.escape(repr(second["title"]))
+    with pytest.raises(FormatError, match=rf"document 1 of docs-1\.jsonl \({name}\): sents is null"):
+        build_corpus(tmp_path / "docs", tmp_path / "out", relations_in(tmp_path))
