@@ -5,7 +5,7 @@
 # steps only print their result. The result is RUNS/summary.json and RUNS/summary.md.
 #   ENCODER and LM    the two models; with ENCODER=roberta-large LM=meta-llama/Llama-2-13b-chat-hf those of the paper
 #   SEEDS             seeds of all trainings
-#   SAMPLE            dev documents that the LM is asked about all pairs of, which takes long
+#   SAMPLE            dev documents of direct and rc-gold, which take long
 #   RUNS              folder of the runs
 set -euo pipefail
 : "${ENCODER:=embedded:minilm}" "${LM:=embedded:smollm2}" "${SEEDS:=66 67 68}" "${SAMPLE:=20}" "${RUNS:=runs/study}"
@@ -82,7 +82,7 @@ lmrc-paper() {
   fine_tune "rc-$1" rc "$1"
   answer "lmrc-$1" "$dev" "rc-$1" --candidates "$RUNS/pairs-$1/candidates"
 }
-rc-gold() { answer "rc_gold-$1" "$dev" "rc-$1"; }
+rc-gold() { answer "rc_gold-$1" "$data/dev-$SAMPLE" "rc-$1"; }
 # Three pairs without a relation for each with one: trained on all pairs, the LM only learns to say None.
 direct() {
   fine_tune "direct-$1" direct "$1" --train.negative_ratio 3
