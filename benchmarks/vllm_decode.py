@@ -20,6 +20,7 @@ from typing import Any
 from torch import nn
 
 from lmrc.config.schema import ClassifyConfig, DecodeOptions, RunOptions
+from lmrc.corpus.corpus import Corpus
 from lmrc.rc.decoding import constrained
 from lmrc.rc.decoding.generate import Generation, to_generation
 from lmrc.rc.decoding.grammar import PartialAnswer
@@ -125,6 +126,12 @@ def measure(
         for row in rows
         for each in row["triples"]
     }
+    gold = Corpus.open(corpus)
+    correct = {
+        f"{document.title} {label.head} {label.relation} {label.tail}"
+        for document in map(gold.__getitem__, range(documents))
+        for label in document.labels or ()
+    }
     generations = [generation for row in rows for generation in row["generations"]]
     count = max(len(triples), 1)
     written = sum(
@@ -137,6 +144,7 @@ def measure(
         "queries": len(generations),
         "pairs": sum(len(generation["pairs"]) for generation in generations),
         "triples": len(triples),
+        "correct_triples": len(triples.keys() & correct),
         "cut_answers": sum(not generation["finished"] for generation in generations),
         "load_seconds": round(loaded - begun, 1),
         "seconds": round(seconds, 1),

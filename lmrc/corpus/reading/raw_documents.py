@@ -59,13 +59,11 @@ class RawDocuments(Iterator[Any]):
             files = [] if _is_of_a_program(path) else shards(path)
             if not files:
                 raise UserError(f"{path}: is a folder, expected a file or a folder of shards{_folder_remedy(path)}")
-        self.starts: list[tuple[int, str]] = []
-        self._read = 0
         first, *others = files
+        self.starts: list[tuple[int, str]] = [(0, first.name)] if path.is_dir() else []
+        self._read = 0
         documents = chain(_of_file(first, keys), chain.from_iterable(self._of_shard(file, keys) for file in others))
         self._documents = map(in_docred_layout, documents)
-        if path.is_dir():
-            self.starts.append((0, first.name))
 
     def __next__(self) -> Any:
         document = next(self._documents)
