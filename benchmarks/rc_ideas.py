@@ -8,8 +8,8 @@ same documents in the same order.
 
 The corpora are those of `lmrc data build`; dev is a sample of some dozen documents. `--candidates` are the pairs of dev
 that RCP proposes at 0.5. `--train-candidates`, which top-k and negatives need, are those of the training documents, by
-an encoder with a relation head that has not learnt from them. `dev_loss` is that of the answers about gold pairs, a
-token. Ideas:
+an encoder that has not learnt from them. Both encoders have a relation head. `dev_loss` is the mean loss of a token of
+the answers about gold pairs. Ideas:
 """
 
 from __future__ import annotations
@@ -31,21 +31,25 @@ import yaml
 from lmrc.config.schema import ClassifyConfig, DecodeOptions, PromptKind, RcConfig, RunOptions
 from lmrc.corpus.candidates import Candidate, Candidates
 from lmrc.corpus.corpus import Corpus
+from lmrc.corpus.predictions import Prediction
 from lmrc.corpus.relation_schema import entity_types
 from lmrc.corpus.relations import RelationSet
 from lmrc.corpus.types import Document
+from lmrc.evaluation.metrics.scores import score
+from lmrc.fusion.inputs import check_relations
 from lmrc.rc.predict import ClassifyInference
 from lmrc.rc.prompts.templates import PROMPTS, Pair, Prompt, entity_name, gold_pairs, line
 from lmrc.rc.task import RcTask
+from lmrc.training.backends.base import make_optimizer, scale_rates
 from lmrc.training.distributed import ALONE
 from lmrc.training.precision import autocast, resolve_precision
 from lmrc.training.sampler import DeterministicSampler, step_seed
 from lmrc.training.trainer import rate_scale, seed_everything
 
 RECIPE = Path(__file__).with_name("study") / "rc.yaml"
-# Relations that the prompt of top-k names for a pair. Also the threshold of RCP above which a false pair is a hard
-# negative, that of the candidates that the LM is asked about.
+# Relations that the prompt of top-k names for a pair.
 TOP_K = 5
+# Least P(relation) of a pair that is a hard negative, that of the pairs that the LM is asked about.
 THRESHOLD = 0.5
 
 # Candidates by title and pair.
@@ -128,9 +132,14 @@ def _with_lines(prompt: str, lines: list[str]) -> str:
 
 
 def read_candidates(folder: Path, corpus: Corpus) -> Proposed:
-    """Return the candidates of a corpus."""
+    """Return the candidates of a corpus.
+
+    Raises:
+        UserError: they are those of another corpus, or name no relations.
+    """
     candidates = Candidates.open(folder)
     candidates.check(corpus)
+    check_relations(candidates)
     return {
         document.title: {(each.head, each.tail): each for each in row}
         for document, row in zip(corpus, candidates, strict=True)
@@ -142,10 +151,9 @@ def train(task: RcTask, steps: int, config: RcConfig) -> None:
     options, model = config.train, task.model.train()
     order = DeterministicSampler(len(task), options.batch_size, config.run.seed, task.fingerprint())
     total = min(steps, order.steps_per_epoch)
-    optimizer = torch.optim.AdamW(task.parameter_groups(), eps=options.adam_epsilon, weight_decay=0.0, fused=True)
-    peak = optimizer.param_groups[0]["lr"]
+    optimizer = make_optimizer(task, options)
     for step in range(total):
-        optimizer.param_groups[0]["lr"] = peak * rate_scale(step, total, round(options.warmup))
+        scale_rates(optimizer, rate_scale(step, total, round(options.warmup)))
         queries = order.batch(step)
         torch.manual_seed(step_seed(config.run.seed, step, 0, 0))
         with autocast(resolve_precision(options.precision), "cpu"):
@@ -164,19 +172,11 @@ def answer(config: ClassifyConfig) -> dict[str, float]:
     inference = ClassifyInference(config)
     inference.load()
     rows = inference.rows(range(inference.documents))
-    gold = {
-        (document.title, label.head, label.tail, label.relation)
-        for document in Corpus.open(config.corpus)
-        for label in document.labels or ()
-    }
-    found = {
-        (row["title"], triple["head"], triple["tail"], triple["relation"]) for row in rows for triple in row["triples"]
-    }
-    correct = len(found & gold)
+    found = [Prediction(row["title"], **triple) for row in rows for triple in row["triples"]]
+    corpus = Corpus.open(config.corpus)
+    scores = score(corpus, found, corpus.relations).all
     pairs = sum(len(generation["pairs"]) for row in rows for generation in row["generations"])
-    precision, recall = correct / max(1, len(found)), correct / max(1, len(gold))
-    f1 = 2 * correct / max(1, len(found) + len(gold))
-    return {"pairs": pairs, "precision": 100 * precision, "recall": 100 * recall, "f1": 100 * f1}
+    return {"pairs": pairs, "precision": scores.precision, "recall": scores.recall, "f1": scores.f1}
 
 
 def main() -> None:
@@ -198,6 +198,8 @@ def main() -> None:
     idea = IDEAS[arguments.idea]
     if idea.needs_candidates and arguments.train_candidates is None:
         parser.error(f"{arguments.idea} learns from candidates of the training corpus: give --train-candidates")
+    if not idea.needs_candidates and arguments.train_candidates is not None:
+        parser.error(f"{arguments.idea} learns from no candidates: leave --train-candidates out")
     torch.set_num_threads(arguments.threads)
     seed_everything(arguments.seed)
     corpora = Corpus.open(arguments.train), Corpus.open(arguments.dev)
