@@ -82,6 +82,11 @@ lmrc-paper() {
   fine_tune "rc-$1" rc "$1"
   answer "lmrc-$1" "$dev" "rc-$1" --candidates "$RUNS/pairs-$1/candidates"
 }
+# The same with all queries of an epoch, in place of a sixth of them.
+lmrc-epoch() {
+  fine_tune "rc-epoch-$1" rc "$1" --train.max_steps none
+  answer "lmrc-epoch-$1" "$dev" "rc-epoch-$1" --candidates "$RUNS/pairs-$1/candidates"
+}
 rc-gold() { answer "rc_gold-$1" "$data/dev-$SAMPLE" "rc-$1"; }
 # Three pairs without a relation for each with one: trained on all pairs, the LM only learns to say None.
 direct() {
@@ -105,13 +110,13 @@ summary() {
   # shellcheck disable=SC2086
   python "$here/summary.py" "$RUNS" --train "$train" --seeds $SEEDS
   local finished=() first=${SEEDS%% *}
-  for name in "fused-all-$first" "fused-band-$first" "propose-$first" "lmrc-$first" "rcp-$first"; do
+  for name in "fused-all-$first" "fused-band-$first" "propose-$first" "lmrc-$first" "lmrc-epoch-$first" "rcp-$first"; do
     [ ! -f "$RUNS/$name/DONE" ] || finished+=("$RUNS/$name")
   done
   lmrc report "${finished[@]}" --train-facts "$train" --out "$RUNS/report"
 }
 
-[ $# -gt 0 ] || set -- data folds rcp propose likelihood fused lmrc-paper rc-gold direct baselines summary
+[ $# -gt 0 ] || set -- data folds rcp propose likelihood fused lmrc-paper lmrc-epoch rc-gold direct baselines summary
 for step in "$@"; do
   case $step in
     data | folds | summary) "$step" ;;

@@ -31,7 +31,7 @@ from tests.conftest import ROOT
 from tests.rc import tiny
 
 DOCUMENTS = list(synthetic.generate(12, 5))
-KEYS = ["lmrc", "encoder", "fused", "fused_band", "type_prior", "bag_of_words", "direct", "rc_gold"]
+KEYS = ["lmrc", "lmrc_epoch", "encoder", "fused", "fused_band", "type_prior", "bag_of_words", "direct", "rc_gold"]
 
 
 @pytest.fixture
@@ -291,7 +291,7 @@ def test_command_writes_a_key_per_system(
         assert {"f1", "precision", "recall", "ign_f1", "per_seed", "intervals", "documents", "seeds"} <= system.keys()
         assert {"cpu_hours", "tokens"} <= system.keys()
         assert system["seeds"] == len(system["per_seed"]) == 3
-    assert set(found["fused"]["over"]) == {"encoder", "lmrc", "bag_of_words"}
+    assert set(found["fused"]["over"]) == {"encoder", "lmrc", "lmrc_epoch", "bag_of_words"}
     assert found["fused"]["over"]["encoder"]["f1"]["p"] == 1.0
     # Four trainings and six runs of inference, of three minutes each.
     assert found["fused"]["cpu_hours"] == pytest.approx(30 / 60)
