@@ -49,7 +49,7 @@ from lmrc.training.trainer import rate_scale, seed_everything
 RECIPE = Path(__file__).with_name("study") / "rc.yaml"
 # Relations that the prompt of top-k names for a pair.
 TOP_K = 5
-# Least P(relation) of a pair that is a hard negative, that of the pairs that the LM is asked about.
+# Least P(relation) of the pairs that the LM is asked about, and of a hard negative.
 THRESHOLD = 0.5
 
 # Candidates by title and pair.
@@ -131,7 +131,7 @@ def _with_lines(prompt: str, lines: list[str]) -> str:
     return prompt[:start] + "\n".join(lines) + prompt[end:]
 
 
-def read_candidates(folder: Path, corpus: Corpus) -> Proposed:
+def read_candidates(folder: Path, corpus: Corpus) -> Candidates:
     """Return the candidates of a corpus.
 
     Raises:
@@ -140,6 +140,11 @@ def read_candidates(folder: Path, corpus: Corpus) -> Proposed:
     candidates = Candidates.open(folder)
     candidates.check(corpus)
     check_relations(candidates)
+    return candidates
+
+
+def by_pair(candidates: Candidates, corpus: Corpus) -> Proposed:
+    """Return candidates by title and pair."""
     return {
         document.title: {(each.head, each.tail): each for each in row}
         for document, row in zip(corpus, candidates, strict=True)
@@ -203,9 +208,15 @@ def main() -> None:
     torch.set_num_threads(arguments.threads)
     seed_everything(arguments.seed)
     corpora = Corpus.open(arguments.train), Corpus.open(arguments.dev)
-    proposed = dict(read_candidates(arguments.candidates, corpora[1]))
+    asked = read_candidates(arguments.candidates, corpora[1])
+    if asked.threshold != THRESHOLD:
+        parser.error(
+            f"--candidates: {arguments.candidates} was proposed at {asked.threshold:g}, expected {THRESHOLD}: "
+            f"run launch/propose.py with --threshold {THRESHOLD}"
+        )
+    proposed = dict(by_pair(asked, corpora[1]))
     if arguments.train_candidates is not None:
-        proposed |= read_candidates(arguments.train_candidates, corpora[0])
+        proposed |= by_pair(read_candidates(arguments.train_candidates, corpora[0]), corpora[0])
     recipe: dict[str, Any] = yaml.safe_load(RECIPE.read_text())
     recipe["model"], recipe["run"] = {"base": arguments.base}, {"seed": arguments.seed}
     recipe["prompt"]["kind"] = idea.base
