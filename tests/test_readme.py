@@ -1,4 +1,4 @@
-"""What the README says is so: its commands are understood, its files exist, its tables are the options."""
+"""The README is true: its commands are understood, its files exist, and its tables are the options."""
 
 from __future__ import annotations
 

@@ -198,7 +198,7 @@ def test_threshold_0_leaves_out_inadmissible_triples(propose: Callable[..., Path
     (tmp_path / "own.json").write_text(json.dumps(LEARNT))
     _, triples, _ = found(propose("all", relation_threshold=0))
     _, some, result = found(propose("some", relation_threshold=0, schema=tmp_path / "own.json"))
-    # Of 18 ordered pairs in TRAIN and 18 in DEV, each has three relations.
+    # TRAIN and DEV have 18 ordered pairs each, and every pair has three relations.
     assert len(triples) == 3 * 36
     assert result["inadmissible"] == len(triples) - len(some)
     assert all(np.isfinite(score) and score > 0 for *_, score in some)

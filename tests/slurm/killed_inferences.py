@@ -91,7 +91,7 @@ def _disturb(
         chance.shuffle(tasks)
         wait_for("a unit", lambda before=before: attempts.is_done() or counts(run).done > before, run)  # type: ignore[misc]
         time.sleep(chance.uniform(0.0, 0.3))
-        # Those that wait in the queue cannot be killed. One that has begun to work loses a unit.
+        # A worker in the queue cannot be killed. One that has begun to work loses a unit.
         running = [pid for task in tasks if (pid := cluster.worker(task)) is not None]
         begun = inference_progress(run, LEASE_SECONDS)
         working = {process.pid for process in begun.workers} if begun is not None else set()

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from pydantic import BaseModel
 
+from lmrc.common.cache import cache_folder
 from lmrc.common.errors import ConfigError
 from lmrc.config.schema import ClassifyConfig, ClusterOptions
 from lmrc.launcher.environment_variables import variables
@@ -112,6 +113,8 @@ def container_of(config: StageConfig, code: Path, on_gpus: bool) -> Container | 
     folders += [f"${{{STAGE_BASE}:-{code}}}"] if STAGE_BASE in own else []
     paths = [Path.cwd(), config.run.folder, code, *_paths(config)]
     paths += [path for path in (hub_cache(os.environ), token_path(os.environ)) if path.exists()]
+    # The job's processes get the variable, and the image has no such folder.
+    paths += [cache_folder()] if os.environ.get("LMRC_CACHE") else []
     environment = {
         "HF_HUB_CACHE": str(hub_cache(os.environ)),
         "HF_TOKEN_PATH": str(token_path(os.environ)),

@@ -160,6 +160,12 @@ def test_paths_of_the_config_are_mounted(home: Path, tmp_path: Path) -> None:
     assert found is not None and f"{base}:{base}" in found.mounts
 
 
+def test_the_suite_s_own_cache_is_mounted(home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("LMRC_CACHE", str(tmp_path / "cache"))
+    (tmp_path / "cache").mkdir()
+    assert f"{tmp_path / 'cache'}:{tmp_path / 'cache'}" in script(rcp(home))
+
+
 def test_symbolic_links(home: Path, tmp_path: Path) -> None:
     real, outside = tmp_path / "disk" / "data", tmp_path / "outside"
     real.mkdir(parents=True)

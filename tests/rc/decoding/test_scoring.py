@@ -138,7 +138,7 @@ def test_scores_equal_those_of_whole_answers(
 def test_scores_with_a_schema_are_shared_among_the_admissible_relations(
     learnt: Learnt, learnt_newline: Learnt, merges_newlines: bool
 ) -> None:
-    """Of the four pairs one has two relations, one has a single relation, and two are offered all."""
+    """Score four pairs: one has two admissible relations, one has a single one, and two are offered all."""
     learnt = learnt_newline if merges_newlines else learnt
     rules = {id_: {"types": []} for id_ in RELATIONS.ids}
     rules |= {"P17": {"types": [["PER", "LOC"], ["LOC", "LOC"]]}, "P361": {"types": [["PER", "LOC"]]}}

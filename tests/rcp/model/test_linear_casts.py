@@ -84,7 +84,7 @@ def test_one_call_casts_all_weights() -> None:
     _, before = step(plain, None)
     _, after = step(ours, LinearCasts(ours))
     assert after["aten::_foreach_copy_"] == 2
-    # Of 6 layers with weight and bias each: casts forward and backward, and of the input of key and value.
+    # In each of 6 layers, the casts of weight and bias, forward and backward, and those of the input of key and value.
     assert before["aten::_to_copy"] - after["aten::_to_copy"] >= LAYERS * (2 * 12 + 2 * 2)
     assert before["aten::addmm"] - after["aten::addmm"] == 2 * LAYERS
     assert before["aten::mm"] - after["aten::mm"] == 2 * 2 * LAYERS
