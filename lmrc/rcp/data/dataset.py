@@ -221,8 +221,9 @@ def _write_in_parallel(
     try:
         try:
             futures = {pool.submit(_write_shard, index, documents): index for index, documents in enumerate(slices)}
-        except OSError as error:
-            # If a worker dies while tasks are being submitted, `submit` itself fails with OSError.
+        except (OSError, ValueError) as error:
+            # If a worker dies while tasks are being submitted, the pool closes its pipes. `submit` then fails with
+            # OSError, or with ValueError if a pipe of the new worker has taken the number of a closed one.
             raise BrokenProcessPool(f"no process can be started ({error})") from error
         for future in as_completed(futures):
             yield futures[future], future.result()

@@ -89,13 +89,18 @@ def test_killed_worker_falls_back_to_one_process(
     assert "was killed; going on with one process" in caplog.text
 
 
-def test_oserror_while_submitting_falls_back_to_one_process(
-    corpus: Corpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+@pytest.mark.parametrize("error", [OSError("handle is closed"), ValueError("bad value(s) in fds_to_keep")])
+def test_error_while_submitting_falls_back_to_one_process(
+    error: Exception,
+    corpus: Corpus,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
     alone = write(corpus, tmp_path / "alone", 1)
 
     def submit_to_closed_pool(pool: ProcessPoolExecutor, *arguments: Any) -> Any:
-        raise OSError("handle is closed")
+        raise error
 
     monkeypatch.setattr(ProcessPoolExecutor, "submit", submit_to_closed_pool)
     together = write(corpus, tmp_path / "together", 2)
