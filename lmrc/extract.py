@@ -186,8 +186,11 @@ class TripleExtractor:
         mode = config.mode if self._fusion is None else "score"
         decode = DecodeOptions(mode=mode, threshold=config.relation_threshold, batch_size=config.batch_size)
         self._options = settings.prompt
-        self._questions = QuestionBuilder(tokenizer, self.relations, settings.prompt) if prompt.asks_relations else None
-        self._builder = QueryBuilder(tokenizer, self.relations, settings.prompt, decode.max_new_tokens)
+        self._builder = (
+            QuestionBuilder(tokenizer, self.relations, settings.prompt)
+            if prompt.asks_relations
+            else QueryBuilder(tokenizer, self.relations, settings.prompt, decode.max_new_tokens)
+        )
         self._batch: list[Document] = []
         self._answering = LocalBackend(
             lambda: load_lm(base, config.rc, settings, config.gpus, device),
@@ -196,7 +199,7 @@ class TripleExtractor:
             decode,
             self.relations,
             self._document,
-            (self._questions or self._builder).shared_prefix(),
+            self._builder.shared_prefix(),
             self._schema,
         )
         self._proposer = Proposer(config.rcp, threshold, config.top_k, config.batch_size, device)
@@ -261,8 +264,8 @@ class TripleExtractor:
 
     def _queries(self, index: int, document: Document, candidates: Sequence[Candidate]) -> Iterator[Query]:
         """Return the queries about candidates of a document."""
-        if self._questions is not None:
-            return self._questions.build(index, document, questions_about(candidates, self._options))
+        if isinstance(self._builder, QuestionBuilder):
+            return self._builder.build(index, document, questions_about(candidates, self._options))
         return self._builder.build(index, document, [(candidate.head, candidate.tail) for candidate in candidates])
 
     def extract(self, documents: Iterable[Document]) -> Iterator[tuple[Document, list[Prediction]]]:

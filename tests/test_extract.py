@@ -235,8 +235,10 @@ def test_questions_need_mode_score(
     config: ExtractConfig,
     naming_rcp: Path,
     learnt_likelihood: Learnt,  # noqa: F811
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """The score of a triple is P(pair) x P(Yes)."""
+    """The score of a triple is P(pair) x P(tail). The names of relations need not be readable in an answer."""
+    monkeypatch.setattr("lmrc.extract.QueryBuilder", None)
     likely = config.model_copy(update={"rc": learnt_likelihood.adapter, "rcp": naming_rcp})
     with pytest.raises(UserError, match="give --mode score"):
         Extraction(likely)

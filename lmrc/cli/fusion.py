@@ -51,18 +51,15 @@ def fit(
     from lmrc.corpus.corpus import Corpus
     from lmrc.fusion.fit import cross_fitted
     from lmrc.fusion.fit import fit as fit_fusion
-    from lmrc.fusion.inputs import SCORES, read_labeled
     from lmrc.fusion.precision import share_of_misses
-    from lmrc.rc.answers import check_answers, prompt_of
-    from lmrc.rc.fused import unscored
+    from lmrc.rc.answers import read_answers
     from lmrc.rc.fusion_tables import PRINTED, format_fit
 
     check_output(out)
     documents = Corpus.open(corpus)
     candidates = Candidates.open(folder)
     candidates.check(documents)
-    count = check_answers(answers, candidates, documents)
-    labeled = read_labeled(candidates, answers / SCORES, documents, count, unscored(prompt_of(answers)))
+    labeled = read_answers(answers, candidates, documents)
     found = fit_fusion(labeled, documents.fingerprint, documents.relations.sha256, max_loss, tokens_per_question)
     found.fusion.save(out)
     click.echo(format_fit(found))

@@ -97,7 +97,7 @@ def fit(
     asks = ~np.isnan(evidence.lm_logit)
     alone = {
         "RCP's relation head": probability(evidence.relation_logit),
-        "LM": np.where(asks, probability(evidence.lm_logit), 0.0),
+        "LM": probability(np.where(asks, evidence.lm_logit, -np.inf)),
         "encoder": without_lm,
         "fused": with_lm,
     }

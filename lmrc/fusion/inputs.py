@@ -42,7 +42,8 @@ def check_relations(candidates: Candidates) -> None:
     if candidates.manifest.candidates and not any(pair.relations for pairs in candidates for pair in pairs):
         raise UserError(
             f"{candidates.folder}: the candidates have no relations: propose them with an RCP model that was trained "
-            "with --train.relation-weight 1 (any weight above 0); an untrained relation head finds none"
+            "with --train.relation-weight 1 (any weight above 0); if it was, it finds none in these documents: its "
+            "relation head is untrained, or --schema leaves none"
         )
 
 
@@ -74,11 +75,11 @@ def read_labeled(
     if documents < MIN_DOCUMENTS:
         raise UserError(f"{documents} documents are too few to fit a fusion: give at least {MIN_DOCUMENTS}")
     evidence = evidence.with_lm(probabilities, np.ones(evidence.pairs, dtype=np.bool_), unscored)
-    positives = int((correct & ~np.isnan(evidence.lm_logit)).sum())
+    positives = sum(question in gold for question in probabilities.keys() & set(questions))
     if positives < MIN_POSITIVES:
         raise UserError(
-            f"only {positives} questions to the LM are correct triples, too few to fit a fusion: give more documents "
-            f"or candidates, so that at least {MIN_POSITIVES} are correct"
+            f"only {positives} questions that the LM gave a score are correct triples, too few to fit a fusion: give "
+            f"more documents or candidates, so that at least {MIN_POSITIVES} are correct"
         )
     return Labeled(evidence, correct, documents, len(gold))
 

@@ -269,11 +269,11 @@ def _join(config: JoinConfig) -> dict[str, Any]:
 
 def _fit(config: FitConfig) -> dict[str, Any]:
     from lmrc.fusion.fit import fit
-    from lmrc.fusion.inputs import read_labeled
+    from lmrc.rc.answers import read_answers
     from lmrc.rc.fusion_tables import format_fit
 
     corpus, candidates = Corpus.open(config.corpus), Candidates.open(config.candidates)
-    labeled = read_labeled(candidates, config.answers / SCORES, corpus, len(corpus))
+    labeled = read_answers(config.answers, candidates, corpus)
     found = fit(labeled, corpus.fingerprint, corpus.relations.sha256)
     out = RunFolder.of(config.run).path / FUSION
     found.fusion.save(out)

@@ -29,8 +29,9 @@ from lmrc.evaluation.metrics.triple_table import Triples
 from lmrc.evaluation.plots.read_curves import SWEEP, Aligned
 from lmrc.pretrained.packaged import resolve
 from lmrc.pretrained.weights import POOLER, load_model
+from lmrc.rc.answers import GENERATIONS
 from lmrc.rc.model.adapter import first_line
-from lmrc.rc.predict import GENERATIONS, PREDICTIONS
+from lmrc.rc.predict import PREDICTIONS
 
 logger = logging.getLogger(__name__)
 

@@ -26,7 +26,7 @@ from lmrc.corpus.relation_schema import RelationSchema, entity_types
 from lmrc.corpus.types import Document, Triple
 from lmrc.fusion.inputs import SCORES, read_scores
 from lmrc.inference.fingerprint import work_fingerprint
-from lmrc.rc.answers import check_answers, prompt_of
+from lmrc.rc.answers import GENERATIONS, asked_pairs, check_answers, prompt_of
 from lmrc.rc.decoding.base import BackendInputs, DecodingBackend, QueryResult
 from lmrc.rc.decoding.factory import create_backend
 from lmrc.rc.fused import FusedScores
@@ -41,7 +41,6 @@ from lmrc.rc.prompts.templates import PROMPTS, Pair
 logger = logging.getLogger(__name__)
 
 # Names of the files and folders in the run folder.
-GENERATIONS = "generations.jsonl"
 PREDICTIONS = "predictions.json"
 CANDIDATES = "candidates"
 ANSWERS = "server-answers"
@@ -250,12 +249,9 @@ class ClassifyInference:
 
     def _answered_pairs(self, index: int) -> list[Pair]:
         """Return the pairs of a document whose answers are taken from an earlier run."""
-        pairs = self._pairs(index)
-        if not self._prompt.asks_relations or self._candidates is None:
-            return pairs
-        questions = questions_about(self._candidates[index], self._metadata.prompt)
-        asked = {pair for pair, relations in questions if relations}
-        return [pair for pair in pairs if pair in asked]
+        assert self._candidates is not None
+        asked = set(asked_pairs(self._candidates[index], self._metadata.prompt))
+        return [pair for pair in self._pairs(index) if pair in asked]
 
     @cached_property
     def _answers(self) -> dict[int, list[dict[str, Any]]]:

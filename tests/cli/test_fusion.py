@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -88,9 +89,10 @@ def test_questions_without_a_score(
     caplog.set_level("INFO")
     rows = json.loads((home / "answers" / "scores-of-all.json").read_text())
     (tmp_path / "scores-of-all.json").write_text(json.dumps(rows[1:]))
-    write_run(
-        tmp_path, corpus=str(home / "corpus"), candidates=str(home / "candidates"), rc=None, prompt={"kind": kind}
-    )
+    shutil.copy(home / "answers" / "generations.jsonl", tmp_path)
+    # The LM was asked about all relations.
+    prompt = {"kind": kind, "min_relation_probability": 0.0}
+    write_run(tmp_path, corpus=str(home / "corpus"), candidates=str(home / "candidates"), rc=None, prompt=prompt)
     assert fit(home, tmp_path / "fusion.json", answers=tmp_path) == 0
     assert f"1 of 3,840 questions have no score: {meaning}" in caplog.text
 

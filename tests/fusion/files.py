@@ -68,7 +68,18 @@ def write_inputs(labeled: Labeled, home: Path) -> tuple[Corpus, Candidates, Path
         )
     ]
     write_predictions(scores, run / "scores-of-all.json")
+    write_generations(run, candidates_of(labeled))
     return corpus, Candidates.open(home / "candidates"), run
+
+
+def write_generations(run: Path, candidates: list[list[Candidate]]) -> None:
+    """Write which pairs the LM was asked about: all candidates."""
+    with (run / "generations.jsonl").open("w") as file:
+        for document, pairs in enumerate(candidates):
+            asked = [[pair.head, pair.tail] for pair in pairs]
+            # Two queries, if there are two pairs.
+            for part in filter(None, (asked[:1], asked[1:])):
+                file.write(json.dumps({"document": document, "pairs": part}) + "\n")
 
 
 def write_run(run: Path, **config: Any) -> None:

@@ -66,6 +66,7 @@ def test_a_document_has_no_influence_on_its_own_scores() -> None:
         assert (before[~same_fold] != after[~same_fold]).all()
 
 
+@pytest.mark.filterwarnings("error")
 def test_questions_that_the_lm_was_not_asked(source: Labeled) -> None:
     """They get the probability without LM, and have no influence on the weights with LM."""
     asks = np.arange(len(source.evidence)) % 3 > 0

@@ -100,8 +100,20 @@ def test_too_few_documents_or_positives(home: Path, tmp_path: Path) -> None:
         read_labeled_of(home, 19)
     few = replace(SOURCE, correct=SOURCE.correct & (np.cumsum(SOURCE.correct) < 50))
     corpus, candidates, run = write_inputs(few, tmp_path)
-    with pytest.raises(UserError, match="only 49 questions to the LM are correct triples, too few"):
+    with pytest.raises(UserError, match="only 49 questions that the LM gave a score are correct triples, too few"):
         read_labeled(candidates, run / SCORES, corpus, 24)
+
+
+def test_correct_questions_without_a_score_are_no_positives(home: Path, tmp_path: Path) -> None:
+    """An LM that gives almost no correct question a score has nothing to be fitted on."""
+    raw = json.loads((home / "answers" / SCORES).read_text())
+    kept = np.flatnonzero(SOURCE.correct)[:49].tolist()
+    kept += np.flatnonzero(~SOURCE.correct)[:100].tolist()
+    (tmp_path / "scores.json").write_text(json.dumps([raw[number] for number in kept]))
+    with pytest.raises(UserError, match="only 49 questions that the LM gave a score are correct triples"):
+        read_labeled(
+            Candidates.open(home / "candidates"), tmp_path / "scores.json", Corpus.open(home / "corpus"), 24, 0.01
+        )
 
 
 def test_candidates_without_relations(tmp_path: Path) -> None:

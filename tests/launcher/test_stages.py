@@ -9,6 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lmrc.cli.main import main
 from lmrc.common.errors import UserError
 from lmrc.config.schema import BuildConfig, FitConfig, JoinConfig, Options, RunOptions, SplitConfig
 from lmrc.corpus.candidates import Candidate, Candidates, write_candidates
@@ -144,6 +145,14 @@ def test_fit_equals_the_command(tmp_path: Path) -> None:
     found = Fusion.read(tmp_path / "fit" / "fusion.json")
     assert found.fitted_on == expected.fusion.fitted_on
     assert found.with_lm.lm == pytest.approx(expected.fusion.with_lm.lm, abs=1e-3)
+    # An LM that names relations gives improbable ones no score; they count as in the command.
+    scores = json.loads((answers / "scores-of-all.json").read_text())
+    (answers / "scores-of-all.json").write_text(json.dumps([row for row in scores if row["score"] >= 0.3]))
+    run(FIT, config)
+    given = {"candidates": candidates.folder, "answers": answers, "corpus": corpus.folder, "out": tmp_path / "by-hand"}
+    assert main(["fusion", "fit", *(str(word) for name, value in given.items() for word in (f"--{name}", value))]) == 0
+    assert (tmp_path / "by-hand").read_bytes() == (tmp_path / "fit" / "fusion.json").read_bytes()
+    assert Fusion.read(tmp_path / "by-hand").with_lm != found.with_lm
     (answers / "DONE").unlink()
     with pytest.raises(UserError, match=r"answers has not scored all candidates: repeat the command of the pipeline"):
         FIT.check(config)

@@ -188,7 +188,8 @@ def _extend(chain: _Chain, lines: Sequence[tuple[int | None, Line]], logs: Seque
     for (relation, line), log in zip(lines, logs, strict=True):
         if relation is not None and relation < len(chain.scores):
             probability = math.exp(log)
-            chain.scores[relation] += chain.probability * probability
+            # The sum of rounded probabilities may be slightly above 1.
+            chain.scores[relation] = min(1.0, chain.scores[relation] + chain.probability * probability)
             following[relation] = (probability, line)
     if not following or sum(probability for probability, _ in following.values()) < MIN_FOLLOW_PROBABILITY:
         return False

@@ -27,7 +27,7 @@ COVERED = {
         "ClassifyInference._check_questions",
         "ClassifyInference._choose_schema",
     },
-    "rc/answers.py": {"check_answers"},
+    "rc/answers.py": {"check_answers", "prompt_of", "_check_pairs"},
     "rc/fused.py": {"FusedScores.__init__"},
     "rc/prompts/query_builder.py": {"prompt_ids"},
     "rc/prompts/few_shot.py": {"demonstrations"},

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 import torch
@@ -12,12 +14,14 @@ from lmrc.corpus.relation_schema import RelationSchema
 from lmrc.rc.decoding import scoring
 from lmrc.rc.decoding.grammar import Grammar
 from lmrc.rc.decoding.hf_backend import LocalBackend
+from lmrc.rc.decoding.scoring import scores_of_relations
 from lmrc.rc.model.kv_cache import PrefixCache
 from lmrc.rc.prompts.query_builder import Query, QueryBuilder, prompt_ids
 from lmrc.rc.prompts.templates import Pair
 from tests.rc.conftest import Learnt
 from tests.rc.tiny import DOCUMENTS, RELATIONS, offered_relations, slow_probability, typed, whole_answers
 
+LINES = [(0, (10,)), (1, (11,))]
 ASKED = [[(0, 1), (1, 2), (2, 0)], [(0, 1)], [(0, 1), (1, 0)]]
 
 
@@ -201,3 +205,10 @@ def test_number_of_passes_does_not_depend_on_pairs(learnt: Learnt) -> None:
     assert len(scores) == 3
     longest = max(sum(score >= 0.5 for score in of_pair) for of_pair in scores)
     assert len(passes) <= 2 + longest
+
+
+def test_rounded_probabilities_do_not_add_up_to_more_than_one() -> None:
+    """The second relation is almost never named first, and surely named second."""
+    grammar = SimpleNamespace(pair_count=1, relation_count=2, next_lines=lambda _, named: LINES[len(named) :])
+    logs = iter([[0.0, math.log(1.5e-8)], [0.0], []])
+    assert scores_of_relations([cast(Grammar, grammar)], lambda _: [[next(logs)]]) == [[[1.0, 1.0]]]
