@@ -253,6 +253,11 @@ def _problems(config: PipelineConfig) -> Iterator[str]:
             f"{what} needs the relation head of RCP: give --rcp.train.relation-weight 1 (any weight above 0), or "
             f"{instead}"
         )
+    if kind == "rcp-llm":
+        yield (
+            "an LM with rc.prompt.kind rcp-llm says Yes or No to a pair, but the pipeline's LM names relations: give "
+            "--rc.prompt.kind rc, or use launch/rc.py and launch/classify.py"
+        )
     if not folds:
         if classify.system == "fused" and classify.fusion is None:
             yield (

@@ -128,6 +128,12 @@ def test_systems_that_need_a_relation_head(tmp_path: Path) -> None:
     chain_in(tmp_path, "--classify.system", "encoder", "--rcp.train.relation_weight", "0.1")
 
 
+def test_lm_that_names_no_relations(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError, match=r"rcp-llm says Yes or No to a pair.*: give --rc.prompt.kind rc"):
+        chain_in(tmp_path, "--rc.prompt.kind", "rcp-llm")
+    chain_in(tmp_path, "--rc.prompt.kind", "direct")
+
+
 def test_cluster_options_of_a_step_override_the_pipeline(tmp_path: Path) -> None:
     given = ("--gpus", "4", "--partition", "gpu", "--mem-per-gpu", "64G", "--rc.cluster.gpus", "16")
     chain = {step.name: step for step in chain_in(tmp_path, *given, "--rc.cluster.nodes=2", "--cpu_job.partition=cpu")}
